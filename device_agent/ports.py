@@ -1,0 +1,210 @@
+"""Ports of the agent: what the core's commands are carried out with.
+
+Every durable side effect goes through `Effects`, so that a whole update leaves a trace of durable operations and a test
+can cut the power before, in and after each. `MonotonicClock` never goes back and stops at a reboot; there is no wall
+clock here that anything may be decided by.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from firmware.manifest import HealthCheck, Manifest
+from firmware.protocol.order import FileRef, Order
+
+
+class Slot(StrEnum):
+    A = "A"
+    B = "B"
+
+    @property
+    def other(self) -> "Slot":
+        return Slot.B if self is Slot.A else Slot.A
+
+
+class Effects(Protocol):
+    """The only way anything durable is changed. Paths are absolute. Each raises `OSError` as the system would."""
+
+    def replace(self, path: Path, data: bytes) -> None:
+        """Atomically make the file hold `data`: temp, fsync, rename, fsync of the directory."""
+        ...
+
+    def append(self, path: Path, data: bytes) -> None:
+        """Append and fsync (creating the file and syncing its directory when it is new)."""
+        ...
+
+    def write_at(self, path: Path, offset: int, data: bytes) -> None:
+        """Overwrite in place, without fsync."""
+        ...
+
+    def fsync(self, path: Path) -> None: ...
+    def drop_cache(self, path: Path) -> None:
+        """Ask the system to forget its cached pages, so that a read back reads the medium."""
+        ...
+
+    def unlink(self, path: Path) -> None: ...
+    def read(self, path: Path) -> bytes | None:
+        """The whole small file, or None when there is none."""
+        ...
+
+    def read_at(self, path: Path, offset: int, size: int) -> bytes: ...
+    def size(self, path: Path) -> int | None: ...
+
+
+class Slots(Protocol):
+    """Slot storage. Never lets the active slot be written."""
+
+    def capacity(self, slot: Slot) -> int: ...
+    def write(self, slot: Slot, offset: int, data: bytes) -> None:
+        """Write into the inactive slot. Raises `RefusedError` for the active slot or beyond its capacity."""
+        ...
+
+    def sync(self, slot: Slot) -> None: ...
+    def drop_cache(self, slot: Slot) -> None: ...
+    def read(self, slot: Slot, offset: int, size: int) -> bytes: ...
+
+
+class BootOutcome(StrEnum):
+    """How the boot loader came to boot what it booted."""
+
+    NORMAL = "normal"
+    TRIAL = "trial"
+    FELL_BACK = "fell_back"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BootStatus:
+    """What the boot loader says about this boot. `trial_id` names the trial that is running or was last given up;
+    `cause` is why it was given up (`attempts-exhausted`, `trial-deadline`, `boot-failed`, `requested`)."""
+
+    boot_id: str
+    slot: Slot
+    outcome: BootOutcome
+    trial_id: str | None = None
+    cause: str = ""
+    program_port: int | None = None
+
+
+class BootControl(Protocol):
+    """The agent's side of the boot loader. It can ask for a trial, commit the trial it runs in, and give it up; the count of
+    attempts and the deadline are the boot loader's own and out of its reach."""
+
+    def status(self) -> BootStatus: ...
+    def try_slot(self, slot: Slot, trial_id: str, *, deadline_s: float) -> None:
+        """Durably ask that `slot` be booted on trial. One atomic write; idempotent for the same trial id."""
+        ...
+
+    def commit(self, trial_id: str) -> None:
+        """Durably declare the running trial good; idempotent."""
+        ...
+
+    def give_up(self, trial_id: str) -> None:
+        """Durably ask for the old slot at the next boot; idempotent."""
+        ...
+
+    def reboot(self) -> None:
+        """Restart the device. Returns; the process is ended from outside soon after."""
+        ...
+
+
+class Source(Protocol):
+    """Where artifacts come from."""
+
+    def open(self, file: FileRef, *, offset: int) -> Iterator[bytes]:
+        """Byte chunks of the content-addressed file from `offset`. Raises `UnavailableError` (`unreachable`), also in
+        mid-stream. The caller checks length and hashes; an over-long body must be noticed by it, not read to its end."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Director:
+    """What the catalogue says about who may sign orders: key ids with TUF key dicts, and the epoch."""
+
+    epoch: int
+    keys: dict[str, dict[str, object]]
+
+
+class Catalogue(Protocol):
+    """The device's catalogue client, as the agent needs it. All verified by TUF."""
+
+    def refresh(self, now: float) -> None:
+        """Fetch and verify new metadata at trusted time `now`. Raises `UnavailableError` or `RefusedError`
+        (`catalogue-expired`, `catalogue-refused`)."""
+        ...
+
+    def director(self) -> Director:
+        """From verified metadata held, expired or not (expiry gates only starting an install)."""
+        ...
+
+    def file(self, path: str) -> FileRef | None:
+        """The signed length and hash of a catalogue path, or None when no trusted role lists it."""
+        ...
+
+    def manifest(self, file: FileRef) -> Manifest:
+        """Fetch (or take from cache) and verify a release manifest."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class HealthResult:
+    """Whether all checks passed, and what was seen, for people."""
+
+    healthy: bool
+    text: str
+
+
+class Health(Protocol):
+    def run(self, checks: Sequence[HealthCheck], *, program_port: int | None, stop: Callable[[], bool]) -> HealthResult:
+        """Run every check with its tries and timeouts; blocking; returns early with unhealthy when `stop()` turns true."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Incoming:
+    """A message from the broker, unverified. `leaf` is the last part of its topic (order, permit, ack, catalogue)."""
+
+    leaf: str
+    target: str | None
+    payload: bytes
+
+
+class Link(Protocol):
+    """The broker as the agent sees it. Callbacks come on a thread of its own."""
+
+    def start(self, on_message: Callable[[Incoming], None], on_connected: Callable[[bool], None]) -> None: ...
+    def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool = False) -> bool:
+        """Hand a message to the connection; False when there is none now (the caller resends on its own timer)."""
+        ...
+
+    def stop(self) -> None: ...
+
+
+class Installer(Protocol):
+    """Writes a release into the inactive slot. Blocking; resumable after a kill at any point."""
+
+    def stage(
+        self,
+        order: Order,
+        manifest: Manifest,
+        *,
+        active: Slot,
+        on_progress: Callable[[int, int], None],
+        stop: Callable[[], bool],
+    ) -> None:
+        """Download, check every window before it is written, flush, drop caches, read back. A delta is tried first when the
+        order offers one that starts from the active slot's verified bytes; the full image otherwise.
+
+        Raises `RefusedError` (`artifact-…`, `wrong-source`, `read-back-differs`, `slot-too-small`, `storage-fault`) or
+        `UnavailableError` (`unreachable`, `interrupted`): the latter may be tried again and resumes.
+        """
+        ...
+
+    def verify(self, slot: Slot, manifest: Manifest) -> bool:
+        """Whether the slot holds exactly the manifest's image, read from the medium."""
+        ...
+
+
+class MonotonicClock(Protocol):
+    def seconds(self) -> float: ...

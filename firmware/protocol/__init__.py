@@ -1,0 +1,1 @@
+"""The wire: words, strict JSON, signed envelopes, messages and topics."""

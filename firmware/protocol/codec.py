@@ -1,0 +1,72 @@
+"""Strict JSON: bounded, duplicate keys refused, no NaN; and one canonical form for what is hashed.
+
+`msgspec` validates shape, ranges and patterns; what it does not do, refusing duplicate keys, happens here.
+"""
+
+import json
+from typing import Any, NoReturn, TypeVar
+
+import msgspec
+
+from firmware.errors import RefusedError
+from firmware.protocol.words import ReasonKind
+
+T = TypeVar("T")
+MAX_DEPTH = 16
+
+
+def parse_json(data: bytes, *, max_bytes: int) -> dict[str, Any]:
+    """Parse one JSON object.
+
+    Raises `RefusedError` (`too-large`, `malformed`) for more than `max_bytes` bytes, anything but an object, a duplicate
+    key, a non-finite number, bad UTF-8 or nesting deeper than `MAX_DEPTH`.
+    """
+    if len(data) > max_bytes:
+        raise RefusedError(ReasonKind.TOO_LARGE, f"The message has {len(data)} bytes; at most {max_bytes} are allowed.")
+    try:
+        value = json.loads(data, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+    except RefusedError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise RefusedError(ReasonKind.MALFORMED, f"The message is not JSON: {_short(error)}.") from error
+    if not isinstance(value, dict):
+        raise RefusedError(ReasonKind.MALFORMED, "The message must be a JSON object.")
+    if _depth(value, MAX_DEPTH) < 0:
+        raise RefusedError(ReasonKind.MALFORMED, f"The message nests deeper than {MAX_DEPTH} levels.")
+    return value
+
+
+def canonical(value: object) -> bytes:
+    """Encode dicts, lists, strings, ints, bools, None and Structs as JSON with sorted keys and no spaces."""
+    return msgspec.json.encode(value, order="deterministic")
+
+
+def convert(value: object, kind: type[T]) -> T:
+    """Turn parsed JSON into a message Struct; raises `RefusedError` (`malformed`) naming the field that is wrong."""
+    try:
+        return msgspec.convert(value, kind, strict=True)
+    except msgspec.ValidationError as error:
+        raise RefusedError(ReasonKind.MALFORMED, f"The message does not fit its schema: {_short(error)}.") from error
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out = dict(pairs)
+    if len(out) != len(pairs):
+        raise RefusedError(ReasonKind.MALFORMED, "The message repeats a key; each may occur once.")
+    return out
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise RefusedError(ReasonKind.MALFORMED, f"The message holds {name}, which is not JSON.")
+
+
+def _depth(value: object, left: int) -> int:
+    """Levels left below the deepest leaf, or -1 once they are used up."""
+    if left < 0:
+        return -1
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return min((_depth(child, left - 1) for child in children), default=left)
+
+
+def _short(error: Exception) -> str:
+    return str(error)[:200]

@@ -1,0 +1,90 @@
+"""The order: one retained, signed instruction per target; its current desired state."""
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from firmware.errors import RefusedError
+from firmware.protocol.words import (
+    Action,
+    Count,
+    Id,
+    Label,
+    Length,
+    Path,
+    Posix,
+    ReasonKind,
+    Seconds,
+    Sha256,
+    Version,
+)
+
+KIND = "order"
+MAX_BYTES = 16384
+
+
+class Counter(Struct, frozen=True, kw_only=True, order=True):
+    """Totally ordered position of an order: (director epoch, n). Field order is the comparison order."""
+
+    epoch: Count
+    n: Count
+
+
+class FileRef(Struct, frozen=True, kw_only=True):
+    """A file of the catalogue: path, length in bytes, sha256. All three must equal the catalogue's."""
+
+    path: Path
+    length: Length
+    sha256: Sha256
+
+
+class DeltaRef(Struct, frozen=True, kw_only=True):
+    """A delta (catalogue path under `deltas/`) and the sha256 of the image it starts from."""
+
+    file: FileRef
+    source_sha256: Sha256
+    source_length: Length
+
+
+class ReleaseRef(Struct, frozen=True, kw_only=True):
+    """A release of the catalogue; `counter` is its release counter, compared with the target's floor."""
+
+    product: Id
+    version: Version
+    counter: Count
+    manifest: FileRef
+
+
+class Order(Struct, frozen=True, kw_only=True):
+    """What the director signs for one target.
+
+    `action` install needs `release`, `image`; `delta` is optional beside it. rollback and nothing need neither.
+    `trial_s`: seconds a trial boot has to commit before the boot loader takes it back. Times are POSIX seconds.
+    """
+
+    v: Annotated[int, Meta(ge=1, le=1)] = 1
+    target: Id
+    agent: Id
+    hardware: Label
+    counter: Counter
+    action: Action
+    change_id: Id
+    campaign: Id | None = None
+    issued_at: Posix
+    expires_at: Posix
+    unattended: bool = False
+    release: ReleaseRef | None = None
+    image: FileRef | None = None
+    delta: DeltaRef | None = None
+    trial_s: Seconds = 600
+    crit: Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(max_length=32)] = []
+
+
+def check_crit(order: Order) -> None:
+    """Raise `RefusedError` (`not-understood`) when the order marks a field critical that this version does not know."""
+    unknown = sorted(set(order.crit) - set(Order.__struct_fields__))
+    if unknown:
+        names = ", ".join(unknown)
+        raise RefusedError(
+            ReasonKind.NOT_UNDERSTOOD, f"The order needs fields this agent does not know ({names}); update the agent."
+        )

@@ -1,0 +1,114 @@
+"""What agents say: signed reports with a contiguous sequence, signed acks, and unsigned progress and presence."""
+
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+
+from firmware.protocol.order import Counter
+from firmware.protocol.words import (
+    AgentState,
+    Count,
+    Id,
+    Kind,
+    Label,
+    Length,
+    Nonce,
+    Posix,
+    Sha256,
+    Text,
+    Version,
+)
+
+REPORT_KIND = "report"
+ACK_KIND = "ack"
+MAX_REPORT_BYTES = 32768
+MAX_PROGRESS_BYTES = 1024
+MAX_PRESENCE_BYTES = 512
+
+
+class Reason(Struct, frozen=True, kw_only=True):
+    """Why: a stable kind and one sentence for people."""
+
+    kind: Kind
+    text: Text = ""
+
+
+class Running(Struct, frozen=True, kw_only=True):
+    """What a target runs now, and whether it can go back. `slot` A or B; `sha256` is that of the image, if known."""
+
+    slot: Annotated[str, Meta(pattern=r"^[AB]\Z")]
+    product: Id | None = None
+    version: Version | None = None
+    release_counter: Count = 0
+    sha256: Sha256 | None = None
+    length: Length = 0
+    previous_version: Version | None = None
+    rollback_available: bool = False
+
+
+class Inventory(Struct, frozen=True, kw_only=True):
+    """Facts about a target. `capabilities` such as `delta-otd1`."""
+
+    hardware: Label
+    agent_version: Label
+    labels: Annotated[dict[Annotated[str, Meta(max_length=64)], Label], Meta(max_length=64)] = {}
+    capabilities: Annotated[list[Label], Meta(max_length=64)] = []
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    """Signed by the target's report key; waits in the outbox until acked.
+
+    `seq` starts at 1 and is contiguous per (report key, `journal`). `oldest` is the lowest seq that was unacked when this
+    report was made, so that a server restored from a backup can tell "coming later" from "gone". `counter` is the highest
+    counter of any order the target has accepted. `at` is the target's trusted time. A report with `inventory` goes to the
+    inventory topic; any other goes to the report topic and is about the order `order_hash`.
+    """
+
+    v: Annotated[int, Meta(ge=1, le=1)] = 1
+    target: Id
+    agent: Id
+    journal: Nonce
+    seq: Annotated[int, Meta(ge=1, le=(1 << 53) - 1)]
+    oldest: Annotated[int, Meta(ge=1, le=(1 << 53) - 1)]
+    boot_id: Nonce
+    at: Posix
+    state: AgentState
+    running: Running
+    counter: Counter | None = None
+    order_hash: Sha256 | None = None
+    campaign: Id | None = None
+    change_id: Id | None = None
+    reason: Reason | None = None
+    evidence: dict[str, Any] = {}
+    inventory: Inventory | None = None
+
+
+class Ack(Struct, frozen=True, kw_only=True):
+    """Signed by the director after the server's commit: everything up to `seq` of `journal` is stored.
+
+    `report_hash` must equal the hash of the report with that seq in the outbox.
+    """
+
+    v: Annotated[int, Meta(ge=1, le=1)] = 1
+    target: Id
+    agent: Id
+    journal: Nonce
+    seq: Annotated[int, Meta(ge=1, le=(1 << 53) - 1)]
+    report_hash: Sha256
+    issued_at: Posix
+
+
+class Progress(Struct, frozen=True, kw_only=True):
+    """Unsigned, QoS 0, on the report topic: shown to people, moves nothing. Told apart by having no `payloadType`."""
+
+    progress: AgentState
+    order_hash: Sha256 | None = None
+    done: Length = 0
+    total: Length = 0
+
+
+class Presence(Struct, frozen=True, kw_only=True):
+    """Unsigned, retained; `online: false` is also the last will. A hint for people, not for gates."""
+
+    session: Nonce
+    online: bool

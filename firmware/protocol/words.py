@@ -1,0 +1,93 @@
+"""The words of the wire: identifiers, states and reasons that both ends use with one meaning."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from msgspec import Meta
+
+ID_PATTERN = r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z"
+VERSION_PATTERN = r"^[0-9A-Za-z](?:[0-9A-Za-z.+~_-]{0,62}[0-9A-Za-z])?\Z"
+PATH_PATTERN = r"^[a-z0-9](?:[A-Za-z0-9+~_-]|[./](?![./]))*\Z"
+SHA256_PATTERN = r"^[0-9a-f]{64}\Z"
+TOKEN_PATTERN = r"^[A-Za-z0-9_-]{1,64}\Z"
+KIND_PATTERN = r"^[a-z][a-z0-9-]{0,63}\Z"
+
+MAX_IMAGE_BYTES = 1 << 40
+MAX_TEXT = 1024
+
+Id = Annotated[str, Meta(pattern=ID_PATTERN, max_length=63)]
+"""Server-assigned names: targets, agents, campaigns, change ids, products."""
+Version = Annotated[str, Meta(pattern=VERSION_PATTERN, max_length=64)]
+Path = Annotated[str, Meta(pattern=PATH_PATTERN, max_length=256)]
+Sha256 = Annotated[str, Meta(pattern=SHA256_PATTERN)]
+Nonce = Annotated[str, Meta(pattern=TOKEN_PATTERN)]
+"""Random, 128 bits or more, base64url or hex: nonces, boot ids, journal ids."""
+Kind = Annotated[str, Meta(pattern=KIND_PATTERN)]
+Text = Annotated[str, Meta(max_length=MAX_TEXT)]
+Label = Annotated[str, Meta(max_length=128)]
+Length = Annotated[int, Meta(ge=0, le=MAX_IMAGE_BYTES)]
+Count = Annotated[int, Meta(ge=0, le=(1 << 53) - 1)]
+Posix = Annotated[int, Meta(ge=0, le=1 << 40)]
+"""A time as whole POSIX seconds, UTC."""
+Seconds = Annotated[int, Meta(ge=0, le=366 * 86400)]
+
+
+class AgentState(StrEnum):
+    """Where an agent stands with one order; the same words label the server's assignment."""
+
+    IDLE = "idle"
+    ORDERED = "ordered"
+    DOWNLOADING = "downloading"
+    STAGED = "staged"
+    ASKING = "asking"
+    ACTIVATING = "activating"
+    TRIAL = "trial"
+    COMMITTED = "committed"
+    DEFERRED = "deferred"
+    FELL_BACK = "fell_back"
+    FAILED = "failed"
+    REFUSED = "refused"
+    CANCELLED = "cancelled"
+
+
+class Action(StrEnum):
+    """What an order asks for."""
+
+    INSTALL = "install"
+    ROLLBACK = "rollback"
+    NOTHING = "nothing"
+
+
+class ReasonKind(StrEnum):
+    """Stable names for why something ended or waits. A sentence for people always goes with it."""
+
+    BAD_SIGNATURE = "bad-signature"
+    MALFORMED = "malformed"
+    TOO_LARGE = "too-large"
+    WRONG_TARGET = "wrong-target"
+    WRONG_HARDWARE = "wrong-hardware"
+    STALE_COUNTER = "stale-counter"
+    EQUIVOCATION = "equivocation"
+    ORDER_EXPIRED = "order-expired"
+    NOT_UNDERSTOOD = "not-understood"
+    CATALOGUE_EXPIRED = "catalogue-expired"
+    CATALOGUE_MISMATCH = "catalogue-mismatch"
+    CATALOGUE_REFUSED = "catalogue-refused"
+    BELOW_FLOOR = "below-floor"
+    UNREACHABLE = "unreachable"
+    ARTIFACT_TRUNCATED = "artifact-truncated"
+    ARTIFACT_TOO_LONG = "artifact-too-long"
+    ARTIFACT_CHANGED = "artifact-changed"
+    WRONG_SOURCE = "wrong-source"
+    READ_BACK_DIFFERS = "read-back-differs"
+    SLOT_TOO_SMALL = "slot-too-small"
+    STORAGE_FAULT = "storage-fault"
+    HEALTH_FAILED = "health-failed"
+    BOOT_FAILED = "boot-failed"
+    TRIAL_DEADLINE = "trial-deadline"
+    ATTEMPTS_EXHAUSTED = "attempts-exhausted"
+    PERMIT_STALE = "permit-stale"
+    WITHDRAWN = "withdrawn"
+    SUPERSEDED = "superseded"
+    NO_PREVIOUS = "no-previous"
+    INTERRUPTED = "interrupted"

@@ -1,0 +1,21 @@
+"""Typed errors of the server, beside those of `firmware.errors`."""
+
+from firmware.errors import OtariaError
+
+
+class ConflictError(OtariaError):
+    """A row changed under a compare-and-set; load it again and decide again."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__("conflict", text)
+
+
+class NotFoundError(OtariaError):
+    """What was named does not exist."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__("not-found", text)
+
+
+class DeniedError(OtariaError):
+    """The caller is unknown (`unauthenticated`) or may not do this (`forbidden`)."""

@@ -1,0 +1,499 @@
+"""The planner's values: rows it is shown, events it is told, changes and commands it decides.
+
+Every row carries `version`, which the shell uses for compare-and-set: 0 means "insert". Deadlines are columns of the row
+they belong to (`wake_at`), so that a timer is an indexed query and survives restarts; nothing else keeps time. All times
+are POSIX seconds (float, UTC) of the server's clock and arrive as data in the event.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from firmware.protocol.words import Action
+
+LATE = "late"
+
+
+class CampaignState(StrEnum):
+    DRAFT = "draft"
+    AWAITING_APPROVAL = "awaiting_approval"
+    SCHEDULED = "scheduled"
+    RUNNING = "running"
+    PAUSED = "paused"
+    WATCHING = "watching"
+    COMPLETED = "completed"
+    ABORTED = "aborted"
+    ROLLING_BACK = "rolling_back"
+    ROLLED_BACK = "rolled_back"
+
+
+class AssignmentState(StrEnum):
+    """The agent's words, preceded by `planned` and followed by what only the server can say."""
+
+    PLANNED = "planned"
+    ORDERED = "ordered"
+    DOWNLOADING = "downloading"
+    STAGED = "staged"
+    ASKING = "asking"
+    ACTIVATING = "activating"
+    TRIAL = "trial"
+    COMMITTED = "committed"
+    DEFERRED = "deferred"
+    VERIFIED = "verified"
+    FELL_BACK = "fell_back"
+    FAILED = "failed"
+    REFUSED = "refused"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    SKIPPED = "skipped"
+    SUPERSEDED = "superseded"
+    ROLLED_BACK = "rolled_back"
+    MISSING = "missing"
+    REGRESSED = "regressed"
+
+
+class CohortState(StrEnum):
+    CLOSED = "closed"
+    OPEN = "open"
+    PASSED = "passed"
+    FAILED = "failed"
+
+
+class GateVerdict(StrEnum):
+    PASS = "pass"
+    FAIL = "fail"
+    INSUFFICIENT = "insufficient"
+
+
+class TokenKind(StrEnum):
+    """Why a target counts against a group's budget."""
+
+    IN_FLIGHT = "in_flight"
+    FAILED = "failed"
+    MISSING = "missing"
+
+
+class Verb(StrEnum):
+    """What people tell a campaign."""
+
+    START = "start"
+    PAUSE = "pause"
+    RESUME = "resume"
+    ABORT = "abort"
+    ROLLBACK = "rollback"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatePolicy:
+    """`all`: every attempted target of the cohort verifies, at least `min_verified` of them. `rate`: at most `max_failure_rate`
+    of the attempted fail, judged when none is undecided (or at once when the bound can no longer hold)."""
+
+    kind: str = "all"
+    min_verified: int = 1
+    max_failure_rate: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CohortPolicy:
+    """One cohort: `count` targets, or `percent` of the campaign's (rounded up); neither means all the rest."""
+
+    name: str
+    count: int | None = None
+    percent: float | None = None
+    gate: GatePolicy = GatePolicy()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetPolicy:
+    """At most `limit` targets of a group down at once. `by` is `campaign` or the name of a label whose value names the group."""
+
+    by: str
+    limit: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strategy:
+    """Policy as code, validated. Durations in seconds.
+
+    `patience_s`: how long an ordered target may stay silent before it is moved to the `late` cohort.
+    `horizon_s`: a target must be committed this long after its permit, or its silence is failure.
+    `healthy_s`: committed and not regressed for this long makes it verified.
+    `permit_valid_s`, `trial_s`, `order_ttl_s`: as in the permit and order. `on_failure`: `pause`, `abort` or `rollback`.
+    """
+
+    name: str
+    cohorts: tuple[CohortPolicy, ...]
+    budgets: tuple[BudgetPolicy, ...] = ()
+    patience_s: float = 3600
+    horizon_s: float = 1800
+    healthy_s: float = 60
+    permit_valid_s: int = 300
+    trial_s: int = 600
+    order_ttl_s: int = 30 * 86400
+    max_attempts: int = 1
+    late_max_failures: int = 1
+    on_failure: str = "pause"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleaseKey:
+    """An opaque release: the planner compares it, never looks inside. `sha256` is that of its image."""
+
+    product: str
+    version: str
+    counter: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CampaignRow:
+    id: str
+    change_id: str
+    state: CampaignState
+    release: ReleaseKey
+    strategy: Strategy
+    seed: int
+    cohort: int = 0
+    """Index of the cohort that is open (or was last)."""
+    reason_kind: str = "none"
+    reason: str = ""
+    changed_at: float = 0.0
+    wake_at: float | None = None
+    version: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CohortRow:
+    """A cohort and its counters, so that a gate is judged without counting rows. `counts` maps every assignment state to
+    the number of this cohort's assignments in it."""
+
+    campaign: str
+    index: int
+    name: str
+    state: CohortState
+    size: int
+    counts: dict[AssignmentState, int] = field(default_factory=dict)
+    attempted: int = 0
+    moved_to_late: int = 0
+    opened_at: float | None = None
+    verdict: GateVerdict = GateVerdict.INSUFFICIENT
+    verdict_text: str = ""
+    version: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssignmentRow:
+    """One target in one campaign. `rank` orders admission inside the cohort (seeded). `order_hash` is that of the current
+    order; reports about any other order are history and move nothing."""
+
+    campaign: str
+    target: str
+    cohort: int
+    rank: int
+    state: AssignmentState
+    action: Action = Action.INSTALL
+    attempt: int = 0
+    order_hash: str | None = None
+    heard: bool = False
+    """Whether a signed report about the current order came."""
+    permit_nonce: str | None = None
+    permitted_at: float | None = None
+    committed_at: float | None = None
+    state_since: float = 0.0
+    reason_kind: str = "none"
+    reason: str = ""
+    wake_at: float | None = None
+    version: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetRow:
+    """What the planner knows of a target. `groups`: budget groups it belongs to, such as `site=berlin`."""
+
+    id: str
+    agent: str
+    hardware: str
+    running_version: str | None = None
+    running_sha256: str | None = None
+    rollback_available: bool = False
+    quarantined: bool = False
+    groups: tuple[str, ...] = ()
+    holder: str | None = None
+    """The campaign that holds this target."""
+    version: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupRow:
+    """A budget group. `used` counts tokens; `limit` the strictest of the running campaigns that name it."""
+
+    key: str
+    limit: int
+    used: int = 0
+    version: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenRow:
+    """One unit of a group's budget, held by a target."""
+
+    group: str
+    target: str
+    campaign: str
+    kind: TokenKind
+    since: float
+    version: int = 0
+
+
+Row = CampaignRow | CohortRow | AssignmentRow | TargetRow | GroupRow | TokenRow
+
+
+# Events: what happened. `at` is the server's time.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commanded:
+    """A person (or policy) told a campaign something."""
+
+    campaign: str
+    verb: Verb
+    by: str
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """The answer to an `Admit` command: one planned assignment of the open cohort, fed one event each."""
+
+    campaign: str
+    target: str
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CohortDrained:
+    """The answer to an `Admit` command that found fewer candidates than it asked for."""
+
+    campaign: str
+    cohort: int
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ordered:
+    """The shell signed and stored the order that a `SendOrder` asked for."""
+
+    campaign: str
+    target: str
+    order_hash: str
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderImpossible:
+    """The shell could not make the order (wrong hardware, release withdrawn, …)."""
+
+    campaign: str
+    target: str
+    reason_kind: str
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reported:
+    """A signed, contiguous report. `state` is an AgentState word. `running_*` is what the target runs now."""
+
+    target: str
+    state: str
+    order_hash: str | None
+    running_version: str | None
+    running_sha256: str | None
+    rollback_available: bool
+    reason_kind: str
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A signed ask. The same nonce is answered the same way while its permit is valid."""
+
+    target: str
+    order_hash: str
+    boot_id: str
+    nonce: str
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssignmentDue:
+    """An assignment's `wake_at` passed."""
+
+    campaign: str
+    target: str
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CampaignDue:
+    """A campaign's `wake_at` passed."""
+
+    campaign: str
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recalled:
+    """One assignment a `Recall` found."""
+
+    campaign: str
+    target: str
+    action: Action
+    reason_kind: str
+    reason: str
+    at: float
+
+
+Event = (
+    Commanded
+    | Candidate
+    | CohortDrained
+    | Ordered
+    | OrderImpossible
+    | Reported
+    | Asked
+    | AssignmentDue
+    | CampaignDue
+    | Recalled
+)
+
+
+# What a step needs and what it decides.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """What to load for an event: the target with its groups and tokens, the campaign with its cohorts, the assignment.
+
+    `campaign` None with a `target` means: the campaign that holds the target.
+    """
+
+    campaign: str | None = None
+    target: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice:
+    """The rows an event touches. Their number does not grow with the fleet."""
+
+    campaign: CampaignRow | None = None
+    cohorts: tuple[CohortRow, ...] = ()
+    target: TargetRow | None = None
+    assignment: AssignmentRow | None = None
+    groups: tuple[GroupRow, ...] = ()
+    tokens: tuple[TokenRow, ...] = ()
+    """Tokens held by this target."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Put:
+    """Store this row; the stored row's version must equal `row.version` (0: must not exist)."""
+
+    row: Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delete:
+    """Remove this row; the stored version must equal its version."""
+
+    row: Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Admit:
+    """Load up to `limit` planned assignments of the cohort by rank; feed each as `Candidate`, and `CohortDrained` when
+    fewer came."""
+
+    campaign: str
+    cohort: int
+    limit: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recall:
+    """Feed `Commanded`-like follow-ups to every assignment of the campaign that is in one of `states`, in pages: withdraw
+    (signed `nothing`) or roll back (signed `rollback`). The shell feeds each as `Recalled`."""
+
+    campaign: str
+    states: tuple[AssignmentState, ...]
+    action: Action
+    reason_kind: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SendOrder:
+    """Sign and publish an order for this target; the shell answers with `Ordered` or `OrderImpossible`."""
+
+    campaign: str
+    target: str
+    action: Action
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrantPermit:
+    target: str
+    campaign: str
+    order_hash: str
+    boot_id: str
+    nonce: str
+    valid_s: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TellWait:
+    target: str
+    campaign: str | None
+    order_hash: str
+    boot_id: str
+    nonce: str
+    retry_after_s: int
+    reason_kind: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A line for the audit trail and the timeline: a stable kind and a sentence."""
+
+    kind: str
+    text: str
+    campaign: str | None = None
+    target: str | None = None
+
+
+Command = Admit | Recall | SendOrder | GrantPermit | TellWait | Record
+Change = Put | Delete
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """All of it is committed in one transaction, or none."""
+
+    changes: tuple[Change, ...] = ()
+    commands: tuple[Command, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """Why a target isn't moving: the binding constraint, since when, until when (if known), what would release it."""
+
+    target: str
+    campaign: str | None
+    state: str
+    kind: str
+    text: str
+    since: float | None = None
+    until: float | None = None
+    release_by: str = ""

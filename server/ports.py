@@ -1,0 +1,446 @@
+"""Ports of the server: the small protocols between its parts, and the values that cross them.
+
+Storage implements `Database` and `Unit`; nothing outside `server.storage` sees SQL. All times are POSIX seconds (UTC).
+Every method of a repository runs inside the one transaction of its `Unit`.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol, TypeVar
+
+from firmware.protocol.order import Counter
+from server.planner.model import (
+    AssignmentRow,
+    AssignmentState,
+    CampaignRow,
+    CohortRow,
+    Decision,
+    Footprint,
+    Slice,
+    Strategy,
+)
+
+T = TypeVar("T")
+
+
+class Clock(Protocol):
+    """The server's only source of time."""
+
+    def now(self) -> float: ...
+
+
+# Identity
+
+
+class Role(StrEnum):
+    VIEWER = "viewer"
+    OPERATOR = "operator"
+    APPROVER = "approver"
+    AUDITOR = "auditor"
+    ADMIN = "admin"
+
+
+class AgentStatus(StrEnum):
+    ACTIVE = "active"
+    QUARANTINED = "quarantined"
+    REVOKED = "revoked"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimToken:
+    """A right to enrol. Only the sha256 of its secret is kept. `labels` are given to every agent enrolled with it."""
+
+    id: str
+    secret_sha256: str
+    expires_at: float
+    uses_left: int
+    labels: Mapping[str, str] = field(default_factory=dict)
+    created_by: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentRecord:
+    """An enrolled agent. `report_key` is the public report key as a TUF key dict; `keyid` its key id."""
+
+    id: str
+    status: AgentStatus
+    report_keyid: str
+    report_key: Mapping[str, Any]
+    certificate_serial: str
+    enrolled_at: float
+    claim_token: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApiToken:
+    """A person's or script's access; only the sha256 of the secret is kept."""
+
+    secret_sha256: str
+    name: str
+    role: Role
+    expires_at: float | None = None
+
+
+class Identities(Protocol):
+    def add_claim(self, token: ClaimToken) -> None: ...
+    def claims(self) -> Sequence[ClaimToken]: ...
+    def spend_claim(self, token_id: str, secret_sha256: str, now: float) -> ClaimToken:
+        """Use one of its uses. Raises `RefusedError` (`claim-unknown`, `claim-expired`, `claim-used-up`)."""
+        ...
+
+    def add_agent(self, agent: AgentRecord, *, hardware: str, labels: Mapping[str, str]) -> None:
+        """Add an agent and its target of the same id."""
+        ...
+
+    def agent(self, agent_id: str) -> AgentRecord | None: ...
+    def set_agent_status(self, agent_id: str, status: AgentStatus) -> None: ...
+    def add_api_token(self, token: ApiToken) -> None: ...
+    def api_token(self, secret_sha256: str) -> ApiToken | None: ...
+
+
+# Releases
+
+
+class ReleaseState(StrEnum):
+    ACTIVE = "active"
+    SUSPECT = "suspect"
+    WITHDRAWN = "withdrawn"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredFile:
+    """A catalogue file: its path, length in bytes and sha256."""
+
+    path: str
+    length: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleaseRecord:
+    """A published release: what its manifest says, and where the manifest is. One image in this version."""
+
+    product: str
+    version: str
+    counter: int
+    hardware: tuple[str, ...]
+    manifest: StoredFile
+    image: StoredFile
+    state: ReleaseState = ReleaseState.ACTIVE
+    notes: str = ""
+    published_at: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeltaRecord:
+    """A delta in the catalogue from one image to another."""
+
+    file: StoredFile
+    source_sha256: str
+    source_length: int
+    target_sha256: str
+
+
+class Releases(Protocol):
+    def add(self, release: ReleaseRecord) -> None:
+        """Idempotent for an equal record; raises `RefusedError` (`release-exists`) for another of the same version."""
+        ...
+
+    def get(self, product: str, version: str) -> ReleaseRecord | None: ...
+    def list(self) -> Sequence[ReleaseRecord]: ...
+    def set_state(self, product: str, version: str, state: ReleaseState) -> None: ...
+    def add_delta(self, delta: DeltaRecord) -> None: ...
+    def delta(self, source_sha256: str, target_sha256: str) -> DeltaRecord | None: ...
+    def deltas(self) -> Sequence[DeltaRecord]: ...
+
+
+# Fleet
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetView:
+    """A target as people see it. `presence` is a hint; `last_report_at` is evidence."""
+
+    id: str
+    agent: str
+    hardware: str
+    labels: Mapping[str, str]
+    status: AgentStatus
+    running_version: str | None = None
+    running_slot: str | None = None
+    running_sha256: str | None = None
+    previous_version: str | None = None
+    rollback_available: bool = False
+    presence: bool = False
+    presence_at: float | None = None
+    last_report_at: float | None = None
+    campaign: str | None = None
+    state: AssignmentState | None = None
+    progress: str = ""
+    reason_kind: str = "none"
+    reason: str = ""
+    capabilities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """Rows and the cursor of the next page (None: this was the last)."""
+
+    rows: Sequence[Any]
+    next: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditRecord:
+    """One line of the trail: what happened to whom, under which change."""
+
+    id: int
+    at: float
+    kind: str
+    text: str
+    actor: str = "planner"
+    change_id: str | None = None
+    campaign: str | None = None
+    target: str | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Fleet(Protocol):
+    def page(self, *, cursor: str | None = None, limit: int = 100, query: Mapping[str, str] | None = None) -> Page:
+        """Targets by id. `query` filters by `version`, `hardware`, `campaign`, `state` or `label.NAME`."""
+        ...
+
+    def target(self, target_id: str) -> TargetView | None: ...
+    def versions(self) -> Mapping[str, int]:
+        """Number of targets per running version ("unknown" for none yet)."""
+        ...
+
+    def count(self) -> int: ...
+    def set_presence(self, agent: str, *, online: bool, at: float) -> None: ...
+    def set_progress(self, target: str, text: str) -> None: ...
+
+
+# Campaigns
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which targets a campaign takes: all whose hardware fits and whose labels equal these. Frozen at creation."""
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CampaignSpec:
+    """A parsed campaign file."""
+
+    name: str
+    product: str
+    version: str
+    strategy: Strategy
+    selection: Selection = Selection()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CampaignView:
+    """A campaign as people see it, with its cohorts and their counters."""
+
+    row: CampaignRow
+    name: str
+    cohorts: Sequence[CohortRow]
+    created_at: float
+    created_by: str
+
+
+class Campaigns(Protocol):
+    def create(
+        self, campaign: CampaignRow, name: str, cohorts: Sequence[CohortRow], *, created_at: float, created_by: str
+    ) -> None:
+        """Store the campaign, its cohorts and no assignments yet. Raises `RefusedError` (`campaign-exists`)."""
+        ...
+
+    def add_assignments(self, rows: Sequence[AssignmentRow]) -> None: ...
+    def eligible(self, product: str, hardware: Sequence[str], selection: Selection) -> Sequence[str]:
+        """Ids of the active targets that fit, sorted."""
+        ...
+
+    def list(self) -> Sequence[CampaignView]: ...
+    def view(self, campaign_id: str) -> CampaignView | None: ...
+    def assignments(
+        self,
+        campaign_id: str,
+        *,
+        states: Sequence[AssignmentState] | None = None,
+        cohort: int | None = None,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Page:
+        """Assignments by (cohort, rank)."""
+        ...
+
+    def due(self, now: float, limit: int) -> tuple[Sequence[CampaignRow], Sequence[AssignmentRow]]:
+        """Rows of live campaigns whose `wake_at` has passed, oldest first."""
+        ...
+
+    def next_wake(self) -> float | None: ...
+    def load(self, footprint: Footprint) -> Slice: ...
+    def commit(self, decision: Decision) -> None:
+        """Apply the changes by compare-and-set. Raises `ConflictError` when a row did not match; nothing is kept then."""
+        ...
+
+
+# Messages in and out
+
+
+@dataclass(frozen=True, kw_only=True)
+class InboxItem:
+    """A verified message, stored before it is acked. `body` is the verified payload (JSON object)."""
+
+    id: int
+    kind: str
+    target: str
+    hash: str
+    received_at: float
+    body: Mapping[str, Any]
+
+
+class SeqVerdict(StrEnum):
+    """What a report's (journal, seq, hash) is: new, a repeat of what is stored, too early, or a clone's."""
+
+    NEW = "new"
+    NEW_AFTER_GAP = "new_after_gap"
+    REPEAT = "repeat"
+    EARLY = "early"
+    CLONE = "clone"
+
+
+class Inbox(Protocol):
+    def sequence(self, agent: str, journal: str, seq: int, oldest: int, digest: str) -> SeqVerdict: ...
+    def add_report(
+        self, target: str, agent: str, journal: str, seq: int, digest: str, body: Mapping[str, Any], received_at: float
+    ) -> None:
+        """Store a report and advance the sequence of its journal."""
+        ...
+
+    def add(self, kind: str, target: str, digest: str, body: Mapping[str, Any], received_at: float) -> None: ...
+    def unprocessed(self, limit: int) -> Sequence[InboxItem]: ...
+    def mark_processed(self, item_id: int) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutboxItem:
+    """A message to publish. It stays until the broker took it."""
+
+    id: int
+    topic: str
+    payload: bytes
+    retain: bool
+    expires_at: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredOrder:
+    """The current order of a target, as signed."""
+
+    target: str
+    agent: str
+    counter: Counter
+    hash: str
+    envelope: bytes
+    campaign: str | None
+
+
+class Outbox(Protocol):
+    def add(self, topic: str, payload: bytes, *, retain: bool = False, expires_at: float | None = None) -> None: ...
+    def pending(self, limit: int) -> Sequence[OutboxItem]: ...
+    def done(self, item_ids: Sequence[int]) -> None: ...
+
+
+class Orders(Protocol):
+    def current(self, target: str) -> StoredOrder | None: ...
+    def put(self, order: StoredOrder) -> None: ...
+    def echoed(self, target: str) -> Counter | None:
+        """The highest counter the target echoed in a signed report."""
+        ...
+
+    def set_echoed(self, target: str, counter: Counter) -> None: ...
+    def page(self, *, cursor: str | None = None, limit: int = 500) -> Page:
+        """Current orders by target, for republishing after the broker lost its retained messages."""
+        ...
+
+
+class Audit(Protocol):
+    def add(
+        self,
+        *,
+        at: float,
+        kind: str,
+        text: str,
+        actor: str = "planner",
+        change_id: str | None = None,
+        campaign: str | None = None,
+        target: str | None = None,
+        data: Mapping[str, Any] | None = None,
+    ) -> None: ...
+    def page(
+        self, *, after: int = 0, limit: int = 100, campaign: str | None = None, target: str | None = None
+    ) -> Sequence[AuditRecord]: ...
+    def latest(
+        self, *, limit: int = 100, campaign: str | None = None, target: str | None = None
+    ) -> Sequence[AuditRecord]:
+        """The newest, newest first."""
+        ...
+
+
+class Unit(Protocol):
+    """One transaction."""
+
+    @property
+    def identities(self) -> Identities: ...
+    @property
+    def releases(self) -> Releases: ...
+    @property
+    def fleet(self) -> Fleet: ...
+    @property
+    def campaigns(self) -> Campaigns: ...
+    @property
+    def inbox(self) -> Inbox: ...
+    @property
+    def outbox(self) -> Outbox: ...
+    @property
+    def orders(self) -> Orders: ...
+    @property
+    def audit(self) -> Audit: ...
+
+
+class Database(Protocol):
+    """Transactions for async callers. `work` runs in a thread, so it must not touch the event loop."""
+
+    async def read(self, work: Callable[[Unit], T]) -> T: ...
+    async def write(self, work: Callable[[Unit], T]) -> T:
+        """Run `work` in one serialised write transaction; an exception rolls all of it back."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+# Transport
+
+
+class Transport(Protocol):
+    """The broker as the server sees it. Reconnects by itself."""
+
+    async def run(self) -> None:
+        """Connect, subscribe, hand every message to the callback given at construction; until cancelled."""
+        ...
+
+    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """QoS 1; returns once the broker took it. Raises `UnavailableError` while there is no connection."""
+        ...
+
+    @property
+    def connected(self) -> bool: ...
+    def connections(self) -> AsyncIterator[int]:
+        """Yields the number of each new connection (1, 2, …): the moment to republish what the broker may have lost."""
+        ...
