@@ -1,0 +1,62 @@
+# Everything a person types. Each target installs what it needs into .venv first.
+PYTHON ?= python3
+VENV   ?= .venv
+CACHE  ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/otaria
+ARGS   ?=
+JOBS   ?= 2
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: help demo test test-all check bench format constraints clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/demo.stamp ## a fleet updates itself, a bad release stops at the canary; ARGS="--exit --json" for scripts
+	@$(BIN)/python -m simulator.demo --cache $(CACHE) $(ARGS)
+
+test: $(VENV)/dev.stamp ## unit, contract, integration and one end-to-end run (at most 8 minutes)
+	@deploy/test-tools.sh
+	@OTARIA_CACHE=$(CACHE) $(BIN)/pytest -n $(JOBS) --dist worksteal -m "not deep" $(ARGS)
+
+test-all: $(VENV)/dev.stamp ## the deep suite as well
+	@deploy/test-tools.sh
+	@OTARIA_CACHE=$(CACHE) HYPOTHESIS_PROFILE=deep CRASH=deep $(BIN)/pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+check: $(VENV)/dev.stamp ## format, lint, types, import rules
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: $(VENV)/dev.stamp ## benchmarks as ratios against peers in the same run
+	@OTARIA_CACHE=$(CACHE) $(BIN)/python -m bench $(ARGS)
+
+format: $(VENV)/dev.stamp ## put the code into the project's format
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+constraints: $(VENV)/dev.stamp ## renew constraints.txt from pyproject.toml
+	@$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --no-header --no-annotate \
+	  --no-emit-index-url --upgrade --quiet --output-file constraints.txt
+
+clean: ## remove what make made here
+	rm -rf $(VENV) bench/out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Otaria needs Python 3.11 or newer; name one with: make PYTHON=python3.11 …" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { \
+	  echo "Python has no venv module; on Debian: apt-get install python3-venv" >&2; exit 2; }
+
+$(VENV)/demo.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing Otaria into $(VENV) …"
+	@$(PIP) --editable '.[demo]'
+	@$(BIN)/python -m simulator.images --cache $(CACHE)
+	@touch $@
+
+$(VENV)/dev.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing Otaria and its development tools into $(VENV) …"
+	@$(PIP) --editable '.[dev]'
+	@$(BIN)/python -m simulator.images --cache $(CACHE)
+	@touch $@

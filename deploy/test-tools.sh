@@ -1,0 +1,19 @@
+#!/bin/sh
+# Makes sure the real programs that the tests use are here: installs them from Debian when it may, otherwise says what to do.
+set -eu
+
+missing=""
+command -v mosquitto >/dev/null 2>&1 || [ -x /usr/sbin/mosquitto ] || missing="$missing mosquitto"
+command -v chromium >/dev/null 2>&1 || missing="$missing chromium"
+[ -n "$missing" ] || exit 0
+
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+    echo "Installing from Debian:$missing"
+    apt-get update -qq
+    # shellcheck disable=SC2086  # a list of words is meant
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+else
+    echo "The tests need:$missing" >&2
+    echo "Install with:  sudo apt-get install --no-install-recommends$missing" >&2
+    exit 2
+fi
