@@ -19,12 +19,12 @@ def parse_json(data: bytes, *, max_bytes: int) -> dict[str, Any]:
     """Parse one JSON object.
 
     Raises `RefusedError` (`too-large`, `malformed`) for more than `max_bytes` bytes, anything but an object, a duplicate
-    key, a non-finite number, bad UTF-8 or nesting deeper than `MAX_DEPTH`.
+    key, a non-finite number, an integer beyond 64 bits, bad UTF-8 or nesting deeper than `MAX_DEPTH`.
     """
     if len(data) > max_bytes:
         raise RefusedError(ReasonKind.TOO_LARGE, f"The message has {len(data)} bytes; at most {max_bytes} are allowed.")
     try:
-        value = json.loads(data, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        value = json.loads(data, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_int=_int64)
     except RefusedError:
         raise
     except (ValueError, RecursionError) as error:
@@ -58,6 +58,12 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> NoReturn:
     raise RefusedError(ReasonKind.MALFORMED, f"The message holds {name}, which is not JSON.")
+
+
+def _int64(digits: str) -> int:
+    if len(digits) > 20 or not -(1 << 63) <= (number := int(digits)) < 1 << 63:
+        raise RefusedError(ReasonKind.MALFORMED, "The message holds a number that does not fit 64 bits.")
+    return number
 
 
 def _depth(value: object, left: int) -> int:
