@@ -103,4 +103,6 @@ def parse_claim(token: str) -> Claim:
 
 
 def _malformed(why: str) -> RefusedError:
-    return RefusedError("claim-malformed", f"This is not a claim token: {why}. Copy the whole token, without line breaks.")
+    return RefusedError(
+        "claim-malformed", f"This is not a claim token: {why}. Copy the whole token, without line breaks."
+    )
