@@ -77,7 +77,12 @@ class BootOutcome(StrEnum):
 @dataclass(frozen=True, kw_only=True)
 class BootStatus:
     """What the boot loader says about this boot. `trial_id` names the trial that is running or was last given up;
-    `cause` is why it was given up (`attempts-exhausted`, `trial-deadline`, `boot-failed`, `requested`)."""
+    `cause` is why it was given up (`attempts-exhausted`, `trial-deadline`, `boot-failed`, `requested`).
+
+    `fell_back` with the same trial id and cause is said at every boot until another trial is started, so that a power cut
+    before the agent noted it loses nothing. `normal` may carry a cause too: `request-refused` (the trial that was asked for is
+    not allowed: its id was used before, or its slot is active), `boot-failed` (the active slot did not load and the other
+    one was taken), `loader-state-lost`. `program_port` changes when the program is restarted: read the status afresh."""
 
     boot_id: str
     slot: Slot
@@ -97,7 +102,13 @@ class BootControl(Protocol):
         ...
 
     def commit(self, trial_id: str) -> None:
-        """Durably declare the running trial good; idempotent."""
+        """Durably declare the running trial good; idempotent. Returns once the boot loader has made it durable; raises
+        `UnavailableError` (`commit-pending`) when it does not: the trial is then not committed and may still be taken back."""
+        ...
+
+    def committed(self, trial_id: str) -> bool:
+        """Whether the boot loader's own durable state says that this, its last committed trial, was committed. True also in
+        later boots, for an agent that died between the commit and its journal."""
         ...
 
     def give_up(self, trial_id: str) -> None:

@@ -1,0 +1,46 @@
+"""Where things are on a file-backed board. The only place with these names.
+
+The boot loader owns `loader-0.json`, `loader-1.json`, `status.json` and the slots' selection; the agent owns `request.json`,
+`reboot` and its own folder. Neither writes what the other owns.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from device_agent.ports import Slot
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """Paths below one board's directory."""
+
+    directory: Path
+
+    def slot(self, slot: Slot) -> Path:
+        return self.directory / f"slot-{slot.value.lower()}.img"
+
+    @property
+    def facts(self) -> Path:
+        """`{"hardware": …, "capacity_bytes": …}`, written once when the board is made."""
+        return self.directory / "board.json"
+
+    @property
+    def request(self) -> Path:
+        return self.directory / "boot" / "request.json"
+
+    @property
+    def loader_copies(self) -> tuple[Path, Path]:
+        return self.directory / "boot" / "loader-0.json", self.directory / "boot" / "loader-1.json"
+
+    @property
+    def status(self) -> Path:
+        return self.directory / "run" / "status.json"
+
+    @property
+    def reboot(self) -> Path:
+        """Holds the id of the boot that the agent asks to end."""
+        return self.directory / "run" / "reboot"
+
+    @property
+    def agent(self) -> Path:
+        return self.directory / "agent"

@@ -1,0 +1,111 @@
+"""Slots as two preallocated files of a board.
+
+The slot that runs, the one the boot loader would fall back to, and one that is on trial are never written: what they are is read
+from the boot loader's own files at every write, not remembered.
+"""
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from device_agent.boot.files import read_state, read_status
+from device_agent.boot.layout import Board
+from device_agent.boot.loader import LoaderState, encode_state
+from device_agent.ports import Effects, Slot
+from firmware.errors import RefusedError, UnavailableError
+from firmware.protocol.words import ReasonKind
+
+COPY_BYTES = 1 << 20
+SLOT_ACTIVE = "slot-active"
+
+
+class FileSlots:
+    """`Slots` of a file-backed board."""
+
+    def __init__(self, effects: Effects, directory: Path) -> None:
+        self._effects = effects
+        self._board = Board(directory=directory)
+
+    def capacity(self, slot: Slot) -> int:
+        """Bytes that fit; 0 when the slot's file is missing."""
+        return self._effects.size(self._board.slot(slot)) or 0
+
+    def write(self, slot: Slot, offset: int, data: bytes) -> None:
+        """Write into the inactive slot. Raises `RefusedError` (`slot-active`, `slot-too-small`)."""
+        if slot in self._protected():
+            raise RefusedError(
+                SLOT_ACTIVE, f"Slot {slot.value} is in use and is never written; stage into the other one."
+            )
+        if offset < 0 or offset + len(data) > self.capacity(slot):
+            raise RefusedError(
+                ReasonKind.SLOT_TOO_SMALL,
+                f"Slot {slot.value} ends before byte {offset + len(data)}; use a smaller image.",
+            )
+        self._effects.write_at(self._board.slot(slot), offset, data)
+
+    def sync(self, slot: Slot) -> None:
+        self._effects.fsync(self._board.slot(slot))
+
+    def drop_cache(self, slot: Slot) -> None:
+        self._effects.drop_cache(self._board.slot(slot))
+
+    def read(self, slot: Slot, offset: int, size: int) -> bytes:
+        """Up to `size` bytes; fewer only at the end of the slot."""
+        return self._effects.read_at(self._board.slot(slot), offset, size)
+
+    def _protected(self) -> frozenset[Slot]:
+        state = read_state(self._effects, self._board)
+        try:
+            used = {read_status(self._effects, self._board).slot}
+        except UnavailableError:
+            used = set() if state is not None else set(Slot)
+        if state is not None:
+            used |= {state.active} | ({state.trial.slot} if state.trial is not None else set())
+        return frozenset(used)
+
+
+def create_board(directory: Path, image: Path, capacity_bytes: int, hardware: str) -> Board:
+    """Make a fresh board with `image` in slot A as the active one and an empty slot B of the same capacity.
+
+    Raises `RefusedError` (`board-exists`, `slot-too-small`) and changes nothing then. The loader's state is written last, so
+    that a board without it was never finished.
+    """
+    board = Board(directory=directory)
+    if any(path.exists() for path in (*board.loader_copies, board.slot(Slot.A), board.slot(Slot.B))):
+        raise RefusedError("board-exists", f"There is a board in {directory}; choose another directory.")
+    length = image.stat().st_size
+    if not 0 < length <= capacity_bytes:
+        raise RefusedError(
+            ReasonKind.SLOT_TOO_SMALL,
+            f"The image has {length} bytes and the slot {capacity_bytes}; make the slot larger.",
+        )
+    for folder in (board.request.parent, board.status.parent, board.agent):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for slot in Slot:
+        _preallocate(board.slot(slot), capacity_bytes)
+    _copy(image, board.slot(Slot.A))
+    _write(board.facts, msgspec.json.encode({"hardware": hardware, "capacity_bytes": capacity_bytes}))
+    _write(board.loader_copies[0], encode_state(LoaderState()))
+    return board
+
+
+def _preallocate(path: Path, size: int) -> None:
+    with path.open("xb") as file:
+        os.posix_fallocate(file.fileno(), 0, size)
+        os.fsync(file.fileno())
+
+
+def _copy(image: Path, slot: Path) -> None:
+    with image.open("rb") as source, slot.open("r+b") as target:
+        while chunk := source.read(COPY_BYTES):
+            target.write(chunk)
+        target.flush()
+        os.fsync(target.fileno())
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
