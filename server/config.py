@@ -1,0 +1,243 @@
+"""Settings of the server, in three stages: the file as written, merged with the defaults, validated.
+
+Unknown sections and settings are refused by name. Relative paths are taken from the file's own directory. Port 0 means
+"any free port"; `state/run.json` then says which one it became.
+"""
+
+import difflib
+import ipaddress
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from firmware.errors import RefusedError
+
+KIND = "config"
+_URL = re.compile(r"^https://[A-Za-z0-9.\[\]:_-]{1,300}\Z")
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "server": {"state": "state"},
+    "http": {
+        "people": "127.0.0.1:8080",
+        "people_certificate": None,
+        "people_key": None,
+        "devices": "127.0.0.1:8443",
+        "devices_url": None,
+        "names": [],
+        "max_artifact_bytes": 8 << 30,
+    },
+    "broker": {
+        "kind": "auto",
+        "listen": "127.0.0.1",
+        "agents_port": 0,
+        "services_port": 0,
+        "agents_host": None,
+        "services_host": None,
+    },
+    "storage": {"url": None},
+    "catalogue": {"repository": "repository", "online_keys": "keys/online"},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Address:
+    """Where to listen: a host name or IP address without brackets, and a port (0: any free one)."""
+
+    host: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def authority(self) -> str:
+        """`host:port` as it stands in a URL."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpSettings:
+    """The two listeners. `devices_url` is what devices are told (None: made from the address). `names` are the further
+    host names and addresses in the server's own certificates. `people_certificate`, `people_key`: PEM files for TLS."""
+
+    people: Address
+    people_certificate: Path | None
+    people_key: Path | None
+    devices: Address
+    devices_url: str | None
+    names: tuple[str, ...]
+    max_artifact_bytes: int
+
+
+BrokerKind = Literal["auto", "mosquitto", "embedded", "external"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrokerSettings:
+    """`auto` starts Mosquitto when it is installed, else the embedded broker; `external` is one that runs elsewhere, reached
+    by agents at (`agents_host`, `agents_port`) and by the server at (`services_host`, `services_port`)."""
+
+    kind: BrokerKind
+    listen: str
+    agents_port: int
+    services_port: int
+    agents_host: str | None
+    services_host: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything the composition root needs to know. `storage_url` None: SQLite in the state directory."""
+
+    state: Path
+    http: HttpSettings
+    broker: BrokerSettings
+    storage_url: str | None
+    repository: Path
+    online_keys: Path
+
+
+class _Http(Struct, forbid_unknown_fields=True):
+    people: str
+    people_certificate: str | None
+    people_key: str | None
+    devices: str
+    devices_url: str | None
+    names: list[str]
+    max_artifact_bytes: int
+
+
+class _Broker(Struct, forbid_unknown_fields=True):
+    kind: BrokerKind
+    listen: str
+    agents_port: int
+    services_port: int
+    agents_host: str | None
+    services_host: str | None
+
+
+def load_settings(path: Path) -> Settings:
+    """Read, merge and validate one `otaria.toml`; raises `RefusedError` (`config`) naming the setting that is wrong."""
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RefusedError(KIND, f"There is no config file {path}; `docs/operations.md` has an example.") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RefusedError(KIND, f"The config file {path} cannot be read: {error}.") from error
+    return validated(merged(raw), base=path.resolve().parent)
+
+
+def merged(raw: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Lay what the file says over the defaults; refuses sections and settings that do not exist."""
+    _refuse_unknown(raw, DEFAULTS, "section")
+    out: dict[str, dict[str, Any]] = {}
+    for section, defaults in DEFAULTS.items():
+        given = raw.get(section, {})
+        if not isinstance(given, dict):
+            raise RefusedError(KIND, f"`{section}` must be a section: write [{section}] above its settings.")
+        _refuse_unknown(given, defaults, f"setting in [{section}]")
+        out[section] = {**defaults, **given}
+    return out
+
+
+def validated(settings: Mapping[str, Mapping[str, Any]], *, base: Path) -> Settings:
+    """Check merged settings and resolve their paths against `base`; raises `RefusedError` (`config`)."""
+    server, storage, catalogue = settings["server"], settings["storage"], settings["catalogue"]
+    return Settings(
+        state=_path(server["state"], "server.state", base),
+        http=_http(settings["http"], base),
+        broker=_broker(settings["broker"]),
+        storage_url=_typed(storage["url"], str | None, "storage.url"),
+        repository=_path(catalogue["repository"], "catalogue.repository", base),
+        online_keys=_path(catalogue["online_keys"], "catalogue.online_keys", base),
+    )
+
+
+def parse_address(text: str, name: str) -> Address:
+    """Parse `host:port` or `[v6]:port`; raises `RefusedError` (`config`)."""
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise RefusedError(KIND, f"`{name}` must put an IPv6 address in brackets, such as [::1]:8080.")
+    if not (colon and host and port.isascii() and port.isdigit() and int(port) < 65536):
+        raise RefusedError(KIND, f"`{name}` must be host:port with a port from 0 to 65535, not {text!r}.")
+    return Address(host=host, port=int(port))
+
+
+def _http(section: Mapping[str, Any], base: Path) -> HttpSettings:
+    raw = _typed(dict(section), _Http, "http")
+    people = parse_address(raw.people, "http.people")
+    certificate = _path(raw.people_certificate, "http.people_certificate", base) if raw.people_certificate else None
+    key = _path(raw.people_key, "http.people_key", base) if raw.people_key else None
+    if (certificate is None) != (key is None):
+        raise RefusedError(KIND, "`http.people_certificate` and `http.people_key` go together; set both or neither.")
+    if certificate is None and not people.is_loopback:
+        raise RefusedError(
+            KIND,
+            f"`http.people` is {raw.people}, which others can reach, and has no TLS: set http.people_certificate and "
+            "http.people_key, or listen on 127.0.0.1.",
+        )
+    if raw.devices_url is not None and not _URL.match(raw.devices_url):
+        raise RefusedError(KIND, "`http.devices_url` must be https://HOST:PORT, without a path.")
+    if raw.max_artifact_bytes < 1:
+        raise RefusedError(KIND, "`http.max_artifact_bytes` must be at least 1.")
+    return HttpSettings(
+        people=people,
+        people_certificate=certificate,
+        people_key=key,
+        devices=parse_address(raw.devices, "http.devices"),
+        devices_url=raw.devices_url,
+        names=tuple(raw.names),
+        max_artifact_bytes=raw.max_artifact_bytes,
+    )
+
+
+def _broker(section: Mapping[str, Any]) -> BrokerSettings:
+    raw = _typed(dict(section), _Broker, "broker")
+    for name, port in (("agents_port", raw.agents_port), ("services_port", raw.services_port)):
+        if not 0 <= port < 65536:
+            raise RefusedError(KIND, f"`broker.{name}` must be a port from 0 to 65535.")
+    external = raw.kind == "external"
+    if external and not (raw.agents_host and raw.services_host and raw.agents_port and raw.services_port):
+        raise RefusedError(
+            KIND, "An external broker needs agents_host, agents_port, services_host and services_port in [broker]."
+        )
+    if not external and (raw.agents_host or raw.services_host):
+        raise RefusedError(
+            KIND, 'agents_host and services_host are for `kind = "external"`; remove them from [broker].'
+        )
+    return BrokerSettings(**msgspec.structs.asdict(raw))
+
+
+def _refuse_unknown(given: Mapping[str, Any], known: Mapping[str, Any], what: str) -> None:
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(known)}."
+            raise RefusedError(KIND, f"There is no {what} called `{name}`; {hint}")
+
+
+def _typed(value: object, kind: Any, name: str) -> Any:
+    try:
+        return msgspec.convert(value, kind, strict=True)
+    except msgspec.ValidationError as error:
+        raise RefusedError(KIND, f"`{name}` is wrong: {error}.") from error
+
+
+def _path(value: object, name: str, base: Path) -> Path:
+    text: str = _typed(value, str, name)
+    if not text or "\0" in text:
+        raise RefusedError(KIND, f"`{name}` must be a path.")
+    return (base / Path(text).expanduser()).resolve()

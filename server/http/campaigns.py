@@ -1,0 +1,124 @@
+"""Campaigns over REST: create from a campaign file, watch, and tell them what to do."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Protocol
+
+import msgspec
+from aiohttp import web
+from msgspec import Meta, Struct
+
+from firmware.errors import RefusedError
+from firmware.protocol.words import ReasonKind
+from server.errors import NotFoundError
+from server.http.access import Caller, Need
+from server.http.bodies import path_id, query_count, query_text, read_bytes, read_json
+from server.http.routes import Route, reply
+from server.planner.model import AssignmentState, Verb
+from server.ports import CampaignSpec, CampaignView, Database
+
+MAX_CAMPAIGN_FILE_BYTES = 256 * 1024
+
+
+class Desk(Protocol):
+    """What people can do with campaigns. Raises typed errors."""
+
+    def parse(self, text: str) -> CampaignSpec: ...
+    async def preview(self, spec: CampaignSpec) -> CampaignView: ...
+    async def create(self, spec: CampaignSpec, *, by: str) -> CampaignView: ...
+    async def command(self, campaign: str, verb: Verb, *, by: str, reason: str) -> CampaignView: ...
+
+
+class Why(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of a verb: why, for the audit trail."""
+
+    reason: Annotated[str, Meta(max_length=500)] = ""
+
+
+class CampaignRoutes:
+    """Handlers about campaigns."""
+
+    def __init__(self, *, database: Database, desk: Desk) -> None:
+        self._database = database
+        self._desk = desk
+
+    def routes(self) -> Sequence[Route]:
+        one = "/campaigns/{campaign}"
+        return (
+            Route(method="GET", path="/campaigns", need=Need.READ, action=self.list),
+            Route(method="POST", path="/campaigns", need=Need.OPERATE, action=self.create),
+            Route(method="GET", path=one, need=Need.READ, action=self.show),
+            Route(method="GET", path=f"{one}/assignments", need=Need.READ, action=self.assignments),
+            *(Route(method="POST", path=f"{one}/{verb}", need=Need.OPERATE, action=self.command) for verb in Verb),
+        )
+
+    async def list(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        views = await self._database.read(lambda unit: unit.campaigns.list())
+        return reply({"campaigns": [campaign_json(view) for view in views]})
+
+    async def create(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """Create a campaign from its file (YAML or JSON text); `?dry_run=1` only says what it would be."""
+        spec = self._desk.parse(await _text(request))
+        if request.query.get("dry_run") in ("1", "true"):
+            return reply(campaign_json(await self._desk.preview(spec)))
+        return reply(campaign_json(await self._desk.create(spec, by=caller.name)), status=201)
+
+    async def show(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        name = path_id(request, "campaign")
+        view = await self._database.read(lambda unit: unit.campaigns.view(name))
+        if view is None:
+            raise NotFoundError(f"There is no campaign {name}; `otaria campaign list` shows those there are.")
+        return reply(campaign_json(view))
+
+    async def assignments(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        name = path_id(request, "campaign")
+        states, cohort = _states(request), query_text(request, "cohort")
+        index = query_count(request, "cohort", 0, most=1 << 20) if cohort is not None else None
+        limit, cursor = query_count(request, "limit", 100, least=1), query_text(request, "cursor")
+        view, page = await self._database.read(
+            lambda unit: (
+                unit.campaigns.view(name),
+                unit.campaigns.assignments(name, states=states, cohort=index, cursor=cursor, limit=limit),
+            )
+        )
+        if view is None:
+            raise NotFoundError(f"There is no campaign {name}.")
+        return reply({"assignments": page.rows, "next": page.next})
+
+    async def command(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        verb = Verb(request.path.rpartition("/")[2])
+        why = await read_json(request, Why) if request.can_read_body else Why()
+        view = await self._desk.command(path_id(request, "campaign"), verb, by=caller.name, reason=why.reason)
+        return reply(campaign_json(view))
+
+
+def campaign_json(view: CampaignView) -> dict[str, Any]:
+    """A campaign as the API shows it: the row's fields, its name and its cohorts with their counters."""
+    row: dict[str, Any] = msgspec.to_builtins(view.row)
+    cohorts: list[dict[str, Any]] = msgspec.to_builtins(list(view.cohorts))
+    for cohort in cohorts:
+        cohort["counts"] = {state: number for state, number in cohort["counts"].items() if number}
+    return {
+        **row,
+        "name": view.name,
+        "cohorts": cohorts,
+        "created_at": view.created_at,
+        "created_by": view.created_by,
+    }
+
+
+async def _text(request: web.Request) -> str:
+    try:
+        return (await read_bytes(request, MAX_CAMPAIGN_FILE_BYTES)).decode()
+    except UnicodeDecodeError as error:
+        raise RefusedError(ReasonKind.MALFORMED, "The campaign file is not UTF-8 text.") from error
+
+
+def _states(request: web.Request) -> list[AssignmentState] | None:
+    text = query_text(request, "state")
+    if text is None:
+        return None
+    try:
+        return [AssignmentState(part) for part in text.split(",")]
+    except ValueError as error:
+        known = ", ".join(AssignmentState)
+        raise RefusedError(ReasonKind.MALFORMED, f"`state` must be one or more of: {known}.") from error

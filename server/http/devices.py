@@ -1,0 +1,128 @@
+"""The devices' listener: enrolment, the catalogue and artifacts. HTTPS; a client certificate of the fleet CA for all but
+enrolment. Everything it serves is signed or content-addressed, so that caches may stand in front of it.
+"""
+
+import re
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from aiohttp import hdrs, web
+
+from firmware.errors import RefusedError
+from firmware.protocol.codec import parse_json
+from firmware.protocol.words import PATH_PATTERN, ReasonKind
+from server.artifacts import ArtifactStore
+from server.errors import DeniedError, NotFoundError
+from server.http.bodies import read_bytes
+from server.http.problems import catching, problem
+from server.ports import AgentStatus, Database
+
+MAX_ENROL_BYTES = 32768
+METADATA_NAME = re.compile(r"^(?:[1-9][0-9]{0,8}\.)?[a-z0-9][a-z0-9-]{0,79}\.json\Z")
+_TARGET_NAME = re.compile(r"^([0-9a-f]{64})\.[A-Za-z0-9+~_.-]{1,128}\Z")
+_PATH = re.compile(PATH_PATTERN)
+_FOR_EVER = "public, max-age=31536000, immutable"
+
+
+class Enrolment(Protocol):
+    """Turns a claim token and a CSR into an identity. Raises typed errors."""
+
+    def services_ca_pem(self) -> bytes: ...
+    async def enrol(self, request: dict[str, Any]) -> dict[str, Any]: ...
+
+
+class DeviceRoutes:
+    """Handlers of the devices' listener."""
+
+    def __init__(
+        self, *, enrolment: Enrolment, database: Database, artifacts: ArtifactStore, metadata: Path, peer: "Peer"
+    ) -> None:
+        self._enrolment = enrolment
+        self._database = database
+        self._artifacts = artifacts
+        self._metadata = metadata
+        self._peer = peer
+
+    def app(self) -> web.Application:
+        """The aiohttp app with every route of the devices' listener."""
+        app = web.Application(middlewares=[catching(lambda _: problem)])
+        app.router.add_get("/healthz", self.healthz)
+        app.router.add_get("/v1/enrol/ca", self.services_ca)
+        app.router.add_post("/v1/enrol", self.enrol)
+        app.router.add_get("/v1/catalogue/metadata/{file}", self._known(self.metadata))
+        app.router.add_get("/v1/catalogue/targets/{path:.+}", self._known(self.target))
+        app.router.add_get("/v1/artifacts/sha256/{hash}", self._known(self.artifact))
+        return app
+
+    async def healthz(self, request: web.Request) -> web.StreamResponse:
+        return web.Response(text="ok\n")
+
+    async def services_ca(self, request: web.Request) -> web.StreamResponse:
+        return web.Response(body=self._enrolment.services_ca_pem(), content_type="application/x-pem-file")
+
+    async def enrol(self, request: web.Request) -> web.StreamResponse:
+        data = await read_bytes(request, MAX_ENROL_BYTES)
+        answer = await self._enrolment.enrol(parse_json(data, max_bytes=MAX_ENROL_BYTES))
+        return web.json_response(answer, headers={hdrs.CACHE_CONTROL: "no-store"})
+
+    async def metadata(self, request: web.Request) -> web.StreamResponse:
+        """One TUF metadata file; versioned ones never change, `timestamp.json` must not be cached."""
+        name = request.match_info["file"]
+        if not METADATA_NAME.match(name):
+            raise RefusedError(ReasonKind.MALFORMED, "That is not the name of a metadata file, such as 1.root.json.")
+        path = self._metadata / name
+        if not path.is_file():
+            raise NotFoundError(f"The catalogue has no {name}.")
+        cache = _FOR_EVER if name[0].isdigit() and "." in name[:-5] else "no-cache"
+        headers = {hdrs.CACHE_CONTROL: cache, hdrs.CONTENT_TYPE: "application/json"}
+        return web.FileResponse(path, headers=headers)
+
+    async def target(self, request: web.Request) -> web.StreamResponse:
+        """A catalogue target under its consistent-snapshot name `DIR/HASH.NAME`."""
+        path = request.match_info["path"]
+        name = _TARGET_NAME.match(path.rpartition("/")[2])
+        if len(path) > 400 or not _PATH.match(path) or not name:
+            raise RefusedError(ReasonKind.MALFORMED, "A target's address ends in SHA256.NAME.")
+        return self._file(name.group(1))
+
+    async def artifact(self, request: web.Request) -> web.StreamResponse:
+        return self._file(request.match_info["hash"])
+
+    def _file(self, sha256: str) -> web.FileResponse:
+        path = self._artifacts.find(sha256)
+        if path is None:
+            raise NotFoundError(f"There is no artifact with the sha256 {sha256}.")
+        headers = {hdrs.CACHE_CONTROL: _FOR_EVER, hdrs.CONTENT_TYPE: "application/octet-stream"}
+        return web.FileResponse(path, headers=headers)
+
+    def _known(
+        self, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def checked(request: web.Request) -> web.StreamResponse:
+            await self._check(self._peer(request))
+            return await handler(request)
+
+        return checked
+
+    async def _check(self, name: str | None) -> None:
+        if name is None:
+            raise DeniedError("unauthenticated", "Show a client certificate of the fleet CA; enrol to get one.")
+        agent = await self._database.read(lambda unit: unit.identities.agent(name))
+        if agent is None:
+            raise DeniedError("forbidden", "No agent of this fleet has the certificate's name.")
+        if agent.status is not AgentStatus.ACTIVE:
+            raise DeniedError("forbidden", f"The agent {name} is {agent.status}; an administrator can tell why.")
+
+
+Peer = Callable[[web.Request], str | None]
+"""The common name of the client certificate that TLS verified, or None without one."""
+
+
+def tls_peer(request: web.Request) -> str | None:
+    """The common name of the verified client certificate of this connection."""
+    transport = request.transport
+    session = transport.get_extra_info("ssl_object") if transport else None
+    certificate = session.getpeercert() if session else None
+    names = [value for rdn in (certificate or {}).get("subject", ()) for key, value in rdn if key == "commonName"]
+    return names[0] if len(names) == 1 else None

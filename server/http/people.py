@@ -1,0 +1,64 @@
+"""The people's listener: the REST API under `/api/v1` and whatever pages are mounted beside it."""
+
+from collections.abc import Callable, Sequence
+
+from aiohttp import web
+
+from server.http.access import Caller, Need, Tokens
+from server.http.changes import Changes
+from server.http.problems import Render, catching, problem
+from server.http.routes import API, Route, mount
+
+Ready = Callable[[], Sequence[str]]
+"""What is not ready yet, in words; empty when the server does all of its work."""
+PLAIN = (API + "/", "/healthz", "/readyz")
+
+
+class SystemRoutes:
+    """Liveness, readiness and the stream of changes."""
+
+    def __init__(self, *, changes: Changes, ready: Ready) -> None:
+        self._changes = changes
+        self._ready = ready
+
+    def routes(self) -> Sequence[Route]:
+        return (Route(method="GET", path="/events", need=Need.READ, action=self.events),)
+
+    async def events(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        return await self._changes.stream(request)
+
+    async def healthz(self, request: web.Request) -> web.StreamResponse:
+        """The process answers."""
+        return web.Response(text="ok\n")
+
+    async def readyz(self, request: web.Request) -> web.StreamResponse:
+        """The process does all of its work; 503 with the reasons while it does not."""
+        missing = self._ready()
+        return web.json_response({"ready": not missing, "waiting_for": list(missing)}, status=503 if missing else 200)
+
+
+def people_app(
+    *,
+    tokens: Tokens,
+    system: SystemRoutes,
+    routes: Sequence[Route],
+    page_error: Callable[[web.Request], Render],
+) -> web.Application:
+    """The app of the people's listener; errors outside the API are pages made by `page_error`."""
+
+    def render(request: web.Request) -> Render:
+        return problem if request.path.startswith(PLAIN) else page_error(request)
+
+    app = web.Application(middlewares=[catching(render)], client_max_size=1 << 20)
+    app.on_response_prepare.append(_harden)
+    app.router.add_get("/healthz", system.healthz)
+    app.router.add_get("/readyz", system.readyz)
+    mount(app, [*system.routes(), *routes], tokens)
+    return app
+
+
+async def _harden(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    response.headers.setdefault("Referrer-Policy", "no-referrer")
+    response.headers.setdefault("Cache-Control", "no-store")
+    response.headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")

@@ -1,0 +1,116 @@
+"""Releases and artifacts over REST: upload bytes under their hash, publish what was signed offline, make deltas."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import msgspec
+from aiohttp import web
+from msgspec import Struct
+
+from firmware import manifest as manifests
+from firmware.errors import RefusedError
+from firmware.protocol.words import Id, ReasonKind, Version
+from server.artifacts import ArtifactStore
+from server.errors import NotFoundError
+from server.http.access import Caller, Need
+from server.http.bodies import decode_base64, path_id, path_version, read_json
+from server.http.routes import Route, reply
+from server.ports import Database, DeltaRecord, ReleaseRecord
+
+MAX_METADATA_BYTES = 8 << 20
+MAX_PUBLISH_BYTES = (manifests.MAX_BYTES + MAX_METADATA_BYTES) * 4 // 3 + 65536
+
+
+class Publisher(Protocol):
+    """Takes releases into the catalogue. Raises typed errors."""
+
+    async def publish(
+        self, *, product: str, version: str, manifest: bytes, metadata: bytes, by: str
+    ) -> ReleaseRecord: ...
+    async def make_deltas(self, product: str, version: str) -> Sequence[DeltaRecord]: ...
+
+
+class Submission(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of `POST /releases`: manifest and product role metadata as signed, in base64."""
+
+    product: Id
+    version: Version
+    manifest: str
+    metadata: str
+
+
+class ReleaseRoutes:
+    """Handlers about artifacts and releases."""
+
+    def __init__(
+        self, *, database: Database, artifacts: ArtifactStore, publisher: Publisher, max_artifact_bytes: int
+    ) -> None:
+        self._database = database
+        self._artifacts = artifacts
+        self._publisher = publisher
+        self._max_artifact_bytes = max_artifact_bytes
+
+    def routes(self) -> Sequence[Route]:
+        one = "/releases/{product}/{version}"
+        return (
+            Route(method="HEAD", path="/artifacts/sha256/{hash}", need=Need.READ, action=self.has_artifact),
+            Route(method="PUT", path="/artifacts/sha256/{hash}", need=Need.OPERATE, action=self.put_artifact),
+            Route(method="GET", path="/releases", need=Need.READ, action=self.list),
+            Route(method="POST", path="/releases", need=Need.OPERATE, action=self.publish),
+            Route(method="GET", path=one, need=Need.READ, action=self.show),
+            Route(method="POST", path=f"{one}/deltas", need=Need.OPERATE, action=self.make_deltas),
+        )
+
+    async def has_artifact(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        path = self._artifacts.find(request.match_info["hash"])
+        if path is None:
+            raise NotFoundError("There is no artifact with this sha256.")
+        return web.Response(headers={"Content-Length": str(path.stat().st_size)})
+
+    async def put_artifact(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """Store the body under its sha256; a wrong hash or a cut-off body keeps nothing. 201 new, 200 already there."""
+        sha256, limit = request.match_info["hash"], self._max_artifact_bytes
+        found = self._artifacts.find(sha256)
+        if found is not None:
+            return reply({"sha256": sha256, "length": found.stat().st_size})
+        if (request.content_length or 0) > limit:
+            raise RefusedError(ReasonKind.TOO_LARGE, f"An artifact may have at most {limit} bytes here.")
+        length = await self._artifacts.receive(request.content.iter_any(), sha256, max_bytes=limit)
+        return reply({"sha256": sha256, "length": length}, status=201)
+
+    async def list(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        releases, deltas = await self._database.read(lambda unit: (unit.releases.list(), unit.releases.deltas()))
+        return reply({"releases": [release_json(release, deltas) for release in releases]})
+
+    async def show(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        product, version = path_id(request, "product"), path_version(request)
+        release, deltas = await self._database.read(
+            lambda unit: (unit.releases.get(product, version), unit.releases.deltas())
+        )
+        if release is None:
+            raise NotFoundError(f"There is no release {version} of {product}.")
+        return reply(release_json(release, deltas))
+
+    async def publish(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """Take a release into the catalogue; publishing the same again changes nothing."""
+        wanted = await read_json(request, Submission, max_bytes=MAX_PUBLISH_BYTES)
+        release = await self._publisher.publish(
+            product=wanted.product,
+            version=wanted.version,
+            manifest=decode_base64(wanted.manifest, "manifest"),
+            metadata=decode_base64(wanted.metadata, "metadata"),
+            by=caller.name,
+        )
+        return reply(release_json(release, ()), status=201)
+
+    async def make_deltas(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """Make the deltas to this release now and answer when they are in the catalogue."""
+        deltas = await self._publisher.make_deltas(path_id(request, "product"), path_version(request))
+        return reply({"deltas": deltas})
+
+
+def release_json(release: ReleaseRecord, deltas: Sequence[DeltaRecord]) -> dict[str, Any]:
+    """A release as the API shows it, with the deltas that lead to it."""
+    shown: dict[str, Any] = msgspec.to_builtins(release)
+    to_it = [delta for delta in deltas if delta.target_sha256 == release.image.sha256]
+    return {**shown, "deltas": msgspec.to_builtins(to_it)}
