@@ -1,8 +1,9 @@
 """The planner's values: rows it is shown, events it is told, changes and commands it decides.
 
 Every row carries `version`, which the shell uses for compare-and-set: 0 means "insert". Deadlines are columns of the row
-they belong to (`wake_at`), so that a timer is an indexed query and survives restarts; nothing else keeps time. All times
-are POSIX seconds (float, UTC) of the server's clock and arrive as data in the event.
+they belong to (`wake_at`), so that a timer is an indexed query and survives restarts; nothing else keeps time. A row whose
+`wake_at` has passed is due whatever state its campaign is in (an aborted one still waits for what was in flight); a row
+that waits for nothing has none. All times are POSIX seconds (float, UTC) of the server's clock and arrive as data in the event.
 """
 
 from dataclasses import dataclass, field
@@ -118,6 +119,8 @@ class Strategy:
     `horizon_s`: a target must be committed this long after its permit, or its silence is failure.
     `healthy_s`: committed and not regressed for this long makes it verified.
     `permit_valid_s`, `trial_s`, `order_ttl_s`: as in the permit and order. `on_failure`: `pause`, `abort` or `rollback`.
+    `retry_s`: after how long a target that was told to wait asks again, and a target held by another campaign is tried again.
+    `late_max_failures`: how many of `late` may fail; one more pauses the campaign.
     """
 
     name: str
@@ -132,6 +135,7 @@ class Strategy:
     max_attempts: int = 1
     late_max_failures: int = 1
     on_failure: str = "pause"
+    retry_s: int = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +168,8 @@ class CampaignRow:
 @dataclass(frozen=True, kw_only=True)
 class CohortRow:
     """A cohort and its counters, so that a gate is judged without counting rows. `counts` maps every assignment state to
-    the number of this cohort's assignments in it."""
+    the number of this cohort's assignments in it (states without any are left out); `size` is their sum. A cohort that was made
+    with n targets has `size + moved_to_late == n`, `late` apart. `attempted` counts the attempts (permits taken) to install."""
 
     campaign: str
     index: int
@@ -218,7 +223,9 @@ class TargetRow:
     quarantined: bool = False
     groups: tuple[str, ...] = ()
     holder: str | None = None
-    """The campaign that holds this target."""
+    """The campaign that holds this target: the one its reports and asks are about."""
+    settled: bool = True
+    """Whether the holder is done with it, so that another campaign may take it. Stored beside `holder`."""
     version: int = 0
 
 
@@ -376,7 +383,8 @@ Event = (
 class Footprint:
     """What to load for an event: the target with its groups and tokens, the campaign with its cohorts, the assignment.
 
-    `campaign` None with a `target` means: the campaign that holds the target.
+    `campaign` None with a `target` means: the campaign that holds the target. The groups to load are the target's own, the
+    campaign's (`campaign_group`), and those of the tokens that the target holds; a group that isn't stored yet is left out.
     """
 
     campaign: str | None = None
@@ -393,7 +401,14 @@ class Slice:
     assignment: AssignmentRow | None = None
     groups: tuple[GroupRow, ...] = ()
     tokens: tuple[TokenRow, ...] = ()
-    """Tokens held by this target."""
+    """Tokens held by this target, whichever campaign took them."""
+    holders: tuple[TokenRow, ...] = ()
+    """Some tokens of the groups, whoever holds them. Only `explain` looks here; a shell may leave it empty."""
+
+
+def campaign_group(campaign: str) -> str:
+    """The key of the budget group of all targets of a campaign; a label's key holds a `=` and so never equals it."""
+    return f"campaign:{campaign}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -412,8 +427,8 @@ class Delete:
 
 @dataclass(frozen=True, kw_only=True)
 class Admit:
-    """Load up to `limit` planned assignments of the cohort by rank; feed each as `Candidate`, and `CohortDrained` when
-    fewer came."""
+    """Load up to `limit` planned assignments of the cohort that have no `wake_at`, by rank; feed each as `Candidate`, and
+    `CohortDrained` when fewer came. The next page is asked for by the campaign's `wake_at`, which a restart doesn't lose."""
 
     campaign: str
     cohort: int
@@ -423,7 +438,8 @@ class Admit:
 @dataclass(frozen=True, kw_only=True)
 class Recall:
     """Feed `Commanded`-like follow-ups to every assignment of the campaign that is in one of `states`, in pages: withdraw
-    (signed `nothing`) or roll back (signed `rollback`). The shell feeds each as `Recalled`."""
+    (signed `nothing`) or roll back (signed `rollback`). The shell feeds each as `Recalled`. Asked for again by the campaign's
+    `wake_at` for as long as any such assignment is left."""
 
     campaign: str
     states: tuple[AssignmentState, ...]
