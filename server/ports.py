@@ -19,6 +19,7 @@ from server.planner.model import (
     Footprint,
     Slice,
     Strategy,
+    TokenRow,
 )
 
 T = TypeVar("T")
@@ -223,6 +224,13 @@ class Fleet(Protocol):
     def count(self) -> int: ...
     def set_presence(self, agent: str, *, online: bool, at: float) -> None: ...
     def set_progress(self, target: str, text: str) -> None: ...
+    def note_report(self, target: str, *, at: float, slot: str, previous_version: str | None) -> None:
+        """Note what a stored report says that only people look at; the planner's columns change through `commit`."""
+        ...
+
+    def set_inventory(self, target: str, *, labels: Mapping[str, str], capabilities: Sequence[str]) -> None:
+        """Replace the capabilities and the agent's own labels, kept as `agent.NAME` below what the server gave."""
+        ...
 
 
 # Campaigns
@@ -255,11 +263,19 @@ class CampaignView:
     cohorts: Sequence[CohortRow]
     created_at: float
     created_by: str
+    selection: Selection = Selection()
 
 
 class Campaigns(Protocol):
     def create(
-        self, campaign: CampaignRow, name: str, cohorts: Sequence[CohortRow], *, created_at: float, created_by: str
+        self,
+        campaign: CampaignRow,
+        name: str,
+        cohorts: Sequence[CohortRow],
+        *,
+        created_at: float,
+        created_by: str,
+        selection: Selection | None = None,
     ) -> None:
         """Store the campaign, its cohorts and no assignments yet. Raises `RefusedError` (`campaign-exists`)."""
         ...
@@ -283,8 +299,20 @@ class Campaigns(Protocol):
         """Assignments by (cohort, rank)."""
         ...
 
+    def candidates(self, campaign_id: str, cohort: int, limit: int) -> Sequence[AssignmentRow]:
+        """The first planned assignments of a cohort that wait for nothing (no `wake_at`), by rank."""
+        ...
+
+    def in_states(self, campaign_id: str, states: Sequence[AssignmentState], limit: int) -> Sequence[AssignmentRow]:
+        """Some assignments in these states, in no promised order."""
+        ...
+
+    def holders(self, groups: Sequence[str], limit: int) -> Sequence[TokenRow]:
+        """Some tokens of these groups, oldest first, whoever holds them."""
+        ...
+
     def due(self, now: float, limit: int) -> tuple[Sequence[CampaignRow], Sequence[AssignmentRow]]:
-        """Rows of live campaigns whose `wake_at` has passed, oldest first."""
+        """Rows whose `wake_at` has passed, oldest first."""
         ...
 
     def next_wake(self) -> float | None: ...
