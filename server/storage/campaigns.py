@@ -1,0 +1,268 @@
+"""Campaigns, their cohorts and assignments; slices for the planner, and its decisions by compare-and-set."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, delete, func, insert, select, tuple_, update
+from sqlalchemy.exc import IntegrityError
+
+from firmware.errors import RefusedError
+from server.errors import ConflictError
+from server.planner.model import (
+    AssignmentRow,
+    AssignmentState,
+    CampaignRow,
+    Change,
+    CohortRow,
+    Decision,
+    Delete,
+    Footprint,
+    GroupRow,
+    Slice,
+    TargetRow,
+    TokenRow,
+    campaign_group,
+)
+from server.ports import AgentStatus, CampaignView, Page, Selection
+from server.storage.fleet import labelled
+from server.storage.rows import (
+    ASSIGNMENT_COLUMNS,
+    CAMPAIGN_COLUMNS,
+    assignment_row,
+    campaign_row,
+    cohort_row,
+    group_keys,
+    group_row,
+    key_of,
+    token_row,
+    values_of,
+)
+from server.storage.tables import AGENT, ASSIGNMENT, CAMPAIGN, COHORT, GROUP, TARGET, TARGET_LABEL, TOKEN
+
+_TARGET_COLUMNS = (
+    TARGET.c.id,
+    TARGET.c.agent,
+    TARGET.c.hardware,
+    TARGET.c.running_version,
+    TARGET.c.running_sha256,
+    TARGET.c.rollback_available,
+    TARGET.c.holder,
+    TARGET.c.settled,
+    TARGET.c.version,
+    AGENT.c.status,
+)
+
+
+class SqlCampaigns:
+    """`server.ports.Campaigns` on one connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._db = connection
+
+    def create(
+        self,
+        campaign: CampaignRow,
+        name: str,
+        cohorts: Sequence[CohortRow],
+        *,
+        created_at: float,
+        created_by: str,
+        selection: Selection | None = None,
+    ) -> None:
+        """Store the campaign, its cohorts and no assignments yet. Raises `RefusedError` (`campaign-exists`)."""
+        taken = select(CAMPAIGN.c.id).where((CAMPAIGN.c.id == campaign.id) | (CAMPAIGN.c.name == name))
+        if self._db.execute(taken).first() is not None:
+            raise RefusedError("campaign-exists", f"There is a campaign {name} already; choose another name.")
+        chosen = asdict(selection or Selection())
+        extra = {"name": name, "created_at": created_at, "created_by": created_by, "selection": chosen}
+        self._db.execute(insert(CAMPAIGN).values(id=campaign.id, **values_of(campaign), **extra, version=1))
+        for cohort in cohorts:
+            self._insert(cohort)
+
+    def add_assignments(self, rows: Sequence[AssignmentRow]) -> None:
+        """Store new assignments."""
+        values = [{**key_of(row)[1], **values_of(row), "version": 1} for row in rows]
+        if values:
+            self._db.execute(insert(ASSIGNMENT), values)
+
+    def eligible(self, product: str, hardware: Sequence[str], selection: Selection) -> Sequence[str]:
+        """Ids of the active targets that fit, sorted. Hardware ids are the product's own, so `product` needs no column."""
+        conditions = [labelled(name, value) for name, value in selection.labels.items()]
+        statement = (
+            select(TARGET.c.id)
+            .join(AGENT, AGENT.c.id == TARGET.c.agent)
+            .where(AGENT.c.status == str(AgentStatus.ACTIVE), TARGET.c.hardware.in_(list(hardware)), *conditions)
+            .order_by(TARGET.c.id)
+        )
+        return self._db.execute(statement).scalars().all()
+
+    def list(self) -> Sequence[CampaignView]:
+        """All campaigns, newest first."""
+        rows = self._db.execute(select(CAMPAIGN).order_by(CAMPAIGN.c.created_at.desc(), CAMPAIGN.c.id)).mappings()
+        return [self._view(row) for row in rows]
+
+    def view(self, campaign_id: str) -> CampaignView | None:
+        """One campaign."""
+        row = self._db.execute(select(CAMPAIGN).where(CAMPAIGN.c.id == campaign_id)).mappings().first()
+        return None if row is None else self._view(row)
+
+    def assignments(
+        self,
+        campaign_id: str,
+        *,
+        states: Sequence[AssignmentState] | None = None,
+        cohort: int | None = None,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Page:
+        """Assignments by (cohort, rank); raises `RefusedError` (`bad-cursor`) for a cursor that no page gave."""
+        statement = select(*ASSIGNMENT_COLUMNS).where(ASSIGNMENT.c.campaign == campaign_id)
+        if states is not None:
+            statement = statement.where(ASSIGNMENT.c.state.in_([str(state) for state in states]))
+        if cohort is not None:
+            statement = statement.where(ASSIGNMENT.c.cohort == cohort)
+        place = tuple_(ASSIGNMENT.c.cohort, ASSIGNMENT.c.rank, ASSIGNMENT.c.target)
+        if cursor is not None:
+            statement = statement.where(place > tuple_(*_cursor(cursor)))
+        order = (ASSIGNMENT.c.cohort, ASSIGNMENT.c.rank, ASSIGNMENT.c.target)
+        rows = [assignment_row(row) for row in self._db.execute(statement.order_by(*order).limit(limit)).mappings()]
+        last = f"{rows[-1].cohort}.{rows[-1].rank}.{rows[-1].target}" if len(rows) == limit else None
+        return Page(rows=rows, next=last)
+
+    def candidates(self, campaign_id: str, cohort: int, limit: int) -> Sequence[AssignmentRow]:
+        """The first planned assignments of a cohort that wait for nothing (no `wake_at`), by rank."""
+        where = (
+            ASSIGNMENT.c.campaign == campaign_id,
+            ASSIGNMENT.c.cohort == cohort,
+            ASSIGNMENT.c.state == str(AssignmentState.PLANNED),
+            ASSIGNMENT.c.wake_at.is_(None),
+        )
+        statement = select(*ASSIGNMENT_COLUMNS).where(*where).order_by(ASSIGNMENT.c.rank).limit(limit)
+        return [assignment_row(row) for row in self._db.execute(statement).mappings()]
+
+    def in_states(self, campaign_id: str, states: Sequence[AssignmentState], limit: int) -> Sequence[AssignmentRow]:
+        """Some assignments in these states, in no promised order."""
+        where = (ASSIGNMENT.c.campaign == campaign_id, ASSIGNMENT.c.state.in_([str(state) for state in states]))
+        statement = select(*ASSIGNMENT_COLUMNS).where(*where).limit(limit)
+        return [assignment_row(row) for row in self._db.execute(statement).mappings()]
+
+    def holders(self, groups: Sequence[str], limit: int) -> Sequence[TokenRow]:
+        """Some tokens of these groups, oldest first, whoever holds them."""
+        statement = select(TOKEN).where(TOKEN.c.group.in_(list(groups))).order_by(TOKEN.c.since).limit(limit)
+        return [token_row(row) for row in self._db.execute(statement).mappings()]
+
+    def due(self, now: float, limit: int) -> tuple[Sequence[CampaignRow], Sequence[AssignmentRow]]:
+        """Rows whose `wake_at` has passed, oldest first."""
+        campaigns = select(*CAMPAIGN_COLUMNS).where(CAMPAIGN.c.wake_at <= now)
+        assignments = select(*ASSIGNMENT_COLUMNS).where(ASSIGNMENT.c.wake_at <= now)
+        first = self._db.execute(campaigns.order_by(CAMPAIGN.c.wake_at).limit(limit)).mappings()
+        second = self._db.execute(assignments.order_by(ASSIGNMENT.c.wake_at).limit(limit)).mappings()
+        return [campaign_row(row) for row in first], [assignment_row(row) for row in second]
+
+    def next_wake(self) -> float | None:
+        """The earliest `wake_at` of any campaign or assignment."""
+        times = [self._db.execute(select(func.min(table.c.wake_at))).scalar() for table in (CAMPAIGN, ASSIGNMENT)]
+        return min((time for time in times if time is not None), default=None)
+
+    def load(self, footprint: Footprint) -> Slice:
+        """The rows an event touches; `campaign` None with a `target` means the campaign that holds the target.
+
+        `Slice.holders` stays empty: who explains asks `holders`.
+        """
+        target = None if footprint.target is None else self._target(footprint.target)
+        campaign_id = footprint.campaign or (target.holder if target else None)
+        campaign = None if campaign_id is None else self._campaign(campaign_id)
+        tokens = () if target is None else self._tokens(target.id)
+        return Slice(
+            campaign=campaign,
+            cohorts=() if campaign is None else self._cohorts(campaign.id),
+            target=target,
+            assignment=None if campaign is None or target is None else self._assignment(campaign.id, target.id),
+            groups=() if target is None else self._groups(target, tokens, campaign_id),
+            tokens=tokens,
+        )
+
+    def commit(self, decision: Decision) -> None:
+        """Apply the changes by compare-and-set. Raises `ConflictError` when a row did not match; nothing is kept then."""
+        if decision.changes:
+            with self._db.begin_nested():
+                for change in decision.changes:
+                    self._apply(change)
+
+    def _apply(self, change: Change) -> None:
+        row = change.row
+        table, key = key_of(row)
+        if not isinstance(change, Delete) and row.version == 0:
+            self._insert(row)
+            return
+        where = [*(table.c[name] == value for name, value in key.items()), table.c.version == row.version]
+        if isinstance(change, Delete):
+            done = self._db.execute(delete(table).where(*where))
+        else:
+            done = self._db.execute(update(table).where(*where).values(**values_of(row), version=row.version + 1))
+        if done.rowcount != 1:
+            raise ConflictError(f"The {table.name} {'/'.join(map(str, key.values()))} changed since it was loaded.")
+
+    def _insert(self, row: Any) -> None:
+        table, key = key_of(row)
+        if isinstance(row, TargetRow):
+            raise ConflictError("Targets are made by enrolment only.")
+        try:
+            self._db.execute(insert(table).values(**key, **values_of(row), version=1))
+        except IntegrityError as error:
+            raise ConflictError(f"The {table.name} {'/'.join(map(str, key.values()))} exists already.") from error
+
+    def _view(self, row: RowMapping) -> CampaignView:
+        return CampaignView(
+            row=campaign_row(row),
+            name=row["name"],
+            cohorts=self._cohorts(row["id"]),
+            created_at=row["created_at"],
+            created_by=row["created_by"],
+            selection=Selection(**row["selection"]),
+        )
+
+    def _campaign(self, campaign_id: str) -> CampaignRow | None:
+        row = self._db.execute(select(*CAMPAIGN_COLUMNS).where(CAMPAIGN.c.id == campaign_id)).mappings().first()
+        return None if row is None else campaign_row(row)
+
+    def _cohorts(self, campaign_id: str) -> tuple[CohortRow, ...]:
+        statement = select(COHORT).where(COHORT.c.campaign == campaign_id).order_by(COHORT.c.index)
+        return tuple(cohort_row(row) for row in self._db.execute(statement).mappings())
+
+    def _assignment(self, campaign_id: str, target_id: str) -> AssignmentRow | None:
+        where = (ASSIGNMENT.c.campaign == campaign_id, ASSIGNMENT.c.target == target_id)
+        row = self._db.execute(select(*ASSIGNMENT_COLUMNS).where(*where)).mappings().first()
+        return None if row is None else assignment_row(row)
+
+    def _target(self, target_id: str) -> TargetRow | None:
+        source = TARGET.join(AGENT, AGENT.c.id == TARGET.c.agent)
+        statement = select(*_TARGET_COLUMNS).select_from(source).where(TARGET.c.id == target_id)
+        row = self._db.execute(statement).mappings().first()
+        if row is None:
+            return None
+        values = dict(row)
+        quarantined = values.pop("status") != AgentStatus.ACTIVE
+        named = select(TARGET_LABEL.c.name, TARGET_LABEL.c.value).where(TARGET_LABEL.c.target == target_id)
+        labels = {row.name: row.value for row in self._db.execute(named)}
+        return TargetRow(**values, quarantined=quarantined, groups=group_keys(labels))
+
+    def _tokens(self, target_id: str) -> tuple[TokenRow, ...]:
+        statement = select(TOKEN).where(TOKEN.c.target == target_id).order_by(TOKEN.c.group)
+        return tuple(token_row(row) for row in self._db.execute(statement).mappings())
+
+    def _groups(self, target: TargetRow, tokens: Sequence[TokenRow], campaign_id: str | None) -> tuple[GroupRow, ...]:
+        keys = {*target.groups, *(token.group for token in tokens)}
+        if campaign_id is not None:
+            keys.add(campaign_group(campaign_id))
+        statement = select(GROUP).where(GROUP.c.key.in_(sorted(keys))).order_by(GROUP.c.key)
+        return tuple(group_row(row) for row in self._db.execute(statement).mappings())
+
+
+def _cursor(cursor: str) -> tuple[int, int, str]:
+    cohort, _, rest = cursor.partition(".")
+    rank, _, target = rest.partition(".")
+    if not (cohort.isdecimal() and rank.isdecimal() and len(cursor) < 100):
+        raise RefusedError("bad-cursor", "The cursor is not one that a page of assignments gave; start without one.")
+    return int(cohort), int(rank), target

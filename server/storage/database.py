@@ -1,0 +1,81 @@
+"""`server.ports.Database` on SQL: one writer thread, a few reader threads.
+
+Writes are serialised by the one thread, not by retrying, and each is one transaction that is on the disk when `write`
+returns. A caller that is cancelled while it waits does not stop the thread: its transaction ends as a whole, either way.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from sqlalchemy import Engine
+
+from firmware.errors import UnavailableError
+from firmware.protocol.words import ReasonKind
+from server.ports import Unit
+from server.storage.engines import make_engine, parse_url
+from server.storage.faults import translated
+from server.storage.schema import upgrade
+from server.storage.unit import SqlUnit
+
+T = TypeVar("T")
+READERS = 3
+
+
+class SqlDatabase:
+    """Made by `open`; `close` waits for what runs."""
+
+    def __init__(self, writer: Engine, reader: Engine) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._write_thread = ThreadPoolExecutor(1, thread_name_prefix="otaria-write")
+        self._read_threads = ThreadPoolExecutor(READERS, thread_name_prefix="otaria-read")
+
+    @classmethod
+    def open(cls, url: str) -> "SqlDatabase":
+        """Open or create the database and bring its tables up to date. Blocks; meant for the start of a process.
+
+        Raises `RefusedError` (`database-url`, `database-newer`) or `UnavailableError` (`storage-fault`).
+        """
+        parsed = parse_url(url)
+        with translated():
+            writer = make_engine(parsed, writer=True, size=1)
+            try:
+                upgrade(writer)
+            except BaseException:
+                writer.dispose()
+                raise
+            return cls(writer, make_engine(parsed, writer=False, size=READERS))
+
+    async def read(self, work: Callable[[Unit], T]) -> T:
+        """Run `work` on one snapshot, beside any writer. What it writes is rolled back."""
+        return await self._submit(self._read_threads, self._run, self._reader, work, False)
+
+    async def write(self, work: Callable[[Unit], T]) -> T:
+        """Run `work` in one serialised write transaction; an exception rolls all of it back."""
+        return await self._submit(self._write_thread, self._run, self._writer, work, True)
+
+    async def close(self) -> None:
+        """Let what runs end, then close every connection; safe to call twice."""
+        for threads in (self._write_thread, self._read_threads):
+            await asyncio.to_thread(threads.shutdown)
+        self._reader.dispose()
+        self._writer.dispose()
+
+    @staticmethod
+    async def _submit(threads: ThreadPoolExecutor, run: Callable[..., T], *arguments: object) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(threads, run, *arguments)
+        except RuntimeError as error:
+            if threads._shutdown:
+                raise UnavailableError(ReasonKind.STORAGE_FAULT, "The database is closed; start the server.") from error
+            raise
+
+    @staticmethod
+    def _run(engine: Engine, work: Callable[[Unit], T], keep: bool) -> T:
+        with translated(), engine.connect() as connection, connection.begin() as transaction:
+            result = work(SqlUnit(connection))
+            if not keep:
+                transaction.rollback()
+            return result

@@ -1,0 +1,129 @@
+"""Targets as people see them, and what is noted about them beside the planner's own columns."""
+
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, func, insert, select, update
+
+from firmware.errors import RefusedError
+from server.planner.model import AssignmentState
+from server.ports import AgentStatus, Page, TargetView
+from server.storage.tables import AGENT, ASSIGNMENT, TARGET, TARGET_LABEL
+
+AGENT_LABEL = "agent."
+"""Prefix of labels an agent gave itself: it cannot choose its selection or budget group with them unless asked to."""
+
+UNKNOWN = "unknown"
+
+_HIDDEN = {"version", "holder", "settled", "last_campaign", "echoed_epoch", "echoed_n"}
+_COLUMNS = (
+    *(column for column in TARGET.c if column.name not in _HIDDEN),
+    AGENT.c.status,
+    ASSIGNMENT.c.campaign,
+    ASSIGNMENT.c.state,
+    ASSIGNMENT.c.reason_kind,
+    ASSIGNMENT.c.reason,
+)
+_SOURCE = TARGET.join(AGENT, AGENT.c.id == TARGET.c.agent).outerjoin(
+    ASSIGNMENT, and_(ASSIGNMENT.c.campaign == TARGET.c.last_campaign, ASSIGNMENT.c.target == TARGET.c.id)
+)
+
+
+class SqlFleet:
+    """`server.ports.Fleet` on one connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._db = connection
+
+    def page(self, *, cursor: str | None = None, limit: int = 100, query: Mapping[str, str] | None = None) -> Page:
+        """Targets by id. `query` filters by `version`, `hardware`, `campaign`, `state` or `label.NAME`; raises
+        `RefusedError` (`unknown-filter`) for another name."""
+        conditions = [_condition(name, value) for name, value in (query or {}).items()]
+        if cursor is not None:
+            conditions.append(TARGET.c.id > cursor)
+        statement = select(*_COLUMNS).select_from(_SOURCE).where(*conditions).order_by(TARGET.c.id).limit(limit)
+        rows = self._db.execute(statement).mappings().all()
+        labels = self._labels([row["id"] for row in rows])
+        views = [_view(row, labels.get(row["id"], {})) for row in rows]
+        return Page(rows=views, next=views[-1].id if len(views) == limit else None)
+
+    def target(self, target_id: str) -> TargetView | None:
+        """One target."""
+        statement = select(*_COLUMNS).select_from(_SOURCE).where(TARGET.c.id == target_id)
+        row = self._db.execute(statement).mappings().first()
+        return None if row is None else _view(row, self._labels([target_id]).get(target_id, {}))
+
+    def versions(self) -> Mapping[str, int]:
+        """Number of targets per running version ("unknown" for none yet)."""
+        statement = select(TARGET.c.running_version, func.count()).group_by(TARGET.c.running_version)
+        return {version or UNKNOWN: number for version, number in self._db.execute(statement)}
+
+    def count(self) -> int:
+        """Number of targets."""
+        return self._db.execute(select(func.count()).select_from(TARGET)).scalar_one()
+
+    def set_presence(self, agent: str, *, online: bool, at: float) -> None:
+        """Note the presence hint for the agent's targets."""
+        self._db.execute(update(TARGET).where(TARGET.c.agent == agent).values(presence=online, presence_at=at))
+
+    def set_progress(self, target: str, text: str) -> None:
+        """Note the progress hint of a target."""
+        self._db.execute(update(TARGET).where(TARGET.c.id == target).values(progress=text))
+
+    def note_report(self, target: str, *, at: float, slot: str, previous_version: str | None) -> None:
+        """Note what a stored report says that only people look at; a report ends the progress before it."""
+        values = {"last_report_at": at, "running_slot": slot, "previous_version": previous_version, "progress": ""}
+        self._db.execute(update(TARGET).where(TARGET.c.id == target).values(**values))
+
+    def set_inventory(self, target: str, *, labels: Mapping[str, str], capabilities: Sequence[str]) -> None:
+        """Replace the capabilities and the agent's own labels, kept as `agent.NAME` beside what the server gave."""
+        self._db.execute(update(TARGET).where(TARGET.c.id == target).values(capabilities=list(capabilities)))
+        own = (TARGET_LABEL.c.target == target, TARGET_LABEL.c.name.startswith(AGENT_LABEL, autoescape=True))
+        self._db.execute(delete(TARGET_LABEL).where(*own))
+        rows = [{"target": target, "name": AGENT_LABEL + name, "value": value} for name, value in labels.items()]
+        if rows:
+            self._db.execute(insert(TARGET_LABEL), rows)
+
+    def _labels(self, targets: Sequence[str]) -> dict[str, dict[str, str]]:
+        found: dict[str, dict[str, str]] = {}
+        if targets:
+            wanted = select(TARGET_LABEL).where(TARGET_LABEL.c.target.in_(list(targets))).order_by(TARGET_LABEL.c.name)
+            for row in self._db.execute(wanted):
+                found.setdefault(row.target, {})[row.name] = row.value
+        return found
+
+
+def labelled(name: str, value: str) -> ColumnElement[bool]:
+    """The condition that a target carries this label."""
+    own = (TARGET_LABEL.c.name == name, TARGET_LABEL.c.value == value)
+    return TARGET.c.id.in_(select(TARGET_LABEL.c.target).where(*own))
+
+
+def _condition(name: str, value: str) -> ColumnElement[bool]:
+    match name:
+        case "version" if value == UNKNOWN:
+            return TARGET.c.running_version.is_(None)
+        case "version":
+            return TARGET.c.running_version == value
+        case "hardware":
+            return TARGET.c.hardware == value
+        case "campaign":
+            return ASSIGNMENT.c.campaign == value
+        case "state":
+            return ASSIGNMENT.c.state == value
+    if name.startswith("label."):
+        return labelled(name.removeprefix("label."), value)
+    raise RefusedError(
+        "unknown-filter",
+        f"Targets cannot be filtered by {name[:64]}; use version, hardware, campaign, state or label.NAME.",
+    )
+
+
+def _view(row: RowMapping, labels: Mapping[str, str]) -> TargetView:
+    values = dict(row)
+    values["status"] = AgentStatus(values["status"])
+    values["capabilities"] = tuple(values["capabilities"])
+    if values["campaign"] is None:
+        values.update(reason_kind="none", reason="")
+    else:
+        values["state"] = AssignmentState(values["state"])
+    return TargetView(labels=labels, **values)

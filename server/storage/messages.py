@@ -1,0 +1,165 @@
+"""Messages in and out: the inbox with its sequences, the outbox, and the current order of each target."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, or_, select, update
+
+from firmware.protocol.order import Counter
+from server.errors import ConflictError
+from server.ports import InboxItem, OutboxItem, Page, SeqVerdict, StoredOrder
+from server.storage.tables import INBOX, JOURNAL, ORDER, OUTBOX, TARGET
+
+_INBOX_COLUMNS = (INBOX.c.id, INBOX.c.kind, INBOX.c.target, INBOX.c.hash, INBOX.c.received_at, INBOX.c.body)
+
+
+class SqlInbox:
+    """`server.ports.Inbox` on one connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._db = connection
+
+    def sequence(self, agent: str, journal: str, seq: int, oldest: int, digest: str) -> SeqVerdict:
+        """Judge a verified report by its place in its journal.
+
+        `oldest` is the agent's signed word that everything below it was acked. When the server does not have it, it is
+        gone (the server was restored from a backup), and this is remembered, so that an older report that is still
+        waiting can follow.
+        """
+        last, floor = self._position(agent, journal)
+        if seq <= last:
+            return self._judge_old(agent, journal, seq, digest)
+        if oldest > max(floor, last + 1):
+            floor = oldest
+            self._write_position(agent, journal, last, floor)
+        if seq == last + 1:
+            return SeqVerdict.NEW
+        return SeqVerdict.NEW_AFTER_GAP if seq == max(floor, oldest) else SeqVerdict.EARLY
+
+    def add_report(
+        self, target: str, agent: str, journal: str, seq: int, digest: str, body: Mapping[str, Any], received_at: float
+    ) -> None:
+        """Store a report and advance the sequence of its journal; raises `ConflictError` for a seq that is not ahead."""
+        last, floor = self._position(agent, journal)
+        if seq <= last:
+            raise ConflictError(f"Report {seq} of journal {journal} is stored already.")
+        self._insert("report", target, digest, body, received_at, {"agent": agent, "journal": journal, "seq": seq})
+        self._write_position(agent, journal, seq, floor)
+
+    def add(self, kind: str, target: str, digest: str, body: Mapping[str, Any], received_at: float) -> None:
+        """Store a message without a sequence; one that is stored already (target, hash) is not stored twice."""
+        known = select(INBOX.c.id).where(INBOX.c.target == target, INBOX.c.hash == digest, INBOX.c.kind == kind)
+        if self._db.execute(known).first() is None:
+            self._insert(kind, target, digest, body, received_at, {})
+
+    def unprocessed(self, limit: int) -> Sequence[InboxItem]:
+        """The next messages in the order they were stored."""
+        query = select(*_INBOX_COLUMNS).where(INBOX.c.pending.is_(True)).order_by(INBOX.c.id).limit(limit)
+        return [InboxItem(**row) for row in self._db.execute(query).mappings()]
+
+    def mark_processed(self, item_id: int) -> None:
+        """Never hand this message out again; it stays as evidence."""
+        self._db.execute(update(INBOX).where(INBOX.c.id == item_id).values(pending=False))
+
+    def _judge_old(self, agent: str, journal: str, seq: int, digest: str) -> SeqVerdict:
+        where = (INBOX.c.agent == agent, INBOX.c.journal == journal, INBOX.c.seq == seq)
+        stored = self._db.execute(select(INBOX.c.hash).where(*where)).scalar()
+        return SeqVerdict.REPEAT if stored in (None, digest) else SeqVerdict.CLONE
+
+    def _position(self, agent: str, journal: str) -> tuple[int, int]:
+        query = select(JOURNAL.c.last_seq, JOURNAL.c.floor).where(
+            JOURNAL.c.agent == agent, JOURNAL.c.journal == journal
+        )
+        row = self._db.execute(query).first()
+        return (0, 1) if row is None else (row.last_seq, row.floor)
+
+    def _write_position(self, agent: str, journal: str, last: int, floor: int) -> None:
+        where = (JOURNAL.c.agent == agent, JOURNAL.c.journal == journal)
+        if self._db.execute(update(JOURNAL).where(*where).values(last_seq=last, floor=floor)).rowcount == 0:
+            self._db.execute(insert(JOURNAL).values(agent=agent, journal=journal, last_seq=last, floor=floor))
+
+    def _insert(
+        self, kind: str, target: str, digest: str, body: Mapping[str, Any], at: float, place: Mapping[str, Any]
+    ) -> None:
+        values = {"kind": kind, "target": target, "hash": digest, "received_at": at, "body": dict(body)}
+        self._db.execute(insert(INBOX).values(**values, **place, pending=True))
+
+
+class SqlOutbox:
+    """`server.ports.Outbox` on one connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._db = connection
+
+    def add(self, topic: str, payload: bytes, *, retain: bool = False, expires_at: float | None = None) -> None:
+        """Queue a message; it becomes visible with the transaction that caused it."""
+        self._db.execute(insert(OUTBOX).values(topic=topic, payload=payload, retain=retain, expires_at=expires_at))
+
+    def pending(self, limit: int) -> Sequence[OutboxItem]:
+        """The oldest messages, in the order they were queued."""
+        rows = self._db.execute(select(OUTBOX).order_by(OUTBOX.c.id).limit(limit)).mappings()
+        return [OutboxItem(**row) for row in rows]
+
+    def done(self, item_ids: Sequence[int]) -> None:
+        """Forget messages that the broker took or that expired."""
+        if item_ids:
+            self._db.execute(delete(OUTBOX).where(OUTBOX.c.id.in_(list(item_ids))))
+
+
+class SqlOrders:
+    """`server.ports.Orders` on one connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._db = connection
+
+    def current(self, target: str) -> StoredOrder | None:
+        """The current order of a target."""
+        row = self._db.execute(select(ORDER).where(ORDER.c.target == target)).mappings().first()
+        return None if row is None else _order(dict(row))
+
+    def put(self, order: StoredOrder) -> None:
+        """Make this the current order; raises `ConflictError` unless its counter is above the stored one's."""
+        current = self.current(order.target)
+        values = {
+            "target": order.target,
+            "agent": order.agent,
+            "epoch": order.counter.epoch,
+            "n": order.counter.n,
+            "hash": order.hash,
+            "envelope": order.envelope,
+            "campaign": order.campaign,
+        }
+        if current is None:
+            self._db.execute(insert(ORDER).values(**values))
+        elif current.counter < order.counter:
+            self._db.execute(update(ORDER).where(ORDER.c.target == order.target).values(**values))
+        else:
+            raise ConflictError(f"The order of {order.target} must have a counter above {current.counter}.")
+
+    def echoed(self, target: str) -> Counter | None:
+        """The highest counter the target echoed in a signed report."""
+        row = self._db.execute(select(TARGET.c.echoed_epoch, TARGET.c.echoed_n).where(TARGET.c.id == target)).first()
+        return None if row is None or row.echoed_n is None else Counter(epoch=row.echoed_epoch, n=row.echoed_n)
+
+    def set_echoed(self, target: str, counter: Counter) -> None:
+        """Note an echoed counter; a lower one than the stored changes nothing."""
+        higher = or_(
+            TARGET.c.echoed_n.is_(None),
+            TARGET.c.echoed_epoch < counter.epoch,
+            (TARGET.c.echoed_epoch == counter.epoch) & (TARGET.c.echoed_n < counter.n),
+        )
+        values = {"echoed_epoch": counter.epoch, "echoed_n": counter.n}
+        self._db.execute(update(TARGET).where(TARGET.c.id == target, higher).values(**values))
+
+    def page(self, *, cursor: str | None = None, limit: int = 500) -> Page:
+        """Current orders by target, for republishing after the broker lost its retained messages."""
+        query = select(ORDER).order_by(ORDER.c.target).limit(limit)
+        if cursor is not None:
+            query = query.where(ORDER.c.target > cursor)
+        rows = [_order(dict(row)) for row in self._db.execute(query).mappings()]
+        return Page(rows=rows, next=rows[-1].target if len(rows) == limit else None)
+
+
+def _order(row: dict[str, Any]) -> StoredOrder:
+    counter = Counter(epoch=row.pop("epoch"), n=row.pop("n"))
+    return StoredOrder(counter=counter, **row)

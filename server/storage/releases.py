@@ -1,0 +1,118 @@
+"""Published releases and the deltas between their images."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, delete, insert, select, update
+
+from firmware.errors import RefusedError
+from server.ports import DeltaRecord, ReleaseRecord, ReleaseState, StoredFile
+from server.storage.tables import DELTA, RELEASE
+
+
+class SqlReleases:
+    """`server.ports.Releases` on one connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._db = connection
+
+    def add(self, release: ReleaseRecord) -> None:
+        """Idempotent for an equal record; raises `RefusedError` (`release-exists`) for another of the same version.
+
+        What the server notes about it (state, when it was published) does not make it another release.
+        """
+        known = self.get(release.product, release.version)
+        if known is None:
+            self._db.execute(insert(RELEASE).values(**_values(release)))
+        elif replace(known, state=release.state, published_at=release.published_at) != release:
+            raise RefusedError(
+                "release-exists",
+                f"{release.product} {release.version} was published with other content; give the new one a new version.",
+            )
+
+    def get(self, product: str, version: str) -> ReleaseRecord | None:
+        """One release."""
+        query = select(RELEASE).where(RELEASE.c.product == product, RELEASE.c.version == version)
+        row = self._db.execute(query).mappings().first()
+        return None if row is None else _release(row)
+
+    def list(self) -> Sequence[ReleaseRecord]:
+        """All releases, by product and release counter."""
+        query = select(RELEASE).order_by(RELEASE.c.product, RELEASE.c.counter, RELEASE.c.version)
+        return [_release(row) for row in self._db.execute(query).mappings()]
+
+    def set_state(self, product: str, version: str, state: ReleaseState) -> None:
+        """Mark a release suspect, withdrawn or active again."""
+        which = (RELEASE.c.product == product, RELEASE.c.version == version)
+        self._db.execute(update(RELEASE).where(*which).values(state=str(state)))
+
+    def add_delta(self, delta: DeltaRecord) -> None:
+        """Store a delta; a newer one between the same images replaces it."""
+        which = (DELTA.c.source_sha256 == delta.source_sha256, DELTA.c.target_sha256 == delta.target_sha256)
+        self._db.execute(delete(DELTA).where(*which))
+        self._db.execute(
+            insert(DELTA).values(
+                source_sha256=delta.source_sha256,
+                target_sha256=delta.target_sha256,
+                source_length=delta.source_length,
+                path=delta.file.path,
+                length=delta.file.length,
+                sha256=delta.file.sha256,
+            )
+        )
+
+    def delta(self, source_sha256: str, target_sha256: str) -> DeltaRecord | None:
+        """The delta from one image to another, if there is one."""
+        query = select(DELTA).where(DELTA.c.source_sha256 == source_sha256, DELTA.c.target_sha256 == target_sha256)
+        row = self._db.execute(query).mappings().first()
+        return None if row is None else _delta(row)
+
+    def deltas(self) -> Sequence[DeltaRecord]:
+        """All deltas, by path."""
+        return [_delta(row) for row in self._db.execute(select(DELTA).order_by(DELTA.c.path)).mappings()]
+
+
+def _values(release: ReleaseRecord) -> dict[str, Any]:
+    return {
+        "product": release.product,
+        "version": release.version,
+        "counter": release.counter,
+        "hardware": list(release.hardware),
+        "manifest_path": release.manifest.path,
+        "manifest_length": release.manifest.length,
+        "manifest_sha256": release.manifest.sha256,
+        "image_path": release.image.path,
+        "image_length": release.image.length,
+        "image_sha256": release.image.sha256,
+        "state": str(release.state),
+        "notes": release.notes,
+        "published_at": release.published_at,
+    }
+
+
+def _release(row: RowMapping) -> ReleaseRecord:
+    return ReleaseRecord(
+        product=row["product"],
+        version=row["version"],
+        counter=row["counter"],
+        hardware=tuple(row["hardware"]),
+        manifest=_file(row, "manifest"),
+        image=_file(row, "image"),
+        state=ReleaseState(row["state"]),
+        notes=row["notes"],
+        published_at=row["published_at"],
+    )
+
+
+def _file(row: RowMapping, which: str) -> StoredFile:
+    return StoredFile(path=row[f"{which}_path"], length=row[f"{which}_length"], sha256=row[f"{which}_sha256"])
+
+
+def _delta(row: RowMapping) -> DeltaRecord:
+    return DeltaRecord(
+        file=StoredFile(path=row["path"], length=row["length"], sha256=row["sha256"]),
+        source_sha256=row["source_sha256"],
+        source_length=row["source_length"],
+        target_sha256=row["target_sha256"],
+    )

@@ -1,0 +1,118 @@
+"""Between table rows and the planner's values. Enumerations are stored as words, nested values as JSON."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import msgspec
+from sqlalchemy import RowMapping, Table
+
+from firmware.protocol.words import Action
+from server.planner.model import (
+    AssignmentRow,
+    AssignmentState,
+    CampaignRow,
+    CampaignState,
+    CohortRow,
+    CohortState,
+    GateVerdict,
+    GroupRow,
+    ReleaseKey,
+    Row,
+    Strategy,
+    TargetRow,
+    TokenKind,
+    TokenRow,
+)
+from server.storage.tables import ASSIGNMENT, CAMPAIGN, COHORT, GROUP, TARGET, TOKEN
+
+CAMPAIGN_COLUMNS = tuple(CAMPAIGN.c[name] for name in CampaignRow.__dataclass_fields__)
+ASSIGNMENT_COLUMNS = tuple(ASSIGNMENT.c[name] for name in AssignmentRow.__dataclass_fields__)
+
+
+def campaign_row(row: RowMapping) -> CampaignRow:
+    """A campaign from its columns, strategy and release rebuilt from JSON."""
+    values = {name: row[name] for name in CampaignRow.__dataclass_fields__}
+    values["state"] = CampaignState(values["state"])
+    values["release"] = ReleaseKey(**values["release"])
+    values["strategy"] = msgspec.convert(values["strategy"], Strategy)
+    return CampaignRow(**values)
+
+
+def cohort_row(row: RowMapping) -> CohortRow:
+    """A cohort from its columns; its counts are keyed by assignment state."""
+    values = dict(row)
+    values["state"] = CohortState(values["state"])
+    values["verdict"] = GateVerdict(values["verdict"])
+    values["counts"] = {AssignmentState(name): number for name, number in values["counts"].items()}
+    return CohortRow(**values)
+
+
+def assignment_row(row: RowMapping) -> AssignmentRow:
+    """An assignment from its columns."""
+    values = {name: row[name] for name in AssignmentRow.__dataclass_fields__}
+    values["state"] = AssignmentState(values["state"])
+    values["action"] = Action(values["action"])
+    return AssignmentRow(**values)
+
+
+def token_row(row: RowMapping) -> TokenRow:
+    """A token from its columns."""
+    return TokenRow(**{**row, "kind": TokenKind(row["kind"])})
+
+
+def group_row(row: RowMapping) -> GroupRow:
+    """A budget group from its columns."""
+    return GroupRow(**row)
+
+
+def group_keys(labels: Mapping[str, str]) -> tuple[str, ...]:
+    """The budget groups labels put a target into: `name=value` for each, sorted."""
+    return tuple(sorted(f"{name}={value}" for name, value in labels.items()))
+
+
+def key_of(row: Row) -> tuple[Table, dict[str, Any]]:
+    """Where a planner row lives: its table and primary key."""
+    match row:
+        case CampaignRow():
+            return CAMPAIGN, {"id": row.id}
+        case CohortRow():
+            return COHORT, {"campaign": row.campaign, "index": row.index}
+        case AssignmentRow():
+            return ASSIGNMENT, {"campaign": row.campaign, "target": row.target}
+        case TargetRow():
+            return TARGET, {"id": row.id}
+        case GroupRow():
+            return GROUP, {"key": row.key}
+        case TokenRow():
+            return TOKEN, {"target": row.target, "group": row.group}
+
+
+def values_of(row: Row) -> dict[str, Any]:
+    """The columns a planner row writes, key and `version` left out.
+
+    Of a target only what the planner decides: its hardware, labels and standing belong to identity.
+    """
+    if isinstance(row, TargetRow):
+        return _target_values(row)
+    _, key = key_of(row)
+    plain = {name: getattr(row, name) for name in row.__dataclass_fields__ if name not in key and name != "version"}
+    if isinstance(row, CampaignRow):
+        plain["release"] = asdict(row.release)
+        plain["strategy"] = msgspec.to_builtins(row.strategy)
+    if isinstance(row, CohortRow):
+        plain["counts"] = {str(state): number for state, number in row.counts.items()}
+    return plain
+
+
+def _target_values(row: TargetRow) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "running_version": row.running_version,
+        "running_sha256": row.running_sha256,
+        "rollback_available": row.rollback_available,
+        "holder": row.holder,
+        "settled": row.settled,
+    }
+    if row.holder is not None:
+        values["last_campaign"] = row.holder
+    return values

@@ -1,0 +1,286 @@
+"""The tables.
+
+Declared with SQLModel, queried through their SQLAlchemy `Table` (the constants below), so that a statement says exactly
+which columns it touches. Enumerations are stored as their words, times as POSIX seconds, whole values nobody searches in
+as JSON. `version` columns are for compare-and-set. Nothing here validates: values were parsed before they came.
+"""
+
+from typing import Any, ClassVar
+
+from sqlalchemy import JSON, BigInteger, Index, Integer, LargeBinary, MetaData, Table, UniqueConstraint
+from sqlmodel import Field, SQLModel
+
+BIG = BigInteger().with_variant(Integer, "sqlite")
+"""64 bits everywhere; SQLite counts up only plain INTEGER primary keys."""
+
+NAMES = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Stored(SQLModel):
+    """What all tables share: one metadata with names that every database agrees on."""
+
+    metadata: ClassVar[MetaData] = MetaData(naming_convention=NAMES)
+
+
+class ClaimTokenTable(Stored, table=True):
+    __tablename__ = "claim_token"
+    id: str = Field(primary_key=True)
+    secret_sha256: str
+    expires_at: float
+    uses_left: int
+    labels: dict[str, Any] = Field(sa_type=JSON)
+    created_by: str
+
+
+class AgentTable(Stored, table=True):
+    __tablename__ = "agent"
+    id: str = Field(primary_key=True)
+    status: str
+    report_keyid: str = Field(unique=True)
+    report_key: dict[str, Any] = Field(sa_type=JSON)
+    certificate_serial: str
+    enrolled_at: float
+    claim_token: str
+
+
+class ApiTokenTable(Stored, table=True):
+    __tablename__ = "api_token"
+    secret_sha256: str = Field(primary_key=True)
+    name: str
+    role: str
+    expires_at: float | None
+
+
+class ReleaseTable(Stored, table=True):
+    __tablename__ = "release"
+    product: str = Field(primary_key=True)
+    version: str = Field(primary_key=True)
+    counter: int = Field(sa_type=BigInteger)
+    hardware: list[Any] = Field(sa_type=JSON)
+    manifest_path: str
+    manifest_length: int = Field(sa_type=BigInteger)
+    manifest_sha256: str
+    image_path: str
+    image_length: int = Field(sa_type=BigInteger)
+    image_sha256: str
+    state: str
+    notes: str
+    published_at: float
+
+
+class DeltaTable(Stored, table=True):
+    __tablename__ = "delta"
+    source_sha256: str = Field(primary_key=True)
+    target_sha256: str = Field(primary_key=True)
+    source_length: int = Field(sa_type=BigInteger)
+    path: str
+    length: int = Field(sa_type=BigInteger)
+    sha256: str
+
+
+class TargetTable(Stored, table=True):
+    """A target. The planner's columns change by compare-and-set; `presence`, `progress`, `echoed_*` and what only
+    people look at change without touching `version`. `last_campaign` is the last that held it."""
+
+    __tablename__ = "target"
+    id: str = Field(primary_key=True)
+    agent: str = Field(foreign_key="agent.id", index=True)
+    hardware: str = Field(index=True)
+    running_version: str | None = Field(index=True)
+    running_sha256: str | None
+    rollback_available: bool
+    holder: str | None
+    settled: bool
+    version: int
+    last_campaign: str | None
+    running_slot: str | None
+    previous_version: str | None
+    last_report_at: float | None
+    presence: bool
+    presence_at: float | None
+    progress: str
+    capabilities: list[Any] = Field(sa_type=JSON)
+    echoed_epoch: int | None = Field(sa_type=BigInteger)
+    echoed_n: int | None = Field(sa_type=BigInteger)
+
+
+class TargetLabelTable(Stored, table=True):
+    __tablename__ = "target_label"
+    target: str = Field(primary_key=True, foreign_key="target.id")
+    name: str = Field(primary_key=True)
+    value: str
+    __table_args__ = (Index(None, "name", "value", "target"),)
+
+
+class CampaignTable(Stored, table=True):
+    __tablename__ = "campaign"
+    id: str = Field(primary_key=True)
+    name: str = Field(unique=True)
+    change_id: str
+    state: str
+    release: dict[str, Any] = Field(sa_type=JSON)
+    strategy: dict[str, Any] = Field(sa_type=JSON)
+    selection: dict[str, Any] = Field(sa_type=JSON)
+    seed: int = Field(sa_type=BigInteger)
+    cohort: int
+    reason_kind: str
+    reason: str
+    changed_at: float
+    wake_at: float | None = Field(index=True)
+    version: int
+    created_at: float
+    created_by: str
+
+
+class CohortTable(Stored, table=True):
+    __tablename__ = "cohort"
+    campaign: str = Field(primary_key=True, foreign_key="campaign.id")
+    index: int = Field(primary_key=True)
+    name: str
+    state: str
+    size: int
+    counts: dict[str, Any] = Field(sa_type=JSON)
+    attempted: int
+    moved_to_late: int
+    opened_at: float | None
+    verdict: str
+    verdict_text: str
+    version: int
+
+
+class AssignmentTable(Stored, table=True):
+    __tablename__ = "assignment"
+    campaign: str = Field(primary_key=True, foreign_key="campaign.id")
+    target: str = Field(primary_key=True, foreign_key="target.id", index=True)
+    cohort: int
+    rank: int
+    state: str
+    action: str
+    attempt: int
+    order_hash: str | None
+    heard: bool
+    permit_nonce: str | None
+    permitted_at: float | None
+    committed_at: float | None
+    state_since: float
+    reason_kind: str
+    reason: str
+    wake_at: float | None = Field(index=True)
+    version: int
+    __table_args__ = (
+        Index(None, "campaign", "cohort", "rank", "target"),
+        Index(None, "campaign", "state", "cohort", "rank"),
+    )
+
+
+class GroupTable(Stored, table=True):
+    __tablename__ = "budget_group"
+    key: str = Field(primary_key=True)
+    limit: int
+    used: int
+    version: int
+
+
+class TokenTable(Stored, table=True):
+    __tablename__ = "token"
+    target: str = Field(primary_key=True, foreign_key="target.id")
+    group: str = Field(primary_key=True)
+    campaign: str = Field(index=True)
+    kind: str
+    since: float
+    version: int
+    __table_args__ = (Index(None, "group", "since"),)
+
+
+class JournalTable(Stored, table=True):
+    """The sequence of one journal of an agent: `last_seq` is stored, and everything below `floor` is either stored or,
+    by the agent's own signed word, gone."""
+
+    __tablename__ = "journal"
+    agent: str = Field(primary_key=True)
+    journal: str = Field(primary_key=True)
+    last_seq: int = Field(sa_type=BigInteger)
+    floor: int = Field(sa_type=BigInteger)
+
+
+class InboxTable(Stored, table=True):
+    __tablename__ = "inbox"
+    id: int | None = Field(default=None, primary_key=True, sa_type=BIG)
+    kind: str
+    target: str
+    hash: str
+    received_at: float
+    body: dict[str, Any] = Field(sa_type=JSON)
+    pending: bool
+    agent: str | None
+    journal: str | None
+    seq: int | None = Field(sa_type=BigInteger)
+    __table_args__ = (
+        UniqueConstraint("agent", "journal", "seq"),
+        Index(None, "target", "hash"),
+        Index(None, "pending", "id"),
+        {"sqlite_autoincrement": True},
+    )
+
+
+class OutboxTable(Stored, table=True):
+    __tablename__ = "outbox"
+    id: int | None = Field(default=None, primary_key=True, sa_type=BIG)
+    topic: str
+    payload: bytes = Field(sa_type=LargeBinary)
+    retain: bool
+    expires_at: float | None
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+
+class OrderTable(Stored, table=True):
+    __tablename__ = "current_order"
+    target: str = Field(primary_key=True, foreign_key="target.id")
+    agent: str
+    epoch: int = Field(sa_type=BigInteger)
+    n: int = Field(sa_type=BigInteger)
+    hash: str
+    envelope: bytes = Field(sa_type=LargeBinary)
+    campaign: str | None
+
+
+class AuditTable(Stored, table=True):
+    __tablename__ = "audit"
+    id: int | None = Field(default=None, primary_key=True, sa_type=BIG)
+    at: float
+    kind: str
+    text: str
+    actor: str
+    change_id: str | None
+    campaign: str | None
+    target: str | None
+    data: dict[str, Any] = Field(sa_type=JSON)
+    __table_args__ = (Index(None, "campaign", "id"), Index(None, "target", "id"), {"sqlite_autoincrement": True})
+
+
+def _table(name: str) -> Table:
+    return Stored.metadata.tables[name]
+
+
+CLAIM_TOKEN = _table("claim_token")
+AGENT = _table("agent")
+API_TOKEN = _table("api_token")
+RELEASE = _table("release")
+DELTA = _table("delta")
+TARGET = _table("target")
+TARGET_LABEL = _table("target_label")
+CAMPAIGN = _table("campaign")
+COHORT = _table("cohort")
+ASSIGNMENT = _table("assignment")
+GROUP = _table("budget_group")
+TOKEN = _table("token")
+JOURNAL = _table("journal")
+INBOX = _table("inbox")
+OUTBOX = _table("outbox")
+ORDER = _table("current_order")
+AUDIT = _table("audit")

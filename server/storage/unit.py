@@ -1,0 +1,24 @@
+"""One transaction and its repositories."""
+
+from sqlalchemy import Connection
+
+from server.storage.audit import SqlAudit
+from server.storage.campaigns import SqlCampaigns
+from server.storage.fleet import SqlFleet
+from server.storage.identities import SqlIdentities
+from server.storage.messages import SqlInbox, SqlOrders, SqlOutbox
+from server.storage.releases import SqlReleases
+
+
+class SqlUnit:
+    """`server.ports.Unit` on one connection; valid only inside the `read` or `write` that made it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.identities = SqlIdentities(connection)
+        self.releases = SqlReleases(connection)
+        self.fleet = SqlFleet(connection)
+        self.campaigns = SqlCampaigns(connection)
+        self.inbox = SqlInbox(connection)
+        self.outbox = SqlOutbox(connection)
+        self.orders = SqlOrders(connection)
+        self.audit = SqlAudit(connection)
