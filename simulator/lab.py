@@ -1,0 +1,313 @@
+"""A laboratory: one whole Otaria on this machine, in one directory, made of the same programs and commands that users run.
+
+It starts the real server as a process of its own, real boards with real agents, and knows how to pull plugs. Everything
+listens on free loopback ports and ends with `close()`.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from device_agent.slots.files import create_board
+from firmware.errors import OtariaError
+from firmware.manifest import HealthCheck
+from firmware.protocol.codec import canonical
+from server.cli import run as run_otaria
+from simulator.rest import RestClient
+
+START_TIMEOUT_S = 60.0
+POLL_S = 0.1
+PRODUCT = "gateway"
+HARDWARE = "gateway-r1"
+
+
+class LabError(OtariaError):
+    """Something in the laboratory did not happen in time or failed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Firmware:
+    """An image to release."""
+
+    version: str
+    counter: int
+    path: Path
+    health: Sequence[HealthCheck] = ()
+
+
+@dataclass(kw_only=True)
+class Board:
+    """One file-backed board: its directory and, while it has power, its supervisor."""
+
+    directory: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    _process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def agent_directory(self) -> Path:
+        return self.directory / "agent"
+
+    @property
+    def target(self) -> str:
+        """The id the server gave it."""
+        return str(json.loads((self.agent_directory / "identity.json").read_text())["target"])
+
+    @property
+    def powered(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def power_on(self) -> None:
+        """Start the supervisor: power supply, boot loader and init of this board."""
+        log = (self.directory / "board.log").open("ab")
+        with log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "device_agent.cli", "board", str(self.directory)],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=os.environ | self.environment,
+            )
+
+    def power_cut(self) -> None:
+        """Kill everything on the board at once, with no chance to clean up."""
+        self._end(signal.SIGKILL)
+
+    def power_off(self) -> None:
+        """Shut down cleanly."""
+        self._end(signal.SIGTERM)
+
+    def kill_agent(self) -> None:
+        """`kill -9` the agent process; the supervisor starts it again."""
+        os.kill(self.agent_pid(), signal.SIGKILL)
+
+    def agent_pid(self) -> int:
+        """The process id of the running agent."""
+        return int((self.directory / "run" / "agent.pid").read_text())
+
+    def log(self) -> str:
+        """What the board printed, for error messages."""
+        path = self.directory / "board.log"
+        return path.read_text(errors="replace")[-4000:] if path.exists() else ""
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            if how is signal.SIGKILL:
+                os.killpg(self._process.pid, how)
+            else:
+                self._process.send_signal(how)
+        try:
+            self._process.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait(timeout=15)
+        self._process = None
+
+
+class Lab:
+    """One Otaria in `directory`. `broker` is `auto`, `mosquitto` or `embedded`; `say` is told each command that is run."""
+
+    def __init__(self, directory: Path, *, broker: str = "auto", say: Callable[[str], None] | None = None) -> None:
+        self.directory = directory
+        self.state = directory / "state"
+        self.repository = directory / "repository"
+        self.boards: list[Board] = []
+        self._broker = broker
+        self._say = say or (lambda _text: None)
+        self._server: subprocess.Popen[bytes] | None = None
+
+    # The server
+
+    def prepare(self) -> None:
+        """Hold the key ceremony and write the server's configuration, with ports that a restarted server finds again."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.otaria("keys", "init", str(self.repository), "--product", PRODUCT)
+        (self.directory / "otaria.toml").write_text(
+            f'[server]\nstate = "state"\n\n[http]\npeople = "127.0.0.1:{free_port()}"\n'
+            f'devices = "127.0.0.1:{free_port()}"\n\n[broker]\nkind = "{self._broker}"\n'
+            f"agents_port = {free_port()}\nservices_port = {free_port()}\n\n"
+            '[catalogue]\nrepository = "repository/metadata"\nonline_keys = "repository/keys/online"\n'
+        )
+
+    def start_server(self) -> None:
+        """Start `otaria serve` and wait until it answers."""
+        (self.state / "run.json").unlink(missing_ok=True)
+        with (self.directory / "server.log").open("ab") as log:
+            self._server = subprocess.Popen(
+                [sys.executable, "-c", "from server.cli import main; main()", "serve", "--config", "otaria.toml"],
+                cwd=self.directory,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.wait(self._is_serving, START_TIMEOUT_S, "the server to start", on_failure=self.server_log)
+
+    def kill_server(self) -> None:
+        """`kill -9` the server process alone; its broker goes with it or stays, as it would on a real machine."""
+        if self._server is not None:
+            self._server.kill()
+            self._server.wait(timeout=15)
+            self._server = None
+
+    def stop_server(self) -> None:
+        """Stop the server cleanly."""
+        if self._server is not None:
+            self._server.terminate()
+            try:
+                self._server.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                self.kill_server()
+            self._server = None
+
+    @property
+    def run_info(self) -> dict[str, Any]:
+        """The server's `run.json`: its addresses and process ids."""
+        info: dict[str, Any] = json.loads((self.state / "run.json").read_text())
+        return info
+
+    @property
+    def rest(self) -> RestClient:
+        return RestClient(self.run_info["people_url"], (self.state / "admin.token").read_text().strip())
+
+    def server_log(self) -> str:
+        path = self.directory / "server.log"
+        return path.read_text(errors="replace")[-6000:] if path.exists() else ""
+
+    # Releases and campaigns
+
+    def otaria(self, *arguments: str, quiet: bool = True) -> None:
+        """Run one `otaria` command as typed; raises `LabError` when it fails."""
+        self._say("$ otaria " + " ".join(_shortened(word, self.directory) for word in arguments))
+        with contextlib.redirect_stdout(None) if quiet else contextlib.nullcontext():
+            code = run_otaria(list(arguments))
+        if code != 0:
+            raise LabError("command-failed", f"`otaria {' '.join(arguments)}` ended with exit code {code}.")
+
+    def publish(self, firmware: Firmware) -> None:
+        """Build, sign and publish a release."""
+        out = self.directory / "releases" / firmware.version
+        out.parent.mkdir(exist_ok=True)
+        health = self.directory / "releases" / f"health-{firmware.version}.json"
+        health.write_bytes(canonical(list(firmware.health)))
+        self.otaria(
+            *("release", "build", "--product", PRODUCT, "--version", firmware.version),
+            *("--counter", str(firmware.counter), "--hardware", HARDWARE, "--image", str(firmware.path)),
+            *("--health-file", str(health), "-o", str(out)),
+        )
+        self.otaria("release", "sign", str(out), "--repository", str(self.repository))
+        self.otaria("release", "publish", str(out), "--repository", str(self.repository), *self._access())
+
+    def claim(self, *, uses: int, labels: dict[str, str] | None = None) -> str:
+        """A claim token for `uses` agents."""
+        answer = self.rest.post("/claim-tokens", {"uses": uses, "expires_s": 3600, "labels": labels or {}})
+        return str(answer["token"])
+
+    def apply_campaign(self, text: str) -> str:
+        """Create and start a campaign from its YAML; returns its id."""
+        file = self.directory / "campaigns" / f"{time.time_ns()}.yaml"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+        created = self.rest.post("/campaigns", text)
+        self.otaria("campaign", "start", str(created["id"]), *self._access())
+        return str(created["id"])
+
+    def campaign(self, campaign: str) -> dict[str, Any]:
+        """The campaign as the API shows it."""
+        view: dict[str, Any] = self.rest.get(f"/campaigns/{campaign}")
+        return view
+
+    # Boards
+
+    def board(self, name: str, image: Path, *, labels: dict[str, str] | None = None) -> Board:
+        """Make a board with a factory image in slot A, enrol it; it has no power yet."""
+        directory = self.directory / "boards" / name
+        create_board(directory, image, capacity_bytes=image.stat().st_size + (4 << 20), hardware=HARDWARE)
+        board = Board(directory=directory)
+        claim = self.claim(uses=1, labels=labels)
+        self._say(f"$ otaria-agent --dir {_shortened(str(board.agent_directory), self.directory)} enrol {claim[:16]}…")
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "device_agent.cli",
+                "--dir",
+                str(board.agent_directory),
+                "enrol",
+                claim,
+                "--hardware",
+                HARDWARE,
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise LabError("enrol-failed", f"Enrolling {name} failed: {done.stderr.strip()}")
+        self.boards.append(board)
+        return board
+
+    def wait(
+        self,
+        condition: Callable[[], Any],
+        timeout_s: float,
+        what: str,
+        *,
+        on_failure: Callable[[], str] = lambda: "",
+    ) -> Any:
+        """Poll until `condition()` is truthy and return it; raises `LabError` naming `what` after `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        while not (value := condition()):
+            if time.monotonic() > deadline:
+                raise LabError("timeout", f"Waited {timeout_s:g} s for {what}. {on_failure()}")
+            time.sleep(POLL_S)
+        return value
+
+    def close(self) -> None:
+        """End everything that was started."""
+        for board in self.boards:
+            board.power_cut()
+        self.stop_server()
+
+    def _access(self) -> list[str]:
+        return ["--server", self.run_info["people_url"], "--token-file", str(self.state / "admin.token")]
+
+    def _is_serving(self) -> bool:
+        if self._server is not None and self._server.poll() is not None:
+            raise LabError("server-died", f"The server ended with code {self._server.returncode}: {self.server_log()}")
+        with contextlib.suppress(OSError, ValueError, OtariaError):
+            if self._server is not None and self.run_info["pid"] == self._server.pid:
+                self.rest.get("/campaigns")
+                return True
+        return False
+
+
+def free_port() -> int:
+    """A loopback TCP port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def running(lab: Lab) -> Iterator[Lab]:
+    """Prepare and start a lab; close it at the end."""
+    try:
+        lab.prepare()
+        lab.start_server()
+        yield lab
+    finally:
+        lab.close()
+
+
+def _shortened(word: str, directory: Path) -> str:
+    return word.replace(f"{directory}/", "").replace(str(directory), ".")
