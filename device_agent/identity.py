@@ -36,7 +36,10 @@ class Identity(Struct, frozen=True, kw_only=True):
 
 
 def load_identity(directory: Path) -> Identity:
-    """Read `identity.json` of an agent's directory; raises `UnavailableError` (`not-enrolled`) or `RefusedError` (`malformed`)."""
+    """Read `identity.json` of an agent's directory.
+
+    Raises `UnavailableError` (`not-enrolled`) or `RefusedError` (`malformed`, `too-large`).
+    """
     try:
         data = (directory / IDENTITY_FILE).read_bytes()
     except FileNotFoundError as error:

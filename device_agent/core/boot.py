@@ -1,0 +1,226 @@
+"""Boots and trials: what the boot loader says is believed over what the journal hoped for.
+
+A permit dies with a reboot before activation. A trial the journal doesn't know is given up: the old slot is always the safe
+side. After a commit the boot loader may still fall back; that is reported too.
+"""
+
+from msgspec.structs import replace
+
+from device_agent.core import events as ev
+from device_agent.core.commands import Command, CommitTrial, GiveUp, Reboot, RunHealth, Tell
+from device_agent.core.orders import Outcome, take_pending, take_up
+from device_agent.core.staging import activation, resume_work
+from device_agent.core.states import (
+    Activating,
+    Asking,
+    Committed,
+    Deferred,
+    Downloading,
+    Failed,
+    FellBack,
+    Ordered,
+    Staged,
+    Standing,
+    Trial,
+)
+from device_agent.core.values import Goal, Held, Moment
+from device_agent.ports import BootOutcome
+from firmware.protocol.report import Reason
+from firmware.protocol.words import AgentState, ReasonKind
+
+_CAUSES = {
+    ReasonKind.ATTEMPTS_EXHAUSTED: "The new slot used up its boot attempts without committing.",
+    ReasonKind.TRIAL_DEADLINE: "The new slot did not commit before its deadline.",
+    ReasonKind.BOOT_FAILED: "The new slot could not be booted.",
+}
+
+
+def on_booted(standing: Standing, event: ev.Booted, moment: Moment) -> Outcome:
+    """Compare the boot with the journal and go on from there."""
+    same_boot = standing.boot.boot_id == event.status.boot_id
+    now_in = replace(standing, boot=event.status)
+    state = standing.state
+    if isinstance(state, Activating | Trial | Committed) and state.trial_id == event.status.trial_id:
+        if event.status.outcome is BootOutcome.FELL_BACK:
+            return _fell_back(now_in, state, moment)
+        if event.status.outcome is BootOutcome.TRIAL and not (same_boot and isinstance(state, Committed)):
+            return _in_trial(now_in, state, same_boot, moment)
+    elif event.status.outcome is BootOutcome.TRIAL and event.status.trial_id is not None:
+        return now_in, (GiveUp(trial_id=event.status.trial_id), Reboot())
+    if isinstance(state, Activating):
+        return _activating_again(now_in, state, same_boot, moment)
+    if isinstance(state, Trial):
+        return _trial_over(now_in, state, moment)
+    if isinstance(state, Committed) and state.soaked_at is not None:
+        soaked_at = state.soaked_at if same_boot else moment.now + moment.tuning.soak_s
+        return replace(now_in, state=replace(state, boot_id=event.status.boot_id, soaked_at=soaked_at)), ()
+    return _waiting(now_in, moment)
+
+
+def on_health(standing: Standing, event: ev.HealthFinished, moment: Moment) -> Outcome:
+    """Commit when the checks pass after the minimum up time and before the deadline; otherwise give the trial up."""
+    state = standing.state
+    if not isinstance(state, Trial) or state.trial_id != event.trial_id or state.gave_up or state.committing:
+        return standing, ()
+    if not event.healthy:
+        return give_up(standing, state, Reason(kind=ReasonKind.HEALTH_FAILED, text=event.text[:1024]))
+    if moment.now >= deadline(state):
+        return _too_late(standing, state)
+    ready_at = state.started_at + state.goal.min_uptime_s
+    if moment.now < ready_at:
+        return replace(standing, state=replace(state, check_at=ready_at)), ()
+    return replace(standing, state=replace(state, committing=True)), (CommitTrial(trial_id=state.trial_id),)
+
+
+def on_trial_wake(standing: Standing, state: Trial, moment: Moment) -> Outcome:
+    """The deadline, a retry of the commit, or the second look after the minimum up time."""
+    if state.gave_up is not None:
+        return standing, ()
+    if moment.now >= deadline(state):
+        return _too_late(standing, state)
+    if state.check_at is None or moment.now < state.check_at:
+        return standing, ()
+    busy = replace(standing, state=replace(state, check_at=None))
+    if state.committing:
+        return busy, (CommitTrial(trial_id=state.trial_id),)
+    return busy, (RunHealth(trial_id=state.trial_id, goal=state.goal),)
+
+
+def on_committed(standing: Standing, event: ev.TrialCommitted, moment: Moment) -> Outcome:
+    """The boot loader holds the commit: fulfilled, and the next order may start."""
+    state = standing.state
+    if not isinstance(state, Trial) or state.trial_id != event.trial_id:
+        return standing, ()
+    return _commit(standing, state, moment)
+
+
+def on_commit_failed(standing: Standing, event: ev.CommitFailed, moment: Moment) -> Outcome:
+    """Try to commit again shortly; the deadline stays."""
+    state = standing.state
+    if not isinstance(state, Trial) or state.trial_id != event.trial_id:
+        return standing, ()
+    return replace(standing, state=replace(state, check_at=moment.now + moment.tuning.commit_retry_s)), ()
+
+
+def on_activation_failed(standing: Standing, event: ev.ActivationFailed, moment: Moment) -> Outcome:
+    """The boot loader could not be asked: make sure that it won't act on half a request, and fail."""
+    state = standing.state
+    if not isinstance(state, Activating) or state.trial_id != event.trial_id:
+        return standing, ()
+    failed = replace(standing, state=Failed(held=state.held, reason=event.reason))
+    tell = Tell(state=AgentState.FAILED, held=state.held, reason=event.reason)
+    return take_pending(failed, (tell, GiveUp(trial_id=state.trial_id)), moment)
+
+
+def give_up(standing: Standing, state: Trial, reason: Reason) -> Outcome:
+    """Remember why, then ask for the old slot."""
+    after = replace(standing, state=replace(state, gave_up=reason, committing=False))
+    return after, (GiveUp(trial_id=state.trial_id), Reboot())
+
+
+def deadline(state: Trial) -> float:
+    """Monotonic seconds after which this agent no longer commits; the boot loader keeps its own."""
+    return state.started_at + state.held.order.trial_s
+
+
+def raise_floor(standing: Standing, state: Committed) -> Outcome:
+    """The release has soaked: its signed floor becomes the target's."""
+    product = state.goal.content.product
+    floor = max(standing.floors.get(product, 0), min(state.goal.floor, state.goal.content.counter))
+    done = replace(standing, state=replace(state, soaked_at=None))
+    return replace(done, floors={**standing.floors, product: floor}) if floor else done, ()
+
+
+def _too_late(standing: Standing, state: Trial) -> Outcome:
+    text = f"The trial did not commit within {state.held.order.trial_s} s."
+    return give_up(standing, state, Reason(kind=ReasonKind.TRIAL_DEADLINE, text=text))
+
+
+def _in_trial(standing: Standing, state: Activating | Trial | Committed, same_boot: bool, moment: Moment) -> Outcome:
+    gave_up = state.gave_up if isinstance(state, Trial) else None
+    going_on = same_boot and isinstance(state, Trial)
+    trial = Trial(
+        held=state.held,
+        goal=state.goal,
+        boot_id=standing.boot.boot_id,
+        trial_id=state.trial_id or "",
+        started_at=state.started_at if going_on and isinstance(state, Trial) else moment.now,
+        gave_up=gave_up,
+    )
+    after = replace(standing, state=trial)
+    if gave_up is not None:
+        return after, (GiveUp(trial_id=trial.trial_id), Reboot())
+    tell: tuple[Command, ...] = () if going_on else (Tell(state=AgentState.TRIAL, held=state.held),)
+    return after, (*tell, RunHealth(trial_id=trial.trial_id, goal=trial.goal))
+
+
+def _fell_back(standing: Standing, state: Activating | Trial | Committed, moment: Moment) -> Outcome:
+    reason = state.gave_up if isinstance(state, Trial) else None
+    return _back(standing, state.held, state.goal, reason or _cause(standing.boot.cause), moment)
+
+
+def _back(standing: Standing, held: Held, goal: Goal, reason: Reason, moment: Moment) -> Outcome:
+    slots = dict(standing.slots)
+    if goal.slot in slots:
+        slots[goal.slot] = replace(slots[goal.slot], good=False)
+    after = replace(standing, state=FellBack(held=held, reason=reason), slots=slots)
+    return take_pending(after, (Tell(state=AgentState.FELL_BACK, held=held, reason=reason),), moment)
+
+
+def _cause(cause: str) -> Reason:
+    kind = next((known for known in _CAUSES if known == cause), None)
+    if kind is not None:
+        return Reason(kind=kind, text=_CAUSES[kind])
+    return Reason(kind=ReasonKind.BOOT_FAILED, text="The boot loader went back to the old slot.")
+
+
+def _activating_again(standing: Standing, state: Activating, same_boot: bool, moment: Moment) -> Outcome:
+    """No trial runs. The activation is completed while its permit lives; otherwise it must be asked for anew."""
+    if standing.boot.slot is state.goal.slot:
+        return _commit(standing, state, moment)
+    if same_boot and moment.now <= state.permit_until:
+        return standing, activation(state)
+    text = "The permit ended before the activation did; a new one is asked for."
+    reason = Reason(kind=ReasonKind.PERMIT_STALE, text=text)
+    staged = replace(standing, state=Staged(held=state.held, goal=state.goal, boot_id=state.boot_id))
+    tell = Tell(state=AgentState.STAGED, held=state.held, reason=reason)
+    dropped = (tell, GiveUp(trial_id=state.trial_id))
+    if standing.pending is not None:
+        return take_pending(staged, dropped, moment)
+    return staged, (*dropped, *resume_work(staged))
+
+
+def _trial_over(standing: Standing, state: Trial, moment: Moment) -> Outcome:
+    """A normal boot ends the trial's story: the slot that runs tells which way it went."""
+    if standing.boot.slot is state.goal.slot:
+        return _commit(standing, state, moment)
+    return _back(standing, state.held, state.goal, state.gave_up or _cause(standing.boot.cause), moment)
+
+
+def _commit(standing: Standing, state: Trial | Activating, moment: Moment) -> Outcome:
+    committed = Committed(
+        held=state.held,
+        goal=state.goal,
+        boot_id=standing.boot.boot_id,
+        trial_id=state.trial_id,
+        soaked_at=moment.now + moment.tuning.soak_s,
+    )
+    slots = {**standing.slots, state.goal.slot: replace(state.goal.content, good=True)}
+    after = replace(standing, state=committed, slots=slots)
+    return take_pending(after, (Tell(state=AgentState.COMMITTED, held=state.held),), moment)
+
+
+def _waiting(standing: Standing, moment: Moment) -> Outcome:
+    """No activation was under way: do the present state's work again, from the start if the slots changed their roles."""
+    state = standing.state
+    if isinstance(state, Ordered | Downloading | Staged | Asking) and state.goal is not None:
+        if state.goal.slot is standing.boot.slot:
+            return take_up(standing, state.held, moment)
+    if isinstance(state, Deferred):
+        state = Ordered(held=state.held, attempts=state.attempts, told=state.reason.kind)
+    elif isinstance(state, Ordered | Downloading):
+        state = replace(state, retry_at=None)
+    elif isinstance(state, Asking):
+        state = Staged(held=state.held, goal=state.goal, boot_id=state.boot_id)
+    after = replace(standing, state=state)
+    return after, resume_work(after)

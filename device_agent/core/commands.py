@@ -1,0 +1,90 @@
+"""What the core wants done. The shell makes the standing and all `Tell`s durable in one write, then does the rest in order."""
+
+from typing import Any
+
+from msgspec import Struct
+
+from device_agent.core.values import Content, Goal, Held
+from device_agent.ports import Slot
+from firmware.protocol.order import Counter
+from firmware.protocol.report import Reason
+from firmware.protocol.words import AgentState
+
+
+class Tell(Struct, frozen=True, kw_only=True):
+    """Put a signed report about `held` into the outbox."""
+
+    state: AgentState
+    held: Held | None
+    reason: Reason | None = None
+    evidence: dict[str, Any] = {}
+
+
+class CheckOrder(Struct, frozen=True, kw_only=True):
+    """Refresh the catalogue and compare the order with it and the manifest → `OrderChecked`, `CheckRefused`, `CheckDelayed`."""
+
+    held: Held
+
+
+class Stage(Struct, frozen=True, kw_only=True):
+    """Write the release into the inactive slot → `StageFinished`, `StageRefused`, `StageDelayed`."""
+
+    held: Held
+    active: Slot
+
+
+class StopStaging(Struct, frozen=True, kw_only=True):
+    """Let running staging end early; its result will be ignored."""
+
+
+class VerifySlot(Struct, frozen=True, kw_only=True):
+    """Read a slot from the medium again → `SlotVerified`."""
+
+    order_hash: str
+    slot: Slot
+    content: Content
+
+
+class SendAsk(Struct, frozen=True, kw_only=True):
+    """Sign and send an ask now; if there is no link it is lost and a later one follows."""
+
+    order_hash: str
+    counter: Counter
+    boot_id: str
+    nonce: str
+
+
+class TrySlot(Struct, frozen=True, kw_only=True):
+    """Durably ask the boot loader for a trial; an error becomes `ActivationFailed` and ends the commands of this step."""
+
+    slot: Slot
+    trial_id: str
+    deadline_s: int
+
+
+class Reboot(Struct, frozen=True, kw_only=True):
+    """Restart the device."""
+
+
+class RunHealth(Struct, frozen=True, kw_only=True):
+    """Run the release's health checks → `HealthFinished`."""
+
+    trial_id: str
+    goal: Goal
+
+
+class CommitTrial(Struct, frozen=True, kw_only=True):
+    """Declare the trial good to the boot loader → `TrialCommitted`, `CommitFailed`."""
+
+    trial_id: str
+
+
+class GiveUp(Struct, frozen=True, kw_only=True):
+    """Ask the boot loader for the old slot at the next boot."""
+
+    trial_id: str
+
+
+Command = (
+    Tell | CheckOrder | Stage | StopStaging | VerifySlot | SendAsk | TrySlot | Reboot | RunHealth | CommitTrial | GiveUp
+)

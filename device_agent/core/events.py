@@ -1,0 +1,149 @@
+"""What can happen to an agent. Signatures were checked before an event is made; randomness is in the event."""
+
+from msgspec import Struct
+
+from device_agent.core.values import Content, Held
+from device_agent.ports import BootStatus
+from firmware.protocol.permit import Permit
+from firmware.protocol.report import Reason
+
+
+class Booted(Struct, frozen=True, kw_only=True):
+    """The agent process started; first event of every process, again within one boot after a crash."""
+
+    status: BootStatus
+
+
+class OrderArrived(Struct, frozen=True, kw_only=True):
+    """An order signed by the director for this agent and target. `reject`: why it can't be followed, known from its own words."""
+
+    held: Held
+    reject: Reason | None = None
+
+
+class OrderForeign(Struct, frozen=True, kw_only=True):
+    """An order signed by the director for somebody else, found on our topic."""
+
+    held: Held
+    reason: Reason
+
+
+class OrderChecked(Struct, frozen=True, kw_only=True):
+    """The order agrees with the catalogue and its manifest. `content` is what the slot will hold."""
+
+    order_hash: str
+    content: Content
+    floor: int
+    min_uptime_s: int
+
+
+class CheckRefused(Struct, frozen=True, kw_only=True):
+    """The catalogue or the manifest contradicts the order."""
+
+    order_hash: str
+    reason: Reason
+    jitter: float = 0.5
+
+
+class CheckDelayed(Struct, frozen=True, kw_only=True):
+    """Catalogue or manifest could not be had now."""
+
+    order_hash: str
+    reason: Reason
+    jitter: float = 0.5
+
+
+class StageFinished(Struct, frozen=True, kw_only=True):
+    """Written, flushed and read back."""
+
+    order_hash: str
+
+
+class StageRefused(Struct, frozen=True, kw_only=True):
+    """The bytes were wrong, or the slot can't hold them."""
+
+    order_hash: str
+    reason: Reason
+
+
+class StageDelayed(Struct, frozen=True, kw_only=True):
+    """Staging stopped before its end and can be resumed."""
+
+    order_hash: str
+    reason: Reason
+    jitter: float = 0.5
+
+
+class SlotVerified(Struct, frozen=True, kw_only=True):
+    """A staged or previous slot was read again from the medium. `intact`: it holds exactly what it should."""
+
+    order_hash: str
+    intact: bool
+
+
+class PermitArrived(Struct, frozen=True, kw_only=True):
+    """A permit signed by the director."""
+
+    permit: Permit
+    jitter: float = 0.5
+
+
+class ActivationFailed(Struct, frozen=True, kw_only=True):
+    """The boot loader could not be asked for the trial."""
+
+    trial_id: str
+    reason: Reason
+
+
+class HealthFinished(Struct, frozen=True, kw_only=True):
+    """The trial's checks ended."""
+
+    trial_id: str
+    healthy: bool
+    text: str
+
+
+class TrialCommitted(Struct, frozen=True, kw_only=True):
+    """The boot loader durably holds the commit."""
+
+    trial_id: str
+
+
+class CommitFailed(Struct, frozen=True, kw_only=True):
+    """The boot loader could not be told; the trial goes on."""
+
+    trial_id: str
+
+
+class LinkUp(Struct, frozen=True, kw_only=True):
+    """The broker is reached again."""
+
+    jitter: float = 0.5
+
+
+class Woke(Struct, frozen=True, kw_only=True):
+    """The time of `wake_at` has come. `nonce` is fresh in every event."""
+
+    nonce: str
+    jitter: float = 0.5
+
+
+Event = (
+    Booted
+    | OrderArrived
+    | OrderForeign
+    | OrderChecked
+    | CheckRefused
+    | CheckDelayed
+    | StageFinished
+    | StageRefused
+    | StageDelayed
+    | SlotVerified
+    | PermitArrived
+    | ActivationFailed
+    | HealthFinished
+    | TrialCommitted
+    | CommitFailed
+    | LinkUp
+    | Woke
+)

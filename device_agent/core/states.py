@@ -1,0 +1,234 @@
+"""Where an agent stands with one order: the states with their data, and the table of what may follow what.
+
+Monotonic times (`…_at`) belong to the boot they were made in; `Booted` replaces them. A pair of state and event that is
+not in `TABLE` is an error of the program, never a silent no-op; a row's set holds every state that may follow.
+"""
+
+from msgspec import Struct
+
+from device_agent.core import events as ev
+from device_agent.core.values import NO_BOOT, Content, Goal, Held
+from device_agent.ports import BootStatus, Slot
+from firmware.protocol.order import Counter
+from firmware.protocol.report import Reason
+from firmware.protocol.words import AgentState as Word
+
+
+class Idle(Struct, frozen=True, kw_only=True, tag=Word.IDLE.value):
+    """No order was ever taken up."""
+
+
+class Ordered(Struct, frozen=True, kw_only=True, tag=Word.ORDERED.value):
+    """Being checked (`retry_at` None) or waiting to be checked again. `goal` is known for a rollback; `told` is the kind of
+    the last reason reported."""
+
+    held: Held
+    goal: Goal | None = None
+    attempts: int = 0
+    retry_at: float | None = None
+    told: str = ""
+
+
+class Downloading(Struct, frozen=True, kw_only=True, tag=Word.DOWNLOADING.value):
+    """Being staged (`retry_at` None) or waiting to go on."""
+
+    held: Held
+    goal: Goal
+    attempts: int = 0
+    retry_at: float | None = None
+    told: str = ""
+
+
+class Staged(Struct, frozen=True, kw_only=True, tag=Word.STAGED.value):
+    """Written, flushed and read back in boot `boot_id`; in another boot it is read again first."""
+
+    held: Held
+    goal: Goal
+    boot_id: str
+
+
+class Asking(Struct, frozen=True, kw_only=True, tag=Word.ASKING.value):
+    """`nonce` (None: answered by `wait`) was sent at `asked_at`; the next ask goes out at `ask_at`. Never durable."""
+
+    held: Held
+    goal: Goal
+    boot_id: str
+    nonce: str | None
+    asked_at: float
+    ask_at: float
+    attempts: int = 0
+
+
+class Activating(Struct, frozen=True, kw_only=True, tag=Word.ACTIVATING.value):
+    """A permit was given in boot `boot_id`; the boot loader is being asked for the trial and the device restarts."""
+
+    held: Held
+    goal: Goal
+    boot_id: str
+    trial_id: str
+    permit_until: float
+    reboot_at: float
+
+
+class Trial(Struct, frozen=True, kw_only=True, tag=Word.TRIAL.value):
+    """The new slot runs. `check_at`: when to look again (None: checks run now). `committing`: the checks passed.
+    `gave_up`: why the old slot was asked for."""
+
+    held: Held
+    goal: Goal
+    boot_id: str
+    trial_id: str
+    started_at: float
+    check_at: float | None = None
+    committing: bool = False
+    gave_up: Reason | None = None
+
+
+class Committed(Struct, frozen=True, kw_only=True, tag=Word.COMMITTED.value):
+    """The order is fulfilled. At `soaked_at` (None: done) the release's floor becomes this target's."""
+
+    held: Held
+    goal: Goal
+    boot_id: str
+    trial_id: str | None
+    soaked_at: float | None = None
+
+
+class Deferred(Struct, frozen=True, kw_only=True, tag=Word.DEFERRED.value):
+    """Can't start for a reason that passes, such as an expired catalogue."""
+
+    held: Held
+    reason: Reason
+    retry_at: float
+    attempts: int = 1
+
+
+class FellBack(Struct, frozen=True, kw_only=True, tag=Word.FELL_BACK.value):
+    """The trial ended in the old slot."""
+
+    held: Held | None
+    reason: Reason
+
+
+class Failed(Struct, frozen=True, kw_only=True, tag=Word.FAILED.value):
+    """Staging or activation was not possible; the old slot was never left."""
+
+    held: Held
+    reason: Reason
+
+
+class Refused(Struct, frozen=True, kw_only=True, tag=Word.REFUSED.value):
+    """The order must not be followed."""
+
+    held: Held
+    reason: Reason
+
+
+class Cancelled(Struct, frozen=True, kw_only=True, tag=Word.CANCELLED.value):
+    """A signed `nothing` is the current order."""
+
+    held: Held
+
+
+State = (
+    Idle
+    | Ordered
+    | Downloading
+    | Staged
+    | Asking
+    | Activating
+    | Trial
+    | Committed
+    | Deferred
+    | FellBack
+    | Failed
+    | Refused
+    | Cancelled
+)
+
+
+class Standing(Struct, frozen=True, kw_only=True):
+    """All an agent knows about its target. `pending`: the order to take up when the running activation has ended.
+    `noted`: hashes of stale, foreign or equivocal orders that were reported, newest last."""
+
+    state: State = Idle()
+    pending: Held | None = None
+    highest: Counter | None = None
+    highest_hash: str = ""
+    floors: dict[str, int] = {}
+    slots: dict[Slot, Content] = {}
+    noted: tuple[str, ...] = ()
+    boot: BootStatus = NO_BOOT
+
+
+def word_of(state: State) -> Word:
+    """The state's word on the wire."""
+    return Word(str(state.__struct_config__.tag))
+
+
+EVERY = frozenset(Word)
+_START = {Word.ORDERED, Word.REFUSED, Word.CANCELLED}
+"""Where taking up a new order leads at once."""
+_ENDED = {Word.IDLE, Word.COMMITTED, Word.FELL_BACK, Word.FAILED, Word.REFUSED, Word.CANCELLED}
+_WAITING = {Word.ORDERED, Word.DEFERRED, Word.DOWNLOADING, Word.STAGED, Word.ASKING}
+
+Row = frozenset[Word]
+Key = tuple[Word, type[ev.Event]]
+
+
+def _rows(event: type[ev.Event], rows: dict[Word, set[Word]], *, late: bool = False) -> dict[Key, Row]:
+    """Rows of one event. `late`: it answers earlier work, so it may find any other state and then changes nothing."""
+    table = {(word, event): frozenset(after) for word, after in rows.items()}
+    if late:
+        table |= {(word, event): frozenset({word}) for word in EVERY if word not in rows}
+    return table
+
+
+_ORDERED, _DOWN, _STAGED, _ASKING = Word.ORDERED, Word.DOWNLOADING, Word.STAGED, Word.ASKING
+_ACTIVATING, _TRIAL, _COMMITTED, _DEFERRED = Word.ACTIVATING, Word.TRIAL, Word.COMMITTED, Word.DEFERRED
+_FELL_BACK, _FAILED, _REFUSED = Word.FELL_BACK, Word.FAILED, Word.REFUSED
+_AFTER_TRIAL = {_COMMITTED, _FELL_BACK} | _START
+
+TABLE: dict[Key, Row] = {
+    **_rows(
+        ev.Booted,
+        {
+            **{word: {word} for word in _ENDED - {_COMMITTED}},
+            _ORDERED: _START,
+            _DEFERRED: {_ORDERED},
+            _DOWN: {_DOWN} | _START,
+            _STAGED: {_STAGED} | _START,
+            _ASKING: {_STAGED} | _START,
+            _ACTIVATING: {_ACTIVATING, _STAGED, _TRIAL} | _AFTER_TRIAL,
+            _TRIAL: {_TRIAL} | _AFTER_TRIAL,
+            _COMMITTED: {_COMMITTED, _TRIAL, _FELL_BACK},
+        },
+    ),
+    **_rows(
+        ev.OrderArrived,
+        {word: {word} | (set() if word in {_ACTIVATING, _TRIAL} else _START) for word in EVERY},
+    ),
+    **_rows(ev.OrderForeign, {word: {word} for word in EVERY}),
+    **_rows(ev.OrderChecked, {_ORDERED: {_DOWN, _COMMITTED, _REFUSED, _ORDERED}}, late=True),
+    **_rows(ev.CheckRefused, {_ORDERED: {_REFUSED, _DEFERRED, _ORDERED}}, late=True),
+    **_rows(ev.CheckDelayed, {_ORDERED: {_ORDERED}}, late=True),
+    **_rows(ev.StageFinished, {_DOWN: {_STAGED, _DOWN}}, late=True),
+    **_rows(ev.StageRefused, {_DOWN: {_FAILED, _DOWN}}, late=True),
+    **_rows(ev.StageDelayed, {_DOWN: {_DOWN}}, late=True),
+    **_rows(ev.SlotVerified, {_ORDERED: {_STAGED, _REFUSED, _ORDERED}, _STAGED: {_STAGED, _DOWN, _REFUSED}}, late=True),
+    **_rows(ev.PermitArrived, {_ASKING: {_ASKING, _ACTIVATING}}, late=True),
+    **_rows(ev.ActivationFailed, {_ACTIVATING: {_FAILED} | _START}),
+    **_rows(ev.HealthFinished, {_TRIAL: {_TRIAL}}, late=True),
+    **_rows(ev.TrialCommitted, {_TRIAL: {_COMMITTED} | _START}),
+    **_rows(ev.CommitFailed, {_TRIAL: {_TRIAL}}),
+    **_rows(ev.LinkUp, {word: {word} for word in EVERY}),
+    **_rows(
+        ev.Woke,
+        {
+            **{word: {word} for word in _ENDED | {_DOWN, _ORDERED, _ACTIVATING, _TRIAL}},
+            _DEFERRED: {_DEFERRED, _ORDERED},
+            _STAGED: {_STAGED, _ASKING},
+            _ASKING: {_ASKING},
+        },
+    ),
+}
