@@ -185,7 +185,7 @@ def decode_state(data: bytes | None) -> LoaderState | None:
         outer = parse_json(data, max_bytes=MAX_STATE_BYTES)
         body = outer.get("state")
         return convert(body, LoaderState) if _checksum(body) == outer.get("checksum") else None
-    except RefusedError:
+    except (RefusedError, ValueError):  # canonical() raises ValueError for text that is not Unicode
         return None
 
 

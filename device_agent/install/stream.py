@@ -1,0 +1,213 @@
+"""Writes a release into the inactive slot, as a stream that may be cut off anywhere and goes on where it stopped.
+
+The order of things: room is checked; what an earlier try left is hashed again, window by window; the slot is made unbootable;
+each missing window is fetched, checked, written; all is flushed; the first block is written and flushed; caches are dropped and
+everything is read back. A delta is tried first when the order offers one that starts from the active slot's bytes; after
+`MAX_DELTA_FAILURES` of it, kept over restarts, the full image is fetched.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from device_agent.install.checkpoint import Checkpoint, CheckpointFile
+from device_agent.install.patch import PatchFile
+from device_agent.install.target import SlotImage, first_difference, storage_faults
+from device_agent.install.windows import Stop, Windows, raise_if_stopped, windows_from, windows_of
+from device_agent.ports import Effects, Slot, Slots, Source
+from device_agent.slots.files import SLOT_ACTIVE
+from firmware.delta.apply import apply_delta
+from firmware.delta.format import DeltaEnds
+from firmware.errors import RefusedError, UnavailableError
+from firmware.manifest import WINDOW_BYTES, Image, Manifest
+from firmware.protocol.order import DeltaRef, FileRef, Order
+from firmware.protocol.words import ReasonKind
+
+MAX_DELTA_FAILURES = 2
+SLOT_SET = "root"
+CHECKPOINT_NAME = "install.json"
+PATCH_NAME = "install-delta.part"
+
+_FAULTS_OF_THE_SLOT = frozenset({ReasonKind.STORAGE_FAULT, ReasonKind.SLOT_TOO_SMALL, SLOT_ACTIVE})
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """One call of `stage`."""
+
+    image: Image
+    file: FileRef
+    delta: DeltaRef | None
+    active: Slot
+    target: SlotImage
+    on_progress: Callable[[int, int], None]
+    stop: Stop
+
+
+class StreamInstaller:
+    """`Installer` over slots and a source. `directory` holds its checkpoint and a delta while it is fetched."""
+
+    def __init__(self, *, effects: Effects, slots: Slots, source: Source, directory: Path) -> None:
+        self._slots = slots
+        self._source = source
+        self._checkpoints = CheckpointFile(effects, directory / CHECKPOINT_NAME)
+        self._patch = PatchFile(effects, directory / PATCH_NAME)
+
+    def stage(
+        self,
+        order: Order,
+        manifest: Manifest,
+        *,
+        active: Slot,
+        on_progress: Callable[[int, int], None],
+        stop: Callable[[], bool],
+    ) -> None:
+        """Fill the slot that is not `active` with the manifest's image; see `Installer.stage` for what is raised."""
+        image = image_of(manifest)
+        file = _ordered_file(order, image)
+        target = SlotImage(self._slots, active.other, image)
+        target.check_room()
+        checkpoint = self._resume(image, active.other, order.delta)
+        target.first_block = bytes.fromhex(checkpoint.first_block)
+        job = _Job(
+            image=image, file=file, delta=order.delta, active=active, target=target, on_progress=on_progress, stop=stop
+        )
+        self._fill(job, checkpoint)
+        target.seal()
+        target.read_back(stop)
+        self._patch.remove()
+        self._checkpoints.clear()
+
+    def verify(self, slot: Slot, manifest: Manifest) -> bool:
+        """Whether the slot holds exactly the manifest's image, read from the medium. Raises `RefusedError` (`storage-fault`)."""
+        image = image_of(manifest)
+        if image.length > self._slots.capacity(slot):
+            return False
+        return first_difference(self._slots, slot, image, lambda: False) is None
+
+    def _resume(self, image: Image, slot: Slot, delta: DeltaRef | None) -> Checkpoint:
+        """The checkpoint of this very image, slot and delta, or a new one; a patch of another delta is thrown away."""
+        wanted = None if delta is None else delta.file.sha256
+        stored = self._checkpoints.load()
+        if stored is not None and (stored.image, stored.slot) == (image.sha256, slot):
+            if stored.delta == wanted:
+                return stored
+            checkpoint = msgspec.structs.replace(stored, delta=wanted, delta_failures=0)
+        else:
+            checkpoint = Checkpoint(image=image.sha256, slot=slot, delta=wanted)
+        self._patch.remove()
+        self._checkpoints.store(checkpoint)
+        return checkpoint
+
+    def _fill(self, job: _Job, checkpoint: Checkpoint) -> None:
+        total = len(job.image.windows)
+        done = job.target.good_windows(job.stop)
+        self._tell(job, done)
+        if done == total:
+            return
+        if done and not checkpoint.first_block:
+            checkpoint = self._keep_first_block(job, checkpoint)
+        job.target.open()
+        if job.delta is not None and checkpoint.delta_failures < MAX_DELTA_FAILURES and self._is_source(job, job.delta):
+            done, checkpoint = self._by_delta(job, job.delta, done, checkpoint)
+        if done < total:
+            chunks = windows_from(self._source, job.file, done * WINDOW_BYTES, job.stop)
+            self._write(job, chunks, done, checkpoint)
+
+    def _by_delta(self, job: _Job, delta: DeltaRef, done: int, checkpoint: Checkpoint) -> tuple[int, Checkpoint]:
+        """Try the delta until it is done or has failed too often; returns how many windows are good now."""
+        while checkpoint.delta_failures < MAX_DELTA_FAILURES:
+            is_fetched = False
+            try:
+                self._patch.fetch(delta.file, self._source, job.stop)
+                is_fetched = True
+                return self._write(job, self._patched(job, delta, done), done, checkpoint)
+            except RefusedError as error:
+                if is_fetched and error.kind in _FAULTS_OF_THE_SLOT:
+                    raise
+                _log.warning("the delta failed (%s): %s", error.kind, error.text)
+            self._patch.remove()
+            done = job.target.good_windows(job.stop)
+            checkpoint = msgspec.structs.replace(
+                checkpoint, delta_failures=checkpoint.delta_failures + 1, first_block=job.target.first_block.hex()
+            )
+            self._checkpoints.store(checkpoint)
+        return done, checkpoint
+
+    def _patched(self, job: _Job, delta: DeltaRef, done: int) -> Windows:
+        """The image's windows from window `done` on, made from the active slot and the patch."""
+        skip = done * WINDOW_BYTES
+        ends = DeltaEnds(
+            source_length=delta.source_length,
+            source_sha256=delta.source_sha256,
+            output_length=job.image.length,
+            output_sha256=job.image.sha256,
+        )
+        blocks = apply_delta(self._patch.read(), self._reader(job.active), expect=ends, skip=skip)
+        return windows_of(blocks, job.image.length - skip, job.stop)
+
+    def _write(self, job: _Job, windows: Windows, done: int, checkpoint: Checkpoint) -> tuple[int, Checkpoint]:
+        """Write the windows from number `done` on; what was written is flushed when they stop coming."""
+        try:
+            for window in windows:
+                job.target.write(done, window)
+                if done == 0:
+                    checkpoint = self._keep_first_block(job, checkpoint)
+                done += 1
+                self._tell(job, done)
+        except UnavailableError:
+            job.target.sync()
+            raise
+        finally:
+            windows.close()
+        return done, checkpoint
+
+    def _keep_first_block(self, job: _Job, checkpoint: Checkpoint) -> Checkpoint:
+        kept = msgspec.structs.replace(checkpoint, first_block=job.target.first_block.hex())
+        self._checkpoints.store(kept)
+        return kept
+
+    def _is_source(self, job: _Job, delta: DeltaRef) -> bool:
+        """Whether the active slot's bytes are the ones the delta starts from."""
+        digest = hashlib.sha256()
+        read = self._reader(job.active)
+        for offset in range(0, delta.source_length, WINDOW_BYTES):
+            raise_if_stopped(job.stop)
+            digest.update(read(offset, min(WINDOW_BYTES, delta.source_length - offset)))
+        if digest.hexdigest() == delta.source_sha256:
+            return True
+        _log.warning("%s: the delta starts from another image than the one in the active slot", ReasonKind.WRONG_SOURCE)
+        return False
+
+    def _reader(self, slot: Slot) -> Callable[[int, int], bytes]:
+        def read(offset: int, size: int) -> bytes:
+            with storage_faults("read", slot):
+                return self._slots.read(slot, offset, size)
+
+        return read
+
+    def _tell(self, job: _Job, windows: int) -> None:
+        job.on_progress(min(windows * WINDOW_BYTES, job.image.length), job.image.length)
+
+
+def image_of(manifest: Manifest) -> Image:
+    """The image for the A/B slots. Raises `RefusedError` (`catalogue-mismatch`) when the manifest has none."""
+    for image in manifest.images:
+        if image.slot == SLOT_SET:
+            return image
+    raise RefusedError(ReasonKind.CATALOGUE_MISMATCH, f"The release has no image for the slot set {SLOT_SET!r}.")
+
+
+def _ordered_file(order: Order, image: Image) -> FileRef:
+    file = order.image
+    if file is None or (file.path, file.length, file.sha256) != (image.path, image.length, image.sha256):
+        raise RefusedError(
+            ReasonKind.CATALOGUE_MISMATCH, "The order names another image than the release's manifest; order it again."
+        )
+    return file
