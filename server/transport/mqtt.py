@@ -1,0 +1,248 @@
+"""The server's connection to the broker; the only place that knows aiomqtt.
+
+Rules: one connection with a clean session and the identity of the server's certificate. It comes back by itself with
+jittered, growing pauses. Messages are handled one after another, in the order in which they came, from a bounded backlog
+that outlives a connection. A topic whose shard does not fit its agent is dropped here. A failing handler is logged and
+never ends the connection.
+"""
+
+import asyncio
+import logging
+import random
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import aiomqtt
+
+from firmware.errors import RefusedError, UnavailableError
+from firmware.protocol import topics
+from server.identity.authority import MQTT_IDENTITY
+from server.transport.backlog import Backlog, Received
+from server.transport.endpoint import BrokerEndpoint
+
+logger = logging.getLogger(__name__)
+
+OnMessage = Callable[[str, bytes, bool], Awaitable[None]]
+"""Gets topic, payload and whether the broker had it retained."""
+
+KEEPALIVE_S = 30
+ANSWER_TIMEOUT_S = 10.0
+STABLE_S = 10.0
+"""A connection that lived this long starts the pauses from the shortest again."""
+MAX_PAYLOAD_BYTES = 128 * 1024
+MAX_BACKLOG_MESSAGES = 20_000
+MAX_BACKLOG_BYTES = 64 << 20
+MAX_INFLIGHT = 100
+MAX_PUBLISHING = 1000
+REFUSED_SUBSCRIPTION = 0x80
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pauses:
+    """How long to wait before the n-th attempt in a row: random up to `first_s * 2**n`, never above `longest_s`."""
+
+    first_s: float = 0.2
+    longest_s: float = 15.0
+
+    def before(self, attempt: int, chance: float) -> float:
+        """Seconds; `chance` is uniform in [0, 1)."""
+        ceiling = min(self.longest_s, self.first_s * float(2 ** min(attempt, 16)))
+        return ceiling * (0.25 + 0.75 * chance)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Link:
+    """A live connection; `lost` is done when it is over."""
+
+    client: aiomqtt.Client
+    lost: asyncio.Future[None]
+
+
+class AiomqttTransport:
+    """`server.ports.Transport` over aiomqtt."""
+
+    def __init__(
+        self,
+        endpoint: BrokerEndpoint,
+        on_message: OnMessage,
+        *,
+        subscriptions: Sequence[str] = topics.FROM_AGENTS,
+        identifier: str = MQTT_IDENTITY,
+        pauses: Pauses | None = None,
+        backlog: Backlog | None = None,
+    ) -> None:
+        self._endpoint = endpoint
+        self._on_message = on_message
+        self._subscriptions = tuple(subscriptions)
+        self._identifier = identifier
+        self._pauses = pauses or Pauses()
+        self._backlog = backlog or Backlog(
+            max_messages=MAX_BACKLOG_MESSAGES, max_bytes=MAX_BACKLOG_BYTES, max_payload_bytes=MAX_PAYLOAD_BYTES
+        )
+        self._link: _Link | None = None
+        self._number = 0
+        self._connected = asyncio.Condition()
+
+    @property
+    def connected(self) -> bool:
+        return self._link is not None
+
+    async def run(self) -> None:
+        """Connect, subscribe, hand every message to the callback; until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._handle_messages())
+            tasks.create_task(self._stay_connected())
+
+    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """Publish at QoS 1; returns once the broker took it.
+
+        Raises `UnavailableError` (`broker-unreachable`) without a connection, when it is lost meanwhile, or without an answer.
+        """
+        link = self._link
+        if link is None:
+            raise _unreachable("there is no connection to the broker now")
+        publishing = asyncio.ensure_future(link.client.publish(topic, payload, qos=1, retain=retain))
+        try:
+            await asyncio.wait({publishing, link.lost}, return_when=asyncio.FIRST_COMPLETED)
+            if not publishing.done():
+                raise _unreachable("the connection to the broker was lost")
+            await publishing
+        except aiomqtt.MqttError as error:
+            raise _unreachable(str(error)) from error
+        finally:
+            publishing.cancel()
+
+    async def connections(self) -> AsyncIterator[int]:
+        """Yield the number of each new connection (the current one at once); skips those nobody had time to look at."""
+        seen = 0
+        while True:
+            async with self._connected:
+                while self._number <= seen:
+                    await self._connected.wait()
+                seen = self._number
+            yield seen
+
+    async def _stay_connected(self) -> None:
+        loop, attempt = asyncio.get_running_loop(), 0
+        while True:
+            started = loop.time()
+            try:
+                await self._one_connection()
+            except (aiomqtt.MqttError, OSError, ValueError) as error:
+                _honour_cancellation()
+                logger.warning("broker %s:%d: %s", self._endpoint.host, self._endpoint.port, error)
+            attempt = 0 if loop.time() - started > STABLE_S else attempt + 1
+            await asyncio.sleep(self._pauses.before(attempt, random.SystemRandom().random()))
+
+    async def _one_connection(self) -> None:
+        """Connect, subscribe, stay until the connection is lost; always raises."""
+        async with _opened(self._new_client()) as client:
+            await self._subscribe(client)
+            self._link = _Link(client=client, lost=asyncio.get_running_loop().create_future())
+            try:
+                await self._announce()
+                await anext(client.messages)  # yields nothing, as messages are diverted: raises when disconnected
+            finally:
+                self._link.lost.set_result(None)
+                self._link = None
+
+    async def _announce(self) -> None:
+        logger.info("connected to the broker at %s:%d", self._endpoint.host, self._endpoint.port)
+        async with self._connected:
+            self._number += 1
+            self._connected.notify_all()
+
+    async def _subscribe(self, client: aiomqtt.Client) -> None:
+        granted = await client.subscribe([(topic, 1) for topic in self._subscriptions])
+        if any(_code(answer) >= REFUSED_SUBSCRIPTION for answer in granted):
+            raise aiomqtt.MqttError("the broker refused a subscription; check its access rules")
+
+    async def _handle_messages(self) -> None:
+        while True:
+            message = await self._backlog.take()
+            try:
+                topics.parse(message.topic)
+            except RefusedError as error:
+                logger.warning("dropped a message on %.200r: %s", message.topic, error)
+                continue
+            await self._hand_over(message)
+
+    async def _hand_over(self, message: Received) -> None:
+        try:
+            await self._on_message(message.topic, message.payload, message.retained)
+        except Exception:  # whatever one message breaks, the next must still be handled
+            logger.exception("handling a message on %s failed", message.topic)
+
+    def _new_client(self) -> aiomqtt.Client:
+        client = aiomqtt.Client(
+            self._endpoint.host,
+            self._endpoint.port,
+            identifier=self._identifier,
+            clean_session=True,
+            keepalive=KEEPALIVE_S,
+            timeout=ANSWER_TIMEOUT_S,
+            tls_context=_tls_context(self._endpoint),
+            max_inflight_messages=MAX_INFLIGHT,
+            max_concurrent_outgoing_calls=MAX_PUBLISHING,
+            queue_type=cast(Any, partial(_Diversion, self._backlog)),
+        )
+        client.pending_calls_threshold = MAX_PUBLISHING
+        return client
+
+
+class _Diversion(asyncio.Queue[aiomqtt.Message]):
+    """Stands where aiomqtt wants its queue and sends everything to the bounded backlog instead.
+
+    Its own queue is unbounded, or bounded by number only; it is filled from a socket callback, faster than a task drains it.
+    """
+
+    def __init__(self, backlog: Backlog, maxsize: int = 0) -> None:
+        super().__init__(maxsize)
+        self._backlog = backlog
+
+    def put_nowait(self, item: aiomqtt.Message) -> None:
+        payload = item.payload if isinstance(item.payload, bytes) else b""
+        self._backlog.offer(Received(topic=item.topic.value, payload=payload, retained=bool(item.retain)))
+
+
+@asynccontextmanager
+async def _opened(client: aiomqtt.Client) -> AsyncIterator[aiomqtt.Client]:
+    """Enter a client so that a cancellation while it connects leaves no half-open socket behind."""
+    entering = asyncio.ensure_future(client.__aenter__())
+    try:
+        await asyncio.shield(entering)
+    except asyncio.CancelledError:
+        await asyncio.wait({entering})
+        if entering.exception() is None:
+            await client.__aexit__(None, None, None)
+        raise
+    try:
+        yield client
+    finally:
+        await client.__aexit__(None, None, None)
+
+
+def _honour_cancellation() -> None:
+    """Leaving aiomqtt's client may turn a cancellation into its own error; turn it back."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
+def _tls_context(endpoint: BrokerEndpoint) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=endpoint.tls.ca)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(endpoint.tls.certificate, endpoint.tls.key)
+    return context
+
+
+def _code(answer: Any) -> int:
+    return int(getattr(answer, "value", answer))
+
+
+def _unreachable(why: str) -> UnavailableError:
+    return UnavailableError("broker-unreachable", f"The message was not published: {why}; it is tried again later.")
