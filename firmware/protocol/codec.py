@@ -19,7 +19,7 @@ def parse_json(data: bytes, *, max_bytes: int) -> dict[str, Any]:
     """Parse one JSON object.
 
     Raises `RefusedError` (`too-large`, `malformed`) for more than `max_bytes` bytes, anything but an object, a duplicate
-    key, a non-finite number, an integer beyond 64 bits, bad UTF-8 or nesting deeper than `MAX_DEPTH`.
+    key, a non-finite number, an integer beyond 64 bits, bad UTF-8, half a surrogate pair or nesting deeper than `MAX_DEPTH`.
     """
     if len(data) > max_bytes:
         raise RefusedError(ReasonKind.TOO_LARGE, f"The message has {len(data)} bytes; at most {max_bytes} are allowed.")
@@ -31,6 +31,8 @@ def parse_json(data: bytes, *, max_bytes: int) -> dict[str, Any]:
         raise RefusedError(ReasonKind.MALFORMED, f"The message is not JSON: {_short(error)}.") from error
     if not isinstance(value, dict):
         raise RefusedError(ReasonKind.MALFORMED, "The message must be a JSON object.")
+    if b"\\u" in data:
+        _refuse_surrogates(value)
     if _depth(value, MAX_DEPTH) < 0:
         raise RefusedError(ReasonKind.MALFORMED, f"The message nests deeper than {MAX_DEPTH} levels.")
     return value
@@ -64,6 +66,14 @@ def _int64(digits: str) -> int:
     if len(digits) > 20 or not -(1 << 63) <= (number := int(digits)) < 1 << 63:
         raise RefusedError(ReasonKind.MALFORMED, "The message holds a number that does not fit 64 bits.")
     return number
+
+
+def _refuse_surrogates(value: object) -> None:
+    """Half a surrogate pair is a legal escape but no character: nobody could encode or store the text again."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError) as error:
+        raise RefusedError(ReasonKind.MALFORMED, "The message holds text that is not Unicode.") from error
 
 
 def _depth(value: object, left: int) -> int:
