@@ -23,7 +23,7 @@ class Claims(Protocol):
     """Makes claim tokens; only this answer ever holds the secret."""
 
     async def create_claim(
-        self, *, uses: int, expires_in_s: int, labels: Mapping[str, str], by: str
+        self, *, uses: int, expires_s: int, labels: Mapping[str, str], by: str
     ) -> tuple[ClaimToken, str]: ...
 
 
@@ -35,7 +35,7 @@ class NewClaim(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The body of `POST /claim-tokens`."""
 
     uses: Annotated[int, Meta(ge=1, le=100_000)] = 1
-    expires_in_s: Annotated[int, Meta(ge=60, le=MAX_CLAIM_S)] = 86400
+    expires_s: Annotated[int, Meta(ge=60, le=MAX_CLAIM_S)] = 86400
     labels: Annotated[dict[Annotated[str, Meta(pattern=r"^[a-z][a-z0-9._-]{0,62}\Z")], Label], Meta(max_length=32)] = {}
 
 
@@ -87,9 +87,9 @@ class FleetRoutes:
     async def new_claim(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         wanted = await read_json(request, NewClaim)
         token, text = await self._claims.create_claim(
-            uses=wanted.uses, expires_in_s=wanted.expires_in_s, labels=wanted.labels, by=caller.name
+            uses=wanted.uses, expires_s=wanted.expires_s, labels=wanted.labels, by=caller.name
         )
-        response = reply({**without_secret(token), "claim_token": text}, status=201)
+        response = reply({**without_secret(token), "token": text}, status=201)
         response.headers["Cache-Control"] = "no-store"
         return response
 

@@ -1,0 +1,239 @@
+"""The pages: each loads what it shows in one read, hands plain values to its template, and is safe without JavaScript.
+
+Live pages are fetched again by the browser when the bell rings; there is no second way to render anything.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+from aiohttp import web
+
+from server.errors import DeniedError, NotFoundError
+from server.http.access import Need
+from server.http.bodies import path_id, query_text
+from server.http.changes import Changes
+from server.http.fleet import FILTERS, Explainer, filters
+from server.http.problems import Render
+from server.planner.model import AssignmentRow, AssignmentState, CampaignState, Explanation
+from server.ports import CampaignView, Clock, Database, Unit
+from server.ui.pictures import MAX_CELLS, CohortPicture, picture, versions_bar
+from server.ui.rendering import STATIC, STATIC_TYPES, Templates
+from server.ui.sessions import Session, Sessions
+
+FLEET_PAGE = 100
+STUCK_SHOWN = 12
+TIMELINE = 60
+OVERVIEW_CAMPAIGNS = 6
+OVER = (CampaignState.COMPLETED, CampaignState.ABORTED, CampaignState.ROLLED_BACK)
+STUCK = (
+    AssignmentState.MISSING,
+    AssignmentState.REGRESSED,
+    AssignmentState.FAILED,
+    AssignmentState.FELL_BACK,
+    AssignmentState.REFUSED,
+    AssignmentState.DEFERRED,
+    AssignmentState.ASKING,
+    AssignmentState.ORDERED,
+)
+"""Where a target is not moving by itself, the worst first."""
+
+Page = Callable[[web.Request, Session], Awaitable[web.StreamResponse]]
+
+
+class Pages:
+    """Handlers of everything people look at."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        sessions: Sessions,
+        explainer: Explainer,
+        changes: Changes,
+        templates: Templates,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._sessions = sessions
+        self._explainer = explainer
+        self._changes = changes
+        self._templates = templates
+        self._clock = clock
+
+    def mount(self, app: web.Application) -> None:
+        """Add every page to the people's app."""
+        add = app.router.add_get
+        add("/static/{file}", self.static)
+        add("/", self._signed_in(self.overview))
+        add("/live", self._signed_in(self.live))
+        add("/fleet", self._signed_in(self.fleet))
+        add("/fleet/{target}", self._signed_in(self.target))
+        add("/releases", self._signed_in(self.releases))
+        add("/trail", self._signed_in(self.trail))
+        add("/campaigns/{campaign}", self._signed_in(self.campaign))
+
+    def error(self, request: web.Request) -> Render:
+        """Renders errors of pages; who is not signed in is sent to the door."""
+
+        def render(status: int, kind: str, text: str) -> web.Response:
+            if kind == "unauthenticated" and request.method == "GET":
+                wanted = request.path_qs if request.path != "/live" else "/"
+                return web.Response(status=303, headers={"Location": "/login?" + urlencode({"next": wanted})})
+            return self._templates.page("error.html", request, None, status=status, kind=kind, text=text)
+
+        return render
+
+    async def static(self, request: web.Request) -> web.StreamResponse:
+        name = request.match_info["file"]
+        if name not in STATIC_TYPES:
+            raise NotFoundError("There is nothing at this address.")
+        headers = {"Content-Type": STATIC_TYPES[name], "Cache-Control": "no-cache"}
+        return web.FileResponse(STATIC / name, headers=headers)
+
+    async def live(self, request: web.Request, session: Session) -> web.StreamResponse:
+        return await self._changes.stream(request)
+
+    async def overview(self, request: web.Request, session: Session) -> web.StreamResponse:
+        count, versions, views = await self._database.read(
+            lambda unit: (unit.fleet.count(), unit.fleet.versions(), unit.campaigns.list())
+        )
+        newest = sorted(views, key=lambda view: (view.row.state in OVER, -view.created_at))
+        shown = [(view, _pictures(view, {})) for view in newest[:OVERVIEW_CAMPAIGNS]]
+        return self._templates.page(
+            "overview.html",
+            request,
+            session,
+            count=count,
+            versions=versions_bar(versions),
+            campaigns=shown,
+            more=newest[OVERVIEW_CAMPAIGNS:],
+            needs=[view for view in newest if _needs_somebody(view)],
+        )
+
+    async def campaign(self, request: web.Request, session: Session) -> web.StreamResponse:
+        name = path_id(request, "campaign")
+
+        def load(unit: Unit) -> tuple[CampaignView | None, dict[int, list[AssignmentRow]], list[AssignmentRow], Any]:
+            view = unit.campaigns.view(name)
+            if view is None:
+                return None, {}, [], ()
+            stuck = unit.campaigns.assignments(name, states=STUCK, limit=STUCK_SHOWN * 8).rows
+            timeline = unit.audit.latest(limit=TIMELINE, campaign=name)
+            return view, _rows_for_cells(unit, view), list(stuck), timeline
+
+        view, rows, stuck, timeline = await self._database.read(load)
+        if view is None:
+            raise NotFoundError(f"There is no campaign {name}.")
+        stuck.sort(key=lambda row: (STUCK.index(row.state), row.state_since))
+        return self._templates.page(
+            "campaign.html",
+            request,
+            session,
+            view=view,
+            pictures=_pictures(view, rows),
+            stuck=await self._explained(stuck[:STUCK_SHOWN]),
+            stuck_more=max(0, len(stuck) - STUCK_SHOWN),
+            timeline=timeline,
+            verbs=verbs_for(view.row.state) if session.caller.may(Need.OPERATE) else (),
+        )
+
+    async def fleet(self, request: web.Request, session: Session) -> web.StreamResponse:
+        cursor, query = query_text(request, "cursor"), filters(request)
+        label = query_text(request, "label") or ""
+        name, equals, value = label.partition("=")
+        if equals and name and value:
+            query[f"label.{name}"] = value
+        page, count, versions = await self._database.read(
+            lambda unit: (
+                unit.fleet.page(cursor=cursor, limit=FLEET_PAGE, query=query),
+                unit.fleet.count(),
+                unit.fleet.versions(),
+            )
+        )
+        onward = urlencode(
+            {**{key: request.query[key] for key in request.query if key != "cursor"}, "cursor": page.next or ""}
+        )
+        return self._templates.page(
+            "fleet.html",
+            request,
+            session,
+            targets=page.rows,
+            count=count,
+            versions=list(versions),
+            states=list(AssignmentState),
+            query={name: query.get(name, "") for name in FILTERS},
+            label=label,
+            onward=onward if page.next else None,
+            filtered=bool(query),
+        )
+
+    async def target(self, request: web.Request, session: Session) -> web.StreamResponse:
+        name = path_id(request, "target")
+        view, timeline = await self._database.read(
+            lambda unit: (unit.fleet.target(name), unit.audit.latest(limit=TIMELINE, target=name))
+        )
+        if view is None:
+            raise NotFoundError(f"There is no target {name}.")
+        why = await self._explainer.explain(name)
+        return self._templates.page("target.html", request, session, target=view, timeline=timeline, why=why)
+
+    async def releases(self, request: web.Request, session: Session) -> web.StreamResponse:
+        releases, deltas, versions = await self._database.read(
+            lambda unit: (unit.releases.list(), unit.releases.deltas(), unit.fleet.versions())
+        )
+        ordered = sorted(releases, key=lambda release: (release.product, -release.counter))
+        names = {release.image.sha256: release.version for release in releases}
+        shown = [(release, [d for d in deltas if d.target_sha256 == release.image.sha256]) for release in ordered]
+        return self._templates.page("releases.html", request, session, releases=shown, names=names, versions=versions)
+
+    async def trail(self, request: web.Request, session: Session) -> web.StreamResponse:
+        records = await self._database.read(lambda unit: unit.audit.latest(limit=200))
+        return self._templates.page("trail.html", request, session, timeline=records)
+
+    async def _explained(self, rows: Sequence[AssignmentRow]) -> list[tuple[AssignmentRow, Explanation]]:
+        return [(row, await self._explainer.explain(row.target)) for row in rows]
+
+    def _signed_in(self, page: Page) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def handler(request: web.Request) -> web.StreamResponse:
+            session = await self._sessions.of(request)
+            if not session.caller.may(Need.READ):
+                raise DeniedError("forbidden", "Your token may not read here.")
+            return await page(request, session)
+
+        return handler
+
+
+def verbs_for(state: CampaignState) -> tuple[str, ...]:
+    """What a person can tell a campaign in this state, the usual first."""
+    if state in (CampaignState.DRAFT, CampaignState.SCHEDULED, CampaignState.AWAITING_APPROVAL):
+        return ("start", "abort")
+    if state is CampaignState.RUNNING:
+        return ("pause", "abort", "rollback")
+    if state is CampaignState.PAUSED:
+        return ("resume", "abort", "rollback")
+    return ("abort", "rollback") if state is CampaignState.WATCHING else ()
+
+
+def _needs_somebody(view: CampaignView) -> bool:
+    return view.row.state in (CampaignState.DRAFT, CampaignState.AWAITING_APPROVAL, CampaignState.PAUSED)
+
+
+def _pictures(view: CampaignView, rows: dict[int, list[AssignmentRow]]) -> list[CohortPicture]:
+    total = sum(cohort.size for cohort in view.cohorts)
+    return [picture(cohort, total=total, assignments=rows.get(cohort.index)) for cohort in view.cohorts if cohort.size]
+
+
+def _rows_for_cells(unit: Unit, view: CampaignView) -> dict[int, list[AssignmentRow]]:
+    """Every assignment by cohort when the campaign is small enough for cells, else none."""
+    rows: dict[int, list[AssignmentRow]] = {}
+    if sum(cohort.size for cohort in view.cohorts) > MAX_CELLS:
+        return rows
+    cursor: str | None = None
+    while True:
+        page = unit.campaigns.assignments(view.row.id, cursor=cursor, limit=500)
+        for row in page.rows:
+            rows.setdefault(row.cohort, []).append(row)
+        if page.next is None:
+            return rows
+        cursor = page.next

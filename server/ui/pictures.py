@@ -1,0 +1,95 @@
+"""Pictures of cohorts and versions as plain values that templates draw.
+
+Up to `MAX_CELLS` targets get a cell each; a larger campaign is drawn as bars, whose size does not grow with the fleet.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from server.planner.model import AssignmentRow, AssignmentState, CohortRow
+from server.ui.wording import TONE_ORDER, TONE_TEXT, TONES, spoken
+
+MAX_CELLS = 2000
+MAX_VERSIONS = 7
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One target: its tone and what a pointer over it says."""
+
+    tone: str
+    title: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """A part of a bar: where it begins and how long it is, in percent of the bar."""
+
+    tone: str
+    label: str
+    number: int
+    start: float
+    width: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CohortPicture:
+    """A cohort drawn: `cells`, or `segments` when it is too large for them, and a legend in words."""
+
+    cohort: CohortRow
+    cells: tuple[Cell, ...]
+    segments: tuple[Segment, ...]
+    legend: tuple[Segment, ...]
+    states: tuple[tuple[str, int], ...]
+
+
+def picture(cohort: CohortRow, *, total: int, assignments: Sequence[AssignmentRow] | None = None) -> CohortPicture:
+    """Draw a cohort of a campaign with `total` targets; with `assignments` (by rank) each cell keeps its place."""
+    segments = stacked(_by_tone(cohort.counts))
+    cells: tuple[Cell, ...] = ()
+    if total <= MAX_CELLS:
+        cells = tuple(_named(row) for row in assignments) if assignments is not None else _unnamed(segments)
+    states = tuple((spoken(state), number) for state, number in cohort.counts.items() if number)
+    return CohortPicture(cohort=cohort, cells=cells, segments=segments, legend=segments, states=states)
+
+
+def stacked(parts: Sequence[tuple[str, str, int]]) -> tuple[Segment, ...]:
+    """Lay (tone, label, number) parts end to end; empty ones are left out."""
+    total = sum(number for _, _, number in parts) or 1
+    out: list[Segment] = []
+    start = 0.0
+    for tone, label, number in parts:
+        if number > 0:
+            width = 100 * number / total
+            out.append(Segment(tone=tone, label=label, number=number, start=round(start, 3), width=round(width, 3)))
+            start += width
+    return tuple(out)
+
+
+def versions_bar(versions: Mapping[str, int]) -> tuple[Segment, ...]:
+    """Versions the fleet runs, most common first; the rare ones are taken together."""
+    ordered = sorted(versions.items(), key=lambda item: (item[0] == "unknown", -item[1], item[0]))
+    shown, rest = ordered[:MAX_VERSIONS], ordered[MAX_VERSIONS:]
+    parts = [(_version_tone(index, name), name, number) for index, (name, number) in enumerate(shown)]
+    if rest:
+        parts.append(("v-rest", f"{len(rest)} other versions", sum(number for _, number in rest)))
+    return stacked(parts)
+
+
+def _version_tone(index: int, name: str) -> str:
+    return "v-none" if name == "unknown" else f"v-{index}"
+
+
+def _by_tone(counts: Mapping[AssignmentState, int]) -> list[tuple[str, str, int]]:
+    sums = dict.fromkeys(TONE_ORDER, 0)
+    for state, number in counts.items():
+        sums[TONES[state]] += number
+    return [(tone, TONE_TEXT[tone], number) for tone, number in sums.items()]
+
+
+def _named(row: AssignmentRow) -> Cell:
+    return Cell(tone=TONES[row.state], title=f"{row.target}: {spoken(row.state)}")
+
+
+def _unnamed(segments: Sequence[Segment]) -> tuple[Cell, ...]:
+    return tuple(Cell(tone=part.tone, title=part.label) for part in segments for _ in range(part.number))

@@ -1,0 +1,129 @@
+"""How states look and read: one tone (colour and shape) and one short text for each, the same on every page."""
+
+from datetime import UTC, datetime
+
+from server.planner.model import AssignmentState as A
+from server.planner.model import CampaignRow, CampaignState, CohortRow, CohortState
+
+TONES: dict[A, str] = {
+    A.PLANNED: "waiting",
+    A.ORDERED: "moving",
+    A.DOWNLOADING: "moving",
+    A.STAGED: "moving",
+    A.ASKING: "moving",
+    A.ACTIVATING: "trial",
+    A.TRIAL: "trial",
+    A.COMMITTED: "committed",
+    A.VERIFIED: "verified",
+    A.DEFERRED: "aside",
+    A.CANCELLED: "aside",
+    A.SKIPPED: "aside",
+    A.SUPERSEDED: "aside",
+    A.EXPIRED: "aside",
+    A.ROLLED_BACK: "aside",
+    A.FELL_BACK: "bad",
+    A.FAILED: "bad",
+    A.REFUSED: "bad",
+    A.MISSING: "bad",
+    A.REGRESSED: "bad",
+}
+TONE_ORDER = ("verified", "committed", "trial", "moving", "waiting", "aside", "bad")
+TONE_TEXT = {
+    "verified": "verified",
+    "committed": "committed, proving itself",
+    "trial": "restarting on trial",
+    "moving": "fetching and staging",
+    "waiting": "waiting its turn",
+    "aside": "set aside",
+    "bad": "needs a look",
+}
+CAMPAIGN_TONES: dict[CampaignState, str] = {
+    CampaignState.DRAFT: "waiting",
+    CampaignState.AWAITING_APPROVAL: "attention",
+    CampaignState.SCHEDULED: "waiting",
+    CampaignState.RUNNING: "moving",
+    CampaignState.PAUSED: "attention",
+    CampaignState.WATCHING: "committed",
+    CampaignState.COMPLETED: "verified",
+    CampaignState.ABORTED: "aside",
+    CampaignState.ROLLING_BACK: "attention",
+    CampaignState.ROLLED_BACK: "aside",
+}
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+
+
+def spoken(state: str | None) -> str:
+    """A state's name for people."""
+    return "no order" if state is None else str(state).replace("_", " ")
+
+
+def ago(at: float | None, now: float) -> str:
+    """How long ago, in the largest fitting unit."""
+    if at is None:
+        return "never"
+    seconds = max(0, int(now - at))
+    if seconds < 5:
+        return "just now"
+    return f"{span(seconds)} ago"
+
+
+def span(seconds: float) -> str:
+    """A duration in its largest fitting unit."""
+    whole = max(0, int(seconds))
+    for size, name in ((_DAY, "d"), (_HOUR, "h"), (_MINUTE, "min")):
+        if whole >= 2 * size or (whole >= size and size == _MINUTE):
+            return f"{whole // size} {name}"
+    return f"{whole} s"
+
+
+def stamp(at: float) -> str:
+    """A time as ISO 8601, UTC."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+
+
+def clock_time(at: float) -> str:
+    """Day and time of day, UTC."""
+    return datetime.fromtimestamp(at, UTC).strftime("%d %b %H:%M:%S")
+
+
+def size(length: int) -> str:
+    """A length in bytes for people (powers of 1024)."""
+    value = float(length)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024 or unit == "GiB":
+            return f"{value:.0f} {unit}" if value >= 100 or unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{length} B"
+
+
+def plural(number: int, noun: str) -> str:
+    """`1 target`, `2 targets`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def campaign_sentence(row: CampaignRow, cohorts: tuple[CohortRow, ...]) -> str:
+    """Where a campaign stands and what it waits for, in one sentence."""
+    if row.state is CampaignState.DRAFT:
+        total = sum(cohort.size for cohort in cohorts)
+        return f"A draft for {plural(total, 'target')}; nothing happens until somebody starts it."
+    if row.state in (CampaignState.RUNNING, CampaignState.WATCHING):
+        open_now = next((cohort for cohort in cohorts if cohort.state is CohortState.OPEN), None)
+        return cohort_sentence(open_now) if open_now else "Every cohort is decided; late arrivals are still taken in."
+    if row.state is CampaignState.COMPLETED:
+        return f"Completed: {plural(_verified(cohorts), 'target')} verified on {row.release.version}."
+    text = row.reason or "No reason was given"
+    return f"{spoken(row.state).capitalize()}: {text.rstrip('.')}."
+
+
+def cohort_sentence(cohort: CohortRow) -> str:
+    """What a cohort's gate says, in one sentence."""
+    if cohort.verdict_text:
+        return f"{cohort.name}: {cohort.verdict_text}"
+    if cohort.state is CohortState.CLOSED:
+        return f"{cohort.name} opens when the cohort before it has passed."
+    verified = cohort.counts.get(A.VERIFIED, 0)
+    return f"{cohort.name}: {verified} of {cohort.size} verified, {cohort.attempted} attempted."
+
+
+def _verified(cohorts: tuple[CohortRow, ...]) -> int:
+    return sum(cohort.counts.get(A.VERIFIED, 0) for cohort in cohorts)
