@@ -123,7 +123,7 @@ def _compressed(head: bytes) -> tuple[str, dict[str, str]] | None:
                 inner = unpack(head[:_INNER_BYTES])
             except (zlib.error, lzma.LZMAError, zstandard.ZstdError):
                 return None
-            return kind, {"inner": _inside(inner)}
+            return (kind, {"inner": _inside(inner)}) if inner else None
     return None
 
 
