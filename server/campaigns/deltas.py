@@ -1,0 +1,133 @@
+"""The delta factory: makes deltas for campaigns in a process of its own.
+
+bsdiff needs much memory and holds the interpreter for seconds, and images come from outside: so the work is done by a
+worker (`python -m server.campaigns.deltas`) with limits on its memory and time and a lower priority. Whatever happens to
+it is a typed error here. A delta that saves less than `MIN_SAVING` of the full image is not worth offering.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import resource
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from firmware.delta.format import DeltaEnds
+from firmware.delta.make import DEFAULT_LEVEL, DeltaFacts, make_delta
+from firmware.errors import OtariaError, UnavailableError
+
+MIN_SAVING = 0.2
+_MAX_ANSWER_BYTES = 4096
+
+
+class DeltaFailedError(UnavailableError):
+    """No delta could be made: `delta-too-slow`, `delta-too-big` (memory) or `delta-failed`. The full image still serves."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeltaLimits:
+    """What one worker may use. The default suits images of any length: memory does not grow with them."""
+
+    memory_bytes: int = 1 << 30
+    timeout_s: float = 900.0
+    level: int = DEFAULT_LEVEL
+    niceness: int = 5
+
+
+class DeltaFactory:
+    """Makes deltas, at most `at_once` at a time."""
+
+    def __init__(self, limits: DeltaLimits | None = None, *, at_once: int = 1) -> None:
+        self._limits = limits or DeltaLimits()
+        self._turn = asyncio.Semaphore(at_once)
+
+    async def make(self, source: Path, target: Path, out: Path) -> DeltaFacts | None:
+        """Make a delta from `source` to `target` at `out`; None, and no file, when it would not save enough.
+
+        Raises `DeltaFailedError`. Cancelling ends the worker. `out` appears whole or not at all.
+        """
+        async with self._turn:
+            facts = await self._run(source, target, out)
+        return facts if _is_worth_it(facts, out) else None
+
+    async def _run(self, source: Path, target: Path, out: Path) -> DeltaFacts:
+        limits = self._limits
+        options = (f"--memory-bytes={limits.memory_bytes}", f"--level={limits.level}", f"--niceness={limits.niceness}")
+        command = (sys.executable, "-m", __name__, *options, "--", str(source), str(target), str(out))
+        worker = await asyncio.create_subprocess_exec(*command, stdin=DEVNULL, stdout=PIPE, stderr=PIPE)
+        try:
+            async with asyncio.timeout(limits.timeout_s):
+                answer, trouble = await worker.communicate()
+        except TimeoutError as error:
+            raise DeltaFailedError(
+                "delta-too-slow", f"The delta was not made within {limits.timeout_s:g} s; the full image is used."
+            ) from error
+        finally:
+            await _end(worker, out)
+        return _facts(worker.returncode, answer, trouble)
+
+
+def _is_worth_it(facts: DeltaFacts, out: Path) -> bool:
+    """Whether the delta saves enough; removes it when it does not."""
+    worth_it = facts.length <= (1 - MIN_SAVING) * facts.ends.output_length
+    if not worth_it:
+        out.unlink(missing_ok=True)
+    return worth_it
+
+
+async def _end(worker: Process, out: Path) -> None:
+    """Make sure the worker is gone, and with it what it had half written."""
+    if worker.returncode is None:
+        worker.kill()
+        await worker.wait()
+        for part in out.parent.glob(f".{out.name[:64]}.*.part"):
+            part.unlink(missing_ok=True)
+
+
+def _facts(returncode: int | None, answer: bytes, trouble: bytes) -> DeltaFacts:
+    if returncode == 0:
+        value = json.loads(answer)
+        return DeltaFacts(ends=DeltaEnds(**value.pop("ends")), **value)
+    try:
+        error = json.loads(trouble[-_MAX_ANSWER_BYTES:])
+    except ValueError:
+        last = trouble.decode("utf-8", "replace").strip().rsplit("\n", 1)[-1][:200]
+        raise DeltaFailedError(
+            "delta-failed", f"The delta worker ended with {returncode}: {last or 'no word'}."
+        ) from None
+    raise DeltaFailedError(error["kind"], error["text"])
+
+
+def main(arguments: list[str]) -> int:
+    """The worker: limits itself, makes the delta, prints its facts as JSON; errors as JSON on stderr."""
+    parser = argparse.ArgumentParser(
+        prog="python -m server.campaigns.deltas", description="Make one delta, within limits."
+    )
+    parser.add_argument("--memory-bytes", type=int, required=True)
+    parser.add_argument("--level", type=int, required=True)
+    parser.add_argument("--niceness", type=int, required=True)
+    parser.add_argument("paths", type=Path, nargs=3, metavar="SOURCE TARGET OUT")
+    options = parser.parse_args(arguments)
+    os.nice(options.niceness)
+    resource.setrlimit(resource.RLIMIT_AS, (options.memory_bytes, options.memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        facts = make_delta(*options.paths, level=options.level)
+    except MemoryError:
+        return _complain("delta-too-big", f"The delta needs more than {options.memory_bytes} bytes of memory.")
+    except (OtariaError, OSError) as error:
+        return _complain("delta-failed", f"The delta was not made: {error}.")
+    print(json.dumps(asdict(facts)))
+    return 0
+
+
+def _complain(kind: str, text: str) -> int:
+    print(json.dumps({"kind": kind, "text": text}), file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
