@@ -1,0 +1,119 @@
+"""Into a campaign and out of it: taking hold of a target, ordering it, withdrawing, sending back, moving between cohorts.
+
+Rules
+- One campaign holds a target until it is done with it; another one waits, for its patience in its cohort and then in `late`.
+- A target that runs the release already, or is quarantined, is skipped: it says nothing about the release.
+- A target that comes late goes back into the open cohort when that can't pass with those it has left; otherwise it stays late.
+"""
+
+from firmware.protocol.words import Action
+from server.planner import progress
+from server.planner.ledger import Ledger
+from server.planner.model import CampaignState, CohortState, SendOrder
+from server.planner.states import GOING_BACK, LIVE, OVER, WAITING, Move
+
+
+def admit(ledger: Ledger) -> None:
+    """Take hold of a planned target and order it; or skip it, or let it wait for the campaign that holds it."""
+    campaign, target = ledger.campaign, ledger.target
+    if not _may_admit(ledger):
+        again = ledger.assignment.wake_at is not None and campaign.state in LIVE
+        ledger.set_assignment(wake_at=ledger.at + campaign.strategy.retry_s if again else None)
+    elif target.quarantined:
+        _skip(ledger, "quarantined", "The target is quarantined.")
+    elif target.holder not in (None, campaign.id) and not target.settled:
+        _wait_for_holder(ledger)
+    elif target.running_sha256 == campaign.release.sha256:
+        _skip(ledger, "already-there", f"It runs {campaign.release.version} already.")
+    else:
+        ledger.set_target(holder=campaign.id, settled=False)
+        ledger.move(Move.ADMIT)
+        order(ledger, Action.INSTALL)
+
+
+def order(ledger: Ledger, action: Action) -> None:
+    """Ask the shell for a signed order; until it answers, reports about the order before are history."""
+    ledger.set_assignment(order_hash=None, heard=False)
+    if ledger.assignment.state in WAITING:
+        ledger.rewake()
+    ledger.command(SendOrder(campaign=ledger.campaign.id, target=ledger.target.id, action=action))
+
+
+def withdraw(ledger: Ledger) -> None:
+    """Take an order back that has no permit yet, when its campaign is over; a rollback's own orders stay."""
+    campaign, assignment = ledger.campaign, ledger.assignment
+    own = campaign.state in GOING_BACK and assignment.action is Action.ROLLBACK
+    if campaign.state not in OVER or assignment.state not in WAITING or own:
+        return
+    ledger.move(Move.WITHDRAW, reason_kind="withdrawn", reason=f"The campaign was ended. {campaign.reason}"[:1000])
+    order(ledger, Action.NOTHING)
+
+
+def send_back(ledger: Ledger) -> None:
+    """Order a target that runs the release back to its previous slot, if it is still ours and has one."""
+    target = ledger.target
+    if target.holder != ledger.campaign.id:
+        ledger.move(Move.TAKEN_OVER, reason_kind="superseded", reason=f"Campaign {target.holder} has taken it over.")
+    elif not target.rollback_available:
+        text = "It can't go back: its previous slot isn't intact."
+        ledger.move(Move.NO_WAY_BACK, reason_kind="no-previous", reason=text, action=Action.ROLLBACK)
+        ledger.record("rollback-impossible", text, target=True)
+    else:
+        ledger.move(
+            Move.ROLL_BACK,
+            reason_kind="rolling-back",
+            reason=ledger.campaign.reason,
+            action=Action.ROLLBACK,
+            attempt=0,
+            permit_nonce=None,
+            permitted_at=None,
+            committed_at=None,
+        )
+        order(ledger, Action.ROLLBACK)
+
+
+def move_to_late(ledger: Ledger, reason_kind: str, reason: str) -> None:
+    """Take an unreached target out of its cohort, so that the others don't wait for it."""
+    late = ledger.late
+    if late.state is CohortState.CLOSED:
+        ledger.set_cohort_state(late.index, CohortState.OPEN, opened_at=ledger.at)
+    ledger.change_cohort(late.index)
+    ledger.set_assignment(reason_kind=reason_kind, reason=reason)
+    ledger.record("moved-to-late", reason, target=True)
+
+
+def rejoin(ledger: Ledger) -> None:
+    """Take a late target that was heard back into the open cohort, when that has too few left to pass."""
+    if ledger.is_late and ledger.campaign.state in LIVE and progress.needs_members(ledger):
+        ledger.change_cohort(ledger.campaign.cohort)
+        ledger.record("rejoined", f"Heard at last; back in cohort {ledger.cohort.name}.", target=True)
+
+
+def count_attempt(ledger: Ledger) -> None:
+    """Count an attempt to install in the target's cohort; going back is none."""
+    if ledger.assignment.action is Action.INSTALL:
+        ledger.set_cohort(ledger.assignment.cohort, attempted=ledger.cohort.attempted + 1)
+
+
+def _may_admit(ledger: Ledger) -> bool:
+    state, cohort = ledger.campaign.state, ledger.cohort
+    if cohort.state is not CohortState.OPEN:
+        return False
+    return state is CampaignState.RUNNING or (state is CampaignState.WATCHING and ledger.is_late)
+
+
+def _skip(ledger: Ledger, reason_kind: str, reason: str) -> None:
+    ledger.move(Move.SKIP, reason_kind=reason_kind, reason=reason)
+    ledger.record("skipped", reason, target=True)
+
+
+def _wait_for_holder(ledger: Ledger) -> None:
+    strategy, assignment = ledger.campaign.strategy, ledger.assignment
+    reason = f"Campaign {ledger.target.holder} holds this target; one campaign at a time may."
+    if (assignment.reason_kind, assignment.reason) != ("held", reason):
+        ledger.set_assignment(reason_kind="held", reason=reason, state_since=ledger.at)
+        ledger.record("held", reason, target=True)
+    opened_at = ledger.cohort.opened_at
+    if not ledger.is_late and opened_at is not None and ledger.at >= opened_at + strategy.patience_s:
+        move_to_late(ledger, "held", reason)
+    ledger.set_assignment(wake_at=ledger.at + strategy.retry_s)

@@ -1,0 +1,209 @@
+"""The second phase: a target asks whether it may activate now.
+
+Rules
+- Every check in `CHECKS` must agree; the first that doesn't is the answer, in words, with when to ask again.
+- All tokens are taken at once or none.
+- An ask may be replayed by anyone who holds the broker. So an ask frees no token, ends nothing and moves no horizon: asking again
+  while activating (the permit was lost, or died with a reboot) is answered anew and costs nothing; asking again while
+  missing is another attempt.
+- The same ask gets the same answer. An ask of a target that is done, or in its trial, is history and gets none.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from firmware.protocol.words import Action
+from server.planner import budgets, progress
+from server.planner.admission import count_attempt, rejoin, withdraw
+from server.planner.ledger import Ledger
+from server.planner.model import (
+    Asked,
+    AssignmentState,
+    CampaignState,
+    CohortState,
+    GrantPermit,
+    TellWait,
+)
+from server.planner.states import GOING_BACK, OVER, WAITING, Move
+
+HISTORY = frozenset({AssignmentState.TRIAL, AssignmentState.COMMITTED, AssignmentState.VERIFIED})
+ASKABLE = frozenset({*WAITING, AssignmentState.ACTIVATING, AssignmentState.MISSING})
+UNKNOWN_AGAIN_S = 300
+PATIENT_FACTOR = 4
+"""How much later than `retry_s` to ask again when only people can change the answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wait:
+    """Why not now: a stable kind, a sentence, what would release it, and after how many seconds to ask again."""
+
+    kind: str
+    text: str
+    release_by: str
+    retry_s: int
+
+
+Check = Callable[[Ledger], Wait | None]
+
+
+def not_quarantined(ledger: Ledger) -> Wait | None:
+    """A quarantined target may do nothing disruptive."""
+    if not ledger.target.quarantined:
+        return None
+    return _wait(
+        ledger, "quarantined", "The target is quarantined.", "an operator lifts the quarantine", PATIENT_FACTOR
+    )
+
+
+def not_ended(ledger: Ledger) -> Wait | None:
+    """The assignment still waits for its activation."""
+    assignment = ledger.assignment
+    if assignment.state in ASKABLE:
+        return None
+    text = f"Its part in this campaign is over: {assignment.state.replace('_', ' ')}. {assignment.reason}".strip()
+    return _wait(ledger, "ended", text, "another campaign orders it", PATIENT_FACTOR)
+
+
+def campaign_grants(ledger: Ledger) -> Wait | None:
+    """The campaign grants permits of this kind in its state."""
+    campaign = ledger.campaign
+    back = ledger.assignment.action is Action.ROLLBACK
+    granting = GOING_BACK if back else {CampaignState.RUNNING, CampaignState.WATCHING}
+    if campaign.state in granting:
+        return None
+    text = f"The campaign is {campaign.state.replace('_', ' ')}: {campaign.reason}"
+    if campaign.state is CampaignState.PAUSED:
+        return _wait(ledger, "paused", text, "an operator resumes, aborts or rolls back the campaign", PATIENT_FACTOR)
+    return _wait(ledger, "withdrawn", text, "another campaign orders it", PATIENT_FACTOR)
+
+
+def cohort_may_go(ledger: Ledger) -> Wait | None:
+    """The target's cohort is open, or passed; for `late`, the first cohort has passed."""
+    cohort, first = ledger.cohort, ledger.cohorts[0]
+    if ledger.assignment.action is Action.ROLLBACK:
+        return None
+    judged = first if ledger.is_late else cohort
+    if judged.state is CohortState.PASSED or (judged.state is CohortState.OPEN and not ledger.is_late):
+        return None
+    text = f"Cohort {judged.name} is {judged.state}. {judged.verdict_text}".strip()
+    return _wait(ledger, "gate", text, f"cohort {judged.name} passes its gate")
+
+
+def attempts_left(ledger: Ledger) -> Wait | None:
+    """It may try (again); the attempt it is in doesn't count twice."""
+    assignment, most = ledger.assignment, ledger.campaign.strategy.max_attempts
+    if assignment.state is AssignmentState.ACTIVATING or assignment.attempt < most:
+        return None
+    text = f"It was given {assignment.attempt} of {most} attempts and went silent after the last."
+    return _wait(ledger, "attempts-exhausted", text, "a signed report says how the attempt ended", PATIENT_FACTOR)
+
+
+def budgets_have_room(ledger: Ledger) -> Wait | None:
+    """Every group of the target has a token for it, or it holds one already."""
+    full = budgets.first_full(ledger)
+    if full is None:
+        return None
+    return _wait(ledger, "budget", f"Not now: {full.text}.", f"a target of {full.key} comes back healthy")
+
+
+CHECKS: tuple[Check, ...] = (
+    not_quarantined,
+    not_ended,
+    campaign_grants,
+    cohort_may_go,
+    attempts_left,
+    budgets_have_room,
+)
+
+
+def binding(ledger: Ledger, checks: tuple[Check, ...] = CHECKS) -> Wait | None:
+    """The first constraint that keeps the target from activating now, or None."""
+    return next((wait for check in checks if (wait := check(ledger)) is not None), None)
+
+
+def asked(ledger: Ledger, event: Asked, checks: tuple[Check, ...] = CHECKS) -> None:
+    """Answer an ask: a permit with all its tokens, or not before when and why."""
+    if not ledger.known or event.order_hash != ledger.assignment.order_hash:
+        _tell(ledger, event, _unknown())
+        return
+    if ledger.assignment.state in HISTORY:
+        return
+    _hear(ledger)
+    wait = binding(ledger, checks)
+    if wait is None:
+        _grant(ledger, event)
+    else:
+        _keep_waiting(ledger, wait)
+        _tell(ledger, event, wait)
+    progress.settle(ledger)
+
+
+def _hear(ledger: Ledger) -> None:
+    """Only who has the order can ask about it: it was reached."""
+    if ledger.assignment.state in WAITING:
+        ledger.set_assignment(heard=True)
+        rejoin(ledger)
+
+
+def _grant(ledger: Ledger, event: Asked) -> None:
+    assignment, strategy = ledger.assignment, ledger.campaign.strategy
+    if assignment.state is not AssignmentState.ACTIVATING:
+        ledger.move(Move.PERMIT, attempt=assignment.attempt + 1, permit_nonce=event.nonce, permitted_at=ledger.at)
+        count_attempt(ledger)
+        budgets.take(ledger)
+        ledger.record(
+            "permit-granted", f"May activate now; must be committed within {strategy.horizon_s:g} s.", target=True
+        )
+    elif assignment.permit_nonce != event.nonce:
+        ledger.set_assignment(permit_nonce=event.nonce)
+        ledger.record("permit-repeated", "Asked again before it activated; the permit was granted anew.", target=True)
+    ledger.command(
+        GrantPermit(
+            target=event.target,
+            campaign=ledger.campaign.id,
+            order_hash=event.order_hash,
+            boot_id=event.boot_id,
+            nonce=event.nonce,
+            valid_s=strategy.permit_valid_s,
+        )
+    )
+
+
+def _keep_waiting(ledger: Ledger, wait: Wait) -> None:
+    assignment = ledger.assignment
+    if assignment.state not in WAITING:
+        return
+    if ledger.campaign.state in OVER and wait.kind == "withdrawn":
+        withdraw(ledger)
+        return
+    if assignment.reason_kind != wait.kind:
+        ledger.record("permit-refused", wait.text, target=True)
+    ledger.move(Move.TELL_WAIT, reason_kind=wait.kind, reason=wait.text)
+
+
+def _tell(ledger: Ledger, event: Asked, wait: Wait) -> None:
+    ledger.command(
+        TellWait(
+            target=event.target,
+            campaign=ledger.campaign.id if ledger.known else None,
+            order_hash=event.order_hash,
+            boot_id=event.boot_id,
+            nonce=event.nonce,
+            retry_after_s=wait.retry_s,
+            reason_kind=wait.kind,
+            reason=wait.text[:1000],
+        )
+    )
+
+
+def _unknown() -> Wait:
+    return Wait(
+        kind="unknown-order",
+        text="This isn't the target's current order; it was withdrawn or replaced.",
+        release_by="the target takes up its current order",
+        retry_s=UNKNOWN_AGAIN_S,
+    )
+
+
+def _wait(ledger: Ledger, kind: str, text: str, release_by: str, factor: int = 1) -> Wait:
+    return Wait(kind=kind, text=text, release_by=release_by, retry_s=ledger.campaign.strategy.retry_s * factor)

@@ -1,0 +1,105 @@
+"""What people, pages and the campaign's own deadline do.
+
+Rules
+- A verb that the campaign's table doesn't have is refused with what is possible. A campaign whose gate failed can't be resumed:
+  its evidence doesn't change by looking away.
+- Pages end: a candidate leaves `planned` or gets a deadline of its own, a recalled assignment leaves the states it was recalled
+  from.
+"""
+
+from firmware.protocol.words import Action
+from server.planner import progress
+from server.planner.admission import admit, send_back, withdraw
+from server.planner.ledger import Ledger
+from server.planner.model import (
+    AssignmentState,
+    CampaignDue,
+    CampaignState,
+    Candidate,
+    CohortDrained,
+    CohortState,
+    Commanded,
+    Recalled,
+    Verb,
+)
+from server.planner.states import CAN_GO_BACK, GOING_BACK, WAITING, TransitionError, next_campaign
+
+
+def commanded(ledger: Ledger, event: Commanded) -> None:
+    """Carry out a verb; raises `TransitionError` (`wrong-state`, `gate-failed`) and then changes nothing."""
+    next_campaign(ledger.campaign.state, event.verb)
+    reason = f"{event.verb} by {event.by}" + (f": {event.reason}" if event.reason else "")
+    match event.verb:
+        case Verb.START:
+            _start(ledger, reason)
+        case Verb.RESUME:
+            _resume(ledger, reason)
+        case Verb.PAUSE:
+            progress.pause(ledger, "paused", reason)
+        case Verb.ABORT:
+            progress.abort(ledger, "withdrawn", reason)
+        case Verb.ROLLBACK:
+            progress.roll_back(ledger, "withdrawn", reason)
+    progress.settle(ledger)
+
+
+def campaign_due(ledger: Ledger, event: CampaignDue) -> None:
+    """The campaign's deadline: start it, ask for the next page, or recall again what a crash left behind."""
+    campaign = ledger.campaign
+    if campaign.wake_at is None or event.at < campaign.wake_at:
+        return
+    ledger.set_campaign(wake_at=None)
+    if campaign.state is CampaignState.SCHEDULED:
+        _start(ledger, "the scheduled time came")
+        progress.settle(ledger)
+    elif campaign.state is CampaignState.RUNNING:
+        progress.admit_page(ledger)
+    elif campaign.state is CampaignState.ABORTED and ledger.count(*WAITING):
+        ledger.set_campaign(wake_at=event.at + progress.RECALL_AGAIN_S)
+        progress.withdraw_waiting(ledger)
+    elif campaign.state in GOING_BACK and ledger.count(*CAN_GO_BACK):
+        ledger.set_campaign(wake_at=event.at + progress.RECALL_AGAIN_S)
+        progress.recall_installed(ledger)
+
+
+def candidate(ledger: Ledger, _event: Candidate) -> None:
+    """Order a planned target, unless it has nothing to do or isn't free."""
+    if ledger.known and ledger.assignment.state is AssignmentState.PLANNED:
+        admit(ledger)
+        progress.settle(ledger)
+
+
+def drained(ledger: Ledger, event: CohortDrained) -> None:
+    """Every target of the cohort was asked for; stop asking."""
+    if ledger.campaign.state is CampaignState.RUNNING and ledger.campaign.cohort == event.cohort:
+        ledger.set_campaign(wake_at=None)
+
+
+def recalled(ledger: Ledger, event: Recalled) -> None:
+    """Withdraw one order, or send one target back."""
+    if not ledger.known:
+        return
+    if event.action is Action.NOTHING:
+        withdraw(ledger)
+    elif ledger.campaign.state in GOING_BACK and ledger.assignment.state in CAN_GO_BACK:
+        send_back(ledger)
+    progress.settle(ledger)
+
+
+def _start(ledger: Ledger, reason: str) -> None:
+    state = next_campaign(ledger.campaign.state, Verb.START)
+    ledger.set_campaign(state=state, reason_kind="none", reason=reason, changed_at=ledger.at, wake_at=None)
+    ledger.record("campaign-started", f"Started: {reason}")
+    progress.open_cohort(ledger, 0)
+
+
+def _resume(ledger: Ledger, reason: str) -> None:
+    failed = [cohort.name for cohort in ledger.cohorts.values() if cohort.state is CohortState.FAILED]
+    if failed:
+        text = f"The gate of cohort {failed[0]} failed; abort or roll back this campaign, and make another one."
+        raise TransitionError("gate-failed", text)
+    state = next_campaign(ledger.campaign.state, Verb.RESUME)
+    ledger.set_campaign(state=state, reason_kind="none", reason=reason, changed_at=ledger.at)
+    ledger.record("campaign-resumed", f"Resumed: {reason}")
+    if ledger.cohorts[ledger.campaign.cohort].state is CohortState.OPEN:
+        progress.admit_page(ledger)

@@ -1,0 +1,38 @@
+"""When an assignment is looked at again without anybody saying anything.
+
+Rules
+- Silence before activation means "not reached", never "failed": after its patience the target moves to `late`, and from there
+  the order expires. Who was heard has `HEARD_FACTOR` times the patience to fetch the order, since large images take long.
+- Silence after a permit is failure at the horizon, which is counted from the first permit of the attempt: a later one for the
+  same attempt doesn't move it, or replayed asks could put the horizon off for ever.
+- A rollback order has no `late`; it waits until it expires.
+"""
+
+from firmware.protocol.words import Action
+from server.planner.model import AssignmentRow, AssignmentState, Strategy
+from server.planner.states import IN_FLIGHT, WAITING
+
+HEARD_FACTOR = 10
+_FETCHING = (AssignmentState.ORDERED, AssignmentState.DOWNLOADING)
+
+
+def wake_of(strategy: Strategy, assignment: AssignmentRow, *, late: bool, at: float) -> float | None:
+    """The `wake_at` (POSIX seconds) an assignment needs in its state, decided at time `at`; None when it waits for nothing."""
+    state = assignment.state
+    if state in WAITING:
+        return at + _waiting_s(strategy, assignment, late=late)
+    if state in IN_FLIGHT:
+        return (assignment.permitted_at if assignment.permitted_at is not None else at) + strategy.horizon_s
+    if state is AssignmentState.COMMITTED:
+        return (assignment.committed_at if assignment.committed_at is not None else at) + strategy.healthy_s
+    return None
+
+
+def _waiting_s(strategy: Strategy, assignment: AssignmentRow, *, late: bool) -> float:
+    if assignment.order_hash is None:
+        return strategy.retry_s
+    if late or assignment.action is Action.ROLLBACK:
+        return strategy.order_ttl_s
+    if assignment.state in _FETCHING:
+        return strategy.patience_s * (HEARD_FACTOR if assignment.heard else 1)
+    return strategy.patience_s + strategy.retry_s

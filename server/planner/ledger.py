@@ -1,0 +1,210 @@
+"""What one event changes: the slice's rows as they are being changed, and the commands that go with them.
+
+Rules
+- Every change of an assignment's state goes through `move`, which keeps its cohort's counters, its deadline and the hold on
+  its target in step; so they can't drift apart.
+- The decision holds a row only when it differs from the slice, with the version it was loaded with.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from server.errors import NotFoundError
+from server.planner import states
+from server.planner.deadlines import wake_of
+from server.planner.model import (
+    LATE,
+    AssignmentRow,
+    AssignmentState,
+    CampaignRow,
+    Change,
+    CohortRow,
+    CohortState,
+    Command,
+    Decision,
+    Delete,
+    GroupRow,
+    Put,
+    Record,
+    Row,
+    Slice,
+    TargetRow,
+    TokenRow,
+)
+
+
+class Ledger:
+    """The working copy of a slice at time `at`; `decision()` says what became of it."""
+
+    def __init__(self, loaded: Slice, at: float) -> None:
+        self.at = at
+        self.groups: dict[str, GroupRow] = {group.key: group for group in loaded.groups}
+        self.tokens: dict[str, TokenRow] = {token.group: token for token in loaded.tokens}
+        self.cohorts: dict[int, CohortRow] = {cohort.index: cohort for cohort in loaded.cohorts}
+        self.commands: list[Command] = []
+        self._campaign = loaded.campaign
+        self._assignment = loaded.assignment
+        self._target = loaded.target
+        self._loaded = loaded
+
+    # What is there
+
+    @property
+    def campaign(self) -> CampaignRow:
+        """The event's campaign; raises `NotFoundError`."""
+        if self._campaign is None:
+            raise NotFoundError("There is no such campaign.")
+        return self._campaign
+
+    @property
+    def assignment(self) -> AssignmentRow:
+        """The event's assignment; raises `NotFoundError`."""
+        if self._assignment is None:
+            raise NotFoundError("The target isn't part of this campaign.")
+        return self._assignment
+
+    @property
+    def target(self) -> TargetRow:
+        """The event's target; raises `NotFoundError`."""
+        if self._target is None:
+            raise NotFoundError("There is no such target.")
+        return self._target
+
+    @property
+    def knows_target(self) -> bool:
+        return self._target is not None
+
+    @property
+    def known(self) -> bool:
+        """Whether the slice holds an assignment with its campaign and target."""
+        return self._campaign is not None and self._assignment is not None and self._target is not None
+
+    @property
+    def cohort(self) -> CohortRow:
+        """The assignment's cohort."""
+        return self.cohorts[self.assignment.cohort]
+
+    @property
+    def late(self) -> CohortRow:
+        """The cohort of whoever was offline: always the last."""
+        return self.cohorts[len(self.cohorts) - 1]
+
+    @property
+    def is_late(self) -> bool:
+        return self.cohort.name == LATE
+
+    def count(self, *wanted: AssignmentState) -> int:
+        """How many of the campaign's assignments are in one of these states."""
+        return sum(cohort.counts.get(state, 0) for cohort in self.cohorts.values() for state in wanted)
+
+    def changed_cohorts(self) -> list[tuple[CohortRow, CohortRow]]:
+        """The cohorts that this event has changed so far: as loaded, and as they are now."""
+        pairs = [(before, self.cohorts[before.index]) for before in self._loaded.cohorts]
+        return [(before, now) for before, now in pairs if now is not before]
+
+    # Changes
+
+    def set_campaign(self, **values: Any) -> None:
+        self._campaign = replace(self.campaign, **values)
+
+    def set_cohort(self, index: int, **values: Any) -> None:
+        self.cohorts[index] = replace(self.cohorts[index], **values)
+
+    def set_cohort_state(self, index: int, state: CohortState, **values: Any) -> None:
+        """Move a cohort by its table."""
+        self.set_cohort(index, state=states.next_cohort(self.cohorts[index].state, state), **values)
+
+    def set_target(self, **values: Any) -> None:
+        self._target = replace(self.target, **values)
+
+    def set_assignment(self, **values: Any) -> None:
+        """Change anything but state and cohort."""
+        self._assignment = replace(self.assignment, **values)
+
+    def move(self, cause: str, *, reason_kind: str = "none", reason: str = "", **values: Any) -> AssignmentState:
+        """Move the assignment by its table; returns the new state. `values` are set with it, before its deadline is."""
+        before = self.assignment
+        state = states.next_assignment(before.state, cause)
+        same = state is before.state and reason_kind == before.reason_kind
+        since = before.state_since if same else self.at
+        changes = {"state": state, "state_since": since, "reason_kind": reason_kind, "reason": reason, **values}
+        self._assignment = replace(before, **changes)
+        self._recount(before.cohort, before.state, -1)
+        self._recount(before.cohort, state, +1)
+        self._hold()
+        self.rewake()
+        return state
+
+    def change_cohort(self, index: int) -> None:
+        """Put the assignment into another cohort; `size + moved_to_late` of the one that isn't `late` stays what it was."""
+        before = self.assignment
+        self._recount(before.cohort, before.state, -1)
+        self._recount(index, before.state, +1)
+        self._resize(before.cohort, -1)
+        self._resize(index, +1)
+        self._assignment = replace(before, cohort=index)
+        self.rewake()
+
+    def rewake(self) -> None:
+        """Set the assignment's deadline to what its state calls for."""
+        wake_at = wake_of(self.campaign.strategy, self.assignment, late=self.is_late, at=self.at)
+        self._assignment = replace(self.assignment, wake_at=wake_at)
+
+    def put_group(self, group: GroupRow) -> None:
+        self.groups[group.key] = group
+
+    def put_token(self, token: TokenRow) -> None:
+        self.tokens[token.group] = token
+
+    def drop_token(self, group: str) -> None:
+        del self.tokens[group]
+
+    # Words
+
+    def command(self, command: Command) -> None:
+        self.commands.append(command)
+
+    def record(self, kind: str, text: str, *, target: bool = False) -> None:
+        """Add a line to the trail, about the campaign or (`target`) about this target in it."""
+        campaign = self._campaign.id if self._campaign else None
+        name = self._target.id if target and self._target else None
+        self.command(Record(kind=kind, text=text, campaign=campaign, target=name))
+
+    def decision(self) -> Decision:
+        """What this event changes and asks for."""
+        return Decision(changes=tuple(self._changes()), commands=tuple(self.commands))
+
+    # The rest
+
+    def _changes(self) -> Iterator[Change]:
+        loaded = self._loaded
+        groups = {group.key: group for group in loaded.groups}
+        tokens = {token.group: token for token in loaded.tokens}
+        cohorts = {cohort.index: cohort for cohort in loaded.cohorts}
+        pairs: list[tuple[Row | None, Row | None]] = [
+            (loaded.campaign, self._campaign),
+            *((cohorts[index], row) for index, row in self.cohorts.items()),
+            (loaded.target, self._target),
+            (loaded.assignment, self._assignment),
+            *((groups.get(key), row) for key, row in self.groups.items()),
+            *((tokens.get(key), row) for key, row in self.tokens.items()),
+        ]
+        yield from (Put(row=row) for before, row in pairs if row is not None and row != before)
+        yield from (Delete(row=row) for key, row in tokens.items() if key not in self.tokens)
+
+    def _recount(self, index: int, state: AssignmentState, by: int) -> None:
+        counts = dict(self.cohorts[index].counts)
+        counts[state] = counts.get(state, 0) + by
+        if not counts[state]:
+            del counts[state]
+        self.set_cohort(index, counts=counts)
+
+    def _resize(self, index: int, by: int) -> None:
+        cohort = self.cohorts[index]
+        moved = cohort.moved_to_late if cohort.name == LATE else cohort.moved_to_late - by
+        self.set_cohort(index, size=cohort.size + by, moved_to_late=moved)
+
+    def _hold(self) -> None:
+        if self._target is not None and self._target.holder == self.campaign.id:
+            self.set_target(settled=self.assignment.state not in states.UNDECIDED)

@@ -1,0 +1,191 @@
+"""What follows for cohorts and campaign from what became of one assignment.
+
+Rules
+- Each cohort that changed is judged again; a passed one only to see whether it fails after all (a regression).
+- The next cohort opens when the one before has passed and the campaign runs; an empty one passes at once.
+- `late` has no gate but a breaker: one failure more than `late_max_failures` pauses the campaign.
+- Once every cohort passed the campaign watches; it completes when nothing in it is undecided.
+"""
+
+from firmware.protocol.words import Action
+from server.planner import gates
+from server.planner.ledger import Ledger
+from server.planner.model import (
+    LATE,
+    Admit,
+    AssignmentState,
+    CampaignState,
+    CohortRow,
+    CohortState,
+    GateVerdict,
+    Recall,
+    Verb,
+)
+from server.planner.states import CAN_GO_BACK, FAILURES, LIVE, UNDECIDED, WAITING, Turn, next_campaign
+
+ADMIT_PAGE = 500
+RECALL_AGAIN_S = 60.0
+BACK_AND_DECIDED = (*(UNDECIDED - {AssignmentState.PLANNED}), AssignmentState.VERIFIED)
+_ON_FAILURE = {"pause": Verb.PAUSE, "abort": Verb.ABORT, "rollback": Verb.ROLLBACK}
+
+
+def settle(ledger: Ledger) -> None:
+    """Judge the cohorts that this event changed and draw the consequences; the last thing an event's handler does."""
+    for before, cohort in ledger.changed_cohorts():
+        if ledger.campaign.state in LIVE:
+            _trip(ledger, before, cohort) if cohort.name == LATE else _judge(ledger, cohort)
+    if ledger.campaign.state is CampaignState.RUNNING:
+        _open_next(ledger)
+    if ledger.campaign.state is CampaignState.WATCHING and not ledger.count(*UNDECIDED):
+        _complete(ledger)
+    if ledger.campaign.state is CampaignState.ROLLING_BACK and not ledger.count(*BACK_AND_DECIDED):
+        _turn(ledger, Turn.ALL_BACK, "campaign-rolled-back", _rolled_back_text(ledger))
+
+
+def open_cohort(ledger: Ledger, index: int) -> None:
+    """Open a cohort and ask for its first page of targets; the campaign's deadline asks for the others."""
+    ledger.set_cohort_state(index, CohortState.OPEN, opened_at=ledger.at)
+    ledger.set_campaign(cohort=index)
+    cohort = ledger.cohorts[index]
+    ledger.record("cohort-opened", f"Cohort {cohort.name} opened with {cohort.size} targets.")
+    _judge(ledger, cohort)
+    if ledger.cohorts[index].state is CohortState.OPEN:
+        admit_page(ledger)
+
+
+def admit_page(ledger: Ledger) -> None:
+    """Ask for the next targets of the open cohort, and to be asked again until it is drained."""
+    ledger.set_campaign(wake_at=ledger.at)
+    ledger.command(Admit(campaign=ledger.campaign.id, cohort=ledger.campaign.cohort, limit=ADMIT_PAGE))
+
+
+def pause(ledger: Ledger, reason_kind: str, reason: str) -> None:
+    """Grant and admit no more; what is in flight finishes."""
+    _change(ledger, Verb.PAUSE, reason_kind, reason, wake_at=None)
+    ledger.record("campaign-paused", f"Paused: {reason}")
+
+
+def abort(ledger: Ledger, reason_kind: str, reason: str) -> None:
+    """End it: withdraw every order that has no permit yet; what is in flight finishes."""
+    _change(ledger, Verb.ABORT, reason_kind, reason, wake_at=ledger.at + RECALL_AGAIN_S)
+    ledger.record("campaign-aborted", f"Aborted: {reason}")
+    withdraw_waiting(ledger)
+
+
+def roll_back(ledger: Ledger, reason_kind: str, reason: str) -> None:
+    """Withdraw what has no permit yet, and send back whoever runs the release."""
+    _change(ledger, Verb.ROLLBACK, reason_kind, reason, wake_at=ledger.at + RECALL_AGAIN_S)
+    ledger.record("campaign-rolling-back", f"Rolling back: {reason}")
+    withdraw_waiting(ledger)
+    recall_installed(ledger)
+
+
+def withdraw_waiting(ledger: Ledger) -> None:
+    """Ask for every assignment with an order and no permit, so that the order can be withdrawn."""
+    _recall(ledger, WAITING, Action.NOTHING)
+
+
+def recall_installed(ledger: Ledger) -> None:
+    """Ask for every assignment that runs the release, so that it can be sent back."""
+    _recall(ledger, CAN_GO_BACK, Action.ROLLBACK)
+
+
+def needs_members(ledger: Ledger) -> bool:
+    """Whether the open cohort lost so many to `late` that it can't pass with those it has left."""
+    cohort = ledger.cohorts[ledger.campaign.cohort]
+    if cohort.state is not CohortState.OPEN or not cohort.moved_to_late:
+        return False
+    policy = ledger.campaign.strategy.cohorts[cohort.index].gate
+    hopeful = cohort.counts.get(AssignmentState.VERIFIED, 0) + gates.count(cohort, UNDECIDED)
+    return hopeful < gates.needed_of(policy, cohort)
+
+
+def _judge(ledger: Ledger, cohort: CohortRow) -> None:
+    if cohort.state not in (CohortState.OPEN, CohortState.PASSED):
+        return
+    verdict, text = gates.judge(ledger.campaign.strategy.cohorts[cohort.index].gate, cohort)
+    if verdict is GateVerdict.FAIL:
+        ledger.set_cohort_state(cohort.index, CohortState.FAILED, verdict=verdict, verdict_text=text)
+        _fail(ledger, f"The gate of cohort {cohort.name} failed. {text}")
+    elif cohort.state is CohortState.OPEN:
+        ledger.set_cohort(cohort.index, verdict=verdict, verdict_text=text)
+        if verdict is GateVerdict.PASS:
+            ledger.set_cohort_state(cohort.index, CohortState.PASSED)
+            ledger.record("cohort-passed", f"Cohort {cohort.name} passed. {text}")
+
+
+def _fail(ledger: Ledger, text: str) -> None:
+    """React to a failed gate as the strategy says; a campaign that was paused already keeps to it, with the newer reason."""
+    ledger.record("gate-failed", text)
+    verb = _ON_FAILURE[ledger.campaign.strategy.on_failure]
+    if verb is Verb.ABORT:
+        abort(ledger, "gate-failed", text)
+    elif verb is Verb.ROLLBACK:
+        roll_back(ledger, "gate-failed", text)
+    elif ledger.campaign.state is CampaignState.PAUSED:
+        ledger.set_campaign(reason_kind="gate-failed", reason=text)
+    else:
+        pause(ledger, "gate-failed", text)
+
+
+def _trip(ledger: Ledger, before: CohortRow, cohort: CohortRow) -> None:
+    failed, most = gates.count(cohort, FAILURES), ledger.campaign.strategy.late_max_failures
+    if failed <= max(most, gates.count(before, FAILURES)):
+        return
+    text = f"{failed} of the late targets failed; {most} may."
+    ledger.set_cohort(cohort.index, verdict_text=text)
+    if ledger.campaign.state is not CampaignState.PAUSED:
+        pause(ledger, "late-breaker", text)
+
+
+def _open_next(ledger: Ledger) -> None:
+    while ledger.campaign.state is CampaignState.RUNNING:
+        index = ledger.campaign.cohort
+        if ledger.cohorts[index].state is not CohortState.PASSED:
+            return
+        if index + 1 < ledger.late.index:
+            open_cohort(ledger, index + 1)
+        else:
+            _turn(ledger, Turn.ALL_PASSED, "campaign-watching", "Every cohort passed; late arrivals are still handled.")
+
+
+def _complete(ledger: Ledger) -> None:
+    if ledger.late.state is CohortState.CLOSED:
+        ledger.set_cohort_state(ledger.late.index, CohortState.OPEN, opened_at=ledger.at)
+    if ledger.late.state is CohortState.OPEN:
+        ledger.set_cohort_state(ledger.late.index, CohortState.PASSED, verdict=GateVerdict.PASS)
+    verified, expired = ledger.count(AssignmentState.VERIFIED), ledger.count(AssignmentState.EXPIRED)
+    skipped, failed = ledger.count(AssignmentState.SKIPPED), ledger.count(*FAILURES)
+    text = f"Completed: {verified} verified, {skipped} had nothing to do, {failed} failed, {expired} never came."
+    _turn(ledger, Turn.ALL_DECIDED, "campaign-completed", text)
+
+
+def _rolled_back_text(ledger: Ledger) -> str:
+    back, failed = ledger.count(AssignmentState.ROLLED_BACK), ledger.count(*FAILURES)
+    return f"Rolled back: {back} went back, {failed} failed or are silent."
+
+
+def _turn(ledger: Ledger, turn: Turn, kind: str, text: str) -> None:
+    state = next_campaign(ledger.campaign.state, turn)
+    ledger.set_campaign(state=state, reason_kind="none", reason=text, changed_at=ledger.at, wake_at=None)
+    ledger.record(kind, text)
+
+
+def _change(ledger: Ledger, verb: Verb, reason_kind: str, reason: str, *, wake_at: float | None) -> None:
+    state = next_campaign(ledger.campaign.state, verb)
+    ledger.set_campaign(
+        state=state, reason_kind=reason_kind, reason=reason[:1000], changed_at=ledger.at, wake_at=wake_at
+    )
+
+
+def _recall(ledger: Ledger, states: tuple[AssignmentState, ...], action: Action) -> None:
+    campaign = ledger.campaign
+    ledger.command(
+        Recall(
+            campaign=campaign.id,
+            states=states,
+            action=action,
+            reason_kind=campaign.reason_kind,
+            reason=campaign.reason,
+        )
+    )

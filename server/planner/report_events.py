@@ -1,0 +1,219 @@
+"""What signed reports, stored orders and an assignment's own deadline do.
+
+Rules
+- Any signed report updates what the target runs. Only one about the current order moves the assignment.
+- `committed` counts only when the target runs the release's image; success is never counted before that.
+- Whoever runs the release and then shows another image has regressed, whatever the report is about.
+- A word that the table doesn't have, from an agent, is written down and moves nothing.
+"""
+
+from firmware.errors import RefusedError
+from firmware.protocol.words import Action, AgentState, ReasonKind
+from server.planner import budgets, progress, states
+from server.planner.admission import admit, count_attempt, move_to_late, order, rejoin, send_back, withdraw
+from server.planner.ledger import Ledger
+from server.planner.model import (
+    AssignmentDue,
+    AssignmentState,
+    CampaignState,
+    Ordered,
+    OrderImpossible,
+    Reported,
+    TokenKind,
+)
+from server.planner.states import CAN_GO_BACK, GOING_BACK, IN_FLIGHT, OVER, WAITING, Move
+
+_WITHDRAWN = frozenset({ReasonKind.WITHDRAWN, ReasonKind.SUPERSEDED})
+_GOING = frozenset({AgentState.ACTIVATING, AgentState.TRIAL})
+_OPEN = frozenset({*WAITING, *IN_FLIGHT, AssignmentState.MISSING})
+
+
+def ordered(ledger: Ledger, event: Ordered) -> None:
+    """The order exists: from now on reports about it count."""
+    ledger.set_assignment(order_hash=event.order_hash)
+    if ledger.assignment.state in WAITING:
+        ledger.rewake()
+
+
+def order_impossible(ledger: Ledger, event: OrderImpossible) -> None:
+    """There can be no such order; for a target that waits for it that is a refusal."""
+    if ledger.assignment.state in WAITING:
+        ledger.move(Move.ORDER_IMPOSSIBLE, reason_kind=event.reason_kind, reason=event.reason)
+        ledger.record("order-impossible", event.reason, target=True)
+        progress.settle(ledger)
+
+
+def reported(ledger: Ledger, event: Reported) -> None:
+    """A signed report; raises `RefusedError` (`malformed`) for a word that isn't one."""
+    if event.state not in set(AgentState):
+        raise RefusedError(ReasonKind.MALFORMED, f"'{event.state}' is no state an agent can report.")
+    if not ledger.knows_target:
+        return
+    ledger.set_target(
+        running_version=event.running_version,
+        running_sha256=event.running_sha256,
+        rollback_available=event.rollback_available,
+    )
+    if not ledger.known or ledger.assignment.state is AssignmentState.PLANNED:
+        return
+    if event.order_hash is not None and event.order_hash == ledger.assignment.order_hash:
+        _take_word(ledger, event)
+    _look_for_drift(ledger, event)
+    if ledger.campaign.state in GOING_BACK and ledger.assignment.state is AssignmentState.COMMITTED:
+        send_back(ledger)
+    progress.settle(ledger)
+
+
+def assignment_due(ledger: Ledger, event: AssignmentDue) -> None:
+    """The assignment's deadline passed: nobody said anything for too long, or it stayed healthy for long enough."""
+    assignment = ledger.assignment
+    if assignment.wake_at is None or event.at < assignment.wake_at:
+        return
+    if assignment.state is AssignmentState.PLANNED:
+        admit(ledger)
+    elif assignment.state in WAITING:
+        _waited_long(ledger)
+    elif assignment.state in IN_FLIGHT:
+        _silent(ledger)
+    elif assignment.state is AssignmentState.COMMITTED:
+        ledger.move(Move.HEALTHY)
+        ledger.record("verified", f"Healthy for {ledger.campaign.strategy.healthy_s:g} s: verified.", target=True)
+    else:
+        ledger.set_assignment(wake_at=None)
+    progress.settle(ledger)
+
+
+def _take_word(ledger: Ledger, event: Reported) -> None:
+    before = ledger.assignment
+    cause = _cause(ledger, event)
+    if not states.has_row(before.state, cause):
+        ledger.record("report-unexpected", f"It reports {event.state} while it is {before.state}.", target=True)
+    elif states.next_assignment(before.state, cause) is before.state:
+        _heard_again(ledger, event)
+    else:
+        _follow(ledger, event, cause)
+    if ledger.assignment.state in WAITING:
+        rejoin(ledger)
+
+
+def _cause(ledger: Ledger, event: Reported) -> str:
+    """The agent's word, or what it amounts to given what the target runs and why it refuses."""
+    assignment, word = ledger.assignment, AgentState(event.state)
+    if assignment.state not in _OPEN:
+        return word
+    if word is AgentState.COMMITTED:
+        runs_release = event.running_sha256 == ledger.campaign.release.sha256
+        if assignment.action is Action.INSTALL:
+            return word if runs_release else Move.OTHER_IMAGE
+        return Move.OTHER_IMAGE if runs_release or event.running_sha256 is None else Move.WENT_BACK
+    if word is AgentState.REFUSED and event.reason_kind == ReasonKind.ORDER_EXPIRED:
+        return Move.EXPIRE
+    if word is AgentState.REFUSED and event.reason_kind in _WITHDRAWN:
+        return AgentState.CANCELLED
+    return word
+
+
+def _heard_again(ledger: Ledger, event: Reported) -> None:
+    """A sign of life from a target that waits renews its patience; in any other state a repeated word is history."""
+    if ledger.assignment.state not in WAITING:
+        return
+    if event.reason_kind != "none":
+        ledger.set_assignment(reason_kind=event.reason_kind, reason=event.reason)
+    ledger.set_assignment(heard=True)
+    ledger.rewake()
+
+
+def _follow(ledger: Ledger, event: Reported, cause: str) -> None:
+    before = ledger.assignment
+    values: dict[str, object] = {"heard": True}
+    if cause == AgentState.COMMITTED:
+        values["committed_at"] = ledger.at
+    unpermitted = before.state in WAITING and cause in _GOING
+    if unpermitted:
+        values |= {"permitted_at": ledger.at, "attempt": before.attempt + 1}
+    other = cause == Move.OTHER_IMAGE
+    reason_kind = "other-image" if other else event.reason_kind
+    reason = _other_image_text(ledger, event) if other else event.reason
+    state = ledger.move(cause, reason_kind=reason_kind, reason=reason, **values)
+    if unpermitted:
+        _count_unpermitted(ledger)
+    _account(ledger, event, before.state)
+    if state not in WAITING:
+        ledger.record(state.replace("_", "-"), reason or f"It is {state.replace('_', ' ')}.", target=True)
+
+
+def _count_unpermitted(ledger: Ledger) -> None:
+    """It is down whether we allowed it or not (a server restored from a backup has forgotten the permit): count it."""
+    count_attempt(ledger)
+    budgets.take(ledger)
+    ledger.record(
+        "no-permit-known", "It activates, and no permit for that is known here; it counts all the same.", target=True
+    )
+
+
+def _account(ledger: Ledger, event: Reported, before: AssignmentState) -> None:
+    """Give the target's tokens back when the report proves that it is up on a known image; else keep them."""
+    state = ledger.assignment.state
+    was_down = before in IN_FLIGHT or before is AssignmentState.MISSING
+    if state in (AssignmentState.COMMITTED, AssignmentState.ROLLED_BACK):
+        budgets.release(ledger)
+    elif (
+        was_down and state in (AssignmentState.FAILED, AssignmentState.REFUSED) and not _is_where_it_was(ledger, event)
+    ):
+        budgets.mark(ledger, TokenKind.FAILED)
+    elif was_down and state not in IN_FLIGHT:
+        budgets.release(ledger)
+
+
+def _is_where_it_was(ledger: Ledger, event: Reported) -> bool:
+    """Whether a target that failed is up on the image it had before: not the release (install), the release (rollback)."""
+    if event.running_sha256 is None or event.state == AgentState.COMMITTED:
+        return False
+    runs_release = event.running_sha256 == ledger.campaign.release.sha256
+    return runs_release is (ledger.assignment.action is Action.ROLLBACK)
+
+
+def _look_for_drift(ledger: Ledger, event: Reported) -> None:
+    runs_other = event.running_sha256 not in (None, ledger.campaign.release.sha256)
+    if ledger.assignment.state in CAN_GO_BACK and runs_other:
+        text = _other_image_text(ledger, event)
+        ledger.move(Move.OTHER_IMAGE, reason_kind="other-image", reason=text)
+        ledger.record("regressed", text, target=True)
+    regressed = ledger.assignment.state is AssignmentState.REGRESSED
+    if regressed and ledger.changed_cohorts() and ledger.campaign.state is CampaignState.COMPLETED:
+        text = f"A target regressed after the campaign was completed; {ledger.campaign.release.version} is suspect."
+        ledger.record("release-suspect", text, target=True)
+
+
+def _other_image_text(ledger: Ledger, event: Reported) -> str:
+    runs = event.running_version or "an unknown version"
+    if ledger.assignment.action is Action.ROLLBACK:
+        return f"It reports {event.state} and still runs {runs}."
+    return f"It reports {event.state} and runs {runs}, not the image of {ledger.campaign.release.version}."
+
+
+def _waited_long(ledger: Ledger) -> None:
+    assignment, campaign = ledger.assignment, ledger.campaign
+    if campaign.state in OVER and not (campaign.state in GOING_BACK and assignment.action is Action.ROLLBACK):
+        withdraw(ledger)
+    elif assignment.order_hash is None:
+        order(ledger, assignment.action)
+    elif ledger.is_late or assignment.action is Action.ROLLBACK:
+        text = (
+            "It did not come before its order expired."
+            if not assignment.heard
+            else "It fell silent until its order expired."
+        )
+        ledger.move(Move.EXPIRE, reason_kind="order-expired", reason=text)
+        ledger.record("expired", text, target=True)
+        order(ledger, Action.NOTHING)
+    else:
+        word = "Never heard" if not assignment.heard else f"Silent while {assignment.state}"
+        move_to_late(ledger, "unreached", f"{word} for longer than its patience; it may still come.")
+
+
+def _silent(ledger: Ledger) -> None:
+    text = f"Silent for {ledger.campaign.strategy.horizon_s:g} s after its permit; that counts as a failure."
+    ledger.move(Move.HORIZON, reason_kind="silent", reason=text)
+    budgets.mark(ledger, TokenKind.MISSING)
+    ledger.record("missing", text, target=True)

@@ -1,0 +1,63 @@
+"""The planner's two functions. Same slice and event, same decision; the number of rows does not grow with the fleet."""
+
+from server.planner import ask_events, campaign_events, report_events
+from server.planner.ask_events import CHECKS, Check
+from server.planner.ledger import Ledger
+from server.planner.model import (
+    Asked,
+    AssignmentDue,
+    CampaignDue,
+    Candidate,
+    CohortDrained,
+    Commanded,
+    Decision,
+    Event,
+    Footprint,
+    Ordered,
+    OrderImpossible,
+    Recalled,
+    Reported,
+    Slice,
+)
+
+
+def footprint(event: Event) -> Footprint:
+    """What to load for `event`."""
+    match event:
+        case Reported() | Asked():
+            return Footprint(target=event.target)
+        case Commanded() | CampaignDue() | CohortDrained():
+            return Footprint(campaign=event.campaign)
+        case _:
+            return Footprint(campaign=event.campaign, target=event.target)
+
+
+def step(loaded: Slice, event: Event, *, checks: tuple[Check, ...] = CHECKS) -> Decision:
+    """Decide what `event` changes and asks for. `checks` are the constraints on permits.
+
+    Raises `NotFoundError` for a campaign or assignment that isn't there, `TransitionError` (`wrong-state`, `gate-failed`) for
+    what the state tables don't have, `RefusedError` (`malformed`) for a report in no known word.
+    """
+    ledger = Ledger(loaded, event.at)
+    match event:
+        case Commanded():
+            campaign_events.commanded(ledger, event)
+        case Candidate():
+            campaign_events.candidate(ledger, event)
+        case CohortDrained():
+            campaign_events.drained(ledger, event)
+        case CampaignDue():
+            campaign_events.campaign_due(ledger, event)
+        case Recalled():
+            campaign_events.recalled(ledger, event)
+        case Ordered():
+            report_events.ordered(ledger, event)
+        case OrderImpossible():
+            report_events.order_impossible(ledger, event)
+        case Reported():
+            report_events.reported(ledger, event)
+        case AssignmentDue():
+            report_events.assignment_due(ledger, event)
+        case Asked():
+            ask_events.asked(ledger, event, checks)
+    return ledger.decision()
