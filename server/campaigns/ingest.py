@@ -1,0 +1,137 @@
+"""Ingest: messages from the broker into the inbox, in small batches, because each commit waits for the disk.
+
+A batch is verified on a snapshot, beside the writer, and then stored in one transaction. Whatever is dropped is counted
+by its reason; agents resend what was not acked, so a full disk loses nothing.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from firmware.errors import OtariaError, RefusedError
+from server.campaigns.director import Director
+from server.campaigns.intake import Intake
+from server.campaigns.reading import PresenceHint, ProgressHint, Reading, read_message
+from server.ports import Clock, Database, Unit
+
+BATCH = 64
+QUEUE = 2048
+PAUSE_S = 0.05
+LOG_EVERY_S = 10.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Raw:
+    topic: str
+    payload: bytes
+    retained: bool
+
+
+class Ingest:
+    """Hand every message to `on_message`, and keep `run` running. `on_stored` is told when the planner has work or the
+    outbox has messages. `dropped` counts dropped messages by reason."""
+
+    def __init__(
+        self, database: Database, clock: Clock, director: Director, *, on_stored: Callable[[], None] = lambda: None
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._director = director
+        self._on_stored = on_stored
+        self._queue: asyncio.Queue[_Raw] = asyncio.Queue(QUEUE)
+        self._dropped: Counter[str] = Counter()
+        self._logged_at: dict[str, float] = {}
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """How many messages were dropped, by reason."""
+        return self._dropped
+
+    async def on_message(self, topic: str, payload: bytes, retained: bool) -> None:
+        """Queue one message; waits while the queue is full, which slows the broker down to what the disk can take."""
+        await self._queue.put(_Raw(topic=topic, payload=payload, retained=retained))
+
+    async def run(self) -> None:
+        """Take batches until cancelled."""
+        while True:
+            first = await self._queue.get()
+            await self._take([first, *self._waiting(BATCH - 1)])
+
+    async def settle(self) -> None:
+        """Take everything that is queued now."""
+        while batch := self._waiting(BATCH):
+            await self._take(batch)
+
+    def _waiting(self, limit: int) -> list[_Raw]:
+        return [self._queue.get_nowait() for _ in range(min(limit, self._queue.qsize()))]
+
+    async def _take(self, batch: Sequence[_Raw]) -> None:
+        try:
+            readings, reasons = await self._database.read(lambda unit: _read(unit, batch))
+        except OtariaError as error:
+            await self._failed(error, len(batch))
+            return
+        self._drop(reasons)
+        if readings:
+            await self._store(_latest_hints(readings))
+
+    async def _store(self, readings: Sequence[Reading]) -> None:
+        try:
+            intake = await self._database.write(lambda unit: self._take_in(unit, readings))
+        except OtariaError as error:
+            if len(readings) == 1:
+                await self._failed(error, 1)
+            else:
+                for reading in readings:  # so that one that cannot be stored does not keep out the others
+                    await self._store([reading])
+            return
+        self._drop(RefusedError(kind, f"A message was dropped: {kind}.") for kind in intake.dropped)
+        self._on_stored()
+
+    async def _failed(self, error: OtariaError, messages: int) -> None:
+        self._drop([error] * messages)
+        await asyncio.sleep(PAUSE_S)
+
+    def _take_in(self, unit: Unit, readings: Sequence[Reading]) -> Intake:
+        intake = Intake(unit, self._director, self._clock.now())
+        for reading in readings:
+            intake.take(reading)
+        return intake
+
+    def _drop(self, reasons: Iterable[OtariaError]) -> None:
+        now = self._clock.now()
+        for reason in reasons:
+            self._dropped[reason.kind] += 1
+            if now - self._logged_at.get(reason.kind, -LOG_EVERY_S) >= LOG_EVERY_S:
+                self._logged_at[reason.kind] = now
+                _log.warning("message dropped: %s", reason.text, extra={"kind": reason.kind})
+
+
+def _read(unit: Unit, batch: Sequence[_Raw]) -> tuple[list[Reading], list[RefusedError]]:
+    readings, reasons = [], []
+    for raw in batch:
+        try:
+            readings.append(read_message(unit, raw.topic, raw.payload, retained=raw.retained))
+        except RefusedError as error:
+            reasons.append(error)
+    return readings, reasons
+
+
+def _latest_hints(readings: Sequence[Reading]) -> list[Reading]:
+    """Of several hints about one thing only the last is worth writing; reports and asks all stay, in order."""
+    last: dict[object, int] = {}
+    for place, reading in enumerate(readings):
+        last[_subject(reading, place)] = place
+    return [readings[place] for place in sorted(last.values())]
+
+
+def _subject(reading: Reading, place: int) -> object:
+    match reading:
+        case PresenceHint(agent=agent):
+            return ("presence", agent)
+        case ProgressHint(target=target):
+            return ("progress", target)
+    return place

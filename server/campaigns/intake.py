@@ -1,0 +1,135 @@
+"""Taking in what was read: everything one message changes outside the planner, in the transaction that acks it.
+
+A report is stored before it is acked. A repeat is acked again, because its ack may be what was lost. A report that comes
+before its turn is left to be resent. The same place in a journal with other words is a second device with the same key:
+the agent is quarantined until a person has looked.
+"""
+
+from firmware.protocol.permit import Ask
+from firmware.protocol.report import Ack, Inventory, Report
+from firmware.protocol.topics import Leaf, of_target
+from server.campaigns.director import Director
+from server.campaigns.reading import PresenceHint, ProgressHint, Reading, Said
+from server.ports import AgentStatus, SeqVerdict, Unit
+
+ACK_TTL_S = 600.0
+"""An ack that could not be sent for this long is not worth sending: the report is resent, and acked again."""
+
+
+class Intake:
+    """Takes readings in, inside one transaction; made anew for each. `stored` counts what the planner will see."""
+
+    def __init__(self, unit: Unit, director: Director, now: float) -> None:
+        self._unit = unit
+        self._director = director
+        self._now = now
+        self._sent_again: set[str] = set()
+        self.stored = 0
+        self.dropped: list[str] = []
+
+    def take(self, reading: Reading) -> None:
+        """Store one reading and what it entails; drops it, with a reason, when its agent is no longer active."""
+        match reading:
+            case PresenceHint(agent=agent, online=online):
+                self._unit.fleet.set_presence(agent, online=online, at=self._now)
+            case ProgressHint(target=target, text=text):
+                self._unit.fleet.set_progress(target, text)
+            case Said(message=message) if not self._active(message.agent):
+                self.dropped.append("agent-not-active")
+            case Said(message=Ask()):
+                self._unit.inbox.add("ask", reading.message.target, reading.hash, reading.body, self._now)
+                self.stored += 1
+            case Said(message=Report() as report):
+                self._report(reading, report)
+
+    def _active(self, agent_id: str) -> bool:
+        agent = self._unit.identities.agent(agent_id)
+        return agent is not None and agent.status is AgentStatus.ACTIVE
+
+    def _report(self, said: Said, report: Report) -> None:
+        verdict = self._unit.inbox.sequence(report.agent, report.journal, report.seq, report.oldest, said.hash)
+        match verdict:
+            case SeqVerdict.NEW | SeqVerdict.NEW_AFTER_GAP:
+                self._store(said, report, after_gap=verdict is SeqVerdict.NEW_AFTER_GAP)
+                self._ack(said, report)
+            case SeqVerdict.REPEAT:
+                self._ack(said, report)
+            case SeqVerdict.EARLY:
+                self.dropped.append("early")
+            case SeqVerdict.CLONE:
+                self._quarantine(said, report)
+
+    def _store(self, said: Said, report: Report, *, after_gap: bool) -> None:
+        self._unit.inbox.add_report(
+            report.target, report.agent, report.journal, report.seq, said.hash, said.body, self._now
+        )
+        self.stored += 1
+        self._unit.fleet.note_report(
+            report.target, at=self._now, slot=report.running.slot, previous_version=report.running.previous_version
+        )
+        if after_gap:
+            self._incident(
+                report, "reports-lost", f"Reports of {report.target} before number {report.seq} are lost here."
+            )
+        if report.inventory is not None:
+            self._inventory(report, report.inventory)
+        self._compare_counters(report)
+
+    def _ack(self, said: Said, report: Report) -> None:
+        ack = Ack(
+            target=report.target,
+            agent=report.agent,
+            journal=report.journal,
+            seq=report.seq,
+            report_hash=said.hash,
+            issued_at=int(self._now),
+        )
+        topic = of_target(report.agent, report.target, Leaf.ACK)
+        self._unit.outbox.add(topic, self._director.sign_ack(ack), expires_at=self._now + ACK_TTL_S)
+
+    def _inventory(self, report: Report, inventory: Inventory) -> None:
+        self._unit.fleet.set_inventory(report.target, labels=inventory.labels, capabilities=inventory.capabilities)
+        target = self._unit.fleet.target(report.target)
+        if target is not None and target.hardware != inventory.hardware:
+            self._incident(
+                report,
+                "hardware-mismatch",
+                f"{report.target} was enrolled as {target.hardware} but says it is {inventory.hardware}.",
+            )
+
+    def _compare_counters(self, report: Report) -> None:
+        """Note what the target has accepted; send its order again when that is behind, since a broker forgets."""
+        if report.counter is not None:
+            self._unit.orders.set_echoed(report.target, report.counter)
+        current = self._unit.orders.current(report.target)
+        if current is None or report.target in self._sent_again:
+            return
+        if report.counter is None or report.counter < current.counter:
+            topic = of_target(current.agent, current.target, Leaf.ORDER)
+            self._unit.outbox.add(topic, current.envelope, retain=True)
+            self._sent_again.add(report.target)
+
+    def _quarantine(self, said: Said, report: Report) -> None:
+        self.dropped.append("clone")
+        self._unit.identities.set_agent_status(report.agent, AgentStatus.QUARANTINED)
+        self._incident(
+            report,
+            "clone",
+            f"Two different reports claim number {report.seq} of one journal: {report.agent}'s key is in use twice. "
+            "It is quarantined; enrol the genuine device anew.",
+            hash=said.hash,
+            journal=report.journal,
+            seq=report.seq,
+        )
+
+    def _incident(self, report: Report, kind: str, text: str, **data: object) -> None:
+        self._unit.audit.add(
+            at=self._now,
+            kind=kind,
+            text=text,
+            actor="ingest",
+            change_id=report.change_id,
+            campaign=report.campaign,
+            target=report.target,
+            data=data,
+        )

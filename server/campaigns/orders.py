@@ -1,0 +1,111 @@
+"""Making orders: what the planner asked for in words, as one signed message for one target.
+
+A counter is one above both what is stored and what the target echoed in a signed report, so that a server restored from
+an old backup is not taken for a replay.
+"""
+
+from firmware.errors import RefusedError
+from firmware.protocol.envelope import payload_hash
+from firmware.protocol.order import Counter, DeltaRef, FileRef, Order, ReleaseRef
+from firmware.protocol.words import Action, ReasonKind
+from server.campaigns.director import Director
+from server.planner.model import CampaignRow, TargetRow
+from server.ports import ReleaseRecord, ReleaseState, StoredFile, StoredOrder, Unit
+
+DELTA_CAPABILITY = "delta-otd1"
+MAX_COUNT = (1 << 53) - 1
+
+
+def next_counter(unit: Unit, target: str, epoch: int) -> Counter:
+    """The counter of a target's next order; raises `RefusedError` (`director-epoch-behind`, `counter-exhausted`) when the
+    target has seen what this director cannot go above."""
+    current = unit.orders.current(target)
+    seen = [counter for counter in (current.counter if current else None, unit.orders.echoed(target)) if counter]
+    if any(counter.epoch > epoch for counter in seen):
+        raise RefusedError(
+            "director-epoch-behind",
+            f"{target} follows a later director epoch than {epoch}; publish targets with a higher director epoch.",
+        )
+    highest = max((counter.n for counter in seen if counter.epoch == epoch), default=0)
+    if highest >= MAX_COUNT:
+        raise RefusedError(
+            "counter-exhausted", f"{target} echoes the highest counter there is; raise the director epoch to go on."
+        )
+    return Counter(epoch=epoch, n=highest + 1)
+
+
+def make_order(
+    unit: Unit, director: Director, campaign: CampaignRow, target: TargetRow, action: Action, now: float
+) -> StoredOrder:
+    """Build and sign an order; the caller stores it.
+
+    Raises `RefusedError` when it cannot be: `release-unknown`, `release-withdrawn`, `wrong-hardware`, `quarantined`, or as
+    `next_counter`.
+    """
+    if target.quarantined and action is Action.INSTALL:
+        raise RefusedError("quarantined", f"{target.id} is quarantined or revoked; clear that before it gets releases.")
+    release = _release(unit, campaign, target) if action is Action.INSTALL else None
+    counter = next_counter(unit, target.id, director.epoch)
+    message = Order(
+        target=target.id,
+        agent=target.agent,
+        hardware=target.hardware,
+        counter=counter,
+        action=action,
+        change_id=campaign.change_id,
+        campaign=campaign.id,
+        issued_at=int(now),
+        expires_at=int(now) + campaign.strategy.order_ttl_s,
+        release=_release_ref(release) if release else None,
+        image=_file_ref(release.image) if release else None,
+        delta=_delta(unit, release, target) if release else None,
+        trial_s=campaign.strategy.trial_s,
+    )
+    return StoredOrder(
+        target=target.id,
+        agent=target.agent,
+        counter=counter,
+        hash=payload_hash(message),
+        envelope=director.sign_order(message),
+        campaign=campaign.id,
+    )
+
+
+def _release(unit: Unit, campaign: CampaignRow, target: TargetRow) -> ReleaseRecord:
+    key = campaign.release
+    release = unit.releases.get(key.product, key.version)
+    if release is None or release.image.sha256 != key.sha256:
+        raise RefusedError(
+            "release-unknown",
+            f"{key.product} {key.version} is not published as the campaign knew it; publish it again.",
+        )
+    if release.state is ReleaseState.WITHDRAWN:
+        raise RefusedError("release-withdrawn", f"{key.product} {key.version} was withdrawn; choose another release.")
+    if target.hardware not in release.hardware:
+        raise RefusedError(
+            ReasonKind.WRONG_HARDWARE, f"{key.product} {key.version} is not made for the hardware {target.hardware}."
+        )
+    return release
+
+
+def _delta(unit: Unit, release: ReleaseRecord, target: TargetRow) -> DeltaRef | None:
+    if target.running_sha256 is None:
+        return None
+    record = unit.releases.delta(target.running_sha256, release.image.sha256)
+    view = unit.fleet.target(target.id) if record else None
+    if record is None or view is None or DELTA_CAPABILITY not in view.capabilities:
+        return None
+    return DeltaRef(file=_file_ref(record.file), source_sha256=record.source_sha256, source_length=record.source_length)
+
+
+def _release_ref(release: ReleaseRecord) -> ReleaseRef:
+    return ReleaseRef(
+        product=release.product,
+        version=release.version,
+        counter=release.counter,
+        manifest=_file_ref(release.manifest),
+    )
+
+
+def _file_ref(file: StoredFile) -> FileRef:
+    return FileRef(path=file.path, length=file.length, sha256=file.sha256)
