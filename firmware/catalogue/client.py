@@ -104,6 +104,12 @@ class CatalogueClient:
         """As `file`, with all hashes. Fetches delegated roles that are not held, after a refresh."""
         return self._trusted().find(path, self._load_targets)
 
+    def versions(self) -> dict[str, int]:
+        """Versions of the top-level roles that are trusted now."""
+        trust = self._trusted()
+        signed = (trust.root, trust.timestamp, trust.snapshot, trust.targets)
+        return {entry.type: entry.version for entry in signed if entry is not None}
+
     def address(self, target: TargetFile) -> str:
         """The path to fetch a target under: with its hash before its name where snapshots are consistent."""
         if not self._trusted().root.consistent_snapshot:

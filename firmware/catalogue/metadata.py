@@ -4,7 +4,7 @@ Whatever is wrong with the bytes ends as one `RefusedError` (`catalogue-refused`
 """
 
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import IO, Any, Generic, TypeVar
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 from securesystemslib.exceptions import Error as SecureSystemsError
@@ -115,8 +115,8 @@ def _material(key: Key) -> bytes:
     return load_pem_public_key(public.encode()).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
-def matches(file: MetaFile | TargetFile, data: bytes) -> bool:
-    """Whether the bytes have the length and all the hashes that are listed (metadata may list none)."""
+def matches(file: MetaFile | TargetFile, data: bytes | IO[bytes]) -> bool:
+    """Whether bytes, or a binary file, have the length and all the hashes that are listed (metadata may list none)."""
     try:
         file.verify_length_and_hashes(data)
     except _BROKEN:

@@ -7,6 +7,7 @@ Times are POSIX seconds and always given.
 """
 
 import fcntl
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -80,6 +81,10 @@ class Repository:
         """The bytes of a root version; version 1 is what a fleet is given to begin with."""
         return self._bytes(f"{version}.root.json")
 
+    def root_sha256(self) -> str:
+        """sha256 (hex) of root version 1, as claim tokens pin it."""
+        return hashlib.sha256(self.root_bytes()).hexdigest()
+
     def snapshot(self) -> Snapshot:
         """The current snapshot."""
         version = self.timestamp().snapshot_meta.version
@@ -137,6 +142,15 @@ class Repository:
             current.version += 1
             current.expires = _expiry(now, self.lifetimes.offline_s)
             return self._write_signed(current, self._role(role), role)
+
+    def signed_release(self, product: str, manifest: bytes) -> bytes:
+        """The newest metadata of the product's role; raises `RefusedError` (`not-signed`) unless it lists this release."""
+        wanted = release_targets(product, manifest)
+        name = self._newest(product_role(product))
+        targets = self._read(name, Targets, product_role(product)).signed.targets
+        if any(targets.get(path) != target for path, target in wanted.items()):
+            raise RefusedError("not-signed", f"This release of {product} is not signed; `otaria release sign` does it.")
+        return self._bytes(name)
 
     # Online
 

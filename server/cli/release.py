@@ -1,0 +1,239 @@
+"""`otaria release`: from image files to a release in a server's catalogue: build, sign (offline), publish; and inspect."""
+
+import hashlib
+import json
+import time
+from base64 import b64encode
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from rich.table import Table
+
+from firmware.atomic import atomic_output
+from firmware.catalogue.publish import Repository
+from firmware.errors import RefusedError
+from firmware.manifest import (
+    WINDOW_BYTES,
+    HealthCheck,
+    Image,
+    Manifest,
+    WindowHasher,
+    describe,
+    encode_manifest,
+    parse_manifest,
+)
+from firmware.protocol.words import ReasonKind
+from server.cli.output import emit, json_option, table
+from server.cli.progress import watched
+from server.cli.rest import RestClient, connect, segment, server_options
+
+MANIFEST = "manifest.json"
+FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+BUILT = click.Path(path_type=Path, exists=True, file_okay=False)
+
+
+@click.group()
+def release() -> None:
+    """Build, sign, inspect and publish releases.
+
+    Example: otaria release build --product pump --version 2.0 --counter 2 --hardware pump-a --image pump.img -o pump-2.0
+    """
+
+
+@release.command()
+@click.option("--product", required=True, help="The product's name, as in the catalogue.")
+@click.option("--version", required=True, help="The release's version.")
+@click.option("--counter", required=True, type=click.IntRange(0, (1 << 53) - 1), help="Rises with every release.")
+@click.option("--hardware", multiple=True, required=True, help="Compatible hardware id; repeat for more.")
+@click.option("--image", type=FILE, required=True, help="The image file.")
+@click.option("--health-file", type=FILE, help="JSON list of health checks of the trial boot.")
+@click.option("--floor", type=click.IntRange(0, (1 << 53) - 1), default=0, help="Lowest counter to go back to, later.")
+@click.option("--min-uptime", type=click.IntRange(0, 86400), default=0, help="Seconds to be up before it may commit.")
+@click.option("--notes", default="", help="What is new, for people.")
+@click.option("-o", "--output", metavar="OUTDIR", required=True, type=click.Path(path_type=Path, file_okay=False))
+@json_option
+def build(
+    product: str,
+    version: str,
+    counter: int,
+    hardware: tuple[str, ...],
+    image: Path,
+    health_file: Path | None,
+    floor: int,
+    min_uptime: int,
+    notes: str,
+    output: Path,
+    as_json: bool,
+) -> None:
+    """Hash an image window by window and write OUTDIR/manifest.json and a copy of the image.
+
+    Example: otaria release build --product pump --version 2.0 --counter 2 --hardware pump-a --image pump.img -o pump-2.0
+    """
+    folder = f"releases/{product}/{version}"
+    draft = Manifest(
+        product=product,
+        version=version,
+        counter=counter,
+        floor=floor,
+        hardware=list(hardware),
+        images=[Image(path=f"{folder}/{image.name}", length=1, sha256="0" * 64, windows=["0" * 64])],
+        health=_health(health_file),
+        min_uptime_s=min_uptime,
+        notes=notes,
+    )
+    parse_manifest(encode_manifest(draft))
+    _require_new(output)
+    hashes = _copy_hashed(image, output / image.name)
+    described = Image(path=f"{folder}/{image.name}", length=hashes.length, sha256=hashes.sha256, windows=hashes.windows)
+    data = encode_manifest(msgspec.structs.replace(draft, images=[described]))
+    parse_manifest(data)
+    with atomic_output(output / MANIFEST) as file:
+        file.write(data)
+    facts = {"directory": str(output), "product": product, "version": version, "length": hashes.length}
+    text = f"Built {product} {version} in {output}: {hashes.length} bytes, {len(hashes.windows)} windows. Sign it next."
+    emit({**facts, "sha256": hashes.sha256}, as_json=as_json, text=text)
+
+
+@release.command()
+@click.argument("built", metavar="OUTDIR", type=BUILT)
+@click.option("--repository", metavar="DIR", required=True, type=BUILT, help="The catalogue, with its offline keys.")
+@json_option
+def sign(built: Path, repository: Path, as_json: bool) -> None:
+    """Sign a built release with its product's key, after hashing its images again. Signing it twice changes nothing.
+
+    Example: otaria release sign pump-2.0 --repository acme
+    """
+    data, manifest = _manifest(built)
+    for image in manifest.images:
+        _require_unchanged(built, image)
+    Repository.workspace(repository).sign_release(manifest.product, data, now=time.time())
+    facts = {"product": manifest.product, "version": manifest.version}
+    emit(facts, as_json=as_json, text=f"Signed {manifest.product} {manifest.version}. Publish it next.")
+
+
+@release.command()
+@click.argument("path", metavar="FILE|OUTDIR", type=click.Path(path_type=Path, exists=True))
+@json_option
+def inspect(path: Path, as_json: bool) -> None:
+    """Show what a built release, a manifest or an image file is.
+
+    Example: otaria release inspect pump-2.0
+    """
+    if path.is_dir() or path.name == MANIFEST:
+        facts = _manifest_facts(_manifest(path if path.is_dir() else path.parent)[1])
+    else:
+        facts = _image_facts(path)
+    emit(facts, as_json=as_json, text=_facts_table(facts, str(path)))
+
+
+@release.command()
+@click.argument("built", metavar="OUTDIR", type=BUILT)
+@click.option("--repository", metavar="DIR", required=True, type=BUILT, help="The catalogue it was signed in.")
+@server_options
+@json_option
+def publish(
+    built: Path, repository: Path, server: str | None, token_file: Path | None, state: Path | None, as_json: bool
+) -> None:
+    """Upload a signed release: its images, then its manifest and the product's metadata. Publishing it twice changes nothing.
+
+    Example: otaria release publish pump-2.0 --repository acme --server http://127.0.0.1:8080 --token-file token
+    """
+    rest = connect(server, token_file, state)
+    data, manifest = _manifest(built)
+    metadata = Repository.workspace(repository).signed_release(manifest.product, data)
+    own = (hashlib.sha256(data).hexdigest(), len(data), built / MANIFEST)
+    images = [(image.sha256, image.length, built / Path(image.path).name) for image in manifest.images]
+    sent = [sha256 for sha256, length, path in (own, *images) if _upload(rest, sha256, length, path)]
+    body = {"product": manifest.product, "version": manifest.version, "manifest": _base64(data)}
+    rest.post("/releases", {**body, "metadata": _base64(metadata)})
+    facts = {"product": manifest.product, "version": manifest.version, "uploaded": sent}
+    emit(facts, as_json=as_json, text=f"Published {manifest.product} {manifest.version}; {len(sent)} files were new.")
+
+
+def _upload(rest: RestClient, sha256: str, length: int, path: Path) -> bool:
+    """Whether the server did not have it yet."""
+    address = f"/artifacts/sha256/{segment(sha256)}"
+    if rest.exists(address):
+        return False
+    try:
+        with path.open("rb") as file, watched(file, length, f"Uploading {path.name}") as body:
+            rest.put_file(address, body, length)
+    except FileNotFoundError as error:
+        raise RefusedError("image-missing", f"{path} is not there; build the release again.") from error
+    return True
+
+
+def _base64(data: bytes) -> str:
+    return b64encode(data).decode()
+
+
+def _require_new(output: Path) -> None:
+    if output.exists() and any(output.iterdir()):
+        raise RefusedError("directory-not-empty", f"{output} is not empty; name a new directory for the release.")
+    output.mkdir(parents=True, exist_ok=True)
+
+
+def _copy_hashed(source: Path, destination: Path) -> WindowHasher:
+    """Copy and hash in one reading."""
+    hasher = WindowHasher()
+    with source.open("rb") as file, atomic_output(destination) as out:
+        size = source.stat().st_size
+        with watched(file, size, f"Hashing {source.name}") as reader:
+            while chunk := reader.read(WINDOW_BYTES):
+                hasher.update(chunk)
+                out.write(chunk)
+    return hasher
+
+
+def _require_unchanged(built: Path, image: Image) -> None:
+    path = built / Path(image.path).name
+    try:
+        with path.open("rb") as file, watched(file, image.length, f"Checking {path.name}") as reader:
+            found = describe(iter(lambda: reader.read(WINDOW_BYTES), b""))
+    except FileNotFoundError as error:
+        raise RefusedError("image-missing", f"{path} is not there; build the release again.") from error
+    if (found.length, found.sha256, found.windows) != (image.length, image.sha256, image.windows):
+        raise RefusedError("image-changed", f"{path} is not the image that was built; build the release again.")
+
+
+def _manifest(built: Path) -> tuple[bytes, Manifest]:
+    try:
+        data = (built / MANIFEST).read_bytes()
+    except FileNotFoundError as error:
+        raise RefusedError("not-built", f"{built} holds no {MANIFEST}; `otaria release build` makes one.") from error
+    return data, parse_manifest(data)
+
+
+def _health(path: Path | None) -> list[HealthCheck]:
+    if path is None:
+        return []
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=list[HealthCheck])
+    except msgspec.MsgspecError as error:
+        raise RefusedError(ReasonKind.MALFORMED, f"{path} is not a JSON list of health checks: {error}.") from error
+
+
+def _manifest_facts(manifest: Manifest) -> dict[str, Any]:
+    facts: dict[str, Any] = msgspec.to_builtins(manifest)
+    for image in facts["images"]:
+        image["windows"] = len(image["windows"])
+    return facts
+
+
+def _image_facts(path: Path) -> dict[str, Any]:
+    from firmware.images.identify import identify  # images pull in more than the other commands need
+
+    found = identify(path)
+    return {
+        "kind": found.kind,
+        "version": found.version,
+        "size_bytes": found.size_bytes,
+        "details": dict(found.details),
+    }
+
+
+def _facts_table(facts: dict[str, Any], title: str) -> Table:
+    rows = [(name, value if isinstance(value, str | int) else json.dumps(value)) for name, value in facts.items()]
+    return table(("fact", "value"), rows, title=title)
