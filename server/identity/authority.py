@@ -5,6 +5,7 @@ names in it are no longer those configured. Anything damaged is refused, never r
 every device that pinned the old one.
 """
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from firmware.errors import RefusedError
+from firmware.protocol.words import ID_PATTERN
 from server.identity.certificates import (
     CLIENT_AUTH,
     SERVER_AUTH,
@@ -34,6 +36,7 @@ MQTT_IDENTITY = "otaria.server"
 BROKER_NAME = "otaria.broker"
 HTTPS_NAME = "otaria.https"
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+_ID = re.compile(ID_PATTERN)
 SERVICE_DAYS = 365
 AGENT_DAYS = 3 * 365
 
@@ -118,7 +121,9 @@ class Authorities:
         return self._files("mqtt-client", self.services_ca_file)
 
     def sign_agent(self, csr_pem: bytes, agent_id: str) -> AgentCertificate:
-        """Certify the key of a request under a server-assigned agent id; raises `RefusedError` (`bad-csr`)."""
+        """Certify the key of a request under a server-assigned agent id; raises `RefusedError` (`bad-csr`, `bad-name`)."""
+        if not _ID.match(agent_id):
+            raise RefusedError("bad-name", f"{agent_id!r} is no agent id; the fleet CA certifies nothing else.")
         key = requested_key(csr_pem)
         serial = agent_serial(agent_id, csr_pem)
         profile = LeafProfile(common_name=agent_id, use=CLIENT_AUTH, days=AGENT_DAYS)

@@ -1,0 +1,235 @@
+"""Enrolment on the device: a claim token becomes keys, a certificate and an identity.
+
+Order, so that a cut at any moment leaves either nothing, something to continue, or all: keys, then the request (so that a
+retry sends the very same one), then the exchange, then certificates, and `identity.json` last. The secret leaves the device
+only over TLS verified against the CA whose fingerprint the token pins. A new device's clock may be years off, so
+certificates are checked for who signed them, not for their dates.
+"""
+
+import fcntl
+import hashlib
+import hmac
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from msgspec import Meta, Struct
+from securesystemslib.signer import CryptoSigner
+
+from device_agent.effects import FileEffects
+from device_agent.enrol_client import EnrolClient
+from device_agent.identity import (
+    IDENTITY_FILE,
+    REPORT_KEY_FILE,
+    ROOT_FILE,
+    SERVICES_CA_FILE,
+    TLS_CERTIFICATE_FILE,
+    TLS_KEY_FILE,
+    Identity,
+    save_identity,
+)
+from device_agent.ports import Effects
+from firmware.errors import RefusedError, UnavailableError
+from firmware.protocol.codec import canonical, convert, parse_json
+from firmware.protocol.enrol import PROOF_KIND, Claim, EnrolRequest, EnrolResponse, Proof, parse_claim
+from firmware.protocol.envelope import seal
+from firmware.protocol.words import Id
+
+FLEET_CA_FILE = "fleet-ca.pem"
+PENDING_FILE = "enrolment.json"
+MAX_PENDING_BYTES = 16384
+TIMEOUT_S = 30.0
+
+
+class _Pending(Struct, frozen=True, kw_only=True):
+    """An enrolment under way: the claim it uses and the certificate request it sends."""
+
+    claim_id: Id
+    csr: Annotated[str, Meta(max_length=4200)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Applicant:
+    """The keys of this device and the request made with them."""
+
+    tls_key: ec.EllipticCurvePrivateKey
+    signer: CryptoSigner
+    csr: str
+
+
+def enrol(
+    directory: Path, claim: str, hardware: str, *, effects: Effects | None = None, timeout_s: float = TIMEOUT_S
+) -> Identity:
+    """Enrol this device with a claim token; fills `directory` and returns the identity. Blocking.
+
+    `hardware` is the hardware id that releases name. Raises `RefusedError`: `claim-malformed`, `already-enrolled`, `wrong-pin`,
+    `wrong-server`, `bad-answer`, or the server's own kind (`claim-expired`, `claim-used-up`, …); `UnavailableError`:
+    `unreachable`, `busy`. After any of them the same call may be made again.
+    """
+    parsed = parse_claim(claim)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    store = effects or FileEffects()
+    with _exclusive(directory):
+        if (directory / IDENTITY_FILE).exists():
+            raise RefusedError(
+                "already-enrolled", f"{directory} is enrolled already; use another directory or remove it first."
+            )
+        return _enrol(directory.absolute(), parsed, hardware, store, timeout_s)
+
+
+def _enrol(directory: Path, claim: Claim, hardware: str, effects: Effects, timeout_s: float) -> Identity:
+    applicant = _applicant(directory, claim, effects)
+    request = _request(claim, hardware, applicant)
+    client = EnrolClient(claim.url, timeout_s=timeout_s)
+    services_ca = _pinned_ca(client.services_ca(), claim)
+    answer = client.enrol(request, services_ca)
+    _check(answer, claim, applicant)
+    identity = _identity(answer, claim, hardware)
+    files = {
+        SERVICES_CA_FILE: services_ca,
+        FLEET_CA_FILE: answer.fleet_ca.encode(),
+        ROOT_FILE: answer.root.encode(),
+        TLS_CERTIFICATE_FILE: answer.certificate.encode(),
+    }
+    for name, data in files.items():
+        effects.replace(directory / name, data)
+    save_identity(directory, identity, effects)
+    effects.unlink(directory / PENDING_FILE)
+    return identity
+
+
+def _applicant(directory: Path, claim: Claim, effects: Effects) -> _Applicant:
+    """The keys and request of an enrolment with this claim that was cut off, or new ones on disk."""
+    return _resumed(directory, claim, effects) or _fresh(directory, claim, effects)
+
+
+def _resumed(directory: Path, claim: Claim, effects: Effects) -> _Applicant | None:
+    data = effects.read(directory / PENDING_FILE)
+    if data is None:
+        return None
+    pending = convert(parse_json(data, max_bytes=MAX_PENDING_BYTES), _Pending)
+    keys = [_load_key(effects.read(directory / name)) for name in (TLS_KEY_FILE, REPORT_KEY_FILE)]
+    if pending.claim_id != claim.id or keys[0] is None or keys[1] is None:
+        return None
+    return _Applicant(tls_key=keys[0], signer=CryptoSigner(keys[1]), csr=pending.csr)
+
+
+def _fresh(directory: Path, claim: Claim, effects: Effects) -> _Applicant:
+    tls_key, report_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "otaria device")])
+    request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(tls_key, hashes.SHA256())
+    csr = request.public_bytes(serialization.Encoding.PEM).decode()
+    effects.unlink(directory / PENDING_FILE)
+    effects.replace(directory / TLS_KEY_FILE, _key_pem(tls_key))
+    effects.replace(directory / REPORT_KEY_FILE, _key_pem(report_key))
+    effects.replace(directory / PENDING_FILE, canonical(_Pending(claim_id=claim.id, csr=csr)))
+    return _Applicant(tls_key=tls_key, signer=CryptoSigner(report_key), csr=csr)
+
+
+def _request(claim: Claim, hardware: str, applicant: _Applicant) -> EnrolRequest:
+    proof = Proof(
+        claim_id=claim.id,
+        csr_sha256=hashlib.sha256(applicant.csr.encode()).hexdigest(),
+        hardware=hardware,
+        nonce=secrets.token_urlsafe(16),
+    )
+    request = EnrolRequest(
+        claim_id=claim.id,
+        secret=claim.secret,
+        csr=applicant.csr,
+        report_key=applicant.signer.public_key.to_dict(),
+        hardware=hardware,
+        root_sha256=claim.root,
+        proof=seal(proof, PROOF_KIND, applicant.signer).decode(),
+    )
+    return convert(
+        parse_json(canonical(request), max_bytes=32768), EnrolRequest
+    )  # refuses a bad hardware id here already
+
+
+def _pinned_ca(pem: bytes, claim: Claim) -> bytes:
+    """The one certificate in `pem`, which must be the CA that the claim pins."""
+    try:
+        found = x509.load_pem_x509_certificates(pem)
+    except ValueError as error:
+        raise _bad_answer("its CA is not a certificate") from error
+    if len(found) != 1 or not hmac.compare_digest(found[0].fingerprint(hashes.SHA256()).hex(), claim.ca):
+        raise RefusedError(
+            "wrong-pin",
+            "The server showed another CA than the claim token pins: it is the wrong server, or somebody is in between. "
+            "Nothing secret was sent. Check the address, or ask for a new token.",
+        )
+    return found[0].public_bytes(serialization.Encoding.PEM)
+
+
+def _check(answer: EnrolResponse, claim: Claim, applicant: _Applicant) -> None:
+    if not hmac.compare_digest(hashlib.sha256(answer.root.encode()).hexdigest(), claim.root):
+        raise RefusedError(
+            "wrong-pin", "The server sent another catalogue root than the claim token pins; ask for a new token."
+        )
+    try:
+        certificate = x509.load_pem_x509_certificate(answer.certificate.encode())
+        fleet_ca = x509.load_pem_x509_certificate(answer.fleet_ca.encode())
+        certificate.verify_directly_issued_by(fleet_ca)
+    except (ValueError, TypeError, InvalidSignature) as error:
+        raise _bad_answer("its certificate is not signed by its fleet CA") from error
+    names = [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    if certificate.public_key() != applicant.tls_key.public_key() or names != [answer.agent]:
+        raise _bad_answer("its certificate is for another key or name")
+
+
+def _identity(answer: EnrolResponse, claim: Claim, hardware: str) -> Identity:
+    identity = Identity(
+        agent=answer.agent,
+        target=answer.target,
+        hardware=hardware,
+        mqtt_host=answer.mqtt_host,
+        mqtt_port=answer.mqtt_port,
+        https_url=answer.https_url,
+        root_sha256=claim.root,
+    )
+    return convert(parse_json(canonical(identity), max_bytes=16384), Identity)
+
+
+@contextmanager
+def _exclusive(directory: Path) -> Iterator[None]:
+    """Two enrolments into one directory would mix their keys."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise UnavailableError("busy", f"Another enrolment into {directory} is running; wait for it.") from error
+    finally:
+        os.close(descriptor)
+
+
+def _load_key(pem: bytes | None) -> ec.EllipticCurvePrivateKey | None:
+    if pem is None:
+        return None
+    try:
+        key = serialization.load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError):
+        return None
+    return key if isinstance(key, ec.EllipticCurvePrivateKey) else None
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _bad_answer(why: str) -> RefusedError:
+    return RefusedError(
+        "bad-answer", f"The server's answer is refused: {why}. Nothing was enrolled; tell its operator."
+    )

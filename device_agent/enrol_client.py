@@ -1,0 +1,120 @@
+"""The two requests of enrolment over HTTPS: bounded in size and time, errors typed.
+
+The first, for the CA, trusts nobody: what comes is only compared with a fingerprint. The second verifies the server with
+that CA alone.
+"""
+
+import http.client
+import re
+import ssl
+import time
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from firmware.errors import OtariaError, RefusedError, UnavailableError
+from firmware.protocol.codec import canonical, convert, parse_json
+from firmware.protocol.enrol import (
+    CA_PATH,
+    ENROL_PATH,
+    MAX_RESPONSE_BYTES,
+    EnrolRequest,
+    EnrolResponse,
+)
+from firmware.protocol.words import KIND_PATTERN
+
+MAX_CA_BYTES = 8192
+MAX_PROBLEM_BYTES = 8192
+CHUNK_BYTES = 16384
+NO_CHECK_TIME = 0x200000
+"""X509_V_FLAG_NO_CHECK_TIME (openssl/x509_vfy.h); the ssl module has no name for it."""
+_KIND = re.compile(KIND_PATTERN)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Answer:
+    status: int
+    body: bytes
+
+
+class EnrolClient:
+    """Speaks to one server. `timeout_s` bounds each request as a whole."""
+
+    def __init__(self, url: str, *, timeout_s: float) -> None:
+        parts = urlsplit(url)
+        try:
+            host, port = parts.hostname, parts.port
+        except ValueError as error:
+            raise RefusedError("claim-malformed", f"The claim token's address {url} has no valid port.") from error
+        if not host:
+            raise RefusedError("claim-malformed", f"The claim token's address {url} names no host.")
+        self._host, self._port, self._timeout_s = host, port or 443, timeout_s
+
+    def services_ca(self) -> bytes:
+        """What the server says its CA is; unverified. Raises `UnavailableError` (`unreachable`), `RefusedError`."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return self._exchange(context, "GET", CA_PATH, None, MAX_CA_BYTES).body
+
+    def enrol(self, request: EnrolRequest, services_ca: bytes) -> EnrolResponse:
+        """Send the request to a server that this CA vouches for.
+
+        Raises `RefusedError` (`wrong-server`, `bad-answer`, or the server's kind) or `UnavailableError` (`unreachable`).
+        """
+        context = ssl.create_default_context(cadata=services_ca.decode())
+        context.verify_flags |= NO_CHECK_TIME
+        answer = self._exchange(context, "POST", ENROL_PATH, canonical(request), MAX_RESPONSE_BYTES)
+        try:
+            return convert(parse_json(answer.body, max_bytes=MAX_RESPONSE_BYTES), EnrolResponse)
+        except RefusedError as error:
+            raise RefusedError("bad-answer", f"The server's answer is no enrolment: {error.text}") from error
+
+    def _exchange(self, context: ssl.SSLContext, method: str, path: str, body: bytes | None, limit: int) -> _Answer:
+        deadline = time.monotonic() + self._timeout_s
+        connection = http.client.HTTPSConnection(self._host, self._port, timeout=self._timeout_s, context=context)
+        try:
+            headers = {"Content-Type": "application/json"} if body else {}
+            connection.request(method, path, body=body, headers=headers)
+            response = connection.getresponse()
+            answer = _Answer(status=response.status, body=_read(response, limit, deadline))
+        except ssl.SSLCertVerificationError as error:
+            raise RefusedError(
+                "wrong-server", f"{self._host} does not prove that it belongs to the pinned CA: {error.verify_message}."
+            ) from error
+        except (OSError, http.client.HTTPException) as error:
+            raise UnavailableError(
+                "unreachable",
+                f"{self._host}:{self._port} cannot be reached ({error or type(error).__name__}); try again later.",
+            ) from error
+        finally:
+            connection.close()
+        if answer.status != 200:
+            raise _refused(answer)
+        return answer
+
+
+def _read(response: http.client.HTTPResponse, limit: int, deadline: float) -> bytes:
+    """The body, at most `limit` bytes and not beyond the deadline, however slowly it drips."""
+    out = bytearray()
+    while chunk := response.read1(CHUNK_BYTES):
+        out += chunk
+        if len(out) > limit:
+            raise RefusedError("bad-answer", f"The server's answer has more than {limit} bytes; it is not Otaria's.")
+        if time.monotonic() > deadline:
+            raise TimeoutError("the answer came too slowly")
+    return bytes(out)
+
+
+def _refused(answer: _Answer) -> OtariaError:
+    """The typed error that a problem+json (RFC 9457) body carries: `type` is the kind, `detail` the sentence."""
+    value: dict[str, Any] = {}
+    if len(answer.body) <= MAX_PROBLEM_BYTES:
+        try:
+            value = parse_json(answer.body, max_bytes=MAX_PROBLEM_BYTES)
+        except RefusedError:
+            value = {}
+    kind, text = str(value.get("type", "")), str(value.get("detail", ""))
+    if not _KIND.match(kind) or not text.isprintable() or not text:
+        kind, text = "bad-answer", f"The server answered with status {answer.status}; it may not be Otaria's."
+    return UnavailableError(kind, text[:500]) if answer.status >= 500 else RefusedError(kind, text[:500])

@@ -1,0 +1,53 @@
+"""Bearer tokens of people and scripts: `otp1_` and 256 random bits, stored as their sha256, each with a role."""
+
+from firmware.errors import RefusedError
+from server.errors import DeniedError
+from server.identity.secrets import hashed, new_secret
+from server.ports import ApiToken, Clock, Database, Role
+
+PREFIX = "otp1_"
+MAX_CHARS = 256
+
+
+class ApiTokens:
+    """Makes and recognises API tokens."""
+
+    def __init__(self, database: Database, *, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def create(self, name: str, role: Role, *, expires_s: float | None = None) -> str:
+        """Store a new token; returns its secret, which is kept nowhere. Raises `RefusedError` (`bad-token`)."""
+        if not 1 <= len(name) <= 128 or not name.isprintable():
+            raise RefusedError("bad-token", "A token needs a name of 1 to 128 printable characters.")
+        if expires_s is not None and expires_s <= 0:
+            raise RefusedError("bad-token", "A token must live longer than no time at all.")
+        secret = PREFIX + new_secret()
+        expires_at = None if expires_s is None else self._clock.now() + expires_s
+        token = ApiToken(secret_sha256=hashed(secret), name=name, role=role, expires_at=expires_at)
+        await self._database.write(lambda unit: unit.identities.add_api_token(token))
+        return secret
+
+    async def authenticate(self, secret: str) -> ApiToken:
+        """The token with this secret; raises `DeniedError` (`unauthenticated`) when it is unknown or expired."""
+        token = None
+        if secret.startswith(PREFIX) and len(secret) <= MAX_CHARS and secret.isascii():
+            digest = hashed(secret)
+            token = await self._database.read(lambda unit: unit.identities.api_token(digest))
+        if token is None or (token.expires_at is not None and token.expires_at <= self._clock.now()):
+            raise DeniedError(
+                "unauthenticated", "The API token is unknown or has expired; ask an administrator for one."
+            )
+        return token
+
+    async def authorise(self, secret: str, needed: Role) -> ApiToken:
+        """As `authenticate`, and its role must cover `needed`; raises `DeniedError` (`forbidden`)."""
+        token = await self.authenticate(secret)
+        if not covers(token.role, needed):
+            raise DeniedError("forbidden", f"The token {token.name} has the role {token.role}; this needs {needed}.")
+        return token
+
+
+def covers(role: Role, needed: Role) -> bool:
+    """Administrators may do everything, everybody may look; otherwise a role covers itself, so that duties stay apart."""
+    return role is Role.ADMIN or needed is Role.VIEWER or role is needed
