@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import AsyncIterable, Iterable
 from pathlib import Path
@@ -26,9 +27,8 @@ class ArtifactStore:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._incoming = root / "incoming"
-        self._incoming.mkdir(parents=True, exist_ok=True)
-        for left_over in self._incoming.iterdir():
-            left_over.unlink()
+        shutil.rmtree(self._incoming, ignore_errors=True)
+        self._incoming.mkdir(parents=True)
 
     @property
     def incoming(self) -> Path:

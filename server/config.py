@@ -86,7 +86,7 @@ BrokerKind = Literal["auto", "mosquitto", "embedded", "external"]
 @dataclass(frozen=True, kw_only=True)
 class BrokerSettings:
     """`auto` starts Mosquitto when it is installed, else the embedded broker; `external` is one that runs elsewhere, reached
-    by agents at (`agents_host`, `agents_port`) and by the server at (`services_host`, `services_port`)."""
+    by the server at (`services_host`, `services_port`). Agents are told `agents_host` (None: where our own one listens)."""
 
     kind: BrokerKind
     listen: str
@@ -191,13 +191,18 @@ def _http(section: Mapping[str, Any], base: Path) -> HttpSettings:
         )
     if raw.devices_url is not None and not _URL.match(raw.devices_url):
         raise RefusedError(KIND, "`http.devices_url` must be https://HOST:PORT, without a path.")
+    devices = parse_address(raw.devices, "http.devices")
+    if devices.host in ("0.0.0.0", "::") and raw.devices_url is None:  # noqa: S104 - compared, not bound
+        raise RefusedError(
+            KIND, "`http.devices` listens everywhere; set `http.devices_url` to what devices should call."
+        )
     if raw.max_artifact_bytes < 1:
         raise RefusedError(KIND, "`http.max_artifact_bytes` must be at least 1.")
     return HttpSettings(
         people=people,
         people_certificate=certificate,
         people_key=key,
-        devices=parse_address(raw.devices, "http.devices"),
+        devices=devices,
         devices_url=raw.devices_url,
         names=tuple(raw.names),
         max_artifact_bytes=raw.max_artifact_bytes,

@@ -1,0 +1,240 @@
+"""Releases: what was signed offline comes into the catalogue, and deltas to it are made in the background.
+
+Nothing is published that a target could not fetch: the images are in the store and their windows are those of the
+manifest. Each step can be repeated: the catalogue first, then the record, so that a crash between them is healed by
+publishing again.
+"""
+
+import asyncio
+import logging
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from tuf.api.metadata import TargetFile, Targets
+
+from firmware.catalogue.metadata import parse
+from firmware.catalogue.publish import Repository, product_role, release_targets
+from firmware.catalogue.trust import Limits
+from firmware.errors import OtariaError, RefusedError
+from firmware.manifest import Manifest, describe, parse_manifest
+from firmware.protocol.codec import canonical
+from firmware.protocol.topics import CATALOGUE
+from firmware.protocol.words import ReasonKind
+from server.artifacts import ArtifactStore
+from server.campaigns.deltas import DeltaFactory
+from server.errors import NotFoundError
+from server.ports import Clock, Database, DeltaRecord, ReleaseRecord, ReleaseState, StoredFile, Unit
+
+log = logging.getLogger(__name__)
+MAX_SOURCES = 8
+"""Deltas are made from at most this many releases, those that most of the fleet runs first."""
+
+
+class ReleaseService:
+    """Publishes releases and makes their deltas; keep `run` running. `on_outbox` is told when there is something to send."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        repository: Repository,
+        artifacts: ArtifactStore,
+        factory: DeltaFactory,
+        clock: Clock,
+        on_outbox: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._database = database
+        self._repository = repository
+        self._artifacts = artifacts
+        self._factory = factory
+        self._clock = clock
+        self._on_outbox = on_outbox
+        self._wanted: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+        self._making = asyncio.Lock()
+        self._hopeless: set[tuple[str, str]] = set()
+
+    async def publish(self, *, product: str, version: str, manifest: bytes, metadata: bytes, by: str) -> ReleaseRecord:
+        """Take a signed release into the catalogue; the same again changes nothing.
+
+        Raises `RefusedError`: `malformed`, `wrong-release`, `artifact-missing`, `artifact-changed`, `catalogue-mismatch`,
+        `release-exists`, or what `Repository.accept_product` raises.
+        """
+        facts = _facts(manifest, product, version)
+        wanted = release_targets(product, manifest)
+        await asyncio.to_thread(self._check_images, facts)
+        await asyncio.to_thread(self._accept, product, wanted, manifest, metadata)
+        record = _record(facts, wanted, self._clock.now())
+        await self._database.write(lambda unit: self._add(unit, record, by))
+        self._on_outbox()
+        self._wanted.put_nowait((product, version))
+        return record
+
+    async def make_deltas(self, product: str, version: str) -> Sequence[DeltaRecord]:
+        """Make what deltas to a release are missing; returns all that lead to it. Raises `NotFoundError`."""
+        async with self._making:
+            release, sources = await self._database.read(lambda unit: _plan(unit, product, version))
+            for source in sources:
+                if (source.image.sha256, release.image.sha256) not in self._hopeless:
+                    await self._make(source, release)
+        deltas = await self._database.read(lambda unit: unit.releases.deltas())
+        return [delta for delta in deltas if delta.target_sha256 == release.image.sha256]
+
+    async def run(self) -> None:
+        """Make deltas for every release that is published, and once for those that are there, until cancelled."""
+        for release in await self._database.read(lambda unit: _newest(unit.releases.list())):
+            self._wanted.put_nowait((release.product, release.version))
+        while True:
+            product, version = await self._wanted.get()
+            try:
+                await self.make_deltas(product, version)
+            except OtariaError as error:
+                log.warning("no deltas to %s %s: %s", product, version, error, extra={"kind": error.kind})
+
+    def _check_images(self, facts: Manifest) -> None:
+        for image in facts.images:
+            path = self._artifacts.find(image.sha256)
+            if path is None:
+                text = f"The image {image.path} is not here; upload it as /artifacts/sha256/{image.sha256} first."
+                raise RefusedError("artifact-missing", text)
+            with path.open("rb") as file:
+                found = describe(file)
+            if (found.length, found.sha256, found.windows) != (image.length, image.sha256, image.windows):
+                raise RefusedError(
+                    ReasonKind.ARTIFACT_CHANGED,
+                    f"The image {image.path} is not what the manifest says; build and sign the release again.",
+                )
+
+    def _accept(self, product: str, wanted: Mapping[str, TargetFile], manifest: bytes, metadata: bytes) -> None:
+        if self._listed(wanted):
+            return
+        offered = parse(metadata, Targets, product_role(product), max_bytes=Limits().targets_bytes)
+        _require_signed(offered.signed.targets, wanted)
+        self._artifacts.add([manifest])
+        self._repository.accept_product(metadata, product=product, now=self._clock.now())
+
+    def _listed(self, wanted: Mapping[str, TargetFile]) -> bool:
+        for path, target in wanted.items():
+            held = self._repository.files(path)
+            if held is None or (held.length, held.sha256) != (target.length, target.hashes["sha256"]):
+                return False
+        return True
+
+    def _add(self, unit: Unit, record: ReleaseRecord, by: str) -> None:
+        known = unit.releases.get(record.product, record.version)
+        unit.releases.add(record)
+        if known is None:
+            text = f"{record.product} {record.version} (counter {record.counter}) was published."
+            unit.audit.add(at=self._clock.now(), kind="release-published", text=text, actor=by)
+            self._ring(unit)
+
+    async def _make(self, source: ReleaseRecord, release: ReleaseRecord) -> None:
+        pair = (source.image.sha256, release.image.sha256)
+        old, new = self._artifacts.find(pair[0]), self._artifacts.find(pair[1])
+        if old is None or new is None:
+            return
+        with tempfile.TemporaryDirectory(dir=self._artifacts.incoming) as folder:
+            try:
+                facts = await self._factory.make(old, new, Path(folder) / "delta.otd")
+            except OtariaError as error:
+                self._hopeless.add(pair)
+                await self._note(f"No delta from {source.version} to {release.version}: {error}", kind=error.kind)
+                return
+            if facts is None:
+                self._hopeless.add(pair)
+                await self._note(f"A delta from {source.version} to {release.version} would save too little.")
+                return
+            sha256, length = await asyncio.to_thread(self._artifacts.add_file, Path(folder) / "delta.otd")
+        file = StoredFile(path=f"deltas/{pair[0][:16]}-{pair[1][:16]}.otd", length=length, sha256=sha256)
+        await asyncio.to_thread(
+            self._repository.add_delta, file.path, length=length, sha256=sha256, now=self._clock.now()
+        )
+        delta = DeltaRecord(file=file, source_sha256=pair[0], source_length=source.image.length, target_sha256=pair[1])
+        text = f"The delta from {source.version} to {release.version} has {length} bytes; the image {release.image.length}."
+        await self._database.write(lambda unit: self._add_delta(unit, delta, text))
+        self._on_outbox()
+
+    def _add_delta(self, unit: Unit, delta: DeltaRecord, text: str) -> None:
+        unit.releases.add_delta(delta)
+        unit.audit.add(at=self._clock.now(), kind="delta-made", text=text, actor="releases")
+        self._ring(unit)
+
+    async def _note(self, text: str, *, kind: str = "delta-too-large") -> None:
+        now = self._clock.now()
+        await self._database.write(lambda unit: unit.audit.add(at=now, kind=kind, text=text, actor="releases"))
+
+    def _ring(self, unit: Unit) -> None:
+        """The doorbell, in the same transaction as what it announces."""
+        unit.outbox.add(CATALOGUE, canonical({"at": int(self._clock.now())}), retain=True)
+
+
+def delta_sources(
+    release: ReleaseRecord, releases: Sequence[ReleaseRecord], versions: Mapping[str, int]
+) -> list[ReleaseRecord]:
+    """Earlier releases that a delta to `release` should start from: those the fleet runs, the most common first, and the
+    one before it."""
+    earlier = [
+        other
+        for other in releases
+        if other.product == release.product
+        and other.counter < release.counter
+        and other.image.sha256 != release.image.sha256
+    ]
+    before = max(earlier, key=lambda other: other.counter, default=None)
+    useful = [other for other in earlier if versions.get(other.version, 0) or other is before]
+    return sorted(useful, key=lambda other: (-versions.get(other.version, 0), -other.counter))[:MAX_SOURCES]
+
+
+def _plan(unit: Unit, product: str, version: str) -> tuple[ReleaseRecord, list[ReleaseRecord]]:
+    """A release and the sources that deltas to it are still missing from."""
+    release = unit.releases.get(product, version)
+    if release is None:
+        raise NotFoundError(f"There is no release {version} of {product}; `otaria release publish` makes one.")
+    sources = delta_sources(release, unit.releases.list(), unit.fleet.versions())
+    missing = [one for one in sources if unit.releases.delta(one.image.sha256, release.image.sha256) is None]
+    return release, missing
+
+
+def _newest(releases: Sequence[ReleaseRecord]) -> list[ReleaseRecord]:
+    """The newest active release of each product."""
+    newest: dict[str, ReleaseRecord] = {}
+    for release in releases:
+        held = newest.get(release.product)
+        if release.state is ReleaseState.ACTIVE and (held is None or release.counter > held.counter):
+            newest[release.product] = release
+    return list(newest.values())
+
+
+def _facts(manifest: bytes, product: str, version: str) -> Manifest:
+    facts = parse_manifest(manifest)
+    if (facts.product, facts.version) != (product, version):
+        raise RefusedError(
+            "wrong-release", f"The manifest is of {facts.product} {facts.version}, not of {product} {version}."
+        )
+    if len(facts.images) != 1:
+        raise RefusedError("too-many-images", "This version publishes releases with exactly one image.")
+    return facts
+
+
+def _require_signed(offered: Mapping[str, TargetFile], wanted: Mapping[str, TargetFile]) -> None:
+    for path, target in wanted.items():
+        if offered.get(path) != target:
+            raise RefusedError(
+                ReasonKind.CATALOGUE_MISMATCH,
+                f"The signed metadata does not list {path} as the manifest has it; run `otaria release sign` again.",
+            )
+
+
+def _record(facts: Manifest, wanted: Mapping[str, TargetFile], now: float) -> ReleaseRecord:
+    image = facts.images[0]
+    manifest = next(target for path, target in wanted.items() if path.endswith("/manifest.json"))
+    return ReleaseRecord(
+        product=facts.product,
+        version=facts.version,
+        counter=facts.counter,
+        hardware=tuple(facts.hardware),
+        manifest=StoredFile(path=manifest.path, length=manifest.length, sha256=manifest.hashes["sha256"]),
+        image=StoredFile(path=image.path, length=image.length, sha256=image.sha256),
+        notes=facts.notes,
+        published_at=now,
+    )

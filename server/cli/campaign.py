@@ -1,0 +1,209 @@
+"""`otaria campaign`: bring targets to a release, watch, and say stop."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+import click
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from firmware.errors import RefusedError
+from server.cli.output import emit, json_option, table
+from server.cli.rest import RestClient, connect, segment, server_options
+
+MAX_FILE_BYTES = 256 * 1024
+RESTS = ("draft", "awaiting_approval", "paused", "watching", "completed", "aborted", "rolled_back")
+_COLOURS = {
+    "verified": "green",
+    "committed": "cyan",
+    "passed": "green",
+    "failed": "red",
+    "fell_back": "red",
+    "open": "blue",
+}
+
+
+@click.group()
+def campaign() -> None:
+    """Bring targets to a release under a strategy.
+
+    Example: otaria campaign apply -f spring.yaml
+    """
+
+
+@campaign.command()
+@click.option("-f", "--file", "source", type=click.File("rb"), required=True, help="The campaign as YAML; - is stdin.")
+@click.option("--dry-run", is_flag=True, help="Only say what it would take, and change nothing.")
+@server_options
+@json_option
+def apply(
+    source: IO[bytes], dry_run: bool, server: str | None, token_file: Path | None, state: Path | None, as_json: bool
+) -> None:
+    """Make a campaign from a file. It is a draft until it is started.
+
+    Example: otaria campaign apply -f spring.yaml --dry-run
+    """
+    data = source.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise RefusedError("too-large", f"The campaign file has more than {MAX_FILE_BYTES} bytes.")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise RefusedError("malformed", "The campaign file is not UTF-8 text.") from error
+    made = connect(server, token_file, state).post("/campaigns" + ("?dry_run=1" if dry_run else ""), text)
+    if not as_json and not dry_run:
+        click.echo(f"Campaign {made['id']} is a draft. Start it with: otaria campaign start {made['id']}")
+    emit(made, as_json=as_json, text=_cohort_table(made))
+
+
+def _verb(name: str, does: str, example: str) -> None:
+    """Add the command that tells a campaign `name`."""
+
+    @campaign.command(name, help=f"{does}\n\nExample: otaria campaign {name} {example}")
+    @click.argument("campaign_id", metavar="CAMPAIGN")
+    @click.option("--reason", default="", help="Why, for the trail.")
+    @server_options
+    @json_option
+    def command(
+        campaign_id: str, reason: str, server: str | None, token_file: Path | None, state: Path | None, as_json: bool
+    ) -> None:
+        client = connect(server, token_file, state)
+        view = client.post(f"/campaigns/{segment(campaign_id)}/{name}", {"reason": reason})
+        emit(view, as_json=as_json, text=_sentence(view))
+
+
+_verb("start", "Open the first cohort.", "spring-1f3a")
+_verb(
+    "pause", "Grant no further orders and permits; what is under way comes to its end.", "spring-1f3a --reason 'alarm'"
+)
+_verb("resume", "Go on where it was paused.", "spring-1f3a")
+_verb("abort", "Withdraw what is not activated yet; what runs stays.", "spring-1f3a --reason 'wrong notes'")
+_verb("rollback", "Send targets that took the release back to their previous slot.", "spring-1f3a --reason 'slow boot'")
+
+
+@campaign.command("list")
+@server_options
+@json_option
+def list_(server: str | None, token_file: Path | None, state: Path | None, as_json: bool) -> None:
+    """List campaigns.
+
+    Example: otaria campaign list
+    """
+    answer = connect(server, token_file, state).get("/campaigns")
+    rows = [
+        (
+            one["id"],
+            one["name"],
+            one["release"]["version"],
+            one["state"],
+            f"{_count(one, 'verified')}/{_size(one)}",
+            _time(one),
+        )
+        for one in answer["campaigns"]
+    ]
+    emit(answer, as_json=as_json, text=table(("campaign", "name", "version", "state", "verified", "made"), rows))
+
+
+@campaign.command()
+@click.argument("campaign_id", metavar="CAMPAIGN")
+@click.option("--follow", is_flag=True, help="Stay and show progress until the campaign is decided.")
+@server_options
+@json_option
+def show(
+    campaign_id: str, follow: bool, server: str | None, token_file: Path | None, state: Path | None, as_json: bool
+) -> None:
+    """Show a campaign and its cohorts.
+
+    Example: otaria campaign show spring-1f3a --follow
+    """
+    client = connect(server, token_file, state)
+    path = f"/campaigns/{segment(campaign_id)}"
+    view = _follow(client, path, as_json) if follow else client.get(path)
+    emit(view, as_json=as_json, text=None if follow and _watched(as_json) else _picture(view))
+
+
+@campaign.command()
+@click.argument("target")
+@server_options
+@json_option
+def explain(target: str, server: str | None, token_file: Path | None, state: Path | None, as_json: bool) -> None:
+    """Say why a target isn't moving.
+
+    Example: otaria campaign explain gw-0007
+    """
+    why = connect(server, token_file, state).get(f"/fleet/{segment(target)}/explain")
+    emit(why, as_json=as_json, text=" ".join(part for part in (why["text"], why["release_by"]) if part))
+
+
+def _follow(client: RestClient, path: str, as_json: bool) -> dict[str, Any]:
+    """Ask again whenever something changed, until nothing moves by itself; draws when a person watches."""
+    last: dict[str, Any] = client.get(path)
+    watched = _watched(as_json)
+    with Live(_picture(last), console=Console(), auto_refresh=False) if watched else nullcontext() as live:
+        for view in _views(client, path, last):
+            last = view
+            if live is not None:
+                live.update(_picture(view), refresh=True)
+    return last
+
+
+def _views(client: RestClient, path: str, view: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if _rests(view):
+        return
+    for _ in client.changes():
+        view = client.get(path)
+        yield view
+        if _rests(view):
+            return
+
+
+def _watched(as_json: bool) -> bool:
+    return not as_json and sys.stdout.isatty()
+
+
+def _rests(view: dict[str, Any]) -> bool:
+    """Whether the campaign is decided or waits for somebody."""
+    return view["state"] in RESTS
+
+
+def _picture(view: dict[str, Any]) -> Table:
+    out = _cohort_table(view)
+    out.title = _sentence(view)
+    out.title_justify = "left"
+    return out
+
+
+def _sentence(view: dict[str, Any]) -> str:
+    why = f": {view['reason']}" if view["reason"] else ""
+    release = view["release"]
+    return f"{view['name']} ({view['id']}) → {release['product']} {release['version']} is {view['state'].replace('_', ' ')}{why}"
+
+
+def _cohort_table(view: dict[str, Any]) -> Table:
+    out = table(("cohort", "gate", "targets", "states", "verdict"), ())
+    for cohort in view["cohorts"]:
+        states = Text(", ").join(
+            Text(f"{number} {state.replace('_', ' ')}", style=_COLOURS.get(state, ""))
+            for state, number in cohort["counts"].items()
+        )
+        gate = Text(cohort["state"], style=_COLOURS.get(cohort["state"], "dim"))
+        out.add_row(cohort["name"], gate, str(cohort["size"]), states, cohort["verdict_text"])
+    return out
+
+
+def _count(view: dict[str, Any], state: str) -> int:
+    return sum(cohort["counts"].get(state, 0) for cohort in view["cohorts"])
+
+
+def _size(view: dict[str, Any]) -> int:
+    return sum(cohort["size"] for cohort in view["cohorts"])
+
+
+def _time(view: dict[str, Any]) -> str:
+    return datetime.fromtimestamp(view["created_at"], UTC).strftime("%Y-%m-%d %H:%M:%SZ")

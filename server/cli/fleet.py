@@ -1,0 +1,191 @@
+"""`otaria fleet`: the targets, and the claim tokens that let new ones in."""
+
+import re
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from server.cli.output import emit, json_option, table
+from server.cli.rest import connect, segment, server_options
+
+_DURATION = re.compile(r"^([1-9][0-9]{0,6})(s|m|h|d)\Z")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class Duration(click.ParamType[Any]):
+    """A duration such as 30m, 12h or 7d; becomes seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = _DURATION.match(str(value))
+        if not match:
+            self.fail(f"{value!r} is not a duration; write one such as 30m, 12h or 7d.", param, ctx)
+        return int(match.group(1)) * _UNITS[match.group(2)]
+
+
+class KeyValue(click.ParamType[Any]):
+    """`name=value`; becomes a pair."""
+
+    name = "name=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        name, equals, text = str(value).partition("=")
+        if not (name and equals and text):
+            self.fail(f"{value!r} is not of the form name=value, such as site=berlin.", param, ctx)
+        return name, text
+
+
+@click.group()
+def fleet() -> None:
+    """See the targets, and let new ones in.
+
+    Example: otaria fleet list --version 1.1.0
+    """
+
+
+@fleet.command("list")
+@click.option("--version", help="Only targets that run this version (`unknown`: none reported yet).")
+@click.option("--hardware", help="Only this hardware.")
+@click.option("--state", "wanted", help="Only targets whose last assignment is in this state.")
+@click.option(
+    "--label", "labels", type=KeyValue(), multiple=True, help="Only targets with this label; may be repeated."
+)
+@click.option("--limit", type=click.IntRange(1, 100_000), default=1000, show_default=True, help="At most this many.")
+@server_options
+@json_option
+def list_(
+    server: str | None,
+    token_file: Path | None,
+    state: Path | None,
+    version: str | None,
+    hardware: str | None,
+    wanted: str | None,
+    labels: tuple[tuple[str, str], ...],
+    limit: int,
+    as_json: bool,
+) -> None:
+    """List targets.
+
+    Example: otaria fleet list --label site=berlin --state deferred
+    """
+    client = connect(server, token_file, state)
+    query: dict[str, Any] = {"version": version, "hardware": hardware, "state": wanted}
+    query |= {f"label.{name}": value for name, value in labels}
+    targets: list[dict[str, Any]] = []
+    cursor: str | None = None
+    while True:
+        page = client.get("/fleet", **query, limit=min(1000, limit - len(targets)), cursor=cursor)
+        targets += page["targets"]
+        cursor = page["next"]
+        if cursor is None or len(targets) >= limit:
+            break
+    emit({"targets": targets, "count": page["count"]}, as_json=as_json, text=_targets_table(targets))
+
+
+@fleet.command()
+@click.argument("target")
+@server_options
+@json_option
+def show(target: str, server: str | None, token_file: Path | None, state: Path | None, as_json: bool) -> None:
+    """Show one target.
+
+    Example: otaria fleet show gw-0007
+    """
+    found = connect(server, token_file, state).get(f"/fleet/{segment(target)}")
+    rows = [
+        (name.replace("_", " "), _plain(name, value))
+        for name, value in found.items()
+        if value not in (None, "", [], {})
+    ]
+    emit(found, as_json=as_json, text=table(("", ""), rows))
+
+
+@fleet.group()
+def token() -> None:
+    """Claim tokens: what a new device enrols with.
+
+    Example: otaria fleet token create --uses 20 --label site=berlin
+    """
+
+
+@token.command()
+@click.option(
+    "--uses", type=click.IntRange(1, 100_000), default=1, show_default=True, help="How many devices it lets in."
+)
+@click.option("--expires", type=Duration(), default="1d", show_default=True, help="How long it is good for.")
+@click.option("--label", "labels", type=KeyValue(), multiple=True, help="A label for each of them; may be repeated.")
+@server_options
+@json_option
+def create(
+    server: str | None,
+    token_file: Path | None,
+    state: Path | None,
+    uses: int,
+    expires: int,
+    labels: tuple[tuple[str, str], ...],
+    as_json: bool,
+) -> None:
+    """Make a claim token. It is printed once and kept nowhere.
+
+    Example: otaria fleet token create --uses 20 --expires 12h --label site=berlin
+    """
+    body = {"uses": uses, "expires_s": expires, "labels": dict(labels)}
+    made = connect(server, token_file, state).post("/claim-tokens", body)
+    emit(made, as_json=as_json, text=made["token"])
+
+
+@token.command("list")
+@server_options
+@json_option
+def list_tokens(server: str | None, token_file: Path | None, state: Path | None, as_json: bool) -> None:
+    """List claim tokens, without their secrets.
+
+    Example: otaria fleet token list
+    """
+    answer = connect(server, token_file, state).get("/claim-tokens")
+    rows = [
+        (one["id"], one["uses_left"], _time(one["expires_at"]), _pairs(one["labels"]), one["created_by"])
+        for one in answer["claim_tokens"]
+    ]
+    emit(answer, as_json=as_json, text=table(("id", "uses left", "expires", "labels", "made by"), rows))
+
+
+def _targets_table(targets: list[dict[str, Any]]) -> Any:
+    now = time.time()
+    rows = [
+        (
+            one["id"],
+            one["running_version"] or "unknown",
+            one["running_slot"] or "",
+            one["state"] or "no order",
+            one["hardware"],
+            "online" if one["presence"] else "offline",
+            f"{int(now - one['last_report_at'])} s ago" if one["last_report_at"] else "never",
+        )
+        for one in targets
+    ]
+    return table(("target", "runs", "slot", "state", "hardware", "link", "last report"), rows)
+
+
+def _plain(name: str, value: Any) -> str:
+    if isinstance(value, dict):
+        return _pairs(value)
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return _time(value) if name.endswith("_at") else str(value)
+
+
+def _pairs(labels: dict[str, str]) -> str:
+    return " ".join(f"{name}={value}" for name, value in sorted(labels.items()))
+
+
+def _time(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")

@@ -1,0 +1,178 @@
+"""How commands reach a running server: its REST API with a token, named by options, environment or state directory."""
+
+import http.client
+import json
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, TypeVar
+from urllib.parse import quote, urlencode, urlsplit
+
+import click
+
+from firmware.errors import OtariaError, RefusedError, UnavailableError
+from server.errors import DeniedError
+
+F = TypeVar("F", bound=Callable[..., Any])
+TIMEOUT_S = 60.0
+FOLLOW_TIMEOUT_S = 60.0
+"""Longer than the heartbeat of the stream of changes."""
+MAX_ANSWER_BYTES = 64 << 20
+MAX_TOKEN_FILE_BYTES = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """Where the server is and the token to show; `ca` verifies a server with a certificate of its own."""
+
+    url: str
+    token: str
+    ca: Path | None = None
+
+
+class RestClient:
+    """Blocking calls below `/api/v1`. Problems come back as `OtariaError` with the server's own kind and sentence."""
+
+    def __init__(self, access: Access, *, timeout_s: float = TIMEOUT_S) -> None:
+        self._access = access
+        self._timeout_s = timeout_s
+
+    def get(self, path: str, **query: object) -> Any:
+        """GET; the parsed JSON. `query` values of None are left out."""
+        given = {name: value for name, value in query.items() if value is not None}
+        return self._json("GET", path + (f"?{urlencode(given)}" if given else ""))
+
+    def post(self, path: str, body: object = None) -> Any:
+        """POST JSON, or text as it is; the parsed JSON."""
+        data = body.encode() if isinstance(body, str) else json.dumps({} if body is None else body).encode()
+        return self._json("POST", path, data)
+
+    def exists(self, path: str) -> bool:
+        """HEAD: whether there is something. For `otaria release publish`."""
+        try:
+            with self._open("HEAD", path, None, {}):
+                return True
+        except OtariaError as error:
+            if error.kind == "not-found":
+                return False
+            raise
+
+    def put_file(self, path: str, file: IO[bytes], length: int) -> Any:
+        """PUT a file of `length` bytes as a stream. For `otaria release publish`."""
+        with self._open("PUT", path, file, {"Content-Length": str(length)}) as answer:
+            return json.loads(answer.read(MAX_ANSWER_BYTES) or b"null")
+
+    def changes(self) -> Iterator[None]:
+        """Yields once at the start and whenever something changed, for as long as the server lives."""
+        with self._open("GET", "/events", None, {"Accept": "text/event-stream"}, FOLLOW_TIMEOUT_S) as stream:
+            try:
+                for line in stream:
+                    if line.startswith(b"event: changed"):
+                        yield None
+            except OSError as error:
+                raise _unreachable(self._access.url, error) from error
+
+    def _json(self, method: str, path: str, data: bytes | None = None) -> Any:
+        with self._open(method, path, data, {"Content-Type": "application/json"}) as answer:
+            return json.loads(answer.read(MAX_ANSWER_BYTES) or b"null")
+
+    def _open(
+        self, method: str, path: str, data: Any, headers: dict[str, str], timeout_s: float | None = None
+    ) -> http.client.HTTPResponse:
+        request = urllib.request.Request(  # noqa: S310 - `resolve` let only http and https through
+            f"{self._access.url}/api/v1{path}",
+            data=data,
+            method=method,
+            headers={"Authorization": f"Bearer {self._access.token}", **headers},
+        )
+        context = ssl.create_default_context(cafile=self._access.ca) if self._access.url.startswith("https:") else None
+        try:
+            answer: http.client.HTTPResponse = urllib.request.urlopen(  # noqa: S310
+                request, timeout=timeout_s or self._timeout_s, context=context
+            )
+        except urllib.error.HTTPError as error:
+            raise _problem(error) from error
+        except (OSError, http.client.HTTPException) as error:
+            raise _unreachable(self._access.url, error) from error
+        return answer
+
+
+def segment(text: str) -> str:
+    """A path segment, quoted."""
+    return quote(text, safe="")
+
+
+def server_options(command: F) -> F:
+    """Adds `--server`, `--token-file` and `--state` to a command; hand them to `connect`."""
+    for option in (
+        click.option("--state", type=click.Path(path_type=Path), help="State directory of a server on this machine."),
+        click.option(
+            "--token-file", envvar="OTARIA_TOKEN_FILE", type=click.Path(path_type=Path), help="File with an API token."
+        ),
+        click.option("--server", envvar="OTARIA_SERVER", help="The server, such as http://127.0.0.1:8080."),
+    ):
+        command = option(command)
+    return command
+
+
+def connect(server: str | None, token_file: Path | None, state: Path | None) -> RestClient:
+    """A client for what the options say; the state directory fills in what they leave out.
+
+    Raises `click.UsageError` when they do not name a server and a token.
+    """
+    if state is None and not (server and token_file) and Path("state/run.json").is_file():
+        state = Path("state")
+    if state is not None:
+        server = server or _running(state)
+        token_file = token_file or state / "admin.token"
+    if not server or token_file is None:
+        raise click.UsageError(
+            "Name the server: --server URL and --token-file FILE (or OTARIA_SERVER and OTARIA_TOKEN_FILE), or --state DIR."
+        )
+    parts = urlsplit(server)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise click.UsageError(f"--server must be a URL such as http://127.0.0.1:8080, not {server!r}.")
+    return RestClient(Access(url=server.rstrip("/"), token=_token(token_file)))
+
+
+def _running(state: Path) -> str:
+    try:
+        return str(json.loads((state / "run.json").read_text())["people_url"])
+    except FileNotFoundError as error:
+        raise UnavailableError("not-running", f"No server runs on {state}; start it with `otaria serve`.") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RefusedError("malformed", f"{state / 'run.json'} is not what `otaria serve` writes.") from error
+
+
+def _token(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_TOKEN_FILE_BYTES).decode("ascii").strip()
+    except UnicodeDecodeError as error:
+        raise RefusedError("malformed", f"{path} does not hold an API token.") from error
+    except FileNotFoundError as error:
+        raise RefusedError("token-missing", f"There is no token file {path}; name one with --token-file.") from error
+    if not text or not text.isprintable() or " " in text:
+        raise RefusedError("malformed", f"{path} does not hold an API token.")
+    return text
+
+
+def _problem(error: urllib.error.HTTPError) -> OtariaError:
+    with error:
+        data = error.read(65536)
+    try:
+        problem = json.loads(data)
+        kind, text = str(problem["type"]), str(problem["detail"])
+    except (ValueError, KeyError, TypeError):
+        kind = {401: "unauthenticated", 403: "forbidden", 404: "not-found"}.get(error.code, "http")
+        text = f"The server answered {error.code} {error.reason}."
+    if error.code in (401, 403):
+        return DeniedError(kind, text)
+    return UnavailableError(kind, text) if error.code >= 500 else RefusedError(kind, text)
+
+
+def _unreachable(url: str, error: Exception) -> UnavailableError:
+    return UnavailableError("unreachable", f"{url} does not answer: {error}. Is `otaria serve` running there?")
