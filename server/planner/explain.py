@@ -1,0 +1,158 @@
+"""Why a target isn't moving: the binding constraint, since when, until when, and what would release it.
+
+Rules
+- One true sentence for every state. What keeps a target from activating is asked of the same checks that answer its asks.
+- `until` is a deadline that is stored, never a guess.
+"""
+
+from server.planner import budgets
+from server.planner.ask_events import Wait, binding
+from server.planner.ledger import Ledger
+from server.planner.model import (
+    AssignmentState,
+    CampaignState,
+    CohortState,
+    Explanation,
+    Slice,
+)
+from server.planner.states import IN_FLIGHT, WAITING
+
+_NOT_STARTED = {
+    CampaignState.DRAFT: "someone starts the campaign",
+    CampaignState.AWAITING_APPROVAL: "the campaign is approved and started",
+    CampaignState.SCHEDULED: "the scheduled time comes",
+}
+_READY = frozenset({AssignmentState.STAGED, AssignmentState.ASKING})
+
+
+def explain(loaded: Slice, now: float) -> Explanation:
+    """What binds the slice's target at `now` (POSIX seconds); raises `NotFoundError` when the slice holds no target."""
+    ledger = Ledger(loaded, now)
+    if not ledger.known:
+        return _free(ledger)
+    assignment = ledger.assignment
+    if assignment.state is AssignmentState.PLANNED:
+        return _planned(ledger)
+    if assignment.state in WAITING:
+        return _waiting(ledger, loaded)
+    if assignment.state in IN_FLIGHT:
+        text = f"It has a permit and is {assignment.state}. If it isn't committed by the horizon, that counts as a failure."
+        return _say(
+            ledger, "in-flight", text, "a signed report that it committed or fell back", assignment.permitted_at
+        )
+    if assignment.state is AssignmentState.COMMITTED:
+        text = f"Committed; it must stay healthy for {ledger.campaign.strategy.healthy_s:g} s to be verified."
+        return _say(ledger, "healthy", text, "that time passing without a regression", assignment.committed_at)
+    return _ended(ledger)
+
+
+def _free(ledger: Ledger) -> Explanation:
+    text = "No campaign has ordered this target, so there is nothing for it to do."
+    release_by = "a campaign that selects it"
+    if ledger.target.holder is not None:
+        text = f"It belongs to campaign {ledger.target.holder}, which wasn't asked about."
+        release_by = f"asking for campaign {ledger.target.holder}"
+    return Explanation(
+        target=ledger.target.id, campaign=None, state="free", kind="no-campaign", text=text, release_by=release_by
+    )
+
+
+def _planned(ledger: Ledger) -> Explanation:
+    campaign, cohort, assignment = ledger.campaign, ledger.cohort, ledger.assignment
+    state = campaign.state.replace("_", " ")
+    if campaign.state in _NOT_STARTED:
+        return _say(
+            ledger, "not-started", f"The campaign is {state}.", _NOT_STARTED[campaign.state], campaign.changed_at
+        )
+    if campaign.state is CampaignState.PAUSED:
+        return _paused(ledger)
+    if campaign.state not in (CampaignState.RUNNING, CampaignState.WATCHING):
+        text = f"It was never ordered: the campaign is {state}. {campaign.reason}".strip()
+        return _say(ledger, "campaign-over", text, "another campaign that selects it", campaign.changed_at)
+    if assignment.reason_kind == "held":
+        return _say(ledger, "held", assignment.reason, "that campaign being done with it", assignment.state_since)
+    if cohort.state is CohortState.CLOSED:
+        return _behind(ledger)
+    if cohort.state is CohortState.FAILED:
+        text = f"Cohort {cohort.name} failed its gate. {cohort.verdict_text}"
+        return _say(ledger, "gate", text, "another campaign that selects it", campaign.changed_at)
+    text = f"Cohort {cohort.name} is open; the target is being admitted."
+    return _say(ledger, "admission", text, "the planner's next page", cohort.opened_at)
+
+
+def _behind(ledger: Ledger) -> Explanation:
+    before = ledger.cohorts[ledger.campaign.cohort]
+    text = f"Cohort {ledger.cohort.name} opens after cohort {before.name} has passed. {before.verdict_text}".strip()
+    return _say(ledger, "gate", text, f"cohort {before.name} passes its gate", before.opened_at)
+
+
+def _paused(ledger: Ledger) -> Explanation:
+    campaign = ledger.campaign
+    release_by = "an operator resumes, aborts or rolls back the campaign"
+    return _say(ledger, "paused", f"The campaign is paused: {campaign.reason}", release_by, campaign.changed_at)
+
+
+def _waiting(ledger: Ledger, loaded: Slice) -> Explanation:
+    assignment, since = ledger.assignment, ledger.assignment.state_since
+    if assignment.order_hash is None:
+        return _say(ledger, "signing", "Its order is being signed.", "the order being stored", since)
+    wait = binding(ledger)
+    if wait is not None and (assignment.state in _READY or wait.kind in ("paused", "withdrawn", "quarantined")):
+        return _say(ledger, wait.kind, wait.text + _holders(ledger, loaded, wait), wait.release_by, since)
+    if assignment.state in _READY:
+        return _say(
+            ledger, "ask", "Nothing stands in its way; it may activate when it next asks.", "its next ask", since
+        )
+    if assignment.state is AssignmentState.DEFERRED:
+        text = f"The target puts it off. {assignment.reason}".strip()
+        return _say(ledger, "deferred", text, "the target, when its own condition is met", since)
+    if not assignment.heard:
+        return _say(
+            ledger, "unreached", f"Ordered; not heard from since{_late(ledger)}.", "the target coming online", since
+        )
+    text = f"It is {assignment.state}{_late(ledger)}."
+    return _say(ledger, "staging", text, "a signed report that it is staged", since)
+
+
+def _late(ledger: Ledger) -> str:
+    return ", and moved to the late cohort" if ledger.is_late else ""
+
+
+def _holders(ledger: Ledger, loaded: Slice, wait: Wait) -> str:
+    full = budgets.first_full(ledger)
+    if wait.kind != "budget" or full is None:
+        return ""
+    tokens = sorted((t for t in loaded.holders if t.group == full.key), key=lambda token: token.since)
+    names = ", ".join(
+        f"{token.target} ({token.kind.replace('_', ' ')}, campaign {token.campaign})" for token in tokens[:5]
+    )
+    return f" Held by {names}." if names else ""
+
+
+def _ended(ledger: Ledger) -> Explanation:
+    assignment = ledger.assignment
+    state = assignment.state.replace("_", " ")
+    text = f"It is {state}. {assignment.reason}".strip()
+    if assignment.state is AssignmentState.VERIFIED:
+        text = f"It runs {ledger.campaign.release.version}, committed and healthy: verified."
+    release_by = "nothing; this campaign is done with it"
+    if assignment.state is AssignmentState.MISSING:
+        release_by = "a signed report of how it ended, or another campaign that repairs it"
+    elif ledger.tokens:
+        text += " It still counts against its budgets."
+        release_by = "another campaign that repairs it"
+    kind = assignment.reason_kind if assignment.reason_kind != "none" else assignment.state.replace("_", "-")
+    return _say(ledger, kind, text, release_by, assignment.state_since)
+
+
+def _say(ledger: Ledger, kind: str, text: str, release_by: str, since: float | None) -> Explanation:
+    return Explanation(
+        target=ledger.target.id,
+        campaign=ledger.campaign.id,
+        state=ledger.assignment.state,
+        kind=kind,
+        text=text,
+        since=since,
+        until=ledger.assignment.wake_at,
+        release_by=release_by,
+    )
