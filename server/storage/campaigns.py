@@ -1,5 +1,6 @@
 """Campaigns, their cohorts and assignments; slices for the planner, and its decisions by compare-and-set."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -40,6 +41,7 @@ from server.storage.rows import (
 )
 from server.storage.tables import AGENT, ASSIGNMENT, CAMPAIGN, COHORT, GROUP, TARGET, TARGET_LABEL, TOKEN
 
+_CURSOR = re.compile(r"([0-9]{1,9})\.([0-9]{1,9})\.([a-z0-9-]{1,63})\Z")
 _TARGET_COLUMNS = (
     TARGET.c.id,
     TARGET.c.agent,
@@ -261,8 +263,7 @@ class SqlCampaigns:
 
 
 def _cursor(cursor: str) -> tuple[int, int, str]:
-    cohort, _, rest = cursor.partition(".")
-    rank, _, target = rest.partition(".")
-    if not (cohort.isdecimal() and rank.isdecimal() and len(cursor) < 100):
+    found = _CURSOR.match(cursor)
+    if found is None:
         raise RefusedError("bad-cursor", "The cursor is not one that a page of assignments gave; start without one.")
-    return int(cohort), int(rank), target
+    return int(found[1]), int(found[2]), found[3]

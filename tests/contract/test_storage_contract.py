@@ -1,0 +1,687 @@
+"""The contract of `server.ports.Database`, held against SQLite in a real file."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from firmware.errors import RefusedError, UnavailableError
+from firmware.protocol.order import Counter
+from firmware.protocol.words import Action
+from server.errors import ConflictError
+from server.planner.model import (
+    AssignmentRow,
+    AssignmentState,
+    BudgetPolicy,
+    CampaignRow,
+    CampaignState,
+    CohortPolicy,
+    CohortRow,
+    CohortState,
+    Decision,
+    Delete,
+    Footprint,
+    GatePolicy,
+    GroupRow,
+    Put,
+    ReleaseKey,
+    Strategy,
+    TokenKind,
+    TokenRow,
+    campaign_group,
+)
+from server.ports import (
+    AgentRecord,
+    AgentStatus,
+    ApiToken,
+    ClaimToken,
+    DeltaRecord,
+    ReleaseRecord,
+    ReleaseState,
+    Role,
+    Selection,
+    SeqVerdict,
+    StoredFile,
+    StoredOrder,
+    Unit,
+)
+from server.storage import SqlDatabase
+
+STRATEGY = Strategy(
+    name="careful",
+    cohorts=(
+        CohortPolicy(name="canary", count=1, gate=GatePolicy(kind="rate", max_failure_rate=0.25)),
+        CohortPolicy(name="rest", percent=12.5),
+    ),
+    budgets=(BudgetPolicy(by="site", limit=3),),
+    patience_s=12.5,
+)
+CAMPAIGN = CampaignRow(
+    id="spring",
+    change_id="chg-1",
+    state=CampaignState.DRAFT,
+    release=ReleaseKey(product="lamp", version="2", counter=2, sha256="a" * 64),
+    strategy=STRATEGY,
+    seed=(1 << 53) - 1,
+)
+COHORTS = (
+    CohortRow(campaign="spring", index=0, name="canary", state=CohortState.CLOSED, size=1),
+    CohortRow(
+        campaign="spring",
+        index=1,
+        name="rest",
+        state=CohortState.CLOSED,
+        size=2,
+        counts={AssignmentState.PLANNED: 2},
+    ),
+)
+RELEASE = ReleaseRecord(
+    product="lamp",
+    version="2",
+    counter=2,
+    hardware=("hw-1", "hw-2"),
+    manifest=StoredFile(path="releases/lamp/2/manifest.json", length=10, sha256="b" * 64),
+    image=StoredFile(path="releases/lamp/2/image", length=1 << 40, sha256="a" * 64),
+)
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[SqlDatabase]:
+    made = SqlDatabase.open(f"sqlite:///{tmp_path}/otaria.db")
+    yield made
+    await made.close()
+
+
+def agent(name: str, **changes: object) -> AgentRecord:
+    made = AgentRecord(
+        id=name,
+        status=AgentStatus.ACTIVE,
+        report_keyid=f"key-{name}",
+        report_key={"keytype": "ed25519", "keyval": {"public": name}},
+        certificate_serial="1",
+        enrolled_at=1.5,
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def enrol(unit: Unit, *names: str, hardware: str = "hw-1", **labels: str) -> None:
+    for name in names:
+        unit.identities.add_agent(agent(name), hardware=hardware, labels=labels)
+
+
+def assignment(target: str, rank: int, cohort: int = 1, **changes: object) -> AssignmentRow:
+    made = AssignmentRow(
+        campaign="spring", target=target, cohort=cohort, rank=rank, state=AssignmentState.PLANNED, state_since=5.0
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def plan(unit: Unit) -> None:
+    enrol(unit, "t1", "t2", "t3", site="berlin")
+    unit.campaigns.create(CAMPAIGN, "spring", COHORTS, created_at=3.0, created_by="ann")
+    unit.campaigns.add_assignments([assignment("t1", 0, 0), assignment("t2", 1), assignment("t3", 0)])
+
+
+class TestTransactions:
+    async def test_an_exception_rolls_all_of_a_write_back(self, database: SqlDatabase) -> None:
+        def work(unit: Unit) -> None:
+            enrol(unit, "t1")
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await database.write(work)
+        assert await database.read(lambda unit: unit.fleet.count()) == 0
+
+    async def test_what_a_read_writes_is_not_kept(self, database: SqlDatabase) -> None:
+        await database.read(lambda unit: enrol(unit, "t1"))
+        assert await database.read(lambda unit: unit.fleet.count()) == 0
+
+    async def test_writes_are_serialised_and_none_is_lost(self, database: SqlDatabase) -> None:
+        await database.write(lambda unit: plan(unit))
+
+        def step(unit: Unit) -> None:
+            row = unit.campaigns.load(Footprint(campaign="spring")).campaign
+            assert row is not None
+            unit.campaigns.commit(Decision(changes=(Put(row=replace(row, cohort=row.cohort + 1)),)))
+
+        await asyncio.gather(*(database.write(step) for _ in range(20)))
+        view = await database.read(lambda unit: unit.campaigns.view("spring"))
+        assert view is not None
+        assert (view.row.cohort, view.row.version) == (20, 21)
+
+    async def test_a_reader_sees_what_is_committed_while_a_writer_is_busy(self, database: SqlDatabase) -> None:
+        loop = asyncio.get_running_loop()
+        inside, leave = asyncio.Event(), asyncio.Event()
+
+        def work(unit: Unit) -> None:
+            enrol(unit, "t1")
+            loop.call_soon_threadsafe(inside.set)
+            asyncio.run_coroutine_threadsafe(leave.wait(), loop).result(10)
+
+        writing = asyncio.create_task(database.write(work))
+        await inside.wait()
+        assert await database.read(lambda unit: unit.fleet.count()) == 0
+        leave.set()
+        await writing
+        assert await database.read(lambda unit: unit.fleet.count()) == 1
+
+    async def test_everything_is_there_after_reopening(self, database: SqlDatabase, tmp_path: Path) -> None:
+        await database.write(plan)
+        again = SqlDatabase.open(f"sqlite:///{tmp_path}/otaria.db")
+        view = await again.read(lambda unit: unit.campaigns.view("spring"))
+        await again.close()
+        assert view is not None
+        assert view.row == replace(CAMPAIGN, version=1)
+
+    async def test_a_closed_database_says_so(self, database: SqlDatabase) -> None:
+        await database.close()
+        with pytest.raises(UnavailableError) as caught:
+            await database.write(lambda unit: unit.fleet.count())
+        assert caught.value.kind == "storage-fault"
+
+
+class TestIdentities:
+    CLAIM = ClaimToken(id="c1", secret_sha256="s" * 64, expires_at=100.0, uses_left=1, labels={"site": "x"})
+
+    async def test_a_claim_is_spent_once(self, database: SqlDatabase) -> None:
+        await database.write(lambda unit: unit.identities.add_claim(self.CLAIM))
+        spent = await database.write(lambda unit: unit.identities.spend_claim("c1", "s" * 64, 99.0))
+        assert spent == replace(self.CLAIM, uses_left=0)
+        with pytest.raises(RefusedError) as caught:
+            await database.write(lambda unit: unit.identities.spend_claim("c1", "s" * 64, 99.0))
+        assert caught.value.kind == "claim-used-up"
+
+    @pytest.mark.parametrize(
+        ("claim", "secret", "now", "kind"),
+        [
+            ("c2", "s" * 64, 1.0, "claim-unknown"),
+            ("c1", "t" * 64, 1.0, "claim-unknown"),
+            ("c1", "s" * 64, 100.0, "claim-expired"),
+        ],
+    )
+    async def test_a_wrong_claim_costs_no_use(
+        self, database: SqlDatabase, claim: str, secret: str, now: float, kind: str
+    ) -> None:
+        await database.write(lambda unit: unit.identities.add_claim(self.CLAIM))
+        with pytest.raises(RefusedError) as caught:
+            await database.write(lambda unit: unit.identities.spend_claim(claim, secret, now))
+        assert caught.value.kind == kind
+        assert await database.read(lambda unit: unit.identities.claims()) == [self.CLAIM]
+
+    async def test_an_agent_brings_its_target_and_is_found_by_its_key(self, database: SqlDatabase) -> None:
+        await database.write(lambda unit: enrol(unit, "t1", site="berlin"))
+        assert await database.read(lambda unit: unit.identities.agent("t1")) == agent("t1")
+        assert await database.read(lambda unit: unit.identities.agent_by_report_key("key-t1")) == agent("t1")
+        target = await database.read(lambda unit: unit.fleet.target("t1"))
+        assert target is not None
+        assert (target.agent, target.hardware, target.labels) == ("t1", "hw-1", {"site": "berlin"})
+
+    @pytest.mark.parametrize("other", [agent("t1"), agent("t2", report_keyid="key-t1")])
+    async def test_an_id_and_a_report_key_belong_to_one_agent(self, database: SqlDatabase, other: AgentRecord) -> None:
+        await database.write(lambda unit: enrol(unit, "t1"))
+        with pytest.raises(RefusedError) as caught:
+            await database.write(lambda unit: unit.identities.add_agent(other, hardware="hw-1", labels={}))
+        assert caught.value.kind == "agent-exists"
+
+    async def test_api_tokens_are_found_by_hash(self, database: SqlDatabase) -> None:
+        token = ApiToken(secret_sha256="h" * 64, name="ci", role=Role.OPERATOR, expires_at=5.0)
+        await database.write(lambda unit: unit.identities.add_api_token(token))
+        assert await database.read(lambda unit: unit.identities.api_token("h" * 64)) == token
+        assert await database.read(lambda unit: unit.identities.api_token("g" * 64)) is None
+
+
+class TestReleases:
+    async def test_the_same_release_may_come_twice_and_another_may_not(self, database: SqlDatabase) -> None:
+        await database.write(lambda unit: unit.releases.add(RELEASE))
+        await database.write(lambda unit: unit.releases.set_state("lamp", "2", ReleaseState.SUSPECT))
+        await database.write(lambda unit: unit.releases.add(replace(RELEASE, published_at=9.0)))
+        stored = await database.read(lambda unit: unit.releases.get("lamp", "2"))
+        assert stored == replace(RELEASE, state=ReleaseState.SUSPECT)
+        with pytest.raises(RefusedError) as caught:
+            await database.write(lambda unit: unit.releases.add(replace(RELEASE, counter=3)))
+        assert caught.value.kind == "release-exists"
+        assert await database.read(lambda unit: unit.releases.list()) == [stored]
+
+    async def test_a_delta_goes_one_way(self, database: SqlDatabase) -> None:
+        file = StoredFile(path="deltas/a-b.otd", length=3, sha256="d" * 64)
+        delta = DeltaRecord(file=file, source_sha256="a" * 64, source_length=7, target_sha256="b" * 64)
+        await database.write(lambda unit: unit.releases.add_delta(delta))
+        await database.write(lambda unit: unit.releases.add_delta(delta))
+        assert await database.read(lambda unit: unit.releases.delta("a" * 64, "b" * 64)) == delta
+        assert await database.read(lambda unit: unit.releases.delta("b" * 64, "a" * 64)) is None
+        assert await database.read(lambda unit: unit.releases.deltas()) == [delta]
+
+
+class TestFleet:
+    async def test_pages_cover_each_target_once(self, database: SqlDatabase) -> None:
+        await database.write(lambda unit: enrol(unit, *(f"t{number}" for number in range(5))))
+        seen, cursor = [], None
+        while True:
+            page = await database.read(lambda unit, at=cursor: unit.fleet.page(cursor=at, limit=2))  # type: ignore[misc]
+            seen += [view.id for view in page.rows]
+            cursor = page.next
+            if cursor is None:
+                break
+        assert seen == ["t0", "t1", "t2", "t3", "t4"]
+
+    async def test_filters(self, database: SqlDatabase) -> None:
+        def work(unit: Unit) -> None:
+            plan(unit)
+            enrol(unit, "x1", hardware="hw-2", site="paris")
+            loaded = unit.campaigns.load(Footprint(campaign="spring", target="t2"))
+            assert loaded.target is not None
+            held = replace(loaded.target, holder="spring", running_version="7")
+            unit.campaigns.commit(Decision(changes=(Put(row=held),)))
+
+        await database.write(work)
+
+        pages = {
+            query: await database.read(lambda unit, q=query: unit.fleet.page(query=dict([q])))  # type: ignore[misc]
+            for query in [
+                ("hardware", "hw-2"),
+                ("label.site", "berlin"),
+                ("version", "7"),
+                ("version", "unknown"),
+                ("campaign", "spring"),
+                ("state", "planned"),
+                ("label.site", "%"),
+            ]
+        }
+        ids = {query: [view.id for view in page.rows] for query, page in pages.items()}
+        assert ids == {
+            ("hardware", "hw-2"): ["x1"],
+            ("label.site", "berlin"): ["t1", "t2", "t3"],
+            ("version", "7"): ["t2"],
+            ("version", "unknown"): ["t1", "t3", "x1"],
+            ("campaign", "spring"): ["t2"],
+            ("state", "planned"): ["t2"],
+            ("label.site", "%"): [],
+        }
+        assert await database.read(lambda unit: unit.fleet.versions()) == {"7": 1, "unknown": 3}
+        with pytest.raises(RefusedError) as caught:
+            await database.read(lambda unit: unit.fleet.page(query={"id; drop": "x"}))
+        assert caught.value.kind == "unknown-filter"
+
+    async def test_hints_are_noted_and_never_touch_the_planner_s_version(self, database: SqlDatabase) -> None:
+        await database.write(lambda unit: enrol(unit, "t1", site="berlin"))
+
+        def work(unit: Unit) -> None:
+            unit.fleet.set_presence("t1", online=True, at=4.0)
+            unit.fleet.set_progress("t1", "downloading 40 %")
+            unit.fleet.set_inventory("t1", labels={"site": "paris", "rack": "4"}, capabilities=["delta-otd1"])
+
+        await database.write(work)
+        target = await database.read(lambda unit: unit.fleet.target("t1"))
+        assert target is not None
+        assert (target.presence, target.presence_at, target.progress) == (True, 4.0, "downloading 40 %")
+        assert target.capabilities == ("delta-otd1",)
+        assert target.labels == {"site": "berlin", "agent.site": "paris", "agent.rack": "4"}
+        loaded = await database.read(lambda unit: unit.campaigns.load(Footprint(target="t1")))
+        assert loaded.target is not None
+        assert (loaded.target.version, loaded.target.groups) == (1, ("agent.rack=4", "agent.site=paris", "site=berlin"))
+        await database.write(lambda unit: unit.fleet.set_inventory("t1", labels={}, capabilities=[]))
+        target = await database.read(lambda unit: unit.fleet.target("t1"))
+        assert target is not None
+        assert target.labels == {"site": "berlin"}
+
+    async def test_a_report_ends_the_progress_before_it(self, database: SqlDatabase) -> None:
+        await database.write(lambda unit: enrol(unit, "t1"))
+        await database.write(lambda unit: unit.fleet.set_progress("t1", "downloading 40 %"))
+        await database.write(lambda unit: unit.fleet.note_report("t1", at=8.0, slot="B", previous_version="1"))
+        target = await database.read(lambda unit: unit.fleet.target("t1"))
+        assert target is not None
+        assert (target.progress, target.last_report_at) == ("", 8.0)
+        assert (target.running_slot, target.previous_version) == ("B", "1")
+
+
+class TestCampaigns:
+    async def test_a_campaign_comes_back_as_it_went_in(self, database: SqlDatabase) -> None:
+        selection = Selection(labels={"site": "berlin"})
+        await database.write(
+            lambda unit: unit.campaigns.create(
+                CAMPAIGN, "spring", COHORTS, created_at=3.0, created_by="ann", selection=selection
+            )
+        )
+        view = await database.read(lambda unit: unit.campaigns.view("spring"))
+        assert view is not None
+        assert view.row == replace(CAMPAIGN, version=1)
+        assert view.cohorts == tuple(replace(cohort, version=1) for cohort in COHORTS)
+        assert (view.name, view.created_at, view.created_by, view.selection) == ("spring", 3.0, "ann", selection)
+        assert await database.read(lambda unit: unit.campaigns.list()) == [view]
+
+    async def test_a_name_is_taken_once(self, database: SqlDatabase) -> None:
+        await database.write(plan)
+        other = replace(CAMPAIGN, id="summer")
+        with pytest.raises(RefusedError) as caught:
+            await database.write(
+                lambda unit: unit.campaigns.create(other, "spring", (), created_at=1.0, created_by="ann")
+            )
+        assert caught.value.kind == "campaign-exists"
+
+    async def test_eligible_are_the_active_that_fit(self, database: SqlDatabase) -> None:
+        def work(unit: Unit) -> None:
+            enrol(unit, "t3", "t1", "gone", site="berlin", floor="2")
+            enrol(unit, "t4", site="berlin")
+            enrol(unit, "t5", hardware="hw-9", site="berlin", floor="2")
+            unit.identities.set_agent_status("gone", AgentStatus.QUARANTINED)
+
+        await database.write(work)
+
+        async def eligible(**labels: str) -> list[str]:
+            selection = Selection(labels=labels)
+            return list(await database.read(lambda unit: unit.campaigns.eligible("lamp", ["hw-1"], selection)))
+
+        assert await eligible(site="berlin", floor="2") == ["t1", "t3"]
+        assert await eligible() == ["t1", "t3", "t4"]
+        assert await eligible(site="berlin", floor="3") == []
+
+    async def test_assignments_page_by_cohort_and_rank(self, database: SqlDatabase) -> None:
+        await database.write(plan)
+        first = await database.read(lambda unit: unit.campaigns.assignments("spring", limit=2))
+        rest = await database.read(lambda unit: unit.campaigns.assignments("spring", limit=2, cursor=first.next))
+        assert [row.target for row in (*first.rows, *rest.rows)] == ["t1", "t3", "t2"]
+        assert rest.next is None
+        assert first.rows[0] == assignment("t1", 0, 0, version=1)
+        only = await database.read(
+            lambda unit: unit.campaigns.assignments("spring", cohort=1, states=[AssignmentState.PLANNED])
+        )
+        assert [row.target for row in only.rows] == ["t3", "t2"]
+        for cursor in ("x", "1.2", "1.-2.t1", "9" * 200, "１.1.t1"):
+            with pytest.raises(RefusedError):
+                await database.read(lambda unit, at=cursor: unit.campaigns.assignments("spring", cursor=at))  # type: ignore[misc]
+
+    async def test_candidates_are_planned_wait_for_nothing_and_come_by_rank(self, database: SqlDatabase) -> None:
+        def work(unit: Unit) -> None:
+            plan(unit)
+            enrol(unit, "t4", "t5")
+            unit.campaigns.add_assignments(
+                [assignment("t4", 2, wake_at=9.0), assignment("t5", 3, state=AssignmentState.ORDERED)]
+            )
+
+        await database.write(work)
+        rows = await database.read(lambda unit: unit.campaigns.candidates("spring", 1, 10))
+        assert [row.target for row in rows] == ["t3", "t2"]
+        assert len(await database.read(lambda unit: unit.campaigns.candidates("spring", 1, 1))) == 1
+        ordered = await database.read(lambda unit: unit.campaigns.in_states("spring", [AssignmentState.ORDERED], 10))
+        assert [row.target for row in ordered] == ["t5"]
+
+    async def test_due_are_those_whose_time_has_come_oldest_first(self, database: SqlDatabase) -> None:
+        def work(unit: Unit) -> None:
+            enrol(unit, "t1", "t2", "t3")
+            unit.campaigns.create(replace(CAMPAIGN, wake_at=30.0), "spring", (), created_at=1.0, created_by="ann")
+            unit.campaigns.add_assignments(
+                [assignment("t1", 0, wake_at=20.0), assignment("t2", 1, wake_at=10.0), assignment("t3", 2)]
+            )
+
+        assert await database.read(lambda unit: unit.campaigns.next_wake()) is None
+        await database.write(work)
+        assert await database.read(lambda unit: unit.campaigns.next_wake()) == 10.0
+        campaigns, assignments = await database.read(lambda unit: unit.campaigns.due(20.0, 10))
+        assert (list(campaigns), [row.target for row in assignments]) == ([], ["t2", "t1"])
+        campaigns, assignments = await database.read(lambda unit: unit.campaigns.due(30.0, 1))
+        assert ([row.id for row in campaigns], [row.target for row in assignments]) == (["spring"], ["t2"])
+
+
+class TestSlices:
+    async def test_a_slice_holds_the_rows_of_its_event_and_no_others(self, database: SqlDatabase) -> None:
+        token = TokenRow(group="site=rome", target="t1", campaign="old", kind=TokenKind.FAILED, since=2.0)
+        groups = [
+            GroupRow(key=key, limit=2, used=1)
+            for key in ("site=berlin", "site=rome", "site=oslo", campaign_group("spring"))
+        ]
+
+        def work(unit: Unit) -> None:
+            plan(unit)
+            rows = (token, replace(token, target="t2"), *groups)
+            unit.campaigns.commit(Decision(changes=tuple(Put(row=row) for row in rows)))
+
+        await database.write(work)
+        loaded = await database.read(lambda unit: unit.campaigns.load(Footprint(campaign="spring", target="t1")))
+        assert loaded.campaign == replace(CAMPAIGN, version=1)
+        assert [cohort.name for cohort in loaded.cohorts] == ["canary", "rest"]
+        assert loaded.assignment == assignment("t1", 0, 0, version=1)
+        assert loaded.tokens == (replace(token, version=1),)
+        assert {group.key for group in loaded.groups} == {"campaign:spring", "site=berlin", "site=rome"}
+        assert [row.target for row in await database.read(lambda unit: unit.campaigns.holders(["site=rome"], 9))] == [
+            "t1",
+            "t2",
+        ]
+
+    async def test_without_a_campaign_the_holder_s_is_loaded(self, database: SqlDatabase) -> None:
+        await database.write(plan)
+        free = await database.read(lambda unit: unit.campaigns.load(Footprint(target="t1")))
+        assert (free.campaign, free.assignment) == (None, None)
+        assert free.target is not None
+        held = replace(free.target, holder="spring", settled=False)
+        await database.write(lambda unit: unit.campaigns.commit(Decision(changes=(Put(row=held),))))
+        loaded = await database.read(lambda unit: unit.campaigns.load(Footprint(target="t1")))
+        assert loaded.target == replace(held, version=2)
+        assert loaded.campaign is not None
+        assert loaded.assignment is not None
+        unknown = await database.read(lambda unit: unit.campaigns.load(Footprint(target="nobody")))
+        assert (unknown.target, unknown.campaign, unknown.groups) == (None, None, ())
+
+    async def test_quarantine_shows_in_the_slice(self, database: SqlDatabase) -> None:
+        await database.write(plan)
+        await database.write(lambda unit: unit.identities.set_agent_status("t1", AgentStatus.QUARANTINED))
+        loaded = await database.read(lambda unit: unit.campaigns.load(Footprint(target="t1")))
+        assert loaded.target is not None
+        assert loaded.target.quarantined
+
+
+class TestCompareAndSet:
+    async def test_a_stale_row_is_a_conflict_and_nothing_of_the_decision_is_kept(self, database: SqlDatabase) -> None:
+        await database.write(plan)
+        group = GroupRow(key="site=berlin", limit=1)
+        stale = assignment("t1", 0, 0, state=AssignmentState.ORDERED, version=7)
+
+        def work(unit: Unit) -> None:
+            with pytest.raises(ConflictError):
+                unit.campaigns.commit(Decision(changes=(Put(row=group), Put(row=stale))))
+
+        await database.write(work)  # even when the transaction goes on
+        loaded = await database.read(lambda unit: unit.campaigns.load(Footprint(campaign="spring", target="t1")))
+        assert loaded.groups == ()
+        assert loaded.assignment == assignment("t1", 0, 0, version=1)
+
+    async def test_a_row_is_inserted_changed_and_deleted_once_each(self, database: SqlDatabase) -> None:
+        await database.write(plan)
+        token = TokenRow(group="g", target="t1", campaign="spring", kind=TokenKind.IN_FLIGHT, since=2.0)
+        stored = replace(token, version=1)
+
+        async def commit(*changes: Put | Delete) -> None:
+            await database.write(lambda unit: unit.campaigns.commit(Decision(changes=changes)))
+
+        await commit(Put(row=token))
+        for bad in (Put(row=token), Put(row=replace(token, version=2)), Delete(row=replace(token, version=2))):
+            with pytest.raises(ConflictError):
+                await commit(bad)
+        await commit(Put(row=replace(stored, kind=TokenKind.MISSING)))
+        with pytest.raises(ConflictError):
+            await commit(Put(row=stored))
+        await commit(Delete(row=replace(stored, version=2)))
+        with pytest.raises(ConflictError):
+            await commit(Delete(row=replace(stored, version=2)))
+        await commit(Put(row=token))
+
+    async def test_every_column_of_an_assignment_and_a_cohort_is_kept(self, database: SqlDatabase) -> None:
+        await database.write(plan)
+        changed = AssignmentRow(
+            campaign="spring",
+            target="t1",
+            cohort=1,
+            rank=9,
+            state=AssignmentState.TRIAL,
+            action=Action.ROLLBACK,
+            attempt=2,
+            order_hash="o" * 64,
+            heard=True,
+            permit_nonce="n",
+            permitted_at=1.25,
+            committed_at=2.5,
+            state_since=3.5,
+            reason_kind="boot-failed",
+            reason="Because.",
+            wake_at=4.5,
+            version=1,
+        )
+        cohort = CohortRow(
+            campaign="spring",
+            index=1,
+            name="rest",
+            state=CohortState.OPEN,
+            size=5,
+            counts={AssignmentState.TRIAL: 2, AssignmentState.VERIFIED: 3},
+            attempted=4,
+            moved_to_late=1,
+            opened_at=8.5,
+            verdict_text="Four more.",
+            version=1,
+        )
+        await database.write(lambda unit: unit.campaigns.commit(Decision(changes=(Put(row=changed), Put(row=cohort)))))
+        loaded = await database.read(lambda unit: unit.campaigns.load(Footprint(campaign="spring", target="t1")))
+        assert loaded.assignment == replace(changed, version=2)
+        assert loaded.cohorts[1] == replace(cohort, version=2)
+
+    async def test_the_planner_cannot_make_targets(self, database: SqlDatabase) -> None:
+        await database.write(plan)
+        loaded = await database.read(lambda unit: unit.campaigns.load(Footprint(target="t1")))
+        assert loaded.target is not None
+        made = Put(row=replace(loaded.target, id="t9", version=0))
+        with pytest.raises(ConflictError):
+            await database.write(lambda unit: unit.campaigns.commit(Decision(changes=(made,))))
+
+
+class TestSequences:
+    async def judge(self, database: SqlDatabase, seq: int, *, oldest: int = 1, digest: str | None = None) -> SeqVerdict:
+        """Judge a report and, as ingest does, store it when it is new."""
+        name = digest or f"h{seq}"
+
+        def work(unit: Unit) -> SeqVerdict:
+            verdict = unit.inbox.sequence("t1", "j", seq, oldest, name)
+            if verdict in (SeqVerdict.NEW, SeqVerdict.NEW_AFTER_GAP):
+                unit.inbox.add_report("t1", "t1", "j", seq, name, {"seq": seq}, 1.0)
+            return verdict
+
+        return await database.write(work)
+
+    async def test_in_turn_repeated_early_and_cloned(self, database: SqlDatabase) -> None:
+        assert await self.judge(database, 2) is SeqVerdict.EARLY
+        assert await self.judge(database, 1) is SeqVerdict.NEW
+        assert await self.judge(database, 1) is SeqVerdict.REPEAT
+        assert await self.judge(database, 2) is SeqVerdict.NEW
+        assert await self.judge(database, 1, digest="other") is SeqVerdict.CLONE
+        assert await self.judge(database, 2, digest="other") is SeqVerdict.CLONE
+        assert await self.judge(database, 4) is SeqVerdict.EARLY
+        items = await database.read(lambda unit: unit.inbox.unprocessed(10))
+        assert [item.body["seq"] for item in items] == [1, 2]
+
+    async def test_what_the_agent_says_is_gone_is_not_waited_for(self, database: SqlDatabase) -> None:
+        assert await self.judge(database, 1) is SeqVerdict.NEW
+        assert await self.judge(database, 5, oldest=5) is SeqVerdict.NEW_AFTER_GAP
+        assert await self.judge(database, 6, oldest=5) is SeqVerdict.NEW
+
+    async def test_a_later_report_tells_that_the_gap_before_an_older_one_is_final(self, database: SqlDatabase) -> None:
+        """5 was made while 3 was unacked, then 3 and 4 were acked, then this server's backup was restored."""
+        assert await self.judge(database, 1) is SeqVerdict.NEW
+        assert await self.judge(database, 5, oldest=3) is SeqVerdict.EARLY
+        assert await self.judge(database, 6, oldest=5) is SeqVerdict.EARLY
+        assert await self.judge(database, 5, oldest=3) is SeqVerdict.NEW_AFTER_GAP
+        assert await self.judge(database, 6, oldest=5) is SeqVerdict.NEW
+
+    async def test_journals_are_apart(self, database: SqlDatabase) -> None:
+        assert await self.judge(database, 1) is SeqVerdict.NEW
+        other = await database.write(lambda unit: unit.inbox.sequence("t1", "k", 1, 1, "x"))
+        assert other is SeqVerdict.NEW
+
+    async def test_a_report_is_never_stored_twice(self, database: SqlDatabase) -> None:
+        assert await self.judge(database, 1) is SeqVerdict.NEW
+        with pytest.raises(ConflictError):
+            await database.write(lambda unit: unit.inbox.add_report("t1", "t1", "j", 1, "h1", {}, 1.0))
+
+    async def test_an_ask_is_stored_once_and_processed_once(self, database: SqlDatabase) -> None:
+        for _ in range(2):
+            await database.write(lambda unit: unit.inbox.add("ask", "t1", "h", {"nonce": "n"}, 3.0))
+        (item,) = await database.read(lambda unit: unit.inbox.unprocessed(10))
+        assert (item.kind, item.target, item.hash, item.received_at, item.body) == (
+            "ask",
+            "t1",
+            "h",
+            3.0,
+            {"nonce": "n"},
+        )
+        await database.write(lambda unit: unit.inbox.mark_processed(item.id))
+        await database.write(lambda unit: unit.inbox.add("ask", "t1", "h", {"nonce": "n"}, 4.0))
+        assert await database.read(lambda unit: unit.inbox.unprocessed(10)) == []
+
+
+class TestOutboxAndOrders:
+    async def test_messages_stay_in_order_until_done(self, database: SqlDatabase) -> None:
+        await database.write(lambda unit: [unit.outbox.add(f"t/{n}", bytes([n])) for n in range(3)])
+        await database.write(lambda unit: unit.outbox.add("r", b"\x00\xff", retain=True, expires_at=5.0))
+        first, *_, last = await database.read(lambda unit: unit.outbox.pending(10))
+        assert (last.topic, last.payload, last.retain, last.expires_at) == ("r", b"\x00\xff", True, 5.0)
+        await database.write(lambda unit: unit.outbox.done([first.id, last.id]))
+        left = await database.read(lambda unit: unit.outbox.pending(10))
+        assert [item.topic for item in left] == ["t/1", "t/2"]
+
+    async def test_the_id_of_a_finished_message_is_not_given_again(self, database: SqlDatabase) -> None:
+        await database.write(lambda unit: unit.outbox.add("a", b""))
+        (item,) = await database.read(lambda unit: unit.outbox.pending(1))
+        await database.write(lambda unit: unit.outbox.done([item.id]))
+        await database.write(lambda unit: unit.outbox.add("b", b""))
+        await database.write(lambda unit: unit.outbox.done([item.id]))
+        assert len(await database.read(lambda unit: unit.outbox.pending(1))) == 1
+
+    async def test_the_current_order_only_ever_rises(self, database: SqlDatabase) -> None:
+        await database.write(lambda unit: enrol(unit, "t1", "t2"))
+        first = StoredOrder(
+            target="t1", agent="t1", counter=Counter(epoch=1, n=9), hash="h", envelope=b"e", campaign=None
+        )
+        await database.write(lambda unit: unit.orders.put(first))
+        for counter in (Counter(epoch=1, n=9), Counter(epoch=1, n=8), Counter(epoch=0, n=10)):
+            lower = replace(first, counter=counter, envelope=b"x")
+            with pytest.raises(ConflictError):
+                await database.write(lambda unit, order=lower: unit.orders.put(order))  # type: ignore[misc]
+        higher = replace(first, counter=Counter(epoch=2, n=1))
+        await database.write(lambda unit: unit.orders.put(higher))
+        await database.write(lambda unit: unit.orders.put(replace(first, target="t2")))
+        page = await database.read(lambda unit: unit.orders.page(limit=1))
+        assert (page.rows, page.next) == ([higher], "t1")
+        rest = await database.read(lambda unit: unit.orders.page(cursor="t1", limit=2))
+        assert ([order.target for order in rest.rows], rest.next) == (["t2"], None)
+
+    async def test_the_highest_echo_stays(self, database: SqlDatabase) -> None:
+        await database.write(lambda unit: enrol(unit, "t1"))
+        assert await database.read(lambda unit: unit.orders.echoed("t1")) is None
+        for epoch, n, highest in [(1, 5, (1, 5)), (1, 4, (1, 5)), (0, 9, (1, 5)), (1, 6, (1, 6)), (2, 0, (2, 0))]:
+            given = Counter(epoch=epoch, n=n)
+            await database.write(lambda unit, counter=given: unit.orders.set_echoed("t1", counter))  # type: ignore[misc]
+            assert await database.read(lambda unit: unit.orders.echoed("t1")) == Counter(epoch=highest[0], n=highest[1])
+
+
+class TestAudit:
+    async def test_lines_by_campaign_and_target_both_ways(self, database: SqlDatabase) -> None:
+        def work(unit: Unit) -> None:
+            for number in range(4):
+                unit.audit.add(
+                    at=float(number),
+                    kind="k",
+                    text=f"{number}",
+                    campaign="spring" if number % 2 else None,
+                    target="t1" if number > 1 else None,
+                    change_id="chg-1",
+                    data={"n": number},
+                )
+
+        await database.write(work)
+        oldest = await database.read(lambda unit: unit.audit.page(limit=3))
+        assert [line.text for line in oldest] == ["0", "1", "2"]
+        after = await database.read(lambda unit: unit.audit.page(after=oldest[-1].id))
+        assert [(line.text, line.data, line.change_id) for line in after] == [("3", {"n": 3}, "chg-1")]
+        newest = await database.read(lambda unit: unit.audit.latest(limit=2))
+        assert [line.text for line in newest] == ["3", "2"]
+        both = await database.read(lambda unit: unit.audit.latest(campaign="spring", target="t1"))
+        assert [line.text for line in both] == ["3"]
