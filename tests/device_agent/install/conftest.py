@@ -1,0 +1,115 @@
+"""Images, orders and a source of artifacts for the installer's tests."""
+
+import hashlib
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from firmware.delta.make import make_delta
+from firmware.errors import UnavailableError
+from firmware.manifest import Image, Manifest, describe
+from firmware.protocol.order import Counter, DeltaRef, FileRef, Order
+from firmware.protocol.words import Action
+
+
+def some_bytes(seed: int, length: int) -> bytes:
+    return random.Random(seed).randbytes(length)
+
+
+@dataclass
+class Shelf:
+    """A `Source` that misbehaves as told. `faults` maps a file's sha256 to one fault per opening; then it is well."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    faults: dict[str, list[str]] = field(default_factory=dict)
+    chunk: int = 100_000
+    opened: list[tuple[str, int]] = field(default_factory=list)
+    given: int = 0
+
+    def put(self, data: bytes, path: str) -> FileRef:
+        digest = hashlib.sha256(data).hexdigest()
+        self.files[digest] = data
+        return FileRef(path=path, length=len(data), sha256=digest)
+
+    def open(self, file: FileRef, *, offset: int) -> Iterator[bytes]:
+        self.opened.append((file.path, offset))
+        faults = self.faults.get(file.sha256, [])
+        fault = faults.pop(0) if faults else "none"
+        data, cut_at = self._spoilt(self.files[file.sha256], fault)
+        for start in range(offset, len(data), self.chunk):
+            if cut_at is not None and start >= cut_at:
+                raise UnavailableError("unreachable", "The line went dead.")
+            piece = data[start : start + self.chunk]
+            self.given += len(piece)
+            yield piece
+        while fault == "endless":
+            self.given += self.chunk
+            yield bytes(self.chunk)
+
+    def _spoilt(self, data: bytes, fault: str) -> tuple[bytes, int | None]:
+        name, _, at = fault.partition(" ")
+        if name == "changed":
+            spoilt = bytearray(data)
+            spoilt[int(at)] ^= 1
+            return bytes(spoilt), None
+        if name == "truncated":
+            return data[: int(at)], None
+        if name == "long":
+            return data + b"x" * int(at), None
+        return data, int(at) if name == "dead" else None
+
+
+@dataclass
+class Stage:
+    """An old image, a new one, the new one's manifest, and orders for it."""
+
+    folder: Path
+    old: bytes
+    new: bytes
+    shelf: Shelf = field(default_factory=Shelf)
+
+    def __post_init__(self) -> None:
+        self.file = self.shelf.put(self.new, "releases/demo/2.0/image.img")
+        hashes = describe([self.new])
+        image = Image(path=self.file.path, length=hashes.length, sha256=hashes.sha256, windows=hashes.windows)
+        self.manifest = Manifest(product="demo", version="2.0", counter=2, hardware=["sim-1"], images=[image])
+
+    def order(self, delta: DeltaRef | None = None) -> Order:
+        return Order(
+            target="d1",
+            agent="d1",
+            hardware="sim-1",
+            counter=Counter(epoch=1, n=1),
+            action=Action.INSTALL,
+            change_id="c1",
+            issued_at=0,
+            expires_at=10,
+            image=self.file,
+            delta=delta,
+        )
+
+    def delta(self) -> DeltaRef:
+        """A real delta from the old image, on the shelf."""
+        paths = SimpleNamespace(old=self.folder / "old", new=self.folder / "new", patch=self.folder / "patch")
+        paths.old.write_bytes(self.old)
+        paths.new.write_bytes(self.new)
+        make_delta(paths.old, paths.new, paths.patch, level=1)
+        file = self.shelf.put(paths.patch.read_bytes(), "deltas/a-b.otd")
+        return DeltaRef(file=file, source_sha256=hashlib.sha256(self.old).hexdigest(), source_length=len(self.old))
+
+
+@pytest.fixture(scope="session")
+def images() -> tuple[bytes, bytes]:
+    """An old image and its successor, which shares most of its bytes; neither is a whole number of windows."""
+    old = some_bytes(1, 2_700_000)
+    new = some_bytes(9, 512) + old[512:900_000] + some_bytes(2, 90_000) + old[900_000:2_600_000] + some_bytes(3, 40_001)
+    return old, new
+
+
+@pytest.fixture
+def stage(images: tuple[bytes, bytes], tmp_path: Path) -> Stage:
+    return Stage(folder=tmp_path, old=images[0], new=images[1])
