@@ -28,6 +28,8 @@ from device_agent.ports import BootOutcome
 from firmware.protocol.report import Reason
 from firmware.protocol.words import AgentState, ReasonKind
 
+REQUEST_REFUSED = "request-refused"
+"""The boot loader's cause when it would not start the trial it was asked for."""
 _CAUSES = {
     ReasonKind.ATTEMPTS_EXHAUSTED: "The new slot used up its boot attempts without committing.",
     ReasonKind.TRIAL_DEADLINE: "The new slot did not commit before its deadline.",
@@ -180,6 +182,8 @@ def _activating_again(standing: Standing, state: Activating, same_boot: bool, mo
         return _commit(standing, state, moment)
     if same_boot and moment.now <= state.permit_until:
         return standing, activation(state)
+    if not same_boot and standing.boot.cause == REQUEST_REFUSED:
+        return _loader_refused(standing, state, moment)
     text = "The permit ended before the activation did; a new one is asked for."
     reason = Reason(kind=ReasonKind.PERMIT_STALE, text=text)
     staged = replace(standing, state=Staged(held=state.held, goal=state.goal, boot_id=state.boot_id))
@@ -188,6 +192,13 @@ def _activating_again(standing: Standing, state: Activating, same_boot: bool, mo
     if standing.pending is not None:
         return take_pending(staged, dropped, moment)
     return staged, (*dropped, *resume_work(staged))
+
+
+def _loader_refused(standing: Standing, state: Activating, moment: Moment) -> Outcome:
+    text = "The boot loader refused the trial: it starts one only from the committed slot and never twice with one id."
+    reason = Reason(kind=ReasonKind.BOOT_FAILED, text=text)
+    failed = replace(standing, state=Failed(held=state.held, reason=reason))
+    return take_pending(failed, (Tell(state=AgentState.FAILED, held=state.held, reason=reason),), moment)
 
 
 def _trial_over(standing: Standing, state: Trial, moment: Moment) -> Outcome:
@@ -213,9 +224,8 @@ def _commit(standing: Standing, state: Trial | Activating, moment: Moment) -> Ou
 def _waiting(standing: Standing, moment: Moment) -> Outcome:
     """No activation was under way: do the present state's work again, from the start if the slots changed their roles."""
     state = standing.state
-    if isinstance(state, Ordered | Downloading | Staged | Asking) and state.goal is not None:
-        if state.goal.slot is standing.boot.slot:
-            return take_up(standing, state.held, moment)
+    if isinstance(state, Ordered | Downloading | Staged | Asking) and _leads_to_running_slot(standing, state.goal):
+        return take_up(standing, state.held, moment)
     if isinstance(state, Deferred):
         state = Ordered(held=state.held, attempts=state.attempts, told=state.reason.kind)
     elif isinstance(state, Ordered | Downloading):
@@ -224,3 +234,7 @@ def _waiting(standing: Standing, moment: Moment) -> Outcome:
         state = Staged(held=state.held, goal=state.goal, boot_id=state.boot_id)
     after = replace(standing, state=state)
     return after, resume_work(after)
+
+
+def _leads_to_running_slot(standing: Standing, goal: Goal | None) -> bool:
+    return goal is not None and goal.slot is standing.boot.slot

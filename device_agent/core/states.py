@@ -199,7 +199,7 @@ TABLE: dict[Key, Row] = {
             _DOWN: {_DOWN} | _START,
             _STAGED: {_STAGED} | _START,
             _ASKING: {_STAGED} | _START,
-            _ACTIVATING: {_ACTIVATING, _STAGED, _TRIAL} | _AFTER_TRIAL,
+            _ACTIVATING: {_ACTIVATING, _STAGED, _TRIAL, _FAILED} | _AFTER_TRIAL,
             _TRIAL: {_TRIAL} | _AFTER_TRIAL,
             _COMMITTED: {_COMMITTED, _TRIAL, _FELL_BACK},
         },

@@ -1,0 +1,154 @@
+"""The agent's `Catalogue` over `firmware.catalogue.client`: verified files kept through `effects`, manifests cached by hash.
+
+The director is a snapshot taken after each refresh, so that reading it never waits for the network of a refresh that runs
+on another thread. `refresh`, `file` and `manifest` take turns under one lock.
+"""
+
+import hashlib
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from device_agent.ports import Director, Effects
+from firmware.catalogue.client import CatalogueClient
+from firmware.errors import OtariaError, RefusedError, UnavailableError
+from firmware.manifest import MAX_BYTES, Manifest, parse_manifest
+from firmware.protocol.order import FileRef
+from firmware.protocol.words import ReasonKind
+
+FetchMetadata = Callable[[str, int], bytes | None]
+FetchTarget = Callable[[str, int], bytes | None]
+T = TypeVar("T")
+ROOT_NAME = "root.json"
+PARSED_KEPT = 4
+
+
+class EffectsStore:
+    """The client's `Store` over the agent's effects."""
+
+    def __init__(self, effects: Effects, directory: Path) -> None:
+        self._effects, self._directory = effects, directory
+
+    def read(self, name: str) -> bytes | None:
+        return _guarded(lambda: self._effects.read(self._directory / name))
+
+    def replace(self, name: str, data: bytes) -> None:
+        _guarded(lambda: self._effects.replace(self._directory / name, data))
+
+    def unlink(self, name: str) -> None:
+        if self.read(name) is not None:
+            _guarded(lambda: self._effects.unlink(self._directory / name))
+
+
+class DeviceCatalogue:
+    """`Catalogue` of one device."""
+
+    def __init__(
+        self,
+        effects: Effects,
+        directory: Path,
+        *,
+        root: bytes,
+        fetch_metadata: FetchMetadata,
+        fetch_target: FetchTarget,
+        trusted_time: float,
+    ) -> None:
+        """`directory` exists and is the catalogue's own; `root` is the TUF root that enrolment pinned, used while none is stored.
+
+        Raises `RefusedError` (`catalogue-refused`) when that root is not good.
+        """
+        store = EffectsStore(effects, directory)
+        if store.read(ROOT_NAME) is None:
+            CatalogueClient.initialise(store, root)
+        self._client = CatalogueClient(store, fetch_metadata, prefetch=())
+        self._fetch_target, self._effects, self._directory = fetch_target, effects, directory
+        self._lock = threading.Lock()
+        self._parsed: dict[str, Manifest] = {}
+        self._director = self._cached_director(trusted_time)
+
+    def refresh(self, now: float) -> None:
+        """Fetch and verify new metadata at trusted time `now`; see `Catalogue.refresh`."""
+        with self._lock:
+            try:
+                self._client.refresh(now)
+            finally:
+                self._director = self._read_director() or self._director
+
+    def director(self) -> Director:
+        """Who may sign orders; raises `UnavailableError` (`unreachable`) before the first verified catalogue."""
+        director = self._director
+        if director is None:
+            raise UnavailableError(
+                ReasonKind.UNREACHABLE, "No verified catalogue is held yet, so no order can be trusted."
+            )
+        return director
+
+    def file(self, path: str) -> FileRef | None:
+        """The signed length and hash of a path, or None."""
+        with self._lock:
+            return self._client.file(path)
+
+    def manifest(self, file: FileRef) -> Manifest:
+        """A release manifest whose hash was signed: from memory, from the cache, or fetched. Raises as `Catalogue.manifest`."""
+        with self._lock:
+            known = self._parsed.get(file.sha256)
+            if known is None:
+                known = parse_manifest(self._manifest_bytes(file))
+                self._parsed = dict([*self._parsed.items(), (file.sha256, known)][-PARSED_KEPT:])
+            return known
+
+    def _manifest_bytes(self, file: FileRef) -> bytes:
+        path = self._directory / f"manifest-{file.sha256}.json"
+        cached = _guarded(lambda: self._effects.read(path))
+        if cached is not None and _is(cached, file):
+            return cached
+        fetched = self._fetched(file)
+        _guarded(lambda: self._effects.replace(path, fetched))
+        return fetched
+
+    def _fetched(self, file: FileRef) -> bytes:
+        if file.length > MAX_BYTES:
+            raise RefusedError(
+                ReasonKind.TOO_LARGE, f"The manifest {file.path} has {file.length} bytes; that is too many."
+            )
+        data = self._fetch_target(_address(file), file.length)
+        if data is None:
+            raise UnavailableError(ReasonKind.UNREACHABLE, f"The server has no {file.path} now; try again later.")
+        if not _is(data, file):
+            raise RefusedError(
+                ReasonKind.CATALOGUE_MISMATCH, f"The bytes of {file.path} are not those that were signed."
+            )
+        return data
+
+    def _cached_director(self, trusted_time: float) -> Director | None:
+        try:
+            self._client.load_cached(trusted_time, allow_expired=True)
+        except OtariaError:
+            return None
+        return self._read_director()
+
+    def _read_director(self) -> Director | None:
+        try:
+            return Director(epoch=self._client.director_epoch(), keys=self._client.director_keys())
+        except OtariaError:
+            return None
+
+
+def _is(data: bytes, file: FileRef) -> bool:
+    return len(data) == file.length and hashlib.sha256(data).hexdigest() == file.sha256
+
+
+def _address(file: FileRef) -> str:
+    """The consistent-snapshot address: the hash before the name."""
+    folder, slash, name = file.path.rpartition("/")
+    return f"{folder}{slash}{file.sha256}.{name}"
+
+
+def _guarded(call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except OSError as error:
+        raise UnavailableError(
+            ReasonKind.STORAGE_FAULT, f"The catalogue's storage failed: {error.strerror or error}."
+        ) from error

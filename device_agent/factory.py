@@ -1,0 +1,94 @@
+"""What the running slot holds when no journal tells: read from the slot itself.
+
+A slot image is an uncompressed tar whose first member, `otaria/slot.json`, names the release. The image ends where its
+archive ends, rounded up to tar's record size.
+"""
+
+import hashlib
+import io
+import tarfile
+
+from msgspec import Struct
+
+from device_agent.core.values import Content
+from device_agent.ports import Slot, Slots
+from firmware.errors import RefusedError
+from firmware.protocol.codec import convert, parse_json
+from firmware.protocol.words import Count, Id, Version
+
+SLOT_FACTS = "otaria/slot.json"
+MAX_FACTS_BYTES = 65536
+READ_BYTES = 1 << 20
+
+
+class SlotFacts(Struct, frozen=True, kw_only=True):
+    """`otaria/slot.json`, without the fields only the boot loader needs."""
+
+    product: Id
+    version: Version
+    counter: Count
+
+
+def identify(slots: Slots, slot: Slot) -> Content | None:
+    """What the slot holds by its own account, with the hash of its bytes; None when that can't be read.
+
+    The hash is of what is there, not proof of a release: it decides which delta fits, and every delta is checked.
+    """
+    reader = io.BufferedReader(_SlotReader(slots, slot))
+    try:
+        with tarfile.open(fileobj=reader, mode="r:") as archive:
+            member = archive.next()
+            if member is None or member.name != SLOT_FACTS or member.size > MAX_FACTS_BYTES:
+                return None
+            body = archive.extractfile(member)
+            facts = convert(parse_json(body.read() if body else b"", max_bytes=MAX_FACTS_BYTES), SlotFacts)
+            while archive.next() is not None:
+                pass
+            length = -(-(archive.offset + 2 * tarfile.BLOCKSIZE) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
+    except (tarfile.TarError, RefusedError, OSError):
+        return None
+    length = min(length, slots.capacity(slot))
+    return Content(
+        product=facts.product,
+        version=facts.version,
+        counter=facts.counter,
+        sha256=slot_sha256(slots, slot, length),
+        length=length,
+        good=True,
+    )
+
+
+def slot_sha256(slots: Slots, slot: Slot, length: int) -> str:
+    """sha256 (hex) of the slot's first `length` bytes, read from the medium."""
+    slots.drop_cache(slot)
+    digest = hashlib.sha256()
+    for offset in range(0, length, READ_BYTES):
+        digest.update(slots.read(slot, offset, min(READ_BYTES, length - offset)))
+    return digest.hexdigest()
+
+
+class _SlotReader(io.RawIOBase):
+    """A slot as a seekable file for `tarfile`."""
+
+    def __init__(self, slots: Slots, slot: Slot) -> None:
+        self._slots, self._slot, self._at = slots, slot, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._slots.capacity(self._slot)}[whence]
+        self._at = max(0, start + offset)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        data = self._slots.read(self._slot, self._at, len(buffer))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)

@@ -1,0 +1,91 @@
+"""Between the broker and the core: opens messages with the director's keys, and decides when the catalogue is refreshed.
+
+A message that no known key signed may be signed by a new one, so the newest of its kind is kept for one more try after a
+refresh. Refreshes asked for by strangers' messages keep a distance, so that a flood of forgeries costs no traffic.
+"""
+
+import logging
+from collections.abc import Sequence
+
+from device_agent import inbound
+from device_agent.core.values import backoff
+from device_agent.identity import Identity
+from device_agent.ports import Catalogue
+from firmware.errors import OtariaError, RefusedError
+from firmware.protocol.words import ReasonKind
+
+log = logging.getLogger(__name__)
+MAX_RETRY_S = 300.0
+
+
+class Gate:
+    """Holds the director's keys as last verified. `refresh_at`: monotonic seconds of the next wanted refresh, or None."""
+
+    def __init__(self, catalogue: Catalogue, *, refresh_min_s: float) -> None:
+        self._catalogue, self._refresh_min_s = catalogue, refresh_min_s
+        self._keys: inbound.DirectorKeys | None = None
+        self._doubtful: dict[str, bytes] = {}
+        self._doorbell: bytes | None = None
+        self._refreshed_at = float("-inf")
+        self._failures = 0
+        self.refresh_at: float | None = None
+
+    def want_refresh(self, at: float) -> None:
+        """Refresh at monotonic seconds `at`, or earlier if that is wanted already."""
+        self.refresh_at = at if self.refresh_at is None else min(at, self.refresh_at)
+
+    def take_refresh(self, now: float) -> bool:
+        """Whether a refresh is due; the caller then starts it."""
+        if self.refresh_at is None or self.refresh_at > now:
+            return False
+        self.refresh_at = None
+        return True
+
+    def ring(self, payload: bytes, at: float) -> bool:
+        """The doorbell; whether it says something new. Its content is compared, never believed."""
+        if payload == self._doorbell:
+            return False
+        self._doorbell = payload
+        self.want_refresh(at)
+        return True
+
+    def refreshed(self, now: float, jitter: float) -> Sequence[tuple[str, bytes]]:
+        """A job of the catalogue ended: take the keys it left, and give back the messages that wait for them."""
+        self._refreshed_at = now
+        self._load()
+        if self._keys is None:
+            self._failures += 1
+            self.want_refresh(now + backoff(self._failures, jitter, 1.0, MAX_RETRY_S))
+            return ()
+        self._failures = 0
+        waiting, self._doubtful = list(self._doubtful.items()), {}
+        return waiting
+
+    def open(self, leaf: str, payload: bytes, identity: Identity, now: float) -> inbound.Opened | None:
+        """The verified message, or None for one that is dropped or waits for a refresh."""
+        if self._keys is None:
+            self._load()
+        try:
+            if self._keys is None:
+                raise RefusedError(ReasonKind.BAD_SIGNATURE, "No catalogue names a director yet.")
+            return inbound.open_message(leaf, payload, self._keys, identity)
+        except RefusedError as error:
+            log.warning("message not accepted", extra={"leaf": leaf, "reason_kind": error.kind, "reason": error.text})
+            if error.kind == ReasonKind.BAD_SIGNATURE:
+                self._doubt(leaf, payload, now)
+            return None
+
+    def _doubt(self, leaf: str, payload: bytes, now: float) -> None:
+        """Keep it for one more try, unless a refresh was only just made."""
+        if now - self._refreshed_at < self._refresh_min_s and self._keys is not None:
+            return
+        self._doubtful[leaf] = payload
+        self.want_refresh(max(now, self._refreshed_at + self._refresh_min_s) if self._keys is not None else now)
+
+    def _load(self) -> None:
+        try:
+            director = self._catalogue.director()
+            if self._keys is None or self._keys.director != director:
+                self._keys = inbound.DirectorKeys(director)
+        except OtariaError as error:
+            log.info("no director known", extra={"reason": error.text})

@@ -1,0 +1,73 @@
+"""Makes the signed reports that go into the outbox."""
+
+from dataclasses import dataclass
+
+from securesystemslib.signer import Signer
+
+from device_agent import outbox as box
+from device_agent.core.commands import Tell
+from device_agent.core.machine import running_of
+from device_agent.core.states import Standing, word_of
+from device_agent.identity import Identity
+from device_agent.outbox import Entry, Outbox
+from firmware.protocol.envelope import payload_hash, seal
+from firmware.protocol.report import REPORT_KIND, Inventory, Reason, Report
+from firmware.protocol.topics import Leaf
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """Who reports, signed with what, at which trusted time (POSIX seconds)."""
+
+    identity: Identity
+    signer: Signer
+    at: int
+
+
+def enqueue(outbox: Outbox, tell: Tell, standing: Standing, facts: Facts) -> Outbox:
+    """The outbox with the report that a `Tell` asks for, signed."""
+    order = tell.held.order if tell.held else None
+    report = Report(
+        target=facts.identity.target,
+        agent=facts.identity.agent,
+        journal=outbox.journal,
+        seq=outbox.next_seq,
+        oldest=box.oldest_after_adding(outbox),
+        boot_id=standing.boot.boot_id,
+        at=facts.at,
+        state=tell.state,
+        running=running_of(standing),
+        counter=standing.highest,
+        order_hash=tell.held.hash if tell.held else None,
+        campaign=order.campaign if order else None,
+        change_id=order.change_id if order else None,
+        reason=tell.reason,
+        evidence=tell.evidence,
+    )
+    return _add(outbox, report, Leaf.REPORT, facts.signer)
+
+
+def enqueue_inventory(
+    outbox: Outbox, inventory: Inventory, reason: Reason | None, standing: Standing, facts: Facts
+) -> Outbox:
+    """The outbox with a report of what this target is."""
+    report = Report(
+        target=facts.identity.target,
+        agent=facts.identity.agent,
+        journal=outbox.journal,
+        seq=outbox.next_seq,
+        oldest=box.oldest_after_adding(outbox),
+        boot_id=standing.boot.boot_id,
+        at=facts.at,
+        state=word_of(standing.state),
+        running=running_of(standing),
+        counter=standing.highest,
+        reason=reason,
+        inventory=inventory,
+    )
+    return _add(outbox, report, Leaf.INVENTORY, facts.signer)
+
+
+def _add(outbox: Outbox, report: Report, leaf: Leaf, signer: Signer) -> Outbox:
+    envelope = seal(report, REPORT_KIND, signer)
+    return box.add(outbox, Entry(seq=report.seq, hash=payload_hash(report), leaf=leaf.value, envelope=envelope))

@@ -1,0 +1,394 @@
+"""The interpreter: carries out the core's commands over ports. It has no thread, no loop and no sleep of its own.
+
+How to drive it (the real process does so in `device_agent.app`, a simulator does so for many at once):
+
+1. `runtime = Runtime(...)`, then `start()` once. It loads the journal and tells the core of the boot.
+2. `handle(input)` for every message (`Incoming`), connection change (`Connected`) and finished job (`JobDone`); `due()` when
+   `next_wake()` (monotonic seconds of `ports.clock`; None: nothing to wait for) has come. A call too early is harmless.
+3. After *every* one of these calls run the jobs that `take_jobs()` returns, at once or later, on any thread or none, and hand
+   each answer back to `handle`. At most one job per lane is out at a time.
+4. All calls but `Job.run` come from one thread, or under one lock. `stop()` lets running jobs end early.
+
+Rule of every step: the new standing and its reports are durable, in one write, before any other command is carried out.
+An error of that write (`UnavailableError`) leaves the journal as it was; the process must end, and starts again from it.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from msgspec.structs import replace
+from securesystemslib.signer import Signer
+
+from device_agent import inbound, outbox, reports, work
+from device_agent.core import commands as do
+from device_agent.core import events as ev
+from device_agent.core.machine import step, wake_at
+from device_agent.core.states import Refused, Standing
+from device_agent.core.values import Content, Tuning
+from device_agent.factory import identify
+from device_agent.gate import Gate
+from device_agent.identity import Identity
+from device_agent.journal import Journal, Record, durable
+from device_agent.lanes import Lanes
+from device_agent.ports import BootOutcome, BootStatus, Incoming, Slot, Slots
+from device_agent.post import Pace, Post
+from device_agent.trusted_time import BUILD_TIME, TrustedTime
+from device_agent.work import Job, JobDone, Lane, Ports, StopFlag
+from firmware.errors import OtariaError, RefusedError
+from firmware.protocol import topics
+from firmware.protocol.codec import canonical
+from firmware.protocol.envelope import seal
+from firmware.protocol.permit import ASK_KIND, Ask
+from firmware.protocol.report import Inventory, Presence, Progress, Reason
+from firmware.protocol.words import AgentState
+
+log = logging.getLogger(__name__)
+CAPABILITIES = ("delta-otd1",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connected:
+    """The broker was reached (`online`) or lost."""
+
+    online: bool
+
+
+Input = Incoming | Connected | JobDone
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Intervals in seconds. `pace`: resending of reports. A doorbell is answered within `doorbell_spread_s`; refreshes for
+    unknown signatures keep `refresh_min_s` between them. Reports about orders that change nothing stop at `max_waiting_notes`
+    unacked reports."""
+
+    tuning: Tuning = field(default_factory=Tuning)
+    agent_version: str = "0"
+    labels: dict[str, str] = field(default_factory=dict)
+    capabilities: tuple[str, ...] = CAPABILITIES
+    pace: Pace = field(default_factory=Pace)
+    progress_s: float = 2.0
+    doorbell_spread_s: float = 5.0
+    refresh_min_s: float = 30.0
+    build_time: float = BUILD_TIME
+    max_waiting_notes: int = 64
+
+
+class Runtime:
+    """One agent. See the module's text for how to drive it."""
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        ports: Ports,
+        signer: Signer,
+        directory: Path,
+        settings: Settings | None = None,
+        identify_slot: Callable[[Slots, Slot], Content | None] = identify,
+    ) -> None:
+        """`directory` holds the journal. `identify_slot` says what the running slot holds when there is no journal."""
+        settings = settings or Settings()
+        self._identity, self._ports, self._signer, self._settings = identity, ports, signer, settings
+        self._identify = identify_slot
+        self._journal = Journal(ports.effects, directory)
+        self._record = Record(outbox=outbox.Outbox(journal="unstarted"))
+        self._session = ports.chance.nonce()
+        self._time = TrustedTime(settings.build_time, ports.clock.seconds())
+        self._post = Post(ports.link, identity, settings.pace)
+        self._gate = Gate(ports.catalogue, refresh_min_s=settings.refresh_min_s)
+        self._lanes = Lanes()
+        self._stops: dict[Lane, StopFlag] = {}
+        self._progressed_at = float("-inf")
+
+    # Driving
+
+    def start(self) -> None:
+        """Load the journal, or begin one, and take up where the last process stopped. Raises `UnavailableError`."""
+        status = self._ports.boot.status()
+        trouble: Reason | None = None
+        try:
+            stored = self._journal.load()
+        except RefusedError as error:
+            stored, trouble = None, Reason(kind=error.kind, text=error.text)
+            log.warning("journal damaged", extra={"reason": error.text})
+        self._record = stored if stored is not None else self._new_record(status)
+        self._time.learn(self._record.trusted_time, self._now())
+        self._gate.want_refresh(self._now())
+        self._apply(ev.Booted(status=status))
+        self._tell_inventory(trouble)
+
+    def handle(self, happened: Input) -> None:
+        """Take in one thing that happened. Raises `UnavailableError` (`storage-fault`) when it can't be made durable."""
+        if isinstance(happened, Incoming):
+            self._receive(happened)
+        elif isinstance(happened, Connected):
+            self._connected(happened.online)
+        else:
+            self._finished(happened)
+
+    def due(self) -> None:
+        """Do what the clock makes due now."""
+        now = self._now()
+        at = wake_at(self.standing)
+        if at is not None and at <= now:
+            self._apply(ev.Woke(nonce=self._ports.chance.nonce(), jitter=self._ports.chance.jitter()))
+        if self._post.resend_at is not None and self._post.resend_at <= now:
+            self._post.resend(self._record.outbox, now, self._ports.chance.jitter())
+        if self._lanes.is_free(Lane.CATALOGUE) and self._gate.take_refresh(now):
+            self._lanes.add(Job(lane=Lane.CATALOGUE, run=self._refresh_job()))
+
+    def next_wake(self) -> float | None:
+        """Monotonic seconds at which to call `due`, or None; a time that has passed means now."""
+        times = [wake_at(self.standing), self._post.resend_at]
+        if self._lanes.is_free(Lane.CATALOGUE):
+            times.append(self._gate.refresh_at)
+        return min((at for at in times if at is not None), default=None)
+
+    def take_jobs(self) -> Sequence[Job]:
+        """Jobs to run now; each is handed out once."""
+        return self._lanes.take()
+
+    def stop(self) -> None:
+        """Let running jobs end early; the journal already holds all that matters."""
+        for flag in self._stops.values():
+            flag.set()
+
+    # Looking
+
+    @property
+    def standing(self) -> Standing:
+        return self._record.standing
+
+    @property
+    def waiting_reports(self) -> int:
+        """Number of reports that no ack has covered yet."""
+        return len(self._record.outbox.entries)
+
+    @property
+    def presence(self) -> tuple[str, bytes, bytes]:
+        """Topic, online payload and last will of this session, for whoever makes the link."""
+        return presence_messages(self._identity.agent, self._session)
+
+    # Inputs
+
+    def _receive(self, message: Incoming) -> None:
+        if message.leaf == "catalogue":
+            self._ring(message.payload)
+        elif message.target == self._identity.target and message.payload:
+            self._open(message.leaf, message.payload)
+
+    def _ring(self, payload: bytes) -> None:
+        jitter = self._ports.chance.jitter()
+        if self._gate.ring(payload, self._now() + jitter * self._settings.doorbell_spread_s):
+            self._apply(ev.LinkUp(jitter=jitter))
+
+    def _open(self, leaf: str, payload: bytes) -> None:
+        opened = self._gate.open(leaf, payload, self._identity, self._now())
+        now = self._now()
+        if isinstance(opened, ev.OrderArrived | ev.OrderForeign):
+            self._time.learn(opened.held.order.issued_at, now)
+            self._apply(opened)
+        elif isinstance(opened, inbound.PermitOpened):
+            self._time.learn(opened.permit.issued_at, now)
+            self._apply(ev.PermitArrived(permit=opened.permit, jitter=self._ports.chance.jitter()))
+        elif isinstance(opened, inbound.AckOpened):
+            self._time.learn(opened.ack.issued_at, now)
+            self._take_ack(opened)
+
+    def _take_ack(self, opened: inbound.AckOpened) -> None:
+        left = outbox.acked(self._record.outbox, opened.ack)
+        if left == self._record.outbox:
+            return
+        self._store(replace(self._record, outbox=left))
+        self._post.acked(left, self._now(), self._ports.chance.jitter())
+
+    def _connected(self, online: bool) -> None:
+        jitter = self._ports.chance.jitter()
+        if online:
+            topic, present, _ = self.presence
+            self._ports.link.publish(topic, present, qos=1, retain=True)
+        self._post.connected(online, self._record.outbox, self._now(), jitter)
+        if online:
+            self._apply(ev.LinkUp(jitter=jitter))
+
+    def _finished(self, done: JobDone) -> None:
+        self._lanes.finished(done.lane)
+        if done.event is not None:
+            self._apply(done.event)
+        if done.lane is Lane.CATALOGUE:
+            for leaf, payload in self._gate.refreshed(self._now(), self._ports.chance.jitter()):
+                self._open(leaf, payload)
+
+    # One step
+
+    def _apply(self, event: ev.Event) -> None:
+        before, now = self.standing, self._now()
+        after, commands = step(before, event, now, self._time.seconds(now), self._settings.tuning)
+        tells = [command for command in commands if isinstance(command, do.Tell) and not self._is_noise(command, after)]
+        box = self._record.outbox
+        for tell in tells:
+            box = reports.enqueue(box, tell, after, self._facts())
+        self._store(replace(self._record, standing=after, outbox=box))
+        self._log(event, tells)
+        self._post.send(box, now, self._ports.chance.jitter())
+        for command in commands:
+            if not isinstance(command, do.Tell) and not self._carry_out(command):
+                return
+
+    def _store(self, record: Record) -> None:
+        """Make the record durable if anything but the clock moved."""
+        if durable(record) != durable(self._record) or record.outbox.next_seq == 1:
+            record = replace(record, trusted_time=self._time.seconds(self._now()))
+            self._journal.store(record)
+        self._record = record
+
+    def _carry_out(self, command: do.Command) -> bool:
+        """Do one command; False ends the step's commands."""
+        if isinstance(command, do.SendAsk):
+            self._send_ask(command)
+        elif isinstance(command, do.TrySlot):
+            return self._try_slot(command)
+        elif isinstance(command, do.StopStaging):
+            self._stops.pop(Lane.SLOT, StopFlag()).set()
+            self._lanes.drop(Lane.SLOT)
+        elif isinstance(command, do.GiveUp):
+            self._tell_loader("give up", lambda: self._ports.boot.give_up(command.trial_id))
+        elif isinstance(command, do.Reboot):
+            self.stop()
+            self._tell_loader("reboot", self._ports.boot.reboot)
+        elif not isinstance(command, do.Tell):
+            self._lanes.add(self._job(command))
+        return True
+
+    def _job(self, command: do.CheckOrder | do.Stage | do.VerifySlot | do.RunHealth | do.CommitTrial) -> Job:
+        ports, jitter = self._ports, self._ports.chance.jitter()
+        if isinstance(command, do.CheckOrder):
+            return work.as_job(Lane.CATALOGUE, self._check_job(command, jitter))
+        if isinstance(command, do.VerifySlot):
+            return work.as_job(Lane.SLOT, lambda: work.verify_slot(ports, command))
+        if isinstance(command, do.CommitTrial):
+            return work.as_job(Lane.BOOT, lambda: work.commit_trial(ports, command))
+        lane = Lane.SLOT if isinstance(command, do.Stage) else Lane.HEALTH
+        stop = self._stops[lane] = StopFlag()
+        if isinstance(command, do.RunHealth):
+            return work.as_job(lane, lambda: work.run_health(ports, command, stop=stop))
+        progress = self._progress(command.held.hash)
+        return work.as_job(lane, lambda: work.stage(ports, command, on_progress=progress, stop=stop, jitter=jitter))
+
+    def _check_job(self, command: do.CheckOrder, jitter: float) -> Callable[[], ev.Event]:
+        floors, trusted_time = dict(self.standing.floors), self._time.seconds(self._now())
+        return lambda: work.check_order(
+            self._ports,
+            command.held,
+            hardware=self._identity.hardware,
+            floors=floors,
+            trusted_time=trusted_time,
+            jitter=jitter,
+        )
+
+    def _refresh_job(self) -> Callable[[], JobDone]:
+        catalogue, trusted_time = self._ports.catalogue, self._time.seconds(self._now())
+        return lambda: JobDone(lane=Lane.CATALOGUE, refreshed=work.refresh(catalogue, trusted_time))
+
+    # Commands
+
+    def _send_ask(self, command: do.SendAsk) -> None:
+        ask = Ask(
+            target=self._identity.target,
+            agent=self._identity.agent,
+            order_hash=command.order_hash,
+            counter=command.counter,
+            boot_id=command.boot_id,
+            nonce=command.nonce,
+        )
+        self._ports.link.publish(self._topic(topics.Leaf.REPORT), seal(ask, ASK_KIND, self._signer), qos=1)
+
+    def _try_slot(self, command: do.TrySlot) -> bool:
+        try:
+            self._ports.boot.try_slot(command.slot, command.trial_id, deadline_s=command.deadline_s)
+        except (OtariaError, OSError) as error:
+            reason = Reason(
+                kind=getattr(error, "kind", "storage-fault"), text=f"The boot loader can't be asked: {error}"[:1024]
+            )
+            self._apply(ev.ActivationFailed(trial_id=command.trial_id, reason=reason))
+            return False
+        return True
+
+    def _tell_loader(self, what: str, call: Callable[[], None]) -> None:
+        """The boot loader's own deadline covers for a request that can't be made."""
+        try:
+            call()
+        except (OtariaError, OSError) as error:
+            log.error("boot loader can't be reached", extra={"request": what, "reason": str(error)})
+
+    def _progress(self, order_hash: str) -> Callable[[int, int], None]:
+        """A callback for the staging job's thread: tells people how far it is, not more often than `progress_s`."""
+
+        def tell(done: int, total: int) -> None:
+            now = self._now()
+            if now - self._progressed_at < self._settings.progress_s:
+                return
+            self._progressed_at = now
+            note = Progress(progress=AgentState.DOWNLOADING, order_hash=order_hash, done=done, total=total)
+            self._ports.link.publish(self._topic(topics.Leaf.REPORT), canonical(note), qos=0)
+
+        return tell
+
+    # Reports
+
+    def _tell_inventory(self, trouble: Reason | None) -> None:
+        settings = self._settings
+        inventory = Inventory(
+            hardware=self._identity.hardware,
+            agent_version=settings.agent_version,
+            labels=settings.labels,
+            capabilities=list(settings.capabilities),
+        )
+        digest = hashlib.sha256(canonical(inventory)).hexdigest()
+        if digest == self._record.inventory_hash:
+            return
+        box = reports.enqueue_inventory(self._record.outbox, inventory, trouble, self.standing, self._facts())
+        self._store(replace(self._record, outbox=box, inventory_hash=digest))
+        self._post.send(box, self._now(), self._ports.chance.jitter())
+
+    def _facts(self) -> reports.Facts:
+        return reports.Facts(identity=self._identity, signer=self._signer, at=int(self._time.seconds(self._now())))
+
+    def _is_noise(self, tell: do.Tell, after: Standing) -> bool:
+        """Whether a report about an order that changes nothing would only help whoever floods us with such orders."""
+        state = after.state
+        current = isinstance(state, Refused) and state.held == tell.held
+        is_note = tell.state is AgentState.REFUSED and not current
+        return is_note and len(self._record.outbox.entries) >= self._settings.max_waiting_notes
+
+    def _new_record(self, status: BootStatus) -> Record:
+        running = self._identify(self._ports.slots, status.slot) if status.outcome is not BootOutcome.TRIAL else None
+        slots = {} if running is None else {status.slot: running}
+        return Record(outbox=outbox.Outbox(journal=self._ports.chance.nonce()), standing=Standing(slots=slots))
+
+    def _topic(self, leaf: topics.Leaf) -> str:
+        return topics.of_target(self._identity.agent, self._identity.target, leaf)
+
+    def _now(self) -> float:
+        return self._ports.clock.seconds()
+
+    def _log(self, event: ev.Event, tells: Sequence[do.Tell]) -> None:
+        for tell in tells:
+            facts = {
+                "event": type(event).__name__,
+                "state": tell.state.value,
+                "target": self._identity.target,
+                "change_id": tell.held.order.change_id if tell.held else None,
+                "reason_kind": tell.reason.kind if tell.reason else None,
+            }
+            log.info("state %s", tell.state.value, extra=facts)
+
+
+def presence_messages(agent: str, session: str) -> tuple[str, bytes, bytes]:
+    """Topic, online payload and last will of an agent's session."""
+    online, offline = (canonical(Presence(session=session, online=value)) for value in (True, False))
+    return topics.presence(agent), online, offline

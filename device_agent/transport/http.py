@@ -1,0 +1,126 @@
+"""Artifacts and catalogue files over HTTPS with the agent's certificate: bounded, with timeouts, resumable.
+
+Nothing that comes from here is trusted; whoever asks checks lengths, hashes and signatures.
+"""
+
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import urllib3
+from urllib3.connection import HTTPSConnection
+
+from device_agent.transport.tls import TrustedClock, refuse_expired
+from firmware.errors import UnavailableError
+from firmware.protocol.order import FileRef
+from firmware.protocol.words import ReasonKind
+
+CHUNK_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpPatience:
+    """Seconds to wait for a connection, and for the next bytes."""
+
+    connect_s: float = 10.0
+    read_s: float = 30.0
+
+
+class DeviceHttp:
+    """The server's device listener: a `Source` of artifacts, and the catalogue's files. May be used by several threads."""
+
+    def __init__(
+        self,
+        https_url: str,
+        context: ssl.SSLContext,
+        trusted_time: TrustedClock,
+        patience: HttpPatience | None = None,
+    ) -> None:
+        patience = patience or HttpPatience()
+        parts = urlsplit(https_url)
+        pool = urllib3.HTTPSConnectionPool(
+            parts.hostname or "",
+            parts.port or 443,
+            timeout=urllib3.Timeout(connect=patience.connect_s, read=patience.read_s),
+            maxsize=2,
+            retries=False,
+            ssl_context=context,
+        )
+        pool.ConnectionCls = _dated(trusted_time)
+        self._pool = pool
+
+    def open(self, file: FileRef, *, offset: int) -> Iterator[bytes]:
+        """Byte chunks of an artifact from `offset`; raises `UnavailableError` (`unreachable`), also in mid-stream."""
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        response = self._get(f"/v1/artifacts/sha256/{file.sha256}", headers)
+        try:
+            if response.status not in (200, 206) or (offset and not _starts_at(response, offset)):
+                raise _unreachable(f"the server answered {response.status} for {file.path}")
+            yield from response.stream(CHUNK_BYTES, decode_content=False)
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise _unreachable(f"the download of {file.path} broke off: {error}") from error
+        finally:
+            response.close()
+
+    def metadata(self, name: str, max_bytes: int) -> bytes | None:
+        """A metadata file of the catalogue by its URL-quoted name, at most `max_bytes` + 1 bytes; None: there is none."""
+        return self._small(f"/v1/catalogue/metadata/{name}", max_bytes)
+
+    def target(self, address: str, max_bytes: int) -> bytes | None:
+        """A file of the catalogue under its consistent-snapshot address, bounded like `metadata`."""
+        return self._small(f"/v1/catalogue/targets/{quote(address)}", max_bytes)
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self._pool.close()
+
+    def _small(self, path: str, max_bytes: int) -> bytes | None:
+        response = self._get(path, {})
+        try:
+            if response.status == 404:
+                return None
+            if response.status != 200:
+                raise _unreachable(f"the server answered {response.status} for {path}")
+            return _bounded(response, max_bytes + 1)
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise _unreachable(f"{path} could not be read: {error}") from error
+        finally:
+            response.close()
+
+    def _get(self, path: str, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
+        wanted = {"Accept-Encoding": "identity", "User-Agent": "otaria-agent", **headers}
+        try:
+            return self._pool.urlopen("GET", path, headers=wanted, preload_content=False, redirect=False)
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise _unreachable(f"the server is not reached: {error}") from error
+
+
+def _bounded(response: urllib3.BaseHTTPResponse, limit: int) -> bytes:
+    parts: list[bytes] = []
+    left = limit
+    while left > 0 and (part := response.read(min(left, CHUNK_BYTES), decode_content=False)):
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
+
+
+def _starts_at(response: urllib3.BaseHTTPResponse, offset: int) -> bool:
+    return response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {offset}-")
+
+
+def _unreachable(what: str) -> UnavailableError:
+    return UnavailableError(ReasonKind.UNREACHABLE, f"{what[0].upper()}{what[1:]}; it is tried again later."[:1000])
+
+
+def _dated(trusted_time: TrustedClock) -> type[HTTPSConnection]:
+    class DatedConnection(HTTPSConnection):
+        """Refuses a server whose certificate was over before the trusted time."""
+
+        def connect(self) -> None:
+            super().connect()
+            peer: Any = self.sock
+            refuse_expired(peer.getpeercert(binary_form=True), trusted_time())
+
+    return DatedConnection

@@ -1,0 +1,190 @@
+"""The broker over paho-mqtt: MQTT 3.1.1, clean sessions, a last will, and reconnects with jittered exponential backoff.
+
+One thread connects, reads and reconnects; callbacks come on it. Nothing is queued for a broker that isn't there: reports are
+safe in the outbox, and what isn't in the outbox may be lost.
+"""
+
+import logging
+import random
+import ssl
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from device_agent.ports import Incoming
+from device_agent.transport.tls import TrustedClock, refuse_expired
+from firmware.errors import RefusedError
+from firmware.protocol import topics
+from firmware.protocol.envelope import DEFAULT_MAX_BYTES
+
+log = logging.getLogger(__name__)
+OnMessage = Callable[[Incoming], None]
+OnConnected = Callable[[bool], None]
+STOP_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broker:
+    """Where the broker is, and how patient to be with it. Times in seconds."""
+
+    host: str
+    port: int
+    keepalive_s: int = 30
+    connect_timeout_s: float = 10.0
+    reconnect_min_s: float = 1.0
+    reconnect_max_s: float = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Will:
+    """The last will: retained, QoS 1."""
+
+    topic: str
+    payload: bytes
+
+
+class MqttLink:
+    """`Link` over paho. The client id is the agent's id, as the broker demands."""
+
+    def __init__(
+        self, broker: Broker, agent: str, will: Will, *, tls: ssl.SSLContext | None, trusted_time: TrustedClock
+    ) -> None:
+        """`tls` None is for a broker on loopback without TLS."""
+        self._broker, self._agent, self._trusted_time, self._tls = broker, agent, trusted_time, tls
+        self._stopping = threading.Event()
+        self._up = False
+        self._thread: threading.Thread | None = None
+        self._client = self._make_client(will)
+
+    def start(self, on_message: OnMessage, on_connected: OnConnected) -> None:
+        """Begin to connect, and stay connected until `stop`. Callbacks come on the link's own thread."""
+        self._on_message, self._on_connected = on_message, on_connected
+        self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
+        self._thread.start()
+
+    def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool = False) -> bool:
+        """Hand a message to the connection; False when there is none now."""
+        if not self._up:
+            return False
+        return self._client.publish(topic, payload, qos=qos, retain=retain).rc == paho.MQTT_ERR_SUCCESS
+
+    def stop(self) -> None:
+        """Disconnect and end the thread."""
+        self._stopping.set()
+        self._client.disconnect()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(STOP_S)
+
+    def _make_client(self, will: Will) -> paho.Client:
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=self._agent,
+            clean_session=True,
+            protocol=paho.MQTTv311,
+            reconnect_on_failure=False,
+        )
+        client.connect_timeout = self._broker.connect_timeout_s
+        client.will_set(will.topic, will.payload, qos=1, retain=True)
+        if self._tls is not None:
+            client.tls_set_context(self._tls)
+        client.on_connect = self._connected
+        client.on_disconnect = self._disconnected
+        client.on_message = self._received
+        client.on_subscribe = self._subscribed
+        return client
+
+    def _run(self) -> None:
+        attempts = 0
+        while not self._stopping.is_set():
+            reached = self._session()
+            attempts = 0 if reached else attempts + 1
+            if self._stopping.wait(self._delay_s(attempts)):
+                return
+
+    def _session(self) -> bool:
+        """One connection from begin to end; whether the broker took it."""
+        self._taken = False
+        try:
+            self._client.connect(self._broker.host, self._broker.port, keepalive=self._broker.keepalive_s)
+            self._check_certificate()
+            self._client.loop_forever(retry_first_connection=False)
+        except (OSError, ValueError) as error:
+            log.info("broker not reached", extra={"host": self._broker.host, "reason": str(error)})
+            self._client.disconnect()
+        self._set_up(False)
+        return self._taken
+
+    def _check_certificate(self) -> None:
+        peer: Any = self._client.socket()
+        if self._tls is not None:
+            refuse_expired(peer.getpeercert(binary_form=True), self._trusted_time())
+
+    def _delay_s(self, attempts: int) -> float:
+        least, most = self._broker.reconnect_min_s, self._broker.reconnect_max_s
+        return min(least * 2.0 ** min(attempts, 16), most) * random.uniform(0.5, 1.0)  # noqa: S311  # spreads load only
+
+    def _set_up(self, up: bool) -> None:
+        if up != self._up:
+            self._up = up
+            self._on_connected(up)
+
+    def _connected(
+        self,
+        client: paho.Client,
+        userdata: Any,
+        flags: paho.ConnectFlags,
+        code: ReasonCode,
+        properties: Properties | None,
+    ) -> None:
+        if code.is_failure:
+            log.warning("broker refused the connection", extra={"reason": str(code)})
+            client.disconnect()
+            return
+        self._taken = True
+        client.subscribe([(topic, 1) for topic in topics.for_agent(self._agent)])
+
+    def _subscribed(
+        self, client: paho.Client, userdata: Any, mid: int, codes: list[ReasonCode], properties: Properties | None
+    ) -> None:
+        refused = [str(code) for code in codes if code.is_failure]
+        if refused:
+            log.warning("broker refused a subscription", extra={"reason": ", ".join(refused)})
+        self._set_up(True)
+
+    def _disconnected(
+        self,
+        client: paho.Client,
+        userdata: Any,
+        flags: paho.DisconnectFlags,
+        code: ReasonCode,
+        properties: Properties | None,
+    ) -> None:
+        self._set_up(False)
+
+    def _received(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
+        if len(message.payload) > DEFAULT_MAX_BYTES:
+            log.warning("message too large, dropped", extra={"size_bytes": len(message.payload)})
+            return
+        incoming = _incoming(message.topic, bytes(message.payload), self._agent)
+        if incoming is not None:
+            self._on_message(incoming)
+
+
+def _incoming(topic: str, payload: bytes, agent: str) -> Incoming | None:
+    """The message with its topic taken apart, or None when it isn't for this agent."""
+    if topic == topics.CATALOGUE:
+        return Incoming(leaf="catalogue", target=None, payload=payload)
+    try:
+        parsed = topics.parse(topic)
+    except RefusedError as error:
+        log.warning("message on a foreign topic, dropped", extra={"reason": error.text})
+        return None
+    if parsed.agent != agent or parsed.leaf not in topics.SENT_BY_SERVER:
+        return None
+    return Incoming(leaf=parsed.leaf.value, target=parsed.target, payload=payload)
