@@ -311,6 +311,10 @@ class Campaigns(Protocol):
         """Some tokens of these groups, oldest first, whoever holds them."""
         ...
 
+    def waiting_for(self, target: str) -> str | None:
+        """The oldest campaign, not yet over, that has planned this target and not admitted it."""
+        ...
+
     def due(self, now: float, limit: int) -> tuple[Sequence[CampaignRow], Sequence[AssignmentRow]]:
         """Rows whose `wake_at` has passed, oldest first."""
         ...
