@@ -5,8 +5,10 @@ It signs words, it decides nothing. Its epoch is the one the offline keys set in
 
 from dataclasses import dataclass
 
+from msgspec import Struct
 from securesystemslib.signer import Signer
 
+from firmware.errors import UnavailableError
 from firmware.protocol import order, permit, report
 from firmware.protocol.envelope import seal
 
@@ -20,12 +22,21 @@ class Director:
 
     def sign_order(self, message: order.Order) -> bytes:
         """The order's DSSE envelope."""
-        return seal(message, order.KIND, self.signer)
+        return self._seal(message, order.KIND)
 
     def sign_permit(self, message: permit.Permit) -> bytes:
         """The permit's DSSE envelope."""
-        return seal(message, permit.PERMIT_KIND, self.signer)
+        return self._seal(message, permit.PERMIT_KIND)
 
     def sign_ack(self, message: report.Ack) -> bytes:
         """The ack's DSSE envelope."""
-        return seal(message, report.ACK_KIND, self.signer)
+        return self._seal(message, report.ACK_KIND)
+
+    def _seal(self, message: Struct, kind: str) -> bytes:
+        """Sign; a key that cannot be used now (a token that is gone, a service that is down) keeps the work waiting."""
+        try:
+            return seal(message, kind, self.signer)
+        except Exception as error:
+            raise UnavailableError(
+                "director-unavailable", f"The director's key could not sign the {kind}; check where it is kept."
+            ) from error

@@ -14,6 +14,7 @@ from server.planner.model import (
     AssignmentRow,
     AssignmentState,
     CampaignRow,
+    CampaignState,
     Change,
     CohortRow,
     Decision,
@@ -41,6 +42,7 @@ from server.storage.rows import (
 )
 from server.storage.tables import AGENT, ASSIGNMENT, CAMPAIGN, COHORT, GROUP, TARGET, TARGET_LABEL, TOKEN
 
+_OVER = (CampaignState.COMPLETED, CampaignState.ABORTED, CampaignState.ROLLING_BACK, CampaignState.ROLLED_BACK)
 _CURSOR = re.compile(r"([0-9]{1,9})\.([0-9]{1,9})\.([a-z0-9-]{1,63})\Z")
 _TARGET_COLUMNS = (
     TARGET.c.id,
@@ -153,6 +155,18 @@ class SqlCampaigns:
         """Some tokens of these groups, oldest first, whoever holds them."""
         statement = select(TOKEN).where(TOKEN.c.group.in_(list(groups))).order_by(TOKEN.c.since).limit(limit)
         return [token_row(row) for row in self._db.execute(statement).mappings()]
+
+    def waiting_for(self, target: str) -> str | None:
+        """The oldest campaign, not yet over, that has planned this target and not admitted it."""
+        statement = (
+            select(CAMPAIGN.c.id)
+            .join(ASSIGNMENT, ASSIGNMENT.c.campaign == CAMPAIGN.c.id)
+            .where(ASSIGNMENT.c.target == target, ASSIGNMENT.c.state == str(AssignmentState.PLANNED))
+            .where(CAMPAIGN.c.state.not_in([str(state) for state in _OVER]))
+            .order_by(CAMPAIGN.c.created_at)
+            .limit(1)
+        )
+        return self._db.execute(statement).scalar()
 
     def due(self, now: float, limit: int) -> tuple[Sequence[CampaignRow], Sequence[AssignmentRow]]:
         """Rows whose `wake_at` has passed, oldest first."""

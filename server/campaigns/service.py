@@ -1,0 +1,198 @@
+"""What people do with campaigns: write one, look at it, and tell it what to do.
+
+A campaign's id is its name. Its targets are chosen, and dealt into cohorts, once, when it is made.
+"""
+
+import secrets
+from collections.abc import Sequence
+
+from firmware.errors import RefusedError
+from server.campaigns.engine import Engine
+from server.campaigns.strategy_file import parse_campaign
+from server.errors import NotFoundError
+from server.planner.cohorts import split
+from server.planner.explain import explain
+from server.planner.model import (
+    AssignmentRow,
+    AssignmentState,
+    CampaignRow,
+    CampaignState,
+    CohortRow,
+    Commanded,
+    Explanation,
+    Footprint,
+    ReleaseKey,
+    Slice,
+    Verb,
+)
+from server.ports import CampaignSpec, CampaignView, Clock, Database, Page, ReleaseRecord, ReleaseState, Unit
+
+SEED_BITS = 52
+SHOWN_HOLDERS = 20
+
+
+class CampaignService:
+    """Campaigns for people and scripts."""
+
+    def __init__(self, database: Database, clock: Clock, engine: Engine) -> None:
+        self._database = database
+        self._clock = clock
+        self._engine = engine
+
+    def parse(self, text: str) -> CampaignSpec:
+        """Parse a campaign file (YAML); raises `RefusedError` (`bad-campaign`, `bad-strategy`)."""
+        return parse_campaign(text)
+
+    async def preview(self, spec: CampaignSpec) -> CampaignView:
+        """What `create` would make now; changes nothing and raises as it does."""
+        return await self._database.read(lambda unit: self._make(unit, spec, "", keep=False))
+
+    async def create(self, spec: CampaignSpec, *, by: str) -> CampaignView:
+        """Make a draft; the same spec under the same name again returns what is there.
+
+        Raises `RefusedError` (`release-unknown`, `release-withdrawn`, `nothing-selected`, `campaign-exists`).
+        """
+        return await self._database.write(lambda unit: self._make(unit, spec, by, keep=True))
+
+    async def command(self, campaign: str, verb: Verb, *, by: str, reason: str) -> CampaignView:
+        """Start, pause, resume, abort or roll back; raises `NotFoundError`, or `RefusedError` for a verb that its state
+        does not allow."""
+        await self.view(campaign)
+        await self._engine.command(Commanded(campaign=campaign, verb=verb, by=by, reason=reason, at=self._clock.now()))
+        return await self.view(campaign)
+
+    async def list(self) -> Sequence[CampaignView]:
+        """All campaigns, newest first."""
+        return await self._database.read(lambda unit: unit.campaigns.list())
+
+    async def view(self, campaign: str) -> CampaignView:
+        """One campaign; raises `NotFoundError`."""
+        return await self._database.read(lambda unit: _view(unit, campaign))
+
+    async def assignments(
+        self,
+        campaign: str,
+        *,
+        states: Sequence[AssignmentState] | None = None,
+        cohort: int | None = None,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Page:
+        """Assignments by (cohort, rank)."""
+        return await self._database.read(
+            lambda unit: unit.campaigns.assignments(campaign, states=states, cohort=cohort, cursor=cursor, limit=limit)
+        )
+
+    async def explain(self, target: str) -> Explanation:
+        """Why a target isn't moving; raises `NotFoundError`."""
+        return await self._database.read(lambda unit: explain(_around(unit, target), self._clock.now()))
+
+    def _make(self, unit: Unit, spec: CampaignSpec, by: str, *, keep: bool) -> CampaignView:
+        release = _release(unit, spec)
+        known = unit.campaigns.view(spec.name)
+        if known is not None:
+            return _same(known, spec, release)
+        targets = unit.campaigns.eligible(release.product, release.hardware, spec.selection)
+        if not targets:
+            raise RefusedError(
+                "nothing-selected",
+                f"No active target fits the selection and {release.product} {release.version}'s hardware; check both.",
+            )
+        row = self._row(spec, release)
+        cohorts, assignments = split(row.id, targets, spec.strategy, row.seed)
+        if not keep:
+            return CampaignView(
+                row=row,
+                name=spec.name,
+                cohorts=cohorts,
+                created_at=row.changed_at,
+                created_by=by,
+                selection=spec.selection,
+            )
+        self._store(unit, spec, row, cohorts, assignments, by)
+        return _view(unit, row.id)
+
+    def _row(self, spec: CampaignSpec, release: ReleaseRecord) -> CampaignRow:
+        return CampaignRow(
+            id=spec.name,
+            change_id=f"chg-{secrets.token_hex(8)}",
+            state=CampaignState.DRAFT,
+            release=_key(release),
+            strategy=spec.strategy,
+            seed=secrets.randbits(SEED_BITS),
+            changed_at=self._clock.now(),
+        )
+
+    def _store(
+        self,
+        unit: Unit,
+        spec: CampaignSpec,
+        row: CampaignRow,
+        cohorts: Sequence[CohortRow],
+        assignments: Sequence[AssignmentRow],
+        by: str,
+    ) -> None:
+        now = self._clock.now()
+        unit.campaigns.create(row, spec.name, cohorts, created_at=now, created_by=by, selection=spec.selection)
+        unit.campaigns.add_assignments(assignments)
+        unit.audit.add(
+            at=now,
+            kind="campaign-created",
+            text=f"Campaign {spec.name} takes {len(assignments)} targets to {spec.product} {spec.version}.",
+            actor=by,
+            change_id=row.change_id,
+            campaign=row.id,
+        )
+
+
+def _release(unit: Unit, spec: CampaignSpec) -> ReleaseRecord:
+    release = unit.releases.get(spec.product, spec.version)
+    if release is None:
+        raise RefusedError(
+            "release-unknown",
+            f"There is no release {spec.product} {spec.version}; publish it, or name one that is there.",
+        )
+    if release.state is ReleaseState.WITHDRAWN:
+        raise RefusedError("release-withdrawn", f"{spec.product} {spec.version} was withdrawn; choose another release.")
+    return release
+
+
+def _key(release: ReleaseRecord) -> ReleaseKey:
+    return ReleaseKey(
+        product=release.product, version=release.version, counter=release.counter, sha256=release.image.sha256
+    )
+
+
+def _same(known: CampaignView, spec: CampaignSpec, release: ReleaseRecord) -> CampaignView:
+    if (known.row.release, known.row.strategy, known.selection) != (_key(release), spec.strategy, spec.selection):
+        raise RefusedError(
+            "campaign-exists", f"There is another campaign {spec.name} already; give this one a name of its own."
+        )
+    return known
+
+
+def _view(unit: Unit, campaign: str) -> CampaignView:
+    view = unit.campaigns.view(campaign)
+    if view is None:
+        raise NotFoundError(f"There is no campaign {campaign}; `otaria campaign list` shows those there are.")
+    return view
+
+
+def _around(unit: Unit, target: str) -> Slice:
+    """The slice of the campaign that holds the target or, when that is done with it, of the next that waits for it."""
+    loaded = unit.campaigns.load(Footprint(target=target))
+    if loaded.target is None:
+        raise NotFoundError(f"There is no target {target}; `otaria fleet list` shows those there are.")
+    waiting = unit.campaigns.waiting_for(target) if loaded.target.settled else None
+    if waiting is not None:
+        loaded = unit.campaigns.load(Footprint(campaign=waiting, target=target))
+    holders = unit.campaigns.holders([group.key for group in loaded.groups], SHOWN_HOLDERS)
+    return Slice(
+        campaign=loaded.campaign,
+        cohorts=loaded.cohorts,
+        target=loaded.target,
+        assignment=loaded.assignment,
+        groups=loaded.groups,
+        tokens=loaded.tokens,
+        holders=tuple(holders),
+    )

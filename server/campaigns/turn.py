@@ -1,0 +1,227 @@
+"""One turn of the planner: events in, decisions committed, commands carried out, all inside one transaction.
+
+For each event: load its slice, decide, commit by compare-and-set, carry out the commands. What the commands find out is
+fed back as events before the transaction ends, so that an order is never stored without the planner knowing its hash.
+"""
+
+from collections import deque
+from dataclasses import replace
+
+from firmware.errors import OtariaError, RefusedError, UnavailableError
+from firmware.protocol.permit import Ask, Permit, Verdict
+from firmware.protocol.topics import Leaf, of_target
+from firmware.protocol.words import Action
+from server.campaigns.director import Director
+from server.campaigns.orders import make_order
+from server.errors import ConflictError
+from server.planner.model import (
+    Admit,
+    AssignmentDue,
+    AssignmentRow,
+    CampaignDue,
+    CampaignRow,
+    Candidate,
+    CohortDrained,
+    Command,
+    Decision,
+    Event,
+    GrantPermit,
+    Ordered,
+    OrderImpossible,
+    Put,
+    Recall,
+    Recalled,
+    Record,
+    SendOrder,
+    Slice,
+    TargetRow,
+    TellWait,
+)
+from server.planner.step import footprint, step
+from server.ports import Unit
+
+PAGE = 100
+"""Most assignments that one `Admit` or `Recall` touches in a transaction; the planner asks again by its deadline."""
+POSTPONE_S = 60.0
+NO_CHANGE = "none"
+
+
+class Turn:
+    """Feeds events to the planner inside one transaction."""
+
+    def __init__(self, unit: Unit, director: Director, now: float) -> None:
+        self._unit = unit
+        self._director = director
+        self.now = now
+        self._events: deque[Event] = deque()
+        self._ask: Ask | None = None
+
+    def feed(self, event: Event, *, ask: Ask | None = None) -> None:
+        """Feed an event and all that follows from it. One the planner refuses is put on the trail and moves nothing."""
+        self._ask = ask
+        self._events.append(event)
+        while self._events:
+            following = self._events.popleft()
+            try:
+                self._one(following)
+            except (ConflictError, UnavailableError):
+                raise
+            except OtariaError as error:
+                self._ignore(following, error)
+
+    def command(self, event: Event) -> None:
+        """Feed an event somebody waits for; what the planner refuses about it is raised."""
+        self._one(event)
+        if self._events:
+            self.feed(self._events.popleft())
+
+    def due(self, row: CampaignRow | AssignmentRow) -> None:
+        """Feed a deadline, unless an earlier event of this transaction has moved it. One that the planner leaves where it
+        is would come back at once, for ever: it is postponed and put on the trail."""
+        event = self._deadline(row)
+        current = self._current(event)
+        if current is None or current.wake_at is None or current.wake_at > self.now:
+            return
+        self.feed(event)
+        if self._current(event) == current:
+            self.postpone(current)
+
+    def postpone(self, row: CampaignRow | AssignmentRow) -> None:
+        """Move a deadline that nothing handles out of the way, and say so on the trail."""
+        self._unit.campaigns.commit(
+            Decision(changes=(Put(row=replace(row, wake_at=self.now + POSTPONE_S)),)),
+        )
+        name, target = (row.id, None) if isinstance(row, CampaignRow) else (row.campaign, row.target)
+        self._unit.audit.add(
+            at=self.now,
+            kind="deadline-postponed",
+            text=f"Nothing handled a deadline that passed; it is tried again in {POSTPONE_S:g} s.",
+            campaign=name,
+            target=target,
+        )
+
+    def _one(self, event: Event) -> None:
+        loaded = self._unit.campaigns.load(footprint(event))
+        decision = step(loaded, event)
+        self._unit.campaigns.commit(decision)
+        for command in decision.commands:
+            self._carry_out(command, loaded, decision)
+
+    def _carry_out(self, command: Command, loaded: Slice, decision: Decision) -> None:
+        match command:
+            case Admit():
+                self._admit(command)
+            case Recall():
+                self._recall(command)
+            case SendOrder():
+                self._order(command, loaded, decision)
+            case GrantPermit() | TellWait():
+                self._answer(command, loaded)
+            case Record():
+                self._record(command, loaded)
+
+    def _admit(self, command: Admit) -> None:
+        limit = min(command.limit, PAGE)
+        rows = self._unit.campaigns.candidates(command.campaign, command.cohort, limit)
+        self._events.extend(Candidate(campaign=row.campaign, target=row.target, at=self.now) for row in rows)
+        if len(rows) < limit:
+            self._events.append(CohortDrained(campaign=command.campaign, cohort=command.cohort, at=self.now))
+
+    def _recall(self, command: Recall) -> None:
+        for row in self._unit.campaigns.in_states(command.campaign, command.states, PAGE):
+            self._events.append(
+                Recalled(
+                    campaign=row.campaign,
+                    target=row.target,
+                    action=command.action,
+                    reason_kind=command.reason_kind,
+                    reason=command.reason,
+                    at=self.now,
+                )
+            )
+
+    def _order(self, command: SendOrder, loaded: Slice, decision: Decision) -> None:
+        campaign, target = loaded.campaign, _target_after(loaded, decision)
+        if campaign is None or target is None:
+            raise RefusedError("not-found", f"The order for {command.target} has no campaign or target.")
+        try:
+            order = make_order(self._unit, self._director, campaign, target, command.action, self.now)
+        except RefusedError as error:
+            self._impossible(command, error)
+            return
+        self._unit.orders.put(order)
+        topic = of_target(order.agent, order.target, Leaf.ORDER)
+        self._unit.outbox.add(topic, order.envelope, retain=True)
+        self._events.append(
+            Ordered(campaign=command.campaign, target=command.target, order_hash=order.hash, at=self.now)
+        )
+
+    def _impossible(self, command: SendOrder, error: RefusedError) -> None:
+        if command.action is not Action.INSTALL:
+            self._audit("order-not-made", error.text, command.campaign, command.target)
+        self._events.append(
+            OrderImpossible(
+                campaign=command.campaign,
+                target=command.target,
+                reason_kind=error.kind,
+                reason=error.text,
+                at=self.now,
+            )
+        )
+
+    def _answer(self, command: GrantPermit | TellWait, loaded: Slice) -> None:
+        if self._ask is None or loaded.target is None or self._ask.nonce != command.nonce:
+            raise RefusedError("not-found", f"The permit for {command.target} answers no ask.")
+        granted = isinstance(command, GrantPermit)
+        lives_s = command.valid_s if isinstance(command, GrantPermit) else command.retry_after_s
+        permit = Permit(
+            target=command.target,
+            agent=loaded.target.agent,
+            order_hash=command.order_hash,
+            counter=self._ask.counter,
+            boot_id=command.boot_id,
+            nonce=command.nonce,
+            verdict=Verdict.GRANTED if granted else Verdict.WAIT,
+            valid_s=lives_s if granted else 0,
+            retry_after_s=0 if granted else lives_s,
+            reason_kind="none" if isinstance(command, GrantPermit) else command.reason_kind,
+            reason="" if isinstance(command, GrantPermit) else command.reason,
+            campaign=command.campaign,
+            change_id=loaded.campaign.change_id if loaded.campaign else NO_CHANGE,
+            issued_at=int(self.now),
+        )
+        topic = of_target(loaded.target.agent, command.target, Leaf.PERMIT)
+        self._unit.outbox.add(topic, self._director.sign_permit(permit), expires_at=self.now + lives_s)
+
+    def _record(self, command: Record, loaded: Slice) -> None:
+        same = loaded.campaign is not None and loaded.campaign.id == command.campaign
+        self._unit.audit.add(
+            at=self.now,
+            kind=command.kind,
+            text=command.text,
+            change_id=loaded.campaign.change_id if loaded.campaign and same else None,
+            campaign=command.campaign,
+            target=command.target,
+        )
+
+    def _ignore(self, event: Event, error: OtariaError) -> None:
+        text = f"{type(event).__name__} was ignored: {error.text}"
+        self._audit("event-ignored", text, getattr(event, "campaign", None), getattr(event, "target", None))
+
+    def _audit(self, kind: str, text: str, campaign: str | None, target: str | None) -> None:
+        self._unit.audit.add(at=self.now, kind=kind, text=text, campaign=campaign, target=target)
+
+    def _deadline(self, row: CampaignRow | AssignmentRow) -> CampaignDue | AssignmentDue:
+        if isinstance(row, CampaignRow):
+            return CampaignDue(campaign=row.id, at=self.now)
+        return AssignmentDue(campaign=row.campaign, target=row.target, at=self.now)
+
+    def _current(self, event: CampaignDue | AssignmentDue) -> CampaignRow | AssignmentRow | None:
+        loaded = self._unit.campaigns.load(footprint(event))
+        return loaded.campaign if isinstance(event, CampaignDue) else loaded.assignment
+
+
+def _target_after(loaded: Slice, decision: Decision) -> TargetRow | None:
+    """The target as the decision leaves it: what it runs may have come with this very event."""
+    changed = [change.row for change in decision.changes if isinstance(change.row, TargetRow)]
+    return changed[0] if changed else loaded.target
