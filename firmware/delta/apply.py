@@ -243,7 +243,8 @@ def _check_frame(start: bytes, window_log: int) -> None:
     try:
         wanted = zstandard.get_frame_parameters(start)
     except zstandard.ZstdError as error:
-        kind = ReasonKind.ARTIFACT_TRUNCATED if len(start) < _FRAME_HEADER_BYTES else ReasonKind.MALFORMED
+        short = len(start) < _FRAME_HEADER_BYTES and zstandard.FRAME_HEADER.startswith(start[:4])
+        kind = ReasonKind.ARTIFACT_TRUNCATED if short else ReasonKind.MALFORMED
         raise RefusedError(kind, "What follows the delta's header is not a zstd frame.") from error
     if wanted.window_size > 1 << window_log or wanted.dict_id:
         raise RefusedError(ReasonKind.MALFORMED, "The delta's frame asks for more memory than its header admits.")

@@ -106,16 +106,22 @@ def _hashed(patch: IO[bytes], hasher: WindowHasher) -> Iterator[bytes]:
 def _write_frame(patch: IO[bytes], source: ImageFile, target: ImageFile, level: int, progress: Progress | None) -> None:
     settings = zstandard.ZstdCompressionParameters.from_level(level, window_log=WINDOW_LOG, write_checksum=False)
     compressor = zstandard.ZstdCompressor(compression_params=settings)
-    with compressor.stream_writer(patch, closefd=False) as frame:
-        ops = _OpWriter(frame.write)
-        for part in _parts(source, target):
-            if isinstance(part, Run):
-                ops.copy(part.old, part.size)
-            else:
-                _diff(ops, source, target, part)
-            if progress:
-                progress(part.new_end, target.length)
-        ops.end()
+    try:
+        with compressor.stream_writer(patch, closefd=False) as frame:
+            _write_ops(_OpWriter(frame.write), source, target, progress)
+    except zstandard.ZstdError as error:
+        raise MemoryError(f"zstd: {error}") from error  # with valid settings it fails for nothing else
+
+
+def _write_ops(ops: "_OpWriter", source: ImageFile, target: ImageFile, progress: Progress | None) -> None:
+    for part in _parts(source, target):
+        if isinstance(part, Run):
+            ops.copy(part.old, part.size)
+        else:
+            _diff(ops, source, target, part)
+        if progress:
+            progress(part.new_end, target.length)
+    ops.end()
 
 
 def _parts(source: ImageFile, target: ImageFile) -> Iterator[Run | _Gap]:
