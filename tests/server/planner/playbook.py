@@ -1,0 +1,398 @@
+"""A fleet and a shell small enough to read: rows in dicts, changes by compare-and-set, commands answered at once.
+
+It does what the real shell does and nothing more: loads what the footprint says, applies all changes or none, and answers
+`Admit`, `Recall` and `SendOrder`. Tests feed events and look at rows and commands. Time is a number that tests set.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from firmware.protocol.words import Action
+from server.errors import ConflictError
+from server.planner.ask_events import CHECKS, Check
+from server.planner.cohorts import split
+from server.planner.explain import explain
+from server.planner.model import (
+    Admit,
+    Asked,
+    AssignmentDue,
+    AssignmentRow,
+    AssignmentState,
+    CampaignDue,
+    CampaignRow,
+    CampaignState,
+    Candidate,
+    CohortDrained,
+    CohortPolicy,
+    CohortRow,
+    Command,
+    Commanded,
+    Decision,
+    Delete,
+    Event,
+    Explanation,
+    Footprint,
+    GatePolicy,
+    GrantPermit,
+    GroupRow,
+    Ordered,
+    OrderImpossible,
+    Recall,
+    Recalled,
+    Record,
+    ReleaseKey,
+    Reported,
+    Row,
+    SendOrder,
+    Slice,
+    Strategy,
+    TargetRow,
+    TellWait,
+    TokenRow,
+    Verb,
+    campaign_group,
+)
+from server.planner.step import footprint, step
+
+OLD = "1" * 64
+NEW = "2" * 64
+OTHER = "9" * 64
+VERSIONS = {OLD: "1.0", NEW: "2.0", OTHER: "0.9"}
+RELEASE = ReleaseKey(product="cam", version="2.0", counter=2, sha256=NEW)
+CANARY_THEN_REST = (
+    CohortPolicy(name="canary", count=2, gate=GatePolicy(min_verified=2)),
+    CohortPolicy(name="rest"),
+)
+PATIENCE_S, HORIZON_S, HEALTHY_S, ORDER_TTL_S, RETRY_S = 100, 50, 10, 10_000, 5
+
+
+def strategy(**values: object) -> Strategy:
+    """Two canaries, then the rest; times short and all different."""
+    given = {
+        "name": "test",
+        "cohorts": CANARY_THEN_REST,
+        "patience_s": PATIENCE_S,
+        "horizon_s": HORIZON_S,
+        "healthy_s": HEALTHY_S,
+        "order_ttl_s": ORDER_TTL_S,
+        "retry_s": RETRY_S,
+        "trial_s": 20,
+        "permit_valid_s": 15,
+        **values,
+    }
+    return Strategy(**given)
+
+
+def key_of(row: Row) -> tuple[str, ...]:
+    """The kind and primary key of a row."""
+    match row:
+        case CampaignRow():
+            return ("campaign", row.id)
+        case CohortRow():
+            return ("cohort", row.campaign, str(row.index))
+        case AssignmentRow():
+            return ("assignment", row.campaign, row.target)
+        case TargetRow():
+            return ("target", row.id)
+        case GroupRow():
+            return ("group", row.key)
+        case TokenRow():
+            return ("token", row.group, row.target)
+
+
+class Board:
+    """The shell and its store. `now` is the time; `said` every command so far; `log` every event with its decision."""
+
+    def __init__(self, *, checks: tuple[Check, ...] = CHECKS, page: int | None = None) -> None:
+        self.rows: dict[tuple[str, ...], Row] = {}
+        self.now = 1000.0
+        self.said: list[Command] = []
+        self.log: list[tuple[Slice, Event, Decision]] = []
+        self.observers: list[Callable[[Slice, Event, Decision], None]] = []
+        self.impossible: set[str] = set()
+        self.drops_admit = False
+        self._checks = checks
+        self._page = page
+        self._orders = 0
+        self._nonces = 0
+
+    # Making the world
+
+    def add_target(self, name: str, *, runs: str = OLD, groups: Iterable[str] = (), **values: object) -> None:
+        row = TargetRow(
+            id=name,
+            agent=name,
+            hardware="board",
+            running_version=VERSIONS[runs],
+            running_sha256=runs,
+            groups=tuple(groups),
+            version=1,
+            **{"rollback_available": True, **values},
+        )
+        self.rows[key_of(row)] = row
+
+    def add_campaign(self, name: str, targets: Iterable[str], plan: Strategy | None = None, *, seed: int = 7) -> None:
+        plan = plan or strategy()
+        campaign = CampaignRow(
+            id=name,
+            change_id=f"change-{name}",
+            state=CampaignState.DRAFT,
+            release=RELEASE,
+            strategy=plan,
+            seed=seed,
+            version=1,
+        )
+        cohorts, assignments = split(name, targets, plan, seed)
+        for row in (campaign, *cohorts, *assignments):
+            self.rows[key_of(row)] = replace(row, version=1)
+
+    # Looking
+
+    def campaign(self, name: str = "c") -> CampaignRow:
+        row = self.rows["campaign", name]
+        assert isinstance(row, CampaignRow)
+        return row
+
+    def target(self, name: str) -> TargetRow:
+        row = self.rows["target", name]
+        assert isinstance(row, TargetRow)
+        return row
+
+    def assignment(self, target: str, campaign: str = "c") -> AssignmentRow:
+        row = self.rows["assignment", campaign, target]
+        assert isinstance(row, AssignmentRow)
+        return row
+
+    def state(self, target: str, campaign: str = "c") -> AssignmentState:
+        return self.assignment(target, campaign).state
+
+    def cohorts(self, campaign: str = "c") -> list[CohortRow]:
+        rows = [row for row in self.rows.values() if isinstance(row, CohortRow) and row.campaign == campaign]
+        return sorted(rows, key=lambda row: row.index)
+
+    def cohort(self, name: str, campaign: str = "c") -> CohortRow:
+        return next(row for row in self.cohorts(campaign) if row.name == name)
+
+    def members(self, cohort: str, campaign: str = "c") -> list[str]:
+        """Targets of a cohort by rank."""
+        index = self.cohort(cohort, campaign).index
+        rows = [row for row in self.assignments(campaign) if row.cohort == index]
+        return [row.target for row in sorted(rows, key=lambda row: row.rank)]
+
+    def assignments(self, campaign: str | None = None) -> list[AssignmentRow]:
+        rows = [row for row in self.rows.values() if isinstance(row, AssignmentRow)]
+        return [row for row in rows if campaign in (None, row.campaign)]
+
+    def tokens(self, group: str | None = None) -> list[TokenRow]:
+        return [row for row in self.rows.values() if isinstance(row, TokenRow) and group in (None, row.group)]
+
+    def group(self, key: str) -> GroupRow:
+        row = self.rows["group", key]
+        assert isinstance(row, GroupRow)
+        return row
+
+    def records(self, kind: str) -> list[Record]:
+        return [command for command in self.said if isinstance(command, Record) and command.kind == kind]
+
+    def orders(self, target: str) -> list[Action]:
+        return [command.action for command in self.said if isinstance(command, SendOrder) and command.target == target]
+
+    def explain(self, target: str, campaign: str | None = "c") -> Explanation:
+        return explain(self.load(Footprint(campaign=campaign, target=target)), self.now)
+
+    # What the shell does
+
+    def load(self, wanted: Footprint) -> Slice:
+        target = self.rows.get(("target", wanted.target or ""))
+        assert target is None or isinstance(target, TargetRow)
+        name = wanted.campaign or (target.holder if target else None)
+        campaign = self.rows.get(("campaign", name or ""))
+        assert campaign is None or isinstance(campaign, CampaignRow)
+        assignment = self.rows.get(("assignment", name or "", wanted.target or ""))
+        assert assignment is None or isinstance(assignment, AssignmentRow)
+        tokens = [token for token in self.tokens() if token.target == wanted.target]
+        keys = {*(target.groups if target else ()), campaign_group(name or ""), *(token.group for token in tokens)}
+        groups = [row for row in self.rows.values() if isinstance(row, GroupRow) and row.key in keys]
+        return Slice(
+            campaign=campaign,
+            cohorts=tuple(self.cohorts(name)) if name else (),
+            target=target,
+            assignment=assignment,
+            groups=tuple(sorted(groups, key=lambda group: group.key)) if target else (),
+            tokens=tuple(sorted(tokens, key=lambda token: token.group)),
+        )
+
+    def feed(self, event: Event) -> list[Command]:
+        """Decide, store, and answer what the decision asks for; returns this event's own commands."""
+        loaded = self.load(footprint(event))
+        decision = step(loaded, event, checks=self._checks)
+        self._commit(decision)
+        self.log.append((loaded, event, decision))
+        for observe in self.observers:
+            observe(loaded, event, decision)
+        self.said += decision.commands
+        for command in decision.commands:
+            self._obey(command)
+        return list(decision.commands)
+
+    def _commit(self, decision: Decision) -> None:
+        rows = dict(self.rows)
+        for change in decision.changes:
+            key = key_of(change.row)
+            stored = rows.get(key)
+            if (stored.version if stored else 0) != change.row.version:
+                raise ConflictError(f"{key} is at another version")
+            if isinstance(change, Delete):
+                del rows[key]
+            else:
+                rows[key] = replace(change.row, version=change.row.version + 1)
+        self.rows = rows
+
+    def _obey(self, command: Command) -> None:
+        match command:
+            case Admit() if not self.drops_admit:
+                self._admit(command)
+            case Recall():
+                self._recall(command)
+            case SendOrder():
+                self._sign(command)
+            case _:
+                pass
+
+    def _admit(self, command: Admit) -> None:
+        limit = min(command.limit, self._page or command.limit)
+        rows = [
+            row
+            for row in self.assignments(command.campaign)
+            if row.cohort == command.cohort and row.state is AssignmentState.PLANNED and row.wake_at is None
+        ]
+        found = sorted(rows, key=lambda row: row.rank)[:limit]
+        for row in found:
+            self.feed(Candidate(campaign=command.campaign, target=row.target, at=self.now))
+        if len(found) < limit:
+            self.feed(CohortDrained(campaign=command.campaign, cohort=command.cohort, at=self.now))
+
+    def _recall(self, command: Recall) -> None:
+        found = [row for row in self.assignments(command.campaign) if row.state in command.states]
+        for row in sorted(found, key=lambda row: row.rank):
+            values = {"action": command.action, "reason_kind": command.reason_kind, "reason": command.reason}
+            self.feed(Recalled(campaign=command.campaign, target=row.target, at=self.now, **values))
+            # The real shell asks again for whoever is left in these states, until nobody is: each must leave them.
+            assert self.state(row.target, command.campaign) not in command.states or command.action is Action.ROLLBACK
+
+    def _sign(self, command: SendOrder) -> None:
+        if command.target in self.impossible:
+            why = {"reason_kind": "wrong-hardware", "reason": "The release does not fit this hardware."}
+            self.feed(OrderImpossible(campaign=command.campaign, target=command.target, at=self.now, **why))
+            return
+        self._orders += 1
+        digest = f"{self._orders:064x}"
+        self.feed(Ordered(campaign=command.campaign, target=command.target, order_hash=digest, at=self.now))
+
+    # What people, targets and time do
+
+    def tell(self, verb: Verb, campaign: str = "c", reason: str = "") -> list[Command]:
+        return self.feed(Commanded(campaign=campaign, verb=verb, by="ann", reason=reason, at=self.now))
+
+    def start(self, campaign: str = "c") -> None:
+        self.tell(Verb.START, campaign)
+
+    def report(self, target: str, state: str, *, runs: str | None = None, **values: object) -> list[Command]:
+        """A signed report about the current order, running what it ran before unless told."""
+        row = self.target(target)
+        current = self.rows.get(("assignment", row.holder or "", target))
+        given = {
+            "order_hash": current.order_hash if isinstance(current, AssignmentRow) else None,
+            "running_sha256": runs or row.running_sha256,
+            "running_version": VERSIONS.get(runs or row.running_sha256 or ""),
+            "rollback_available": row.rollback_available,
+            "reason_kind": "none",
+            "reason": "",
+            **values,
+        }
+        return self.feed(Reported(target=target, state=state, at=self.now, **given))
+
+    def ask(
+        self, target: str, *, nonce: str | None = None, order_hash: str | None = None
+    ) -> GrantPermit | TellWait | None:
+        """A signed ask about the current order; returns the answer."""
+        self._nonces += 1
+        row = self.target(target)
+        current = self.rows.get(("assignment", row.holder or "", target))
+        digest = order_hash or (current.order_hash if isinstance(current, AssignmentRow) else None) or "0" * 64
+        said = self.feed(
+            Asked(target=target, order_hash=digest, boot_id="boot", nonce=nonce or f"n{self._nonces}", at=self.now)
+        )
+        answers = [command for command in said if isinstance(command, GrantPermit | TellWait)]
+        assert len(answers) <= 1
+        return answers[0] if answers else None
+
+    def due(self) -> bool:
+        """Feed every deadline that has passed, once each; returns whether there was any."""
+        rows = [row for row in self.rows.values() if isinstance(row, CampaignRow | AssignmentRow)]
+        passed = [row for row in rows if row.wake_at is not None and row.wake_at <= self.now]
+        for row in sorted(passed, key=lambda row: (row.wake_at or 0, key_of(row))):
+            if isinstance(row, CampaignRow):
+                self.feed(CampaignDue(campaign=row.id, at=self.now))
+            else:
+                self.feed(AssignmentDue(campaign=row.campaign, target=row.target, at=self.now))
+        return bool(passed)
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass, stopping at every deadline on the way."""
+        end = self.now + seconds
+        for _ in range(100_000):
+            wakes = [row.wake_at for row in self.rows.values() if isinstance(row, CampaignRow | AssignmentRow)]
+            first = min((wake for wake in wakes if wake is not None), default=end + 1)
+            if first > end:
+                self.now = end
+                return
+            self.now = max(self.now, first)
+            self.due()
+        raise AssertionError("the deadlines never end")
+
+    # Whole stories
+
+    def stage(self, *targets: str) -> None:
+        for target in targets:
+            for word in ("ordered", "downloading", "staged"):
+                self.report(target, word)
+
+    def activate(self, *targets: str) -> None:
+        """Stage, ask, and get a permit."""
+        for target in targets:
+            self.stage(target)
+            answer = self.ask(target)
+            assert isinstance(answer, GrantPermit), answer
+            self.report(target, "activating")
+
+    def commit(self, *targets: str) -> None:
+        """From wherever it is: activate, boot the new slot on trial, commit."""
+        for target in targets:
+            self.activate(target)
+            self.report(target, "trial", runs=NEW)
+            self.report(target, "committed", runs=NEW)
+
+    def verify(self, *targets: str) -> None:
+        self.commit(*targets)
+        self.wait(HEALTHY_S)
+
+    def fall_back(self, target: str) -> None:
+        self.activate(target)
+        self.report(target, "trial", runs=NEW)
+        self.report(target, "fell_back", runs=OLD, reason_kind="health-failed", reason="The health check answers 500.")
+
+    def tally(self, campaign: str = "c") -> Counter[AssignmentState]:
+        return Counter(row.state for row in self.assignments(campaign))
+
+
+def fleet(count: int = 6, plan: Strategy | None = None, *, groups: Iterable[str] = (), **options: object) -> Board:
+    """A board with targets t0… and campaign `c` over all of them, started."""
+    board = Board(**options)
+    names = [f"t{index}" for index in range(count)]
+    for name in names:
+        board.add_target(name, groups=groups)
+    board.add_campaign("c", names, plan)
+    board.start()
+    return board

@@ -1,0 +1,444 @@
+"""Campaigns from start to end: cohorts, gates, what counts as success, what a failure does, what people may tell."""
+
+from dataclasses import replace
+
+import pytest
+
+from firmware.protocol.words import Action
+from server.errors import NotFoundError
+from server.planner.model import (
+    Admit,
+    AssignmentState,
+    CampaignState,
+    CohortPolicy,
+    CohortState,
+    Commanded,
+    GatePolicy,
+    GateVerdict,
+    GrantPermit,
+    Put,
+    Slice,
+    TellWait,
+    Verb,
+)
+from server.planner.states import TransitionError
+from server.planner.step import step
+from tests.server.planner.playbook import (
+    HEALTHY_S,
+    HORIZON_S,
+    NEW,
+    OLD,
+    OTHER,
+    PATIENCE_S,
+    RETRY_S,
+    Board,
+    fleet,
+    strategy,
+)
+
+A, C = AssignmentState, CampaignState
+
+
+def rate(most: float, count: int | None = None) -> CohortPolicy:
+    gate = GatePolicy(kind="rate", max_failure_rate=most)
+    return CohortPolicy(name="first" if count else "rest", count=count, gate=gate)
+
+
+def test_a_good_release_goes_cohort_by_cohort_to_every_target() -> None:
+    board = fleet(6)
+    canaries, others = board.members("canary"), board.members("rest")
+    assert len(canaries) == 2
+    assert {board.state(name) for name in canaries} == {A.ORDERED}
+    assert {board.state(name) for name in others} == {A.PLANNED}
+    board.verify(*canaries)
+    assert board.cohort("canary").state is CohortState.PASSED
+    assert {board.state(name) for name in others} == {A.ORDERED}
+    board.verify(*others)
+    assert board.tally() == {A.VERIFIED: 6}
+    assert board.campaign().state is C.COMPLETED
+    assert [
+        record.kind for record in board.said if hasattr(record, "kind") and record.kind.startswith("campaign-")
+    ] == [
+        "campaign-started",
+        "campaign-watching",
+        "campaign-completed",
+    ]
+    assert board.tokens() == []
+    assert all(board.target(name).settled for name in canaries + others)
+    assert all(row.wake_at is None for row in [board.campaign(), *board.assignments()])
+
+
+def test_the_next_cohort_waits_until_the_last_canary_has_stayed_healthy() -> None:
+    board = fleet(6)
+    first, second = board.members("canary")
+    board.verify(first)
+    board.commit(second)
+    assert board.cohort("canary").state is CohortState.OPEN
+    board.wait(HEALTHY_S - 1)
+    assert board.cohort("rest").state is CohortState.CLOSED
+    board.wait(1)
+    assert board.cohort("rest").state is CohortState.OPEN
+
+
+def test_a_canary_that_falls_back_stops_the_campaign_and_says_why() -> None:
+    board = fleet(6)
+    canaries = board.members("canary")
+    board.commit(canaries[0])
+    board.fall_back(canaries[1])
+    campaign = board.campaign()
+    assert (campaign.state, campaign.reason_kind) == (C.PAUSED, "gate-failed")
+    assert "2 attempted, 0 verified, 1 failed (1 fell back), 1 undecided of 2" in campaign.reason
+    assert board.cohort("canary").verdict is GateVerdict.FAIL
+    assert {board.state(name) for name in board.members("rest")} == {A.PLANNED}
+    assert board.assignment(canaries[1]).reason == "The health check answers 500."
+    assert board.tokens() == []
+    board.wait(10 * PATIENCE_S)
+    assert board.tally()[A.PLANNED] == 4
+
+
+def test_a_failed_gate_can_not_be_resumed_away() -> None:
+    board = fleet(6)
+    board.fall_back(board.members("canary")[0])
+    before = dict(board.rows)
+    with pytest.raises(TransitionError, match="make another one") as caught:
+        board.tell(Verb.RESUME)
+    assert caught.value.kind == "gate-failed"
+    assert board.rows == before
+
+
+def test_silence_after_a_permit_is_a_failure_at_the_horizon() -> None:
+    board = fleet(6)
+    first, second = board.members("canary")
+    board.verify(first)
+    board.activate(second)
+    board.wait(HORIZON_S - 1)
+    assert board.state(second) is A.ACTIVATING
+    board.wait(1)
+    assert board.state(second) is A.MISSING
+    assert board.campaign().state is C.PAUSED
+    assert "1 went silent after the permit" in board.campaign().reason
+
+
+def test_committing_while_running_something_else_is_no_success() -> None:
+    board = fleet(6)
+    name = board.members("canary")[0]
+    board.activate(name)
+    board.report(name, "committed", runs=OTHER)
+    assert board.state(name) is A.FAILED
+    assert board.assignment(name).reason == "It reports committed and runs 0.9, not the image of 2.0."
+    assert board.campaign().state is C.PAUSED
+
+
+def test_committing_without_saying_what_runs_is_no_success() -> None:
+    board = fleet(6)
+    name = board.members("canary")[0]
+    board.activate(name)
+    board.report(name, "committed", running_sha256=None, running_version=None)
+    assert board.state(name) is A.FAILED
+
+
+def test_a_verified_canary_that_regresses_fails_the_cohort_it_had_passed() -> None:
+    board = fleet(6)
+    canaries = board.members("canary")
+    board.verify(*canaries)
+    assert board.cohort("rest").state is CohortState.OPEN
+    board.report(canaries[0], "idle", runs=OLD, order_hash=None)
+    assert board.state(canaries[0]) is A.REGRESSED
+    assert board.cohort("canary").state is CohortState.FAILED
+    assert board.campaign().state is C.PAUSED
+
+
+def test_a_commit_that_regresses_before_it_was_healthy_long_enough_never_verifies() -> None:
+    board = fleet(6)
+    name = board.members("canary")[0]
+    board.commit(name)
+    board.report(name, "fell_back", runs=OLD, reason_kind="health-failed", reason="It crashed.")
+    board.wait(HEALTHY_S)
+    assert board.state(name) is A.REGRESSED
+
+
+def test_a_regression_after_completion_marks_the_release_suspect() -> None:
+    board = fleet(2)
+    board.verify("t0", "t1")
+    assert board.campaign().state is C.COMPLETED
+    board.report("t0", "idle", runs=OLD, order_hash=None)
+    assert board.state("t0") is A.REGRESSED
+    assert board.campaign().state is C.COMPLETED
+    assert len(board.records("release-suspect")) == 1
+    board.report("t0", "idle", runs=OLD, order_hash=None)
+    assert len(board.records("release-suspect")) == 1
+
+
+def test_a_rate_gate_bears_what_it_says_and_no_more() -> None:
+    board = fleet(6, strategy(cohorts=(rate(0.25, 4), rate(0.25))))
+    one, two, *others = board.members("first")
+    board.fall_back(one)
+    assert board.campaign().state is C.RUNNING
+    board.verify(*others)
+    assert board.cohort("first").state is CohortState.OPEN
+    board.verify(two)
+    assert board.cohort("first").state is CohortState.PASSED
+
+
+def test_a_rate_gate_fails_as_soon_as_its_bound_can_not_hold_any_more() -> None:
+    board = fleet(6, strategy(cohorts=(rate(0.25, 4), rate(0.25))))
+    one, two, *_ = board.members("first")
+    board.fall_back(one)
+    board.fall_back(two)
+    assert board.campaign().state is C.PAUSED
+    assert "At most 25.0% may fail" in board.campaign().reason
+
+
+def test_an_empty_cohort_passes_at_once() -> None:
+    cohorts = (CohortPolicy(name="canary", count=2), CohortPolicy(name="wave", percent=50), CohortPolicy(name="rest"))
+    board = fleet(2, strategy(cohorts=cohorts))
+    board.verify("t0", "t1")
+    assert board.campaign().state is C.COMPLETED
+    assert board.cohort("wave").verdict_text == "There was nothing to install in this cohort."
+
+
+def test_a_campaign_without_targets_completes_at_once() -> None:
+    assert fleet(0).campaign().state is C.COMPLETED
+
+
+def test_who_runs_the_release_already_is_skipped_and_blocks_nothing() -> None:
+    board = Board()
+    board.add_target("a", runs=NEW)
+    board.add_target("b")
+    board.add_campaign("c", ["a", "b"])
+    board.start()
+    assert board.state("a") is A.SKIPPED
+    assert board.assignment("a").reason_kind == "already-there"
+    assert board.orders("a") == []
+    board.verify("b")
+    assert board.campaign().state is C.COMPLETED
+
+
+def test_a_quarantined_target_is_skipped() -> None:
+    board = Board()
+    board.add_target("a", quarantined=True)
+    board.add_campaign("c", ["a"])
+    board.start()
+    assert board.assignment("a").reason_kind == "quarantined"
+    assert board.orders("a") == []
+
+
+def test_an_order_that_can_not_be_made_is_a_refusal() -> None:
+    board = Board()
+    board.add_target("a")
+    board.impossible = {"a"}
+    board.add_campaign("c", ["a"])
+    board.start()
+    assert board.state("a") is A.REFUSED
+    assert board.campaign().state is C.PAUSED
+
+
+def test_cohorts_are_admitted_in_pages_by_rank() -> None:
+    board = fleet(9, strategy(cohorts=(CohortPolicy(name="all"),)), page=2)
+    ranked = board.members("all")
+    assert [board.state(name) for name in ranked[:3]] == [A.ORDERED, A.ORDERED, A.PLANNED]
+    board.wait(0)
+    assert board.tally() == {A.ORDERED: 9}
+    assert board.campaign().wake_at is None
+
+
+def test_a_page_lost_in_a_crash_is_asked_for_again() -> None:
+    board = Board()
+    board.add_target("a")
+    board.add_campaign("c", ["a"])
+    board.drops_admit = True
+    board.start()
+    assert board.state("a") is A.PLANNED
+    board.drops_admit = False
+    board.due()
+    assert board.state("a") is A.ORDERED
+
+
+def test_a_pause_grants_no_permit_and_admits_nobody_and_a_resume_goes_on() -> None:
+    board = fleet(6)
+    one, two = board.members("canary")
+    board.activate(one)
+    board.stage(two)
+    board.tell(Verb.PAUSE, reason="holidays")
+    answer = board.ask(two)
+    assert isinstance(answer, TellWait)
+    assert answer.reason_kind == "paused"
+    assert "pause by ann: holidays" in answer.reason
+    board.report(one, "trial", runs=NEW)
+    board.report(one, "committed", runs=NEW)
+    board.wait(HEALTHY_S)
+    assert board.state(one) is A.VERIFIED
+    board.tell(Verb.RESUME)
+    assert isinstance(board.ask(two), GrantPermit)
+
+
+def test_a_gate_that_passes_during_a_pause_opens_the_next_cohort_at_the_resume() -> None:
+    board = fleet(6)
+    board.commit(*board.members("canary"))
+    board.tell(Verb.PAUSE)
+    board.wait(HEALTHY_S)
+    assert board.cohort("canary").state is CohortState.PASSED
+    assert board.cohort("rest").state is CohortState.CLOSED
+    board.tell(Verb.RESUME)
+    assert board.tally()[A.ORDERED] == 4
+
+
+def test_a_pause_in_mid_admission_is_picked_up_by_the_resume() -> None:
+    board = fleet(5, strategy(cohorts=(CohortPolicy(name="all"),)), page=2)
+    board.tell(Verb.PAUSE)
+    board.wait(PATIENCE_S / 2)
+    assert board.tally() == {A.ORDERED: 2, A.PLANNED: 3}
+    board.tell(Verb.RESUME)
+    board.wait(0)
+    assert board.tally() == {A.ORDERED: 5}
+
+
+def test_an_abort_withdraws_every_order_without_a_permit_and_lets_the_others_finish() -> None:
+    board = fleet(6, strategy(cohorts=(CohortPolicy(name="all"),)))
+    flying, staged, asking, *rest = board.members("all")
+    board.activate(flying)
+    board.stage(staged, asking)
+    board.tell(Verb.ABORT, reason="wrong release")
+    assert board.campaign().state is C.ABORTED
+    assert board.orders(staged) == [Action.INSTALL, Action.NOTHING]
+    assert board.state(staged) is A.CANCELLED
+    assert {board.state(name) for name in rest} == {A.CANCELLED}
+    assert board.target(staged).settled
+    assert board.state(flying) is A.ACTIVATING
+    board.wait(HORIZON_S)
+    assert board.state(flying) is A.MISSING
+
+
+def test_an_ask_for_a_withdrawn_order_is_told_so() -> None:
+    board = fleet(2)
+    board.stage("t0")
+    old = board.assignment("t0").order_hash
+    board.tell(Verb.ABORT)
+    answer = board.ask("t0", order_hash=old)
+    assert isinstance(answer, TellWait)
+    assert answer.reason_kind == "unknown-order"
+
+
+def test_on_failure_abort_withdraws_by_itself() -> None:
+    board = fleet(6, strategy(on_failure="abort"))
+    one, two = board.members("canary")
+    board.stage(two)
+    board.fall_back(one)
+    assert board.campaign().state is C.ABORTED
+    assert board.state(two) is A.CANCELLED
+
+
+def test_a_gate_that_fails_during_a_pause_still_aborts() -> None:
+    board = fleet(6, strategy(on_failure="abort"))
+    one, _ = board.members("canary")
+    board.activate(one)
+    board.tell(Verb.PAUSE)
+    board.report(one, "fell_back", runs=OLD)
+    assert board.campaign().state is C.ABORTED
+
+
+@pytest.mark.parametrize(
+    ("state", "verb", "says"),
+    [
+        (C.DRAFT, Verb.PAUSE, "possible now: start, abort"),
+        (C.DRAFT, Verb.RESUME, "possible now: start, abort"),
+        (C.AWAITING_APPROVAL, Verb.START, "possible now: abort"),
+        (C.RUNNING, Verb.START, "possible now: pause, abort, rollback"),
+        (C.PAUSED, Verb.PAUSE, "possible now: resume, abort, rollback"),
+        (C.COMPLETED, Verb.ABORT, "possible now: rollback"),
+        (C.ROLLED_BACK, Verb.ROLLBACK, "nothing can be done to it any more"),
+    ],
+)
+def test_a_wrong_verb_is_refused_with_what_is_possible(state: CampaignState, verb: Verb, says: str) -> None:
+    board = fleet(2)
+    board.rows["campaign", "c"] = replace(board.campaign(), state=state)
+    before = dict(board.rows)
+    with pytest.raises(TransitionError, match=says) as caught:
+        board.tell(verb)
+    assert caught.value.kind == "wrong-state"
+    assert board.rows == before
+
+
+def test_a_command_to_an_unknown_campaign_is_a_typed_error() -> None:
+    with pytest.raises(NotFoundError, match="no such campaign"):
+        step(Slice(), Commanded(campaign="x", verb=Verb.START, by="ann", reason="", at=1.0))
+
+
+def test_a_scheduled_campaign_starts_by_its_deadline() -> None:
+    board = Board()
+    board.add_target("a")
+    board.add_campaign("c", ["a"])
+    row = replace(board.campaign(), state=C.SCHEDULED, wake_at=board.now + 60)
+    board.rows["campaign", "c"] = row
+    board.wait(59)
+    assert board.campaign().state is C.SCHEDULED
+    board.wait(1)
+    assert board.state("a") is A.ORDERED
+
+
+def test_one_campaign_holds_a_target_and_the_other_gets_it_afterwards() -> None:
+    board = fleet(1)
+    board.add_campaign("d", ["t0"])
+    board.start("d")
+    assert board.state("t0", "d") is A.PLANNED
+    assert board.assignment("t0", "d").reason == "Campaign c holds this target; one campaign at a time may."
+    board.commit("t0")
+    board.wait(HEALTHY_S + RETRY_S)
+    assert board.campaign("c").state is C.COMPLETED
+    assert board.assignment("t0", "d").reason_kind == "already-there"
+    assert board.campaign("d").state is C.COMPLETED
+
+
+def test_a_held_target_moves_to_late_so_that_its_cohort_can_go_on() -> None:
+    board = fleet(1)
+    board.add_target("x")
+    cohorts = (CohortPolicy(name="all"), CohortPolicy(name="rest"))
+    board.add_campaign("d", ["t0", "x"], strategy(cohorts=cohorts))
+    board.start("d")
+    board.tell(Verb.PAUSE, "c")
+    board.verify("x")
+    assert board.campaign("d").state is C.RUNNING
+    board.wait(PATIENCE_S)
+    assert board.assignment("t0", "d").cohort == 2
+    assert board.campaign("d").state is C.WATCHING
+    board.tell(Verb.ABORT, "c")
+    board.wait(RETRY_S)
+    assert board.state("t0", "d") is A.ORDERED
+    assert board.target("t0").holder == "d"
+
+
+def test_the_number_of_rows_a_step_changes_does_not_grow_with_the_fleet() -> None:
+    def most_changes(count: int) -> int:
+        board = fleet(count, strategy(cohorts=(CohortPolicy(name="all"),)), groups=("site=x", "model=y"))
+        board.verify(*board.members("all"))
+        assert board.campaign().state is C.COMPLETED
+        return max(len(decision.changes) for _, _, decision in board.log)
+
+    assert most_changes(5) == most_changes(60) <= 10
+
+
+def test_the_same_slice_and_event_give_the_same_decision() -> None:
+    board = fleet(4)
+    board.verify(*board.members("canary"))
+    board.fall_back(board.members("rest")[0])
+    for loaded, event, decision in board.log:
+        assert step(loaded, event) == decision
+
+
+def test_a_decision_holds_only_rows_that_differ() -> None:
+    board = fleet(3)
+    board.report("t0", "idle", order_hash=None)
+    _, _, decision = board.log[-1]
+    assert decision.changes == ()
+    board.ask("t0", order_hash="f" * 64)
+    assert board.log[-1][2].changes == ()
+
+
+def test_start_asks_for_the_first_cohort_only() -> None:
+    board = Board()
+    board.add_target("a")
+    board.add_campaign("c", ["a"])
+    said = board.tell(Verb.START)
+    assert [command for command in said if isinstance(command, Admit)] == [Admit(campaign="c", cohort=0, limit=500)]
+    _, _, decision = board.log[0]
+    assert all(isinstance(change, Put) for change in decision.changes)
