@@ -54,7 +54,7 @@ def fleet() -> None:
 @fleet.command("list")
 @click.option("--version", help="Only targets that run this version (`unknown`: none reported yet).")
 @click.option("--hardware", help="Only this hardware.")
-@click.option("--state", "wanted", help="Only targets whose last assignment is in this state.")
+@click.option("--in-state", "wanted", metavar="STATE", help="Only targets whose last assignment is in this state.")
 @click.option(
     "--label", "labels", type=KeyValue(), multiple=True, help="Only targets with this label; may be repeated."
 )
@@ -74,7 +74,7 @@ def list_(
 ) -> None:
     """List targets.
 
-    Example: otaria fleet list --label site=berlin --state deferred
+    Example: otaria fleet list --label site=berlin --in-state deferred
     """
     client = connect(server, token_file, state)
     query: dict[str, Any] = {"version": version, "hardware": hardware, "state": wanted}

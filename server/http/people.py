@@ -58,6 +58,7 @@ def people_app(
 
 
 async def _harden(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = "otaria"
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
     response.headers.setdefault("Referrer-Policy", "no-referrer")
     response.headers.setdefault("Cache-Control", "no-store")

@@ -42,6 +42,7 @@ class Templates:
             clock_time=wording.clock_time,
             size=wording.size,
             plural=wording.plural,
+            clause=wording.clause,
         )
         self._environment.globals.update(
             campaign_sentence=wording.campaign_sentence,

@@ -96,6 +96,11 @@ def size(length: int) -> str:
     return f"{length} B"
 
 
+def clause(text: str) -> str:
+    """A sentence as the end of another one: no full stop."""
+    return text.rstrip(". ")
+
+
 def plural(number: int, noun: str) -> str:
     """`1 target`, `2 targets`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

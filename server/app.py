@@ -1,0 +1,296 @@
+"""The composition root: makes every part, hands each what it needs, starts and stops them in order.
+
+One server owns a state directory (a lock says so). A background task that ends by itself ends the server: half a server
+that looks alive is worse than none. `state/run.json` says where it listens while it runs.
+"""
+
+import asyncio
+import fcntl
+import json
+import logging
+import os
+import signal
+import socket
+import ssl
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from firmware.errors import OtariaError, RefusedError, UnavailableError
+from firmware.protocol.codec import canonical
+from firmware.protocol.topics import CATALOGUE
+from server.campaigns.deltas import DeltaFactory
+from server.campaigns.engine import Engine
+from server.campaigns.ingest import Ingest
+from server.campaigns.publisher import Publisher
+from server.campaigns.releases import ReleaseService
+from server.campaigns.service import CampaignService
+from server.config import Address, Settings
+from server.foundation import ADMIN_TOKEN, Foundation, SystemClock, open_foundation
+from server.http.devices import DeviceRoutes, tls_peer
+from server.http.tls import devices_context, people_context
+from server.identity.claims import Claims
+from server.identity.enrolment import EnrolmentOverHttp, EnrolmentService
+from server.identity.private_files import write_private
+from server.identity.roots import Roots
+from server.people import PeopleParts, people_listener
+from server.transport.mqtt import AiomqttTransport
+
+log = logging.getLogger(__name__)
+RENEW_EVERY_S = 3600.0
+RENEW_RETRY_S = 60.0
+SHUTDOWN_S = 3.0
+RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """Where a started server is reached."""
+
+    people_url: str
+    devices_url: str
+    mqtt_host: str
+    mqtt_port: int
+    broker_kind: str
+    broker_pid: int | None
+    token_file: str
+    pid: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Core:
+    """The parts that work by themselves, between the database and the broker."""
+
+    transport: AiomqttTransport
+    ingest: Ingest
+    engine: Engine
+    publisher: Publisher
+    releases: ReleaseService
+    desk: CampaignService
+
+
+class Server:
+    """A whole Otaria server in this process. `async with` starts and stops it; `wait` returns when it must stop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stack = AsyncExitStack()
+        self._tasks: dict[asyncio.Task[None], str] = {}
+        self._stop = asyncio.Event()
+        self._running: Running | None = None
+
+    async def __aenter__(self) -> "Server":
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    @property
+    def running(self) -> Running:
+        """Where it is reached; raises `UnavailableError` (`not-running`) before it has started."""
+        if self._running is None:
+            raise UnavailableError("not-running", "The server has not started.")
+        return self._running
+
+    def stop(self) -> None:
+        """Make `wait` return."""
+        self._stop.set()
+
+    async def wait(self) -> None:
+        """Return once `stop` was called; raises `OtariaError` (`part-failed`) when a part of the server ended by itself."""
+        stopping = asyncio.create_task(self._stop.wait())
+        try:
+            done, _ = await asyncio.wait({stopping, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+        for task, name in self._tasks.items():
+            if task in done:
+                error = task.exception()
+                log.error("the %s ended", name, exc_info=error)
+                why = f"{type(error).__name__}: {error}" if error else "it returned"
+                raise OtariaError("part-failed", f"The server's {name} ended ({why}), so it stopped; start it again.")
+
+    async def _start(self) -> None:
+        settings, stack = self._settings, self._stack
+        settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        stack.enter_context(_only_one(settings.state))
+        people_tls = people_context(settings.http.people_certificate, settings.http.people_key)
+        people = stack.enter_context(_listening(settings.http.people, "http.people"))
+        devices = stack.enter_context(_listening(settings.http.devices, "http.devices"))
+        devices_url = settings.http.devices_url or f"https://{_bound(settings.http.devices, devices).authority}"
+        foundation = await open_foundation(settings, devices_url=devices_url, clock=SystemClock(), stack=stack)
+        core = _core(foundation)
+        stack.push_async_callback(self._cancel)
+        self._spawn(core, foundation)
+        await self._serve(_devices(foundation), devices, devices_context(foundation.authorities.https_for_devices))
+        await self._serve(_people(foundation, core, secure=people_tls is not None), people, people_tls)
+        stack.callback(foundation.changes.close)
+        scheme = "https" if people_tls else "http"
+        self._announce(foundation, f"{scheme}://{_bound(settings.http.people, people).authority}")
+
+    def _spawn(self, core: Core, foundation: Foundation) -> None:
+        """Start the parts, those that take work before those that make it."""
+        parts: tuple[tuple[str, Coroutine[Any, Any, None]], ...] = (
+            ("publisher", core.publisher.run()),
+            ("engine", core.engine.run()),
+            ("ingest", core.ingest.run()),
+            ("transport", core.transport.run()),
+            ("release service", core.releases.run()),
+            ("catalogue renewal", _renewals(foundation, core.publisher)),
+        )
+        for name, work in parts:
+            self._tasks[asyncio.create_task(work, name=name)] = name
+
+    async def _cancel(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, app: web.Application, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
+        await runner.setup()
+        self._stack.push_async_callback(runner.cleanup)
+        await web.SockSite(runner, listener, ssl_context=tls).start()
+
+    def _announce(self, foundation: Foundation, people_url: str) -> None:
+        broker, addresses = foundation.broker, foundation.addresses
+        self._running = Running(
+            people_url=people_url,
+            devices_url=addresses.https_url,
+            mqtt_host=addresses.mqtt_host,
+            mqtt_port=addresses.mqtt_port,
+            broker_kind=broker.kind if broker else "external",
+            broker_pid=broker.pid if broker else None,
+            token_file=str(self._settings.state / ADMIN_TOKEN),
+            pid=os.getpid(),
+        )
+        path = self._settings.state / RUN_FILE
+        write_private(path, json.dumps(vars(self._running), sort_keys=True).encode())
+        self._stack.callback(path.unlink, missing_ok=True)
+
+
+async def run(settings: Settings, *, started: Callable[[Running], None] = lambda _: None) -> None:
+    """Run a server until SIGTERM or SIGINT; `started` is called with its addresses. Raises typed errors."""
+    async with Server(settings) as server:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, server.stop)
+        started(server.running)
+        await server.wait()
+
+
+def _core(base: Foundation) -> Core:
+    """Wire the parts to each other: what is stored wakes the engine, what is decided wakes the publisher."""
+    ingest = Ingest(base.database, base.clock, base.director, on_stored=lambda: wake())
+    transport = AiomqttTransport(base.endpoint, ingest.on_message)
+    publisher = Publisher(base.database, base.clock, transport)
+    engine = Engine(base.database, base.clock, base.director, on_outbox=publisher.wake)
+
+    def wake() -> None:
+        engine.wake()
+        publisher.wake()
+
+    releases = ReleaseService(
+        database=base.database,
+        repository=base.repository,
+        artifacts=base.artifacts,
+        factory=DeltaFactory(),
+        clock=base.clock,
+        on_outbox=publisher.wake,
+    )
+    desk = CampaignService(base.database, base.clock, engine)
+    return Core(transport=transport, ingest=ingest, engine=engine, publisher=publisher, releases=releases, desk=desk)
+
+
+def _devices(base: Foundation) -> web.Application:
+    roots = Roots(base.repository.metadata)
+    enrolment = EnrolmentService(
+        base.database, base.authorities, roots=roots, addresses=base.addresses, clock=base.clock
+    )
+    return DeviceRoutes(
+        enrolment=EnrolmentOverHttp(enrolment),
+        database=base.database,
+        artifacts=base.artifacts,
+        metadata=base.repository.metadata,
+        peer=tls_peer,
+    ).app()
+
+
+def _people(base: Foundation, core: Core, *, secure: bool) -> web.Application:
+    claims = Claims(
+        base.database,
+        url=base.addresses.https_url,
+        services_ca=base.services_ca_sha256,
+        roots=Roots(base.repository.metadata),
+        clock=base.clock,
+    )
+    return people_listener(
+        PeopleParts(
+            database=base.database,
+            tokens=base.tokens,
+            claims=claims,
+            desk=core.desk,
+            publisher=core.releases,
+            artifacts=base.artifacts,
+            changes=base.changes,
+            clock=base.clock,
+            ready=lambda: () if core.transport.connected else ("the connection to the broker",),
+            max_artifact_bytes=base.settings.http.max_artifact_bytes,
+            secure=secure,
+        )
+    )
+
+
+async def _renewals(base: Foundation, publisher: Publisher) -> None:
+    """Keep the online roles of the catalogue fresh, and ring the doorbell when they changed; until cancelled."""
+    while True:
+        pause_s = RENEW_EVERY_S
+        try:
+            renewed = await asyncio.to_thread(base.repository.renew, base.clock.now())
+            if renewed:
+                log.info("signed anew: %s", ", ".join(renewed))
+                ring = canonical({"at": int(base.clock.now())})
+                await base.database.write(lambda unit, ring=ring: unit.outbox.add(CATALOGUE, ring, retain=True))  # type: ignore[misc]
+                publisher.wake()
+        except (OtariaError, OSError) as error:
+            log.error("the catalogue could not be renewed: %s", error)
+            pause_s = RENEW_RETRY_S
+        await asyncio.sleep(pause_s)
+
+
+@contextmanager
+def _only_one(state: Path) -> Iterator[None]:
+    """Hold the state directory's lock; raises `RefusedError` (`already-running`)."""
+    with (state / "server.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RefusedError(
+                "already-running", f"Another server runs on {state}; stop it first or use another state directory."
+            ) from error
+        yield
+
+
+@contextmanager
+def _listening(address: Address, name: str) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    try:
+        listener = socket.create_server((address.host, address.port), family=family, backlog=512)
+    except OSError as error:
+        text = f"`{name}` cannot listen on {address.authority}: {error.strerror or error}."
+        raise UnavailableError("address-in-use", text) from error
+    with listener:
+        yield listener
+
+
+def _bound(wanted: Address, listener: socket.socket) -> Address:
+    return Address(host=wanted.host, port=int(listener.getsockname()[1]))

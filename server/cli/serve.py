@@ -1,0 +1,44 @@
+"""`otaria serve`: the server."""
+
+import asyncio
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from server.app import Running, run
+from server.cli.output import emit, json_option
+from server.config import load_settings
+
+
+@click.command()
+@click.option(
+    "--config",
+    "config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default="otaria.toml",
+    show_default=True,
+    help="The settings.",
+)
+@click.option("--verbose", is_flag=True, help="Log more, to stderr.")
+@json_option
+def serve(config: Path, verbose: bool, as_json: bool) -> None:
+    """Run the server until it is told to stop (SIGTERM or Ctrl-C).
+
+    Example: otaria serve --config otaria.toml
+    """
+    settings = load_settings(config)
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+
+    def started(running: Running) -> None:
+        text = (
+            f"Otaria is running.\n  pages    {running.people_url}/\n  API      {running.people_url}/api/v1\n"
+            f"  devices  {running.devices_url}\n  MQTT     {running.mqtt_host}:{running.mqtt_port} ({running.broker_kind})\n"
+            f"  token    {running.token_file}"
+        )
+        emit(asdict(running), as_json=as_json, text=text)
+
+    asyncio.run(run(settings, started=started))

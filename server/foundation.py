@@ -1,0 +1,161 @@
+"""What every part of a server stands on: its catalogue, keys, database, broker and addresses, opened in that order.
+
+Each thing that must be closed is put on the caller's exit stack as soon as it is open.
+"""
+
+import asyncio
+import logging
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+
+from firmware.catalogue.publish import Repository
+from firmware.errors import RefusedError
+from server.artifacts import ArtifactStore
+from server.campaigns.director import Director
+from server.config import Settings
+from server.errors import DeniedError
+from server.http.changes import Changes, RingingDatabase
+from server.identity.api_tokens import ApiTokens
+from server.identity.authority import Authorities
+from server.identity.enrolment import Addresses
+from server.identity.private_files import write_private
+from server.ports import Clock, Role
+from server.storage.database import SqlDatabase
+from server.transport.broker import RunningBroker, start_broker
+from server.transport.endpoint import BrokerEndpoint
+
+log = logging.getLogger(__name__)
+ADMIN_TOKEN = "admin.token"
+ADMIN = "admin"
+
+
+class SystemClock:
+    """The server's clock: the machine's."""
+
+    def now(self) -> float:
+        return time.time()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Foundation:
+    """The opened parts. `broker` None: an external one. `addresses` are what agents are told."""
+
+    settings: Settings
+    clock: Clock
+    repository: Repository
+    director: Director
+    authorities: Authorities
+    artifacts: ArtifactStore
+    changes: Changes
+    database: RingingDatabase
+    tokens: ApiTokens
+    broker: RunningBroker | None
+    endpoint: BrokerEndpoint
+    addresses: Addresses
+
+    @property
+    def services_ca_sha256(self) -> str:
+        """What claim tokens pin: sha256 (hex) of the services CA's DER."""
+        certificate = x509.load_pem_x509_certificate(self.authorities.services.pem)
+        return certificate.fingerprint(hashes.SHA256()).hex()
+
+
+async def open_foundation(settings: Settings, *, devices_url: str, clock: Clock, stack: AsyncExitStack) -> Foundation:
+    """Open everything; raises typed errors that name what is missing (`catalogue-missing`, `key-missing`, …)."""
+    repository = _repository(settings)
+    director = Director(signer=repository.director_signer(), epoch=repository.director_epoch())
+    authorities = await asyncio.to_thread(
+        Authorities.open_or_create, settings.state / "identity", hosts=_names(settings), clock=clock.now
+    )
+    changes = Changes()
+    stack.callback(changes.close)
+    artifacts = await asyncio.to_thread(ArtifactStore, settings.state / "artifacts")
+    url = settings.storage_url or f"sqlite:///{settings.state / 'otaria.db'}"
+    database = RingingDatabase(await asyncio.to_thread(SqlDatabase.open, url), changes)
+    stack.push_async_callback(database.close)
+    tokens = ApiTokens(database, clock=clock)
+    await keep_admin_token(tokens, settings.state / ADMIN_TOKEN)
+    broker = await _broker(settings, authorities, stack)
+    return Foundation(
+        settings=settings,
+        clock=clock,
+        repository=repository,
+        director=director,
+        authorities=authorities,
+        artifacts=artifacts,
+        changes=changes,
+        database=database,
+        tokens=tokens,
+        broker=broker,
+        endpoint=broker.services if broker else _external(settings, authorities),
+        addresses=_addresses(settings, broker, devices_url),
+    )
+
+
+async def keep_admin_token(tokens: ApiTokens, path: Path) -> None:
+    """Make sure that `path` (0600) holds an administrator's token this database knows."""
+    held = await asyncio.to_thread(_token_in, path)
+    if held:
+        try:
+            await tokens.authenticate(held)
+        except DeniedError:
+            log.warning("%s is not known to this database; writing a new one", path)
+        else:
+            return
+    secret = await tokens.create(ADMIN, Role.ADMIN)
+    await asyncio.to_thread(write_private, path, f"{secret}\n".encode())
+
+
+def _token_in(path: Path) -> str:
+    return path.read_text(encoding="utf-8").strip() if path.exists() else ""
+
+
+def _repository(settings: Settings) -> Repository:
+    if not (settings.repository / "timestamp.json").is_file():
+        raise RefusedError(
+            "catalogue-missing",
+            f"{settings.repository} holds no catalogue; make one with `otaria keys init` and set `catalogue.repository`.",
+        )
+    return Repository(settings.repository, online_keys=settings.online_keys)
+
+
+async def _broker(settings: Settings, authorities: Authorities, stack: AsyncExitStack) -> RunningBroker | None:
+    wanted = settings.broker
+    if wanted.kind == "external":
+        return None
+    broker = await start_broker(
+        settings.state / "broker",
+        authorities,
+        kind=wanted.kind,
+        listen=wanted.listen,
+        agents_port=wanted.agents_port,
+        services_port=wanted.services_port,
+    )
+    stack.push_async_callback(broker.stop)
+    return broker
+
+
+def _external(settings: Settings, authorities: Authorities) -> BrokerEndpoint:
+    host = settings.broker.services_host or ""
+    return BrokerEndpoint(host=host, port=settings.broker.services_port, tls=authorities.mqtt_client)
+
+
+def _addresses(settings: Settings, broker: RunningBroker | None, devices_url: str) -> Addresses:
+    return Addresses(
+        mqtt_host=settings.broker.agents_host or (broker.host if broker else ""),
+        mqtt_port=broker.ports.agents if broker else settings.broker.agents_port,
+        https_url=devices_url,
+    )
+
+
+def _names(settings: Settings) -> list[str]:
+    """Names for our server certificates beyond loopback: those configured, and the addresses we listen on."""
+    http, broker = settings.http, settings.broker
+    hosts = [*http.names, http.devices.host, broker.listen, broker.agents_host]
+    everywhere = ("0.0.0.0", "::")  # noqa: S104 - left out, not bound
+    return list(dict.fromkeys(host for host in hosts if host and host not in everywhere))

@@ -1,0 +1,71 @@
+"""The people's side put together: API, pages and forms on one app."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from aiohttp import web
+
+from server.artifacts import ArtifactStore
+from server.http.access import Tokens
+from server.http.campaigns import CampaignRoutes, Desk
+from server.http.changes import Changes
+from server.http.fleet import Claims, Explainer, FleetRoutes
+from server.http.people import Ready, SystemRoutes, people_app
+from server.http.releases import Publisher, ReleaseRoutes
+from server.ports import Clock, Database
+from server.ui.forms import Forms
+from server.ui.pages import Pages
+from server.ui.rendering import Templates
+from server.ui.sessions import Sessions
+
+
+class CampaignDesk(Desk, Explainer, Protocol):
+    """Everything people ask about campaigns."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeopleParts:
+    """What the people's side is made of. `secure`: it is served over TLS."""
+
+    database: Database
+    tokens: Tokens
+    claims: Claims
+    desk: CampaignDesk
+    publisher: Publisher
+    artifacts: ArtifactStore
+    changes: Changes
+    clock: Clock
+    ready: Ready
+    max_artifact_bytes: int
+    secure: bool = False
+
+
+def people_listener(parts: PeopleParts) -> web.Application:
+    """The app of the people's listener."""
+    database, desk = parts.database, parts.desk
+    templates = Templates(clock=parts.clock)
+    sessions = Sessions(tokens=parts.tokens, clock=parts.clock)
+    pages = Pages(
+        database=database,
+        sessions=sessions,
+        explainer=desk,
+        changes=parts.changes,
+        templates=templates,
+        clock=parts.clock,
+    )
+    system = SystemRoutes(changes=parts.changes, ready=parts.ready)
+    releases = ReleaseRoutes(
+        database=database,
+        artifacts=parts.artifacts,
+        publisher=parts.publisher,
+        max_artifact_bytes=parts.max_artifact_bytes,
+    )
+    routes = (
+        *FleetRoutes(database=database, claims=parts.claims, explainer=desk).routes(),
+        *CampaignRoutes(database=database, desk=desk).routes(),
+        *releases.routes(),
+    )
+    app = people_app(tokens=parts.tokens, system=system, routes=routes, page_error=pages.error)
+    pages.mount(app)
+    Forms(database=database, sessions=sessions, desk=desk, templates=templates, secure=parts.secure).mount(app)
+    return app
