@@ -139,8 +139,9 @@ class Trust:
 
     def add_targets(self, data: bytes, role: str = TOP, delegator: str = Root.type) -> Targets:
         """Take the metadata of a targets role as `delegator` delegates it."""
+        self._require_listed_bytes(data, role)
         new = self._verified(data, Targets, role, self._delegator(delegator, role), self.limits.targets_bytes)
-        self._require_listed(data, role, new)
+        self._require_listed_version(data, role, new.version)
         self._require_fresh(new, role)
         self._targets[delegator, role] = new
         return new
@@ -193,18 +194,17 @@ class Trust:
             raise refused(f"The catalogue's {name} has to be read before {role}.")
         return held[0]
 
-    def _require_listed(self, data: bytes, role: str, new: Targets) -> None:
-        if self._cached:
-            listed = self.snapshot.meta.get(f"{role}.json") if self.snapshot else None
-            if listed and (
-                new.version > listed.version or (new.version == listed.version and not matches(listed, data))
-            ):
-                raise refused(f"The stored {role} is not what the stored snapshot lists.")
-            return
-        meta = self.targets_meta(role)
-        if not matches(meta, data):
+    def _require_listed_bytes(self, data: bytes, role: str) -> None:
+        if not self._cached and not matches(self.targets_meta(role), data):
             raise refused(f"The catalogue's {role} has another length or hash than its snapshot says.")
-        _require_version(role, meta.version, new.version)
+
+    def _require_listed_version(self, data: bytes, role: str, version: int) -> None:
+        if not self._cached:
+            _require_version(role, self.targets_meta(role).version, version)
+            return
+        listed = self.snapshot.meta.get(f"{role}.json") if self.snapshot else None
+        if listed and (version > listed.version or (version == listed.version and not matches(listed, data))):
+            raise refused(f"The stored {role} is not what the stored snapshot lists.")
 
     def _require_fresh(self, signed: Root | Timestamp | Snapshot | Targets, role: str) -> None:
         if self._cached or not signed.is_expired(self._now):
