@@ -88,15 +88,17 @@ class Runtime:
         signer: Signer,
         directory: Path,
         settings: Settings | None = None,
+        session: str | None = None,
         identify_slot: Callable[[Slots, Slot], Content | None] = identify,
     ) -> None:
-        """`directory` holds the journal. `identify_slot` says what the running slot holds when there is no journal."""
+        """`directory` holds the journal. `identify_slot` says what the running slot holds when there is no journal. `session`
+        names this process in its presence; whoever made the link with a last will passes the same."""
         settings = settings or Settings()
         self._identity, self._ports, self._signer, self._settings = identity, ports, signer, settings
         self._identify = identify_slot
         self._journal = Journal(ports.effects, directory)
         self._record = Record(outbox=outbox.Outbox(journal="unstarted"))
-        self._session = ports.chance.nonce()
+        self._session = session or ports.chance.nonce()
         self._time = TrustedTime(settings.build_time, ports.clock.seconds())
         self._post = Post(ports.link, identity, settings.pace)
         self._gate = Gate(ports.catalogue, refresh_min_s=settings.refresh_min_s)
@@ -162,6 +164,10 @@ class Runtime:
     @property
     def standing(self) -> Standing:
         return self._record.standing
+
+    def trusted_time(self) -> float:
+        """Trusted POSIX seconds now; may be read from any thread."""
+        return self._time.seconds(self._now())
 
     @property
     def waiting_reports(self) -> int:

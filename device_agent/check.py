@@ -1,0 +1,26 @@
+"""Run the health checks of what runs now, by hand. Uses the stored manifest only; changes nothing."""
+
+from pathlib import Path
+
+from device_agent.app import open_catalogue
+from device_agent.boot.control import FileBoot
+from device_agent.config import load_config
+from device_agent.effects import FileEffects
+from device_agent.health.runner import HealthRunner
+from device_agent.journal import Journal
+from device_agent.ports import HealthResult
+from firmware.errors import UnavailableError
+
+
+def check_running(directory: Path) -> HealthResult:
+    """Run the checks of the release in the running slot; raises `UnavailableError` (`no-boot-status`, `no-checks`)."""
+    directory = directory.absolute()
+    board = (directory / load_config(directory).board).resolve()
+    status = FileBoot(FileEffects(), board).status()
+    record = Journal(FileEffects(), directory).load()
+    content = record.standing.slots.get(status.slot) if record else None
+    if content is None or content.manifest is None:
+        text = "No manifest of the running release is known here (it came from the factory), so there are no checks to run."
+        raise UnavailableError("no-checks", text)
+    manifest = open_catalogue(directory, None).manifest(content.manifest)
+    return HealthRunner().run(manifest.health, program_port=status.program_port, stop=lambda: False)

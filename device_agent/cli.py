@@ -1,0 +1,164 @@
+"""`otaria-agent`: the agent's own command. Exit codes: 0 done, 1 the thing asked for failed, 2 wrong use."""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import msgspec
+
+from firmware.errors import OtariaError
+
+DEFAULT_DIRECTORY = "/var/lib/otaria-agent"
+Command = Callable[[argparse.Namespace], int]
+
+
+class _UsageError(Exception):
+    """Wrong use; the sentence says what is right."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises instead of ending the process, so that `--json` holds for wrong use too."""
+
+    def error(self, message: str) -> NoReturn:
+        raise _UsageError(f"{message}. See `{self.prog} --help`.")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the console script."""
+    sys.exit(run(sys.argv[1:] if argv is None else argv))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; returns its exit code. Errors are a sentence on stderr, or one JSON object with `--json`."""
+    as_json = "--json" in arguments
+    try:
+        parsed = _parser().parse_args(arguments)
+        command: Command = parsed.command
+        return command(parsed)
+    except _UsageError as error:
+        return _failed("usage", str(error), as_json, code=2)
+    except OtariaError as error:
+        return _failed(error.kind, error.text, as_json)
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        return _failed("os-error", f"{error.strerror or error}{where}", as_json)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="otaria-agent",
+        description="Updates its device: fetches signed releases, tries them in the other slot, commits or falls back.",
+        epilog="Example: otaria-agent --dir board/agent status --json",
+    )
+    parser.add_argument(
+        "--dir",
+        type=Path,
+        default=Path(DEFAULT_DIRECTORY),
+        metavar="DIR",
+        help=f"the agent's directory with its keys, agent.toml and journal (default: {DEFAULT_DIRECTORY})",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    _add(commands, "run", _run, "run the agent until SIGTERM", "otaria-agent --dir board/agent run")
+    _add_enrol(commands)
+    _add(commands, "status", _status, "show state and running release", "otaria-agent --dir board/agent status")
+    _add(
+        commands,
+        "health",
+        _health,
+        "run the running release's health checks now",
+        "otaria-agent --dir board/agent health",
+    )
+    _add_board(commands)
+    return parser
+
+
+def _add(commands: Any, name: str, command: Command, text: str, example: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=f"Example: {example}"
+    )
+    parser.add_argument("--json", action="store_true", dest="as_json", help="print one JSON value for scripts")
+    parser.set_defaults(command=command)
+    return parser
+
+
+def _add_enrol(commands: Any) -> None:
+    example = "otaria-agent --dir board/agent enrol --claim @claim.txt --hardware demo-board"
+    parser = _add(commands, "enrol", _enrol, "get an identity with a claim token", example)
+    parser.add_argument("--claim", required=True, help="the claim token, or @FILE that holds it")
+    parser.add_argument("--hardware", required=True, help="the hardware id that releases name")
+
+
+def _add_board(commands: Any) -> None:
+    example = "otaria-agent board board --image release-1.img --hardware demo-board"
+    parser = _add(commands, "board", _board, "power a file-backed board until SIGTERM", example)
+    parser.add_argument("board", type=Path, metavar="BOARD", help="the board's directory")
+    parser.add_argument("--image", type=Path, help="first make the board, with this slot image in slot A")
+    parser.add_argument("--hardware", help="hardware id of the board to make")
+    parser.add_argument("--capacity", type=int, metavar="BYTES", help="size of each slot (default: twice the image's)")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from device_agent.app import run as run_agent
+
+    logging.basicConfig(
+        level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    run_agent(arguments.dir)
+    return 0
+
+
+def _enrol(arguments: argparse.Namespace) -> int:
+    from device_agent.enrol import enrol
+
+    claim = arguments.claim
+    if claim.startswith("@"):
+        claim = Path(claim[1:]).read_text(errors="replace").strip()
+    identity = enrol(arguments.dir, claim, arguments.hardware)
+    text = f"Enrolled as {identity.agent}; start it with `otaria-agent --dir {arguments.dir} run`."
+    return _say(msgspec.to_builtins(identity), text, arguments.as_json)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from device_agent.status import agent_status, status_text
+
+    status = agent_status(arguments.dir)
+    return _say(status, status_text(status), arguments.as_json)
+
+
+def _health(arguments: argparse.Namespace) -> int:
+    from device_agent.check import check_running
+
+    result = check_running(arguments.dir)
+    _say({"healthy": result.healthy, "text": result.text}, result.text, arguments.as_json)
+    return 0 if result.healthy else 1
+
+
+def _board(arguments: argparse.Namespace) -> int:
+    from device_agent.boot.supervisor import main as power
+    from device_agent.slots.files import create_board
+
+    if arguments.image is not None:
+        if arguments.hardware is None:
+            raise _UsageError("--image needs --hardware as well. See `otaria-agent board --help`.")
+        capacity_bytes = arguments.capacity or 2 * arguments.image.stat().st_size
+        create_board(arguments.board, arguments.image, capacity_bytes, arguments.hardware)
+    return power(arguments.board)
+
+
+def _say(value: Any, text: str, as_json: bool) -> int:
+    print(json.dumps(value, sort_keys=True) if as_json else text)
+    return 0
+
+
+def _failed(kind: str, text: str, as_json: bool, *, code: int = 1) -> int:
+    message = json.dumps({"error": kind, "text": text}) if as_json else f"otaria-agent: {text} ({kind})"
+    print(message, file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

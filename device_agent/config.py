@@ -1,0 +1,83 @@
+"""`agent.toml`: what an operator may set. It is optional, every field has a default, unknown fields are refused.
+
+Paths are relative to the agent's directory. What enrolment learnt is in `identity.json`, not here.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from device_agent.core.values import Tuning
+from device_agent.post import Pace
+from device_agent.runtime import Settings
+from firmware.errors import RefusedError, UnavailableError
+from firmware.protocol.words import Label
+
+CONFIG_FILE = "agent.toml"
+MAX_BYTES = 65536
+
+PositiveSeconds = Annotated[float, Meta(gt=0, le=86400)]
+
+
+class Intervals(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Seconds. Each pair is the least and most wait of a jittered, doubling retry."""
+
+    ask_min_s: PositiveSeconds = 5.0
+    ask_max_s: PositiveSeconds = 60.0
+    retry_min_s: PositiveSeconds = 5.0
+    retry_max_s: PositiveSeconds = 900.0
+    resend_min_s: PositiveSeconds = 10.0
+    resend_max_s: PositiveSeconds = 300.0
+    reconnect_min_s: PositiveSeconds = 1.0
+    reconnect_max_s: PositiveSeconds = 60.0
+    progress_s: PositiveSeconds = 2.0
+    doorbell_spread_s: PositiveSeconds = 5.0
+    soak_s: PositiveSeconds = 3600.0
+
+
+class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`board`: the board's directory. `labels`: facts about this target that campaigns may select by."""
+
+    board: Annotated[str, Meta(min_length=1, max_length=1024)] = ".."
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    labels: Annotated[dict[Annotated[str, Meta(max_length=64)], Label], Meta(max_length=64)] = {}
+    intervals: Intervals = Intervals()
+
+
+def load_config(directory: Path) -> Config:
+    """Read `agent.toml` of an agent's directory; defaults when there is none. Raises `RefusedError` (`bad-config`)."""
+    path = directory / CONFIG_FILE
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return Config()
+    except OSError as error:
+        raise UnavailableError("bad-config", f"{path} can't be read: {error.strerror}.") from error
+    if len(data) > MAX_BYTES:
+        raise RefusedError("bad-config", f"{path} has more than {MAX_BYTES} bytes.")
+    try:
+        return msgspec.convert(tomllib.loads(data.decode()), Config, strict=True)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        raise RefusedError("bad-config", f"{path}: {error}. Correct it and start again.") from error
+
+
+def runtime_settings(config: Config, agent_version: str) -> Settings:
+    """The runtime's settings out of the configuration."""
+    wait = config.intervals
+    return Settings(
+        tuning=Tuning(
+            retry_min_s=wait.retry_min_s,
+            retry_max_s=wait.retry_max_s,
+            ask_min_s=wait.ask_min_s,
+            ask_max_s=wait.ask_max_s,
+            soak_s=wait.soak_s,
+        ),
+        agent_version=agent_version,
+        labels=dict(config.labels),
+        pace=Pace(resend_min_s=wait.resend_min_s, resend_max_s=wait.resend_max_s),
+        progress_s=wait.progress_s,
+        doorbell_spread_s=wait.doorbell_spread_s,
+    )

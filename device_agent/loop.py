@@ -1,0 +1,89 @@
+"""The real process around a `Runtime`: one thread that waits for what happens, and a short-lived thread per job.
+
+A defect in a job, like a journal that can't be written, ends the process with its error; whoever restarts it finds the
+journal as it was.
+"""
+
+import queue
+import threading
+from collections.abc import Callable
+
+from device_agent.ports import Incoming, Link, MonotonicClock
+from device_agent.runtime import Connected, Input, Runtime
+from device_agent.work import Job
+
+MAX_WAIT_S = 3600.0
+JOIN_S = 5.0
+MAX_WAITING = 256
+
+
+class AgentLoop:
+    """Runs one agent until `stop` is called or an error ends it."""
+
+    def __init__(self, runtime: Runtime, link: Link, clock: MonotonicClock) -> None:
+        self._runtime, self._link, self._clock = runtime, link, clock
+        self._happened: queue.SimpleQueue[Input | BaseException | None] = queue.SimpleQueue()
+        self._threads: set[threading.Thread] = set()
+
+    def run(self) -> None:
+        """Start, then serve until stopped. Raises what ended it."""
+        self._runtime.start()
+        self._link.start(self._take, lambda online: self._happened.put(Connected(online=online)))
+        try:
+            while self._turn():
+                pass
+        finally:
+            self._runtime.stop()
+            self._link.stop()
+            for thread in tuple(self._threads):
+                thread.join(JOIN_S)
+
+    def stop(self) -> None:
+        """End `run` soon; may be called from a signal handler or another thread."""
+        self._happened.put(None)
+
+    def _take(self, message: Incoming) -> None:
+        """A flood is cut: whatever is lost here comes again by the sender's timer."""
+        if self._happened.qsize() < MAX_WAITING:
+            self._happened.put(message)
+
+    def _turn(self) -> bool:
+        self._start_jobs()
+        happened = self._next()
+        if happened is None:
+            return False
+        if isinstance(happened, BaseException):
+            raise happened
+        if not isinstance(happened, _Waited):
+            self._runtime.handle(happened)
+        self._runtime.due()
+        return True
+
+    def _next(self) -> "Input | BaseException | _Waited | None":
+        wake = self._runtime.next_wake()
+        wait_s = MAX_WAIT_S if wake is None else min(max(0.0, wake - self._clock.seconds()), MAX_WAIT_S)
+        try:
+            return self._happened.get(timeout=wait_s)
+        except queue.Empty:
+            return _Waited()
+
+    def _start_jobs(self) -> None:
+        self._threads = {thread for thread in self._threads if thread.is_alive()}
+        for job in self._runtime.take_jobs():
+            thread = threading.Thread(target=self._work(job), name=job.lane.value, daemon=True)
+            self._threads.add(thread)
+            thread.start()
+
+    def _work(self, job: Job) -> Callable[[], None]:
+        def work() -> None:
+            try:
+                self._happened.put(job.run())
+            except BaseException as error:
+                self._happened.put(error)
+                raise
+
+        return work
+
+
+class _Waited:
+    """Nothing happened until the next wake."""

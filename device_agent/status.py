@@ -1,0 +1,73 @@
+"""What an agent's directory says about it, read from its durable files only; a running agent is not disturbed."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from device_agent.boot.control import FileBoot
+from device_agent.config import load_config
+from device_agent.core.machine import running_of
+from device_agent.core.states import Standing, word_of
+from device_agent.effects import FileEffects
+from device_agent.identity import load_identity
+from device_agent.journal import Journal, Record
+from device_agent.ports import BootStatus
+from firmware.errors import OtariaError
+
+
+def agent_status(directory: Path) -> dict[str, Any]:
+    """Identity, boot, state and running release as one JSON object. Raises `UnavailableError`, `RefusedError`."""
+    directory = directory.absolute()
+    identity, config = load_identity(directory), load_config(directory)
+    record = Journal(FileEffects(), directory).load()
+    status = _boot_status((directory / config.board).resolve())
+    out: dict[str, Any] = {
+        "agent": identity.agent,
+        "target": identity.target,
+        "hardware": identity.hardware,
+        "boot": None if status is None else msgspec.to_builtins(status),
+    }
+    return out | (_standing(record) if record else {"state": "unstarted", "waiting_reports": 0})
+
+
+def status_text(status: dict[str, Any]) -> str:
+    """The same for people."""
+    running = status.get("running") or {}
+    lines = [
+        f"agent     {status['agent']} ({status['hardware']})",
+        f"state     {status['state']}" + _why(status),
+        f"running   {running.get('product') or 'unknown'} {running.get('version') or ''}".rstrip()
+        + (f" in slot {running['slot']}" if running else ""),
+        f"rollback  {running.get('previous_version') or 'not available'}",
+        f"reports   {status['waiting_reports']} waiting for the server",
+    ]
+    return "\n".join(lines)
+
+
+def _standing(record: Record) -> dict[str, Any]:
+    standing: Standing = record.standing
+    held = getattr(standing.state, "held", None)
+    reason = getattr(standing.state, "reason", None)
+    return {
+        "state": word_of(standing.state).value,
+        "reason": None if reason is None else msgspec.to_builtins(reason),
+        "order": None if held is None else held.hash,
+        "change_id": None if held is None else held.order.change_id,
+        "running": msgspec.to_builtins(running_of(standing)),
+        "counter": None if standing.highest is None else msgspec.to_builtins(standing.highest),
+        "journal": record.outbox.journal,
+        "waiting_reports": len(record.outbox.entries),
+    }
+
+
+def _boot_status(board: Path) -> BootStatus | None:
+    try:
+        return FileBoot(FileEffects(), board).status()
+    except OtariaError:
+        return None
+
+
+def _why(status: dict[str, Any]) -> str:
+    reason = status.get("reason")
+    return f": {reason['text']} ({reason['kind']})" if reason else ""
