@@ -14,6 +14,7 @@ import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from firmware.delta.format import DeltaEnds
 from firmware.delta.make import DEFAULT_LEVEL, DeltaFacts, make_delta
@@ -47,11 +48,14 @@ class DeltaFactory:
     async def make(self, source: Path, target: Path, out: Path) -> DeltaFacts | None:
         """Make a delta from `source` to `target` at `out`; None, and no file, when it would not save enough.
 
-        Raises `DeltaFailedError`. Cancelling ends the worker. `out` appears whole or not at all.
+        Raises `DeltaFailedError`, and `OSError` when nothing can be written beside `out`. Cancelling ends the worker. `out`
+        appears whole or not at all.
         """
         async with self._turn:
-            facts = await self._run(source, target, out)
-        return facts if _is_worth_it(facts, out) else None
+            with TemporaryDirectory(dir=out.parent, prefix=".making-") as folder:
+                made = Path(folder) / "delta"
+                facts = await self._run(source, target, made)
+                return _keep(facts, made, out)
 
     async def _run(self, source: Path, target: Path, out: Path) -> DeltaFacts:
         limits = self._limits
@@ -66,25 +70,23 @@ class DeltaFactory:
                 "delta-too-slow", f"The delta was not made within {limits.timeout_s:g} s; the full image is used."
             ) from error
         finally:
-            await _end(worker, out)
+            await _end(worker)
         return _facts(worker.returncode, answer, trouble)
 
 
-def _is_worth_it(facts: DeltaFacts, out: Path) -> bool:
-    """Whether the delta saves enough; removes it when it does not."""
-    worth_it = facts.length <= (1 - MIN_SAVING) * facts.ends.output_length
-    if not worth_it:
-        out.unlink(missing_ok=True)
-    return worth_it
+def _keep(facts: DeltaFacts, made: Path, out: Path) -> DeltaFacts | None:
+    """Give a delta its name if it saves enough."""
+    if facts.length > (1 - MIN_SAVING) * facts.ends.output_length:
+        return None
+    made.replace(out)
+    return facts
 
 
-async def _end(worker: Process, out: Path) -> None:
-    """Make sure the worker is gone, and with it what it had half written."""
+async def _end(worker: Process) -> None:
+    """Make sure that the worker is gone."""
     if worker.returncode is None:
         worker.kill()
         await worker.wait()
-        for part in out.parent.glob(f".{out.name[:64]}.*.part"):
-            part.unlink(missing_ok=True)
 
 
 def _facts(returncode: int | None, answer: bytes, trouble: bytes) -> DeltaFacts:
@@ -93,11 +95,11 @@ def _facts(returncode: int | None, answer: bytes, trouble: bytes) -> DeltaFacts:
         return DeltaFacts(ends=DeltaEnds(**value.pop("ends")), **value)
     try:
         error = json.loads(trouble[-_MAX_ANSWER_BYTES:])
-    except ValueError:
+    except ValueError as garbled:
         last = trouble.decode("utf-8", "replace").strip().rsplit("\n", 1)[-1][:200]
         raise DeltaFailedError(
             "delta-failed", f"The delta worker ended with {returncode}: {last or 'no word'}."
-        ) from None
+        ) from garbled
     raise DeltaFailedError(error["kind"], error["text"])
 
 
@@ -118,8 +120,10 @@ def main(arguments: list[str]) -> int:
         facts = make_delta(*options.paths, level=options.level)
     except MemoryError:
         return _complain("delta-too-big", f"The delta needs more than {options.memory_bytes} bytes of memory.")
-    except (OtariaError, OSError) as error:
-        return _complain("delta-failed", f"The delta was not made: {error}.")
+    except OtariaError as error:
+        return _complain("delta-failed", error.text)
+    except OSError as error:
+        return _complain("delta-failed", f"The delta was not made: {error.strerror}: {error.filename}.")
     print(json.dumps(asdict(facts)))
     return 0
 
