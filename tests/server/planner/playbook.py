@@ -112,7 +112,7 @@ class Board:
         self.observers: list[Callable[[Slice, Event, Decision], None]] = []
         self.impossible: set[str] = set()
         self.drops_admit = False
-        self._checks = checks
+        self.checks = checks
         self._page = page
         self._orders = 0
         self._nonces = 0
@@ -226,7 +226,7 @@ class Board:
     def feed(self, event: Event) -> list[Command]:
         """Decide, store, and answer what the decision asks for; returns this event's own commands."""
         loaded = self.load(footprint(event))
-        decision = step(loaded, event, checks=self._checks)
+        decision = step(loaded, event, checks=self.checks)
         self._commit(decision)
         self.log.append((loaded, event, decision))
         for observe in self.observers:
