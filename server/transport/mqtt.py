@@ -80,9 +80,7 @@ class AiomqttTransport:
         self._subscriptions = tuple(subscriptions)
         self._identifier = identifier
         self._pauses = pauses or Pauses()
-        self._backlog = backlog or Backlog(
-            max_messages=MAX_BACKLOG_MESSAGES, max_bytes=MAX_BACKLOG_BYTES, max_payload_bytes=MAX_PAYLOAD_BYTES
-        )
+        self._backlog = backlog if backlog is not None else _default_backlog()
         self._link: _Link | None = None
         self._number = 0
         self._connected = asyncio.Condition()
@@ -207,6 +205,10 @@ class _Diversion(asyncio.Queue[aiomqtt.Message]):
     def put_nowait(self, item: aiomqtt.Message) -> None:
         payload = item.payload if isinstance(item.payload, bytes) else b""
         self._backlog.offer(Received(topic=item.topic.value, payload=payload, retained=bool(item.retain)))
+
+
+def _default_backlog() -> Backlog:
+    return Backlog(max_messages=MAX_BACKLOG_MESSAGES, max_bytes=MAX_BACKLOG_BYTES, max_payload_bytes=MAX_PAYLOAD_BYTES)
 
 
 @asynccontextmanager
