@@ -79,10 +79,12 @@ class BootStatus:
     """What the boot loader says about this boot. `trial_id` names the trial that is running or was last given up;
     `cause` is why it was given up (`attempts-exhausted`, `trial-deadline`, `boot-failed`, `requested`).
 
-    `fell_back` with the same trial id and cause is said at every boot until another trial is started, so that a power cut
-    before the agent noted it loses nothing. `normal` may carry a cause too: `request-refused` (the trial that was asked for is
-    not allowed: its id was used before, or its slot is active), `boot-failed` (the active slot did not load and the other
-    one was taken), `loader-state-lost`. `program_port` changes when the program is restarted: read the status afresh."""
+    Once its trial is committed, a `trial` boot becomes a `normal` one. `fell_back` with the same trial id and cause is said at
+    every boot until another trial is started, so that a power cut before the agent noted it loses nothing. `normal` may carry
+    a cause too: `request-refused` (the trial that was asked for is not allowed: its id was used before, or its slot is active),
+    `boot-failed` (the active slot did not load and the other one was taken), `loader-state-lost`, `storage-fault` (the trial's
+    attempt could not be counted, so it was not booted). `program_port` changes when the program is restarted: read the status
+    afresh."""
 
     boot_id: str
     slot: Slot

@@ -131,9 +131,7 @@ def decide(state: LoaderState, request: Request | None, limits: Limits = Limits(
 def settle(state: LoaderState, request: Request | None, running: Boot) -> LoaderState:
     """Take up a commit or a give-up of the trial that is running now; anything else leaves the state as it is."""
     trial = state.trial
-    if request is None or trial is None or running.outcome is not BootOutcome.TRIAL:
-        return state
-    if (running.trial_id, running.slot) != (trial.trial_id, trial.slot):
+    if request is None or trial is None or running.trial_id != trial.trial_id:
         return state
     if request.give_up is not None and request.give_up.trial_id == trial.trial_id:
         return _give_up(state, REQUESTED)
@@ -211,8 +209,7 @@ def _take(state: LoaderState, request: Request, limits: Limits) -> LoaderState:
 
 def _start(state: LoaderState, wanted: Try, limits: Limits) -> LoaderState:
     allowed = (
-        state.trial is None
-        and state.running is state.active
+        state.running is state.active  # never during a trial: then its slot is what ran
         and wanted.slot is not state.active
         and wanted.trial_id not in state.spent
     )

@@ -76,13 +76,14 @@ class PowerSwitch:
 
 @dataclass(kw_only=True)
 class Running:
-    """One boot while it runs. `deadline_at` is set until the trial is committed."""
+    """One boot while it runs. `deadline_at` is set until the trial is committed, `port` once the program was started."""
 
     boot: Boot
     boot_id: str
     program: bytes
     deadline_at: float | None
     hears_requests: bool
+    port: int | None = None
     children: list[Child] = field(default_factory=list)
 
 
@@ -138,7 +139,7 @@ class Supervisor:
         _log.info("boot %s: slot %s, %s %s", boot_id, boot.slot.value, boot.outcome.value, boot.cause)
         deadline_at = None if boot.deadline_s is None else time.monotonic() + boot.deadline_s
         running = Running(boot=boot, boot_id=boot_id, program=program, deadline_at=deadline_at, hears_requests=hears)
-        self._say(running, None)
+        self._say(running)
         respawn = self._settings.respawn
         running.children = [
             Child("program", lambda: self._spawn_program(running), respawn),
@@ -196,8 +197,10 @@ class Supervisor:
             self._state = before
             return
         if settled.committed == running.boot.trial_id:
-            running.deadline_at = None
             _log.info("trial %s is committed", running.boot.trial_id)
+            running.deadline_at = None
+            running.boot = Boot(slot=running.boot.slot, outcome=BootOutcome.NORMAL)
+            self._say(running)
 
     def _attempt_is_over(self, running: Running) -> bool:
         if self._state.trial is None or running.boot.outcome is not BootOutcome.TRIAL:
@@ -206,10 +209,11 @@ class Supervisor:
 
     def _spawn_program(self, running: Running) -> "subprocess.Popen[bytes]":
         with _free_port() as port:
-            self._say(running, port)
+            running.port = port
+            self._say(running)
         return spawn_program(running.program, port)
 
-    def _say(self, running: Running, port: int | None) -> None:
+    def _say(self, running: Running) -> None:
         boot = running.boot
         status = BootStatus(
             boot_id=running.boot_id,
@@ -217,7 +221,7 @@ class Supervisor:
             outcome=boot.outcome,
             trial_id=boot.trial_id,
             cause=boot.cause,
-            program_port=port,
+            program_port=running.port,
         )
         try:
             self._effects.replace(self._board.status, encode_status(status))

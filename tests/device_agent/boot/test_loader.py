@@ -124,6 +124,8 @@ def test_security_commit_of_a_trial_that_is_not_running_changes_nothing() -> Non
     assert settle(normal, ask_commit(), boot) == normal
     state, running = on_trial()
     assert settle(state, ask_commit("other"), running) == state
+    # The attempt could not be counted, so the old slot runs while the trial is still open.
+    assert settle(state, ask_commit(), Boot(slot=Slot.A, outcome=BootOutcome.NORMAL)) == state
 
 
 def test_security_commit_left_behind_is_not_taken_at_a_boot() -> None:

@@ -1,6 +1,7 @@
 """A simulated board with real processes: the program comes from the slot's bytes, and the loader cannot be talked round."""
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -16,8 +17,10 @@ import pytest
 from device_agent.boot.files import read_state, read_status
 from device_agent.boot.layout import Board
 from device_agent.boot.loader import encode_state
+from device_agent.boot.supervisor import PowerSwitch, Supervisor
+from device_agent.boot.wary import WaryEffects
 from device_agent.effects import FileEffects
-from device_agent.ports import Slot
+from device_agent.ports import BootOutcome, Slot
 from device_agent.slots.files import create_board
 from firmware.errors import OtariaError
 from firmware.images.slot_image import build_slot_image
@@ -43,6 +46,8 @@ AGENT = """
 import json, sys, time
 from pathlib import Path
 from device_agent.boot.control import FileBoot
+from device_agent.boot.supervisor import PowerSwitch, Supervisor
+from device_agent.boot.wary import WaryEffects
 from device_agent.effects import FileEffects
 from device_agent.ports import Slot
 board, script = Path(sys.argv[1]), json.loads(sys.argv[2])
@@ -196,6 +201,7 @@ def test_a_good_release_is_tried_committed_and_stays(bench: Bench) -> None:
     until(lambda: (bench.board.agent / "commits").exists(), bench)
     assert bench.boots() == [("A", "normal", ""), ("B", "trial", "")]
     until(lambda: bench.answers("two"), bench)
+    until(lambda: read_status(bench.effects, bench.board).outcome is BootOutcome.NORMAL, bench)
     bench.script = {}
     bench.cut()
     bench.power_on()
@@ -227,8 +233,7 @@ def test_a_program_that_crashes_at_once_falls_back_when_the_attempts_are_used(be
     bench.attempts = 2
     bench.script = {"normal": ["try t1 B 60", "reboot"]}
     bench.power_on()
-    until(lambda: bench.answers("one") and bench.boots()[-1][1] == "fell_back", bench)
-    assert bench.boots()[-1] == ("A", "fell_back", "boot-failed")
+    until(lambda: ("A", "fell_back", "boot-failed") in bench.boots() and bench.answers("one"), bench)
     state = read_state(bench.effects, bench.board)
     assert state is not None
     assert (state.active, state.trial, state.lost_trial) == (Slot.A, None, "t1")
@@ -341,6 +346,29 @@ def test_a_reboot_asked_in_another_boot_is_not_obeyed(bench: Bench) -> None:
     bench.power_on()
     until(lambda: len(bench.starts()) >= 4, bench)
     assert len(bench.boots()) == 1
+
+
+class FullDisk(WaryEffects):
+    """The loader's state cannot be stored; the power goes once the board says what it is."""
+
+    def __init__(self, power: PowerSwitch) -> None:
+        self._power = power
+
+    def replace(self, path: Path, data: bytes) -> None:
+        if path.name.startswith("loader-"):
+            raise OSError(errno.ENOSPC, "no space")
+        super().replace(path, data)
+        if path.name == "status.json":
+            self._power.turn_off()
+
+
+def test_a_trial_whose_attempt_cannot_be_counted_is_not_booted(bench: Bench) -> None:
+    bench.put(Slot.B, GOOD)
+    bench.board.request.write_bytes(b'{"try":{"slot":"B","trial_id":"t1","deadline_s":60}}')
+    power = PowerSwitch()
+    assert Supervisor(bench.board, ["true"], power=power, effects=FullDisk(power)).run() == 0
+    status = read_status(bench.effects, bench.board)
+    assert (status.slot, status.outcome, status.cause) == (Slot.A, BootOutcome.NORMAL, "storage-fault")
 
 
 @pytest.mark.parametrize("damage", ["one", "both"])
