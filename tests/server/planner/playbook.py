@@ -111,7 +111,9 @@ class Board:
         self.log: list[tuple[Slice, Event, Decision]] = []
         self.observers: list[Callable[[Slice, Event, Decision], None]] = []
         self.impossible: set[str] = set()
-        self.drops_admit = False
+        self.loses_pages = False
+        self.loses_recalls = False
+        self.loses_orders = False
         self.checks = checks
         self._page = page
         self._orders = 0
@@ -251,11 +253,11 @@ class Board:
 
     def _obey(self, command: Command) -> None:
         match command:
-            case Admit() if not self.drops_admit:
+            case Admit() if not self.loses_pages:
                 self._admit(command)
-            case Recall():
+            case Recall() if not self.loses_recalls:
                 self._recall(command)
-            case SendOrder():
+            case SendOrder() if not self.loses_orders:
                 self._sign(command)
             case _:
                 pass

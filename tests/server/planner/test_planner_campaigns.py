@@ -246,10 +246,10 @@ def test_a_page_lost_in_a_crash_is_asked_for_again() -> None:
     board = Board()
     board.add_target("a")
     board.add_campaign("c", ["a"])
-    board.drops_admit = True
+    board.loses_pages = True
     board.start()
     assert board.state("a") is A.PLANNED
-    board.drops_admit = False
+    board.loses_pages = False
     board.due()
     assert board.state("a") is A.ORDERED
 
