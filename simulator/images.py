@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,21 +64,23 @@ OLDER = Wheel(
 NEWER = Wheel(
     package="pillow", version="12.1.0", sha256="1f345e7bc9d7f368887c712aa5054558bad44d2a301ddf9248599f4161abc7c0"
 )
-RELEASES = (("1.0.0", 1, OLDER), ("2.0.0", 2, NEWER), ("3.0.0", 3, NEWER))
+DemoRelease = tuple[str, int, Wheel]
 """Version, release counter and payload."""
+
+RELEASES: tuple[DemoRelease, ...] = (("1.0.0", 1, OLDER), ("2.0.0", 2, NEWER), ("3.0.0", 3, NEWER))
 
 Download = Callable[[Wheel, Path], None]
 """Puts a wheel's file into a directory; raises `UnavailableError`."""
 
 
-def build_demo_images(cache: Path, out: Path) -> list[DemoImage]:
+def build_demo_images(cache: Path, out: Path, releases: Sequence[DemoRelease] = RELEASES) -> list[DemoImage]:
     """The three images, in order, as `out/gateway-VERSION.img`; what `cache` lacks is fetched from the package index.
 
     Deterministic: equal on every machine and every call. Raises `UnavailableError` (`unreachable`) when the index cannot be
     reached, `RefusedError` (`artifact-changed`) when it gives another file than the one pinned, and `OSError`.
     """
     out.mkdir(parents=True, exist_ok=True)
-    return [_build(version, counter, fetch(wheel, cache), out) for version, counter, wheel in RELEASES]
+    return [_build(version, counter, fetch(wheel, cache), out) for version, counter, wheel in releases]
 
 
 def fetch(wheel: Wheel, cache: Path, download: Download | None = None) -> Path:
