@@ -171,7 +171,7 @@ class Repository:
             _check_successor(old, new.signed, delegation, now)
             self._write(f"{new.signed.version}.{role}.json", data)
             self._resign({f"{role}.json": _meta(new.signed.version, data)}, now)
-            added = [target for path, target in new.signed.targets.items() if path not in old.targets]
+            added = [target for path, target in sorted(new.signed.targets.items()) if path not in old.targets]
             return tuple(ref for ref in map(file_ref, added) if ref is not None)
 
     def add_delta(

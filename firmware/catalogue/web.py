@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
+from urllib.parse import urlsplit
 
 import urllib3
 from urllib3.exceptions import HTTPError
@@ -22,9 +23,15 @@ _ABSENT = (403, 404)
 
 
 class WebFetch:
-    """Fetches files below `base_url`. `total_s`: seconds that one metadata file may take, against slow retrieval."""
+    """Fetches files below `base_url` (else `RefusedError`, `bad-url`). `total_s`: seconds that one metadata file may take,
+    against slow retrieval."""
 
     def __init__(self, base_url: str, pool: urllib3.PoolManager | None = None, *, total_s: float = METADATA_S) -> None:
+        parts = urlsplit(base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise RefusedError(
+                "bad-url", f"{base_url!r} is no server's address; it looks like https://server:8443/path."
+            )
         self._base = base_url if base_url.endswith("/") else f"{base_url}/"
         self._pool = pool or urllib3.PoolManager()
         self._total_s = total_s

@@ -50,14 +50,14 @@ class PowerCutError(BaseException):
 class Lab:
     """`served` overrides what the server gives (None: not found); `asked` is what was fetched, with the byte limit."""
 
-    NOW = NOW
     DAY = DAY
     MemoryStore = MemoryStore
     PowerCutError = PowerCutError
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, now: float = NOW) -> None:
+        self.NOW = now
         self.directory = directory
-        self.repository = initialise(directory, products=["pump", "valve"], now=NOW)
+        self.repository = initialise(directory, products=["pump", "valve"], now=now)
         self.metadata = directory / "metadata"
         self.served: dict[str, bytes | None] = {}
         self._forged: dict[str, Any] = {}
@@ -88,8 +88,8 @@ class Lab:
         )
 
     def publish(self, version: str = "1.0", counter: int = 1, *, product: str = "pump") -> bytes:
-        data = self.repository.sign_release(product, self.manifest(version, counter, product=product), now=NOW)
-        self.server().accept_product(data, product=product, now=NOW)
+        data = self.repository.sign_release(product, self.manifest(version, counter, product=product), now=self.NOW)
+        self.server().accept_product(data, product=product, now=self.NOW)
         return data
 
     # the device
