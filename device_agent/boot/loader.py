@@ -47,7 +47,7 @@ class Limits:
 class Try(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     slot: Slot
     trial_id: Nonce
-    deadline_s: Annotated[float, Meta(gt=0, le=1e9)]
+    deadline_s: Annotated[float, Meta(ge=0, le=1e9)]
 
 
 class Named(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

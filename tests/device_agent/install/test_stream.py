@@ -392,3 +392,11 @@ def test_the_file_named_by_the_order_is_what_is_asked_for(rig: Rig) -> None:
     shelf.open = spy
     rig.run()
     assert [file.sha256 for file in asked] == [hashlib.sha256(rig.stage.new).hexdigest()]
+
+
+def test_a_failing_slot_is_not_blamed_on_the_delta(rig: Rig) -> None:
+    delta = rig.stage.delta()
+    failing = rig.board.slot(Slot.B)
+    rig.effects.fault = lambda verb, path: OSError(errno.EIO, "no") if (verb, path) == ("write_at", failing) else None
+    assert rig.refused(delta).kind == "storage-fault"
+    assert rig.stage.shelf.opened == [("deltas/a-b.otd", 0)]
