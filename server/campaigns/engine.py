@@ -54,6 +54,8 @@ class Engine:
 
     async def turn(self) -> int:
         """Handle the next messages and deadlines; returns how many. Raises `UnavailableError` when storage fails."""
+        if not await self._database.read(lambda unit: self._jobs(unit, 1)):
+            return 0
         try:
             handled = await self._database.write(self._batch)
         except UnavailableError:
@@ -81,17 +83,17 @@ class Engine:
 
     def _batch(self, unit: Unit) -> int:
         turn = self._turn(unit)
-        jobs = self._jobs(unit)
+        jobs = self._jobs(unit, BATCH)
         for job in jobs:
             _do(unit, turn, job)
         return len(jobs)
 
-    def _jobs(self, unit: Unit) -> Sequence[Job]:
-        campaigns, assignments = unit.campaigns.due(self._clock.now(), BATCH)
-        return [*unit.inbox.unprocessed(BATCH), *assignments, *campaigns]
+    def _jobs(self, unit: Unit, limit: int) -> Sequence[Job]:
+        campaigns, assignments = unit.campaigns.due(self._clock.now(), limit)
+        return [*unit.inbox.unprocessed(limit), *assignments, *campaigns]
 
     async def _singly(self) -> int:
-        jobs = await self._database.read(self._jobs)
+        jobs = await self._database.read(lambda unit: self._jobs(unit, BATCH))
         for job in jobs:
             try:
                 await self._alone(job)

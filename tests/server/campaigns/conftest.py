@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +25,7 @@ from server.campaigns.engine import Engine
 from server.campaigns.ingest import Ingest
 from server.campaigns.publisher import Publisher
 from server.campaigns.service import CampaignService
-from server.planner.model import CampaignState, Footprint
+from server.planner.model import CampaignState, Footprint, Verb
 from server.ports import (
     AgentRecord,
     AgentStatus,
@@ -319,7 +319,8 @@ class Stage:
         self.database = CountingDatabase(SqlDatabase.open(f"sqlite:///{self.file}"))
         self.lives.append(self.database)
         director = Director(signer=DIRECTOR, epoch=1)
-        self.ingest = Ingest(self.database, self.clock, director)
+        self.stored = asyncio.Event()
+        self.ingest = Ingest(self.database, self.clock, director, on_stored=self.stored.set)
         self.engine = Engine(self.database, self.clock, director)
         self.publisher = Publisher(self.database, self.clock, self.broker)
         self.service = CampaignService(self.database, self.clock, self.engine)
@@ -369,8 +370,6 @@ class Stage:
     async def start(self, text: str = CAMPAIGN) -> None:
         view = await self.service.create(self.service.parse(text), by="ann")
         if view.row.state is CampaignState.DRAFT:
-            from server.planner.model import Verb
-
             await self.service.command(view.row.id, Verb.START, by="ann", reason="")
 
     def deliver(self, topic: str, payload: bytes, retained: bool = False) -> None:
@@ -448,10 +447,6 @@ class Stage:
         await self.database.read(work)
 
 
-def quiet_devices(devices: Iterable[Device]) -> bool:
-    return all(not device.outbox for device in devices)
-
-
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
     made = Stage(tmp_path / "otaria.db")
@@ -475,16 +470,3 @@ async def new_stage(tmp_path: Path) -> AsyncIterator[Callable[[], Stage]]:
 @pytest.fixture
 def died() -> type[Died]:
     return Died
-
-
-@pytest.fixture
-def with_report() -> Callable[..., Report]:
-    return lambda report, **changes: replace_struct(report, **changes)
-
-
-def replace_struct(message: Any, **changes: Any) -> Any:
-    values = {name: getattr(message, name) for name in message.__struct_fields__}
-    return type(message)(**{**values, **changes})
-
-
-__all__ = ["CAMPAIGN", "Device", "Stage", "replace"]
