@@ -1,0 +1,202 @@
+"""The people's listener over a real database, with a fleet and a campaign in it, for tests of API, pages and commands.
+
+The desk is the real campaign service. `secret[role]` is a token of that role.
+"""
+
+import hashlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+from securesystemslib.signer import CryptoSigner
+
+from server.artifacts import ArtifactStore
+from server.campaigns.director import Director
+from server.campaigns.engine import Engine
+from server.campaigns.service import CampaignService
+from server.http.changes import Changes, RingingDatabase
+from server.identity.api_tokens import ApiTokens
+from server.people import PeopleParts, people_listener
+from server.ports import (
+    AgentRecord,
+    AgentStatus,
+    ClaimToken,
+    DeltaRecord,
+    ReleaseRecord,
+    Role,
+    StoredFile,
+    Unit,
+)
+from server.storage.database import SqlDatabase
+
+NOW = 1_800_000_000.0
+CAMPAIGN = """
+name: spring
+product: gateway
+version: "1.1.0"
+strategy: standard
+"""
+
+
+@dataclass
+class SetClock:
+    """A clock that tests set."""
+
+    at: float = NOW
+
+    def now(self) -> float:
+        return self.at
+
+
+@dataclass
+class PaperClaims:
+    """Implements the claims port without certificates."""
+
+    database: RingingDatabase
+
+    async def create_claim(
+        self, *, uses: int, expires_s: int, labels: Mapping[str, str], by: str
+    ) -> tuple[ClaimToken, str]:
+        token = ClaimToken(
+            id="c-paper", secret_sha256="ab" * 32, expires_at=NOW + expires_s, uses_left=uses, labels=labels, created_by=by
+        )
+        await self.database.write(lambda unit: unit.identities.add_claim(token))
+        return token, "otc1.paper"
+
+
+@dataclass
+class PaperPublisher:
+    """Implements the publisher port and remembers what it was handed."""
+
+    published: list[tuple[str, str, bytes, bytes, str]] = field(default_factory=list)
+
+    async def publish(self, *, product: str, version: str, manifest: bytes, metadata: bytes, by: str) -> ReleaseRecord:
+        self.published.append((product, version, manifest, metadata, by))
+        return release(version, 9)
+
+    async def make_deltas(self, product: str, version: str) -> Sequence[DeltaRecord]:
+        return [delta("1.0.0", "1.1.0")]
+
+
+@dataclass(kw_only=True)
+class PeopleSide:
+    """A running people's listener."""
+
+    client: TestClient
+    database: RingingDatabase
+    changes: Changes
+    clock: SetClock
+    desk: CampaignService
+    engine: Engine
+    artifacts: ArtifactStore
+    publisher: PaperPublisher
+    secret: dict[Role, str]
+    waiting_for: list[str]
+
+    def headers(self, role: Role = Role.ADMIN) -> dict[str, str]:
+        """The headers of an API request of this role."""
+        return {"Authorization": f"Bearer {self.secret[role]}"}
+
+    @property
+    def url(self) -> str:
+        return str(self.client.make_url("")).rstrip("/")
+
+    async def sign_in(self, role: Role = Role.ADMIN) -> None:
+        """Sign the client in as a browser would."""
+        answer = await self.client.post("/login", data={"token": self.secret[role]}, allow_redirects=False)
+        assert answer.status == 303, await answer.text()
+
+
+@pytest.fixture
+async def people(tmp_path: Path) -> AsyncIterator[PeopleSide]:
+    """Four devices in Berlin and two in Rome, two releases with a delta, no campaign yet."""
+    changes, clock = Changes(), SetClock()
+    database = RingingDatabase(SqlDatabase.open(f"sqlite:///{tmp_path / 'people.db'}"), changes)
+    tokens = ApiTokens(database, clock=clock)
+    secret = {role: await tokens.create(f"the {role}", role) for role in Role}
+    await database.write(furnish)
+    engine = Engine(database, clock, Director(signer=CryptoSigner.generate_ecdsa(), epoch=1))
+    desk = CampaignService(database, clock, engine)
+    artifacts, publisher, waiting_for = ArtifactStore(tmp_path / "artifacts"), PaperPublisher(), list[str]()
+    app = people_listener(
+        PeopleParts(
+            database=database,
+            tokens=tokens,
+            claims=PaperClaims(database),
+            desk=desk,
+            publisher=publisher,
+            artifacts=artifacts,
+            changes=changes,
+            clock=clock,
+            ready=lambda: waiting_for,
+            max_artifact_bytes=1 << 20,
+        )
+    )
+    async with TestClient(TestServer(app)) as client:
+        yield PeopleSide(
+            client=client,
+            database=database,
+            changes=changes,
+            clock=clock,
+            desk=desk,
+            engine=engine,
+            artifacts=artifacts,
+            publisher=publisher,
+            secret=secret,
+            waiting_for=waiting_for,
+        )
+        changes.close()
+    await database.close()
+
+
+def furnish(unit: Unit) -> None:
+    """The fleet and releases of the fixture."""
+    for number in range(6):
+        add_device(unit, f"gw-{number}", {"site": "berlin" if number < 4 else "rome"})
+    for version, counter in (("1.0.0", 1), ("1.1.0", 2)):
+        unit.releases.add(release(version, counter))
+    unit.releases.add_delta(delta("1.0.0", "1.1.0"))
+
+
+def add_device(unit: Unit, name: str, labels: Mapping[str, str], hardware: str = "gateway-r1") -> None:
+    """An enrolled device."""
+    agent = AgentRecord(
+        id=name,
+        status=AgentStatus.ACTIVE,
+        report_keyid=hashlib.sha256(name.encode()).hexdigest(),
+        report_key={},
+        certificate_serial=name,
+        enrolled_at=NOW,
+    )
+    unit.identities.add_agent(agent, hardware=hardware, labels=labels)
+
+
+def release(version: str, counter: int, notes: str = "") -> ReleaseRecord:
+    """A release record of the product `gateway`."""
+    folder = f"releases/gateway/{version}"
+    return ReleaseRecord(
+        product="gateway",
+        version=version,
+        counter=counter,
+        hardware=("gateway-r1",),
+        manifest=StoredFile(path=f"{folder}/manifest.json", length=900, sha256=_hash(f"manifest {version}")),
+        image=StoredFile(path=f"{folder}/root.img", length=16 << 20, sha256=_hash(version)),
+        notes=notes,
+        published_at=NOW,
+    )
+
+
+def delta(source: str, target: str) -> DeltaRecord:
+    """A delta record between two of those."""
+    return DeltaRecord(
+        file=StoredFile(path=f"deltas/{source}-{target}.otd", length=1 << 20, sha256=_hash(source + target)),
+        source_sha256=_hash(source),
+        source_length=16 << 20,
+        target_sha256=_hash(target),
+    )
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,103 @@
+"""Who may do what on the people's listener: the whole matrix, route by route."""
+
+import re
+
+import pytest
+
+from server.http.access import Need
+from server.http.campaigns import CampaignRoutes
+from server.http.routes import API
+from server.ports import Role
+from tests.people_side import CAMPAIGN, PeopleSide, people  # noqa: F401 - the fixture
+
+READ = {
+    "GET /fleet",
+    "GET /fleet/{target}",
+    "GET /fleet/{target}/explain",
+    "GET /audit",
+    "GET /campaigns",
+    "GET /campaigns/{campaign}",
+    "GET /campaigns/{campaign}/assignments",
+    "HEAD /artifacts/sha256/{hash}",
+    "GET /releases",
+    "GET /releases/{product}/{version}",
+    "GET /events",
+}
+OPERATE = {
+    "POST /campaigns",
+    "POST /campaigns/{campaign}/start",
+    "POST /campaigns/{campaign}/pause",
+    "POST /campaigns/{campaign}/resume",
+    "POST /campaigns/{campaign}/abort",
+    "POST /campaigns/{campaign}/rollback",
+    "PUT /artifacts/sha256/{hash}",
+    "POST /releases",
+    "POST /releases/{product}/{version}/deltas",
+}
+ADMINISTER = {"GET /claim-tokens", "POST /claim-tokens"}
+ALLOWED = {
+    Role.VIEWER: READ,
+    Role.AUDITOR: READ,
+    Role.APPROVER: READ,
+    Role.OPERATOR: READ | OPERATE,
+    Role.ADMIN: READ | OPERATE | ADMINISTER,
+}
+EVERY = sorted(READ | OPERATE | ADMINISTER)
+
+
+def _address(route: str) -> tuple[str, str]:
+    method, path = route.split(" ")
+    return method, API + re.sub(r"\{[a-z]+\}", "x", path)
+
+
+async def test_the_matrix_below_names_every_api_route(people: PeopleSide) -> None:
+    found = {
+        f"{route.method} {route.resource.canonical.removeprefix(API)}"
+        for route in people.client.server.app.router.routes()
+        if route.resource is not None and route.resource.canonical.startswith(API)
+    }
+    assert found == set(EVERY)
+
+
+@pytest.mark.parametrize("route", EVERY)
+async def test_nobody_gets_in_without_a_good_token(people: PeopleSide, route: str) -> None:
+    method, path = _address(route)
+    for headers in ({}, {"Authorization": "Bearer nonsense"}, {"Authorization": "Basic YTpi"}):
+        answer = await people.client.request(method, path, headers=headers)
+        assert answer.status == 401
+        assert "Bearer" in answer.headers["WWW-Authenticate"]
+
+
+@pytest.mark.parametrize("role", list(Role))
+async def test_a_role_gets_exactly_what_it_may(people: PeopleSide, role: Role) -> None:
+    for route in EVERY:
+        method, path = _address(route)
+        answer = await people.client.request(method, path, headers=people.headers(role))
+        refused = answer.status == 403
+        answer.close()
+        assert refused == (route not in ALLOWED[role]), route
+
+
+async def test_a_session_cookie_opens_no_api_route(people: PeopleSide) -> None:
+    """Or a foreign page could use a signed-in browser to start campaigns."""
+    await people.sign_in()
+    assert (await people.client.get("/")).status == 200
+    assert (await people.client.get(f"{API}/fleet")).status == 401
+    assert (await people.client.post(f"{API}/campaigns", data=CAMPAIGN)).status == 401
+
+
+async def test_an_expired_token_ends_its_sessions_too(people: PeopleSide) -> None:
+    from server.identity.api_tokens import ApiTokens
+
+    short = await ApiTokens(people.database, clock=people.clock).create("short", Role.ADMIN, expires_s=60)
+    people.secret[Role.ADMIN] = short
+    await people.sign_in()
+    people.clock.at += 61
+    assert (await people.client.get(f"{API}/fleet", headers=people.headers())).status == 401
+    answer = await people.client.get("/fleet", allow_redirects=False)
+    assert (answer.status, answer.headers["Location"]) == (303, "/login?next=%2Ffleet")
+
+
+def test_every_campaign_verb_is_an_operators_route(people: PeopleSide) -> None:
+    routes = CampaignRoutes(database=people.database, desk=people.desk).routes()
+    assert all(route.need is Need.OPERATE for route in routes if route.method == "POST")

@@ -1,0 +1,139 @@
+"""What the API answers when it is used well."""
+
+import asyncio
+import base64
+import hashlib
+
+import pytest
+
+from server.http.changes import Changes
+from server.http.routes import API
+from server.ports import Role
+from tests.people_side import CAMPAIGN, PeopleSide, add_device, people  # noqa: F401 - the fixture
+
+
+async def _get(people: PeopleSide, path: str) -> dict:
+    answer = await people.client.get(API + path, headers=people.headers(Role.VIEWER))
+    assert answer.status == 200, await answer.text()
+    return await answer.json()
+
+
+async def _post(people: PeopleSide, path: str, body: object = None, status: int = 200) -> dict:
+    send = {"data": body} if isinstance(body, str) else {"json": body}
+    answer = await people.client.post(API + path, headers=people.headers(), **send)
+    assert answer.status == status, await answer.text()
+    return await answer.json()
+
+
+async def test_the_fleet_comes_in_pages_and_filtered(people: PeopleSide) -> None:
+    first = await _get(people, "/fleet?limit=4")
+    second = await _get(people, f"/fleet?limit=4&cursor={first['next']}")
+    assert [target["id"] for target in first["targets"] + second["targets"]] == [f"gw-{n}" for n in range(6)]
+    assert (second["next"], first["count"], first["versions"]) == (None, 6, {"unknown": 6})
+    romans = await _get(people, "/fleet?label.site=rome")
+    assert [target["id"] for target in romans["targets"]] == ["gw-4", "gw-5"]
+
+
+async def test_a_target_and_why_it_is_not_moving(people: PeopleSide) -> None:
+    assert (await _get(people, "/fleet/gw-1"))["labels"] == {"site": "berlin"}
+    why = await _get(people, "/fleet/gw-1/explain")
+    assert why["kind"] == "no-campaign"
+    assert why["text"]
+
+
+async def test_a_dry_run_says_what_it_would_take_and_keeps_nothing(people: PeopleSide) -> None:
+    plan = await _post(people, "/campaigns?dry_run=1", CAMPAIGN)
+    assert sum(cohort["size"] for cohort in plan["cohorts"]) == 6
+    assert (await _get(people, "/campaigns"))["campaigns"] == []
+
+
+async def test_a_campaign_is_made_started_paused_and_aborted_with_reasons_on_the_trail(people: PeopleSide) -> None:
+    made = await _post(people, "/campaigns", CAMPAIGN, 201)
+    assert (made["id"], made["state"], made["created_by"]) == ("spring", "draft", "the admin")
+    assert (await _post(people, "/campaigns/spring/start"))["state"] == "running"
+    assert (await _post(people, "/campaigns/spring/pause", {"reason": "an alarm"}))["state"] == "paused"
+    assert (await _post(people, "/campaigns/spring/abort", {"reason": "wrong notes"}))["state"] == "aborted"
+    rows = (await _get(people, "/campaigns/spring/assignments?cohort=0"))["assignments"]
+    assert rows
+    assert {row["campaign"] for row in rows} == {"spring"}
+    trail = [record["text"] for record in (await _get(people, "/audit?campaign=spring"))["audit"]]
+    assert any("an alarm" in text for text in trail)
+
+
+async def test_a_verb_its_state_does_not_allow_is_refused_and_changes_nothing(people: PeopleSide) -> None:
+    await _post(people, "/campaigns", CAMPAIGN, 201)
+    problem = await _post(people, "/campaigns/spring/resume", None, 422)
+    assert problem["detail"]
+    assert (await _get(people, "/campaigns/spring"))["state"] == "draft"
+
+
+async def test_claim_tokens_are_shown_once_and_listed_without_their_secret(people: PeopleSide) -> None:
+    made = await _post(people, "/claim-tokens", {"uses": 3, "expires_s": 600, "labels": {"site": "oslo"}}, 201)
+    assert made["token"] == "otc1.paper"
+    answer = await people.client.get(f"{API}/claim-tokens", headers=people.headers())
+    listed = (await answer.json())["claim_tokens"]
+    assert (listed[0]["uses_left"], listed[0]["created_by"]) == (3, "the admin")
+    assert "secret" not in str(listed)
+
+
+async def test_an_artifact_is_kept_under_its_hash_and_found_again(people: PeopleSide) -> None:
+    data = b"seal" * 50_000
+    path = f"{API}/artifacts/sha256/{hashlib.sha256(data).hexdigest()}"
+    assert (await people.client.head(path, headers=people.headers())).status == 404
+    assert (await people.client.put(path, data=data, headers=people.headers())).status == 201
+    found = await people.client.head(path, headers=people.headers())
+    assert (found.status, found.headers["Content-Length"]) == (200, str(len(data)))
+    assert (await people.client.put(path, data=b"", headers=people.headers())).status == 200
+    assert people.artifacts.find(path.rpartition("/")[2]).read_bytes() == data
+
+
+async def test_a_release_reaches_the_publisher_as_it_was_signed(people: PeopleSide) -> None:
+    body = {
+        "product": "gateway",
+        "version": "2.0.0",
+        "manifest": base64.b64encode(b"{manifest}").decode(),
+        "metadata": base64.b64encode(b"{metadata}").decode(),
+    }
+    await _post(people, "/releases", body, 201)
+    assert people.publisher.published == [("gateway", "2.0.0", b"{manifest}", b"{metadata}", "the admin")]
+
+
+async def test_releases_come_with_the_deltas_that_lead_to_them(people: PeopleSide) -> None:
+    releases = {one["version"]: one for one in (await _get(people, "/releases"))["releases"]}
+    assert [len(releases[version]["deltas"]) for version in ("1.0.0", "1.1.0")] == [0, 1]
+    assert (await _get(people, "/releases/gateway/1.1.0"))["deltas"] == releases["1.1.0"]["deltas"]
+
+
+async def test_readiness_says_what_it_waits_for(people: PeopleSide) -> None:
+    assert (await people.client.get("/readyz")).status == 200
+    people.waiting_for.append("the connection to the broker")
+    answer = await people.client.get("/readyz")
+    assert (answer.status, (await answer.json())["waiting_for"]) == (503, ["the connection to the broker"])
+    assert (await people.client.get("/healthz")).status == 200
+
+
+async def test_a_write_rings_every_open_stream(people: PeopleSide) -> None:
+    async with people.client.get(f"{API}/events", headers=people.headers()) as stream:
+        assert stream.content_type == "text/event-stream"
+        first = await asyncio.wait_for(stream.content.readuntil(b"\n\n"), 5)
+        await people.database.write(lambda unit: add_device(unit, "gw-9", {}))
+        second = await asyncio.wait_for(stream.content.readuntil(b"\n\n"), 5)
+    assert first.startswith(b"event: changed\n")
+    assert second.startswith(b"event: changed\n")
+    assert first != second
+
+
+async def test_a_failed_write_rings_nothing(people: PeopleSide) -> None:
+    before = people.changes.version
+    with pytest.raises(ZeroDivisionError):
+        await people.database.write(lambda _: 1 // 0)
+    await people.database.read(lambda unit: unit.fleet.count())
+    assert people.changes.version == before
+
+
+async def test_a_closed_bell_ends_streams_at_once() -> None:
+    changes = Changes()
+    waiting = asyncio.create_task(changes.after(0, 60))
+    await asyncio.sleep(0)
+    changes.close()
+    assert await asyncio.wait_for(waiting, 1) == 1
