@@ -1,7 +1,7 @@
 """The boot files of a board, over `Effects`: requests, the loader's two state copies, and what this boot is.
 
-Every read is bounded, because the other side may have written anything. A state copy is written in turn, so that at
-least one whole copy is on the medium at any moment.
+Every read is bounded, because the other side may have written anything. The state copies are written one after the other, so
+that a whole one is on the medium at any moment, and each alone is enough: else a copy that rusts would give attempts back.
 """
 
 from pathlib import Path
@@ -45,10 +45,25 @@ def read_state(effects: Effects, board: Board) -> LoaderState | None:
 
 
 def write_state(effects: Effects, board: Board, state: LoaderState) -> LoaderState:
-    """Durably store the state as the next generation, over the older copy; returns what was stored."""
+    """Durably store the state as the next generation, the older copy first; returns what was stored.
+
+    One copy that cannot be written is lived with; raises `OSError` when neither can.
+    """
     stored = msgspec.structs.replace(state, generation=state.generation + 1)
-    effects.replace(board.loader_copies[stored.generation % 2], encode_state(stored))
+    data, failures = encode_state(stored), []
+    for path in sorted(board.loader_copies, key=lambda path: _generation(effects, path)):
+        try:
+            effects.replace(path, data)
+        except OSError as error:
+            failures.append(error)
+    if len(failures) == len(board.loader_copies):
+        raise failures[0]
     return stored
+
+
+def _generation(effects: Effects, path: Path) -> int:
+    state = newest([read_bounded(effects, path, MAX_STATE_BYTES)])
+    return -1 if state is None else state.generation
 
 
 def encode_status(status: BootStatus) -> bytes:

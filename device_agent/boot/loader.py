@@ -10,7 +10,7 @@ Its rules, which no request can change:
 * A commit counts only while its trial is running (`settle`), never at a boot: a commit that the power cut before it was taken up
   is asked for again by the next attempt.
 * A request that is foreign, damaged or huge is as good as none.
-* State is kept in two checksummed copies written in turn; the newest valid one wins. When both are lost, the first slot
+* State is kept in two checksummed copies; the newest valid one wins. When both are lost, the first slot
   with a program that loads becomes the active one (`recover`).
 """
 
