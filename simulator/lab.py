@@ -207,6 +207,14 @@ class Lab:
         self.otaria("release", "sign", str(out), "--repository", str(self.repository))
         self.otaria("release", "publish", str(out), "--repository", str(self.repository), *self._access())
 
+    def wait_for_deltas(self, version: str) -> list[dict[str, Any]]:
+        """The deltas that lead to a release, once they are made: `from_version` and `length` in bytes of each."""
+        made = self.rest.post(f"/releases/{PRODUCT}/{version}/deltas")["deltas"]
+        versions = {
+            release["image"]["sha256"]: release["version"] for release in self.rest.get("/releases")["releases"]
+        }
+        return [{"from_version": versions[delta["source_sha256"]], "length": delta["file"]["length"]} for delta in made]
+
     def claim(self, *, uses: int, labels: dict[str, str] | None = None) -> str:
         """A claim token for `uses` agents."""
         answer = self.rest.post("/claim-tokens", {"uses": uses, "expires_s": 3600, "labels": labels or {}})
@@ -233,24 +241,14 @@ class Lab:
         directory = self.directory / "boards" / name
         create_board(directory, image, capacity_bytes=image.stat().st_size + (4 << 20), hardware=HARDWARE)
         board = Board(directory=directory)
-        claim = self.claim(uses=1, labels=labels)
-        self._say(f"$ otaria-agent --dir {_shortened(str(board.agent_directory), self.directory)} enrol {claim[:16]}…")
+        claim = self.directory / f"claim-{name}.txt"
+        claim.write_text(self.claim(uses=1, labels=labels))
+        arguments = ["--dir", str(board.agent_directory), "enrol", "--claim", f"@{claim}", "--hardware", HARDWARE]
+        self._say("$ otaria-agent " + " ".join(_shortened(word, self.directory) for word in arguments))
         done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "device_agent.cli",
-                "--dir",
-                str(board.agent_directory),
-                "enrol",
-                claim,
-                "--hardware",
-                HARDWARE,
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
+            [sys.executable, "-m", "device_agent.cli", *arguments], capture_output=True, text=True, check=False
         )
+        claim.unlink()
         if done.returncode:
             raise LabError("enrol-failed", f"Enrolling {name} failed: {done.stderr.strip()}")
         self.boards.append(board)

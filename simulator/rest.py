@@ -7,7 +7,7 @@ from typing import Any
 
 from firmware.errors import OtariaError, UnavailableError
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 120.0
 MAX_BYTES = 64 << 20
 
 
