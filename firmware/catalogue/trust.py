@@ -100,7 +100,7 @@ class Trust:
             current = self.timestamp is None or new.version <= self.timestamp.snapshot_meta.version
         else:
             meta = self.snapshot_meta()
-            current = new.version == meta.version and matches(meta, data) and not new.is_expired(self._now)
+            current = new.version == meta.version and matches(meta, data)
         self.snapshot = new if current else None
         return current
 

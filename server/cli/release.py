@@ -12,7 +12,7 @@ import msgspec
 from rich.table import Table
 
 from firmware.atomic import atomic_output
-from firmware.catalogue.publish import Repository
+from firmware.catalogue.publish import Repository, release_targets
 from firmware.errors import RefusedError
 from firmware.manifest import (
     WINDOW_BYTES,
@@ -83,7 +83,9 @@ def build(
         min_uptime_s=min_uptime,
         notes=notes,
     )
-    parse_manifest(encode_manifest(draft))
+    release_targets(product, encode_manifest(draft))
+    if image.stat().st_size == 0:
+        raise RefusedError("image-empty", f"{image} is empty; a release needs an image.")
     _require_new(output)
     hashes = _copy_hashed(image, output / image.name)
     described = Image(path=f"{folder}/{image.name}", length=hashes.length, sha256=hashes.sha256, windows=hashes.windows)

@@ -302,6 +302,20 @@ def test_new_root_signed_only_by_the_new_keys(lab: Any) -> None:
     assert "root is signed by 0 of the 2 keys" in refused(lab)
 
 
+def test_new_root_whose_own_keys_did_not_sign(lab: Any) -> None:
+    """Old root keys alone install root keys that nobody proved to hold, which would lock every later root out."""
+    strangers = [CryptoSigner.generate_ecdsa() for _ in range(2)]
+
+    def replace_two(root: Root) -> None:
+        for keyid in root.roles["root"].keyids[1:]:
+            root.revoke_key(keyid, "root")
+        for stranger in strangers:
+            root.add_key(stranger.public_key, "root")
+
+    lab.serve_root(replace_two, "root-1", "root-2", "root-3")
+    assert "root is signed by 1 of the 2 keys" in refused(lab)
+
+
 # Ambiguous bytes
 
 

@@ -1,5 +1,6 @@
 """The client's workflow: what it asks for, what it keeps, what it answers, online and off."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -148,6 +149,34 @@ def test_a_timestamp_of_the_same_version_is_discarded(lab: Any) -> None:
     assert lab.served["timestamp.json"] != kept
     lab.client().refresh(lab.NOW)
     assert lab.store.files["timestamp.json"] == kept
+
+
+@pytest.mark.parametrize("role", ["timestamp", "snapshot", "targets"])
+def test_metadata_that_is_expired_when_it_comes_is_not_kept(lab: Any, role: str) -> None:
+    lab.client(prefetch=()).refresh(lab.NOW)
+    kept = lab.store.files[f"{role}.json"]
+    past = datetime.fromtimestamp(lab.NOW - 1, UTC)
+    if role == "timestamp":
+        lab.serve_timestamp(lambda body: setattr(body, "expires", past), "timestamp")
+    elif role == "snapshot":
+        lab.serve_snapshot(lambda body: setattr(body, "expires", past))
+    else:
+        targets = lab.repository.targets()
+        targets.version, targets.expires = targets.version + 1, past
+        lab.serve_targets("targets", targets, "targets")
+    with pytest.raises(RefusedError, match=f"{role} expired"):
+        lab.client(prefetch=()).refresh(lab.NOW)
+    assert lab.store.files[f"{role}.json"] == kept
+
+
+def test_a_new_root_is_kept_even_when_it_is_expired(lab: Any) -> None:
+    """It may be the step to a later root that is not."""
+    lab.serve_root(lambda root: setattr(root, "expires", datetime.fromtimestamp(lab.NOW - 1, UTC)), "root-1", "root-2")
+    with pytest.raises(RefusedError, match="root expired"):
+        lab.client().refresh(lab.NOW)
+    assert lab.store.files["root.json"] == lab.repository.root_bytes(2)
+    lab.serve_root(lambda root: setattr(root, "expires", datetime.fromtimestamp(lab.NOW + 9, UTC)), "root-1", "root-2")
+    lab.client().refresh(lab.NOW)
 
 
 def test_a_stored_file_that_was_damaged_is_fetched_again(lab: Any) -> None:

@@ -251,6 +251,17 @@ def test_a_release_that_cannot_be_is_not_built(desk: Desk, version: str, more: t
     assert not (desk.dir / "built").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "error"),
+    [("manifest.json", b"x", "malformed"), ("a b.img", b"x", "malformed"), ("empty.img", b"", "image-empty")],
+)
+def test_an_image_file_that_cannot_be_one(desk: Desk, name: str, content: bytes, error: str) -> None:
+    (desk.dir / name).write_bytes(content)
+    assert desk.build("1.0", 1, "--image", desk.dir / name, "--json") == 1
+    assert json.loads(desk.err)["error"] == error
+    assert not (desk.dir / "built").exists()
+
+
 def test_building_over_a_release_is_refused(desk: Desk) -> None:
     assert desk.build() == 0
     before = (desk.dir / "built" / "manifest.json").read_bytes()
