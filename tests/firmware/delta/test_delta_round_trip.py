@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from firmware.delta.apply import BLOCK_BYTES, apply_delta
 from firmware.delta.format import HEADER_BYTES, read_header
+from firmware.delta.gaps import PIECE_BYTES, WINDOW_BYTES, gaps_between
 from firmware.delta.image_file import open_image
-from firmware.delta.make import PIECE_BYTES, DeltaFacts, make_delta
+from firmware.delta.make import DeltaFacts, make_delta
 from firmware.delta.runs import MIN_RUN_BYTES, Run, equal_runs
 from firmware.errors import UnavailableError
 
@@ -91,10 +92,49 @@ def test_equal_runs_are_equal_long_and_in_order(tmp_path: Path, pair: tuple[byte
 def test_a_run_reaches_as_far_as_the_bytes_agree(tmp_path: Path) -> None:
     """An anchor in the middle is extended both ways to the byte, across blocks that are not unique."""
     body = noise(5000) + bytes(70_001) + noise(5000, 2)
-    (tmp_path / "old").write_bytes(b"\1" * 1024 + body + b"\2" * 1000)
-    (tmp_path / "new").write_bytes(b"\3" * 2048 + body + b"\4" * 900)
+    (tmp_path / "old").write_bytes(b"\1" * 1000 + body + b"\2" * 1000)
+    (tmp_path / "new").write_bytes(b"\3" * 2024 + body + b"\4" * 900)
     with open_image(tmp_path / "old") as source, open_image(tmp_path / "new") as target:
-        assert list(equal_runs(source, target)) == [Run(old=1024, new=2048, size=len(body))]
+        assert list(equal_runs(source, target)) == [Run(old=1000, new=2024, size=len(body))]
+
+
+def test_blocks_that_occur_again_are_no_anchors(tmp_path: Path) -> None:
+    """Zeros are alike everywhere: matched on their own they would tear apart what belongs together."""
+    (tmp_path / "old").write_bytes(noise(4096) + bytes(20_480))
+    (tmp_path / "new").write_bytes(noise(4096, 2) + bytes(20_480))
+    with open_image(tmp_path / "old") as source, open_image(tmp_path / "new") as target:
+        assert list(equal_runs(source, target)) == []
+
+
+@settings(max_examples=200)
+@given(
+    size=st.integers(0, 3 * PIECE_BYTES),
+    old_end=st.integers(0, 1 << 25),
+    there=st.integers(-(1 << 25), 1 << 26),
+    beyond=st.integers(0, 1 << 24),
+)
+def test_gaps_are_cut_without_holes_and_within_bounds(size: int, old_end: int, there: int, beyond: int) -> None:
+    before = Run(old=max(0, old_end - 5000), new=100, size=min(5000, old_end))
+    after = Run(old=max(0, old_end + there), new=before.new_end + size, size=4096)
+    length = max(old_end, after.old_end) + beyond
+    at = before.new_end
+    for gap in gaps_between(before, after, length):
+        assert gap.new == at
+        assert 0 < gap.new_end - gap.new <= PIECE_BYTES
+        assert 0 <= gap.old <= gap.old_end <= length
+        assert gap.old_end - gap.old <= WINDOW_BYTES
+        at = gap.new_end
+    assert at == after.new
+
+
+def test_what_was_moved_and_changed_is_looked_for_behind_its_old_neighbour(tmp_path: Path) -> None:
+    first, second, third, last = (noise(100_000, seed) for seed in range(4))
+    changed = bytearray(third)
+    changed[::600] = bytes(len(changed[::600]))
+    old, new = first + second + third + last, second + bytes(changed) + first + last
+    facts, patch = made(tmp_path, old, new)
+    assert applied(old, patch) == new
+    assert facts.length < 10_000
 
 
 def test_equal_images_make_a_tiny_patch(tmp_path: Path) -> None:
@@ -183,19 +223,19 @@ def test_nothing_half_made_is_left_when_an_image_is_missing(tmp_path: Path) -> N
     assert len(list(tmp_path.iterdir())) == 2
 
 
-@pytest.mark.parametrize("changes", ["source", "target"])
-def test_an_image_that_changes_meanwhile_never_becomes_a_delta(tmp_path: Path, changes: str) -> None:
+@pytest.mark.parametrize("changes", ["old", "new"])
+@pytest.mark.parametrize("shrinks", [False, True])
+def test_an_image_that_changes_meanwhile_never_becomes_a_delta(tmp_path: Path, changes: str, shrinks: bool) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     old.write_bytes(noise(100_000))
-    new.write_bytes(noise(50_000) + noise(40_000, 2) + noise(10_000, 3))
+    new.write_bytes(noise(50_000) + noise(30_000, 2) + noise(20_000, 3))
 
     def meddle(done: int, total: int) -> None:
-        path = old if changes == "source" else new
-        with path.open("r+b") as file:
-            file.seek(-10, 2)
+        data = bytearray((tmp_path / changes).read_bytes())
+        data[10:20] = data[90_000:90_010] = b"other data"
+        with (tmp_path / changes).open("r+b") as file:
+            file.write(data[: -20_000 if shrinks else None])
             file.truncate()
-            file.seek(100)
-            file.write(b"other")
 
     with pytest.raises(UnavailableError) as stopped:
         make_delta(old, new, tmp_path / "patch", progress=meddle)

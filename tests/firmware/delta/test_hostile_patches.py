@@ -13,10 +13,11 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from firmware.delta.apply import BLOCK_BYTES, apply_delta
+from firmware.delta.apply import BLOCK_BYTES, STEP_BYTES, apply_delta
 from firmware.delta.format import (
     HEADER_BYTES,
     MAX_WINDOW_LOG,
+    MIN_WINDOW_LOG,
     DeltaEnds,
     DeltaHeader,
     Op,
@@ -109,6 +110,7 @@ WRONG = {
     "says nothing": (b"", "artifact-truncated"),
     "seeks before the source": (copy(1) + seek(-2) + copy(99) + END, "malformed"),
     "seeks behind the source": (seek(1001) + copy(100) + END, "malformed"),
+    "seeks behind the source and stays away from it": (seek(1001) + insert(SOURCE[:100]) + END, "malformed"),
     "seeks to the edge of the world": (seek((1 << 61) - 1) + copy(100) + END, "malformed"),
     "copies across the end of the source": (seek(950) + copy(100) + END, "malformed"),
     "adds across the end of the source": (seek(950) + add(bytes(100)) + END, "malformed"),
@@ -141,10 +143,19 @@ def test_every_truncation_is_noticed() -> None:
 
 
 @pytest.mark.parametrize("tail", [b"\0", frame_of(b""), frame_of(copy(1)), b"\x50\x2a\x4d\x18\0\0\0\0"])
-def test_bytes_after_the_frame_are_noticed_in_the_same_chunk_or_the_next(tail: bytes) -> None:
-    assert refusal(GOOD + tail, SOURCE[:100]) == "artifact-too-long"
-    with pytest.raises(RefusedError):
-        list(apply_delta(iter([GOOD, b"", tail]), read_source, expect=ends_for(SOURCE[:100])))
+def test_bytes_after_the_frame_are_noticed_wherever_it_ends(tail: bytes) -> None:
+    """In the step that ends the frame, behind it in the same chunk, and in a later chunk."""
+    for size in range(1, STEP_BYTES + 20):
+        patch = patch_of(insert(SOURCE[:size]) + END, SOURCE[:size])
+        for chunks in ([patch + tail], [patch, b"", tail], [patch[:-1], patch[-1:] + tail]):
+            with pytest.raises(RefusedError) as refused:
+                list(apply_delta(iter(chunks), read_source, expect=ends_for(SOURCE[:size])))
+            assert refused.value.kind == "artifact-too-long"
+
+
+def test_a_frame_that_ends_early_is_not_continued_by_another() -> None:
+    first, second = patch_of(copy(50), SOURCE[:100]), frame_of(copy(50) + END)
+    assert refusal(first + second, SOURCE[:100]) == "artifact-truncated"
 
 
 @pytest.mark.parametrize(
@@ -185,6 +196,22 @@ def test_a_frame_that_wants_more_memory_than_its_header_admits_is_refused() -> N
     header = write_header(DeltaHeader(ends=ends_for(SOURCE[:100]), window_log=20))
     assert refusal(header + frame_of(copy(100) + END, window_log=21), SOURCE[:100]) == "malformed"
     assert run(header + frame_of(copy(100) + END, window_log=20), SOURCE[:100]) == SOURCE[:100]
+
+
+def test_a_frame_of_one_segment_that_is_larger_than_its_header_admits_is_refused() -> None:
+    """Such a frame names no window: its content is its window."""
+    frame = zstandard.ZstdCompressor().compress(copy(100) + END + SOURCE * 2000)
+    assert zstandard.get_frame_parameters(frame).window_size > 1 << 20
+    header = write_header(DeltaHeader(ends=ends_for(SOURCE[:100]), window_log=20))
+    assert refusal(header + frame, SOURCE[:100]) == "malformed"
+
+
+def test_a_header_with_a_window_out_of_bounds_is_refused() -> None:
+    for window_log in (0, MIN_WINDOW_LOG - 1, MAX_WINDOW_LOG + 1, 255):
+        with pytest.raises(RefusedError):
+            read_header(GOOD[:6] + bytes((window_log,)) + GOOD[7:])
+    for window_log in (MIN_WINDOW_LOG, MAX_WINDOW_LOG):
+        assert read_header(GOOD[:6] + bytes((window_log,)) + GOOD[7:]).window_log == window_log
 
 
 def test_a_frame_that_needs_a_dictionary_is_refused() -> None:
