@@ -1,0 +1,76 @@
+"""Campaign files: what is accepted, and that everything else is refused with the place and what to write there."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from firmware.errors import RefusedError
+from server.campaigns.strategy_file import parse_campaign
+from server.ports import Selection
+
+GOOD = 'name: spring\nproduct: lamp\nversion: "2.1"\nstrategy: standard\n'
+
+
+def test_a_small_file() -> None:
+    spec = parse_campaign(GOOD)
+    assert (spec.name, spec.product, spec.version, spec.strategy.name) == ("spring", "lamp", "2.1", "standard")
+    assert spec.selection == Selection()
+
+
+def test_a_selection_and_a_strategy_of_its_own() -> None:
+    spec = parse_campaign(
+        GOOD.replace("standard", "{extends: standard, healthy: 10s}") + "selection: {labels: {site: berlin}}\n"
+    )
+    assert spec.selection == Selection(labels={"site": "berlin"})
+    assert spec.strategy.healthy_s == 10
+
+
+def test_json_is_yaml_too() -> None:
+    assert parse_campaign('{"name":"a","product":"b","version":"1","strategy":"standard"}').name == "a"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "says"),
+    [
+        ("", "bad-campaign", "mapping"),
+        ("- 1\n", "bad-campaign", "mapping"),
+        (GOOD + "name: other\n", "bad-campaign", "line 5: name is given twice"),
+        (GOOD + "selection: {labels: {a: x, a: y}}\n", "bad-campaign", "line 5: a is given twice"),
+        (GOOD + "colour: red\n", "bad-campaign", "no key colour"),
+        (GOOD.replace('"2.1"', "2.1"), "bad-campaign", "`version`"),
+        (GOOD.replace("spring", "Spring!"), "bad-campaign", "`name`"),
+        (GOOD.replace("spring", "../x"), "bad-campaign", "`name`"),
+        (GOOD.replace("product: lamp\n", ""), "bad-campaign", "`product`"),
+        (GOOD.replace("strategy: standard\n", ""), "bad-campaign", "strategy"),
+        (GOOD.replace("standard", "standrad"), "bad-strategy", "standard"),
+        (GOOD + "selection: berlin\n", "bad-campaign", "`selection`"),
+        (GOOD + "selection: {site: berlin}\n", "bad-campaign", "`selection`"),
+        (GOOD + "selection: {labels: [a]}\n", "bad-campaign", "`selection.labels`"),
+        (GOOD + "selection: {labels: {site: 5}}\n", "bad-campaign", "label site"),
+        (GOOD + "selection: {labels: {5: a}}\n", "bad-campaign", "line 5"),
+        ("a: [", "bad-campaign", "line 1"),
+        ("a: 1\n\tb: 2", "bad-campaign", "line 2"),
+        ("? [a]\n: b\n", "bad-campaign", "plain text"),
+        ("!!python/object/apply:os.system [x]", "bad-campaign", "line 1"),
+        ("<<: {name: a}\n", "bad-campaign", "plain text"),
+        ("a: &a [1]\nb: [" + "*a," * 100 + "]", "bad-campaign", "aliases"),
+        ("a: " + "[" * 5000, "bad-campaign", "YAML"),
+        ("a: " + "9" * 5000, "bad-campaign", "YAML"),
+        ("a: \x00", "bad-campaign", "YAML"),
+        ("a: " + "x" * 300_000, "bad-campaign", "KiB"),
+    ],
+)
+def test_everything_else_is_refused_in_words(text: str, kind: str, says: str) -> None:
+    with pytest.raises(RefusedError) as caught:
+        parse_campaign(text)
+    assert caught.value.kind == kind
+    assert says in caught.value.text
+
+
+@given(st.text(max_size=200) | st.text(alphabet="abc:{}[]&*!|>-? \n\"'#%@", max_size=80).map(lambda tail: GOOD + tail))
+def test_any_text_is_a_campaign_or_a_typed_refusal(text: str) -> None:
+    try:
+        spec = parse_campaign(text)
+    except RefusedError:
+        return
+    assert (spec.name, spec.product) == ("spring", "lamp")

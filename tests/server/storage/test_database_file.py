@@ -1,0 +1,161 @@
+"""The database as a file: its settings, its schema's version, and what happens when the disk says no."""
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Engine, text
+
+from firmware.errors import RefusedError, UnavailableError
+from server.errors import ConflictError
+from server.ports import AgentRecord, AgentStatus, Unit
+from server.storage import SqlDatabase
+from server.storage.engines import make_engine, parse_url
+from server.storage.schema import upgrade
+from server.storage.tables import Stored
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    made = make_engine(parse_url(f"sqlite:///{tmp_path}/otaria.db"), writer=True, size=1)
+    upgrade(made)
+    yield made
+    made.dispose()
+
+
+def test_the_migrations_make_exactly_the_tables_of_the_code(engine: Engine) -> None:
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Stored.metadata) == []
+
+
+def test_every_connection_syncs_commits_holds_keys_and_writes_ahead(engine: Engine) -> None:
+    with engine.connect() as connection:
+        found = {
+            name: connection.execute(text(f"PRAGMA {name}")).scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        }
+    assert found == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 5000}
+
+
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [
+        ("SELECT * FROM assignment WHERE wake_at <= 5 ORDER BY wake_at LIMIT 5", "ix_assignment_wake_at"),
+        ("SELECT min(wake_at) FROM assignment", "ix_assignment_wake_at"),
+        (
+            "SELECT * FROM assignment WHERE campaign = 'c' AND cohort = 1 AND state = 'planned' AND wake_at IS NULL "
+            "ORDER BY rank LIMIT 5",
+            "ix_assignment_campaign_state_cohort_rank",
+        ),
+        (
+            "SELECT * FROM assignment WHERE campaign = 'c' ORDER BY cohort, rank, target LIMIT 5",
+            "ix_assignment_campaign_cohort_rank_target",
+        ),
+        ("SELECT running_version, count(*) FROM target GROUP BY running_version", "ix_target_running_version"),
+        ("SELECT * FROM inbox WHERE pending IS 1 ORDER BY id LIMIT 5", "ix_inbox_pending_id"),
+        ("SELECT hash FROM inbox WHERE agent = 'a' AND journal = 'j' AND seq = 4", "sqlite_autoindex_inbox_1"),
+        ("SELECT * FROM token WHERE \"group\" IN ('g') ORDER BY since LIMIT 5", "ix_token_group_since"),
+        ("SELECT * FROM audit WHERE campaign = 'c' ORDER BY id DESC LIMIT 5", "ix_audit_campaign_id"),
+    ],
+)
+def test_the_hot_queries_use_an_index_and_sort_nothing(engine: Engine, query: str, index: str) -> None:
+    with engine.connect() as connection:
+        plan = " / ".join(row[-1] for row in connection.execute(text(f"EXPLAIN QUERY PLAN {query}")))
+    assert index in plan
+    assert "TEMP B-TREE" not in plan
+
+
+async def test_a_database_of_a_later_version_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "otaria.db"
+    await SqlDatabase.open(f"sqlite:///{path}").close()
+    with sqlite3.connect(path) as raw:
+        raw.execute("UPDATE alembic_version SET version_num = '9999'")
+    raw.close()
+    before = path.read_bytes()
+    with pytest.raises(RefusedError) as caught:
+        SqlDatabase.open(f"sqlite:///{path}")
+    assert caught.value.kind == "database-newer"
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("url", ["", "nonsense", "sqlite://", "sqlite:///:memory:", "sqlite:///"])
+def test_a_url_that_cannot_serve_is_refused(url: str) -> None:
+    with pytest.raises(RefusedError) as caught:
+        SqlDatabase.open(url)
+    assert caught.value.kind == "database-url"
+
+
+def test_a_file_that_is_no_database_is_a_storage_fault(tmp_path: Path) -> None:
+    path = tmp_path / "otaria.db"
+    path.write_bytes(b"not a database, but long enough to be looked at" * 100)
+    with pytest.raises(UnavailableError) as caught:
+        SqlDatabase.open(f"sqlite:///{path}")
+    assert caught.value.kind == "storage-fault"
+
+
+def test_a_directory_that_is_not_there_is_a_storage_fault(tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError) as caught:
+        SqlDatabase.open(f"sqlite:///{tmp_path}/none/otaria.db")
+    assert caught.value.kind == "storage-fault"
+
+
+async def test_a_full_disk_is_a_storage_fault_and_keeps_nothing(tmp_path: Path) -> None:
+    """SQLite's own limit of pages is the nearest thing to a full disk that needs no root: same error, same rollback."""
+    database = SqlDatabase.open(f"sqlite:///{tmp_path}/otaria.db")
+
+    def fill(unit: Unit) -> None:
+        for number in range(2000):
+            unit.audit.add(at=1.0, kind="k", text="x" * 1000, data={"n": number})
+
+    def limit(unit: Unit) -> None:
+        connection = unit.audit._db  # type: ignore[attr-defined]
+        pages = connection.execute(text("PRAGMA page_count")).scalar()
+        connection.execute(text(f"PRAGMA max_page_count={pages + 20}"))
+
+    await database.write(limit)
+    with pytest.raises(UnavailableError) as caught:
+        await database.write(fill)
+    assert caught.value.kind == "storage-fault"
+    assert await database.read(lambda unit: unit.audit.page()) == []
+    await database.write(lambda unit: unit.audit.add(at=1.0, kind="k", text="small"))
+    assert len(await database.read(lambda unit: unit.audit.page())) == 1
+    await database.close()
+
+
+async def test_foreign_keys_are_held(tmp_path: Path) -> None:
+    database = SqlDatabase.open(f"sqlite:///{tmp_path}/otaria.db")
+
+    def work(unit: Unit) -> None:
+        unit.identities.add_agent(agent("t1"), hardware="hw", labels={})
+        unit.audit._db.execute(text("DELETE FROM agent"))  # type: ignore[attr-defined]
+
+    with pytest.raises(ConflictError):
+        await database.write(work)
+    assert await database.read(lambda unit: unit.identities.agent("t1")) is None
+    await database.close()
+
+
+async def test_two_processes_on_one_file_take_turns(tmp_path: Path) -> None:
+    one = SqlDatabase.open(f"sqlite:///{tmp_path}/otaria.db")
+    two = SqlDatabase.open(f"sqlite:///{tmp_path}/otaria.db")
+    for number, database in enumerate([one, two, one, two]):
+        await database.write(
+            lambda unit, n=number: unit.identities.add_agent(agent(f"t{n}"), hardware="hw", labels={})  # type: ignore[misc]
+        )
+    assert await one.read(lambda unit: unit.fleet.count()) == 4
+    await one.close()
+    await two.close()
+
+
+def agent(name: str) -> AgentRecord:
+    return AgentRecord(
+        id=name,
+        status=AgentStatus.ACTIVE,
+        report_keyid=name,
+        report_key={},
+        certificate_serial="1",
+        enrolled_at=1.0,
+    )
