@@ -42,6 +42,7 @@ strategy:
   trial: 60s
   horizon: 60s
   healthy: 2s
+  retry: 2s
   on_failure: abort
 """
 

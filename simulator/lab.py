@@ -22,6 +22,8 @@ from firmware.errors import OtariaError
 from firmware.manifest import HealthCheck
 from firmware.protocol.codec import canonical
 from server.cli import run as run_otaria
+from server.identity.authority import Authorities
+from simulator.hostile import HostileBroker
 from simulator.rest import RestClient
 
 START_TIMEOUT_S = 60.0
@@ -42,6 +44,7 @@ class Firmware:
     counter: int
     path: Path
     health: Sequence[HealthCheck] = ()
+    min_uptime_s: int = 0
 
 
 @dataclass(kw_only=True)
@@ -90,8 +93,13 @@ class Board:
         os.kill(self.agent_pid(), signal.SIGKILL)
 
     def agent_pid(self) -> int:
-        """The process id of the running agent."""
-        return int((self.directory / "run" / "agent.pid").read_text())
+        """The process id of the running agent; raises `LabError` when there is none."""
+        wanted = ["--dir", str(self.agent_directory), "run"]
+        for process in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if process.read_bytes().decode().split("\0")[-4:-1] == wanted:
+                    return int(process.parent.name)
+        raise LabError("no-agent", f"No agent runs on {self.directory}.")
 
     def log(self) -> str:
         """What the board printed, for error messages."""
@@ -115,14 +123,26 @@ class Board:
 
 
 class Lab:
-    """One Otaria in `directory`. `broker` is `auto`, `mosquitto` or `embedded`; `say` is told each command that is run."""
+    """One Otaria in `directory`. `broker` is `auto`, `mosquitto` or `embedded`; `say` is told each command that is run.
 
-    def __init__(self, directory: Path, *, broker: str = "auto", say: Callable[[str], None] | None = None) -> None:
+    `hostile`: the broker belongs to an attacker and is a process of its own, apart from the server.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        broker: str = "auto",
+        hostile: bool = False,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        self.broker: HostileBroker | None = None
         self.directory = directory
         self.state = directory / "state"
         self.repository = directory / "repository"
         self.boards: list[Board] = []
-        self._broker = broker
+        self._broker_kind = broker
+        self._hostile = hostile
         self._say = say or (lambda _text: None)
         self._server: subprocess.Popen[bytes] | None = None
 
@@ -134,10 +154,25 @@ class Lab:
         self.otaria("keys", "init", str(self.repository), "--product", PRODUCT)
         (self.directory / "otaria.toml").write_text(
             f'[server]\nstate = "state"\n\n[http]\npeople = "127.0.0.1:{free_port()}"\n'
-            f'devices = "127.0.0.1:{free_port()}"\n\n[broker]\nkind = "{self._broker}"\n'
-            f"agents_port = {free_port()}\nservices_port = {free_port()}\n\n"
+            f'devices = "127.0.0.1:{free_port()}"\n\n{self._broker_section()}\n'
             '[catalogue]\nrepository = "repository/metadata"\nonline_keys = "repository/keys/online"\n'
         )
+
+    def _broker_section(self) -> str:
+        agents, services = free_port(), free_port()
+        ports = f"agents_port = {agents}\nservices_port = {services}\n"
+        if not self._hostile:
+            return f'[broker]\nkind = "{self._broker_kind}"\n{ports}'
+        self.broker = HostileBroker(
+            self.directory / "broker",
+            Authorities.open_or_create(self.state / "identity"),
+            kind=self._broker_kind,
+            agents=agents,
+            services=services,
+        )
+        self.broker.start()
+        hosts = 'agents_host = "127.0.0.1"\nservices_host = "127.0.0.1"\n'
+        return f'[broker]\nkind = "external"\n{hosts}{ports}'
 
     def start_server(self) -> None:
         """Start `otaria serve` and wait until it answers."""
@@ -202,7 +237,7 @@ class Lab:
         self.otaria(
             *("release", "build", "--product", PRODUCT, "--version", firmware.version),
             *("--counter", str(firmware.counter), "--hardware", HARDWARE, "--image", str(firmware.path)),
-            *("--health-file", str(health), "-o", str(out)),
+            *("--health-file", str(health), "--min-uptime", str(firmware.min_uptime_s), "-o", str(out)),
         )
         self.otaria("release", "sign", str(out), "--repository", str(self.repository))
         self.otaria("release", "publish", str(out), "--repository", str(self.repository), *self._access())
@@ -275,6 +310,8 @@ class Lab:
         for board in self.boards:
             board.power_cut()
         self.stop_server()
+        if self.broker is not None:
+            self.broker.kill()
 
     def _access(self) -> list[str]:
         return ["--server", self.run_info["people_url"], "--token-file", str(self.state / "admin.token")]

@@ -1,0 +1,60 @@
+"""A TCP link with a speed limit that can be counted and cut: what stands between a device and its server in the field."""
+
+import contextlib
+import socket
+import threading
+import time
+
+CHUNK_BYTES = 1 << 14
+
+
+class SlowLink:
+    """Forwards a loopback port to another. `bytes_per_s` limits what the device receives; None is no limit."""
+
+    def __init__(self, to_port: int, *, bytes_per_s: float | None = None) -> None:
+        self.bytes_per_s = bytes_per_s
+        self.received = 0
+        """Bytes that the device has received through this link, TLS included."""
+        self._to_port = to_port
+        self._open: set[socket.socket] = set()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        """Break all connections; new ones are served."""
+        for each in tuple(self._open):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Break all connections and stop listening."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+                far = socket.create_connection(("127.0.0.1", self._to_port))
+            except OSError:
+                return
+            self._open |= {near, far}
+            threading.Thread(target=self._pump, args=(near, far, False), daemon=True).start()
+            threading.Thread(target=self._pump, args=(far, near, True), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, is_down: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(CHUNK_BYTES):
+                sink.sendall(data)
+                if is_down:
+                    self.received += len(data)
+                    if self.bytes_per_s:
+                        time.sleep(len(data) / self.bytes_per_s)
+        for each in (source, sink):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        self._open.discard(source)
+        source.close()
