@@ -31,9 +31,6 @@ class PatchFile:
         """
         with storage_faults("read", "the fetched delta"):
             have = self._effects.size(self._path) or 0
-        if have > file.length:
-            self.remove()
-            have = 0
         if have < file.length:
             for part in windows_from(source, file, have, stop):
                 with storage_faults("write", "the fetched delta"):

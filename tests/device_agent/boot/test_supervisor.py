@@ -17,10 +17,10 @@ import pytest
 from device_agent.boot.files import read_state, read_status
 from device_agent.boot.layout import Board
 from device_agent.boot.loader import encode_state
-from device_agent.boot.supervisor import PowerSwitch, Supervisor
+from device_agent.boot.supervisor import PowerSwitch, Settings, Supervisor
 from device_agent.boot.wary import WaryEffects
 from device_agent.effects import FileEffects
-from device_agent.ports import BootOutcome, Slot
+from device_agent.ports import BootOutcome, BootStatus, Slot
 from device_agent.slots.files import create_board
 from firmware.errors import OtariaError
 from firmware.images.slot_image import build_slot_image
@@ -46,7 +46,7 @@ AGENT = """
 import json, sys, time
 from pathlib import Path
 from device_agent.boot.control import FileBoot
-from device_agent.boot.supervisor import PowerSwitch, Supervisor
+from device_agent.boot.supervisor import PowerSwitch, Settings, Supervisor
 from device_agent.boot.wary import WaryEffects
 from device_agent.effects import FileEffects
 from device_agent.ports import Slot
@@ -349,16 +349,24 @@ def test_a_reboot_asked_in_another_boot_is_not_obeyed(bench: Bench) -> None:
 
 
 class FullDisk(WaryEffects):
-    """The loader's state cannot be stored; the power goes once the board says what it is."""
+    """The loader's state cannot be stored at the first boot; a reboot is asked for in it, and in the second the power goes."""
 
-    def __init__(self, power: PowerSwitch) -> None:
+    def __init__(self, board: Board, power: PowerSwitch) -> None:
+        self.said: list[BootStatus] = []
+        self._board = board
         self._power = power
 
     def replace(self, path: Path, data: bytes) -> None:
-        if path.name.startswith("loader-"):
+        if path in self._board.loader_copies and not self.said:
             raise OSError(errno.ENOSPC, "no space")
         super().replace(path, data)
-        if path.name == "status.json":
+        if path != self._board.status:
+            return
+        status = read_status(self, self._board)
+        if not self.said or status.boot_id != self.said[-1].boot_id:
+            self.said.append(status)
+            super().replace(self._board.reboot, status.boot_id.encode())
+        if len(self.said) == 2:
             self._power.turn_off()
 
 
@@ -366,9 +374,12 @@ def test_a_trial_whose_attempt_cannot_be_counted_is_not_booted(bench: Bench) -> 
     bench.put(Slot.B, GOOD)
     bench.board.request.write_bytes(b'{"try":{"slot":"B","trial_id":"t1","deadline_s":60}}')
     power = PowerSwitch()
-    assert Supervisor(bench.board, ["true"], power=power, effects=FullDisk(power)).run() == 0
-    status = read_status(bench.effects, bench.board)
-    assert (status.slot, status.outcome, status.cause) == (Slot.A, BootOutcome.NORMAL, "storage-fault")
+    disk = FullDisk(bench.board, power)
+    assert Supervisor(bench.board, ["true"], power=power, effects=disk, settings=Settings(poll_s=0.01)).run() == 0
+    assert [(status.slot, status.outcome, status.cause) for status in disk.said] == [
+        (Slot.A, BootOutcome.NORMAL, "storage-fault"),
+        (Slot.A, BootOutcome.NORMAL, ""),
+    ]
 
 
 @pytest.mark.parametrize("damage", ["one", "both"])
