@@ -60,7 +60,12 @@ class PaperClaims:
         self, *, uses: int, expires_s: int, labels: Mapping[str, str], by: str
     ) -> tuple[ClaimToken, str]:
         token = ClaimToken(
-            id="c-paper", secret_sha256="ab" * 32, expires_at=NOW + expires_s, uses_left=uses, labels=labels, created_by=by
+            id="c-paper",
+            secret_sha256="ab" * 32,
+            expires_at=NOW + expires_s,
+            uses_left=uses,
+            labels=labels,
+            created_by=by,
         )
         await self.database.write(lambda unit: unit.identities.add_claim(token))
         return token, "otc1.paper"

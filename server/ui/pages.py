@@ -15,7 +15,8 @@ from server.http.bodies import path_id, query_text
 from server.http.changes import Changes
 from server.http.fleet import FILTERS, Explainer, filters
 from server.http.problems import Render
-from server.planner.model import AssignmentRow, AssignmentState, CampaignState, Explanation
+from server.planner.model import AssignmentRow, AssignmentState, CampaignState, Explanation, Verb
+from server.planner.states import CAMPAIGN
 from server.ports import CampaignView, Clock, Database, Unit
 from server.ui.pictures import MAX_CELLS, CohortPicture, picture, versions_bar
 from server.ui.rendering import STATIC, STATIC_TYPES, Templates
@@ -26,6 +27,7 @@ STUCK_SHOWN = 12
 TIMELINE = 60
 OVERVIEW_CAMPAIGNS = 6
 OVER = (CampaignState.COMPLETED, CampaignState.ABORTED, CampaignState.ROLLED_BACK)
+WATCH = (CampaignState.WATCHING,)
 STUCK = (
     AssignmentState.MISSING,
     AssignmentState.REGRESSED,
@@ -98,7 +100,7 @@ class Pages:
         count, versions, views = await self._database.read(
             lambda unit: (unit.fleet.count(), unit.fleet.versions(), unit.campaigns.list())
         )
-        newest = sorted(views, key=lambda view: (view.row.state in OVER, -view.created_at))
+        newest = sorted(views, key=lambda view: (_rank(view.row.state), -view.created_at))
         shown = [(view, _pictures(view, {})) for view in newest[:OVERVIEW_CAMPAIGNS]]
         return self._templates.page(
             "overview.html",
@@ -204,15 +206,16 @@ class Pages:
         return handler
 
 
-def verbs_for(state: CampaignState) -> tuple[str, ...]:
-    """What a person can tell a campaign in this state, the usual first."""
-    if state in (CampaignState.DRAFT, CampaignState.SCHEDULED, CampaignState.AWAITING_APPROVAL):
-        return ("start", "abort")
-    if state is CampaignState.RUNNING:
-        return ("pause", "abort", "rollback")
-    if state is CampaignState.PAUSED:
-        return ("resume", "abort", "rollback")
-    return ("abort", "rollback") if state is CampaignState.WATCHING else ()
+def verbs_for(state: CampaignState) -> tuple[Verb, ...]:
+    """What a person can tell a campaign in this state: what the planner's table has a row for."""
+    return tuple(verb for verb in Verb if verb in CAMPAIGN[state])
+
+
+def _rank(state: CampaignState) -> int:
+    """Where a campaign stands on the overview: what moves first, then what waits for somebody, then the past."""
+    if state in OVER:
+        return 3
+    return 2 if state in (CampaignState.DRAFT, CampaignState.SCHEDULED) else 1 if state in WATCH else 0
 
 
 def _needs_somebody(view: CampaignView) -> bool:

@@ -120,14 +120,16 @@ def campaign_sentence(row: CampaignRow, cohorts: tuple[CohortRow, ...]) -> str:
     return f"{spoken(row.state).capitalize()}: {text.rstrip('.')}."
 
 
-def cohort_sentence(cohort: CohortRow) -> str:
-    """What a cohort's gate says, in one sentence."""
-    if cohort.verdict_text:
-        return f"{cohort.name}: {cohort.verdict_text}"
-    if cohort.state is CohortState.CLOSED:
-        return f"{cohort.name} opens when the cohort before it has passed."
+def cohort_sentence(cohort: CohortRow, *, named: bool = True) -> str:
+    """What a cohort's gate says, in one sentence; `named`: with the cohort's name before it."""
     verified = cohort.counts.get(A.VERIFIED, 0)
-    return f"{cohort.name}: {verified} of {cohort.size} verified, {cohort.attempted} attempted."
+    if cohort.verdict_text:
+        text = cohort.verdict_text
+    elif cohort.state is CohortState.CLOSED:
+        text = "Opens when the cohort before it has passed."
+    else:
+        text = f"{verified} of {cohort.size} verified, {cohort.attempted} attempted."
+    return f"{cohort.name}: {text}" if named else text
 
 
 def _verified(cohorts: tuple[CohortRow, ...]) -> int:

@@ -7,8 +7,9 @@ import pytest
 from server.http.access import Need
 from server.http.campaigns import CampaignRoutes
 from server.http.routes import API
+from server.identity.api_tokens import ApiTokens
 from server.ports import Role
-from tests.people_side import CAMPAIGN, PeopleSide, people  # noqa: F401 - the fixture
+from tests.people_side import CAMPAIGN, PeopleSide
 
 READ = {
     "GET /fleet",
@@ -87,8 +88,6 @@ async def test_a_session_cookie_opens_no_api_route(people: PeopleSide) -> None:
 
 
 async def test_an_expired_token_ends_its_sessions_too(people: PeopleSide) -> None:
-    from server.identity.api_tokens import ApiTokens
-
     short = await ApiTokens(people.database, clock=people.clock).create("short", Role.ADMIN, expires_s=60)
     people.secret[Role.ADMIN] = short
     await people.sign_in()

@@ -9,7 +9,7 @@ import pytest
 from server.http.changes import Changes
 from server.http.routes import API
 from server.ports import Role
-from tests.people_side import CAMPAIGN, PeopleSide, add_device, people  # noqa: F401 - the fixture
+from tests.people_side import CAMPAIGN, PeopleSide, add_device
 
 
 async def _get(people: PeopleSide, path: str) -> dict:

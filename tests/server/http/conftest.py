@@ -1,0 +1,3 @@
+"""The fixture these tests share."""
+
+from tests.people_side import people as people

@@ -1,0 +1,106 @@
+"""Settings: defaults, paths, and every wrong value refused by name."""
+
+from pathlib import Path
+
+import pytest
+
+from firmware.errors import RefusedError
+from server.config import Address, load_settings, parse_address
+
+
+def _load(tmp_path: Path, text: str):
+    file = tmp_path / "otaria.toml"
+    file.write_text(text)
+    return load_settings(file)
+
+
+def test_an_empty_file_means_the_defaults_beside_it(tmp_path: Path) -> None:
+    settings = _load(tmp_path, "")
+    assert settings.state == tmp_path / "state"
+    assert settings.repository == tmp_path / "repository"
+    assert (settings.http.people, settings.http.devices) == (
+        Address(host="127.0.0.1", port=8080),
+        Address(host="127.0.0.1", port=8443),
+    )
+    assert (settings.broker.kind, settings.storage_url) == ("auto", None)
+
+
+def test_what_the_file_says_goes_over_the_defaults(tmp_path: Path) -> None:
+    settings = _load(
+        tmp_path,
+        '[server]\nstate = "/var/lib/otaria"\n[http]\npeople = "[::1]:0"\nnames = ["ota.example"]\n'
+        '[broker]\nkind = "external"\nagents_host = "mq"\nagents_port = 8883\nservices_host = "mq"\nservices_port = 8884\n',
+    )
+    assert settings.state == Path("/var/lib/otaria")
+    assert settings.http.people == Address(host="::1", port=0)
+    assert settings.http.names == ("ota.example",)
+    assert settings.broker.agents_host == "mq"
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("[serve]\n", "serve"),
+        ("[http]\npeoples = 1\n", "peoples"),
+        ("[http]\npeople = 8080\n", "people"),
+        ('[http]\npeople = "8080"\n', "http.people"),
+        ('[http]\npeople = "127.0.0.1:99999"\n', "http.people"),
+        ('[http]\npeople = "::1:80"\n', "brackets"),
+        ('[http]\npeople = "0.0.0.0:8080"\n', "people_certificate"),
+        ('[http]\npeople = "ota.example:8080"\n', "people_certificate"),
+        ('[http]\npeople_key = "k"\n', "people_certificate"),
+        ('[http]\ndevices = "0.0.0.0:1"\n', "devices_url"),
+        ('[http]\ndevices_url = "http://x"\n', "devices_url"),
+        ('[http]\ndevices_url = "https://x/path"\n', "devices_url"),
+        ("[http]\nmax_artifact_bytes = 0\n", "max_artifact_bytes"),
+        ("[http]\nnames = [1]\n", "names"),
+        ('[broker]\nkind = "rabbit"\n', "kind"),
+        ('[broker]\nkind = "external"\n', "agents_host"),
+        ('[broker]\nservices_host = "x"\n', "services_host"),
+        ("[broker]\nagents_port = 70000\n", "agents_port"),
+        ("[server]\nstate = 3\n", "server.state"),
+        ('[server]\nstate = ""\n', "server.state"),
+        ("[storage]\nurl = 3\n", "storage.url"),
+        ("server = 3\n", "[server]"),
+        ("not toml", "otaria.toml"),
+    ],
+)
+def test_a_wrong_setting_is_named(tmp_path: Path, text: str, names: str) -> None:
+    with pytest.raises(RefusedError) as caught:
+        _load(tmp_path, text)
+    assert caught.value.kind == "config"
+    assert names in caught.value.text
+
+
+def test_a_misspelt_setting_gets_a_suggestion(tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match="did you mean `devices`"):
+        _load(tmp_path, '[http]\ndevice = "x"\n')
+
+
+def test_files_that_cannot_be_read_are_typed_errors(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.toml", tmp_path):
+        with pytest.raises(RefusedError):
+            load_settings(path)
+    (tmp_path / "latin.toml").write_bytes(b"# \xff")
+    with pytest.raises(RefusedError):
+        load_settings(tmp_path / "latin.toml")
+
+
+def test_a_listener_that_others_reach_is_fine_with_tls(tmp_path: Path) -> None:
+    settings = _load(tmp_path, '[http]\npeople = "0.0.0.0:8080"\npeople_certificate = "c.pem"\npeople_key = "k.pem"\n')
+    assert settings.http.people_certificate == tmp_path / "c.pem"
+
+
+@pytest.mark.parametrize(
+    ("text", "loopback"),
+    [
+        ("127.0.0.1:1", True),
+        ("[::1]:1", True),
+        ("localhost:1", True),
+        ("127.1.2.3:1", True),
+        ("10.0.0.1:1", False),
+        ("host:1", False),
+    ],
+)
+def test_what_counts_as_loopback(text: str, loopback: bool) -> None:
+    assert parse_address(text, "x").is_loopback is loopback

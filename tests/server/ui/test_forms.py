@@ -1,0 +1,112 @@
+"""Forms: signing in and out, and telling a campaign what to do; no form of another site does anything."""
+
+import re
+
+import pytest
+
+from server.planner.model import CampaignState
+from server.ports import Role
+from server.ui.sessions import COOKIE
+from tests.people_side import CAMPAIGN, PeopleSide
+
+
+async def _csrf(people: PeopleSide, path: str = "/") -> str:
+    text = await (await people.client.get(path)).text()
+    return re.search(r'name="csrf" value="([^"]+)"', text).group(1)
+
+
+async def _state(people: PeopleSide) -> CampaignState:
+    return (await people.desk.view("spring")).row.state
+
+
+@pytest.fixture
+async def signed_in(people: PeopleSide) -> PeopleSide:
+    await people.desk.create(people.desk.parse(CAMPAIGN), by="mara")
+    await people.sign_in(Role.OPERATOR)
+    return people
+
+
+async def test_the_cookie_is_no_token_and_not_for_scripts_or_other_sites(people: PeopleSide) -> None:
+    answer = await people.client.post("/login", data={"token": people.secret[Role.VIEWER]}, allow_redirects=False)
+    cookie = answer.headers["Set-Cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=Strict" in cookie
+    assert people.secret[Role.VIEWER] not in cookie
+
+
+@pytest.mark.parametrize("token", ["", "wrong", "otp1_" + "x" * 43, "x" * 100_000, "\x00", "ünïcode"])
+async def test_a_wrong_token_opens_nothing(people: PeopleSide, token: str) -> None:
+    answer = await people.client.post("/login", data={"token": token}, allow_redirects=False)
+    assert answer.status == 401
+    assert "Set-Cookie" not in answer.headers
+    assert "not a valid token" in await answer.text()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "leads_to"),
+    [
+        ("/fleet?state=missing", "/fleet?state=missing"),
+        ("https://evil.example/", "/"),
+        ("//evil.example/", "/"),
+        ("/\\evil.example", "/"),
+        ("/a\r\nSet-Cookie: x=y", "/"),
+        ("javascript:alert(1)", "/"),
+        ("/" + "x" * 600, "/"),
+    ],
+)
+async def test_signing_in_leads_only_to_this_site(people: PeopleSide, wanted: str, leads_to: str) -> None:
+    data = {"token": people.secret[Role.VIEWER], "next": wanted}
+    answer = await people.client.post("/login", data=data, allow_redirects=False)
+    assert (answer.status, answer.headers["Location"]) == (303, leads_to)
+
+
+async def test_signing_out_ends_the_session(signed_in: PeopleSide) -> None:
+    client = signed_in.client
+    kept = client.session.cookie_jar.filter_cookies(client.make_url("/"))[COOKIE].value
+    answer = await client.post("/logout", data={"csrf": await _csrf(signed_in)}, allow_redirects=False)
+    assert answer.status == 303
+    again = await client.get("/", headers={"Cookie": f"{COOKIE}={kept}"}, allow_redirects=False)
+    assert again.status == 303
+
+
+async def test_an_operator_starts_and_pauses_with_a_reason(signed_in: PeopleSide) -> None:
+    page = await (await signed_in.client.get("/campaigns/spring/start")).text()
+    assert "The first cohort opens" in page
+    for verb, state in (("start", CampaignState.RUNNING), ("pause", CampaignState.PAUSED)):
+        data = {"csrf": await _csrf(signed_in), "reason": " too\n early "}
+        answer = await signed_in.client.post(f"/campaigns/spring/{verb}", data=data, allow_redirects=False)
+        assert (answer.status, answer.headers["Location"]) == (303, "/campaigns/spring")
+        assert await _state(signed_in) is state
+    trail = await signed_in.database.read(lambda unit: unit.audit.latest(campaign="spring"))
+    assert any("too early" in record.text for record in trail)
+
+
+async def test_a_form_without_its_word_or_from_another_site_does_nothing(signed_in: PeopleSide) -> None:
+    csrf = await _csrf(signed_in)
+    for data, headers in (
+        ({}, {}),
+        ({"csrf": "guess"}, {}),
+        ({"csrf": csrf}, {"Origin": "https://evil.example"}),
+        ({"csrf": csrf}, {"Origin": "null"}),
+    ):
+        answer = await signed_in.client.post("/campaigns/spring/start", data=data, headers=headers)
+        assert answer.status == 403
+        assert await _state(signed_in) is CampaignState.DRAFT
+
+
+async def test_a_viewer_is_offered_nothing_and_may_do_nothing(people: PeopleSide) -> None:
+    await people.desk.create(people.desk.parse(CAMPAIGN), by="mara")
+    await people.sign_in(Role.VIEWER)
+    page = await (await people.client.get("/campaigns/spring")).text()
+    assert "/campaigns/spring/start" not in page
+    assert (await people.client.get("/campaigns/spring/start")).status == 403
+    answer = await people.client.post("/campaigns/spring/start", data={"csrf": await _csrf(people)})
+    assert answer.status == 403
+    assert await _state(people) is CampaignState.DRAFT
+
+
+async def test_a_verb_that_does_not_fit_says_so_on_a_page(signed_in: PeopleSide) -> None:
+    data = {"csrf": await _csrf(signed_in)}
+    answer = await signed_in.client.post("/campaigns/spring/resume", data=data)
+    assert (answer.status, answer.content_type) == (422, "text/html")
+    assert await _state(signed_in) is CampaignState.DRAFT
