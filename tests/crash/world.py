@@ -145,7 +145,7 @@ class Server:
     reports: dict[tuple[str, int], str] = field(default_factory=dict)
     told: list[Report] = field(default_factory=list)
     asks: list[Ask] = field(default_factory=list)
-    highest: Counter | None = None
+    highest: dict[str, Counter | None] = field(default_factory=dict)
     answer: Callable[[Ask], Verdict] = lambda ask: Verdict.GRANTED
     acking: bool = True
     n: int = 0
@@ -212,8 +212,9 @@ class Server:
             assert report.seq == 1 or before in self.reports, f"a gap before seq {report.seq}"
             self.reports[key] = digest
             self.told.append(report)
-            assert self.highest is None or (report.counter is not None and report.counter >= self.highest)
-            self.highest = report.counter or self.highest
+            highest = self.highest.get(report.journal)
+            assert highest is None or (report.counter is not None and report.counter >= highest)
+            self.highest[report.journal] = report.counter or highest
         if not self.acking:
             return []
         ack = Ack(
