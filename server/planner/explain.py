@@ -151,7 +151,7 @@ def _say(ledger: Ledger, kind: str, text: str, release_by: str, since: float | N
         campaign=ledger.campaign.id,
         state=ledger.assignment.state,
         kind=kind,
-        text=text,
+        text=text if text.endswith((".", "!", "?")) else f"{text}.",
         since=since,
         until=ledger.assignment.wake_at,
         release_by=release_by,

@@ -1,0 +1,302 @@
+"""Random fleets, campaigns, people, faults and clocks against the planner; what must hold whatever happens.
+
+Devices here lie, repeat themselves, answer late and fall silent; the shell loses commands as a crash would; and still no
+budget is exceeded by an admission, no pause grants a permit, no counter drifts, and nobody is lost.
+"""
+
+from collections import Counter
+from dataclasses import replace
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from firmware.protocol.words import Action, AgentState
+from server.planner.budgets import limits_of
+from server.planner.model import (
+    AssignmentRow,
+    AssignmentState,
+    BudgetPolicy,
+    CampaignDue,
+    CampaignState,
+    CohortPolicy,
+    CohortState,
+    Decision,
+    Event,
+    GatePolicy,
+    GrantPermit,
+    GroupRow,
+    Record,
+    Slice,
+    TargetRow,
+    TokenKind,
+    Verb,
+)
+from server.planner.states import FAILURES, GOING_BACK, IN_FLIGHT, LIVE, UNDECIDED, TransitionError
+from server.planner.step import step
+from tests.server.planner.playbook import (
+    HEALTHY_S,
+    HORIZON_S,
+    NEW,
+    OLD,
+    ORDER_TTL_S,
+    OTHER,
+    PATIENCE_S,
+    Board,
+    strategy,
+)
+
+A, C = AssignmentState, CampaignState
+TARGETS = [f"t{index}" for index in range(7)]
+CAMPAIGNS = ("c", "d")
+MOST_ROWS = 12
+
+gates = st.one_of(
+    st.builds(GatePolicy, min_verified=st.integers(1, 2)),
+    st.builds(GatePolicy, kind=st.just("rate"), max_failure_rate=st.sampled_from([0.0, 0.3, 1.0])),
+)
+cohort_lists = st.lists(st.tuples(st.sampled_from([1, 2, 3]), gates), max_size=2).flatmap(
+    lambda sized: gates.map(
+        lambda last: (
+            *(CohortPolicy(name=f"k{index}", count=count, gate=gate) for index, (count, gate) in enumerate(sized)),
+            CohortPolicy(name="rest", gate=last),
+        )
+    )
+)
+budget_lists = st.lists(
+    st.builds(BudgetPolicy, by=st.sampled_from(["campaign", "site", "rack"]), limit=st.integers(1, 3)),
+    max_size=3,
+    unique_by=lambda budget: budget.by,
+).map(tuple)
+strategies = st.builds(
+    strategy,
+    cohorts=cohort_lists,
+    budgets=budget_lists,
+    max_attempts=st.integers(1, 2),
+    late_max_failures=st.integers(0, 2),
+    on_failure=st.sampled_from(["pause", "abort", "rollback"]),
+)
+targets = st.sampled_from(TARGETS)
+images = st.sampled_from([OLD, NEW, OTHER])
+
+
+class PlannerMachine(RuleBasedStateMachine):
+    """Two campaigns over overlapping targets that share sites and racks."""
+
+    @initialize(first=strategies, second=strategies, page=st.sampled_from([1, 2, 50]), seed=st.integers(0, 9))
+    def make(self, first: object, second: object, page: int, seed: int) -> None:
+        self.board = Board(page=page)
+        self.attempts: Counter[tuple[str, int]] = Counter()
+        self.hashes: list[str] = []
+        self.board.observers.append(self.check_decision)
+        for index, name in enumerate(TARGETS):
+            groups = (f"site={index % 2}", f"rack={index % 3}")
+            self.board.add_target(name, groups=groups, rollback_available=index != 3)
+        self.board.add_campaign("c", TARGETS[:5], first, seed=seed)
+        self.board.add_campaign("d", TARGETS[3:], second, seed=seed)
+        self.sizes = {(row.campaign, row.index): row.size for name in CAMPAIGNS for row in self.board.cohorts(name)}
+
+    # What happens
+
+    @rule(campaign=st.sampled_from(CAMPAIGNS))
+    def start(self, campaign: str) -> None:
+        self.tell(Verb.START, campaign)
+
+    @rule(verb=st.sampled_from(Verb), campaign=st.sampled_from(CAMPAIGNS))
+    def tell(self, verb: Verb, campaign: str) -> None:
+        before = self.board.rows
+        try:
+            self.board.tell(verb, campaign)
+        except TransitionError:
+            assert self.board.rows is before
+
+    @rule(name=targets, steps=st.integers(1, 6), good=st.booleans())
+    def behave(self, name: str, steps: int, good: bool) -> None:
+        """A device does what it is told, some steps of it."""
+        for _ in range(steps):
+            current = self.current(name)
+            if current is None or current.order_hash is None:
+                return
+            self.one_step(current, good=good)
+
+    @rule(
+        name=targets, word=st.sampled_from(AgentState), runs=images, reason=st.sampled_from(["none", "order-expired"])
+    )
+    def babble(self, name: str, word: AgentState, runs: str, reason: str) -> None:
+        """Any word about the current order."""
+        self.board.report(name, word, runs=runs, reason_kind=reason)
+
+    @rule(name=targets, word=st.sampled_from(AgentState), pick=st.integers(0, 50))
+    def repeat_history(self, name: str, word: AgentState, pick: int) -> None:
+        """Any word about an order of the past."""
+        old = self.hashes[pick % len(self.hashes)] if self.hashes else None
+        self.board.report(name, word, order_hash=old)
+
+    @rule(name=targets, nonce=st.sampled_from([None, None, "replayed"]), stale=st.booleans(), pick=st.integers(0, 50))
+    def ask(self, name: str, nonce: str | None, stale: bool, pick: int) -> None:
+        old = self.hashes[pick % len(self.hashes)] if stale and self.hashes else None
+        self.board.ask(name, nonce=nonce, order_hash=old)
+
+    @rule(seconds=st.sampled_from([1, HEALTHY_S, HORIZON_S, PATIENCE_S, 11 * PATIENCE_S, ORDER_TTL_S]))
+    def time_passes(self, seconds: int) -> None:
+        self.crash(pages=False, recalls=False, orders=False)
+        self.board.wait(seconds)
+
+    @rule(name=targets, quarantined=st.booleans())
+    def quarantine(self, name: str, quarantined: bool) -> None:
+        row = self.board.target(name)
+        self.board.rows["target", name] = replace(row, quarantined=quarantined, version=row.version + 1)
+
+    @rule(pages=st.booleans(), recalls=st.booleans(), orders=st.booleans())
+    def crash(self, pages: bool, recalls: bool, orders: bool) -> None:
+        """Until time passes some commands are lost, as when the server dies between its commit and the next step."""
+        self.board.loses_pages, self.board.loses_recalls, self.board.loses_orders = pages, recalls, orders
+
+    # What must hold, decision by decision
+
+    def check_decision(self, loaded: Slice, event: Event, decision: Decision) -> None:
+        assert step(loaded, event) == decision
+        assert len(decision.changes) <= MOST_ROWS
+        for command in decision.commands:
+            if isinstance(command, GrantPermit):
+                self.check_permit(loaded, decision)
+            counted = isinstance(command, Record) and command.kind in ("permit-granted", "no-permit-known")
+            if counted and command.campaign and command.target:
+                row = self.board.assignment(command.target, command.campaign)
+                self.attempts[row.campaign, row.cohort] += row.action is Action.INSTALL
+        self.hashes += [event.order_hash] if hasattr(event, "order_hash") and event.order_hash else []
+
+    def check_permit(self, loaded: Slice, decision: Decision) -> None:
+        campaign, target, before = loaded.campaign, loaded.target, loaded.assignment
+        assert campaign is not None
+        assert target is not None
+        assert before is not None
+        back = before.action is Action.ROLLBACK
+        assert campaign.state in (GOING_BACK if back else {C.RUNNING, C.WATCHING})
+        assert not target.quarantined
+        assert before.state not in (A.TRIAL, A.COMMITTED, A.VERIFIED)
+        limits = limits_of(campaign.strategy, campaign.id, target)
+        raised = [change.row for change in decision.changes if isinstance(change.row, GroupRow)]
+        assert all(group.used <= min(group.limit, limits[group.key]) for group in raised)
+        if before.state is not A.ACTIVATING:
+            assert before.attempt < campaign.strategy.max_attempts
+            cohort = loaded.cohorts[before.cohort]
+            assert back or cohort.state in (CohortState.OPEN, CohortState.PASSED)
+            assert {token.group for token in self.board.tokens() if token.target == target.id} >= set(limits)
+
+    # What must hold, always
+
+    @invariant()
+    def counters_are_exact(self) -> None:
+        for name in CAMPAIGNS:
+            for cohort in self.board.cohorts(name):
+                rows = [row for row in self.board.assignments(name) if row.cohort == cohort.index]
+                assert cohort.counts == Counter(row.state for row in rows)
+                assert cohort.size == len(rows)
+                assert cohort.attempted == self.attempts[name, cohort.index]
+                if cohort.name != "late":
+                    assert cohort.size + cohort.moved_to_late == self.sizes[name, cohort.index]
+
+    @invariant()
+    def tokens_are_exact(self) -> None:
+        used = Counter(token.group for token in self.board.tokens())
+        groups = [row for row in self.board.rows.values() if isinstance(row, GroupRow)]
+        assert {group.key: group.used for group in groups if group.used} == used
+        states = {(row.campaign, row.target): row.state for row in self.board.assignments()}
+        for token in self.board.tokens():
+            state = states[token.campaign, token.target]
+            holder = self.board.target(token.target).holder
+            if token.kind is TokenKind.IN_FLIGHT:
+                assert state in IN_FLIGHT
+            elif holder == token.campaign:
+                assert state in FAILURES
+
+    @invariant()
+    def who_may_be_down_is_counted(self) -> None:
+        held = {(token.target, token.group) for token in self.board.tokens()}
+        for row in self.board.assignments():
+            if row.state in IN_FLIGHT:
+                assert all((row.target, group) in held for group in self.board.target(row.target).groups)
+
+    @invariant()
+    def nobody_is_lost(self) -> None:
+        for row in self.board.assignments():
+            campaign = self.board.campaign(row.campaign)
+            if row.state is A.PLANNED:
+                admitting = campaign.state is C.RUNNING and campaign.cohort == row.cohort
+                open_ = self.board.cohorts(row.campaign)[row.cohort].state is CohortState.OPEN
+                if admitting and open_:
+                    assert row.wake_at is not None or campaign.wake_at is not None
+            elif row.state in UNDECIDED:
+                assert row.wake_at is not None
+            else:
+                assert row.wake_at is None
+
+    @invariant()
+    def one_campaign_holds_a_target(self) -> None:
+        busy = [row for row in self.board.assignments() if row.state in UNDECIDED and row.state is not A.PLANNED]
+        for row in busy:
+            target = self.board.target(row.target)
+            if row.state is not A.COMMITTED:
+                assert (target.holder, target.settled) == (row.campaign, False)
+        assert max(Counter(row.target for row in busy).values(), default=1) == 1
+
+    @invariant()
+    def a_failed_gate_stops_the_campaign(self) -> None:
+        for name in CAMPAIGNS:
+            failed = any(row.state is CohortState.FAILED for row in self.board.cohorts(name))
+            assert not failed or self.board.campaign(name).state not in (C.RUNNING, C.WATCHING)
+
+    @invariant()
+    def everybody_can_be_explained(self) -> None:
+        for row in self.board.assignments():
+            said = self.board.explain(row.target, row.campaign)
+            assert said.text.endswith(".")
+            assert said.release_by
+            assert said.until == row.wake_at
+
+    # Odds and ends
+
+    def current(self, name: str) -> AssignmentRow | None:
+        row = self.board.rows.get(("assignment", self.board.target(name).holder or "", name))
+        return row if isinstance(row, AssignmentRow) else None
+
+    def one_step(self, row: AssignmentRow, *, good: bool) -> None:
+        """The next thing an honest device does."""
+        old = OLD if row.action is Action.INSTALL else NEW
+        new = NEW if row.action is Action.INSTALL else OLD
+        match row.state:
+            case A.ORDERED:
+                self.board.report(row.target, "downloading")
+            case A.DOWNLOADING | A.DEFERRED:
+                self.board.report(row.target, "staged")
+            case A.STAGED | A.ASKING:
+                self.board.ask(row.target)
+            case A.ACTIVATING:
+                self.board.report(row.target, "trial", runs=new)
+            case A.TRIAL:
+                self.board.report(row.target, "committed" if good else "fell_back", runs=new if good else old)
+            case A.COMMITTED:
+                self.board.wait(HEALTHY_S)
+            case _:
+                pass
+
+
+PlannerMachine.TestCase.settings = settings(stateful_step_count=30)
+TestPlannerInvariants = PlannerMachine.TestCase
+
+
+def test_every_campaign_that_runs_long_enough_ends_or_says_what_it_waits_for() -> None:
+    board = Board()
+    for name in TARGETS:
+        board.add_target(name, groups=("site=x",))
+    board.add_campaign("c", TARGETS)
+    board.start()
+    board.wait(20 * ORDER_TTL_S)
+    assert board.campaign().state is C.RUNNING
+    assert "more must verify" in board.cohort("canary").verdict_text
+    for name in board.members("late"):
+        assert board.state(name) is A.EXPIRED
+    assert not [row for row in board.rows.values() if isinstance(row, TargetRow) and not row.settled]
+    board.feed(CampaignDue(campaign="c", at=board.now))
+    assert C.RUNNING in LIVE
