@@ -76,8 +76,8 @@ class EnrolClient:
         try:
             headers = {"Content-Type": "application/json"} if body else {}
             connection.request(method, path, body=body, headers=headers)
-            response = connection.getresponse()
-            answer = _Answer(status=response.status, body=_read(response, limit, deadline))
+            with connection.getresponse() as response:
+                answer = _Answer(status=response.status, body=_read(response, limit, deadline))
         except ssl.SSLCertVerificationError as error:
             raise RefusedError(
                 "wrong-server", f"{self._host} does not prove that it belongs to the pinned CA: {error.verify_message}."
