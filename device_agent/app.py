@@ -81,12 +81,10 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
     directory = directory.absolute()
     identity, config = load_identity(directory), load_config(directory)
     clock, clocked, session = clock or BootClock(), _Clocked(), secrets.token_urlsafe(18)
-    context = client_context(directory)
-    http = DeviceHttp(identity.https_url, context, clocked)
+    context = client_context(directory, clocked)
+    http = DeviceHttp(identity.https_url, context)
     topic, _, will = presence_messages(identity.agent, session)
-    link = MqttLink(
-        _broker(identity, config), identity.agent, Will(topic=topic, payload=will), tls=context, trusted_time=clocked
-    )
+    link = MqttLink(_broker(identity, config), identity.agent, Will(topic=topic, payload=will), tls=context)
     effects = FileEffects()
     board = (directory / config.board).resolve()
     slots = FileSlots(effects, board)

@@ -96,11 +96,11 @@ class Device:
     def __init__(self, directory: Path, identity: Identity, world: World, depot: Depot, seed: int) -> None:
         self.identity, self._world = identity, world
         self._directory = directory
-        self._context = client_context(directory)
+        self._context = client_context(directory, self._trusted_time)
         self._signer = report_signer((directory / REPORT_KEY_FILE).read_bytes())
         self._effects = MemoryEffects()
         self._chance = Chance(seed)
-        self._http = DeviceHttp(identity.https_url, self._context, self._trusted_time)
+        self._http = DeviceHttp(identity.https_url, self._context)
         self._slots = SharedSlots(world.factory)
         self._installer = SharedInstaller(self._slots, depot, self._http, bytes_per_s=world.bytes_per_s)
         self.boot = MemoryBoot(self._slots, depot)
@@ -137,7 +137,6 @@ class Device:
             identity.agent,
             Will(topic=topic, payload=will),
             tls=self._context,
-            trusted_time=self._trusted_time,
         )
         self.runtime.start()
         self._link.start(lambda message: put(number, message), lambda online: put(number, Connected(online=online)))

@@ -6,13 +6,10 @@ Nothing that comes from here is trusted; whoever asks checks lengths, hashes and
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import quote, urlsplit
 
 import urllib3
-from urllib3.connection import HTTPSConnection
 
-from device_agent.transport.tls import TrustedClock, refuse_expired
 from firmware.errors import UnavailableError
 from firmware.protocol.order import FileRef
 from firmware.protocol.words import ReasonKind
@@ -35,12 +32,11 @@ class DeviceHttp:
         self,
         https_url: str,
         context: ssl.SSLContext,
-        trusted_time: TrustedClock,
         patience: HttpPatience | None = None,
     ) -> None:
         patience = patience or HttpPatience()
         parts = urlsplit(https_url)
-        pool = urllib3.HTTPSConnectionPool(
+        self._pool = urllib3.HTTPSConnectionPool(
             parts.hostname or "",
             parts.port or 443,
             timeout=urllib3.Timeout(connect=patience.connect_s, read=patience.read_s),
@@ -48,8 +44,6 @@ class DeviceHttp:
             retries=False,
             ssl_context=context,
         )
-        pool.ConnectionCls = _dated(trusted_time)
-        self._pool = pool
 
     def open(self, file: FileRef, *, offset: int) -> Iterator[bytes]:
         """Byte chunks of an artifact from `offset`; raises `UnavailableError` (`unreachable`), also in mid-stream."""
@@ -112,15 +106,3 @@ def _starts_at(response: urllib3.BaseHTTPResponse, offset: int) -> bool:
 
 def _unreachable(what: str) -> UnavailableError:
     return UnavailableError(ReasonKind.UNREACHABLE, f"{what[0].upper()}{what[1:]}; it is tried again later."[:1000])
-
-
-def _dated(trusted_time: TrustedClock) -> type[HTTPSConnection]:
-    class DatedConnection(HTTPSConnection):
-        """Refuses a server whose certificate was over before the trusted time."""
-
-        def connect(self) -> None:
-            super().connect()
-            peer: Any = self.sock
-            refuse_expired(peer.getpeercert(binary_form=True), trusted_time())
-
-    return DatedConnection

@@ -18,7 +18,6 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from device_agent.ports import Incoming
-from device_agent.transport.tls import TrustedClock, refuse_expired
 from firmware.errors import RefusedError
 from firmware.protocol import topics
 from firmware.protocol.envelope import DEFAULT_MAX_BYTES
@@ -52,11 +51,9 @@ class Will:
 class MqttLink:
     """`Link` over paho. The client id is the agent's id, as the broker demands."""
 
-    def __init__(
-        self, broker: Broker, agent: str, will: Will, *, tls: ssl.SSLContext | None, trusted_time: TrustedClock
-    ) -> None:
+    def __init__(self, broker: Broker, agent: str, will: Will, *, tls: ssl.SSLContext | None) -> None:
         """`tls` None is for a broker on loopback without TLS."""
-        self._broker, self._agent, self._trusted_time, self._tls = broker, agent, trusted_time, tls
+        self._broker, self._agent, self._tls = broker, agent, tls
         self._stopping = threading.Event()
         self._up = False
         self._thread: threading.Thread | None = None
@@ -112,18 +109,12 @@ class MqttLink:
         self._taken = False
         try:
             self._client.connect(self._broker.host, self._broker.port, keepalive=self._broker.keepalive_s)
-            self._check_certificate()
             self._client.loop_forever(retry_first_connection=False)
         except (OSError, ValueError) as error:
             log.info("broker not reached", extra={"host": self._broker.host, "reason": str(error)})
             self._client.disconnect()
         self._set_up(False)
         return self._taken
-
-    def _check_certificate(self) -> None:
-        peer: Any = self._client.socket()
-        if self._tls is not None:
-            refuse_expired(peer.getpeercert(binary_form=True), self._trusted_time())
 
     def _delay_s(self, attempts: int) -> float:
         least, most = self._broker.reconnect_min_s, self._broker.reconnect_max_s

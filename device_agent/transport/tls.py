@@ -19,14 +19,15 @@ _NO_CHECK_TIME = 0x200000
 """X509_V_FLAG_NO_CHECK_TIME of OpenSSL."""
 
 
-def client_context(directory: Path) -> ssl.SSLContext:
-    """A context with the agent's key and certificate that trusts only the services CA.
+def client_context(directory: Path, trusted_time: TrustedClock) -> ssl.SSLContext:
+    """A context with the agent's key and certificate that trusts only the services CA, and no certificate that is over.
 
     Raises `UnavailableError` (`not-enrolled`) or `RefusedError` (`bad-key`).
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_flags |= ssl.VerifyFlags(_NO_CHECK_TIME)
+    context.sslsocket_class = _dated_socket(trusted_time)
     try:
         context.load_verify_locations(cafile=directory / SERVICES_CA_FILE)
         context.load_cert_chain(directory / TLS_CERTIFICATE_FILE, directory / TLS_KEY_FILE)
@@ -44,3 +45,18 @@ def refuse_expired(certificate_der: bytes | None, trusted_time: float) -> None:
     ends = x509.load_der_x509_certificate(certificate_der).not_valid_after_utc.timestamp()
     if ends < trusted_time:
         raise ssl.SSLCertVerificationError("The server's certificate has expired.")
+
+
+def _dated_socket(trusted_time: TrustedClock) -> type[ssl.SSLSocket]:
+    class DatedSocket(ssl.SSLSocket):
+        """Looks at the peer's dates before a byte is sent, and closes itself when the handshake fails."""
+
+        def do_handshake(self, block: bool = False) -> None:
+            try:
+                super().do_handshake(block)
+                refuse_expired(self.getpeercert(binary_form=True), trusted_time())
+            except BaseException:
+                self.close()
+                raise
+
+    return DatedSocket
