@@ -207,6 +207,17 @@ def test_mix_and_match_of_product_versions(lab: Any) -> None:
     assert "product-pump has another length or hash" in refused(lab, path=IMAGE)
 
 
+@pytest.mark.parametrize("role", ["snapshot", "targets"])
+def test_mix_and_match_where_the_parent_lists_no_hash(lab: Any, role: str) -> None:
+    """Hashes are optional in TUF. Another version under the listed name is stopped by the version inside."""
+    lab.served[f"2.{role}.json"] = (lab.metadata / f"1.{role}.json").read_bytes()
+    if role == "snapshot":
+        lab.serve_timestamp(lambda stamp: setattr(stamp, "snapshot_meta", MetaFile(2)), "timestamp")
+    else:
+        lab.serve_snapshot(lambda body: body.meta.update({"targets.json": MetaFile(2)}))
+    assert f"{role} has version 1 where version 2 is listed" in refused(lab)
+
+
 def test_metadata_of_one_role_served_as_another(lab: Any) -> None:
     """Valid deltas metadata is served as the product's, with the online keys stolen. The product's delegation stops it."""
     lab.publish()

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from tuf.api.metadata import DelegatedRole, Delegations, Targets
+from tuf.api.metadata import DelegatedRole, Delegations, MetaFile, Targets
 
 from firmware.catalogue.trust import Limits
 from firmware.errors import RefusedError, UnavailableError
@@ -186,6 +186,17 @@ def test_a_stored_file_that_was_damaged_is_fetched_again(lab: Any) -> None:
         lab.store.files[name] = good[name][:-9]
         lab.client(prefetch=()).refresh(lab.NOW)
         assert lab.store.files == good
+
+
+def test_a_stored_snapshot_with_another_hash_than_the_timestamp_signs_is_fetched_again(lab: Any) -> None:
+    lab.client(prefetch=()).refresh(lab.NOW)
+    again = lab.signed(lab.repository.snapshot(), "snapshot")
+    assert again != lab.store.files["snapshot.json"]
+    lab.served["1.snapshot.json"] = again
+    meta = MetaFile.from_data(1, again, ["sha256"])
+    lab.serve_timestamp(lambda stamp: setattr(stamp, "snapshot_meta", meta), "timestamp")
+    lab.client(prefetch=()).refresh(lab.NOW)
+    assert lab.store.files["snapshot.json"] == again
 
 
 def test_unknown_fields_are_kept_and_signed(lab: Any) -> None:
