@@ -28,18 +28,17 @@ class SqlAudit:
         data: Mapping[str, Any] | None = None,
     ) -> None:
         """Add one line."""
-        self._db.execute(
-            insert(AUDIT).values(
-                at=at,
-                kind=kind,
-                text=text,
-                actor=actor,
-                change_id=change_id,
-                campaign=campaign,
-                target=target,
-                data=dict(data or {}),
-            )
-        )
+        line = {
+            "at": at,
+            "kind": kind,
+            "text": text,
+            "actor": actor,
+            "change_id": change_id,
+            "campaign": campaign,
+            "target": target,
+            "data": dict(data or {}),
+        }
+        self._db.execute(insert(AUDIT), line)
 
     def page(
         self, *, after: int = 0, limit: int = 100, campaign: str | None = None, target: str | None = None

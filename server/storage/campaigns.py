@@ -3,59 +3,37 @@
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
-from sqlalchemy import Connection, RowMapping, delete, func, insert, select, tuple_, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Connection, RowMapping, func, insert, select, tuple_
 
 from firmware.errors import RefusedError
-from server.errors import ConflictError
 from server.planner.model import (
     AssignmentRow,
     AssignmentState,
     CampaignRow,
     CampaignState,
-    Change,
     CohortRow,
     Decision,
-    Delete,
     Footprint,
-    GroupRow,
     Slice,
-    TargetRow,
     TokenRow,
-    campaign_group,
 )
 from server.ports import AgentStatus, CampaignView, Page, Selection
+from server.storage import slices
 from server.storage.fleet import labelled
 from server.storage.rows import (
     ASSIGNMENT_COLUMNS,
     CAMPAIGN_COLUMNS,
     assignment_row,
     campaign_row,
-    cohort_row,
-    group_keys,
-    group_row,
     key_of,
     token_row,
     values_of,
 )
-from server.storage.tables import AGENT, ASSIGNMENT, CAMPAIGN, COHORT, GROUP, TARGET, TARGET_LABEL, TOKEN
+from server.storage.tables import AGENT, ASSIGNMENT, CAMPAIGN, TARGET, TOKEN
 
 _OVER = (CampaignState.COMPLETED, CampaignState.ABORTED, CampaignState.ROLLING_BACK, CampaignState.ROLLED_BACK)
 _CURSOR = re.compile(r"([0-9]{1,9})\.([0-9]{1,9})\.([a-z0-9-]{1,63})\Z")
-_TARGET_COLUMNS = (
-    TARGET.c.id,
-    TARGET.c.agent,
-    TARGET.c.hardware,
-    TARGET.c.running_version,
-    TARGET.c.running_sha256,
-    TARGET.c.rollback_available,
-    TARGET.c.holder,
-    TARGET.c.settled,
-    TARGET.c.version,
-    AGENT.c.status,
-)
 
 
 class SqlCampaigns:
@@ -82,7 +60,7 @@ class SqlCampaigns:
         extra = {"name": name, "created_at": created_at, "created_by": created_by, "selection": chosen}
         self._db.execute(insert(CAMPAIGN).values(id=campaign.id, **values_of(campaign), **extra, version=1))
         for cohort in cohorts:
-            self._insert(cohort)
+            slices.add(self._db, cohort)
 
     def add_assignments(self, rows: Sequence[AssignmentRow]) -> None:
         """Store new assignments."""
@@ -182,98 +160,22 @@ class SqlCampaigns:
         return min((time for time in times if time is not None), default=None)
 
     def load(self, footprint: Footprint) -> Slice:
-        """The rows an event touches; `campaign` None with a `target` means the campaign that holds the target.
-
-        `Slice.holders` stays empty: who explains asks `holders`.
-        """
-        target = None if footprint.target is None else self._target(footprint.target)
-        campaign_id = footprint.campaign or (target.holder if target else None)
-        campaign = None if campaign_id is None else self._campaign(campaign_id)
-        tokens = () if target is None else self._tokens(target.id)
-        return Slice(
-            campaign=campaign,
-            cohorts=() if campaign is None else self._cohorts(campaign.id),
-            target=target,
-            assignment=None if campaign is None or target is None else self._assignment(campaign.id, target.id),
-            groups=() if target is None else self._groups(target, tokens, campaign_id),
-            tokens=tokens,
-        )
+        """The rows an event touches; `campaign` None with a `target` means the campaign that holds the target."""
+        return slices.load(self._db, footprint)
 
     def commit(self, decision: Decision) -> None:
         """Apply the changes by compare-and-set. Raises `ConflictError` when a row did not match; nothing is kept then."""
-        if decision.changes:
-            with self._db.begin_nested():
-                for change in decision.changes:
-                    self._apply(change)
-
-    def _apply(self, change: Change) -> None:
-        row = change.row
-        table, key = key_of(row)
-        if not isinstance(change, Delete) and row.version == 0:
-            self._insert(row)
-            return
-        where = [*(table.c[name] == value for name, value in key.items()), table.c.version == row.version]
-        if isinstance(change, Delete):
-            done = self._db.execute(delete(table).where(*where))
-        else:
-            done = self._db.execute(update(table).where(*where).values(**values_of(row), version=row.version + 1))
-        if done.rowcount != 1:
-            raise ConflictError(f"The {table.name} {'/'.join(map(str, key.values()))} changed since it was loaded.")
-
-    def _insert(self, row: Any) -> None:
-        table, key = key_of(row)
-        if isinstance(row, TargetRow):
-            raise ConflictError("Targets are made by enrolment only.")
-        try:
-            self._db.execute(insert(table).values(**key, **values_of(row), version=1))
-        except IntegrityError as error:
-            raise ConflictError(f"The {table.name} {'/'.join(map(str, key.values()))} exists already.") from error
+        slices.commit(self._db, decision)
 
     def _view(self, row: RowMapping) -> CampaignView:
         return CampaignView(
             row=campaign_row(row),
             name=row["name"],
-            cohorts=self._cohorts(row["id"]),
+            cohorts=slices.cohorts_of(self._db, row["id"]),
             created_at=row["created_at"],
             created_by=row["created_by"],
             selection=Selection(**row["selection"]),
         )
-
-    def _campaign(self, campaign_id: str) -> CampaignRow | None:
-        row = self._db.execute(select(*CAMPAIGN_COLUMNS).where(CAMPAIGN.c.id == campaign_id)).mappings().first()
-        return None if row is None else campaign_row(row)
-
-    def _cohorts(self, campaign_id: str) -> tuple[CohortRow, ...]:
-        statement = select(COHORT).where(COHORT.c.campaign == campaign_id).order_by(COHORT.c.index)
-        return tuple(cohort_row(row) for row in self._db.execute(statement).mappings())
-
-    def _assignment(self, campaign_id: str, target_id: str) -> AssignmentRow | None:
-        where = (ASSIGNMENT.c.campaign == campaign_id, ASSIGNMENT.c.target == target_id)
-        row = self._db.execute(select(*ASSIGNMENT_COLUMNS).where(*where)).mappings().first()
-        return None if row is None else assignment_row(row)
-
-    def _target(self, target_id: str) -> TargetRow | None:
-        source = TARGET.join(AGENT, AGENT.c.id == TARGET.c.agent)
-        statement = select(*_TARGET_COLUMNS).select_from(source).where(TARGET.c.id == target_id)
-        row = self._db.execute(statement).mappings().first()
-        if row is None:
-            return None
-        values = dict(row)
-        quarantined = values.pop("status") != AgentStatus.ACTIVE
-        named = select(TARGET_LABEL.c.name, TARGET_LABEL.c.value).where(TARGET_LABEL.c.target == target_id)
-        labels = {row.name: row.value for row in self._db.execute(named)}
-        return TargetRow(**values, quarantined=quarantined, groups=group_keys(labels))
-
-    def _tokens(self, target_id: str) -> tuple[TokenRow, ...]:
-        statement = select(TOKEN).where(TOKEN.c.target == target_id).order_by(TOKEN.c.group)
-        return tuple(token_row(row) for row in self._db.execute(statement).mappings())
-
-    def _groups(self, target: TargetRow, tokens: Sequence[TokenRow], campaign_id: str | None) -> tuple[GroupRow, ...]:
-        keys = {*target.groups, *(token.group for token in tokens)}
-        if campaign_id is not None:
-            keys.add(campaign_group(campaign_id))
-        statement = select(GROUP).where(GROUP.c.key.in_(sorted(keys))).order_by(GROUP.c.key)
-        return tuple(group_row(row) for row in self._db.execute(statement).mappings())
 
 
 def _cursor(cursor: str) -> tuple[int, int, str]:

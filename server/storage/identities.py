@@ -3,11 +3,13 @@
 import hmac
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from firmware.errors import RefusedError
 from server.ports import AgentRecord, AgentStatus, ApiToken, ClaimToken, Role
 from server.storage.tables import AGENT, API_TOKEN, CLAIM_TOKEN, TARGET, TARGET_LABEL
+
+_AGENT = select(AGENT).where(AGENT.c.id == bindparam("agent"))
 
 
 class SqlIdentities:
@@ -89,7 +91,7 @@ class SqlIdentities:
 
     def agent(self, agent_id: str) -> AgentRecord | None:
         """The agent of this id, whatever its standing."""
-        row = self._db.execute(select(AGENT).where(AGENT.c.id == agent_id)).mappings().first()
+        row = self._db.execute(_AGENT, {"agent": agent_id}).mappings().first()
         return None if row is None else AgentRecord(**{**row, "status": AgentStatus(row["status"])})
 
     def agent_by_report_key(self, keyid: str) -> AgentRecord | None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, or_, select, update
 
 from firmware.protocol.order import Counter
 from server.errors import ConflictError
@@ -11,6 +11,17 @@ from server.ports import InboxItem, OutboxItem, Page, SeqVerdict, StoredOrder
 from server.storage.tables import INBOX, JOURNAL, ORDER, OUTBOX, TARGET
 
 _INBOX_COLUMNS = (INBOX.c.id, INBOX.c.kind, INBOX.c.target, INBOX.c.hash, INBOX.c.received_at, INBOX.c.body)
+
+# Built once: these run for every message.
+_POSITION = select(JOURNAL.c.last_seq, JOURNAL.c.floor).where(
+    JOURNAL.c.agent == bindparam("agent"), JOURNAL.c.journal == bindparam("journal")
+)
+_ADVANCE = update(JOURNAL).where(JOURNAL.c.agent == bindparam("of_agent"), JOURNAL.c.journal == bindparam("of_journal"))
+_NEW_JOURNAL = insert(JOURNAL)
+_NEW_MESSAGE = insert(INBOX)
+_PROCESSED = update(INBOX).where(INBOX.c.id == bindparam("item")).values(pending=False)
+_NEW_PUBLISH = insert(OUTBOX)
+_CURRENT = select(ORDER).where(ORDER.c.target == bindparam("of_target"))
 
 
 class SqlInbox:
@@ -59,7 +70,7 @@ class SqlInbox:
 
     def mark_processed(self, item_id: int) -> None:
         """Never hand this message out again; it stays as evidence."""
-        self._db.execute(update(INBOX).where(INBOX.c.id == item_id).values(pending=False))
+        self._db.execute(_PROCESSED, {"item": item_id})
 
     def _judge_old(self, agent: str, journal: str, seq: int, digest: str) -> SeqVerdict:
         where = (INBOX.c.agent == agent, INBOX.c.journal == journal, INBOX.c.seq == seq)
@@ -67,22 +78,19 @@ class SqlInbox:
         return SeqVerdict.REPEAT if stored in (None, digest) else SeqVerdict.CLONE
 
     def _position(self, agent: str, journal: str) -> tuple[int, int]:
-        query = select(JOURNAL.c.last_seq, JOURNAL.c.floor).where(
-            JOURNAL.c.agent == agent, JOURNAL.c.journal == journal
-        )
-        row = self._db.execute(query).first()
+        row = self._db.execute(_POSITION, {"agent": agent, "journal": journal}).first()
         return (0, 1) if row is None else (row.last_seq, row.floor)
 
     def _write_position(self, agent: str, journal: str, last: int, floor: int) -> None:
-        where = (JOURNAL.c.agent == agent, JOURNAL.c.journal == journal)
-        if self._db.execute(update(JOURNAL).where(*where).values(last_seq=last, floor=floor)).rowcount == 0:
-            self._db.execute(insert(JOURNAL).values(agent=agent, journal=journal, last_seq=last, floor=floor))
+        values = {"last_seq": last, "floor": floor}
+        if self._db.execute(_ADVANCE, {**values, "of_agent": agent, "of_journal": journal}).rowcount == 0:
+            self._db.execute(_NEW_JOURNAL, {**values, "agent": agent, "journal": journal})
 
     def _insert(
         self, kind: str, target: str, digest: str, body: Mapping[str, Any], at: float, place: Mapping[str, Any]
     ) -> None:
         values = {"kind": kind, "target": target, "hash": digest, "received_at": at, "body": dict(body)}
-        self._db.execute(insert(INBOX).values(**values, **place, pending=True))
+        self._db.execute(_NEW_MESSAGE, {**values, **place, "pending": True})
 
 
 class SqlOutbox:
@@ -93,7 +101,8 @@ class SqlOutbox:
 
     def add(self, topic: str, payload: bytes, *, retain: bool = False, expires_at: float | None = None) -> None:
         """Queue a message; it becomes visible with the transaction that caused it."""
-        self._db.execute(insert(OUTBOX).values(topic=topic, payload=payload, retain=retain, expires_at=expires_at))
+        values = {"topic": topic, "payload": payload, "retain": retain, "expires_at": expires_at}
+        self._db.execute(_NEW_PUBLISH, values)
 
     def pending(self, limit: int) -> Sequence[OutboxItem]:
         """The oldest messages, in the order they were queued."""
@@ -114,7 +123,7 @@ class SqlOrders:
 
     def current(self, target: str) -> StoredOrder | None:
         """The current order of a target."""
-        row = self._db.execute(select(ORDER).where(ORDER.c.target == target)).mappings().first()
+        row = self._db.execute(_CURRENT, {"of_target": target}).mappings().first()
         return None if row is None else _order(dict(row))
 
     def put(self, order: StoredOrder) -> None:

@@ -1,0 +1,166 @@
+"""Slices for the planner, and its decisions by compare-and-set.
+
+These statements run several times for every report, so each is built once, here, and only its values change.
+"""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, Delete, Table, Update, and_, bindparam, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from server.errors import ConflictError
+from server.planner import model
+from server.planner.model import (
+    AssignmentRow,
+    CampaignRow,
+    CohortRow,
+    Decision,
+    Footprint,
+    GroupRow,
+    Row,
+    Slice,
+    TargetRow,
+    TokenRow,
+    campaign_group,
+)
+from server.ports import AgentStatus
+from server.storage.rows import (
+    ASSIGNMENT_COLUMNS,
+    CAMPAIGN_COLUMNS,
+    assignment_row,
+    campaign_row,
+    cohort_row,
+    group_keys,
+    group_row,
+    key_of,
+    token_row,
+    values_of,
+)
+from server.storage.tables import AGENT, ASSIGNMENT, CAMPAIGN, COHORT, GROUP, TARGET, TARGET_LABEL, TOKEN
+
+_TARGET_COLUMNS = (
+    TARGET.c.id,
+    TARGET.c.agent,
+    TARGET.c.hardware,
+    TARGET.c.running_version,
+    TARGET.c.running_sha256,
+    TARGET.c.rollback_available,
+    TARGET.c.holder,
+    TARGET.c.settled,
+    TARGET.c.version,
+    AGENT.c.status,
+)
+_CAMPAIGN = select(*CAMPAIGN_COLUMNS).where(CAMPAIGN.c.id == bindparam("campaign"))
+_COHORTS = select(COHORT).where(COHORT.c.campaign == bindparam("campaign")).order_by(COHORT.c.index)
+_ASSIGNMENT = select(*ASSIGNMENT_COLUMNS).where(
+    ASSIGNMENT.c.campaign == bindparam("campaign"), ASSIGNMENT.c.target == bindparam("target")
+)
+_TARGET = (
+    select(*_TARGET_COLUMNS)
+    .select_from(TARGET.join(AGENT, AGENT.c.id == TARGET.c.agent))
+    .where(TARGET.c.id == bindparam("target"))
+)
+_LABELS = select(TARGET_LABEL.c.name, TARGET_LABEL.c.value).where(TARGET_LABEL.c.target == bindparam("target"))
+_TOKENS = select(TOKEN).where(TOKEN.c.target == bindparam("target")).order_by(TOKEN.c.group)
+_GROUPS = select(GROUP).where(GROUP.c.key.in_(bindparam("keys", expanding=True))).order_by(GROUP.c.key)
+
+_KEY = "key_"
+"""Prefix of the values a row is found by, apart from those it is given."""
+
+
+def load(db: Connection, footprint: Footprint) -> Slice:
+    """The rows an event touches; `campaign` None with a `target` means the campaign that holds the target.
+
+    `Slice.holders` stays empty: who explains asks for them.
+    """
+    target = None if footprint.target is None else _target(db, footprint.target)
+    campaign_id = footprint.campaign or (target.holder if target else None)
+    campaign = None if campaign_id is None else _campaign(db, campaign_id)
+    tokens = () if target is None else _tokens(db, target.id)
+    return Slice(
+        campaign=campaign,
+        cohorts=() if campaign is None else cohorts_of(db, campaign.id),
+        target=target,
+        assignment=None if campaign is None or target is None else _assignment(db, campaign.id, target.id),
+        groups=() if target is None else _groups(db, target, tokens, campaign_id),
+        tokens=tokens,
+    )
+
+
+def commit(db: Connection, decision: Decision) -> None:
+    """Apply the changes by compare-and-set. Raises `ConflictError` when a row did not match; nothing is kept then."""
+    if not decision.changes:
+        return
+    with db.begin_nested():
+        for change in decision.changes:
+            if isinstance(change, model.Delete):
+                _found(db, _DELETES[key_of(change.row)[0]], change.row, {})
+            elif change.row.version == 0:
+                add(db, change.row)
+            else:
+                values = {**values_of(change.row), "version": change.row.version + 1}
+                _found(db, _UPDATES[key_of(change.row)[0]], change.row, values)
+
+
+def add(db: Connection, row: Row) -> None:
+    """Insert a row; raises `ConflictError` when there is one with its key. Targets are made by enrolment only."""
+    table, key = key_of(row)
+    if isinstance(row, TargetRow):
+        raise ConflictError("Targets are made by enrolment only.")
+    try:
+        db.execute(insert(table), {**key, **values_of(row), "version": 1})
+    except IntegrityError as error:
+        raise ConflictError(f"The {table.name} {'/'.join(map(str, key.values()))} exists already.") from error
+
+
+def cohorts_of(db: Connection, campaign: str) -> tuple[CohortRow, ...]:
+    """A campaign's cohorts in their order."""
+    return tuple(cohort_row(row) for row in db.execute(_COHORTS, {"campaign": campaign}).mappings())
+
+
+def _found(db: Connection, statement: Update | Delete, row: Row, values: dict[str, object]) -> None:
+    table, key = key_of(row)
+    where = {_KEY + name: value for name, value in {**key, "version": row.version}.items()}
+    if db.execute(statement, {**values, **where}).rowcount != 1:
+        raise ConflictError(f"The {table.name} {'/'.join(map(str, key.values()))} changed since it was loaded.")
+
+
+def _campaign(db: Connection, campaign: str) -> CampaignRow | None:
+    row = db.execute(_CAMPAIGN, {"campaign": campaign}).mappings().first()
+    return None if row is None else campaign_row(row)
+
+
+def _assignment(db: Connection, campaign: str, target: str) -> AssignmentRow | None:
+    row = db.execute(_ASSIGNMENT, {"campaign": campaign, "target": target}).mappings().first()
+    return None if row is None else assignment_row(row)
+
+
+def _target(db: Connection, target: str) -> TargetRow | None:
+    row = db.execute(_TARGET, {"target": target}).mappings().first()
+    if row is None:
+        return None
+    values = dict(row)
+    quarantined = values.pop("status") != AgentStatus.ACTIVE
+    labels = {label.name: label.value for label in db.execute(_LABELS, {"target": target})}
+    return TargetRow(**values, quarantined=quarantined, groups=group_keys(labels))
+
+
+def _tokens(db: Connection, target: str) -> tuple[TokenRow, ...]:
+    return tuple(token_row(row) for row in db.execute(_TOKENS, {"target": target}).mappings())
+
+
+def _groups(
+    db: Connection, target: TargetRow, tokens: Sequence[TokenRow], campaign: str | None
+) -> tuple[GroupRow, ...]:
+    keys = {*target.groups, *(token.group for token in tokens)}
+    if campaign is not None:
+        keys.add(campaign_group(campaign))
+    return tuple(group_row(row) for row in db.execute(_GROUPS, {"keys": sorted(keys)}).mappings())
+
+
+_KEYS = {
+    table: and_(*(column == bindparam(_KEY + column.name) for column in (*table.primary_key, table.c.version)))
+    for table in (CAMPAIGN, COHORT, ASSIGNMENT, TARGET, GROUP, TOKEN)
+}
+_UPDATES: dict[Table, Update] = {table: update(table).where(found) for table, found in _KEYS.items()}
+_DELETES: dict[Table, Delete] = {table: delete(table).where(found) for table, found in _KEYS.items()}
