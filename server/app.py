@@ -114,9 +114,9 @@ class Server:
             stopping.cancel()
         for task, name in self._tasks.items():
             if task in done:
-                error = task.exception()
+                error = None if task.cancelled() else task.exception()
                 log.error("the %s ended", name, exc_info=error)
-                why = f"{type(error).__name__}: {error}" if error else "it returned"
+                why = f"{type(error).__name__}: {error}" if error else "without an error"
                 raise OtariaError("part-failed", f"The server's {name} ended ({why}), so it stopped; start it again.")
 
     async def _start(self) -> None:

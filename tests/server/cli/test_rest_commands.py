@@ -1,0 +1,193 @@
+"""`otaria fleet` and `otaria campaign` as typed, against a running listener."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from server.cli import run
+from server.planner.model import Verb
+from server.ports import Role
+from tests.people_side import CAMPAIGN, PeopleSide
+
+Words = tuple[int, str, str]
+
+
+class Shell:
+    """Types `otaria` commands as one role."""
+
+    def __init__(self, people: PeopleSide, directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.people = people
+        self.directory = directory
+        self._capsys = capsys
+
+    async def __call__(self, *words: str, role: Role = Role.ADMIN) -> Words:
+        token = self.directory / f"{role}.token"
+        token.write_text(self.people.secret[role] + "\n")
+        return await self.bare(*words, "--server", self.people.url, "--token-file", str(token))
+
+    async def bare(self, *words: str) -> Words:
+        self._capsys.readouterr()
+        code = await asyncio.to_thread(run, list(words))
+        said = self._capsys.readouterr()
+        return code, said.out, said.err
+
+    async def json(self, *words: str) -> dict:
+        code, out, err = await self(*words, "--json")
+        assert code == 0, err
+        return json.loads(out)
+
+
+@pytest.fixture
+def otaria(people: PeopleSide, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Shell:
+    (tmp_path / "spring.yaml").write_text(CAMPAIGN)
+    return Shell(people, tmp_path, capsys)
+
+
+async def test_a_campaign_from_file_to_abort(otaria: Shell) -> None:
+    file = str(otaria.directory / "spring.yaml")
+    assert (
+        sum(cohort["size"] for cohort in (await otaria.json("campaign", "apply", "-f", file, "--dry-run"))["cohorts"])
+        == 6
+    )
+    assert (await otaria.json("campaign", "list"))["campaigns"] == []
+    code, out, _ = await otaria("campaign", "apply", "-f", file)
+    assert code == 0
+    assert "otaria campaign start spring" in out
+    assert (await otaria.json("campaign", "start", "spring"))["state"] == "running"
+    code, out, _ = await otaria("campaign", "pause", "spring", "--reason", "an alarm")
+    assert code == 0
+    assert "paused" in out
+    assert "an alarm" in out
+    assert (await otaria.json("campaign", "resume", "spring"))["state"] == "running"
+    code, out, _ = await otaria("campaign", "show", "spring")
+    assert code == 0
+    assert "canary" in out
+    assert (await otaria.json("campaign", "abort", "spring"))["state"] == "aborted"
+    assert "aborted" in (await otaria("campaign", "list"))[1]
+    assert (await otaria("campaign", "explain", "gw-1"))[0] == 0
+
+
+async def test_following_ends_when_the_campaign_rests(otaria: Shell) -> None:
+    await otaria("campaign", "apply", "-f", str(otaria.directory / "spring.yaml"))
+    await otaria("campaign", "start", "spring")
+    following = asyncio.create_task(otaria.json("campaign", "show", "spring", "--follow"))
+    await asyncio.sleep(0.3)
+    assert not following.done()
+    await otaria.people.desk.command("spring", Verb.PAUSE, by="mara", reason="enough")
+    async with asyncio.timeout(10):
+        assert (await following)["state"] == "paused"
+
+
+async def test_the_fleet_and_its_tokens(otaria: Shell) -> None:
+    listed = await otaria.json("fleet", "list", "--label", "site=rome")
+    assert [target["id"] for target in listed["targets"]] == ["gw-4", "gw-5"]
+    assert "gw-4" in (await otaria("fleet", "list", "--limit", "5"))[1]
+    assert "gw-5" not in (await otaria("fleet", "list", "--limit", "5"))[1]
+    assert "berlin" in (await otaria("fleet", "show", "gw-1"))[1]
+    words = ("fleet", "token", "create", "--uses", "2", "--expires", "12h", "--label", "site=oslo")
+    assert (await otaria(*words))[:2] == (0, "otc1.paper\n")
+    assert "site=oslo" in (await otaria("fleet", "token", "list"))[1]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("campaign", "apply"),
+        ("campaign", "apply", "-f", "/no/such/file.yaml"),
+        ("campaign", "destroy", "spring"),
+        ("fleet", "token", "create", "--uses", "0"),
+        ("fleet", "token", "create", "--uses", "1e9"),
+        ("fleet", "token", "create", "--expires", "soon"),
+        ("fleet", "token", "create", "--expires", "99999999999999d"),
+        ("fleet", "token", "create", "--label", "site"),
+        ("fleet", "list", "--limit", "0"),
+        ("fleet", "show"),
+    ],
+)
+async def test_wrong_use_ends_with_2_and_a_sentence(otaria: Shell, words: tuple[str, ...]) -> None:
+    code, out, err = await otaria(*words)
+    assert (code, out) == (2, "")
+    assert err.startswith("otaria: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        (("fleet", "show", "gw-99"), "not-found"),
+        (("fleet", "show", "../../etc"), "malformed"),
+        (("fleet", "show", "a/b?c=d#e"), "malformed"),
+        (("campaign", "show", "none"), "not-found"),
+        (("campaign", "start", "none"), "not-found"),
+        (("campaign", "explain", "gw-99"), "not-found"),
+    ],
+)
+async def test_what_the_server_refuses_ends_with_1_and_its_own_words(
+    otaria: Shell, words: tuple[str, ...], kind: str
+) -> None:
+    code, out, err = await otaria(*words, "--json")
+    assert (code, out) == (1, "")
+    assert json.loads(err)["error"] == kind
+
+
+async def test_a_viewer_may_look_and_not_touch(otaria: Shell) -> None:
+    assert (await otaria("fleet", "list", role=Role.VIEWER))[0] == 0
+    code, _, err = await otaria("fleet", "token", "create", role=Role.VIEWER)
+    assert code == 1
+    assert "forbidden" in err
+
+
+async def test_hostile_campaign_files_end_with_1(otaria: Shell) -> None:
+    for name, data in (("bad", b"\xff\xfe"), ("big", b"#" * 300_000), ("list", b"- x\n"), ("empty", b"")):
+        file = otaria.directory / name
+        file.write_bytes(data)
+        code, _, err = await otaria("campaign", "apply", "-f", str(file))
+        assert code == 1, name
+        assert err.startswith("otaria: ")
+
+
+async def test_how_the_server_is_found(otaria: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = await otaria.bare("fleet", "list")
+    assert code == 2
+    assert "--state" in err
+    state = tmp_path / "state"
+    state.mkdir()
+    code, _, err = await otaria.bare("fleet", "list", "--state", str(state))
+    assert code == 1
+    assert "not-running" in err
+    (state / "run.json").write_text(json.dumps({"people_url": otaria.people.url}))
+    (state / "admin.token").write_text(otaria.people.secret[Role.ADMIN])
+    assert (await otaria.bare("fleet", "list", "--state", str(state)))[0] == 0
+    assert (await otaria.bare("fleet", "list"))[0] == 0
+    (state / "run.json").write_text("[]")
+    assert (await otaria.bare("fleet", "list", "--state", str(state)))[0] == 1
+    monkeypatch.setenv("OTARIA_SERVER", otaria.people.url)
+    monkeypatch.setenv("OTARIA_TOKEN_FILE", str(state / "admin.token"))
+    assert (await otaria.bare("fleet", "list"))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("server", "code"), [("ftp://x", 2), ("file:///etc/passwd", 2), ("http://127.0.0.1:9", 1), ("nonsense", 2)]
+)
+async def test_a_server_that_is_none(otaria: Shell, server: str, code: int) -> None:
+    token = otaria.directory / "t"
+    token.write_text("otp1_x")
+    assert (await otaria.bare("fleet", "list", "--server", server, "--token-file", str(token)))[0] == code
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"two words", b"a\nb"])
+async def test_a_token_file_that_holds_none(otaria: Shell, content: bytes) -> None:
+    token = otaria.directory / "t"
+    token.write_bytes(content)
+    assert (await otaria.bare("fleet", "list", "--server", otaria.people.url, "--token-file", str(token)))[0] == 1
+
+
+async def test_serve_refuses_a_missing_or_wrong_config(otaria: Shell) -> None:
+    code, _, err = await otaria.bare("serve", "--config", str(otaria.directory / "none.toml"))
+    assert (code, "config" in err) == (1, True)
+    (otaria.directory / "wrong.toml").write_text("[htttp]\n")
+    code, _, err = await otaria.bare("serve", "--config", str(otaria.directory / "wrong.toml"), "--json")
+    assert code == 1
+    assert "htttp" in json.loads(err)["text"]

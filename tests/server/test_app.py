@@ -1,0 +1,140 @@
+"""The whole server in this process: it starts, says where it is, is alone, and stops when a part of it ends."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import stat
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from firmware.errors import OtariaError, RefusedError, UnavailableError
+from server.app import Running, Server, run
+from server.cli import run as run_command
+from server.config import Settings, load_settings
+
+CONFIG = """
+[http]
+people = "127.0.0.1:0"
+devices = "127.0.0.1:0"
+[broker]
+kind = "KIND"
+[catalogue]
+repository = "repository/metadata"
+online_keys = "repository/keys/online"
+"""
+
+
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("catalogue") / "repository"
+    assert run_command(["keys", "init", str(directory), "--product", "gateway"]) == 0
+    return directory
+
+
+@pytest.fixture
+def settings(tmp_path: Path, catalogue: Path) -> Settings:
+    (tmp_path / "repository").symlink_to(catalogue)
+    (tmp_path / "otaria.toml").write_text(CONFIG.replace("KIND", "auto"))
+    return load_settings(tmp_path / "otaria.toml")
+
+
+def _secret(settings: Settings) -> str:
+    token = settings.state / "admin.token"
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    return token.read_text().strip()
+
+
+async def _get(url: str, secret: str | None = None) -> tuple[int, str]:
+    headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+    async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as answer:
+        return answer.status, await answer.text()
+
+
+async def _ready(url: str) -> None:
+    async with asyncio.timeout(20):
+        while (await _get(f"{url}/readyz"))[0] != 200:  # noqa: ASYNC110 (another task connects meanwhile)
+            await asyncio.sleep(0.05)
+
+
+async def test_it_starts_answers_restarts_with_the_same_keys_and_leaves_nothing_running(settings: Settings) -> None:
+    async with Server(settings) as server:
+        running = server.running
+        await _ready(running.people_url)
+        assert json.loads((settings.state / "run.json").read_text())["people_url"] == running.people_url
+        assert running.pid == os.getpid()
+        secret = _secret(settings)
+        assert (await _get(f"{running.people_url}/api/v1/fleet", secret))[0] == 200
+        broker = running.broker_pid
+        fleet_ca = (settings.state / "identity" / "fleet-ca.pem").read_bytes()
+        with pytest.raises(RefusedError) as second:
+            await Server(settings).__aenter__()
+        assert second.value.kind == "already-running"
+    assert not (settings.state / "run.json").exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(broker, 0)
+    async with Server(settings) as again:
+        assert (await _get(f"{again.running.people_url}/api/v1/fleet", secret))[0] == 200
+        assert (settings.state / "identity" / "fleet-ca.pem").read_bytes() == fleet_ca
+        assert again.running.mqtt_port == running.mqtt_port
+
+
+async def test_a_part_that_ends_ends_the_server_with_its_name(settings: Settings) -> None:
+    async with Server(settings) as server:
+        part = next(task for task in asyncio.all_tasks() if task.get_name() == "engine")
+        part.cancel()
+        with pytest.raises(OtariaError, match="engine") as ended:
+            async with asyncio.timeout(5):
+                await server.wait()
+        assert ended.value.kind == "part-failed"
+
+
+async def test_a_signal_stops_it_cleanly(settings: Settings) -> None:
+    seen: list[Running] = []
+
+    def started(running: Running) -> None:
+        seen.append(running)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    async with asyncio.timeout(20):
+        await run(settings, started=started)
+    assert seen
+    assert not (settings.state / "run.json").exists()
+
+
+async def test_an_open_page_does_not_hold_up_the_stop(settings: Settings) -> None:
+    async with Server(settings) as server:
+        secret = _secret(settings)
+        session = aiohttp.ClientSession(headers={"Authorization": f"Bearer {secret}"})
+        stream = await session.get(f"{server.running.people_url}/api/v1/events")
+        await stream.content.readuntil(b"\n\n")
+        before = asyncio.get_running_loop().time()
+    assert asyncio.get_running_loop().time() - before < 2.5
+    stream.close()
+    await session.close()
+
+
+async def test_a_taken_port_and_a_missing_catalogue_are_told_in_words(tmp_path: Path, settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        text = CONFIG.replace("KIND", "auto").replace("127.0.0.1:0", f"127.0.0.1:{taken.getsockname()[1]}", 1)
+        (tmp_path / "taken.toml").write_text(text)
+        with pytest.raises(UnavailableError, match=r"http\.people"):
+            await Server(load_settings(tmp_path / "taken.toml")).__aenter__()
+    (tmp_path / "bare.toml").write_text(CONFIG.replace("KIND", "auto").replace("repository/metadata", "nowhere"))
+    with pytest.raises(RefusedError) as missing:
+        await Server(load_settings(tmp_path / "bare.toml")).__aenter__()
+    assert missing.value.kind == "catalogue-missing"
+    async with Server(settings):
+        """A failed start released the lock and the sockets: the next one succeeds."""
+
+
+async def test_a_token_of_another_database_is_replaced(settings: Settings) -> None:
+    settings.state.mkdir()
+    (settings.state / "admin.token").write_text("otp1_of-an-older-life\n")
+    async with Server(settings) as server:
+        secret = _secret(settings)
+        assert secret != "otp1_of-an-older-life"
+        assert (await _get(f"{server.running.people_url}/api/v1/fleet", secret))[0] == 200
