@@ -96,11 +96,7 @@ class Trust:
         """Take the stored snapshot as the reference against rollback; True when it is also the current one."""
         new = self._verified(data, Snapshot, Snapshot.type, self.root, self.limits.snapshot_bytes)
         self._reference = new
-        if self._cached:
-            current = self.timestamp is None or new.version <= self.timestamp.snapshot_meta.version
-        else:
-            meta = self.snapshot_meta()
-            current = new.version == meta.version and matches(meta, data)
+        current = self._cached or _names(self.snapshot_meta(), new, data)
         self.snapshot = new if current else None
         return current
 
@@ -235,6 +231,11 @@ def _delegated(targets: Targets, path: str) -> tuple[list[str], bool]:
             if terminating:
                 return names, True
     return names, False
+
+
+def _names(meta: MetaFile, snapshot: Snapshot, data: bytes) -> bool:
+    """Whether the timestamp's entry means exactly this snapshot."""
+    return snapshot.version == meta.version and matches(meta, data)
 
 
 def _require_not_lower(name: str, held: int, offered: int) -> None:

@@ -94,6 +94,17 @@ def test_cached_metadata_works_without_a_network_until_it_expires(lab: Any) -> N
     assert names(lab) == []
 
 
+def test_stored_targets_beyond_the_stored_snapshot_are_not_believed(lab: Any) -> None:
+    """A refresh stores the snapshot first, so this is no power cut but somebody's doing."""
+    lab.client(prefetch=()).refresh(lab.NOW)
+    targets = lab.repository.targets()
+    for version in (1, 2):
+        targets.version = version
+        lab.store.files["targets.json"] = lab.signed(targets, "targets")
+        with pytest.raises(RefusedError, match="not what the stored snapshot lists"):
+            lab.client().load_cached(lab.NOW, allow_expired=True)
+
+
 def test_cached_metadata_does_not_ask_for_roles_it_lacks(lab: Any) -> None:
     lab.publish()
     lab.client(prefetch=()).refresh(lab.NOW)
