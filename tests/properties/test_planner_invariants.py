@@ -83,8 +83,8 @@ images = st.sampled_from([OLD, NEW, OTHER])
 class PlannerMachine(RuleBasedStateMachine):
     """Two campaigns over overlapping targets that share sites and racks."""
 
-    @initialize(first=strategies, second=strategies, page=st.sampled_from([1, 2, 50]), seed=st.integers(0, 9))
-    def make(self, first: object, second: object, page: int, seed: int) -> None:
+    @initialize(first=strategies, second=strategies, page=st.sampled_from([1, 2, 50]), worked=st.integers(0, 4))
+    def make(self, first: object, second: object, page: int, worked: int) -> None:
         self.board = Board(page=page)
         self.attempts: Counter[tuple[str, int]] = Counter()
         self.hashes: list[str] = []
@@ -92,17 +92,20 @@ class PlannerMachine(RuleBasedStateMachine):
         for index, name in enumerate(TARGETS):
             groups = (f"site={index % 2}", f"rack={index % 3}")
             self.board.add_target(name, groups=groups, rollback_available=index != 3)
-        self.board.add_campaign("c", TARGETS[:5], first, seed=seed)
-        self.board.add_campaign("d", TARGETS[3:], second, seed=seed)
+        self.board.add_campaign("c", TARGETS[:5], first)
+        self.board.add_campaign("d", TARGETS[3:], second)
         self.sizes = {(row.campaign, row.index): row.size for name in CAMPAIGNS for row in self.board.cohorts(name)}
+        self.board.start("c")
+        self.board.start("d")
+        for _ in range(worked):
+            self.all_behave(1)
 
     # What happens
 
-    @rule(campaign=st.sampled_from(CAMPAIGNS))
-    def start(self, campaign: str) -> None:
-        self.tell(Verb.START, campaign)
-
-    @rule(verb=st.sampled_from(Verb), campaign=st.sampled_from(CAMPAIGNS))
+    @rule(
+        verb=st.sampled_from([Verb.START, *([Verb.PAUSE, Verb.RESUME] * 3), Verb.ABORT, Verb.ROLLBACK]),
+        campaign=st.sampled_from(CAMPAIGNS),
+    )
     def tell(self, verb: Verb, campaign: str) -> None:
         before = self.board.rows
         try:
@@ -111,7 +114,10 @@ class PlannerMachine(RuleBasedStateMachine):
             assert self.board.rows is before
 
     @rule(name=targets, steps=st.integers(1, 6), good=st.booleans())
-    def behave(self, name: str, steps: int, good: bool) -> None:
+    def behaves(self, name: str, steps: int, good: bool) -> None:
+        self.behave(name, steps, good=good)
+
+    def behave(self, name: str, steps: int, *, good: bool) -> None:
         """A device does what it is told, some steps of it."""
         for _ in range(steps):
             current = self.current(name)
@@ -137,7 +143,7 @@ class PlannerMachine(RuleBasedStateMachine):
         old = self.hashes[pick % len(self.hashes)] if stale and self.hashes else None
         self.board.ask(name, nonce=nonce, order_hash=old)
 
-    @rule(seconds=st.sampled_from([1, HEALTHY_S, HORIZON_S, PATIENCE_S, 11 * PATIENCE_S, ORDER_TTL_S]))
+    @rule(seconds=st.sampled_from([1, 1, HEALTHY_S, HEALTHY_S, HORIZON_S, PATIENCE_S, 11 * PATIENCE_S, ORDER_TTL_S]))
     def time_passes(self, seconds: int) -> None:
         self.crash(pages=False, recalls=False, orders=False)
         self.board.wait(seconds)
@@ -277,7 +283,7 @@ class PlannerMachine(RuleBasedStateMachine):
             case A.TRIAL:
                 self.board.report(row.target, "committed" if good else "fell_back", runs=new if good else old)
             case A.COMMITTED:
-                self.board.wait(HEALTHY_S)
+                self.time_passes(HEALTHY_S)
             case _:
                 pass
 

@@ -1,0 +1,44 @@
+"""The split into cohorts: complete, seeded, and blind to what the targets are."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.planner.cohorts import sizes, split
+from server.planner.model import AssignmentState, CohortPolicy
+from tests.server.planner.playbook import strategy
+
+THREE = strategy(cohorts=(CohortPolicy(name="a", count=3), CohortPolicy(name="b", percent=10), CohortPolicy(name="c")))
+NAMES = [f"t{index}" for index in range(100)]
+
+
+def test_the_same_seed_deals_the_same_cohorts_in_any_order_of_the_input() -> None:
+    assert split("c", NAMES, THREE, 7) == split("c", reversed(NAMES), THREE, 7)
+
+
+def test_another_seed_deals_other_canaries() -> None:
+    canaries = {tuple(row.target for row in split("c", NAMES, THREE, seed)[1][:3]) for seed in range(20)}
+    assert len(canaries) == 20
+
+
+def test_a_known_deal_stays_what_it_was() -> None:
+    """Stored campaigns rely on it: another hash would deal other canaries after an upgrade."""
+    assert [row.target for row in split("c", ["a", "b", "c", "d"], THREE, 1)[1]] == ["d", "a", "b", "c"]
+
+
+def test_percent_is_rounded_up_exactly() -> None:
+    seven = (CohortPolicy(name="a", percent=7), CohortPolicy(name="b", percent=0.1), CohortPolicy(name="c"))
+    assert sizes(seven, 100) == [7, 1, 92]
+
+
+@given(st.sets(st.sampled_from(NAMES)), st.integers(), st.lists(st.integers(1, 40), max_size=4))
+def test_everybody_is_dealt_once_and_late_is_last_and_empty(names: set[str], seed: int, counts: list[int]) -> None:
+    policies = (*(CohortPolicy(name=f"k{i}", count=count) for i, count in enumerate(counts)), CohortPolicy(name="rest"))
+    cohorts, rows = split("c", names, strategy(cohorts=policies), seed)
+    assert sorted(row.target for row in rows) == sorted(names)
+    assert [row.rank for row in rows] == list(range(len(names)))
+    assert [cohort.index for cohort in cohorts] == list(range(len(counts) + 2))
+    assert (cohorts[-1].name, cohorts[-1].size) == ("late", 0)
+    for cohort in cohorts:
+        size = sum(row.cohort == cohort.index for row in rows)
+        assert (cohort.size, cohort.counts) == (size, {AssignmentState.PLANNED: size} if size else {})
+    assert all(row.version == 0 for row in (*cohorts, *rows))

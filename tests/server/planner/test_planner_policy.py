@@ -1,0 +1,172 @@
+"""Strategies from plain values: what is accepted, what is refused and where it says so."""
+
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from firmware.errors import RefusedError
+from server.planner.model import BudgetPolicy, CohortPolicy, GatePolicy, Strategy
+from server.planner.policy import READY_MADE, parse_duration, parse_strategy
+
+REST = {"name": "rest"}
+
+
+def given_with(**values: Any) -> dict[str, Any]:
+    return {"name": "mine", "cohorts": [{"name": "canary", "count": 2}, REST], **values}
+
+
+def test_everything_that_can_be_said() -> None:
+    parsed = parse_strategy(
+        {
+            "name": "mine",
+            "cohorts": [
+                {"name": "canary", "count": 5, "gate": {"kind": "all", "min_verified": 4}},
+                {"name": "wave", "percent": 12.5, "gate": {"kind": "rate", "max_failure_rate": 0.02}},
+                {"name": "rest"},
+            ],
+            "budgets": [{"by": "campaign", "limit": 9}, {"by": "site", "limit": 1}],
+            "patience": "2h",
+            "horizon": "30m",
+            "healthy": 90,
+            "permit_valid": "5m",
+            "trial": "10m",
+            "order_ttl": "7d",
+            "retry": "20s",
+            "max_attempts": 3,
+            "late_max_failures": 0,
+            "on_failure": "rollback",
+        }
+    )
+    assert parsed == Strategy(
+        name="mine",
+        cohorts=(
+            CohortPolicy(name="canary", count=5, gate=GatePolicy(min_verified=4)),
+            CohortPolicy(name="wave", percent=12.5, gate=GatePolicy(kind="rate", max_failure_rate=0.02)),
+            CohortPolicy(name="rest"),
+        ),
+        budgets=(BudgetPolicy(by="campaign", limit=9), BudgetPolicy(by="site", limit=1)),
+        patience_s=7200,
+        horizon_s=1800,
+        healthy_s=90,
+        permit_valid_s=300,
+        trial_s=600,
+        order_ttl_s=604800,
+        retry_s=20,
+        max_attempts=3,
+        late_max_failures=0,
+        on_failure="rollback",
+    )
+
+
+def test_what_is_left_out_has_the_models_default() -> None:
+    parsed = parse_strategy(given_with())
+    assert parsed == Strategy(name="mine", cohorts=parsed.cohorts)
+
+
+@pytest.mark.parametrize("name", sorted(READY_MADE))
+def test_ready_made_strategies_parse_by_name_and_are_called_so(name: str) -> None:
+    assert parse_strategy(name).name == name
+
+
+def test_a_strategy_can_extend_a_ready_made_one() -> None:
+    parsed = parse_strategy({"extends": "cautious", "patience": "1m"})
+    assert asdict(parsed) == {**asdict(parse_strategy("cautious")), "patience_s": 60.0}
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (None, "strategy must be a mapping"),
+        ([], "strategy must be a mapping"),
+        ({1: 2}, "strategy must be a mapping with text keys"),
+        ("cautios", "the nearest is cautious"),
+        ({"extends": "nope", "name": "x"}, "extends must be one of cautious, standard, emergency"),
+        ({}, "cohorts must be given"),
+        (given_with(name="Up!"), "name must be a name of lower-case"),
+        (given_with(cohorts=[]), "cohorts must be a list of 1 to 32"),
+        (given_with(cohorts=[REST] * 33), "cohorts must be a list of 1 to 32"),
+        (given_with(cohorts="all"), "cohorts must be a list"),
+        (given_with(cohorts=[{"count": 1}, REST]), r"cohorts\[0\].name must be"),
+        (given_with(cohorts=[{"name": "late"}]), r"cohorts\[0\].name must be another word"),
+        (given_with(cohorts=[{"name": "a", "count": 1}, {"name": "a"}]), r"cohorts\[1\].name must be different"),
+        (given_with(cohorts=[{"name": "a"}, REST]), r"cohorts\[0\] must say its size"),
+        (given_with(cohorts=[{"name": "a", "count": 1}]), r"cohorts\[0\] must take the rest"),
+        (
+            given_with(cohorts=[{"name": "a", "count": 1, "percent": 1}, REST]),
+            r"cohorts\[0\] must have count or percent",
+        ),
+        (given_with(cohorts=[{"name": "a", "count": 0}, REST]), r"cohorts\[0\].count must be a whole number from 1"),
+        (given_with(cohorts=[{"name": "a", "count": True}, REST]), r"cohorts\[0\].count must be a whole number"),
+        (
+            given_with(cohorts=[{"name": "a", "percent": 101}, REST]),
+            r"cohorts\[0\].percent must be a number from 0 to 100",
+        ),
+        (given_with(cohorts=[{"name": "a", "percent": 0}, REST]), r"cohorts\[0\].percent must be above 0"),
+        (given_with(cohorts=[{"name": "a", "percent": float("nan")}, REST]), r"cohorts\[0\].percent must be"),
+        (given_with(cohorts=[{"name": "a", "size": 3}, REST]), r"cohorts\[0\].size is no key"),
+        (given_with(cohorts=[{"name": "a", "gate": {"kind": "any"}}]), r"gate.kind must be one of all, rate"),
+        (given_with(cohorts=[{"name": "a", "gate": {"kind": "rate"}}]), r"gate.max_failure_rate must be given"),
+        (
+            given_with(cohorts=[{"name": "a", "gate": {"max_failure_rate": 0.1}}]),
+            r"gate.max_failure_rate must be left out",
+        ),
+        (
+            given_with(cohorts=[{"name": "a", "count": 2, "gate": {"min_verified": 3}}, REST]),
+            "min_verified must be at most",
+        ),
+        (given_with(budgets=[{"by": "site", "limit": 0}]), r"budgets\[0\].limit must be at least 1"),
+        (given_with(budgets=[{"by": "site"}]), r"budgets\[0\].limit must be a whole number"),
+        (given_with(budgets=[{"by": "a=b", "limit": 1}]), r"budgets\[0\].by must be"),
+        (given_with(budgets=[{"by": "s", "limit": 1}] * 2), r"budgets\[1\].by must be different"),
+        (given_with(patience="soon"), "patience must be a number of seconds or a duration such as"),
+        (given_with(patience="-1s"), "patience must be a number"),
+        (given_with(patience=0), "patience must be longer than 0"),
+        (given_with(patience=True), "patience must be a number"),
+        (given_with(patience=float("inf")), "patience must be a number"),
+        (given_with(order_ttl="367d"), "order_ttl must be between 0 and 366 days"),
+        (given_with(order_ttl="10m"), "order_ttl must be at least as long as patience"),
+        (given_with(permit_valid=1.5), "permit_valid must be whole seconds"),
+        (given_with(horizon="5m"), "horizon must be at least as long as trial"),
+        (given_with(max_attempts=0), "max_attempts must be a whole number from 1"),
+        (given_with(late_max_failures=-1), "late_max_failures must be"),
+        (given_with(on_failure="panic"), "on_failure must be one of pause, abort, rollback"),
+        (given_with(patience_s=5), "patience_s is no key of a strategy; the nearest is patience"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_place(value: object, says: str) -> None:
+    with pytest.raises(RefusedError, match=says) as caught:
+        parse_strategy(value)
+    assert caught.value.kind == "bad-strategy"
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"), [("30s", 30), ("10m", 600), ("2h", 7200), ("1d", 86400), ("1.5h", 5400), (7, 7), (0.5, 0.5)]
+)
+def test_durations(value: object, seconds: float) -> None:
+    assert parse_duration(value, "x") == seconds
+
+
+plain = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["all", "10m", "site"]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["name", "gate", "count", "by"]), inner)
+    ),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["name", "cohorts", "budgets", "patience", "retry", "on_failure", "x"]), plain))
+def test_any_value_is_a_strategy_or_a_refusal(value: dict[str, Any]) -> None:
+    try:
+        parsed = parse_strategy({"extends": "standard", **value})
+    except RefusedError as error:
+        parsed = error
+    assert isinstance(parsed, Strategy) or (parsed.kind, parsed.text[-1]) == ("bad-strategy", ".")
