@@ -19,7 +19,7 @@ from device_agent.boot.layout import Board
 from device_agent.boot.loader import Boot, LoaderState, decide, encode_state, expire, recover, settle
 from device_agent.identity import Identity
 from device_agent.install.stream import StreamInstaller
-from device_agent.ports import BootStatus, Director, HealthResult, Incoming, Slot
+from device_agent.ports import BootStatus, Director, HealthResult, Incoming, Link, Slot
 from device_agent.runtime import Connected, Runtime, Settings
 from device_agent.slots.files import FileSlots
 from device_agent.work import Ports
@@ -339,20 +339,10 @@ class World:
     def _one_boot(self, ended: Callable[[], bool]) -> bool:
         """Run until the end (True) or a reboot (False)."""
         self.clock = Clock()
-        boot = self._load()
-        boot_id = self.chance.nonce()
-        status = BootStatus(
-            boot_id=boot_id,
-            slot=boot.slot,
-            outcome=boot.outcome,
-            trial_id=boot.trial_id,
-            cause=boot.cause,
-            program_port=1,
-        )
-        self.disk.replace(BOARD.status, encode_status(status))
+        boot, boot_id = self._power_on()
         self.runtime = self._agent()
         self.runtime.start()
-        waiting: list[Any] = [Connected(online=True), *self._retained()]
+        waiting: list[Any] = [Connected(online=True), *self.retained()]
         deadline = None if boot.deadline_s is None else self.clock.now + boot.deadline_s
         for _ in range(400):
             waiting += self._advance(waiting.pop(0) if waiting else None)
@@ -365,6 +355,25 @@ class World:
             if not waiting and ended():
                 return True
         raise AssertionError(f"stuck in {type(self.runtime.standing.state).__name__}")
+
+    def powered_agent(self, link: Link) -> Runtime:
+        """The agent of a fresh boot on another link, for a loop of its own."""
+        self.clock = Clock()
+        self._power_on()
+        return self._agent(link)
+
+    def _power_on(self) -> tuple[Boot, str]:
+        boot, boot_id = self._load(), self.chance.nonce()
+        status = BootStatus(
+            boot_id=boot_id,
+            slot=boot.slot,
+            outcome=boot.outcome,
+            trial_id=boot.trial_id,
+            cause=boot.cause,
+            program_port=1,
+        )
+        self.disk.replace(BOARD.status, encode_status(status))
+        return boot, boot_id
 
     def _load(self) -> Boot:
         state = read_state(self.disk, BOARD) or recover([Slot.A, Slot.B])
@@ -386,7 +395,7 @@ class World:
         assert state is not None
         return state
 
-    def _agent(self) -> Runtime:
+    def _agent(self, link: Link | None = None) -> Runtime:
         slots = FileSlots(self.disk, BOARD.directory)
         installer = StreamInstaller(effects=self.disk, slots=slots, source=self.depot, directory=BOARD.agent)
         boot = FileBoot(
@@ -402,7 +411,7 @@ class World:
             catalogue=DepotCatalogue(self.depot),
             installer=installer,
             health=Checks(self),
-            link=Wire(self),
+            link=link or Wire(self),
             clock=self.clock,
             chance=self.chance,
         )
@@ -411,7 +420,7 @@ class World:
             identity=IDENTITY, ports=ports, signer=self.report_signer, directory=BOARD.agent, settings=settings
         )
 
-    def _retained(self) -> list[Incoming]:
+    def retained(self) -> list[Incoming]:
         return [Incoming(leaf="order", target="dev-1", payload=order) for order in self.server.orders[-1:]]
 
     def _advance(self, happened: Any) -> list[Any]:

@@ -1,0 +1,148 @@
+"""`otaria-agent`: every wrong use is a sentence and an exit code, and changes nothing."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from device_agent.app import compose
+from device_agent.cli import run
+from device_agent.config import load_config
+from device_agent.effects import FileEffects
+from device_agent.identity import IDENTITY_FILE, Identity, load_identity, save_identity
+from device_agent.journal import JOURNAL_FILE, Journal, Record
+from device_agent.outbox import Outbox
+from firmware.errors import RefusedError, UnavailableError
+from tests.crash.world import IDENTITY
+from tests.device_agent.core.playbook import Player
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    folder = tmp_path / "board" / "agent"
+    folder.mkdir(parents=True)
+    save_identity(folder, IDENTITY, FileEffects())
+    return folder
+
+
+def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    code = run([*arguments, "--json"])
+    out, err = capsys.readouterr()
+    assert out == ""
+    error = json.loads(err)
+    assert error["text"]
+    return code, error["error"]
+
+
+def test_status_before_the_first_start(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--dir", str(directory), "status", "--json"]) == 0
+    status = json.loads(capsys.readouterr().out)
+    assert (status["agent"], status["state"], status["boot"]) == ("dev-1", "unstarted", None)
+
+
+def test_status_tells_state_reason_and_running_release(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    standing = Player().committed().standing
+    Journal(FileEffects(), directory).store(Record(standing=standing, outbox=Outbox(journal="j")))
+    before = {path.name: path.read_bytes() for path in directory.iterdir()}
+    assert run(["--dir", str(directory), "status"]) == 0
+    text = capsys.readouterr().out
+    assert "state     committed" in text
+    assert "running   demo 2.0 in slot B" in text
+    assert "rollback  1.0" in text
+    assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
+
+
+def test_directory_without_an_identity(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("status", "run"):
+        assert failed(capsys, "--dir", str(tmp_path), command) == (1, "not-enrolled")
+    assert failed(capsys, "--dir", str(tmp_path / "nowhere"), "run") == (1, "not-enrolled")
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind"),
+    [(b"", "malformed"), (b"[]", "malformed"), (b'{"agent":"A!"}', "malformed"), (b" " * 20000, "too-large")],
+)
+def test_damaged_identity(directory: Path, capsys: pytest.CaptureFixture[str], damage: bytes, kind: str) -> None:
+    (directory / IDENTITY_FILE).write_bytes(damage)
+    assert failed(capsys, "--dir", str(directory), "status") == (1, kind)
+
+
+def test_damaged_journal_is_said_and_kept(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (directory / JOURNAL_FILE).write_bytes(b"{}")
+    assert failed(capsys, "--dir", str(directory), "status") == (1, "journal-damaged")
+    assert (directory / JOURNAL_FILE).read_bytes() == b"{}"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("bogus",),
+        ("enrol",),
+        ("enrol", "--claim", "x"),
+        ("board",),
+        ("board", "b", "--capacity", "many"),
+        ("status", "--nope"),
+    ],
+)
+def test_wrong_use_is_exit_code_2(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert failed(capsys, *arguments) == (2, "usage")
+
+
+def test_board_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert failed(capsys, "board", str(tmp_path / "nothing")) == (1, "no-board")
+    image = tmp_path / "image"
+    image.write_bytes(b"x")
+    assert failed(capsys, "board", str(tmp_path / "b"), "--image", str(image)) == (2, "usage")
+    assert failed(capsys, "board", str(tmp_path / "b"), "--image", str(tmp_path / "none"), "--hardware", "h")[0] == 1
+    assert not (tmp_path / "b").exists()
+
+
+def test_claim_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--dir", str(tmp_path / "a"), "enrol", "--claim", "garbage", "--hardware", "h")
+    assert failed(capsys, *arguments) == (1, "claim-malformed")
+    missing = ("--dir", str(tmp_path / "a"), "enrol", "--claim", "@/nonexistent", "--hardware", "h")
+    assert failed(capsys, *missing) == (1, "os-error")
+
+
+def test_health_without_a_known_manifest(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert failed(capsys, "--dir", str(directory), "health") == (1, "no-boot-status")
+
+
+@pytest.mark.parametrize("command", ["run", "enrol", "status", "health", "board"])
+def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run([command, "--help"])
+    assert stop.value.code == 0
+    assert "Example: otaria-agent" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["board = 7", "unknown = 1", "[intervals]\nask_min_s = -1", "[intervals]\nask_min_s = nan", "board = ", "\xff"],
+)
+def test_bad_configuration_names_the_file(directory: Path, text: str) -> None:
+    (directory / "agent.toml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(RefusedError) as caught:
+        load_config(directory)
+    assert caught.value.kind == "bad-config"
+    assert "agent.toml" in caught.value.text
+
+
+def test_configuration_is_optional_and_read(directory: Path) -> None:
+    assert load_config(directory).board == ".."
+    (directory / "agent.toml").write_text('[labels]\nsite = "berlin"\n[intervals]\nask_min_s = 0.5\n')
+    config = load_config(directory)
+    assert (config.labels, config.intervals.ask_min_s) == ({"site": "berlin"}, 0.5)
+
+
+def test_composition_names_what_enrolment_left_out(directory: Path) -> None:
+    with pytest.raises(UnavailableError) as caught:
+        compose(directory)
+    assert caught.value.kind == "not-enrolled"
+
+
+def test_identity_comes_back(tmp_path: Path) -> None:
+    save_identity(tmp_path, IDENTITY, FileEffects())
+    assert load_identity(tmp_path) == IDENTITY
+    assert isinstance(IDENTITY, Identity)

@@ -1,0 +1,88 @@
+"""The journal: old or new, never between; what it says is what was stored; damage is noticed, never believed."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from device_agent.core.states import Asking, Staged, Standing
+from device_agent.core.values import Goal
+from device_agent.effects import FileEffects
+from device_agent.journal import JOURNAL_FILE, Journal, Record, decode, encode
+from device_agent.outbox import Entry, Outbox
+from device_agent.ports import Slot
+from firmware.errors import RefusedError, UnavailableError
+from tests.crash.disk import Disk
+from tests.device_agent.core.playbook import Player, content, held
+
+STATES = ["ordered", "downloading", "staged", "activating", "trial", "committed"]
+
+
+def record(standing: Standing | None = None) -> Record:
+    entry = Entry(seq=3, hash="a" * 64, leaf="report", envelope=b'{"payload":"\xc3\xa9"}')
+    return Record(
+        standing=standing or Standing(), outbox=Outbox(journal="j", next_seq=4, entries=(entry,)), trusted_time=7.5
+    )
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_every_state_comes_back_as_it_was_stored(state: str, tmp_path: Path) -> None:
+    stored = record(getattr(Player(), state)().standing)
+    journal = Journal(FileEffects(), tmp_path)
+    journal.store(stored)
+    assert journal.load() == stored
+
+
+def test_open_ask_does_not_outlive_its_process() -> None:
+    player = Player().asking()
+    assert isinstance(player.standing.state, Asking)
+    state = decode(encode(record(player.standing))).standing.state
+    assert isinstance(state, Staged)
+    assert b"nonce-1" not in encode(record(player.standing))
+
+
+def test_no_journal_is_no_damage(tmp_path: Path) -> None:
+    assert Journal(FileEffects(), tmp_path).load() is None
+
+
+@given(at=st.integers(0, 10_000), bit=st.integers(0, 7))
+def test_any_flipped_bit_is_noticed(at: int, bit: int) -> None:
+    goal = Goal(slot=Slot.B, content=content())
+    data = bytearray(encode(record(Standing(state=Staged(held=held(), goal=goal, boot_id="b")))))
+    data[at % len(data)] ^= 1 << bit
+    with pytest.raises(RefusedError) as caught:
+        decode(bytes(data))
+    assert caught.value.kind == "journal-damaged"
+
+
+@given(st.binary(max_size=200))
+def test_garbage_is_a_typed_error(data: bytes) -> None:
+    with pytest.raises(RefusedError):
+        decode(data)
+
+
+def test_journal_of_a_later_schema_is_not_guessed_at() -> None:
+    with pytest.raises(RefusedError, match="schema 2"):
+        decode(encode(replace(record(), schema=2)))
+
+
+def test_failed_write_is_a_typed_error_and_leaves_the_old_record() -> None:
+    disk = Disk({})
+    journal = Journal(disk, Path("/agent"))
+    journal.store(record())
+
+    def fail(kind: str, path: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    disk.fail = fail
+    with pytest.raises(UnavailableError) as caught:
+        journal.store(replace(record(), trusted_time=9.0))
+    assert caught.value.kind == "storage-fault"
+    assert journal.load() == record()
+
+
+def test_file_is_private(tmp_path: Path) -> None:
+    Journal(FileEffects(), tmp_path).store(record())
+    assert (tmp_path / JOURNAL_FILE).stat().st_mode & 0o777 == 0o600
