@@ -83,7 +83,7 @@ images = st.sampled_from([OLD, NEW, OTHER])
 class PlannerMachine(RuleBasedStateMachine):
     """Two campaigns over overlapping targets that share sites and racks."""
 
-    @initialize(first=strategies, second=strategies, page=st.sampled_from([1, 2, 50]), worked=st.integers(0, 4))
+    @initialize(first=strategies, second=strategies, page=st.sampled_from([1, 2, 50]), worked=st.integers(0, 5))
     def make(self, first: object, second: object, page: int, worked: int) -> None:
         self.board = Board(page=page)
         self.attempts: Counter[tuple[str, int]] = Counter()
@@ -98,7 +98,7 @@ class PlannerMachine(RuleBasedStateMachine):
         self.board.start("c")
         self.board.start("d")
         for _ in range(worked):
-            self.all_behave(1)
+            self.all_work(2)
 
     # What happens
 
@@ -124,6 +124,12 @@ class PlannerMachine(RuleBasedStateMachine):
             if current is None or current.order_hash is None:
                 return
             self.one_step(current, good=good)
+
+    @rule(steps=st.integers(1, 4))
+    def all_work(self, steps: int) -> None:
+        """Most of the fleet goes on by some steps."""
+        for name in TARGETS[1:]:
+            self.behave(name, steps, good=True)
 
     @rule(
         name=targets, word=st.sampled_from(AgentState), runs=images, reason=st.sampled_from(["none", "order-expired"])
