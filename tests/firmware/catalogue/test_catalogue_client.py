@@ -275,6 +275,12 @@ def test_odd_role_names_are_quoted(lab: Any, role: str) -> None:
     assert "?" not in asked
 
 
+def test_a_role_name_that_no_file_system_takes_is_refused(lab: Any) -> None:
+    serve_graph(lab, [("targets", "r" * 129, False)])
+    with pytest.raises(RefusedError, match="longer than 128"):
+        lab.client(prefetch=()).refresh(lab.NOW)
+
+
 def serve_graph(lab: Any, edges: list[tuple[str, str, bool]]) -> None:
     """Roles that delegate everything, all signed with the pump's key; served from the newest to the oldest parent."""
     key = lab.signer("product-pump").public_key

@@ -49,6 +49,16 @@ def test_mutated_metadata_is_refused_or_parsed_but_never_crashes(lab: Any, name:
     assert kind in (None, ReasonKind.CATALOGUE_REFUSED)
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_metadata_of_one_kind_is_not_read_as_another(lab: Any, name: str) -> None:
+    """Even where one key signs two roles, the type inside keeps them apart."""
+    data = (lab.metadata / name).read_bytes()
+    for kind in KINDS.values():
+        if kind is not KINDS[name]:
+            with pytest.raises(RefusedError, match=f"not {kind.type} metadata"):
+                parse(data, kind, "other", max_bytes=1 << 20)
+
+
 @given(raw=st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
 def test_arbitrary_bytes_are_refused(raw: bytes) -> None:
     for kind in KINDS.values():
