@@ -76,9 +76,7 @@ class Gate:
             return None
 
     def _doubt(self, leaf: str, payload: bytes, now: float) -> None:
-        """Keep it for one more try, unless a refresh was only just made."""
-        if now - self._refreshed_at < self._refresh_min_s and self._keys is not None:
-            return
+        """Keep it for one more try after a refresh, which comes at once only when the last one was long ago."""
         self._doubtful[leaf] = payload
         self.want_refresh(max(now, self._refreshed_at + self._refresh_min_s) if self._keys is not None else now)
 

@@ -1,10 +1,12 @@
 """The real runtime against a hostile or failing outside: forged, replayed, misdirected, late and missing things."""
 
+import dataclasses
 import errno
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 from securesystemslib.signer import CryptoSigner
 
 from device_agent.core.states import word_of
@@ -110,6 +112,27 @@ def test_order_that_differs_from_the_catalogue_is_refused(field: str) -> None:
     world.run()
     assert reasons(world)[-1] == "catalogue-mismatch"
     assert world.running_version() == "1.0"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kind"),
+    [
+        ({"hardware": ["board-9"]}, "wrong-hardware"),
+        ({"version": "9.9"}, "catalogue-mismatch"),
+        ({"counter": 9}, "catalogue-mismatch"),
+        ({"images": []}, "catalogue-mismatch"),
+    ],
+)
+def test_order_that_its_manifest_contradicts_is_refused_before_a_byte_is_staged(
+    spoil: dict[str, Any], kind: str
+) -> None:
+    world = World()
+    spoilt = dataclasses.replace(world.new, manifest=structs.replace(world.new.manifest, **spoil))
+    world.server.order(Action.INSTALL, world.new)
+    world.depot.releases = [world.old, spoilt]
+    world.run()
+    assert reasons(world)[-1] == kind
+    assert world.disk.files[BOARD.slot(Slot.B)].strip(b"\0") == b""
 
 
 def test_order_of_a_later_director_epoch_is_not_believed() -> None:
