@@ -94,6 +94,14 @@ def test_cached_metadata_works_without_a_network_until_it_expires(lab: Any) -> N
     assert names(lab) == []
 
 
+def test_cached_metadata_below_an_expired_root_is_expired(lab: Any) -> None:
+    soon = datetime.fromtimestamp(lab.NOW + lab.DAY, UTC)
+    lab.serve_root(lambda root: setattr(root, "expires", soon), "root-1", "root-2")
+    lab.client().refresh(lab.NOW)
+    with pytest.raises(RefusedError, match="root expired"):
+        lab.client().load_cached(lab.NOW + 2 * lab.DAY)
+
+
 def test_stored_targets_beyond_the_stored_snapshot_are_not_believed(lab: Any) -> None:
     """A refresh stores the snapshot first, so this is no power cut but somebody's doing."""
     lab.client(prefetch=()).refresh(lab.NOW)

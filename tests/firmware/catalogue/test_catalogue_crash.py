@@ -86,3 +86,23 @@ def test_a_cut_never_loses_the_protection_against_rollback(lab: Any) -> None:
     for files_left in left:
         with pytest.raises(OtariaError, match="went back"):
             lab.client(lab.MemoryStore(files_left)).refresh(lab.NOW)
+
+
+def test_a_cut_before_the_new_root_was_kept_drops_nothing_yet(lab: Any) -> None:
+    """Else whoever cuts the power and withholds that root could replay old timestamps."""
+    old = (lab.metadata / "timestamp.json").read_bytes()
+    lab.publish()
+    before = finished(lab, lab.store.files)
+    new = CryptoSigner.generate_ecdsa()
+
+    def rotate(root: Any) -> None:
+        root.revoke_key(root.roles["timestamp"].keyids[0], "timestamp")
+        root.add_key(new.public_key, "timestamp")
+
+    lab.serve_root(rotate, "root-1", "root-2")
+    marked = refresh_cut(lab, before, 1)
+    assert marked is not None
+    assert marked == before | {"recovering": b"2"}
+    lab.served.update({"2.root.json": None, "timestamp.json": old})
+    with pytest.raises(OtariaError, match="went back"):
+        lab.client(lab.MemoryStore(marked)).refresh(lab.NOW)
