@@ -22,6 +22,19 @@ _NOT_STARTED = {
     CampaignState.AWAITING_APPROVAL: "the campaign is approved and started",
     CampaignState.SCHEDULED: "the scheduled time comes",
 }
+_ENDS = {
+    AssignmentState.VERIFIED: "It runs the release, committed and healthy.",
+    AssignmentState.FELL_BACK: "It fell back to its previous slot.",
+    AssignmentState.FAILED: "It failed.",
+    AssignmentState.REFUSED: "The order was refused.",
+    AssignmentState.MISSING: "It went silent.",
+    AssignmentState.REGRESSED: "It no longer runs the release that it had committed.",
+    AssignmentState.CANCELLED: "Its order was withdrawn.",
+    AssignmentState.EXPIRED: "Its order expired.",
+    AssignmentState.SKIPPED: "It was skipped.",
+    AssignmentState.SUPERSEDED: "It was left to another campaign.",
+    AssignmentState.ROLLED_BACK: "It went back to its previous slot.",
+}
 _READY = frozenset({AssignmentState.STAGED, AssignmentState.ASKING})
 
 
@@ -131,10 +144,7 @@ def _holders(ledger: Ledger, loaded: Slice, wait: Wait) -> str:
 
 def _ended(ledger: Ledger) -> Explanation:
     assignment = ledger.assignment
-    state = assignment.state.replace("_", " ")
-    text = f"It is {state}. {assignment.reason}".strip()
-    if assignment.state is AssignmentState.VERIFIED:
-        text = f"It runs {ledger.campaign.release.version}, committed and healthy: verified."
+    text = f"{_ENDS[assignment.state]} {assignment.reason}".strip()
     release_by = "nothing; this campaign is done with it"
     if assignment.state is AssignmentState.MISSING:
         release_by = "a signed report of how it ended, or another campaign that repairs it"
