@@ -5,7 +5,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from firmware.delta.apply import BLOCK_BYTES, apply_delta
@@ -113,6 +113,9 @@ def test_blocks_that_occur_again_are_no_anchors(tmp_path: Path) -> None:
     there=st.integers(-(1 << 25), 1 << 26),
     beyond=st.integers(0, 1 << 24),
 )
+@example(size=1 << 20, old_end=1 << 24, there=12 << 20, beyond=0)
+@example(size=2 * PIECE_BYTES + 1, old_end=0, there=WINDOW_BYTES, beyond=0)
+@example(size=1000, old_end=1 << 24, there=-(1 << 24), beyond=0)
 def test_gaps_are_cut_without_holes_and_within_bounds(size: int, old_end: int, there: int, beyond: int) -> None:
     before = Run(old=max(0, old_end - 5000), new=100, size=min(5000, old_end))
     after = Run(old=max(0, old_end + there), new=before.new_end + size, size=4096)
@@ -128,7 +131,7 @@ def test_gaps_are_cut_without_holes_and_within_bounds(size: int, old_end: int, t
 
 
 def test_what_was_moved_and_changed_is_looked_for_behind_its_old_neighbour(tmp_path: Path) -> None:
-    first, second, third, last = (noise(100_000, seed) for seed in range(4))
+    first, second, third, last = (noise(400 * 512, seed) for seed in range(4))
     changed = bytearray(third)
     changed[::600] = bytes(len(changed[::600]))
     old, new = first + second + third + last, second + bytes(changed) + first + last

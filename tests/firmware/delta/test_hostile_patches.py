@@ -154,8 +154,11 @@ def test_bytes_after_the_frame_are_noticed_wherever_it_ends(tail: bytes) -> None
 
 
 def test_a_frame_that_ends_early_is_not_continued_by_another() -> None:
-    first, second = patch_of(copy(50), SOURCE[:100]), frame_of(copy(50) + END)
-    assert refusal(first + second, SOURCE[:100]) == "artifact-truncated"
+    for size in range(1, STEP_BYTES + 20):
+        chunks = [patch_of(insert(SOURCE[:size]), SOURCE[:100]), frame_of(insert(SOURCE[size:100]) + END)]
+        with pytest.raises(RefusedError) as refused:
+            list(apply_delta(iter(chunks), read_source, expect=ends_for(SOURCE[:100])))
+        assert refused.value.kind == "artifact-truncated"
 
 
 @pytest.mark.parametrize(
