@@ -17,11 +17,11 @@ demo: $(VENV)/demo.stamp ## a fleet updates itself, a bad release stops at the c
 
 test: $(VENV)/dev.stamp ## unit, contract, integration and one end-to-end run (at most 8 minutes)
 	@deploy/test-tools.sh
-	@OTARIA_CACHE=$(CACHE) $(BIN)/pytest -n $(JOBS) --dist worksteal -m "not deep" $(ARGS)
+	@OTARIA_CACHE=$(CACHE) $(BIN)/pytest -n $(JOBS) --dist loadgroup -m "not deep" $(ARGS)
 
 test-all: $(VENV)/dev.stamp ## the deep suite as well
 	@deploy/test-tools.sh
-	@OTARIA_CACHE=$(CACHE) HYPOTHESIS_PROFILE=deep CRASH=deep $(BIN)/pytest -n $(JOBS) --dist worksteal $(ARGS)
+	@OTARIA_CACHE=$(CACHE) HYPOTHESIS_PROFILE=deep CRASH=deep $(BIN)/pytest -n $(JOBS) --dist loadgroup $(ARGS)
 
 check: $(VENV)/dev.stamp ## format, lint, types, import rules
 	@$(BIN)/ruff format --check .

@@ -1,7 +1,8 @@
 """What signed reports, stored orders and an assignment's own deadline do.
 
 Rules
-- Any signed report updates what the target runs. Only one about the current order moves the assignment.
+- Any signed report updates what the target runs. Only one about the current order moves the assignment; the reason that any
+  other gives (a stale, foreign or equivocal order was refused) is written down for people.
 - `committed` counts only when the target runs the release's image; success is never counted before that.
 - Whoever runs the release and then shows another image has regressed, whatever the report is about.
 - A word that the table doesn't have, from an agent, is written down and moves nothing.
@@ -54,9 +55,12 @@ def reported(ledger: Ledger, event: Reported) -> None:
         running_sha256=event.running_sha256,
         rollback_available=event.rollback_available,
     )
+    is_current = ledger.known and event.order_hash is not None and event.order_hash == ledger.assignment.order_hash
+    if not is_current and event.reason_kind != "none":
+        ledger.record("report-of-another-order", f"{event.reason} ({event.reason_kind})", target=True)
     if not ledger.known or ledger.assignment.state is AssignmentState.PLANNED:
         return
-    if event.order_hash is not None and event.order_hash == ledger.assignment.order_hash:
+    if is_current:
         _take_word(ledger, event)
     _look_for_drift(ledger, event)
     if ledger.campaign.state in GOING_BACK and ledger.assignment.state is AssignmentState.COMMITTED:
