@@ -13,8 +13,9 @@ from firmware.protocol.codec import convert
 from firmware.protocol.permit import Ask
 from firmware.protocol.report import Report
 from server.campaigns.director import Director
-from server.campaigns.turn import Turn
+from server.campaigns.turn import Decide, Turn
 from server.planner.model import Asked, AssignmentRow, CampaignRow, Commanded, Reported
+from server.planner.step import step
 from server.ports import Clock, Database, InboxItem, Unit
 
 BATCH = 50
@@ -29,8 +30,15 @@ class Engine:
     """Keep `run` running; `wake` says that there may be work. `on_outbox` is told when there may be messages to publish."""
 
     def __init__(
-        self, database: Database, clock: Clock, director: Director, *, on_outbox: Callable[[], None] = lambda: None
+        self,
+        database: Database,
+        clock: Clock,
+        director: Director,
+        *,
+        on_outbox: Callable[[], None] = lambda: None,
+        decide: Decide = step,
     ) -> None:
+        self._decide = decide
         self._database = database
         self._clock = clock
         self._director = director
@@ -79,7 +87,7 @@ class Engine:
         self._on_outbox()
 
     def _turn(self, unit: Unit) -> Turn:
-        return Turn(unit, self._director, self._clock.now())
+        return Turn(unit, self._director, self._clock.now(), self._decide)
 
     def _batch(self, unit: Unit) -> int:
         turn = self._turn(unit)

@@ -5,6 +5,7 @@ fed back as events before the transaction ends, so that an order is never stored
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 
 from firmware.errors import OtariaError, RefusedError, UnavailableError
@@ -44,13 +45,16 @@ PAGE = 100
 """Most assignments that one `Admit` or `Recall` touches in a transaction; the planner asks again by its deadline."""
 POSTPONE_S = 60.0
 NO_CHANGE = "none"
+Decide = Callable[[Slice, Event], Decision]
+"""What decides: `server.planner.step.step`, or it with other checks."""
 
 
 class Turn:
     """Feeds events to the planner inside one transaction."""
 
-    def __init__(self, unit: Unit, director: Director, now: float) -> None:
+    def __init__(self, unit: Unit, director: Director, now: float, decide: Decide = step) -> None:
         self._unit = unit
+        self._decide = decide
         self._director = director
         self.now = now
         self._events: deque[Event] = deque()
@@ -102,7 +106,7 @@ class Turn:
 
     def _one(self, event: Event) -> None:
         loaded = self._unit.campaigns.load(footprint(event))
-        decision = step(loaded, event)
+        decision = self._decide(loaded, event)
         self._unit.campaigns.commit(decision)
         for command in decision.commands:
             self._carry_out(command, loaded, decision)

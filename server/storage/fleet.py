@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, bindparam, delete, func, insert, select, update
 
 from firmware.errors import RefusedError
 from server.planner.model import AssignmentState
@@ -26,6 +26,8 @@ _COLUMNS = (
 _SOURCE = TARGET.join(AGENT, AGENT.c.id == TARGET.c.agent).outerjoin(
     ASSIGNMENT, and_(ASSIGNMENT.c.campaign == TARGET.c.last_campaign, ASSIGNMENT.c.target == TARGET.c.id)
 )
+
+_UPDATE = update(TARGET).where(TARGET.c.id == bindparam("of_target"))
 
 
 class SqlFleet:
@@ -72,7 +74,7 @@ class SqlFleet:
     def note_report(self, target: str, *, at: float, slot: str, previous_version: str | None) -> None:
         """Note what a stored report says that only people look at; a report ends the progress before it."""
         values = {"last_report_at": at, "running_slot": slot, "previous_version": previous_version, "progress": ""}
-        self._db.execute(update(TARGET).where(TARGET.c.id == target).values(**values))
+        self._db.execute(_UPDATE, {**values, "of_target": target})
 
     def set_inventory(self, target: str, *, labels: Mapping[str, str], capabilities: Sequence[str]) -> None:
         """Replace the capabilities and the agent's own labels, kept as `agent.NAME` beside what the server gave."""

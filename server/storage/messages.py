@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, insert, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, insert, or_, select, update
 
 from firmware.protocol.order import Counter
 from server.errors import ConflictError
@@ -21,6 +21,14 @@ _NEW_JOURNAL = insert(JOURNAL)
 _NEW_MESSAGE = insert(INBOX)
 _PROCESSED = update(INBOX).where(INBOX.c.id == bindparam("item")).values(pending=False)
 _NEW_PUBLISH = insert(OUTBOX)
+_ECHO = update(TARGET).where(
+    TARGET.c.id == bindparam("of_target"),
+    or_(
+        TARGET.c.echoed_n.is_(None),
+        TARGET.c.echoed_epoch < bindparam("above_epoch"),
+        and_(TARGET.c.echoed_epoch == bindparam("above_epoch"), TARGET.c.echoed_n < bindparam("above_n")),
+    ),
+)
 _CURRENT = select(ORDER).where(ORDER.c.target == bindparam("of_target"))
 
 
@@ -152,13 +160,8 @@ class SqlOrders:
 
     def set_echoed(self, target: str, counter: Counter) -> None:
         """Note an echoed counter; a lower one than the stored changes nothing."""
-        higher = or_(
-            TARGET.c.echoed_n.is_(None),
-            TARGET.c.echoed_epoch < counter.epoch,
-            (TARGET.c.echoed_epoch == counter.epoch) & (TARGET.c.echoed_n < counter.n),
-        )
-        values = {"echoed_epoch": counter.epoch, "echoed_n": counter.n}
-        self._db.execute(update(TARGET).where(TARGET.c.id == target, higher).values(**values))
+        place = {"of_target": target, "above_epoch": counter.epoch, "above_n": counter.n}
+        self._db.execute(_ECHO, {**place, "echoed_epoch": counter.epoch, "echoed_n": counter.n})
 
     def page(self, *, cursor: str | None = None, limit: int = 500) -> Page:
         """Current orders by target, for republishing after the broker lost its retained messages."""

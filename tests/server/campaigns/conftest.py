@@ -278,6 +278,7 @@ class CountingDatabase:
         self.die_at: int | None = None
         self.after_commit = False
         self.fail_writes: Exception | None = None
+        self.fail_once: Exception | None = None
 
     async def read(self, work: Callable[[Unit], T]) -> T:
         return await self.inner.read(work)
@@ -285,6 +286,9 @@ class CountingDatabase:
     async def write(self, work: Callable[[Unit], T]) -> T:
         if self.fail_writes is not None:
             raise self.fail_writes
+        if self.fail_once is not None:
+            error, self.fail_once = self.fail_once, None
+            raise error
         self.writes += 1
         doomed = self.die_at == self.writes
 

@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from firmware.errors import UnavailableError
+from firmware.errors import RefusedError, UnavailableError
 from firmware.protocol.words import AgentState
-from server.planner.model import Decision, Footprint, Put
+from server.planner.model import Decision, Event, Footprint, Put, Slice
 
 
 async def test_a_message_that_cannot_be_handled_is_left_out_and_the_next_is_not(stage: Any) -> None:
@@ -48,24 +48,49 @@ async def test_a_full_disk_leaves_every_message_where_it_is(stage: Any) -> None:
     assert "event-failed" not in await stage.audit_kinds()
 
 
-async def test_a_deadline_that_nothing_handles_does_not_spin(stage: Any) -> None:
+async def started(stage: Any) -> None:
     await stage.enrol("t1")
     await stage.publish_releases()
     await stage.settle()
     await stage.start()
     await stage.settle()
+    stage.clock.time += 10_000.0  # its patience is over
 
-    def stop_the_campaign(unit: Any) -> None:
+
+async def wakes_at(stage: Any) -> list[float | None]:
+    rows = await stage.database.read(lambda unit: unit.campaigns.in_states("spring", ["ordered"], 9))
+    return [row.wake_at for row in rows]
+
+
+@pytest.mark.parametrize("refuses", [False, True], ids=["ignored", "refused"])
+async def test_a_deadline_that_the_planner_leaves_where_it_is_does_not_spin(stage: Any, refuses: bool) -> None:
+    await started(stage)
+
+    def decide(loaded: Slice, event: Event) -> Decision:
+        if refuses:
+            raise RefusedError("wrong-state", "The table has no such row.")
+        return Decision()
+
+    stage.engine._decide = decide
+    assert await stage.engine.turn() == 1
+    assert await stage.engine.turn() == 0
+    assert await wakes_at(stage) == [stage.clock.now() + 60]
+    kinds = await stage.audit_kinds("t1")
+    assert ("event-ignored" in kinds, "deadline-postponed" in kinds) == (refuses, True)
+
+
+async def test_a_deadline_that_breaks_the_turn_does_not_spin(stage: Any) -> None:
+    await started(stage)
+
+    def lose_its_cohort(unit: Any) -> None:
         loaded = unit.campaigns.load(Footprint(campaign="spring", target="t1"))
-        orphan = replace(loaded.assignment, cohort=99, wake_at=stage.clock.now() - 1)
-        unit.campaigns.commit(Decision(changes=(Put(row=orphan),)))
+        unit.campaigns.commit(Decision(changes=(Put(row=replace(loaded.assignment, cohort=99)),)))
 
-    await stage.database.write(stop_the_campaign)
+    await stage.database.write(lose_its_cohort)
     async with asyncio.timeout(10):
         await stage.engine.settle()
-    rows = await stage.database.read(lambda unit: unit.campaigns.in_states("spring", ["ordered"], 9))
-    assert [row.wake_at for row in rows] == [stage.clock.now() + 60]
-    assert {"deadline-postponed"} <= set(await stage.audit_kinds("t1"))
+    assert await wakes_at(stage) == [stage.clock.now() + 60]
+    assert "deadline-postponed" in await stage.audit_kinds("t1")
 
 
 async def test_the_loop_wakes_for_messages_and_for_deadlines(stage: Any) -> None:

@@ -17,6 +17,7 @@ from firmware.protocol.report import Inventory
 from firmware.protocol.topics import Leaf, of_target, presence
 from firmware.protocol.words import AgentState
 from server.campaigns.reading import read_message
+from server.errors import ConflictError
 from server.planner.model import Verb
 from server.ports import AgentStatus
 
@@ -174,8 +175,11 @@ async def test_an_unknown_or_revoked_agent_is_not_heard(stage: Any) -> None:
     await stage.tell(seal(device.made(AgentState.IDLE), "report", FORGER), name="t9")
     await stage.database.write(lambda unit: unit.identities.set_agent_status("t1", AgentStatus.REVOKED))
     device.report(AgentState.IDLE)
+    stage.deliver(presence("t1"), b'{"session":"s","online":true}', True)
     await stage.settle()
-    assert stage.ingest.dropped == {"unknown-agent": 1, "agent-not-active": 1}
+    assert stage.ingest.dropped == {"unknown-agent": 1, "agent-not-active": 2}
+    view = await stage.database.read(lambda unit: unit.fleet.target("t1"))
+    assert not view.presence
 
 
 async def test_hints_are_shown_and_move_nothing(stage: Any) -> None:
@@ -377,6 +381,13 @@ class TestFaults:
         device.act()
         await stage.settle()
         assert device.outbox == []
+
+    async def test_a_batch_that_cannot_be_stored_as_one_is_stored_one_by_one(self, stage: Any) -> None:
+        devices = await stage.enrol("t1", "t2", "t3")
+        stage.database.fail_once = ConflictError("Another process was faster.")
+        await stage.settle()
+        assert [device.outbox for device in devices] == [[], [], []]
+        assert stage.ingest.dropped == {}
 
     async def test_ingest_runs_until_cancelled_and_batches(self, stage: Any) -> None:
         devices = await stage.enrol(*(f"t{number}" for number in range(10)))
