@@ -26,7 +26,7 @@ def admit(ledger: Ledger) -> None:
     elif target.running_sha256 == campaign.release.sha256:
         _skip(ledger, "already-there", f"It runs {campaign.release.version} already.")
     else:
-        ledger.set_target(holder=campaign.id, settled=False)
+        ledger.set_target(holder=campaign.id)
         ledger.move(Move.ADMIT)
         order(ledger, Action.INSTALL)
 
@@ -59,16 +59,8 @@ def send_back(ledger: Ledger) -> None:
         ledger.move(Move.NO_WAY_BACK, reason_kind="no-previous", reason=text, action=Action.ROLLBACK)
         ledger.record("rollback-impossible", text, target=True)
     else:
-        ledger.move(
-            Move.ROLL_BACK,
-            reason_kind="rolling-back",
-            reason=ledger.campaign.reason,
-            action=Action.ROLLBACK,
-            attempt=0,
-            permit_nonce=None,
-            permitted_at=None,
-            committed_at=None,
-        )
+        why = {"reason_kind": "rolling-back", "reason": ledger.campaign.reason}
+        ledger.move(Move.ROLL_BACK, **why, action=Action.ROLLBACK, attempt=0)
         order(ledger, Action.ROLLBACK)
 
 

@@ -207,6 +207,7 @@ class PlannerMachine(RuleBasedStateMachine):
                 assert cohort.size == len(rows)
                 assert cohort.attempted == self.attempts[name, cohort.index]
                 if cohort.name != "late":
+                    assert cohort.moved_to_late >= 0
                     assert cohort.size + cohort.moved_to_late == self.sizes[name, cohort.index]
 
     @invariant()

@@ -4,11 +4,14 @@ from dataclasses import replace
 
 import pytest
 
+from firmware.errors import RefusedError
 from firmware.protocol.words import Action
 from server.errors import NotFoundError
 from server.planner.model import (
     Admit,
+    AssignmentDue,
     AssignmentState,
+    CampaignDue,
     CampaignState,
     CohortPolicy,
     CohortState,
@@ -442,3 +445,63 @@ def test_start_asks_for_the_first_cohort_only() -> None:
     assert [command for command in said if isinstance(command, Admit)] == [Admit(campaign="c", cohort=0, limit=500)]
     _, _, decision = board.log[0]
     assert all(isinstance(change, Put) for change in decision.changes)
+
+
+def test_a_rate_is_of_those_that_say_something_about_the_release() -> None:
+    board = Board()
+    for index in range(4):
+        board.add_target(f"t{index}", runs=NEW if index < 2 else OLD)
+    board.add_campaign("c", [f"t{index}" for index in range(4)], strategy(cohorts=(rate(0.25),)))
+    board.start()
+    board.fall_back("t2")
+    assert board.campaign().state is C.PAUSED
+
+
+def test_a_gate_that_fails_during_a_pause_leaves_it_paused_for_that_reason() -> None:
+    board = fleet(2)
+    board.activate("t0")
+    board.tell(Verb.PAUSE)
+    board.report("t0", "fell_back", runs=OLD)
+    assert (board.campaign().state, board.campaign().reason_kind) == (C.PAUSED, "gate-failed")
+
+
+@pytest.mark.parametrize("word", ["downloading", "staged", "committed", "fell_back", "failed", "refused", "cancelled"])
+def test_a_report_about_another_order_is_history(word: str) -> None:
+    board = fleet(2)
+    before = board.assignment("t0")
+    board.report("t0", word, order_hash="e" * 64)
+    board.report("t0", word, order_hash=None)
+    assert board.assignment("t0") == before
+
+
+def test_a_deadline_that_was_moved_since_is_no_deadline() -> None:
+    board = fleet(2)
+    board.tell(Verb.PAUSE)
+    rows = dict(board.rows)
+    board.feed(AssignmentDue(campaign="c", target="t0", at=board.now))
+    board.feed(CampaignDue(campaign="c", at=board.now))
+    assert board.rows == rows
+
+
+def test_a_later_step_does_not_move_the_horizon() -> None:
+    board = fleet(2)
+    board.activate("t0")
+    horizon = board.assignment("t0").wake_at
+    board.wait(HORIZON_S / 2)
+    board.report("t0", "trial", runs=NEW)
+    assert board.assignment("t0").wake_at == horizon
+
+
+def test_a_repeated_report_changes_nothing() -> None:
+    board = fleet(2)
+    board.commit("t0")
+    rows = dict(board.rows)
+    for word in ("staged", "activating", "trial", "committed"):
+        board.report("t0", word, runs=NEW)
+    assert board.rows == rows
+
+
+def test_a_word_that_no_agent_has_is_refused() -> None:
+    board = fleet(1)
+    with pytest.raises(RefusedError, match="no state an agent can report"):
+        board.report("t0", "exploded")

@@ -204,3 +204,17 @@ def test_an_order_whose_signing_was_lost_is_asked_for_again() -> None:
     board.wait(RETRY_S)
     assert board.assignment("x", "d").order_hash is not None
     assert board.orders("x") == [Action.INSTALL, Action.INSTALL]
+
+
+def test_a_cohort_that_lost_nobody_to_late_takes_nobody_from_it() -> None:
+    cohorts = (CohortPolicy(name="canary", count=2), CohortPolicy(name="wave", count=1), CohortPolicy(name="rest"))
+    board = fleet(4, strategy(cohorts=cohorts))
+    asleep, awake = board.members("canary")
+    board.verify(awake)
+    board.wait(PATIENCE_S)
+    (wave,) = board.members("wave")
+    board.report(wave, "refused", reason_kind="order-expired")
+    board.report(asleep, "staged")
+    assert in_late(board, asleep)
+    assert board.cohort("wave").moved_to_late == 0
+    assert board.cohort("wave").verdict_text.endswith("1 more must verify.")

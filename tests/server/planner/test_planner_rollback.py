@@ -109,7 +109,9 @@ def test_a_target_that_another_campaign_took_over_is_left_alone() -> None:
 
 def test_a_rollback_order_that_nobody_takes_up_expires() -> None:
     board = rolling(1, "t0")
-    board.wait(ORDER_TTL_S)
+    board.wait(ORDER_TTL_S - 1)
+    assert board.state("t0") is A.ORDERED
+    board.wait(1)
     assert board.state("t0") is A.EXPIRED
     assert board.campaign().state is C.ROLLED_BACK
 
