@@ -40,9 +40,8 @@ logger = logging.getLogger(__name__)
 
 MAX_READ_BYTES = 128 * 1024
 CONNECT_TIMEOUT_S = 10.0
-WRITE_BUFFER_BYTES = 16 << 20
-"""amqtt looks for the answer to a message only after the write; a write that has to wait misses it."""
 RETAINED_BATCH = 200
+"""amqtt gives every message 5 s for its acknowledgement, counted from when all were handed over."""
 KEEPALIVE_GRACE = 1.5  # MQTT 3.1.1, 3.1.2.10
 
 
@@ -77,7 +76,6 @@ class GuardedBroker(Broker):  # type: ignore[misc]
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, listener_name: str
     ) -> None:
         """Bound what is read; whatever a client sends, at most its own connection ends."""
-        writer.transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         try:
             await self._client_connected(listener_name, BoundedReader(reader), StreamWriterAdapter(writer))
         except (AMQTTError, MQTTError, CodecError, NoDataError, ValueError, IndexError, struct.error, OSError) as error:

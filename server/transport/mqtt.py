@@ -74,6 +74,7 @@ class AiomqttTransport:
         identifier: str = MQTT_IDENTITY,
         pauses: Pauses | None = None,
         backlog: Backlog | None = None,
+        answer_timeout_s: float = ANSWER_TIMEOUT_S,
     ) -> None:
         self._endpoint = endpoint
         self._on_message = on_message
@@ -81,6 +82,7 @@ class AiomqttTransport:
         self._identifier = identifier
         self._pauses = pauses or Pauses()
         self._backlog = backlog if backlog is not None else _default_backlog()
+        self._answer_timeout_s = answer_timeout_s
         self._link: _Link | None = None
         self._number = 0
         self._connected = asyncio.Condition()
@@ -182,7 +184,7 @@ class AiomqttTransport:
             identifier=self._identifier,
             clean_session=True,
             keepalive=KEEPALIVE_S,
-            timeout=ANSWER_TIMEOUT_S,
+            timeout=self._answer_timeout_s,
             tls_context=_tls_context(self._endpoint),
             max_inflight_messages=MAX_INFLIGHT,
             max_concurrent_outgoing_calls=MAX_PUBLISHING,

@@ -188,11 +188,14 @@ async def test_every_retained_order_reaches_one_new_subscriber(
     yard = Yard(broker=started, authorities=authorities, directory=tmp_path)
     try:
         async with yard.server() as server:
+            filling = bytes(4000 if kind == "embedded" else 100)  # about what an order has
             names = [f"d-{number:010d}" for number in range(count)]
             for start in range(0, count, 500):
                 await asyncio.gather(
                     *(
-                        server.publish(topics.of_target(name, name, Leaf.ORDER), name.encode(), qos=1, retain=True)
+                        server.publish(
+                            topics.of_target(name, name, Leaf.ORDER), name.encode() + filling, qos=1, retain=True
+                        )
                         for name in names[start : start + 500]
                     )
                 )
@@ -225,6 +228,22 @@ async def test_a_refused_certificate_is_reported_and_tried_again(
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     gc.collect()
+
+
+async def test_cancelling_while_the_broker_hangs_ends_it(yard: Yard) -> None:
+    """Saying goodbye to a broker that does not answer must not turn the cancellation into a reconnection."""
+    transport = AiomqttTransport(yard.broker.services, Inbox(), pauses=QUICK, answer_timeout_s=0.3)
+    task = asyncio.create_task(transport.run())
+    await soon(anext(transport.connections()))
+    os.kill(yard.broker.pid, signal.SIGSTOP)
+    stuck = [asyncio.create_task(transport.publish(REPORT, bytes(120_000))) for _ in range(80)]
+    await asyncio.sleep(0.1)  # the socket is full, so the goodbye cannot be written
+    task.cancel()
+    await asyncio.wait({task}, timeout=5)
+    os.kill(yard.broker.pid, signal.SIGKILL)
+    assert task.cancelled()
+    outcomes = await asyncio.gather(*stuck, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {UnavailableError}
 
 
 @leaks_in_paho

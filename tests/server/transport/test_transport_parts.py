@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import ssl
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,7 +21,7 @@ from server.identity.authority import MQTT_IDENTITY, Authorities, TlsFiles
 from server.transport import access
 from server.transport.backlog import Backlog, Received
 from server.transport.broker import start_broker
-from server.transport.embedded import main
+from server.transport.embedded import GuardedBroker, broker_config, main
 from server.transport.embedded_config import EmbeddedConfig, EmbeddedListener, encode_config, parse_config
 from server.transport.mosquitto import Listener, mosquitto_access_list, mosquitto_config
 from server.transport.mqtt import Pauses
@@ -139,6 +140,14 @@ async def test_the_embedded_broker_listens_on_loopback_only(
     path.write_bytes(encode_config(EmbeddedConfig(bind=bind, agents=listener, services=listener)))
     assert main([str(path)]) == 1
     assert "does not listen" in capsys.readouterr().err
+
+
+def test_the_embedded_broker_demands_a_certificate_in_the_handshake(authorities: Authorities) -> None:
+    listener = EmbeddedListener.of(8883, authorities.broker_for_agents)
+    config = broker_config(EmbeddedConfig(bind="127.0.0.1", agents=listener, services=listener))
+    for settings in config.listeners.values():
+        context = GuardedBroker._create_ssl_context(settings)
+        assert (context.verify_mode, settings.ssl) == (ssl.CERT_REQUIRED, True)
 
 
 async def test_a_taken_port_is_a_clear_error(authorities: Authorities, tmp_path: Path) -> None:
