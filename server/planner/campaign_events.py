@@ -22,7 +22,7 @@ from server.planner.model import (
     Recalled,
     Verb,
 )
-from server.planner.states import CAN_GO_BACK, GOING_BACK, WAITING, TransitionError, next_campaign
+from server.planner.states import CAN_GO_BACK, OVER, TransitionError, next_campaign
 
 
 def commanded(ledger: Ledger, event: Commanded) -> None:
@@ -54,12 +54,8 @@ def campaign_due(ledger: Ledger, event: CampaignDue) -> None:
         progress.settle(ledger)
     elif campaign.state is CampaignState.RUNNING:
         progress.admit_page(ledger)
-    elif campaign.state is CampaignState.ABORTED and ledger.count(*WAITING):
-        ledger.set_campaign(wake_at=event.at + progress.RECALL_AGAIN_S)
-        progress.withdraw_waiting(ledger)
-    elif campaign.state in GOING_BACK and ledger.count(*CAN_GO_BACK):
-        ledger.set_campaign(wake_at=event.at + progress.RECALL_AGAIN_S)
-        progress.recall_installed(ledger)
+    elif campaign.state in OVER:
+        progress.recall_page(ledger)
 
 
 def candidate(ledger: Ledger, _event: Candidate) -> None:
@@ -81,7 +77,7 @@ def recalled(ledger: Ledger, event: Recalled) -> None:
         return
     if event.action is Action.NOTHING:
         withdraw(ledger)
-    elif ledger.campaign.state in GOING_BACK and ledger.assignment.state in CAN_GO_BACK:
+    elif progress.recalling(ledger) and ledger.assignment.state in CAN_GO_BACK:
         send_back(ledger)
     progress.settle(ledger)
 

@@ -157,7 +157,7 @@ class CampaignRow:
     strategy: Strategy
     seed: int
     cohort: int = 0
-    """Index of the cohort that is open (or was last)."""
+    """Index of the cohort that is open (or was last); in a rollback that of `late`, once every waiting order is withdrawn."""
     reason_kind: str = "none"
     reason: str = ""
     changed_at: float = 0.0

@@ -5,6 +5,9 @@ Rules
 - The next cohort opens when the one before has passed and the campaign runs; an empty one passes at once.
 - `late` has no gate but a breaker: one failure more than `late_max_failures` pauses the campaign.
 - Once every cohort passed the campaign watches; it completes when nothing in it is undecided.
+- A rollback first withdraws every order that waits for a permit, then recalls who runs the release (`recalling`): so an order
+  that waits is one to install in the first phase, one to go back in the second.
+- Pages are asked for by the campaign's deadline until nothing is left to page through.
 """
 
 from firmware.protocol.words import Action
@@ -21,10 +24,10 @@ from server.planner.model import (
     Recall,
     Verb,
 )
-from server.planner.states import CAN_GO_BACK, FAILURES, LIVE, UNDECIDED, WAITING, Turn, next_campaign
+from server.planner.states import CAN_GO_BACK, FAILURES, GOING_BACK, LIVE, UNDECIDED, WAITING, Turn, next_campaign
 
 ADMIT_PAGE = 500
-RECALL_AGAIN_S = 60.0
+NEXT_PAGE_S = 0.05
 BACK_AND_DECIDED = (*(UNDECIDED - {AssignmentState.PLANNED}), AssignmentState.VERIFIED)
 _ON_FAILURE = {"pause": Verb.PAUSE, "abort": Verb.ABORT, "rollback": Verb.ROLLBACK}
 
@@ -38,6 +41,9 @@ def settle(ledger: Ledger) -> None:
         _open_next(ledger)
     if ledger.campaign.state is CampaignState.WATCHING and not ledger.count(*UNDECIDED):
         _complete(ledger)
+    if ledger.campaign.state is CampaignState.ROLLING_BACK and not recalling(ledger) and not ledger.count(*WAITING):
+        ledger.set_campaign(cohort=ledger.late.index)
+        recall_page(ledger)
     if ledger.campaign.state is CampaignState.ROLLING_BACK and not ledger.count(*BACK_AND_DECIDED):
         _turn(ledger, Turn.ALL_BACK, "campaign-rolled-back", _rolled_back_text(ledger))
 
@@ -55,39 +61,43 @@ def open_cohort(ledger: Ledger, index: int) -> None:
 
 def admit_page(ledger: Ledger) -> None:
     """Ask for the next targets of the open cohort, and to be asked again until it is drained."""
-    ledger.set_campaign(wake_at=ledger.at)
+    ledger.set_campaign(wake_at=ledger.at + NEXT_PAGE_S)
     ledger.command(Admit(campaign=ledger.campaign.id, cohort=ledger.campaign.cohort, limit=ADMIT_PAGE))
 
 
 def pause(ledger: Ledger, reason_kind: str, reason: str) -> None:
     """Grant and admit no more; what is in flight finishes."""
-    _change(ledger, Verb.PAUSE, reason_kind, reason, wake_at=None)
+    _change(ledger, Verb.PAUSE, reason_kind, reason)
     ledger.record("campaign-paused", f"Paused: {reason}")
 
 
 def abort(ledger: Ledger, reason_kind: str, reason: str) -> None:
     """End it: withdraw every order that has no permit yet; what is in flight finishes."""
-    _change(ledger, Verb.ABORT, reason_kind, reason, wake_at=ledger.at + RECALL_AGAIN_S)
+    _change(ledger, Verb.ABORT, reason_kind, reason)
     ledger.record("campaign-aborted", f"Aborted: {reason}")
-    withdraw_waiting(ledger)
+    recall_page(ledger)
 
 
 def roll_back(ledger: Ledger, reason_kind: str, reason: str) -> None:
     """Withdraw what has no permit yet, and send back whoever runs the release."""
-    _change(ledger, Verb.ROLLBACK, reason_kind, reason, wake_at=ledger.at + RECALL_AGAIN_S)
+    _change(ledger, Verb.ROLLBACK, reason_kind, reason)
     ledger.record("campaign-rolling-back", f"Rolling back: {reason}")
-    withdraw_waiting(ledger)
-    recall_installed(ledger)
+    recall_page(ledger)
 
 
-def withdraw_waiting(ledger: Ledger) -> None:
-    """Ask for every assignment with an order and no permit, so that the order can be withdrawn."""
-    _recall(ledger, WAITING, Action.NOTHING)
+def recall_page(ledger: Ledger) -> None:
+    """Ask for the next assignments to withdraw or, once a rollback is `recalling`, to send back; and to be asked again."""
+    back = recalling(ledger)
+    states = CAN_GO_BACK if back else WAITING
+    if ledger.count(*states):
+        ledger.set_campaign(wake_at=ledger.at + NEXT_PAGE_S)
+        _recall(ledger, states, Action.ROLLBACK if back else Action.NOTHING)
 
 
-def recall_installed(ledger: Ledger) -> None:
-    """Ask for every assignment that runs the release, so that it can be sent back."""
-    _recall(ledger, CAN_GO_BACK, Action.ROLLBACK)
+def recalling(ledger: Ledger) -> bool:
+    """Whether a rollback has withdrawn every order and now sends back who runs the release; its cohort is then `late`."""
+    campaign = ledger.campaign
+    return campaign.state in GOING_BACK and campaign.cohort == ledger.late.index
 
 
 def needs_members(ledger: Ledger) -> bool:
@@ -171,11 +181,9 @@ def _turn(ledger: Ledger, turn: Turn, kind: str, text: str) -> None:
     ledger.record(kind, text)
 
 
-def _change(ledger: Ledger, verb: Verb, reason_kind: str, reason: str, *, wake_at: float | None) -> None:
+def _change(ledger: Ledger, verb: Verb, reason_kind: str, reason: str) -> None:
     state = next_campaign(ledger.campaign.state, verb)
-    ledger.set_campaign(
-        state=state, reason_kind=reason_kind, reason=reason[:1000], changed_at=ledger.at, wake_at=wake_at
-    )
+    ledger.set_campaign(state=state, reason_kind=reason_kind, reason=reason[:1000], changed_at=ledger.at, wake_at=None)
 
 
 def _recall(ledger: Ledger, states: tuple[AssignmentState, ...], action: Action) -> None:

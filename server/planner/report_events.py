@@ -63,7 +63,7 @@ def reported(ledger: Ledger, event: Reported) -> None:
     if is_current:
         _take_word(ledger, event)
     _look_for_drift(ledger, event)
-    if ledger.campaign.state in GOING_BACK and ledger.assignment.state is AssignmentState.COMMITTED:
+    if progress.recalling(ledger) and ledger.assignment.state is AssignmentState.COMMITTED:
         send_back(ledger)
     progress.settle(ledger)
 

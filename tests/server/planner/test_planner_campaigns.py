@@ -240,7 +240,7 @@ def test_cohorts_are_admitted_in_pages_by_rank() -> None:
     board = fleet(9, strategy(cohorts=(CohortPolicy(name="all"),)), page=2)
     ranked = board.members("all")
     assert [board.state(name) for name in ranked[:3]] == [A.ORDERED, A.ORDERED, A.PLANNED]
-    board.wait(0)
+    board.wait(1)
     assert board.tally() == {A.ORDERED: 9}
     assert board.campaign().wake_at is None
 
@@ -253,7 +253,7 @@ def test_a_page_lost_in_a_crash_is_asked_for_again() -> None:
     board.start()
     assert board.state("a") is A.PLANNED
     board.loses_pages = False
-    board.due()
+    board.wait(1)
     assert board.state("a") is A.ORDERED
 
 
@@ -292,7 +292,7 @@ def test_a_pause_in_mid_admission_is_picked_up_by_the_resume() -> None:
     board.wait(PATIENCE_S / 2)
     assert board.tally() == {A.ORDERED: 2, A.PLANNED: 3}
     board.tell(Verb.RESUME)
-    board.wait(0)
+    board.wait(1)
     assert board.tally() == {A.ORDERED: 5}
 
 

@@ -192,3 +192,30 @@ def test_falling_back_onto_the_release_is_a_failed_rollback() -> None:
     assert board.state("t0") is A.FELL_BACK
     assert board.tokens() == []
     assert board.campaign().state is C.ROLLED_BACK
+
+
+def test_a_rollback_in_pages_withdraws_everybody_before_it_sends_anybody_back() -> None:
+    board = fleet(7, strategy(cohorts=ALL), page=1)
+    board.wait(1)
+    board.verify("t0", "t1")
+    board.activate("t2")
+    board.tell(Verb.ROLLBACK)
+    assert board.tally()[A.CANCELLED] == 1
+    board.report("t2", "committed", runs=NEW)
+    assert board.orders("t2") == [Action.INSTALL]
+    board.wait(1)
+    assert board.tally() == {A.CANCELLED: 4, A.ORDERED: 3}
+    for name in ("t0", "t1", "t2"):
+        assert board.orders(name) == [Action.INSTALL, Action.ROLLBACK]
+        go_back(board, name)
+    assert board.campaign().state is C.ROLLED_BACK
+    assert board.campaign().wake_at is None
+
+
+def test_an_abort_in_pages_reaches_everybody() -> None:
+    board = fleet(7, strategy(cohorts=ALL), page=2)
+    board.wait(1)
+    board.tell(Verb.ABORT)
+    board.wait(1)
+    assert board.tally() == {A.CANCELLED: 7}
+    assert board.campaign().wake_at is None
