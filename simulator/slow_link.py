@@ -35,17 +35,22 @@ class SlowLink:
         self.cut()
 
     def _accept(self) -> None:
-        while True:
-            try:
+        with contextlib.suppress(OSError):
+            while True:
                 near, _ = self._listener.accept()
-                far = socket.create_connection(("127.0.0.1", self._to_port))
-            except OSError:
-                return
-            self._open |= {near, far}
-            threading.Thread(target=self._pump, args=(near, far, False), daemon=True).start()
-            threading.Thread(target=self._pump, args=(far, near, True), daemon=True).start()
+                threading.Thread(target=self._serve, args=(near,), daemon=True).start()
 
-    def _pump(self, source: socket.socket, sink: socket.socket, is_down: bool) -> None:
+    def _serve(self, near: socket.socket) -> None:
+        with near, contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._to_port)) as far:
+            self._open |= {near, far}
+            up = threading.Thread(target=self._pump, args=(near, far), daemon=True)
+            up.start()
+            self._pump(far, near, is_down=True)
+            up.join()
+            self._open -= {near, far}
+
+    def _pump(self, source: socket.socket, sink: socket.socket, *, is_down: bool = False) -> None:
+        """Forward until either side is done, then end both."""
         with contextlib.suppress(OSError):
             while data := source.recv(CHUNK_BYTES):
                 sink.sendall(data)
@@ -56,5 +61,3 @@ class SlowLink:
         for each in (source, sink):
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
-        self._open.discard(source)
-        source.close()

@@ -45,7 +45,9 @@ def withdraw(ledger: Ledger) -> None:
     own = campaign.state in GOING_BACK and assignment.action is Action.ROLLBACK
     if campaign.state not in OVER or assignment.state not in WAITING or own:
         return
-    ledger.move(Move.WITHDRAW, reason_kind="withdrawn", reason=f"The campaign was ended. {campaign.reason}"[:1000])
+    reason = f"The campaign was ended. {campaign.reason}"[:1000]
+    ledger.move(Move.WITHDRAW, reason_kind="withdrawn", reason=reason)
+    ledger.record("withdrawn", reason, target=True)
     order(ledger, Action.NOTHING)
 
 
