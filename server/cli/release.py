@@ -1,9 +1,10 @@
-"""`otaria release`: from image files to a release in a server's catalogue: build, sign (offline), publish; and inspect."""
+"""`otaria release`: from files to a release in a server's catalogue: pack, build, sign (offline), publish; and inspect."""
 
 import hashlib
 import json
 import time
 from base64 import b64encode
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from rich.table import Table
 from firmware.atomic import atomic_output
 from firmware.catalogue.publish import Repository, release_targets
 from firmware.errors import RefusedError
+from firmware.images.slot_image import build_slot_image
 from firmware.manifest import (
     WINDOW_BYTES,
     HealthCheck,
@@ -36,10 +38,42 @@ BUILT = click.Path(path_type=Path, exists=True, file_okay=False)
 
 @click.group()
 def release() -> None:
-    """Build, sign, inspect and publish releases.
+    """Pack, build, sign, inspect and publish releases.
 
     Example: otaria release build --product pump --version 2.0 --counter 2 --hardware pump-a --image pump.img -o pump-2.0
     """
+
+
+@release.command()
+@click.option("--product", required=True, help="The product's name, as in the catalogue.")
+@click.option("--version", required=True, help="The release's version.")
+@click.option("--counter", required=True, type=click.IntRange(0, (1 << 53) - 1), help="Rises with every release.")
+@click.option(
+    "--program", type=FILE, required=True, help="Python program that the slot runs, with its port as argument."
+)
+@click.option("--payload", type=BUILT, help="Directory whose files go into the image as well.")
+@click.option("-o", "--output", metavar="IMAGE", required=True, type=click.Path(path_type=Path, dir_okay=False))
+@json_option
+def pack(
+    product: str, version: str, counter: int, program: Path, payload: Path | None, output: Path, as_json: bool
+) -> None:
+    """Make a slot image, which a file-backed board boots, out of a program and more files. Equal input gives equal bytes.
+
+    Example: otaria release pack --product pump --version 2.0 --counter 2 --program pump.py -o pump-2.0.img
+    """
+    _check_image_output(output, program, payload)
+    if program.stat().st_size == 0:
+        raise RefusedError("program-empty", f"{program} is empty; a slot needs a program to run.")
+    members = list(_payload(payload)) if payload else []
+    build_slot_image(
+        output, product=product, version=version, counter=counter, program=program.read_bytes(), payload=members
+    )
+    length = output.stat().st_size
+    facts = {"image": str(output), "product": product, "version": version, "files": len(members), "length": length}
+    text = (
+        f"Packed {product} {version} into {output}: {length} bytes, {len(members)} files. Build a release of it next."
+    )
+    emit(facts, as_json=as_json, text=text)
 
 
 @release.command()
@@ -152,6 +186,24 @@ def publish(
     rest.post("/releases", {**body, "metadata": _base64(metadata)})
     facts = {"product": manifest.product, "version": manifest.version, "uploaded": sent}
     emit(facts, as_json=as_json, text=f"Published {manifest.product} {manifest.version}; {len(sent)} files were new.")
+
+
+def _check_image_output(output: Path, program: Path, payload: Path | None) -> None:
+    if output.exists() and output.samefile(program):
+        raise click.UsageError(f"The image would overwrite {program}; give it another name.")
+    if payload and output.resolve().is_relative_to(payload.resolve()):
+        raise click.UsageError(f"The image would lie inside its own payload {payload}; put it elsewhere.")
+    if not output.parent.is_dir():
+        raise click.UsageError(f"There is no directory {output.parent}; make it first.")
+
+
+def _payload(folder: Path) -> Iterator[tuple[str, Path]]:
+    """The plain files below a folder under their relative names. Anything but files and folders is refused, links too."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not (path.is_dir() or path.is_file()):
+            raise RefusedError(ReasonKind.MALFORMED, f"{path} is not a plain file; take it out of the payload.")
+        if path.is_file():
+            yield path.relative_to(folder).as_posix(), path
 
 
 def _upload(rest: RestClient, sha256: str, length: int, path: Path) -> bool:

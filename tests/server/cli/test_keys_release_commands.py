@@ -315,7 +315,7 @@ def test_inspect_shows_a_release_and_its_image(desk: Desk) -> None:
 
 COMMANDS = {
     "keys": ("init", "show"),
-    "release": ("build", "sign", "inspect", "publish"),
+    "release": ("pack", "build", "sign", "inspect", "publish"),
     "catalogue": ("init", "refresh", "download"),
 }
 
