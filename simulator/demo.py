@@ -33,7 +33,7 @@ STRATEGY = """
 strategy:
   name: demo
   cohorts:
-    - {name: canary, count: 5, gate: {kind: all, min_verified: 5}}
+    - {name: canary, count: 5, first: {ring: canary}, gate: {kind: all, min_verified: 5}}
     - {name: wave, percent: 30, gate: {kind: rate, max_failure_rate: 0.05}}
     - {name: rest, gate: {kind: rate, max_failure_rate: 0.05}}
   budgets:
@@ -157,7 +157,9 @@ class Demo:
         swarm = self._swarm(factory, simulated)
         try:
             for number in range(self._options.boards):
-                self._lab.board(f"board-{number + 1}", factory.path, labels={"site": "bench"}).power_on()
+                self._lab.board(
+                    f"board-{number + 1}", factory.path, labels={"site": "bench", "ring": "canary"}
+                ).power_on()
             self._lab.wait(self._all_report, READY_TIMEOUT_S, "the whole fleet to report", on_failure=self._logs)
             self._narrator.say(
                 f"{self._options.devices} devices run {factory.version}: {self._options.boards} boards with an agent"

@@ -25,7 +25,17 @@ from server.planner.model import (
     Slice,
     Verb,
 )
-from server.ports import CampaignSpec, CampaignView, Clock, Database, Page, ReleaseRecord, ReleaseState, Unit
+from server.ports import (
+    CampaignSpec,
+    CampaignView,
+    Clock,
+    Database,
+    Page,
+    ReleaseRecord,
+    ReleaseState,
+    Selection,
+    Unit,
+)
 
 SEED_BITS = 52
 SHOWN_HOLDERS = 20
@@ -99,7 +109,7 @@ class CampaignService:
                 f"No active target fits the selection and {release.product} {release.version}'s hardware; check both.",
             )
         row = self._row(spec, release)
-        cohorts, assignments = split(row.id, targets, spec.strategy, row.seed)
+        cohorts, assignments = split(row.id, targets, spec.strategy, row.seed, _firsts(unit, spec, release))
         if not keep:
             return CampaignView(
                 row=row,
@@ -155,6 +165,15 @@ def _release(unit: Unit, spec: CampaignSpec) -> ReleaseRecord:
     if release.state is ReleaseState.WITHDRAWN:
         raise RefusedError("release-withdrawn", f"{spec.product} {spec.version} was withdrawn; choose another release.")
     return release
+
+
+def _firsts(unit: Unit, spec: CampaignSpec, release: ReleaseRecord) -> dict[int, frozenset[str]]:
+    """By cohort index, the targets that its strategy wants first."""
+    return {
+        index: frozenset(unit.campaigns.eligible(release.product, release.hardware, Selection(labels=cohort.first)))
+        for index, cohort in enumerate(spec.strategy.cohorts)
+        if cohort.first
+    }
 
 
 def _key(release: ReleaseRecord) -> ReleaseKey:

@@ -95,12 +95,14 @@ class GatePolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class CohortPolicy:
-    """One cohort: `count` targets, or `percent` of the campaign's (rounded up); neither means all the rest."""
+    """One cohort: `count` targets, or `percent` of the campaign's (rounded up); neither means all the rest. Targets with all
+    the labels in `first` are taken before others; who they are among equals is random."""
 
     name: str
     count: int | None = None
     percent: float | None = None
     gate: GatePolicy = GatePolicy()
+    first: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

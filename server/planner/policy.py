@@ -20,6 +20,8 @@ from server.planner.model import LATE, BudgetPolicy, CohortPolicy, GatePolicy, S
 
 MAX_COHORTS = 32
 MAX_BUDGETS = 16
+MAX_LABELS = 16
+MAX_LABEL = 128
 MAX_SECONDS = 366 * 86400
 ON_FAILURE = ("pause", "abort", "rollback")
 GATE_KINDS = ("all", "rate")
@@ -132,7 +134,7 @@ def _cohorts(value: object, where: str) -> tuple[CohortPolicy, ...]:
 
 def _cohort(value: object, where: str) -> CohortPolicy:
     fields = _mapping(value, where)
-    _known(fields, ("name", "count", "percent", "gate"), where)
+    _known(fields, ("name", "count", "percent", "gate", "first"), where)
     name = _name(fields.get("name"), f"{where}.name")
     if name == LATE:
         raise _bad(f"{where}.name", f"be another word: {LATE} is the cohort of whoever was offline, and always there")
@@ -145,7 +147,20 @@ def _cohort(value: object, where: str) -> CohortPolicy:
     gate = _gate(fields["gate"], f"{where}.gate") if "gate" in fields else GatePolicy()
     if count is not None and gate.min_verified > count:
         raise _bad(f"{where}.gate.min_verified", f"be at most the cohort's count ({count}), or it could never pass")
-    return CohortPolicy(name=name, count=count, percent=percent, gate=gate)
+    first = _first(fields.get("first", {}), f"{where}.first")
+    if first and count is None and percent is None:
+        raise _bad(f"{where}.first", "be left out where the cohort takes the rest: nobody is left to go after")
+    return CohortPolicy(name=name, count=count, percent=percent, gate=gate, first=first)
+
+
+def _first(value: object, where: str) -> dict[str, str]:
+    fields = _mapping(value, where)
+    for name, text in fields.items():
+        if not _LABEL.fullmatch(name) or not isinstance(text, str) or len(text) > MAX_LABEL:
+            raise _bad(where, f"map label names to texts of at most {MAX_LABEL} characters, such as {{ring: canary}}")
+    if len(fields) > MAX_LABELS:
+        raise _bad(where, f"have at most {MAX_LABELS} labels")
+    return fields
 
 
 def _gate(value: object, where: str) -> GatePolicy:

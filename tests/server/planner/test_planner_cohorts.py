@@ -25,6 +25,23 @@ def test_a_known_deal_stays_what_it_was() -> None:
     assert [row.target for row in split("c", ["a", "b", "c", "d"], THREE, 1)[1]] == ["d", "a", "b", "c"]
 
 
+def test_who_is_wanted_first_goes_first_and_the_rest_stays_random() -> None:
+    _, plain = split("c", NAMES, THREE, 7)
+    _, rows = split("c", NAMES, THREE, 7, {0: {"t50", "t99"}, 1: {"t50", "t98"}})
+    canaries = [row.target for row in rows if row.cohort == 0]
+    wave = [row.target for row in rows if row.cohort == 1]
+    assert set(canaries[:2]) == {"t50", "t99"}
+    assert canaries[2] == next(row.target for row in plain if row.target not in {"t50", "t99"})
+    assert wave[0] == "t98"
+    assert sorted(row.target for row in rows) == sorted(NAMES)
+
+
+def test_more_wanted_first_than_the_cohort_holds_are_dealt_in_the_seeds_order() -> None:
+    _, plain = split("c", NAMES, THREE, 7)
+    _, rows = split("c", NAMES, THREE, 7, {0: set(NAMES)})
+    assert rows == plain
+
+
 def test_percent_is_rounded_up_exactly() -> None:
     seven = (CohortPolicy(name="a", percent=7), CohortPolicy(name="b", percent=0.1), CohortPolicy(name="c"))
     assert sizes(seven, 100) == [7, 1, 92]

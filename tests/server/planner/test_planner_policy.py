@@ -114,6 +114,13 @@ def test_a_strategy_can_extend_a_ready_made_one() -> None:
             r"gate.max_failure_rate must be left out",
         ),
         (
+            given_with(cohorts=[{"name": "a", "count": 1, "first": "ring"}, REST]),
+            r"cohorts\[0\].first must be a mapping",
+        ),
+        (given_with(cohorts=[{"name": "a", "count": 1, "first": {"x=y": "z"}}, REST]), r"cohorts\[0\].first must map"),
+        (given_with(cohorts=[{"name": "a", "count": 1, "first": {"x": 1}}, REST]), r"cohorts\[0\].first must map"),
+        (given_with(cohorts=[{"name": "a", "first": {"x": "y"}}]), r"cohorts\[0\].first must be left out"),
+        (
             given_with(cohorts=[{"name": "a", "count": 2, "gate": {"min_verified": 3}}, REST]),
             "min_verified must be at most",
         ),
