@@ -1,7 +1,12 @@
 """The devices' listener over real TLS: who gets in, what is served, and byte ranges."""
 
+import asyncio
+import contextlib
 import hashlib
+import logging
+import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,3 +229,43 @@ async def test_metadata_that_changes_is_not_cached_and_the_rest_for_ever(devices
     status, body, headers = await devices.get("/v1/catalogue/metadata/1.root.json")
     assert (status, body) == (200, b'{"root": 1}')
     assert "immutable" in headers["Cache-Control"]
+
+
+@pytest.mark.parametrize("reset", [False, True])
+async def test_a_cut_download_ends_at_once_and_quietly(
+    devices: Devices, reset: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """asyncio's own sendfile over TLS goes on to the file's end after the device has gone, with a warning per block."""
+    name, length = devices.artifacts.add([bytes(16 << 20)])
+    with await asyncio.to_thread(_download_begun, devices, name) as connection:
+        assert _descriptors_of(name)
+        if reset:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        else:
+            socket.socket.shutdown(connection, socket.SHUT_WR)
+            with contextlib.suppress(OSError):
+                received = await asyncio.to_thread(lambda: sum(map(len, iter(lambda: connection.recv(1 << 16), b""))))
+                assert received < length // 2
+    async with asyncio.timeout(5):
+        while _descriptors_of(name):
+            await asyncio.sleep(0.01)
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def _download_begun(devices: Devices, sha256: str) -> ssl.SSLSocket:
+    """A connection on which the first bytes of an artifact have come."""
+    address = ("127.0.0.1", URL(devices.url).port)
+    connection = devices.context("gw-1").wrap_socket(socket.create_connection(address), server_hostname="127.0.0.1")
+    connection.settimeout(5)
+    connection.sendall(f"GET /v1/artifacts/sha256/{sha256} HTTP/1.1\r\nHost: devices\r\n\r\n".encode())
+    assert connection.recv(1 << 16)
+    return connection
+
+
+def _descriptors_of(sha256: str) -> list[str]:
+    """Descriptors of this process that hold the artifact open."""
+    found = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.append(str(descriptor.readlink()))
+    return [name for name in found if name.endswith(sha256)]
