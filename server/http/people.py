@@ -60,6 +60,6 @@ def people_app(
 async def _harden(request: web.Request, response: web.StreamResponse) -> None:
     response.headers["Server"] = "otaria"
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
-    response.headers.setdefault("Referrer-Policy", "no-referrer")
+    response.headers.setdefault("Referrer-Policy", "same-origin")
     response.headers.setdefault("Cache-Control", "no-store")
     response.headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
