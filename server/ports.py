@@ -312,7 +312,8 @@ class Campaigns(Protocol):
         ...
 
     def waiting_for(self, target: str) -> str | None:
-        """The oldest campaign, not yet over, that has planned this target and not admitted it."""
+        """The oldest live campaign that has planned this target and not admitted it; else the newest one that ended before
+        the target's turn came and is younger than the campaign that holds it."""
         ...
 
     def due(self, now: float, limit: int) -> tuple[Sequence[CampaignRow], Sequence[AssignmentRow]]:

@@ -112,7 +112,7 @@ class Demo:
             self._publish(three)
             second = self._campaign("update-to-3", three)
             summary = self._summary([first, second])
-            self._tell(summary)
+            self._tell(summary, self._why_not("update-to-3"))
             if self._options.stay:
                 self._narrator.title(f"Look around: {self._lab.run_info['people_url']}  (Ctrl-C ends everything)")
                 with suppress(KeyboardInterrupt):
@@ -204,6 +204,22 @@ class Demo:
                 raise LabError("timeout", f"The campaign {name} did not end: {line}")
             time.sleep(0.25)
 
+    def _why_not(self, campaign: str) -> str:
+        """One true sentence about a device that the stopped campaign never touched."""
+        page = self._lab.rest.get(f"/campaigns/{campaign}/assignments?cohort=2&limit=1")
+        target = page["assignments"][0]["target"]
+        self._narrator.say(f"$ otaria campaign explain {target}")
+        answer = self._lab.rest.get(f"/fleet/{target}/explain")
+        text = str(answer["text"])
+        self._narrator.say(text)
+        return f"Why isn't {target} on 3.0.0? {text}"
+
+    def _boards_fell_back(self) -> bool:
+        """The boards are in the canary's ring: each has tried 3.0.0 for real and is back."""
+        rows = self._lab.rest.get("/campaigns/update-to-3/assignments?cohort=0")["assignments"]
+        fell = {row["target"] for row in rows if row["state"] == "fell_back"}
+        return fell >= {board.target for board in self._lab.boards}
+
     def _summary(self, campaigns: list[dict[str, Any]]) -> dict[str, Any]:
         first, second = (_counts(view) for view in campaigns)
         total = first + second
@@ -226,7 +242,7 @@ class Demo:
                 for v in campaigns
             ],
             "seconds": round(self._narrator.seconds, 1),
-            "as_promised": bool(as_promised and healed),
+            "as_promised": bool(as_promised and healed and self._boards_fell_back()),
         }
 
     def _everyone_is_back(self) -> bool:
@@ -234,7 +250,7 @@ class Demo:
         reported = all(target["running_version"] == "2.0.0" for target in self._lab.rest.fleet())
         return reported and all(_program_version(board) == "2.0.0" for board in self._lab.boards)
 
-    def _tell(self, summary: dict[str, Any]) -> None:
+    def _tell(self, summary: dict[str, Any], why: str) -> None:
         self._narrator.title("Summary")
         print(
             f"  {summary['devices']} devices · {summary['verified']} verified on 2.0.0 ·"
@@ -243,7 +259,8 @@ class Demo:
         )
         for campaign in summary["campaigns"]:
             print(f"  {campaign['id']}: {campaign['state']}. {campaign['reason']}")
-        print("  The program in every board's active slot answers as 2.0.0.", flush=True)
+        print("  The program in every board's active slot answers as 2.0.0.")
+        print(f"  {why}", flush=True)
 
     def _logs(self) -> str:
         path = self._lab.directory / "simulator.log"

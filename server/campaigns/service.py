@@ -198,7 +198,8 @@ def _view(unit: Unit, campaign: str) -> CampaignView:
 
 
 def _around(unit: Unit, target: str) -> Slice:
-    """The slice of the campaign that holds the target or, when that is done with it, of the next that waits for it."""
+    """The slice of the campaign that holds the target or, when that is done with it, of the one its operators ask about:
+    the next that waits for it, or one that ended before it was this target's turn."""
     loaded = unit.campaigns.load(Footprint(target=target))
     if loaded.target is None:
         raise NotFoundError(f"There is no target {target}; `otaria fleet list` shows those there are.")

@@ -135,16 +135,21 @@ class SqlCampaigns:
         return [token_row(row) for row in self._db.execute(statement).mappings()]
 
     def waiting_for(self, target: str) -> str | None:
-        """The oldest campaign, not yet over, that has planned this target and not admitted it."""
-        statement = (
+        """The oldest live campaign that has planned this target and not admitted it; else the newest one that ended before
+        the target's turn came and is younger than the campaign that holds it."""
+        planned = (
             select(CAMPAIGN.c.id)
             .join(ASSIGNMENT, ASSIGNMENT.c.campaign == CAMPAIGN.c.id)
             .where(ASSIGNMENT.c.target == target, ASSIGNMENT.c.state == str(AssignmentState.PLANNED))
-            .where(CAMPAIGN.c.state.not_in([str(state) for state in _OVER]))
-            .order_by(CAMPAIGN.c.created_at)
-            .limit(1)
         )
-        return self._db.execute(statement).scalar()
+        over = CAMPAIGN.c.state.in_([str(state) for state in _OVER])
+        live = self._db.execute(planned.where(~over).order_by(CAMPAIGN.c.created_at).limit(1)).scalar()
+        if live is not None:
+            return str(live)
+        held = CAMPAIGN.alias("held")
+        held_since = select(held.c.created_at).join(TARGET, TARGET.c.holder == held.c.id).where(TARGET.c.id == target)
+        younger = CAMPAIGN.c.created_at > func.coalesce(held_since.scalar_subquery(), 0.0)
+        return self._db.execute(planned.where(over, younger).order_by(CAMPAIGN.c.created_at.desc()).limit(1)).scalar()
 
     def due(self, now: float, limit: int) -> tuple[Sequence[CampaignRow], Sequence[AssignmentRow]]:
         """Rows whose `wake_at` has passed, oldest first."""

@@ -204,6 +204,16 @@ class TestPeople:
         await stage.service.create(stage.service.parse(_text()), by="ann")
         assert (await stage.service.explain("t0")).campaign == "spring"
 
+    async def test_explain_says_that_a_campaign_ended_before_its_turn_came(self, stage: Any) -> None:
+        await prepared(stage, 2)
+        await stage.service.create(stage.service.parse(_text()), by="ann")
+        await stage.service.command("spring", Verb.START, by="ann", reason="")
+        await stage.service.command("spring", Verb.ABORT, by="ann", reason="a bad batch")
+        never = next(name for name, state in (await stage.states()).items() if state == "planned")
+        why = await stage.service.explain(never)
+        assert (why.campaign, why.kind) == ("spring", "campaign-over")
+        assert "a bad batch" in why.text
+
 
 def _text() -> str:
     return """
