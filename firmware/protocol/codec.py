@@ -4,6 +4,7 @@
 """
 
 import json
+import math
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
@@ -24,7 +25,13 @@ def parse_json(data: bytes, *, max_bytes: int) -> dict[str, Any]:
     if len(data) > max_bytes:
         raise RefusedError(ReasonKind.TOO_LARGE, f"The message has {len(data)} bytes; at most {max_bytes} are allowed.")
     try:
-        value = json.loads(data, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_int=_int64)
+        value = json.loads(
+            data.decode(),  # json itself guesses at other encodings, and lets half a surrogate pair through
+            object_pairs_hook=_no_duplicates,
+            parse_constant=_no_constant,
+            parse_int=_int64,
+            parse_float=_finite,
+        )
     except RefusedError:
         raise
     except (ValueError, RecursionError) as error:
@@ -65,6 +72,12 @@ def _no_constant(name: str) -> NoReturn:
 def _int64(digits: str) -> int:
     if len(digits) > 20 or not -(1 << 63) <= (number := int(digits)) < 1 << 63:
         raise RefusedError(ReasonKind.MALFORMED, "The message holds a number that does not fit 64 bits.")
+    return number
+
+
+def _finite(digits: str) -> float:
+    if math.isinf(number := float(digits)):
+        raise RefusedError(ReasonKind.MALFORMED, "The message holds a number that does not fit a double.")
     return number
 
 
