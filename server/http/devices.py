@@ -3,7 +3,7 @@ enrolment. Everything it serves is signed or content-addressed, so that caches m
 """
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -115,7 +115,7 @@ class DeviceRoutes:
             raise DeniedError("forbidden", f"The agent {name} is {agent.status}; an administrator can tell why.")
 
 
-def _file(path: Path, headers: dict[str, str]) -> web.FileResponse:
+def _file(path: Path, headers: Mapping[str, str]) -> web.FileResponse:
     """A file, sent through aiohttp's own writer.
 
     Over TLS, asyncio's `sendfile` stops reading from the client and so never learns that it has gone: it reads the rest of
