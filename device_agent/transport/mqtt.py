@@ -53,11 +53,11 @@ class MqttLink:
 
     def __init__(self, broker: Broker, agent: str, will: Will, *, tls: ssl.SSLContext | None) -> None:
         """`tls` None is for a broker on loopback without TLS."""
-        self._broker, self._agent, self._tls = broker, agent, tls
+        self._broker, self._agent, self._will, self._tls = broker, agent, will, tls
         self._stopping = threading.Event()
         self._up = False
         self._thread: threading.Thread | None = None
-        self._client = self._make_client(will)
+        self._client = self._make_client()
 
     def start(self, on_message: OnMessage, on_connected: OnConnected) -> None:
         """Begin to connect, and stay connected until `stop`. Callbacks come on the link's own thread."""
@@ -72,13 +72,14 @@ class MqttLink:
         return self._client.publish(topic, payload, qos=qos, retain=retain).rc == paho.MQTT_ERR_SUCCESS
 
     def stop(self) -> None:
-        """Disconnect and end the thread."""
+        """Say the last will, which the broker keeps to itself when a client leaves politely; disconnect and end the thread."""
         self._stopping.set()
+        self.publish(self._will.topic, self._will.payload, qos=1, retain=True)
         self._client.disconnect()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(STOP_S)
 
-    def _make_client(self, will: Will) -> paho.Client:
+    def _make_client(self) -> paho.Client:
         client = paho.Client(
             CallbackAPIVersion.VERSION2,
             client_id=self._agent,
@@ -87,7 +88,7 @@ class MqttLink:
             reconnect_on_failure=False,
         )
         client.connect_timeout = self._broker.connect_timeout_s
-        client.will_set(will.topic, will.payload, qos=1, retain=True)
+        client.will_set(self._will.topic, self._will.payload, qos=1, retain=True)
         if self._tls is not None:
             client.tls_set_context(self._tls)
         client.on_connect = self._connected

@@ -89,6 +89,13 @@ async def test_agent_is_heard_and_its_will_speaks_after_it(linked: Linked, yard:
     assert second.payload == presence_messages(A, "session-1")[2]
 
 
+async def test_agent_that_is_stopped_says_that_it_is_gone(linked: Linked, yard: Yard) -> None:
+    async with yard.server() as server:
+        await server.subscribe(topics.presence(A), qos=1)
+        await asyncio.to_thread(linked.link.stop)
+        assert (await next_message(server)).payload == presence_messages(A, "session-1")[2]
+
+
 async def test_link_comes_back_by_itself_and_says_so(linked: Linked) -> None:
     drop(linked.link)
     await until(lambda: linked.ears.up == [True, False, True])
