@@ -1,7 +1,8 @@
 """Ingest: messages from the broker into the inbox, in small batches, because each commit waits for the disk.
 
 A batch is verified on a snapshot, beside the writer, and then stored in one transaction. Whatever is dropped is counted
-by its reason; agents resend what was not acked, so a full disk loses nothing.
+by its reason; agents resend what was not acked, so a full disk loses nothing. A message that breaks its batch is found and
+dropped alone: it never stops the loop, since its sender would send it again to the next server too.
 """
 
 import asyncio
@@ -70,13 +71,24 @@ class Ingest:
 
     async def _take(self, batch: Sequence[_Raw]) -> None:
         try:
+            await self._attempt(batch)
+        except Exception as error:  # noqa: BLE001 (whatever it is: one message must not keep out the others, so find it)
+            if len(batch) > 1:
+                for raw in batch:
+                    await self._take([raw])
+                return
+            _log.exception("a message could not be handled")
+            self._drop([OtariaError("internal", f"A message met {type(error).__name__}, which nobody expected.")])
+
+    async def _attempt(self, batch: Sequence[_Raw]) -> None:
+        try:
             readings, reasons = await self._database.read(lambda unit: _read(unit, batch))
         except OtariaError as error:
             await self._failed(error, len(batch))
             return
-        self._drop(reasons)
         if readings:
             await self._store(_latest_hints(readings))
+        self._drop(reasons)
 
     async def _store(self, readings: Sequence[Reading]) -> None:
         try:

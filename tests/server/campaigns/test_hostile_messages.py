@@ -16,6 +16,7 @@ from firmware.protocol.order import Counter
 from firmware.protocol.report import Inventory
 from firmware.protocol.topics import Leaf, of_target, presence
 from firmware.protocol.words import AgentState
+from server.campaigns.intake import Intake
 from server.campaigns.reading import read_message
 from server.errors import ConflictError
 from server.planner.model import Verb
@@ -402,3 +403,27 @@ class TestFaults:
         await asyncio.gather(running, return_exceptions=True)
         assert stage.database.writes - before == 1
         assert await inbox(stage) == len(devices)
+
+    async def test_a_message_that_nobody_foresaw_is_dropped_alone(
+        self, stage: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        poison, *others = await stage.enrol("t1", "t2", "t3")
+        take = Intake.take
+
+        def break_on_poison(intake: Intake, reading: Any) -> None:
+            take(intake, reading)
+            if reading.message.target == poison.name:
+                raise ZeroDivisionError
+
+        monkeypatch.setattr(Intake, "take", break_on_poison)
+        running = asyncio.create_task(stage.ingest.run())
+        for message in stage.waiting:
+            await stage.ingest.on_message(*message)
+        stage.waiting.clear()
+        async with asyncio.timeout(10):
+            while await inbox(stage) < len(others):  # noqa: ASYNC110 (the loop under test runs meanwhile)
+                await asyncio.sleep(0.01)
+        assert not running.done()
+        assert stage.ingest.dropped == {"internal": 1}
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
