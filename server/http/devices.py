@@ -3,11 +3,12 @@ enrolment. Everything it serves is signed or content-addressed, so that caches m
 """
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 from aiohttp import hdrs, web
+from aiohttp.typedefs import LooseHeaders
 
 from firmware.errors import RefusedError
 from firmware.protocol.codec import parse_json
@@ -115,7 +116,7 @@ class DeviceRoutes:
             raise DeniedError("forbidden", f"The agent {name} is {agent.status}; an administrator can tell why.")
 
 
-def _file(path: Path, headers: Mapping[str, str]) -> web.FileResponse:
+def _file(path: Path, headers: LooseHeaders) -> web.FileResponse:
     """A file, sent through aiohttp's own writer.
 
     Over TLS, asyncio's `sendfile` stops reading from the client and so never learns that it has gone: it reads the rest of
