@@ -138,7 +138,8 @@ def explain(target: str, server: str | None, token_file: Path | None, state: Pat
     Example: otaria campaign explain gw-0007
     """
     why = connect(server, token_file, state).get(f"/fleet/{segment(target)}/explain")
-    emit(why, as_json=as_json, text=" ".join(part for part in (why["text"], why["release_by"]) if part))
+    text = why["text"] + (f"\nWhat would change that: {why['release_by'].rstrip('.')}." if why["release_by"] else "")
+    emit(why, as_json=as_json, text=text)
 
 
 def _follow(client: RestClient, path: str, as_json: bool) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 json_option: Callable[[Any], Any] = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON value for scripts."
@@ -25,8 +25,8 @@ def emit(value: Any, *, as_json: bool, text: str | Table | None = None) -> None:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> Table:
-    """A plain table; cells are shown as text."""
-    out = Table(*columns, title=title, box=None, header_style="bold")
+    """A plain table; cells are shown as text, and what is too long is folded: a hash that is cut off is no hash."""
+    out = Table(*(Column(name, overflow="fold") for name in columns), title=title, box=None, header_style="bold")
     for row in rows:
         out.add_row(*("" if cell is None else str(cell) for cell in row))
     return out

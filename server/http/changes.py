@@ -28,7 +28,7 @@ class Changes:
         self.version = 0
         self.closed = False
         self._rung = asyncio.Event()
-        self._streams = 0
+        self.streams = 0
 
     def ring(self) -> None:
         """Something was committed. Call it on the event loop."""
@@ -50,19 +50,24 @@ class Changes:
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """Answer with server-sent events (`changed`), until the client leaves or the server stops."""
-        if self._streams >= MAX_STREAMS:
+        if self.streams >= MAX_STREAMS:
             raise UnavailableError(
                 "too-many-followers", "Too many pages follow this server; ask again without following."
             )
-        self._streams += 1
+        self.streams += 1
         try:
             return await self._stream(request)
         finally:
-            self._streams -= 1
+            self.streams -= 1
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
         await response.prepare(request)
+        with contextlib.suppress(ConnectionResetError):  # that a follower leaves is no news
+            await self._follow(response)
+        return response
+
+    async def _follow(self, response: web.StreamResponse) -> None:
         seen = self.version
         await response.write(_event(seen))
         while not self.closed:
@@ -70,7 +75,6 @@ class Changes:
             await response.write(_event(version) if version > seen else b": here\n\n")
             seen = version
             await asyncio.sleep(0 if self.closed else QUIET_S)
-        return response
 
 
 class RingingDatabase:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from server.cli import run
+from server.cli.output import emit, table
 from server.planner.model import Verb
 from server.ports import Role
 from tests.people_side import CAMPAIGN, PeopleSide
@@ -66,7 +67,23 @@ async def test_a_campaign_from_file_to_abort(otaria: Shell) -> None:
     assert "canary" in out
     assert (await otaria.json("campaign", "abort", "spring"))["state"] == "aborted"
     assert "aborted" in (await otaria("campaign", "list"))[1]
-    assert (await otaria("campaign", "explain", "gw-1"))[0] == 0
+
+
+async def test_explaining_says_what_binds_a_target_and_what_would_change_that(otaria: Shell) -> None:
+    await otaria("campaign", "apply", "-f", str(otaria.directory / "spring.yaml"))
+    code, out, _ = await otaria("campaign", "explain", "gw-1")
+    assert code == 0
+    assert out == "The campaign is draft.\nWhat would change that: someone starts the campaign.\n"
+    assert (await otaria.json("campaign", "explain", "gw-1"))["release_by"] == "someone starts the campaign"
+
+
+def test_a_hash_is_never_cut_off_in_a_table(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    digest = "0123456789abcdef" * 4
+    emit(None, as_json=False, text=table(("fact", "value"), [("sha256", digest)]))
+    assert digest in "".join(line.removeprefix(" sha256").strip() for line in capsys.readouterr().out.splitlines())
 
 
 async def test_following_ends_when_the_campaign_rests(otaria: Shell) -> None:

@@ -123,6 +123,16 @@ async def test_a_write_rings_every_open_stream(people: PeopleSide) -> None:
     assert first != second
 
 
+async def test_a_follower_that_leaves_is_no_error(people: PeopleSide, caplog: pytest.LogCaptureFixture) -> None:
+    async with people.client.get(f"{API}/events", headers=people.headers()) as stream:
+        await asyncio.wait_for(stream.content.readuntil(b"\n\n"), 5)
+    async with asyncio.timeout(10):
+        while people.changes.streams:
+            people.changes.ring()
+            await asyncio.sleep(0.05)
+    assert caplog.records == []
+
+
 async def test_a_failed_write_rings_nothing(people: PeopleSide) -> None:
     before = people.changes.version
     with pytest.raises(ZeroDivisionError):
