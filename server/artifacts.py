@@ -53,13 +53,16 @@ class ArtifactStore:
         (`storage-fault`) when the disk refuses. Memory stays at one chunk.
         """
         final = self.path(sha256)
-        incoming = self._open()
+        try:
+            incoming = self._open()
+        except OSError as error:
+            raise _disk_refused(error) from error
         try:
             length, found = await _pour(chunks, incoming, max_bytes)
             _expect(found, sha256)
             await asyncio.to_thread(_settle, incoming, final)
         except OSError as error:
-            raise UnavailableError(ReasonKind.STORAGE_FAULT, f"The artifact could not be stored: {error}.") from error
+            raise _disk_refused(error) from error
         finally:
             await asyncio.to_thread(_discard, incoming)
         return length
@@ -97,6 +100,10 @@ async def _pour(chunks: AsyncIterable[bytes], out: BinaryIO, max_bytes: int) -> 
         digest.update(chunk)
         await asyncio.to_thread(out.write, chunk)
     return length, digest.hexdigest()
+
+
+def _disk_refused(error: OSError) -> UnavailableError:
+    return UnavailableError(ReasonKind.STORAGE_FAULT, f"The artifact could not be stored: {error}.")
 
 
 def _discard(incoming: BinaryIO) -> None:

@@ -16,7 +16,7 @@ from tuf.api.metadata import TargetFile, Targets
 from firmware.catalogue.metadata import parse
 from firmware.catalogue.publish import Repository, product_role, release_targets
 from firmware.catalogue.trust import Limits
-from firmware.errors import OtariaError, RefusedError
+from firmware.errors import OtariaError, RefusedError, UnavailableError
 from firmware.manifest import Manifest, describe, parse_manifest
 from firmware.protocol.codec import canonical
 from firmware.protocol.topics import CATALOGUE
@@ -58,12 +58,15 @@ class ReleaseService:
         """Take a signed release into the catalogue; the same again changes nothing.
 
         Raises `RefusedError`: `malformed`, `wrong-release`, `artifact-missing`, `artifact-changed`, `catalogue-mismatch`,
-        `release-exists`, or what `Repository.accept_product` raises.
+        `release-exists`, or what `Repository.accept_product` raises; `UnavailableError` (`storage-fault`).
         """
         facts = _facts(manifest, product, version)
         wanted = release_targets(product, manifest)
-        await asyncio.to_thread(self._check_images, facts)
-        await asyncio.to_thread(self._accept, product, wanted, manifest, metadata)
+        try:
+            await asyncio.to_thread(self._check_images, facts)
+            await asyncio.to_thread(self._accept, product, wanted, manifest, metadata)
+        except OSError as error:
+            raise UnavailableError(ReasonKind.STORAGE_FAULT, f"The release could not be stored: {error}.") from error
         record = _record(facts, wanted, self._clock.now())
         await self._database.write(lambda unit: self._add(unit, record, by))
         self._on_outbox()
@@ -71,12 +74,15 @@ class ReleaseService:
         return record
 
     async def make_deltas(self, product: str, version: str) -> Sequence[DeltaRecord]:
-        """Make what deltas to a release are missing; returns all that lead to it. Raises `NotFoundError`."""
+        """Make what deltas to a release are missing; returns all that lead to it.
+
+        Raises `NotFoundError`, and `UnavailableError` (`storage-fault`) when the disk refuses.
+        """
         async with self._making:
             release, sources = await self._database.read(lambda unit: _plan(unit, product, version))
             for source in sources:
                 if (source.image.sha256, release.image.sha256) not in self._hopeless:
-                    await self._make(source, release)
+                    await self._make_or_say(source, release)
         deltas = await self._database.read(lambda unit: unit.releases.deltas())
         return [delta for delta in deltas if delta.target_sha256 == release.image.sha256]
 
@@ -128,10 +134,17 @@ class ReleaseService:
             unit.audit.add(at=self._clock.now(), kind="release-published", text=text, actor=by)
             self._ring(unit)
 
+    async def _make_or_say(self, source: ReleaseRecord, release: ReleaseRecord) -> None:
+        try:
+            await self._make(source, release)
+        except OSError as error:
+            text = f"The delta from {source.version} to {release.version} could not be stored: {error}."
+            raise UnavailableError(ReasonKind.STORAGE_FAULT, text) from error
+
     async def _make(self, source: ReleaseRecord, release: ReleaseRecord) -> None:
         pair = (source.image.sha256, release.image.sha256)
         old, new = self._artifacts.find(pair[0]), self._artifacts.find(pair[1])
-        if old is None or new is None:
+        if old is None or new is None or await self._adopted(source, release):
             return
         with tempfile.TemporaryDirectory(dir=self._artifacts.incoming) as folder:
             try:
@@ -145,12 +158,33 @@ class ReleaseService:
                 await self._note(f"A delta from {source.version} to {release.version} would save too little.")
                 return
             sha256, length = await asyncio.to_thread(self._artifacts.add_file, Path(folder) / "delta.otd")
-        file = StoredFile(path=f"deltas/{pair[0][:16]}-{pair[1][:16]}.otd", length=length, sha256=sha256)
+        file = StoredFile(path=_delta_path(source, release), length=length, sha256=sha256)
         await asyncio.to_thread(
             self._repository.add_delta, file.path, length=length, sha256=sha256, now=self._clock.now()
         )
-        delta = DeltaRecord(file=file, source_sha256=pair[0], source_length=source.image.length, target_sha256=pair[1])
-        text = f"The delta from {source.version} to {release.version} has {length} bytes; the image {release.image.length}."
+        await self._keep(file, source, release)
+
+    async def _adopted(self, source: ReleaseRecord, release: ReleaseRecord) -> bool:
+        """Whether the catalogue lists this delta already, from before a crash or a restored backup; it is then recorded.
+
+        A delta that is made again may differ byte for byte, and a path is never given other content.
+        """
+        listed = await asyncio.to_thread(self._repository.files, _delta_path(source, release))
+        if listed is None or self._artifacts.find(listed.sha256) is None:
+            return False
+        file = StoredFile(path=listed.path, length=listed.length, sha256=listed.sha256)
+        await self._keep(file, source, release)
+        return True
+
+    async def _keep(self, file: StoredFile, source: ReleaseRecord, release: ReleaseRecord) -> None:
+        delta = DeltaRecord(
+            file=file,
+            source_sha256=source.image.sha256,
+            source_length=source.image.length,
+            target_sha256=release.image.sha256,
+        )
+        sizes = f"has {file.length} bytes; the image {release.image.length}"
+        text = f"The delta from {source.version} to {release.version} {sizes}."
         await self._database.write(lambda unit: self._add_delta(unit, delta, text))
         self._on_outbox()
 
@@ -193,6 +227,10 @@ def _plan(unit: Unit, product: str, version: str) -> tuple[ReleaseRecord, list[R
     sources = delta_sources(release, unit.releases.list(), unit.fleet.versions())
     missing = [one for one in sources if unit.releases.delta(one.image.sha256, release.image.sha256) is None]
     return release, missing
+
+
+def _delta_path(source: ReleaseRecord, release: ReleaseRecord) -> str:
+    return f"deltas/{source.image.sha256[:16]}-{release.image.sha256[:16]}.otd"
 
 
 def _newest(releases: Sequence[ReleaseRecord]) -> list[ReleaseRecord]:

@@ -1,5 +1,6 @@
 """Publishing over a real catalogue, store and delta worker: what comes in, what is refused, and that repeating is safe."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ import msgspec
 import pytest
 
 from firmware.catalogue.publish import Repository
-from firmware.errors import OtariaError
+from firmware.errors import OtariaError, UnavailableError
 from firmware.manifest import Image, Manifest, describe, encode_manifest
 from firmware.protocol.topics import CATALOGUE
 from server.artifacts import ArtifactStore
@@ -174,6 +175,44 @@ async def test_a_delta_that_would_save_too_little_is_noted_and_not_tried_again(b
     assert await bench.service.make_deltas("gateway", "1.1") == []
     notes = [one for one in await bench.database.read(lambda unit: unit.audit.latest()) if "too little" in one.text]
     assert len(notes) == 1
+
+
+async def test_a_disk_that_refuses_costs_the_delta_and_not_the_server(bench: Bench) -> None:
+    await bench.publish("1.0", bench.build("1.0", 1, PROGRAM))
+    await bench.publish("1.1", bench.build("1.1", 2, PROGRAM + b"changed"))
+    bench.artifacts.incoming.rmdir()
+    with pytest.raises(UnavailableError) as caught:
+        await bench.service.make_deltas("gateway", "1.1")
+    assert caught.value.kind == "storage-fault"
+    running = asyncio.create_task(bench.service.run())
+    done, _ = await asyncio.wait({running}, timeout=0.5)
+    assert not done
+    bench.artifacts.incoming.mkdir()
+    assert len(await bench.service.make_deltas("gateway", "1.1")) == 1
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_disk_that_refuses_a_release_is_told_in_words(bench: Bench) -> None:
+    signed = bench.build("1.0", 1, PROGRAM)
+    bench.artifacts.incoming.rmdir()
+    assert await bench.refused("1.0", signed) == "storage-fault"
+    bench.artifacts.incoming.mkdir()
+    await bench.publish("1.0", signed)
+
+
+async def test_a_delta_that_the_catalogue_has_and_the_database_forgot_is_taken_up_as_it_is(bench: Bench) -> None:
+    old, new = bench.build("1.0", 1, PROGRAM), bench.build("1.1", 2, PROGRAM + b"changed")
+    await bench.publish("1.0", old)
+    await bench.publish("1.1", new)
+    sha256, length = bench.artifacts.add([b"as an earlier version of the delta maker wrote it"])
+    images = [msgspec.json.decode(manifest, type=Manifest).images[0].sha256[:16] for manifest, _ in (old, new)]
+    path = f"deltas/{images[0]}-{images[1]}.otd"
+    bench.online.add_delta(path, length=length, sha256=sha256, now=NOW)
+    version = bench.online.timestamp().version
+    (made,) = await bench.service.make_deltas("gateway", "1.1")
+    assert (made.file.path, made.file.length, made.file.sha256) == (path, length, sha256)
+    assert bench.online.timestamp().version == version
 
 
 def test_deltas_start_from_what_the_fleet_runs_and_from_the_release_before() -> None:
