@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from firmware.errors import OtariaError
+from firmware.logs import log_to_stderr
 
 DEFAULT_DIRECTORY = "/var/lib/otaria-agent"
 Command = Callable[[argparse.Namespace], int]
@@ -104,9 +105,7 @@ def _add_board(commands: Any) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from device_agent.app import run as run_agent
 
-    logging.basicConfig(
-        level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    log_to_stderr(logging.WARNING)
     run_agent(arguments.dir)
     return 0
 

@@ -132,7 +132,7 @@ def load_settings(path: Path) -> Settings:
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise RefusedError(KIND, f"There is no config file {path}; `docs/operations.md` has an example.") from error
+        raise RefusedError(KIND, f"There is no config file {path}; `docs/howto/operate.md` has an example.") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RefusedError(KIND, f"The config file {path} cannot be read: {error}.") from error
     return validated(merged(raw), base=path.resolve().parent)

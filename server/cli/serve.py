@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from firmware.logs import log_to_stderr
 from server.app import Running, run
 from server.cli.output import emit, json_option
 from server.config import load_settings
@@ -29,9 +30,7 @@ def serve(config: Path, verbose: bool, as_json: bool) -> None:
     Example: otaria serve --config otaria.toml
     """
     settings = load_settings(config)
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    log_to_stderr(logging.INFO if verbose else logging.WARNING)
 
     def started(running: Running) -> None:
         text = (
