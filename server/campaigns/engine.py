@@ -12,6 +12,7 @@ from firmware.errors import UnavailableError
 from firmware.protocol.codec import convert
 from firmware.protocol.permit import Ask
 from firmware.protocol.report import Report
+from firmware.protocol.words import ReasonKind
 from server.campaigns.director import Director
 from server.campaigns.turn import Decide, Turn
 from server.planner.model import Asked, AssignmentRow, CampaignRow, Commanded, Reported
@@ -144,7 +145,10 @@ def _do(unit: Unit, turn: Turn, job: Job) -> None:
         ask = convert(dict(job.body), Ask)
         turn.feed(_asked(ask, turn.now), ask=ask)
     else:
-        turn.feed(_reported(convert(dict(job.body), Report), job.received_at))
+        report = convert(dict(job.body), Report)
+        equivocal = report.reason is not None and report.reason.kind == ReasonKind.EQUIVOCATION
+        turn.stay_ahead(report.target, disputed=report.order_hash if equivocal else None)
+        turn.feed(_reported(report, job.received_at))
     unit.inbox.mark_processed(job.id)
 
 

@@ -4,8 +4,11 @@ A counter is one above both what is stored and what the target echoed in a signe
 an old backup is not taken for a replay.
 """
 
+from msgspec.structs import replace
+
 from firmware.errors import RefusedError
-from firmware.protocol.envelope import payload_hash
+from firmware.protocol.codec import convert
+from firmware.protocol.envelope import claimed, payload_hash
 from firmware.protocol.order import Counter, DeltaRef, FileRef, Order, ReleaseRef
 from firmware.protocol.words import Action, ReasonKind
 from server.campaigns.director import Director
@@ -61,13 +64,34 @@ def make_order(
         delta=_delta(unit, release, target) if release else None,
         trial_s=campaign.strategy.trial_s,
     )
+    return _stored(message, director)
+
+
+def sign_again(unit: Unit, director: Director, current: StoredOrder, now: float, *, withdraw: bool) -> StoredOrder:
+    """The stored order under the next counter and with a new life, or (`withdraw`) the order to do nothing in its place;
+    the caller stores it. Raises as `next_counter`."""
+    _, payload = claimed(current.envelope)  # our own, out of our own database
+    before = convert(payload, Order)
+    lives_s = before.expires_at - before.issued_at
+    message = replace(
+        before,
+        counter=next_counter(unit, current.target, director.epoch),
+        issued_at=int(now),
+        expires_at=int(now) + lives_s,
+    )
+    if withdraw:
+        message = replace(message, action=Action.NOTHING, release=None, image=None, delta=None)
+    return _stored(message, director)
+
+
+def _stored(message: Order, director: Director) -> StoredOrder:
     return StoredOrder(
-        target=target.id,
-        agent=target.agent,
-        counter=counter,
+        target=message.target,
+        agent=message.agent,
+        counter=message.counter,
         hash=payload_hash(message),
         envelope=director.sign_order(message),
-        campaign=campaign.id,
+        campaign=message.campaign,
     )
 
 

@@ -13,7 +13,7 @@ from firmware.protocol.permit import Ask, Permit, Verdict
 from firmware.protocol.topics import Leaf, of_target
 from firmware.protocol.words import Action
 from server.campaigns.director import Director
-from server.campaigns.orders import make_order
+from server.campaigns.orders import make_order, sign_again
 from server.errors import ConflictError
 from server.planner.model import (
     Admit,
@@ -26,6 +26,7 @@ from server.planner.model import (
     Command,
     Decision,
     Event,
+    Footprint,
     GrantPermit,
     Ordered,
     OrderImpossible,
@@ -38,8 +39,9 @@ from server.planner.model import (
     TargetRow,
     TellWait,
 )
+from server.planner.states import IN_FLIGHT, WAITING
 from server.planner.step import footprint, step
-from server.ports import Unit
+from server.ports import StoredOrder, Unit
 
 PAGE = 100
 """Most assignments that one `Admit` or `Recall` touches in a transaction; the planner asks again by its deadline."""
@@ -72,6 +74,31 @@ class Turn:
                 raise
             except OtariaError as error:
                 self._ignore(following, error)
+
+    def stay_ahead(self, target: str, *, disputed: str | None) -> None:
+        """Sign a target's order again above the counter it echoed, which no order of this database has: a restored backup
+        has forgotten those (or somebody else signs with the director's key), and the target ignores all that is below.
+
+        `disputed`: the hash of an order whose counter the target holds with other words. What waits for a permit gets its
+        order again; what is in flight is left alone; to any other the order becomes to do nothing.
+        """
+        current, echoed = self._unit.orders.current(target), self._unit.orders.echoed(target)
+        if current is None or echoed is None or not (echoed > current.counter or disputed == current.hash):
+            return
+        assignment = self._unit.campaigns.load(Footprint(target=target)).assignment
+        about_it = assignment is not None and assignment.order_hash == current.hash
+        if assignment is not None and about_it and assignment.state in IN_FLIGHT:
+            return
+        waits = assignment if about_it and assignment is not None and assignment.state in WAITING else None
+        try:
+            order = sign_again(self._unit, self._director, current, self.now, withdraw=waits is None)
+        except RefusedError:
+            return  # nothing can be signed above that; the next campaign is told why
+        self._send(order)
+        text = f"It holds order {echoed.n}, which this server does not know; its order was signed anew as {order.counter.n}."
+        self._audit("order-signed-again", text, order.campaign, target)
+        if waits is not None:
+            self.feed(Ordered(campaign=waits.campaign, target=target, order_hash=order.hash, at=self.now))
 
     def command(self, event: Event) -> None:
         """Feed an event somebody waits for; what the planner refuses about it is raised."""
@@ -153,12 +180,16 @@ class Turn:
         except RefusedError as error:
             self._impossible(command, error)
             return
-        self._unit.orders.put(order)
-        topic = of_target(order.agent, order.target, Leaf.ORDER)
-        self._unit.outbox.add(topic, order.envelope, retain=True)
+        self._send(order)
         self._events.append(
             Ordered(campaign=command.campaign, target=command.target, order_hash=order.hash, at=self.now)
         )
+
+    def _send(self, order: StoredOrder) -> None:
+        """Make it the target's current order."""
+        self._unit.orders.put(order)
+        topic = of_target(order.agent, order.target, Leaf.ORDER)
+        self._unit.outbox.add(topic, order.envelope, retain=True)
 
     def _impossible(self, command: SendOrder, error: RefusedError) -> None:
         if command.action is not Action.INSTALL:

@@ -13,7 +13,7 @@ from securesystemslib.signer import CryptoSigner
 from firmware.errors import RefusedError, UnavailableError
 from firmware.protocol.envelope import seal
 from firmware.protocol.order import Counter
-from firmware.protocol.report import Inventory
+from firmware.protocol.report import Inventory, Reason
 from firmware.protocol.topics import Leaf, of_target, presence
 from firmware.protocol.words import AgentState
 from server.campaigns.intake import Intake
@@ -342,6 +342,55 @@ class TestCounters:
         assert device.order is not None
         assert device.order.counter == Counter(epoch=1, n=42)
         assert device.stale == 0
+
+    async def restored(self, stage: Any) -> Any:
+        """A target that waits with order 1, and holds order 9 of a time that the server has forgotten."""
+        (device,) = await stage.enrol("t1")
+        await stage.publish_releases()
+        await stage.settle()
+        await stage.start()
+        await stage.settle()
+        device.highest = Counter(epoch=1, n=9)
+        return device
+
+    async def test_an_order_that_waits_is_signed_again_above_what_the_target_echoes(self, stage: Any) -> None:
+        device = await self.restored(stage)
+        stale = device.order_hash
+        device.report(AgentState.REFUSED, Reason(kind="stale-counter", text="It already took order 9."))
+        await stage.settle()
+        assert (device.order.counter, device.order.action) == (Counter(epoch=1, n=10), "install")
+        assert device.order_hash != stale
+        assert await stage.states() == {"t1": "ordered"}, "a stale counter is our fault, not the release's"
+        assert "order-signed-again" in await stage.audit_kinds("t1")
+        await stage.live(lambda view: view.row.state == "completed")
+        assert (device.version, device.activations) == ("2", 1)
+
+    async def test_another_order_with_the_same_counter_is_outbid(self, stage: Any) -> None:
+        device = await self.restored(stage)
+        device.highest = device.order.counter
+        device.report(AgentState.REFUSED, Reason(kind="equivocation", text="Two orders carry this counter."))
+        await stage.settle()
+        assert device.order.counter == Counter(epoch=1, n=2)
+        assert await stage.states() == {"t1": "ordered"}
+
+    async def test_a_target_that_is_done_is_told_to_do_nothing_about_an_order_nobody_knows(self, stage: Any) -> None:
+        device = await self.restored(stage)
+        device.highest = device.order.counter
+        await stage.live(lambda view: view.row.state == "completed")
+        device.highest = Counter(epoch=1, n=9)
+        device.report(AgentState.STAGED, order_hash="9" * 64)
+        await stage.settle()
+        assert (device.order.counter, device.order.action) == (Counter(epoch=1, n=10), "nothing")
+        assert await stage.states() == {"t1": "verified"}
+
+    async def test_a_target_in_flight_keeps_the_order_its_permit_is_for(self, stage: Any) -> None:
+        device = await self.restored(stage)
+        device.highest = device.order.counter
+        device.report(AgentState.ACTIVATING)
+        await stage.settle()
+        device.report(AgentState.TRIAL, counter=Counter(epoch=1, n=9))
+        await stage.settle()
+        assert [order.counter.n for order in device.orders] == [1]
 
     async def test_a_later_director_epoch_stops_orders_with_a_reason(self, stage: Any) -> None:
         (device,) = await stage.enrol("t1")
