@@ -27,6 +27,14 @@ from server.planner.states import CAN_GO_BACK, GOING_BACK, IN_FLIGHT, OVER, WAIT
 _WITHDRAWN = frozenset({ReasonKind.WITHDRAWN, ReasonKind.SUPERSEDED})
 _GOING = frozenset({AgentState.ACTIVATING, AgentState.TRIAL})
 _OPEN = frozenset({*WAITING, *IN_FLIGHT, AssignmentState.MISSING})
+_TOLD = {
+    AssignmentState.ACTIVATING: "It restarts into its other slot.",
+    AssignmentState.TRIAL: "It booted the release, on trial.",
+    AssignmentState.COMMITTED: "It committed the release.",
+    AssignmentState.FELL_BACK: "It fell back to its previous slot.",
+    AssignmentState.ROLLED_BACK: "It went back to its previous slot.",
+}
+"""What the trail says of a report that gives no reason."""
 
 
 def ordered(ledger: Ledger, event: Ordered) -> None:
@@ -143,7 +151,9 @@ def _follow(ledger: Ledger, event: Reported, cause: str) -> None:
         _count_unpermitted(ledger)
     _account(ledger, event, before.state)
     if state not in WAITING:
-        ledger.record(state.replace("_", "-"), reason or f"It is {state.replace('_', ' ')}.", target=True)
+        ledger.record(
+            state.replace("_", "-"), reason or _TOLD.get(state, f"It is {state.replace('_', ' ')}."), target=True
+        )
 
 
 def _count_unpermitted(ledger: Ledger) -> None:
