@@ -18,15 +18,17 @@ from server.http.problems import Render
 from server.planner.model import AssignmentRow, AssignmentState, CampaignState, Explanation, Verb
 from server.planner.states import CAMPAIGN
 from server.ports import CampaignView, Clock, Database, Unit
+from server.ui.attention import needs
 from server.ui.pictures import MAX_CELLS, CohortPicture, picture, versions_bar
 from server.ui.rendering import STATIC, STATIC_TYPES, Templates
 from server.ui.sessions import Session, Sessions
+from server.ui.timeline import entries, held
+from server.ui.wording import OVER
 
 FLEET_PAGE = 100
 STUCK_SHOWN = 12
 TIMELINE = 60
 OVERVIEW_CAMPAIGNS = 6
-OVER = (CampaignState.COMPLETED, CampaignState.ABORTED, CampaignState.ROLLED_BACK)
 WATCH = (CampaignState.WATCHING,)
 STUCK = (
     AssignmentState.MISSING,
@@ -110,7 +112,7 @@ class Pages:
             versions=versions_bar(versions),
             campaigns=shown,
             more=newest[OVERVIEW_CAMPAIGNS:],
-            needs=[view for view in newest if _needs_somebody(view)],
+            needs=needs(newest),
         )
 
     async def campaign(self, request: web.Request, session: Session) -> web.StreamResponse:
@@ -134,9 +136,9 @@ class Pages:
             session,
             view=view,
             pictures=_pictures(view, rows),
-            stuck=await self._explained(stuck[:STUCK_SHOWN]),
+            stuck=held(await self._explained(stuck[:STUCK_SHOWN])),
             stuck_more=max(0, len(stuck) - STUCK_SHOWN),
-            timeline=timeline,
+            timeline=entries(timeline),
             verbs=verbs_for(view.row.state) if session.caller.may(Need.OPERATE) else (),
         )
 
@@ -178,7 +180,7 @@ class Pages:
         if view is None:
             raise NotFoundError(f"There is no target {name}.")
         why = await self._explainer.explain(name)
-        return self._templates.page("target.html", request, session, target=view, timeline=timeline, why=why)
+        return self._templates.page("target.html", request, session, target=view, timeline=entries(timeline), why=why)
 
     async def releases(self, request: web.Request, session: Session) -> web.StreamResponse:
         releases, deltas, versions = await self._database.read(
@@ -191,7 +193,7 @@ class Pages:
 
     async def trail(self, request: web.Request, session: Session) -> web.StreamResponse:
         records = await self._database.read(lambda unit: unit.audit.latest(limit=200))
-        return self._templates.page("trail.html", request, session, timeline=records)
+        return self._templates.page("trail.html", request, session, timeline=entries(records), count=len(records))
 
     async def _explained(self, rows: Sequence[AssignmentRow]) -> list[tuple[AssignmentRow, Explanation]]:
         return [(row, await self._explainer.explain(row.target)) for row in rows]
@@ -218,13 +220,14 @@ def _rank(state: CampaignState) -> int:
     return 2 if state in (CampaignState.DRAFT, CampaignState.SCHEDULED) else 1 if state in WATCH else 0
 
 
-def _needs_somebody(view: CampaignView) -> bool:
-    return view.row.state in (CampaignState.DRAFT, CampaignState.AWAITING_APPROVAL, CampaignState.PAUSED)
-
-
 def _pictures(view: CampaignView, rows: dict[int, list[AssignmentRow]]) -> list[CohortPicture]:
     total = sum(cohort.size for cohort in view.cohorts)
-    return [picture(cohort, total=total, assignments=rows.get(cohort.index)) for cohort in view.cohorts if cohort.size]
+    over = view.row.state in OVER
+    return [
+        picture(cohort, total=total, over=over, assignments=rows.get(cohort.index))
+        for cohort in view.cohorts
+        if cohort.size
+    ]
 
 
 def _rows_for_cells(unit: Unit, view: CampaignView) -> dict[int, list[AssignmentRow]]:

@@ -7,18 +7,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from server.planner.model import AssignmentRow, AssignmentState, CohortRow
-from server.ui.wording import TONE_ORDER, TONE_TEXT, TONES, spoken
+from server.ui.wording import TONE_ORDER, TONE_TEXT, TONES, cohort_sentence, gate_words, spoken
 
 MAX_CELLS = 2000
+ROOMY_CELLS = 300
 MAX_VERSIONS = 7
+BY_STATE = ("aside", "bad")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One target: its tone and what a pointer over it says."""
+    """One target: its tone, what a pointer over it says, and where it leads (None: nowhere)."""
 
     tone: str
     title: str
+    target: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,23 +37,35 @@ class Segment:
 
 @dataclass(frozen=True, kw_only=True)
 class CohortPicture:
-    """A cohort drawn: `cells`, or `segments` when it is too large for them, and a legend in words."""
+    """A cohort drawn: `cells` (`roomy` ones when there are few), or `segments` when it is too large for them, with a
+    sentence about its gate. `segments` are also the legend. `over`: its campaign has ended."""
 
     cohort: CohortRow
     cells: tuple[Cell, ...]
     segments: tuple[Segment, ...]
-    legend: tuple[Segment, ...]
-    states: tuple[tuple[str, int], ...]
+    roomy: bool
+    over: bool
+    gate: str
+    sentence: str
 
 
-def picture(cohort: CohortRow, *, total: int, assignments: Sequence[AssignmentRow] | None = None) -> CohortPicture:
+def picture(
+    cohort: CohortRow, *, total: int, over: bool = False, assignments: Sequence[AssignmentRow] | None = None
+) -> CohortPicture:
     """Draw a cohort of a campaign with `total` targets; with `assignments` (by rank) each cell keeps its place."""
-    segments = stacked(_by_tone(cohort.counts))
+    segments = stacked(_parts(cohort.counts, over=over))
     cells: tuple[Cell, ...] = ()
     if total <= MAX_CELLS:
         cells = tuple(_named(row) for row in assignments) if assignments is not None else _unnamed(segments)
-    states = tuple((spoken(state), number) for state, number in cohort.counts.items() if number)
-    return CohortPicture(cohort=cohort, cells=cells, segments=segments, legend=segments, states=states)
+    return CohortPicture(
+        cohort=cohort,
+        cells=cells,
+        segments=segments,
+        roomy=total <= ROOMY_CELLS,
+        over=over,
+        gate=gate_words(cohort, over=over),
+        sentence=cohort_sentence(cohort, named=False, over=over),
+    )
 
 
 def stacked(parts: Sequence[tuple[str, str, int]]) -> tuple[Segment, ...]:
@@ -80,15 +95,21 @@ def _version_tone(index: int, name: str) -> str:
     return "v-none" if name == "unknown" else f"v-{index}"
 
 
-def _by_tone(counts: Mapping[AssignmentState, int]) -> list[tuple[str, str, int]]:
-    sums = dict.fromkeys(TONE_ORDER, 0)
-    for state, number in counts.items():
-        sums[TONES[state]] += number
-    return [(tone, TONE_TEXT[tone], number) for tone, number in sums.items()]
+def _parts(counts: Mapping[AssignmentState, int], *, over: bool) -> list[tuple[str, str, int]]:
+    """Tones of what is on its way; what has left the way is named by its state."""
+    parts: list[tuple[str, str, int]] = []
+    for tone in TONE_ORDER:
+        here = [(state, number) for state, number in counts.items() if TONES[state] == tone and number]
+        if tone in BY_STATE:
+            parts += [(tone, spoken(state), number) for state, number in here]
+        else:
+            text = "never ordered" if over and tone == "waiting" else TONE_TEXT[tone]
+            parts.append((tone, text, sum(number for _, number in here)))
+    return parts
 
 
 def _named(row: AssignmentRow) -> Cell:
-    return Cell(tone=TONES[row.state], title=f"{row.target}: {spoken(row.state)}")
+    return Cell(tone=TONES[row.state], title=f"{row.target}: {spoken(row.state)}", target=row.target)
 
 
 def _unnamed(segments: Sequence[Segment]) -> tuple[Cell, ...]:

@@ -48,7 +48,9 @@ class Templates:
             campaign_sentence=wording.campaign_sentence,
             cohort_sentence=wording.cohort_sentence,
             tones=wording.TONES,
-            campaign_tones=wording.CAMPAIGN_TONES,
+            campaign_tone=wording.campaign_tone,
+            verb_words=wording.VERB_WORDS,
+            standstill=wording.STANDSTILL,
         )
 
     def page(

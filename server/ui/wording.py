@@ -1,9 +1,10 @@
 """How states look and read: one tone (colour and shape) and one short text for each, the same on every page."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from server.planner.model import AssignmentState as A
-from server.planner.model import CampaignRow, CampaignState, CohortRow, CohortState
+from server.planner.model import CampaignRow, CampaignState, CohortRow, CohortState, Verb
 
 TONES: dict[A, str] = {
     A.PLANNED: "waiting",
@@ -34,8 +35,6 @@ TONE_TEXT = {
     "trial": "restarting on trial",
     "moving": "fetching and staging",
     "waiting": "waiting its turn",
-    "aside": "set aside",
-    "bad": "needs a look",
 }
 CAMPAIGN_TONES: dict[CampaignState, str] = {
     CampaignState.DRAFT: "waiting",
@@ -49,6 +48,23 @@ CAMPAIGN_TONES: dict[CampaignState, str] = {
     CampaignState.ROLLING_BACK: "attention",
     CampaignState.ROLLED_BACK: "aside",
 }
+OVER = (CampaignState.COMPLETED, CampaignState.ABORTED, CampaignState.ROLLED_BACK)
+STOPPED = (CampaignState.PAUSED, CampaignState.ABORTED, CampaignState.ROLLING_BACK, CampaignState.ROLLED_BACK)
+GATE_WORDS: dict[CohortState, str] = {
+    CohortState.CLOSED: "not open yet",
+    CohortState.OPEN: "open",
+    CohortState.PASSED: "gate passed",
+    CohortState.FAILED: "gate failed",
+}
+VERB_WORDS: dict[Verb, str] = {
+    Verb.START: "Start",
+    Verb.PAUSE: "Pause",
+    Verb.RESUME: "Resume",
+    Verb.ABORT: "Abort",
+    Verb.ROLLBACK: "Roll back",
+}
+STANDSTILL = (A.PLANNED, A.ORDERED, A.STAGED, A.ASKING, A.DEFERRED)
+"""Where a target waits for something that its page can name."""
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
@@ -106,7 +122,7 @@ def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def campaign_sentence(row: CampaignRow, cohorts: tuple[CohortRow, ...]) -> str:
+def campaign_sentence(row: CampaignRow, cohorts: Sequence[CohortRow]) -> str:
     """Where a campaign stands and what it waits for, in one sentence."""
     if row.state is CampaignState.DRAFT:
         total = sum(cohort.size for cohort in cohorts)
@@ -120,17 +136,33 @@ def campaign_sentence(row: CampaignRow, cohorts: tuple[CohortRow, ...]) -> str:
     return f"{spoken(row.state).capitalize()}: {text.rstrip('.')}."
 
 
-def cohort_sentence(cohort: CohortRow, *, named: bool = True) -> str:
-    """What a cohort's gate says, in one sentence; `named`: with the cohort's name before it."""
+def cohort_sentence(cohort: CohortRow, *, named: bool = True, over: bool = False) -> str:
+    """What a cohort's gate says, in one sentence; `named`: with the cohort's name before it; `over`: nothing more comes."""
     verified = cohort.counts.get(A.VERIFIED, 0)
     if cohort.verdict_text:
         text = cohort.verdict_text
     elif cohort.state is CohortState.CLOSED:
-        text = "Opens when the cohort before it has passed."
+        text = (
+            "Never opened: none of its targets was touched." if over else "Opens when the cohort before it has passed."
+        )
     else:
         text = f"{verified} of {cohort.size} verified, {cohort.attempted} attempted."
     return f"{cohort.name}: {text}" if named else text
 
 
-def _verified(cohorts: tuple[CohortRow, ...]) -> int:
+def gate_words(cohort: CohortRow, *, over: bool) -> str:
+    """A cohort's gate in two or three words."""
+    if cohort.state is CohortState.CLOSED and over:
+        return "never opened"
+    return GATE_WORDS[cohort.state]
+
+
+def campaign_tone(row: CampaignRow, cohorts: Sequence[CohortRow]) -> str:
+    """The tone of a campaign's state: one that its gate stopped is no quiet matter."""
+    if row.state in STOPPED and any(cohort.state is CohortState.FAILED for cohort in cohorts):
+        return "bad"
+    return CAMPAIGN_TONES[row.state]
+
+
+def _verified(cohorts: Sequence[CohortRow]) -> int:
     return sum(cohort.counts.get(A.VERIFIED, 0) for cohort in cohorts)

@@ -15,7 +15,9 @@
       return;
     }
     if (to.nodeType !== Node.ELEMENT_NODE) return;
-    for (const { name } of [...from.attributes]) if (!to.hasAttribute(name)) from.removeAttribute(name);
+    for (const { name } of [...from.attributes]) {
+      if (!to.hasAttribute(name) && name !== "open") from.removeAttribute(name); // `open`: somebody unfolded it
+    }
     for (const { name, value } of to.attributes) if (from.getAttribute(name) !== value) from.setAttribute(name, value);
     const wanted = [...to.childNodes];
     wanted.forEach((node, index) => {

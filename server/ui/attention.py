@@ -1,0 +1,63 @@
+"""What needs a person now, each in one sentence. What moves by itself is not here, however interesting it is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from server.planner.model import AssignmentState as A
+from server.planner.model import CampaignState, CohortState
+from server.ports import CampaignView
+from server.ui.wording import campaign_sentence, plural, spoken
+
+WAIT_FOR_SOMEBODY = (CampaignState.DRAFT, CampaignState.AWAITING_APPROVAL, CampaignState.PAUSED)
+ENDED_EARLY = (CampaignState.ABORTED, CampaignState.ROLLED_BACK)
+LOOK = (A.MISSING, A.REGRESSED, A.FAILED, A.REFUSED)
+"""States that a running campaign does not heal by itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """A campaign that waits for somebody, why, and what they could do."""
+
+    view: CampaignView
+    tone: str
+    text: str
+    advice: str
+
+
+def needs(views: Sequence[CampaignView]) -> list[Need]:
+    """What needs somebody among these campaigns, in their order.
+
+    A campaign that its gate ended needs somebody until the next campaign of the same product is made.
+    """
+    newest = {
+        view.row.release.product: view.row.id for view in sorted(views, key=lambda v: (v.created_at, v.row.change_id))
+    }
+    found = (_need(view, is_newest=newest[view.row.release.product] == view.row.id) for view in views)
+    return [need for need in found if need is not None]
+
+
+def stopped_by_gate(view: CampaignView) -> bool:
+    """Whether a cohort's gate failed."""
+    return any(cohort.state is CohortState.FAILED for cohort in view.cohorts)
+
+
+def _need(view: CampaignView, *, is_newest: bool) -> Need | None:
+    state = view.row.state
+    if state is CampaignState.DRAFT:
+        return Need(view=view, tone="waiting", text=_sentence(view), advice="Start it when you are ready.")
+    if state in WAIT_FOR_SOMEBODY:
+        tone = "bad" if stopped_by_gate(view) else "attention"
+        return Need(view=view, tone=tone, text=_sentence(view), advice="Look at why, then resume or abort it.")
+    if state in ENDED_EARLY and is_newest and stopped_by_gate(view):
+        advice = "Look at what the targets say, and publish a release that mends it."
+        return Need(view=view, tone="bad", text=_sentence(view), advice=advice)
+    lost = {name: sum(cohort.counts.get(name, 0) for cohort in view.cohorts) for name in LOOK}
+    if state is CampaignState.RUNNING and any(lost.values()):
+        words = ", ".join(f"{number} {spoken(name)}" for name, number in lost.items() if number)
+        text = f"{plural(sum(lost.values()), 'target')} of it will not come by themselves: {words}."
+        return Need(view=view, tone="bad", text=text, advice="Its page says why for each.")
+    return None
+
+
+def _sentence(view: CampaignView) -> str:
+    return campaign_sentence(view.row, tuple(view.cohorts))
