@@ -232,3 +232,21 @@ TABLE: dict[Key, Row] = {
         },
     ),
 }
+
+
+def diagram() -> str:
+    """The table as a Mermaid state diagram in Markdown; rows that stay, and the order that may arrive anywhere, are left out."""
+    causes: dict[tuple[Word, Word], list[str]] = {}
+    for (word, event), after in TABLE.items():
+        if event is not ev.OrderArrived:
+            for to in after - {word}:
+                causes.setdefault((word, to), []).append(event.__name__)
+    words = list(Word)
+    edges = sorted(causes.items(), key=lambda edge: [words.index(word) for word in edge[0]])
+    lines = [f"    {word} --> {to} : {', '.join(sorted(names))}" for (word, to), names in edges]
+    held = [word for word in words if TABLE[word, ev.OrderArrived] == {word}]
+    arrival = (
+        f"A new order (`OrderArrived`) leads from every state but {' and '.join(f'`{word}`' for word in held)} to "
+        f"{', '.join(f'`{word}`' for word in words if word in _START)}; in those two it waits for their end."
+    )
+    return "## Agent\n\n" + arrival + "\n\n```mermaid\nstateDiagram-v2\n" + "\n".join(lines) + "\n```"
