@@ -1,7 +1,10 @@
 """The agent's `Catalogue` over `firmware.catalogue.client`: verified files kept through `effects`, manifests cached by hash.
 
 The director is a snapshot taken after each refresh, so that reading it never waits for the network of a refresh that runs
-on another thread. `refresh`, `file` and `manifest` take turns under one lock.
+on another thread. A manifest that is held waits for nobody either: the checks of a trial need it, and whoever can make a
+refresh slow must not make a good release miss its deadline. `refresh` and `file` take turns, and so do fetched manifests.
+
+The director is whom the metadata held now names. It outlives that metadata's expiry, but not a rotation of its keys.
 """
 
 import hashlib
@@ -63,7 +66,7 @@ class DeviceCatalogue:
             CatalogueClient.initialise(store, root)
         self._client = CatalogueClient(store, fetch_metadata, prefetch=())
         self._fetch_target, self._effects, self._directory = fetch_target, effects, directory
-        self._lock = threading.Lock()
+        self._lock, self._fetching = threading.Lock(), threading.Lock()
         self._parsed: dict[str, Manifest] = {}
         self._director = self._cached_director(trusted_time)
 
@@ -73,7 +76,7 @@ class DeviceCatalogue:
             try:
                 self._client.refresh(now)
             finally:
-                self._director = self._read_director() or self._director
+                self._director = self._read_director()
 
     def director(self) -> Director:
         """Who may sign orders; raises `UnavailableError` (`unreachable`) before the first verified catalogue."""
@@ -91,21 +94,27 @@ class DeviceCatalogue:
 
     def manifest(self, file: FileRef) -> Manifest:
         """A release manifest whose hash was signed: from memory, from the cache, or fetched. Raises as `Catalogue.manifest`."""
-        with self._lock:
-            known = self._parsed.get(file.sha256)
-            if known is None:
-                known = parse_manifest(self._manifest_bytes(file))
-                self._parsed = dict([*self._parsed.items(), (file.sha256, known)][-PARSED_KEPT:])
-            return known
+        known = self._parsed.get(file.sha256)
+        if known is None:
+            known = parse_manifest(self._stored(file) or self._fetched_once(file))
+            self._parsed = dict([*self._parsed.items(), (file.sha256, known)][-PARSED_KEPT:])
+        return known
 
-    def _manifest_bytes(self, file: FileRef) -> bytes:
-        path = self._directory / f"manifest-{file.sha256}.json"
-        cached = _guarded(lambda: self._effects.read(path))
-        if cached is not None and _is(cached, file):
-            return cached
-        fetched = self._fetched(file)
-        _guarded(lambda: self._effects.replace(path, fetched))
-        return fetched
+    def _stored(self, file: FileRef) -> bytes | None:
+        cached = _guarded(lambda: self._effects.read(self._manifest_path(file)))
+        return cached if cached is not None and _is(cached, file) else None
+
+    def _fetched_once(self, file: FileRef) -> bytes:
+        with self._fetching:
+            stored = self._stored(file)
+            if stored is not None:
+                return stored
+            fetched = self._fetched(file)
+            _guarded(lambda: self._effects.replace(self._manifest_path(file), fetched))
+            return fetched
+
+    def _manifest_path(self, file: FileRef) -> Path:
+        return self._directory / f"manifest-{file.sha256}.json"
 
     def _fetched(self, file: FileRef) -> bytes:
         if file.length > MAX_BYTES:
@@ -130,7 +139,9 @@ class DeviceCatalogue:
 
     def _read_director(self) -> Director | None:
         try:
-            return Director(epoch=self._client.director_epoch(), keys=self._client.director_keys())
+            return Director(
+                epoch=self._client.director_epoch(), keys=self._client.director_keys(), until=self._client.ends_at()
+            )
         except OtariaError:
             return None
 

@@ -30,6 +30,11 @@ class Gate:
         self._failures = 0
         self.refresh_at: float | None = None
 
+    @property
+    def believed_until(self) -> float:
+        """POSIX seconds up to which the director's word about the time is taken."""
+        return self._keys.director.until if self._keys is not None else 0.0
+
     def want_refresh(self, at: float) -> None:
         """Refresh at monotonic seconds `at`, or earlier if that is wanted already."""
         self.refresh_at = at if self.refresh_at is None else min(at, self.refresh_at)
@@ -63,8 +68,7 @@ class Gate:
 
     def open(self, leaf: str, payload: bytes, identity: Identity, now: float) -> inbound.Opened | None:
         """The verified message, or None for one that is dropped or waits for a refresh."""
-        if self._keys is None:
-            self._load()
+        self._load()
         try:
             if self._keys is None:
                 raise RefusedError(ReasonKind.BAD_SIGNATURE, "No catalogue names a director yet.")
@@ -78,12 +82,14 @@ class Gate:
     def _doubt(self, leaf: str, payload: bytes, now: float) -> None:
         """Keep it for one more try after a refresh, which comes at once only when the last one was long ago."""
         self._doubtful[leaf] = payload
-        self.want_refresh(max(now, self._refreshed_at + self._refresh_min_s) if self._keys is not None else now)
+        self.want_refresh(max(now, self._refreshed_at + self._refresh_min_s))
 
     def _load(self) -> None:
+        """Take over whom the catalogue names now; nobody, when it names nobody."""
         try:
             director = self._catalogue.director()
             if self._keys is None or self._keys.director != director:
                 self._keys = inbound.DirectorKeys(director)
         except OtariaError as error:
-            log.info("no director known", extra={"reason": error.text})
+            self._keys = None
+            log.debug("no director known", extra={"reason": error.text})

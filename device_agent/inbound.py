@@ -70,6 +70,21 @@ def open_order(data: bytes, keys: DirectorKeys, identity: Identity) -> ev.OrderA
     return ev.OrderArrived(held=held, reject=verify.reject(opened.message, identity))
 
 
+def no_longer_signed(held: Held, keys: DirectorKeys) -> Reason | None:
+    """Why an order that was believed once is not to be started any more: its key or its epoch is not the director's now."""
+    try:
+        open_envelope(held.envelope, order_message.KIND, Order, keys.keys, max_bytes=order_message.MAX_BYTES)
+    except RefusedError as error:
+        text = "The catalogue no longer names the key that signed the order; issue a new one."
+        return Reason(kind=error.kind, text=text)
+    if held.order.counter.epoch != keys.director.epoch:
+        text = (
+            f"The order is of director epoch {held.order.counter.epoch}; the catalogue says {keys.director.epoch} now."
+        )
+        return Reason(kind=ReasonKind.STALE_COUNTER, text=text)
+    return None
+
+
 def open_permit(data: bytes, keys: DirectorKeys) -> PermitOpened:
     """Verify a permit; raises `RefusedError`. Whether it answers the open ask is the core's question."""
     opened = open_envelope(data, permit_message.PERMIT_KIND, Permit, keys.keys, max_bytes=permit_message.MAX_BYTES)

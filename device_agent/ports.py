@@ -133,10 +133,12 @@ class Source(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Director:
-    """What the catalogue says about who may sign orders: key ids with TUF key dicts, and the epoch."""
+    """What the catalogue says about who may sign orders: key ids with TUF key dicts, and the epoch. `until`: POSIX seconds at
+    which the catalogue that says so ends; what the director says of the time is believed no further."""
 
     epoch: int
     keys: dict[str, dict[str, object]]
+    until: float = float("inf")
 
 
 class Catalogue(Protocol):

@@ -196,13 +196,13 @@ class Runtime:
         opened = self._gate.open(leaf, payload, self._identity, self._now())
         now = self._now()
         if isinstance(opened, ev.OrderArrived | ev.OrderForeign):
-            self._time.learn(opened.held.order.issued_at, now)
+            self._time.learn(opened.held.order.issued_at, now, until=self._gate.believed_until)
             self._apply(opened)
         elif isinstance(opened, inbound.PermitOpened):
-            self._time.learn(opened.permit.issued_at, now)
+            self._time.learn(opened.permit.issued_at, now, until=self._gate.believed_until)
             self._apply(ev.PermitArrived(permit=opened.permit, jitter=self._ports.chance.jitter()))
         elif isinstance(opened, inbound.AckOpened):
-            self._time.learn(opened.ack.issued_at, now)
+            self._time.learn(opened.ack.issued_at, now, until=self._gate.believed_until)
             self._take_ack(opened)
 
     def _take_ack(self, opened: inbound.AckOpened) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from device_agent import verify
+from device_agent import inbound, verify
 from device_agent.core import commands as do
 from device_agent.core import events as ev
 from device_agent.core.values import Held
@@ -97,11 +97,12 @@ def refresh(catalogue: Catalogue, trusted_time: float) -> bool:
 def check_order(
     ports: Ports, held: Held, *, hardware: str, floors: dict[str, int], trusted_time: float, jitter: float
 ) -> ev.Event:
-    """Refresh, then compare the order with catalogue and manifest."""
+    """Refresh, then look whether the director that is named now signed the order, and compare it with catalogue and manifest."""
     order = held.order
     try:
         ports.catalogue.refresh(trusted_time)
-        reason = verify.contradicts_catalogue(order, ports.catalogue.file)
+        keys = inbound.DirectorKeys(ports.catalogue.director())
+        reason = inbound.no_longer_signed(held, keys) or verify.contradicts_catalogue(order, ports.catalogue.file)
         if reason is not None or order.release is None:
             return ev.CheckRefused(order_hash=held.hash, reason=reason or _malformed(), jitter=jitter)
         manifest = ports.catalogue.manifest(order.release.manifest)

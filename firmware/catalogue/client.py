@@ -85,11 +85,21 @@ class CatalogueClient:
         role = delegations.roles.get(DIRECTOR) if delegations and delegations.roles else None
         if delegations is None or role is None:
             raise refused("The catalogue names no director, so no order can be trusted.")
+        if role.threshold != 1:
+            raise refused(
+                f"The catalogue wants {role.threshold} signatures of the director; this version checks only one."
+            )
         return {keyid: delegations.keys[keyid].to_dict() for keyid in role.keyids if keyid in delegations.keys}
 
     def director_epoch(self) -> int:
         """The signed director epoch: the first part of every order's counter."""
         return director_epoch(self._trusted().targets)
+
+    def ends_at(self) -> float:
+        """POSIX seconds at which the first of the top-level roles that are trusted now expires."""
+        trust = self._trusted()
+        held = (trust.root, trust.timestamp, trust.snapshot, trust.held())
+        return min(signed.expires.timestamp() for signed in held if signed is not None)
 
     def file(self, path: str) -> FileRef | None:
         """Length and sha256 of a catalogue path, from the role that may sign it; None when no trusted role lists it."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -416,3 +417,71 @@ def test_order_that_expired_by_signed_time_is_refused() -> None:
     world.server.order(Action.INSTALL, world.new, issued_at=NOW + 100, expires_at=NOW + 50)
     world.run()
     assert reasons(world)[-1] == "order-expired"
+
+
+def test_security_stolen_director_key_cannot_move_time_beyond_its_catalogue() -> None:
+    """Else one signature would make every certificate and order expired for this target, for ever."""
+    world = World()
+    key = world.director.public_key
+    world.depot.director = Director(epoch=1, keys={key.keyid: key.to_dict()}, until=NOW + 86400)
+    stolen = world.server.order(Action.INSTALL, world.new, issued_at=1 << 40, expires_at=1 << 40)
+    world.server.orders.clear()
+    in_boot(world, order_message(stolen))
+    assert world.runtime is not None
+    assert NOW + 86400 <= world.runtime.trusted_time() < NOW + 86400 * 2
+    world.runtime.handle(ack_for_any(world, issued_at=1 << 40))
+    assert world.runtime.trusted_time() < NOW + 86400 * 2
+
+
+def ack_for_any(world: World, **fields: Any) -> Incoming:
+    values = {"target": "dev-1", "agent": "dev-1", "journal": "any", "seq": 1, "report_hash": "f" * 64}
+    return Incoming(leaf="ack", target="dev-1", payload=seal(Ack(**{**values, **fields}), "ack", world.director))
+
+
+def test_time_beyond_every_calendar_is_not_taken_from_anybody() -> None:
+    world = World()
+    world.server.order(Action.NOTHING, issued_at=1 << 40)
+    in_boot(world)
+    assert world.runtime is not None
+    datetime.fromtimestamp(world.runtime.trusted_time() + 86400, UTC)
+
+
+def test_security_order_of_a_director_key_that_was_rotated_meanwhile_is_not_started() -> None:
+    """The thief of an old director key owns the broker: the order comes before the refresh that its check makes."""
+    world = World()
+    new = CryptoSigner.generate_ed25519()
+    world.server.order(Action.INSTALL, world.new)
+    refresh = world.depot.refresh
+
+    def rotate(now: float) -> None:
+        refresh(now)
+        if world.depot.refreshed > 1:
+            world.depot.director = Director(epoch=1, keys={new.public_key.keyid: new.public_key.to_dict()})
+            world.server.signer = new
+
+    world.depot.refresh = rotate  # type: ignore[method-assign]
+    in_boot(world)
+    assert world.runtime is not None
+    assert word_of(world.runtime.standing.state) == "refused"
+    assert reasons(world)[-1] == "bad-signature"
+    assert world.disk.files[BOARD.slot(Slot.B)].strip(b"\0") == b""
+
+
+def test_security_no_director_any_more_means_that_nobody_is_believed() -> None:
+    world = unacked()
+    runtime = world.runtime
+    assert runtime is not None
+    before = runtime.standing
+
+    class Nobody:
+        def director(self) -> Director:
+            raise UnavailableError("unreachable", "No verified catalogue is held.")
+
+    real, runtime._gate._catalogue = runtime._gate._catalogue, Nobody()  # type: ignore[assignment]
+    runtime.handle(ack_for(world))
+    assert runtime.waiting_reports == 1
+    runtime.handle(order_message(world.server.order(Action.NOTHING)))
+    assert runtime.standing == before
+    runtime._gate._catalogue = real
+    runtime.handle(ack_for(world))
+    assert runtime.waiting_reports == 0
