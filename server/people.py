@@ -6,6 +6,7 @@ from typing import Protocol
 from aiohttp import web
 
 from server.artifacts import ArtifactStore
+from server.campaigns.standing import StandingService
 from server.http.access import Tokens
 from server.http.campaigns import CampaignRoutes, Desk
 from server.http.changes import Changes
@@ -60,8 +61,9 @@ def people_listener(parts: PeopleParts) -> web.Application:
         publisher=parts.publisher,
         max_artifact_bytes=parts.max_artifact_bytes,
     )
+    standing = StandingService(database, parts.clock)
     routes = (
-        *FleetRoutes(database=database, claims=parts.claims, explainer=desk).routes(),
+        *FleetRoutes(database=database, claims=parts.claims, explainer=desk, standing=standing).routes(),
         *CampaignRoutes(database=database, desk=desk).routes(),
         *releases.routes(),
     )

@@ -1,4 +1,4 @@
-"""`otaria fleet`: the targets, and the claim tokens that let new ones in."""
+"""`otaria fleet`: the targets and their standing, and the claim tokens that let new ones in."""
 
 import re
 import time
@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from server.cli.output import emit, json_option, table
-from server.cli.rest import connect, segment, server_options
+from server.cli.rest import RestClient, connect, segment, server_options
 
 _DURATION = re.compile(r"^([1-9][0-9]{0,6})(s|m|h|d)\Z")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -106,6 +106,59 @@ def show(target: str, server: str | None, token_file: Path | None, state: Path |
         if value not in (None, "", [], {})
     ]
     emit(found, as_json=as_json, text=table(("", ""), rows))
+
+
+def _stand(step: str, target: str, reason: str, client: RestClient, as_json: bool) -> None:
+    found = client.post(f"/fleet/{segment(target)}/{step}", {"reason": reason})
+    emit(found, as_json=as_json, text=f"{target} is {found['status']}.")
+
+
+_reason_option = click.option("--reason", default="", help="Why, for the trail.")
+
+
+@fleet.command()
+@click.argument("target")
+@_reason_option
+@server_options
+@json_option
+def quarantine(
+    target: str, reason: str, server: str | None, token_file: Path | None, state: Path | None, as_json: bool
+) -> None:
+    """Stop a target at once: it is not heard, served or permitted anything until it is released.
+
+    Example: otaria fleet quarantine d-abcdefghij --reason "reports from two places"
+    """
+    _stand("quarantine", target, reason, connect(server, token_file, state), as_json)
+
+
+@fleet.command()
+@click.argument("target")
+@_reason_option
+@server_options
+@json_option
+def release(
+    target: str, reason: str, server: str | None, token_file: Path | None, state: Path | None, as_json: bool
+) -> None:
+    """Lift a target's quarantine.
+
+    Example: otaria fleet release d-abcdefghij --reason "the copied card was destroyed"
+    """
+    _stand("release", target, reason, connect(server, token_file, state), as_json)
+
+
+@fleet.command()
+@click.argument("target")
+@_reason_option
+@server_options
+@json_option
+def revoke(
+    target: str, reason: str, server: str | None, token_file: Path | None, state: Path | None, as_json: bool
+) -> None:
+    """Shut a target out for ever, such as one that was lost or scrapped; it no longer counts against any budget.
+
+    Example: otaria fleet revoke d-abcdefghij --reason stolen
+    """
+    _stand("revoke", target, reason, connect(server, token_file, state), as_json)
 
 
 @fleet.group()

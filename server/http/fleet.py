@@ -8,12 +8,14 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from firmware.protocol.words import Label
+from server.campaigns.standing import Step
 from server.errors import NotFoundError
 from server.http.access import Caller, Need
 from server.http.bodies import path_id, query_count, query_text, read_json
+from server.http.campaigns import Why
 from server.http.routes import Route, reply
 from server.planner.model import Explanation
-from server.ports import ClaimToken, Database
+from server.ports import ClaimToken, Database, TargetView
 
 FILTERS = ("version", "hardware", "campaign", "state")
 MAX_CLAIM_S = 366 * 86400
@@ -25,6 +27,12 @@ class Claims(Protocol):
     async def create_claim(
         self, *, uses: int, expires_s: int, labels: Mapping[str, str], by: str
     ) -> tuple[ClaimToken, str]: ...
+
+
+class Standing(Protocol):
+    """Quarantines, releases and revokes targets. Raises typed errors."""
+
+    async def change(self, target: str, step: Step, *, by: str, reason: str) -> TargetView: ...
 
 
 class Explainer(Protocol):
@@ -40,10 +48,14 @@ class NewClaim(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class FleetRoutes:
-    """Handlers about targets, claim tokens and the trail."""
+    """Handlers about targets, claim tokens and the trail.
 
-    def __init__(self, *, database: Database, claims: Claims, explainer: Explainer) -> None:
+    Whoever operates may stop a device at once; only administrators let one (back) in or shut it out for ever.
+    """
+
+    def __init__(self, *, database: Database, claims: Claims, explainer: Explainer, standing: Standing) -> None:
         self._database = database
+        self._standing = standing
         self._claims = claims
         self._explainer = explainer
 
@@ -52,6 +64,9 @@ class FleetRoutes:
             Route(method="GET", path="/fleet", need=Need.READ, action=self.fleet),
             Route(method="GET", path="/fleet/{target}", need=Need.READ, action=self.target),
             Route(method="GET", path="/fleet/{target}/explain", need=Need.READ, action=self.explain),
+            Route(method="POST", path="/fleet/{target}/quarantine", need=Need.OPERATE, action=self.stand),
+            Route(method="POST", path="/fleet/{target}/release", need=Need.ADMINISTER, action=self.stand),
+            Route(method="POST", path="/fleet/{target}/revoke", need=Need.ADMINISTER, action=self.stand),
             Route(method="GET", path="/claim-tokens", need=Need.ADMINISTER, action=self.claims),
             Route(method="POST", path="/claim-tokens", need=Need.ADMINISTER, action=self.new_claim),
             Route(method="GET", path="/audit", need=Need.READ, action=self.audit),
@@ -79,6 +94,13 @@ class FleetRoutes:
 
     async def explain(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         return reply(await self._explainer.explain(path_id(request, "target")))
+
+    async def stand(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """Quarantine, release or revoke; the body may say why. Answers with the target as it is then."""
+        step = Step(request.path.rpartition("/")[2])
+        why = await read_json(request, Why) if request.can_read_body else Why()
+        view = await self._standing.change(path_id(request, "target"), step, by=caller.name, reason=why.reason)
+        return reply(view)
 
     async def claims(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         tokens = await self._database.read(lambda unit: unit.identities.claims())

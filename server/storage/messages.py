@@ -122,6 +122,10 @@ class SqlOutbox:
         if item_ids:
             self._db.execute(delete(OUTBOX).where(OUTBOX.c.id.in_(list(item_ids))))
 
+    def take_back(self, topic: str) -> None:
+        """Forget what waits for this topic."""
+        self._db.execute(delete(OUTBOX).where(OUTBOX.c.topic == topic))
+
 
 class SqlOrders:
     """`server.ports.Orders` on one connection."""

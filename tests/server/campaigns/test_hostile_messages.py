@@ -18,8 +18,9 @@ from firmware.protocol.topics import Leaf, of_target, presence
 from firmware.protocol.words import AgentState
 from server.campaigns.intake import Intake
 from server.campaigns.reading import read_message
+from server.campaigns.standing import StandingService, Step
 from server.errors import ConflictError
-from server.planner.model import Verb
+from server.planner.model import Footprint, Verb
 from server.ports import AgentStatus
 
 FORGER = CryptoSigner.generate_ed25519()
@@ -308,6 +309,56 @@ class TestAsks:
         stage.broker.connected = True
         await stage.publisher.drain()
         assert device.permits == []
+
+
+class TestStanding:
+    async def activating(self, stage: Any) -> Any:
+        device = await TestAsks().ready(stage)
+        device._activate = lambda: None
+        stage.broker.connected = False
+        device.ask()
+        await stage.settle()
+        assert (await stage.states())[device.name] == "activating"
+        return device
+
+    async def test_a_quarantine_takes_back_the_permit_that_waits_to_be_sent(self, stage: Any) -> None:
+        device = await self.activating(stage)
+        standing = StandingService(stage.database, stage.clock)
+        await standing.change(device.name, Step.QUARANTINE, by="ann", reason="")
+        stage.broker.connected = True
+        device.ask()
+        await stage.settle()
+        assert device.permits == []
+        assert stage.ingest.dropped == {"agent-not-active": 1}
+        await standing.change(device.name, Step.RELEASE, by="ann", reason="")
+        device.ask()
+        await stage.settle()
+        assert [permit.verdict for permit in device.permits] == ["granted"]
+
+    async def test_an_ask_from_before_the_quarantine_gets_no_permit_after_it(self, stage: Any) -> None:
+        device = await TestAsks().ready(stage)
+        device.ask()
+        for message in stage.waiting:
+            await stage.ingest.on_message(*message)
+        stage.waiting.clear()
+        await stage.ingest.settle()
+        await StandingService(stage.database, stage.clock).change(device.name, Step.QUARANTINE, by="ann", reason="")
+        await stage.settle()
+        assert [permit.verdict for permit in device.permits] == ["wait"]
+
+    async def test_a_revoked_target_no_longer_counts_against_budgets(self, stage: Any) -> None:
+        device = await self.activating(stage)
+
+        def used(unit: Any) -> dict[str, int]:
+            loaded = unit.campaigns.load(Footprint(target=device.name))
+            return {group.key: group.used for group in loaded.groups}
+
+        assert set((await stage.database.read(used)).values()) == {1}
+        await StandingService(stage.database, stage.clock).change(device.name, Step.REVOKE, by="ann", reason="lost")
+        assert set((await stage.database.read(used)).values()) == {0}
+        stage.clock.time += 1000.0
+        await stage.settle()
+        await stage.check_books()
 
 
 class TestCounters:

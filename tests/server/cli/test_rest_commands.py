@@ -108,6 +108,26 @@ async def test_the_fleet_and_its_tokens(otaria: Shell) -> None:
     assert "site=oslo" in (await otaria("fleet", "token", "list"))[1]
 
 
+async def test_a_target_is_quarantined_released_and_revoked_for_ever(otaria: Shell) -> None:
+    words = ("fleet", "quarantine", "gw-1", "--reason", "seen in two places")
+    assert (await otaria(*words))[:2] == (0, "gw-1 is quarantined.\n")
+    assert (await otaria.json("fleet", "show", "gw-1"))["status"] == "quarantined"
+    assert (await otaria(*words))[0] == 0
+    assert (await otaria("fleet", "release", "gw-1"))[:2] == (0, "gw-1 is active.\n")
+    assert (await otaria("fleet", "revoke", "gw-1", "--reason", "stolen"))[:2] == (0, "gw-1 is revoked.\n")
+    for verb in ("release", "quarantine"):
+        code, _, err = await otaria("fleet", verb, "gw-1")
+        assert (code, "enrol the device anew" in err) == (1, True)
+    assert (await otaria("fleet", "revoke", "gw-99"))[0] == 1
+    trail = await otaria.people.database.read(lambda unit: unit.audit.page(target="gw-1"))
+    assert [(line.kind, line.actor) for line in trail] == [
+        ("target-quarantined", "the admin"),
+        ("target-active", "the admin"),
+        ("target-revoked", "the admin"),
+    ]
+    assert "seen in two places" in trail[0].text
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -26,6 +26,7 @@ READ = {
 }
 OPERATE = {
     "POST /campaigns",
+    "POST /fleet/{target}/quarantine",
     "POST /campaigns/{campaign}/start",
     "POST /campaigns/{campaign}/pause",
     "POST /campaigns/{campaign}/resume",
@@ -35,7 +36,12 @@ OPERATE = {
     "POST /releases",
     "POST /releases/{product}/{version}/deltas",
 }
-ADMINISTER = {"GET /claim-tokens", "POST /claim-tokens"}
+ADMINISTER = {
+    "GET /claim-tokens",
+    "POST /claim-tokens",
+    "POST /fleet/{target}/release",
+    "POST /fleet/{target}/revoke",
+}
 ALLOWED = {
     Role.VIEWER: READ,
     Role.AUDITOR: READ,

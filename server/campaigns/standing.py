@@ -1,0 +1,76 @@
+"""A target's standing: what people decide about the agent behind it.
+
+A quarantined agent is heard no more and gets no permit until somebody releases it; a revoked one never again, so it no
+longer counts against any budget. Both hold from the commit on: ingest, the devices' listener and the planner ask the same
+column. A permit that waits to be sent is taken back with it.
+"""
+
+from enum import StrEnum
+
+from firmware.errors import RefusedError
+from firmware.protocol.topics import Leaf, of_target
+from server.errors import NotFoundError
+from server.planner import budgets
+from server.planner.ledger import Ledger
+from server.planner.model import Footprint
+from server.ports import AgentStatus, Clock, Database, TargetView, Unit
+
+
+class Step(StrEnum):
+    """What people do to a target's standing."""
+
+    QUARANTINE = "quarantine"
+    RELEASE = "release"
+    REVOKE = "revoke"
+
+
+_AFTER = {
+    Step.QUARANTINE: AgentStatus.QUARANTINED,
+    Step.RELEASE: AgentStatus.ACTIVE,
+    Step.REVOKE: AgentStatus.REVOKED,
+}
+
+
+class StandingService:
+    """Changes the standing of targets, each change with a line on the trail."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def change(self, target: str, step: Step, *, by: str, reason: str) -> TargetView:
+        """Take a step and return the target as it is then; a step that changes nothing leaves no line.
+
+        Raises `NotFoundError`, or `RefusedError` (`revoked`) for a target whose agent was revoked: that is for ever.
+        """
+        now = self._clock.now()
+        return await self._database.write(lambda unit: _change(unit, target, step, by, reason, now))
+
+
+def _change(unit: Unit, name: str, step: Step, by: str, reason: str, now: float) -> TargetView:
+    before, status = _view(unit, name), _AFTER[step]
+    if before.status is status:
+        return before
+    if before.status is AgentStatus.REVOKED:
+        raise RefusedError("revoked", f"{name} was revoked, and that is for ever; enrol the device anew.")
+    unit.identities.set_agent_status(before.agent, status)
+    if status is not AgentStatus.ACTIVE:
+        unit.outbox.take_back(of_target(before.agent, name, Leaf.PERMIT))
+    if status is AgentStatus.REVOKED:
+        _free_tokens(unit, name, now)
+    text = f"{by} set {name} from {before.status} to {status}." + (f" {reason}" if reason else "")
+    unit.audit.add(at=now, kind=f"target-{status}", text=text, actor=by, target=name)
+    return _view(unit, name)
+
+
+def _free_tokens(unit: Unit, name: str, now: float) -> None:
+    ledger = Ledger(unit.campaigns.load(Footprint(target=name)), now)
+    budgets.release(ledger)
+    unit.campaigns.commit(ledger.decision())
+
+
+def _view(unit: Unit, name: str) -> TargetView:
+    view = unit.fleet.target(name)
+    if view is None:
+        raise NotFoundError(f"There is no target {name}; `otaria fleet list` shows those there are.")
+    return view
