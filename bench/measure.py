@@ -1,0 +1,79 @@
+"""How things are measured: by turns, in fresh processes where memory counts, with no garbage of the turn before."""
+
+import gc
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+PROCESS_TIMEOUT_S = 240
+MIB = 1 << 20
+
+Turn = Callable[[], float]
+"""Runs something once; the figure of that round."""
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long `work` takes, with the collector's debts paid before."""
+    gc.collect()
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def in_turns(rounds: int, *contestants: Turn) -> list[list[float]]:
+    """Each contestant's figures. Every round runs all of them, and every other round in the opposite order."""
+    figures: list[list[float]] = [[] for _ in contestants]
+    for turn in range(rounds):
+        order = list(enumerate(contestants))
+        for place, contestant in order if turn % 2 == 0 else reversed(order):
+            figures[place].append(contestant())
+    return figures
+
+
+def in_process(module: str, *arguments: str | Path) -> dict[str, Any]:
+    """Run `python -m module` as a process of its own; the JSON object that it prints as its last line.
+
+    Raises `RuntimeError` with its last words when it fails.
+    """
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PROCESS_TIMEOUT_S, check=False, cwd=_top())
+    if done.returncode:
+        raise RuntimeError(f"{module} {arguments[0] if arguments else ''} failed: {done.stderr.strip()[-2000:]}")
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def peak_bytes() -> int:
+    """The most memory this process ever had resident (VmHWM), which what its parent had does not enter."""
+    return _status_kib(Path("/proc/self/status"), "VmHWM") << 10
+
+
+def pss_bytes(pid: int) -> int:
+    """Resident memory of a process, pages it shares counted in proportion."""
+    return _status_kib(Path(f"/proc/{pid}/smaps_rollup"), "Pss") << 10
+
+
+def rss_bytes(pid: int) -> int:
+    """Resident memory of a process, pages it shares counted in full."""
+    return _status_kib(Path(f"/proc/{pid}/status"), "VmRSS") << 10
+
+
+def column(rounds: Sequence[Mapping[str, float]], key: str, scale: float = 1.0) -> list[float]:
+    """One figure of every round, divided by `scale`."""
+    return [found[key] / scale for found in rounds]
+
+
+def _status_kib(path: Path, field: str) -> int:
+    for line in path.read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if name == field:
+            return int(rest.split()[0])
+    raise RuntimeError(f"The kernel gives no {field}; these figures need Linux.")
+
+
+def _top() -> Path:
+    return Path(__file__).parent.parent

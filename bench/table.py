@@ -1,0 +1,45 @@
+"""The figures as a Markdown table, and its place in a document: between two markers, so that the words around it stay."""
+
+from collections.abc import Sequence
+
+from bench.result import Outcome, Result, Skipped
+
+BEGIN = "<!-- figures: begin (written by `make bench`) -->"
+END = "<!-- figures: end -->"
+_HEAD = "| figure | ours | peer or limit | its figure | ratio | of rounds | better |\n|---|--:|---|--:|--:|--:|---|"
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """One row per figure, in order, and one line for each that was skipped."""
+    rows = [_row(outcome) for outcome in outcomes if isinstance(outcome, Result)]
+    skipped = [f"- `{one.name}` was skipped. {one.reason}" for one in outcomes if isinstance(one, Skipped)]
+    return "\n".join([_HEAD, *rows, *([""] if skipped else []), *skipped])
+
+
+def between_markers(document: str, text: str) -> str:
+    """The document with `text` in place of what is between its markers. Raises `ValueError` unless it has each once."""
+    if document.count(BEGIN) != 1 or document.count(END) != 1 or document.index(BEGIN) > document.index(END):
+        raise ValueError(f"The document needs one line {BEGIN} and after it one line {END}.")
+    before, after = document.split(BEGIN)[0], document.split(END)[1]
+    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
+
+
+def figure(value: float) -> str:
+    """A number with three digits that mean something, and none invented."""
+    if value == 0 or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def _row(result: Result) -> str:
+    spread = f"{figure(result.ratio_low)} … {figure(result.ratio_high)} of {result.rounds}"
+    cells = (
+        f"`{result.name}`",
+        f"{figure(result.value)} {result.unit}",
+        result.peer,
+        figure(result.peer_value),
+        f"**{figure(result.ratio)}**",
+        spread,
+        result.better,
+    )
+    return f"| {' | '.join(cells)} |"
