@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from device_agent.core import events as ev
 from device_agent.core.commands import Command, CommitTrial, GiveUp, Reboot, RunHealth, Tell
 from device_agent.core.orders import Outcome, take_pending, take_up
+from device_agent.core.soak import soak_of, soak_of_boot
 from device_agent.core.staging import activation, resume_work
 from device_agent.core.states import (
     Activating,
@@ -40,7 +41,7 @@ _CAUSES = {
 def on_booted(standing: Standing, event: ev.Booted, moment: Moment) -> Outcome:
     """Compare the boot with the journal and go on from there."""
     same_boot = standing.boot.boot_id == event.status.boot_id
-    now_in = replace(standing, boot=event.status)
+    now_in = replace(standing, boot=event.status, soak=soak_of_boot(standing, same_boot, moment))
     state = standing.state
     if isinstance(state, Activating | Trial | Committed) and state.trial_id == event.status.trial_id:
         if event.status.outcome is BootOutcome.FELL_BACK:
@@ -53,9 +54,6 @@ def on_booted(standing: Standing, event: ev.Booted, moment: Moment) -> Outcome:
         return _activating_again(now_in, state, same_boot, moment)
     if isinstance(state, Trial):
         return _trial_over(now_in, state, moment)
-    if isinstance(state, Committed) and state.soaked_at is not None:
-        soaked_at = state.soaked_at if same_boot else moment.now + moment.tuning.soak_s
-        return replace(now_in, state=replace(state, boot_id=event.status.boot_id, soaked_at=soaked_at)), ()
     return _waiting(now_in, moment)
 
 
@@ -123,14 +121,6 @@ def give_up(standing: Standing, state: Trial, reason: Reason) -> Outcome:
 def deadline(state: Trial) -> float:
     """Monotonic seconds after which this agent no longer commits; the boot loader keeps its own."""
     return state.started_at + state.held.order.trial_s
-
-
-def raise_floor(standing: Standing, state: Committed) -> Outcome:
-    """The release has soaked: its signed floor becomes the target's."""
-    product = state.goal.content.product
-    floor = max(standing.floors.get(product, 0), min(state.goal.floor, state.goal.content.counter))
-    done = replace(standing, state=replace(state, soaked_at=None))
-    return replace(done, floors={**standing.floors, product: floor}) if floor else done, ()
 
 
 def _too_late(standing: Standing, state: Trial) -> Outcome:
@@ -214,10 +204,10 @@ def _commit(standing: Standing, state: Trial | Activating, moment: Moment) -> Ou
         goal=state.goal,
         boot_id=standing.boot.boot_id,
         trial_id=state.trial_id,
-        soaked_at=moment.now + moment.tuning.soak_s,
     )
     slots = {**standing.slots, state.goal.slot: replace(state.goal.content, good=True)}
-    after = replace(standing, state=committed, slots=slots)
+    soak = soak_of(replace(standing, soak=None), state.goal, moment)
+    after = replace(standing, state=committed, slots=slots, soak=soak)
     return take_pending(after, (Tell(state=AgentState.COMMITTED, held=state.held),), moment)
 
 

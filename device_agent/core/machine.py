@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from device_agent.core import boot, orders, staging
+from device_agent.core import boot, orders, soak, staging
 from device_agent.core import events as ev
 from device_agent.core.commands import Command, Reboot
 from device_agent.core.orders import previous_of
@@ -13,7 +13,6 @@ from device_agent.core.states import (
     TABLE,
     Activating,
     Asking,
-    Committed,
     Deferred,
     Downloading,
     Ordered,
@@ -56,6 +55,11 @@ def step(
 
 def wake_at(standing: Standing) -> float | None:
     """Monotonic seconds at which the core wants a `Woke`, or None. A time that has passed means now."""
+    times = [at for at in (soak.soak_at(standing), _state_wakes_at(standing)) if at is not None]
+    return min(times, default=None)
+
+
+def _state_wakes_at(standing: Standing) -> float | None:
     state = standing.state
     if isinstance(state, Ordered | Downloading | Deferred):
         return state.retry_at
@@ -65,8 +69,6 @@ def wake_at(standing: Standing) -> float | None:
         return state.ask_at
     if isinstance(state, Activating):
         return state.reboot_at
-    if isinstance(state, Committed):
-        return state.soaked_at
     if isinstance(state, Trial) and state.gave_up is None:
         times = [at for at in (state.check_at, boot.deadline(state)) if at is not None]
         return min(times)
@@ -93,7 +95,9 @@ def running_of(standing: Standing) -> Running:
 
 
 def _on_woke(standing: Standing, event: ev.Woke, moment: Moment) -> tuple[Standing, tuple[Command, ...]]:
-    at = wake_at(standing)
+    soaked_at, at = soak.soak_at(standing), _state_wakes_at(standing)
+    if standing.soak is not None and soaked_at is not None and soaked_at <= moment.now:
+        standing = soak.raise_floor(standing, standing.soak)
     if at is None or at > moment.now:
         return standing, ()
     state = standing.state
@@ -101,8 +105,6 @@ def _on_woke(standing: Standing, event: ev.Woke, moment: Moment) -> tuple[Standi
         return staging.ask(standing, event, moment)
     if isinstance(state, Trial):
         return boot.on_trial_wake(standing, state, moment)
-    if isinstance(state, Committed):
-        return boot.raise_floor(standing, state)
     if isinstance(state, Activating):
         again = replace(state, reboot_at=moment.now + moment.tuning.reboot_retry_s)
         return replace(standing, state=again), (Reboot(),)

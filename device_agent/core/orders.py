@@ -102,11 +102,16 @@ def previous_of(standing: Standing, slot: Slot) -> Content | Reason:
     if content is None or not content.good:
         text = "The other slot holds no release that ran well here; there is nothing to go back to."
         return Reason(kind=ReasonKind.NO_PREVIOUS, text=text)
+    return below_floor(standing, content) or content
+
+
+def below_floor(standing: Standing, content: Content) -> Reason | None:
+    """Why a release is too old for this target, if it is. Looked at again before activation: the floor may have risen since."""
     floor = standing.floors.get(content.product, 0)
-    if content.counter < floor:
-        text = f"The previous release has counter {content.counter}, below this target's floor {floor}."
-        return Reason(kind=ReasonKind.BELOW_FLOOR, text=text)
-    return content
+    if content.counter >= floor:
+        return None
+    text = f"{content.product} {content.version} has counter {content.counter}, below this target's floor {floor}."
+    return Reason(kind=ReasonKind.BELOW_FLOOR, text=text)
 
 
 def _cancel(standing: Standing, held: Held) -> Outcome:

@@ -17,7 +17,8 @@ from device_agent.core.commands import (
     TrySlot,
     VerifySlot,
 )
-from device_agent.core.orders import Outcome, expired, refuse
+from device_agent.core.orders import Outcome, below_floor, expired, refuse
+from device_agent.core.soak import soak_of
 from device_agent.core.states import (
     Activating,
     Asking,
@@ -149,6 +150,9 @@ def on_permit(standing: Standing, event: ev.PermitArrived, moment: Moment) -> Ou
     permit_until = state.asked_at + permit.valid_s
     if moment.now > permit_until:
         return standing, ()
+    below = below_floor(standing, state.goal.content)
+    if below is not None:
+        return refuse(standing, state.held, below)
     return _activate(standing, state, permit_until, moment)
 
 
@@ -186,9 +190,9 @@ def _already_running(standing: Standing, held: Held, goal: Goal, moment: Moment)
         goal=replace(goal, slot=standing.boot.slot),
         boot_id=standing.boot.boot_id,
         trial_id=None,
-        soaked_at=moment.now + moment.tuning.soak_s,
     )
-    return replace(standing, state=committed), (Tell(state=AgentState.COMMITTED, held=held, reason=reason),)
+    soak = soak_of(standing, committed.goal, moment) or standing.soak
+    return replace(standing, state=committed, soak=soak), (Tell(state=AgentState.COMMITTED, held=held, reason=reason),)
 
 
 def _later(standing: Standing, state: Ordered | Downloading, reason: Reason, jitter: float, moment: Moment) -> Outcome:

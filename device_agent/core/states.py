@@ -85,13 +85,12 @@ class Trial(Struct, frozen=True, kw_only=True, tag=Word.TRIAL.value):
 
 
 class Committed(Struct, frozen=True, kw_only=True, tag=Word.COMMITTED.value):
-    """The order is fulfilled. At `soaked_at` (None: done) the release's floor becomes this target's."""
+    """The order is fulfilled; what it committed may still soak (`Standing.soak`)."""
 
     held: Held
     goal: Goal
     boot_id: str
     trial_id: str | None
-    soaked_at: float | None = None
 
 
 class Deferred(Struct, frozen=True, kw_only=True, tag=Word.DEFERRED.value):
@@ -147,6 +146,15 @@ State = (
 )
 
 
+class Soak(Struct, frozen=True, kw_only=True):
+    """A committed release in `slot`, whose floor becomes this target's at `soaked_at`."""
+
+    slot: Slot
+    product: str
+    floor: int
+    soaked_at: float
+
+
 class Standing(Struct, frozen=True, kw_only=True):
     """All an agent knows about its target. `pending`: the order to take up when the running activation has ended.
     `noted`: hashes of stale, foreign or equivocal orders that were reported, newest last."""
@@ -158,6 +166,7 @@ class Standing(Struct, frozen=True, kw_only=True):
     floors: dict[str, int] = {}
     slots: dict[Slot, Content] = {}
     noted: tuple[str, ...] = ()
+    soak: Soak | None = None
     boot: BootStatus = NO_BOOT
 
 
@@ -216,7 +225,7 @@ TABLE: dict[Key, Row] = {
     **_rows(ev.StageRefused, {_DOWN: {_FAILED, _DOWN}}, late=True),
     **_rows(ev.StageDelayed, {_DOWN: {_DOWN}}, late=True),
     **_rows(ev.SlotVerified, {_ORDERED: {_STAGED, _REFUSED, _ORDERED}, _STAGED: {_STAGED, _DOWN, _REFUSED}}, late=True),
-    **_rows(ev.PermitArrived, {_ASKING: {_ASKING, _ACTIVATING}}, late=True),
+    **_rows(ev.PermitArrived, {_ASKING: {_ASKING, _ACTIVATING, _REFUSED}}, late=True),
     **_rows(ev.ActivationFailed, {_ACTIVATING: {_FAILED} | _START}),
     **_rows(ev.HealthFinished, {_TRIAL: {_TRIAL}}, late=True),
     **_rows(ev.TrialCommitted, {_TRIAL: {_COMMITTED} | _START}),

@@ -1,10 +1,12 @@
 """The rules of the device core, one playbook each."""
 
 import pytest
+from msgspec.structs import replace
 
 from device_agent.core import commands as do
 from device_agent.core import events as ev
 from device_agent.core.machine import TransitionError, running_of, step, wake_at
+from device_agent.core.soak import soak_at
 from device_agent.core.states import TABLE, Downloading, FellBack, Refused, Standing
 from device_agent.ports import BootOutcome, Slot
 from firmware.protocol.order import Counter
@@ -448,6 +450,52 @@ def test_floor_rises_only_after_the_soak() -> None:
     p.wake()
     assert p.standing.floors == {"demo": 2}
     assert not running_of(p.standing).rollback_available
+
+
+@pytest.mark.parametrize("action", [Action.NOTHING, Action.INSTALL])
+def test_security_order_during_the_soak_does_not_keep_the_floor_down(action: Action) -> None:
+    p = Player().committed(floor=2).ordered(held(2, action))
+    p.now += TUNING.soak_s - 20
+    p.tell(boot("boot-2", Slot.B))
+    p.now += 21
+    while p.standing.soak is not None:
+        p.wake()
+    assert p.standing.floors == {"demo": 2}
+
+
+def test_security_ordering_what_runs_again_does_not_lengthen_the_soak() -> None:
+    p = Player().committed(floor=2)
+    soaked_at = p.standing.soak and p.standing.soak.soaked_at
+    p.now += TUNING.soak_s - 1
+    p.downloading(held(2), floor=2)
+    assert p.word == "committed"
+    assert p.standing.soak and p.standing.soak.soaked_at == soaked_at
+
+
+def test_soak_counts_only_in_its_own_slot_and_ends_with_another_commit() -> None:
+    p = Player().committed(floor=2).tell(boot("boot-3", Slot.A))
+    p.now += 2 * TUNING.soak_s
+    assert soak_at(p.standing) is None
+    p.tell(boot("boot-4", Slot.B)).wake()
+    assert p.standing.floors == {"demo": 2}
+
+
+def test_floor_does_not_rise_in_mid_activation() -> None:
+    p = Player().committed(floor=2).ordered(held(2, Action.ROLLBACK))
+    p.tell(ev.SlotVerified(order_hash=held(2, Action.ROLLBACK).hash, intact=True)).wake().tell(p.permit())
+    assert (p.word, soak_at(p.standing)) == ("activating", None)
+    p.reboot_into_trial("boot-4").healthy().tell(ev.TrialCommitted(trial_id=p.standing.state.trial_id))  # type: ignore[union-attr]
+    assert p.standing.soak is None, "the release that was left no longer soaks"
+
+
+def test_security_permit_for_a_release_below_a_floor_that_rose_meanwhile_is_refused() -> None:
+    p = Player().committed(floor=2).ordered(held(2, Action.ROLLBACK))
+    p.tell(ev.SlotVerified(order_hash=held(2, Action.ROLLBACK).hash, intact=True)).wake()
+    permit = p.permit()
+    p.standing = replace(p.standing, soak=None, floors={"demo": 2})
+    p.tell(permit)
+    assert p.told == [("refused", "below-floor")]
+    assert p.done == []
 
 
 def test_floor_never_locks_out_the_release_that_set_it() -> None:
