@@ -469,7 +469,8 @@ def test_security_ordering_what_runs_again_does_not_lengthen_the_soak() -> None:
     p.now += TUNING.soak_s - 1
     p.downloading(held(2), floor=2)
     assert p.word == "committed"
-    assert p.standing.soak and p.standing.soak.soaked_at == soaked_at
+    assert p.standing.soak is not None
+    assert p.standing.soak.soaked_at == soaked_at
 
 
 def test_soak_counts_only_in_its_own_slot_and_ends_with_another_commit() -> None:
