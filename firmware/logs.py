@@ -12,14 +12,15 @@ _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "task
 
 
 class FieldFormatter(logging.Formatter):
-    """`TIME LEVEL LOGGER MESSAGE name=value …`, with the fields of `extra` in the order they were given."""
+    """`TIME LEVEL LOGGER MESSAGE name=value …`, with the fields of `extra` that have a value, as given."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the base class names it so
         line = super().formatMessage(record)
-        fields = (f"{name}={_shown(value)}" for name, value in vars(record).items() if name not in _OWN)
+        given = ((name, value) for name, value in vars(record).items() if name not in _OWN and value is not None)
+        fields = (f"{name}={_shown(value)}" for name, value in given)
         return " ".join((line, *fields))
 
 

@@ -20,6 +20,7 @@ def test_the_fields_of_a_record_are_in_its_line() -> None:
 
 def test_a_record_without_fields_is_its_message() -> None:
     assert line().endswith(" device_agent.gate dropped")
+    assert line(reason_kind=None).endswith(" device_agent.gate dropped")
 
 
 @pytest.mark.parametrize(
