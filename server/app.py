@@ -25,6 +25,7 @@ from firmware.protocol.codec import canonical
 from firmware.protocol.topics import CATALOGUE
 from server.campaigns.deltas import DeltaFactory
 from server.campaigns.engine import Engine
+from server.campaigns.housekeeping import Housekeeping
 from server.campaigns.ingest import Ingest
 from server.campaigns.publisher import Publisher
 from server.campaigns.releases import ReleaseService
@@ -146,6 +147,7 @@ class Server:
             ("transport", core.transport.run()),
             ("release service", core.releases.run()),
             ("catalogue renewal", _renewals(foundation, core.publisher)),
+            ("housekeeping", Housekeeping(foundation.database, foundation.clock).run()),
         )
         for name, work in parts:
             self._tasks[asyncio.create_task(work, name=name)] = name

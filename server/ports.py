@@ -343,13 +343,15 @@ class InboxItem:
 
 
 class SeqVerdict(StrEnum):
-    """What a report's (journal, seq, hash) is: new, a repeat of what is stored, too early, or a clone's."""
+    """What a report's (journal, seq, hash) is: new, a repeat of what is stored, too early, a clone's, or of one journal more
+    than an agent may begin."""
 
     NEW = "new"
     NEW_AFTER_GAP = "new_after_gap"
     REPEAT = "repeat"
     EARLY = "early"
     CLONE = "clone"
+    TOO_MANY_JOURNALS = "too_many_journals"
 
 
 class Inbox(Protocol):
@@ -363,6 +365,10 @@ class Inbox(Protocol):
     def add(self, kind: str, target: str, digest: str, body: Mapping[str, Any], received_at: float) -> None: ...
     def unprocessed(self, limit: int) -> Sequence[InboxItem]: ...
     def mark_processed(self, item_id: int) -> None: ...
+    def forget(self, before: float, now: float, limit: int) -> int:
+        """Forget of the first `limit` processed messages those received before (or, by a clock that was wrong, in the
+        future); returns how many."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)

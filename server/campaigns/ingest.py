@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from firmware.errors import OtariaError, RefusedError
+from firmware.protocol.topics import parse
 from server.campaigns.director import Director
 from server.campaigns.intake import Intake
+from server.campaigns.pace import Pace
 from server.campaigns.reading import PresenceHint, ProgressHint, Reading, read_message
 from server.ports import Clock, Database, Unit
 
@@ -36,7 +38,13 @@ class Ingest:
     outbox has messages. `dropped` counts dropped messages by reason."""
 
     def __init__(
-        self, database: Database, clock: Clock, director: Director, *, on_stored: Callable[[], None] = lambda: None
+        self,
+        database: Database,
+        clock: Clock,
+        director: Director,
+        *,
+        on_stored: Callable[[], None] = lambda: None,
+        pace: Pace | None = None,
     ) -> None:
         self._database = database
         self._clock = clock
@@ -45,6 +53,7 @@ class Ingest:
         self._queue: asyncio.Queue[_Raw] = asyncio.Queue(QUEUE)
         self._dropped: Counter[str] = Counter()
         self._logged_at: dict[str, float] = {}
+        self._pace = pace or Pace()
 
     @property
     def dropped(self) -> Mapping[str, int]:
@@ -52,7 +61,11 @@ class Ingest:
         return self._dropped
 
     async def on_message(self, topic: str, payload: bytes, retained: bool) -> None:
-        """Queue one message; waits while the queue is full, which slows the broker down to what the disk can take."""
+        """Queue one message; waits while the queue is full, which slows the broker down to what the disk can take. Drops it
+        when its agent speaks too fast."""
+        if not self._pace.allows(_speaker(topic), self._clock.now()):
+            self._drop([RefusedError("too-fast", "An agent sends more than any needs to; it will send it again.")])
+            return
         await self._queue.put(_Raw(topic=topic, payload=payload, retained=retained))
 
     async def run(self) -> None:
@@ -120,6 +133,14 @@ class Ingest:
             if now - self._logged_at.get(reason.kind, -LOG_EVERY_S) >= LOG_EVERY_S:
                 self._logged_at[reason.kind] = now
                 _log.warning("message dropped: %s", reason.text, extra={"kind": reason.kind})
+
+
+def _speaker(topic: str) -> str:
+    """The agent whose topic it is, by which the broker let it speak; all that is not ours counts as one."""
+    try:
+        return parse(topic).agent
+    except RefusedError:
+        return ""
 
 
 def _read(unit: Unit, batch: Sequence[_Raw]) -> tuple[list[Reading], list[RefusedError]]:

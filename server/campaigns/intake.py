@@ -56,6 +56,8 @@ class Intake:
                 self._ack(said, report)
             case SeqVerdict.EARLY:
                 self.dropped.append("early")
+            case SeqVerdict.TOO_MANY_JOURNALS:
+                self.dropped.append("too-many-journals")
             case SeqVerdict.CLONE:
                 self._quarantine(said, report)
 

@@ -3,12 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, delete, insert, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, func, insert, or_, select, update
 
 from firmware.protocol.order import Counter
 from server.errors import ConflictError
 from server.ports import InboxItem, OutboxItem, Page, SeqVerdict, StoredOrder
 from server.storage.tables import INBOX, JOURNAL, ORDER, OUTBOX, TARGET
+
+MAX_JOURNALS = 1000
+"""An agent begins a journal when it is made or wiped. One that begins ever more only fills the disk."""
+FUTURE_S = 86400.0
 
 _INBOX_COLUMNS = (INBOX.c.id, INBOX.c.kind, INBOX.c.target, INBOX.c.hash, INBOX.c.received_at, INBOX.c.body)
 
@@ -29,6 +33,9 @@ _ECHO = update(TARGET).where(
         and_(TARGET.c.echoed_epoch == bindparam("above_epoch"), TARGET.c.echoed_n < bindparam("above_n")),
     ),
 )
+_OLD_ASKS = delete(INBOX).where(
+    INBOX.c.target == bindparam("of_target"), INBOX.c.kind == "ask", INBOX.c.pending.is_(False)
+)
 _CURRENT = select(ORDER).where(ORDER.c.target == bindparam("of_target"))
 
 
@@ -48,6 +55,8 @@ class SqlInbox:
         last, floor = self._position(agent, journal)
         if seq <= last:
             return self._judge_old(agent, journal, seq, digest)
+        if not last and floor == 1 and self._journals(agent) >= MAX_JOURNALS:
+            return SeqVerdict.TOO_MANY_JOURNALS
         if oldest > max(floor, last + 1):
             floor = oldest
             self._write_position(agent, journal, last, floor)
@@ -77,13 +86,23 @@ class SqlInbox:
         return [InboxItem(**row) for row in self._db.execute(query).mappings()]
 
     def mark_processed(self, item_id: int) -> None:
-        """Never hand this message out again; it stays as evidence."""
+        """Never hand this message out again; it stays as evidence until it is forgotten."""
         self._db.execute(_PROCESSED, {"item": item_id})
+
+    def forget(self, before: float, now: float, limit: int) -> int:
+        """Forget of the first `limit` processed messages those received before (or, by a clock that was wrong, in the
+        future); returns how many."""
+        first = select(INBOX.c.id).where(INBOX.c.pending.is_(False)).order_by(INBOX.c.id).limit(limit)
+        old = or_(INBOX.c.received_at < before, INBOX.c.received_at > now + FUTURE_S)
+        return self._db.execute(delete(INBOX).where(INBOX.c.id.in_(first.scalar_subquery()), old)).rowcount
 
     def _judge_old(self, agent: str, journal: str, seq: int, digest: str) -> SeqVerdict:
         where = (INBOX.c.agent == agent, INBOX.c.journal == journal, INBOX.c.seq == seq)
         stored = self._db.execute(select(INBOX.c.hash).where(*where)).scalar()
         return SeqVerdict.REPEAT if stored in (None, digest) else SeqVerdict.CLONE
+
+    def _journals(self, agent: str) -> int:
+        return self._db.execute(select(func.count()).select_from(JOURNAL).where(JOURNAL.c.agent == agent)).scalar_one()
 
     def _position(self, agent: str, journal: str) -> tuple[int, int]:
         row = self._db.execute(_POSITION, {"agent": agent, "journal": journal}).first()
@@ -139,7 +158,10 @@ class SqlOrders:
         return None if row is None else _order(dict(row))
 
     def put(self, order: StoredOrder) -> None:
-        """Make this the current order; raises `ConflictError` unless its counter is above the stored one's."""
+        """Make this the current order; raises `ConflictError` unless its counter is above the stored one's.
+
+        Handled asks are forgotten with it: they name the order before, and so can be replayed to no effect.
+        """
         current = self.current(order.target)
         values = {
             "target": order.target,
@@ -156,6 +178,7 @@ class SqlOrders:
             self._db.execute(update(ORDER).where(ORDER.c.target == order.target).values(**values))
         else:
             raise ConflictError(f"The order of {order.target} must have a counter above {current.counter}.")
+        self._db.execute(_OLD_ASKS, {"of_target": order.target})
 
     def echoed(self, target: str) -> Counter | None:
         """The highest counter the target echoed in a signed report."""

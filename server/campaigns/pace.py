@@ -1,0 +1,42 @@
+"""How fast one agent may speak: a token bucket for each, so that one that floods us with good signatures is slowed alone.
+
+What goes beyond is dropped; a report is sent again and so only comes later. The numbers are far above what an agent needs
+that empties its outbox after a month away.
+"""
+
+from dataclasses import dataclass
+
+MESSAGES_PER_S = 20.0
+BURST = 400.0
+MAX_AGENTS = 200_000
+"""Buckets kept at most. Beyond, all are forgotten, which lets everybody speak a burst's worth again."""
+
+
+@dataclass
+class _Bucket:
+    left: float
+    at: float
+
+
+class Pace:
+    """Buckets by agent id. Times in seconds; a clock that goes back fills nothing."""
+
+    def __init__(self, *, per_s: float = MESSAGES_PER_S, burst: float = BURST, max_agents: int = MAX_AGENTS) -> None:
+        self._per_s = per_s
+        self._burst = burst
+        self._max_agents = max_agents
+        self._buckets: dict[str, _Bucket] = {}
+
+    def allows(self, agent: str, now: float) -> bool:
+        """Whether the agent may speak one message more at `now`; counts it if so."""
+        bucket = self._buckets.get(agent)
+        if bucket is None:
+            if len(self._buckets) >= self._max_agents:
+                self._buckets.clear()
+            bucket = self._buckets[agent] = _Bucket(left=self._burst, at=now)
+        bucket.left = min(self._burst, bucket.left + max(0.0, now - bucket.at) * self._per_s)
+        bucket.at = now
+        if bucket.left < 1.0:
+            return False
+        bucket.left -= 1.0
+        return True
