@@ -29,7 +29,7 @@ from device_agent.transport.mqtt import Broker, MqttLink, Will
 from device_agent.transport.tls import client_context
 from device_agent.trusted_time import BUILD_TIME
 from device_agent.work import Ports
-from firmware.errors import UnavailableError
+from firmware.errors import RefusedError, UnavailableError
 
 CATALOGUE_FOLDER = "catalogue"
 INSTALL_FOLDER = "install"
@@ -76,9 +76,9 @@ class _Clocked:
 def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
     """The agent of a directory that enrolment filled.
 
-    Raises `UnavailableError` (`not-enrolled`) or `RefusedError` (`bad-config`, `bad-key`, `catalogue-refused`).
+    Raises `UnavailableError` (`not-enrolled`) or `RefusedError` (`bad-config`, `bad-directory`, `bad-key`, `catalogue-refused`).
     """
-    directory = directory.absolute()
+    directory = _unicode(directory.absolute())
     identity, config = load_identity(directory), load_config(directory)
     clock, clocked, session = clock or BootClock(), _Clocked(), secrets.token_urlsafe(18)
     context = client_context(directory, clocked)
@@ -156,6 +156,16 @@ def _broker(identity: Identity, config: Config) -> Broker:
         reconnect_min_s=wait.reconnect_min_s,
         reconnect_max_s=wait.reconnect_max_s,
     )
+
+
+def _unicode(directory: Path) -> Path:
+    """Errors name files, and reports and the journal carry errors: both are Unicode."""
+    try:
+        str(directory.resolve()).encode()
+    except UnicodeEncodeError as error:
+        text = f"The name of {directory!r} is not UTF-8; use another directory."
+        raise RefusedError("bad-directory", text) from error
+    return directory
 
 
 def _folder(directory: Path, name: str) -> Path:

@@ -14,10 +14,13 @@ from device_agent.core.values import Tuning
 from device_agent.post import Pace
 from device_agent.runtime import Settings
 from firmware.errors import RefusedError, UnavailableError
+from firmware.protocol.codec import canonical
 from firmware.protocol.words import Label
 
 CONFIG_FILE = "agent.toml"
 MAX_BYTES = 65536
+MAX_LABELS_BYTES = 12288
+"""All labels as JSON: with the rest of an inventory they fit into one report."""
 
 PositiveSeconds = Annotated[float, Meta(gt=0, le=86400)]
 
@@ -41,7 +44,7 @@ class Intervals(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`board`: the board's directory. `labels`: facts about this target that campaigns may select by."""
 
-    board: Annotated[str, Meta(min_length=1, max_length=1024)] = ".."
+    board: Annotated[str, Meta(min_length=1, max_length=1024, pattern=r"^[^\x00]*\Z")] = ".."
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     labels: Annotated[dict[Annotated[str, Meta(max_length=64)], Label], Meta(max_length=64)] = {}
     intervals: Intervals = Intervals()
@@ -59,9 +62,13 @@ def load_config(directory: Path) -> Config:
     if len(data) > MAX_BYTES:
         raise RefusedError("bad-config", f"{path} has more than {MAX_BYTES} bytes.")
     try:
-        return msgspec.convert(tomllib.loads(data.decode()), Config, strict=True)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        config = msgspec.convert(tomllib.loads(data.decode()), Config, strict=True)
+    except (ValueError, RecursionError, msgspec.ValidationError) as error:  # ValueError: also a number of 5,000 digits
         raise RefusedError("bad-config", f"{path}: {error}. Correct it and start again.") from error
+    size = len(canonical(config.labels))
+    if size > MAX_LABELS_BYTES:
+        raise RefusedError("bad-config", f"{path}: the labels take {size} bytes; at most {MAX_LABELS_BYTES} fit.")
+    return config
 
 
 def runtime_settings(config: Config, agent_version: str) -> Settings:

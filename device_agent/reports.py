@@ -1,7 +1,11 @@
-"""Makes the signed reports that go into the outbox."""
+"""Makes the signed reports that go into the outbox.
+
+What the server would refuse must never get in: reports leave in order, so one of them would hold up all after it for ever.
+"""
 
 from dataclasses import dataclass
 
+from msgspec.structs import replace
 from securesystemslib.signer import Signer
 
 from device_agent import outbox as box
@@ -13,6 +17,7 @@ from device_agent.outbox import Entry, Outbox
 from firmware.protocol.envelope import payload_hash, seal
 from firmware.protocol.report import REPORT_KIND, Inventory, Reason, Report
 from firmware.protocol.topics import Leaf
+from firmware.protocol.words import MAX_TEXT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +46,7 @@ def enqueue(outbox: Outbox, tell: Tell, standing: Standing, facts: Facts) -> Out
         order_hash=tell.held.hash if tell.held else None,
         campaign=order.campaign if order else None,
         change_id=order.change_id if order else None,
-        reason=tell.reason,
+        reason=_fitting(tell.reason),
         evidence=tell.evidence,
     )
     return _add(outbox, report, Leaf.REPORT, facts.signer)
@@ -62,10 +67,17 @@ def enqueue_inventory(
         state=word_of(standing.state),
         running=running_of(standing),
         counter=standing.highest,
-        reason=reason,
+        reason=_fitting(reason),
         inventory=inventory,
     )
     return _add(outbox, report, Leaf.INVENTORY, facts.signer)
+
+
+def _fitting(reason: Reason | None) -> Reason | None:
+    """The reason with a text that the wire takes: bounded, and Unicode (a file's name may not be)."""
+    if reason is None:
+        return None
+    return replace(reason, text=reason.text.encode(errors="replace").decode()[:MAX_TEXT])
 
 
 def _add(outbox: Outbox, report: Report, leaf: Leaf, signer: Signer) -> Outbox:

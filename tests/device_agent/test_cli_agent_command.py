@@ -1,6 +1,7 @@
 """`otaria-agent`: every wrong use is a sentence and an exit code, and changes nothing."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -119,7 +120,19 @@ def test_every_command_has_help_with_an_example(command: str, capsys: pytest.Cap
 
 @pytest.mark.parametrize(
     "text",
-    ["board = 7", "unknown = 1", "[intervals]\nask_min_s = -1", "[intervals]\nask_min_s = nan", "board = ", "\xff"],
+    [
+        "board = 7",
+        "unknown = 1",
+        "[intervals]\nask_min_s = -1",
+        "[intervals]\nask_min_s = nan",
+        "board = ",
+        "\xff",
+        'board = "a\\u0000b"',
+        "board = " + "[" * 30_000,
+        "board = " + "9" * 30_000,
+        "[labels]\n" + "".join(f'l{n} = "{"x" * 128}"\n' for n in range(64)).replace("x", r"\u4e2d"),
+    ],
+    ids=["type", "unknown", "negative", "nan", "empty", "no-utf8", "nul", "deep", "long-number", "many-labels"],
 )
 def test_bad_configuration_names_the_file(directory: Path, text: str) -> None:
     (directory / "agent.toml").write_bytes(text.encode("latin-1"))
@@ -140,6 +153,15 @@ def test_composition_names_what_enrolment_left_out(directory: Path) -> None:
     with pytest.raises(UnavailableError) as caught:
         compose(directory)
     assert caught.value.kind == "not-enrolled"
+
+
+def test_directory_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    save_identity(folder, IDENTITY, FileEffects())
+    with pytest.raises(RefusedError) as caught:
+        compose(folder)
+    assert caught.value.kind == "bad-directory"
 
 
 def test_identity_comes_back(tmp_path: Path) -> None:
