@@ -4,6 +4,7 @@ A power cut can't damage it; a failing medium can. A damaged journal never stops
 id, says so in its first report, and the server sees a new sequence.
 """
 
+import errno
 import hashlib
 from pathlib import Path
 
@@ -46,8 +47,19 @@ class Journal:
         self._path = directory / JOURNAL_FILE
 
     def load(self) -> Record | None:
-        """The stored record, None when there never was one. Raises `RefusedError` (`journal-damaged`)."""
-        data = self._effects.read(self._path)
+        """The stored record, None when there never was one. Raises `RefusedError` (`journal-damaged`), also when the medium
+        lost it, and `UnavailableError` (`storage-fault`) when it may be had later."""
+        try:
+            data = self._effects.read(self._path)
+        except OSError as error:
+            if error.errno == errno.EIO:
+                raise RefusedError(
+                    "journal-damaged", "The medium gives the journal back no more; a new one is begun."
+                ) from error
+            raise UnavailableError(
+                ReasonKind.STORAGE_FAULT,
+                f"The journal {self._path} cannot be read: {error.strerror or error}; check its owner and its kind.",
+            ) from error
         return None if data is None else decode(data)
 
     def store(self, record: Record) -> None:

@@ -117,7 +117,7 @@ class Runtime:
         except RefusedError as error:
             stored, trouble = None, Reason(kind=error.kind, text=error.text)
             log.warning("journal damaged", extra={"reason": error.text})
-        self._record = stored if stored is not None else self._new_record(status)
+        self._record = self._with_running(stored or self._new_record(), status)
         self._time.learn(self._record.trusted_time, self._now())
         self._gate.want_refresh(self._now())
         self._apply(ev.Booted(status=status))
@@ -371,10 +371,18 @@ class Runtime:
         is_note = tell.state is AgentState.REFUSED and not current
         return is_note and len(self._record.outbox.entries) >= self._settings.max_waiting_notes
 
-    def _new_record(self, status: BootStatus) -> Record:
-        running = self._identify(self._ports.slots, status.slot) if status.outcome is not BootOutcome.TRIAL else None
-        slots = {} if running is None else {status.slot: running}
-        return Record(outbox=outbox.Outbox(journal=self._ports.chance.nonce()), standing=Standing(slots=slots))
+    def _new_record(self) -> Record:
+        return Record(outbox=outbox.Outbox(journal=self._ports.chance.nonce()))
+
+    def _with_running(self, record: Record, status: BootStatus) -> Record:
+        """What runs is read from its slot when the journal doesn't tell: after its loss, or after the boot loader's rescue."""
+        if status.slot in record.standing.slots or status.outcome is BootOutcome.TRIAL:
+            return record
+        running = self._identify(self._ports.slots, status.slot)
+        if running is None:
+            return record
+        slots = {**record.standing.slots, status.slot: running}
+        return replace(record, standing=replace(record.standing, slots=slots))
 
     def _topic(self, leaf: topics.Leaf) -> str:
         return topics.of_target(self._identity.agent, self._identity.target, leaf)

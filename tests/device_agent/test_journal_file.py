@@ -1,5 +1,6 @@
 """The journal: old or new, never between; what it says is what was stored; damage is noticed, never believed."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,11 @@ from msgspec.structs import replace
 from device_agent.core.states import Asking, Staged, Standing
 from device_agent.core.values import Goal
 from device_agent.effects import FileEffects
-from device_agent.journal import JOURNAL_FILE, Journal, Record, decode, encode
-from device_agent.outbox import Entry, Outbox
+from device_agent.journal import JOURNAL_FILE, MAX_BYTES, Journal, Record, decode, encode
+from device_agent.outbox import MAX_ENTRIES, Entry, Outbox
 from device_agent.ports import Slot
 from firmware.errors import RefusedError, UnavailableError
+from firmware.protocol.report import MAX_REPORT_BYTES
 from tests.crash.disk import Disk
 from tests.device_agent.core.playbook import Player, content, held
 
@@ -86,3 +88,39 @@ def test_failed_write_is_a_typed_error_and_leaves_the_old_record() -> None:
 def test_file_is_private(tmp_path: Path) -> None:
     Journal(FileEffects(), tmp_path).store(record())
     assert (tmp_path / JOURNAL_FILE).stat().st_mode & 0o777 == 0o600
+
+
+class Failing(FileEffects):
+    """A medium on which reading fails."""
+
+    def __init__(self, code: int) -> None:
+        self._code = code
+
+    def read(self, path: Path) -> bytes | None:
+        raise OSError(self._code, "the medium says no", str(path))
+
+
+def test_journal_that_the_medium_lost_is_damaged_and_any_other_failure_is_waited_for(tmp_path: Path) -> None:
+    with pytest.raises(RefusedError) as lost:
+        Journal(Failing(errno.EIO), tmp_path).load()
+    assert lost.value.kind == "journal-damaged"
+    with pytest.raises(UnavailableError, match=r"journal\.json") as later:
+        Journal(Failing(errno.EACCES), tmp_path).load()
+    assert later.value.kind == "storage-fault"
+
+
+def test_folder_in_place_of_the_journal_is_said(tmp_path: Path) -> None:
+    (tmp_path / JOURNAL_FILE).mkdir()
+    with pytest.raises(UnavailableError, match="directory"):
+        Journal(FileEffects(), tmp_path).load()
+
+
+def test_full_outbox_of_the_largest_reports_is_read_again() -> None:
+    entries = tuple(
+        Entry(seq=seq, hash="a" * 64, leaf="report", envelope=b"x" * MAX_REPORT_BYTES)
+        for seq in range(1, MAX_ENTRIES + 1)
+    )
+    full = Record(outbox=Outbox(journal="j", next_seq=MAX_ENTRIES + 1, entries=entries))
+    data = encode(full)
+    assert len(data) <= MAX_BYTES
+    assert decode(data) == full
