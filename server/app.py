@@ -122,7 +122,7 @@ class Server:
 
     async def _start(self) -> None:
         settings, stack = self._settings, self._stack
-        settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_state(settings.state)
         stack.enter_context(_only_one(settings.state))
         people_tls = people_context(settings.http.people_certificate, settings.http.people_key)
         people = stack.enter_context(_listening(settings.http.people, "http.people"))
@@ -267,6 +267,17 @@ async def _renewals(base: Foundation, publisher: Publisher) -> None:
             log.error("the catalogue could not be renewed: %s", error)
             pause_s = RENEW_RETRY_S
         await asyncio.sleep(pause_s)
+
+
+def _make_state(state: Path) -> None:
+    """Make the state directory and see that it can be written; raises `UnavailableError` (`state-unusable`)."""
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (state / "server.lock").touch(mode=0o600)
+    except OSError as error:
+        why = error.strerror or str(error)
+        text = f"`server.state` is {state}, which cannot be used ({why}); name a directory that this user may write."
+        raise UnavailableError("state-unusable", text) from error
 
 
 @contextmanager

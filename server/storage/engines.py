@@ -37,10 +37,17 @@ def parse_url(url: str) -> URL:
 
 
 def make_engine(url: URL, *, writer: bool, size: int) -> Engine:
-    """An engine of at most `size` connections; the writer's transactions take the write lock when they begin."""
-    engine = create_engine(
-        url, pool_size=size, max_overflow=0, json_serializer=_encode, json_deserializer=msgspec.json.decode
-    )
+    """An engine of at most `size` connections; the writer's transactions take the write lock when they begin.
+
+    Raises `RefusedError` (`database-url`) for a database whose driver is not installed.
+    """
+    try:
+        engine = create_engine(
+            url, pool_size=size, max_overflow=0, json_serializer=_encode, json_deserializer=msgspec.json.decode
+        )
+    except ImportError as error:
+        text = f"There is no driver for {url.get_backend_name()} here ({error}); use SQLite, or install the driver."
+        raise RefusedError("database-url", text) from error
     if url.get_backend_name() == "sqlite":
         _tune_sqlite(engine, "BEGIN IMMEDIATE" if writer else "BEGIN")
     return engine

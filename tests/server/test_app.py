@@ -15,6 +15,8 @@ from firmware.errors import OtariaError, RefusedError, UnavailableError
 from server.app import Running, Server, run
 from server.cli import run as run_command
 from server.config import Settings, load_settings
+from server.identity.authority import Authorities
+from server.transport.broker import start_broker
 
 CONFIG = """
 [http]
@@ -129,6 +131,80 @@ async def test_a_taken_port_and_a_missing_catalogue_are_told_in_words(tmp_path: 
     assert missing.value.kind == "catalogue-missing"
     async with Server(settings):
         """A failed start released the lock and the sockets: the next one succeeds."""
+
+
+async def _works(running: Running, secret: str) -> None:
+    """It reaches its broker, which readiness asks for, and answers."""
+    await _ready(running.people_url)
+    assert (await _get(f"{running.people_url}/api/v1/fleet", secret))[0] == 200
+
+
+async def test_it_runs_on_the_embedded_broker(tmp_path: Path, settings: Settings) -> None:
+    (tmp_path / "embedded.toml").write_text(CONFIG.replace("KIND", "embedded"))
+    async with Server(load_settings(tmp_path / "embedded.toml")) as server:
+        assert server.running.broker_kind == "embedded"
+        await _works(server.running, _secret(settings))
+        broker = server.running.broker_pid
+    with pytest.raises(ProcessLookupError):
+        os.kill(broker, 0)
+
+
+async def test_it_uses_an_external_broker_and_leaves_it_running(tmp_path: Path, settings: Settings) -> None:
+    authorities = Authorities.open_or_create(settings.state / "identity")
+    broker = await start_broker(tmp_path / "elsewhere", authorities, restart=False)
+    try:
+        external = (
+            f'external"\nagents_host = "mqtt.example"\nagents_port = {broker.ports.agents}\n'
+            f'services_host = "127.0.0.1"\nservices_port = {broker.ports.services}\n#'
+        )
+        (tmp_path / "external.toml").write_text(CONFIG.replace("KIND", external))
+        async with Server(load_settings(tmp_path / "external.toml")) as server:
+            running = server.running
+            assert (running.broker_kind, running.broker_pid) == ("external", None)
+            assert (running.mqtt_host, running.mqtt_port) == ("mqtt.example", broker.ports.agents)
+            await _works(running, _secret(settings))
+        os.kill(broker.pid, 0)
+    finally:
+        await broker.stop()
+
+
+async def test_without_its_external_broker_it_runs_and_says_what_it_waits_for(
+    tmp_path: Path, settings: Settings
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    external = f'external"\nagents_host = "h"\nagents_port = 1\nservices_host = "127.0.0.1"\nservices_port = {port}\n#'
+    (tmp_path / "external.toml").write_text(CONFIG.replace("KIND", external))
+    async with Server(load_settings(tmp_path / "external.toml")) as server:
+        status, text = await _get(f"{server.running.people_url}/readyz")
+        assert (status, "broker" in text) == (503, True)
+        assert (await _get(f"{server.running.people_url}/api/v1/fleet", _secret(settings)))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("setting", "kind"),
+    [
+        ('[storage]\nurl = "postgresql://nobody@127.0.0.1:1/otaria"', "database-url"),
+        ('[storage]\nurl = "no url"', "database-url"),
+        ('[server]\nstate = "otaria.toml"', "state-unusable"),
+        ('[server]\nstate = "otaria.toml/below"', "state-unusable"),
+    ],
+)
+async def test_what_cannot_be_opened_is_told_in_words(
+    tmp_path: Path, settings: Settings, setting: str, kind: str
+) -> None:
+    (tmp_path / "wrong.toml").write_text(CONFIG.replace("KIND", "auto") + setting + "\n")
+    with pytest.raises(OtariaError) as caught:
+        await Server(load_settings(tmp_path / "wrong.toml")).__aenter__()
+    assert caught.value.kind == kind
+
+
+async def test_a_database_that_is_none_is_told_in_words(settings: Settings) -> None:
+    settings.state.mkdir()
+    (settings.state / "otaria.db").write_bytes(b"not a database" * 100)
+    with pytest.raises(UnavailableError) as caught:
+        await Server(settings).__aenter__()
+    assert caught.value.kind == "storage-fault"
 
 
 async def test_a_token_of_another_database_is_replaced(settings: Settings) -> None:
