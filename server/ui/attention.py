@@ -50,13 +50,20 @@ def _need(view: CampaignView, *, is_newest: bool) -> Need | None:
         return Need(view=view, tone=tone, text=_sentence(view), advice="Look at why, then resume or abort it.")
     if state in ENDED_EARLY and is_newest and stopped_by_gate(view):
         advice = "Look at what the targets say, and publish a release that mends it."
-        return Need(view=view, tone="bad", text=_sentence(view), advice=advice)
+        return Need(view=view, tone="bad", text=_outcome(view), advice=advice)
     lost = {name: sum(cohort.counts.get(name, 0) for cohort in view.cohorts) for name in LOOK}
     if state is CampaignState.RUNNING and any(lost.values()):
         words = ", ".join(f"{number} {spoken(name)}" for name, number in lost.items() if number)
         text = f"{plural(sum(lost.values()), 'target')} of it will not come by themselves: {words}."
         return Need(view=view, tone="bad", text=text, advice="Its page says why for each.")
     return None
+
+
+def _outcome(view: CampaignView) -> str:
+    """How it ended where its gate failed, by what is known now."""
+    failed = next(cohort for cohort in view.cohorts if cohort.state is CohortState.FAILED)
+    counts = ", ".join(f"{number:,} {spoken(state)}" for state, number in failed.counts.items() if number)
+    return f"was stopped by the gate of cohort {failed.name}: of {plural(failed.size, 'target')}, {counts}."
 
 
 def _sentence(view: CampaignView) -> str:

@@ -55,7 +55,11 @@
   const events = new EventSource(main.dataset.live);
   events.addEventListener("open", () => { say("live", "on"); });
   events.addEventListener("changed", refresh);
-  events.addEventListener("error", () => say("reconnecting", "off"));
+  events.addEventListener("error", () => {
+    const gaveUp = events.readyState === EventSource.CLOSED; // no stream for us: signed out, or too many followers
+    say(gaveUp ? "every 30 s" : "reconnecting", "off");
+    if (gaveUp) refresh();
+  });
   document.addEventListener("visibilitychange", () => { if (!document.hidden && stale) { stale = false; refresh(); } });
   setInterval(refresh, 30000); // ages such as "2 min ago" go on without news
 })();

@@ -1,0 +1,209 @@
+"""The pages in a real browser, over a real server and fleet: they live, they obey, and nothing in them runs but our script."""
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from server.ports import Role
+from tests.ui.site import HOSTILE, MAIN, ODD, Site, Visitor
+
+PHONE = {"width": 390, "height": 844}
+FOLLOW = """
+window.stayed = true;
+window.seen = [];
+const count = () => {
+  const found = [...document.querySelectorAll(".cohort .legend li")].filter((li) => /\\d+\\s+verified/.test(li.textContent));
+  const sum = found.reduce((all, li) => all + Number(li.querySelector("b").textContent), 0);
+  if (sum !== seen.at(-1)) seen.push(sum);
+};
+count();
+new MutationObserver(count).observe(document.querySelector("main"), {subtree: true, childList: true, characterData: true});
+"""
+
+
+@pytest.fixture(scope="module")
+def odd_campaign(site: Site) -> str:
+    """The path of a draft for the targets with the hostile label, in which nobody is ever verified."""
+    return site.campaign("odd", version="3.0.0", group="odd", healthy="6h")
+
+
+def _pages(site: Site, campaign: str) -> list[str]:
+    odd = next(target["id"] for target in site.lab.rest.fleet() if target["labels"]["group"] == "odd")
+    return ["/", "/fleet", f"/fleet/{odd}", "/releases", "/trail", campaign]
+
+
+def _tab_to(page: Page, name: str, *, most: int) -> None:
+    for _ in range(most):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.textContent.trim()") == name:
+            return
+    raise AssertionError(f"{most} presses of Tab did not reach {name}")
+
+
+def test_a_wrong_token_is_told_apart_and_a_good_one_leads_on_to_what_was_asked_for(site: Site) -> None:
+    with site.visitor() as visitor:
+        page = visitor.open("/fleet?version=1.0.0")
+        expect(page).to_have_url(re.compile("/login"))
+        page.get_by_label("Token").fill("otp1_wrong")
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.get_by_role("alert")).to_contain_text("not a valid token")
+        page.get_by_label("Token").fill(site.tokens[Role.ADMIN])
+        page.keyboard.press("Enter")
+        page.wait_for_url(site.url + "/fleet?version=1.0.0")
+        page.get_by_role("button", name="Sign out").click()
+        expect(page).to_have_url(re.compile("/login"))
+        page.goto(site.url + "/releases")
+        expect(page).to_have_url(re.compile("/login"))
+
+
+def test_a_viewer_sees_everything_and_is_offered_nothing(site: Site, odd_campaign: str) -> None:
+    with site.visitor() as visitor:
+        page = visitor.sign_in(site.tokens[Role.VIEWER], odd_campaign)
+        expect(page.get_by_role("heading", level=1)).to_have_text("odd")
+        assert page.locator("main a.button, main button").count() == 0
+        page.goto(f"{site.url}{odd_campaign}/start")
+        expect(page.get_by_role("heading", level=1)).to_have_text("Not allowed")
+        expect(page.locator("main")).to_contain_text("Your token has the role viewer")
+        status = page.evaluate(
+            """async (path) => {
+              const door = new DOMParser().parseFromString(await (await fetch("/")).text(), "text/html");
+              const csrf = door.querySelector("input[name=csrf]").value;
+              return (await fetch(path, {method: "POST", body: new URLSearchParams({csrf, reason: "mine"})})).status;
+            }""",
+            f"{odd_campaign}/start",
+        )
+        assert status == 403
+        assert site.state(odd_campaign) == "draft"
+
+
+def test_open_pages_follow_a_campaign_to_its_end_without_a_reload(site: Site) -> None:
+    path = site.campaign("follow", version="2.0.0")
+    with site.visitor() as visitor:
+        overview = visitor.sign_in(site.tokens[Role.VIEWER])
+        page = visitor.open(path)
+        for watched in (overview, page):
+            expect(watched.get_by_role("status")).to_have_text("live")
+        expect(overview.locator(".needs")).to_contain_text("nothing happens until somebody starts it")
+        expect(page.locator(".cells .cell.t-waiting")).to_have_count(MAIN)
+        page.evaluate(FOLLOW)
+        overview.evaluate("window.stayed = true")
+        site.command(path, "start")
+        expect(page.locator(".cells .cell.t-verified")).to_have_count(MAIN, timeout=40_000)
+        expect(page.locator(".verdictbox")).to_contain_text(f"Completed: {MAIN} targets verified on 2.0.0.")
+        expect(page.locator(".cohort.is-passed")).to_have_count(2)
+        seen = page.evaluate("window.seen")
+        assert (seen[0], seen[-1]) == (0, MAIN)
+        assert seen == sorted(seen)
+        assert any(0 < number < MAIN for number in seen)
+        overview.bring_to_front()
+        expect(overview.locator(".legend").first).to_contain_text(f"{MAIN} 2.0.0")
+        expect(overview.locator(".needs")).not_to_contain_text("follow")
+        assert [watched.evaluate("window.stayed") for watched in (overview, page)] == [True, True]
+        assert visitor.complaints == []
+
+
+def test_a_target_says_where_it_stands_and_what_happened(site: Site, odd_campaign: str) -> None:
+    with site.visitor() as visitor:
+        page = visitor.sign_in(site.tokens[Role.VIEWER], odd_campaign)
+        page.locator(".cells a.cell").first.click()
+        name = page.get_by_role("heading", level=1).inner_text()
+        why = site.lab.rest.get(f"/fleet/{name}/explain")["text"]
+        expect(page.locator(".why .sentence")).to_have_text(why)
+        expect(page.locator(".timeline")).to_contain_text(f"{name} (gateway-r1) enrolled with the claim token")
+        expect(page.locator(".slotcard.active")).to_contain_text("1.0.0")
+
+
+def test_the_keyboard_alone_starts_pauses_resumes_and_aborts(site: Site, odd_campaign: str) -> None:
+    verbs = (("Start", "running"), ("Pause", "paused"), ("Resume", "running"), ("Abort", "aborted"))
+    with site.visitor() as visitor:
+        page = visitor.sign_in(site.tokens[Role.OPERATOR], odd_campaign)
+        for verb, state in verbs:
+            page.goto(site.url + odd_campaign)
+            _tab_to(page, "Skip to content", most=1)
+            page.keyboard.press("Enter")
+            _tab_to(page, verb, most=5)
+            page.keyboard.press("Enter")
+            expect(page.get_by_label("Reason")).to_be_focused()
+            page.keyboard.type(f"{verb} it {HOSTILE}")
+            page.keyboard.press("Enter")
+            expect(page.locator(".head .state")).to_have_text(state)
+            expect(page.locator(".timeline")).to_contain_text(f"{verb} it {HOSTILE}")
+            assert site.state(odd_campaign) == state
+        assert page.evaluate("window.ran") is None
+        assert visitor.complaints == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_page_fits_a_phone_runs_nothing_foreign_and_gives_no_cause_for_complaint(
+    site: Site, odd_campaign: str, scheme: str
+) -> None:
+    with site.visitor(viewport=PHONE, color_scheme=scheme) as visitor:
+        page = visitor.sign_in(site.tokens[Role.ADMIN])
+        for path in _pages(site, odd_campaign):
+            page.goto(site.url + path)
+            expect(page.get_by_role("status")).to_have_text("live")
+            assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], path
+            assert page.evaluate("window.violations") == [], path
+            assert page.evaluate("window.ran") is None, path
+            assert (_lightness(page, "background-color") > 0.5) is (scheme == "light"), path
+            assert (_lightness(page, "color") < 0.5) is (scheme == "light"), path
+        assert visitor.complaints == []
+
+
+def test_hostile_labels_are_words(site: Site, odd_campaign: str) -> None:
+    with site.visitor() as visitor:
+        page = visitor.sign_in(site.tokens[Role.ADMIN], _pages(site, odd_campaign)[2])
+        expect(page.locator(".facts")).to_contain_text(HOSTILE)
+        page.goto(site.url + "/fleet")
+        page.get_by_label("Label").fill(f"site={HOSTILE}")
+        page.get_by_role("button", name="Filter").click()
+        expect(page.locator("table.fleet tbody tr")).to_have_count(ODD)
+        expect(page.get_by_label("Label")).to_have_value(f"site={HOSTILE}")
+        assert page.evaluate("window.ran") is None
+        assert visitor.complaints == []
+
+
+def test_the_policy_stops_what_a_page_does_not_bring_itself(site: Site) -> None:
+    """The other tests find no violations; this one shows that they would see some."""
+    with site.visitor() as visitor:
+        page = visitor.sign_in(site.tokens[Role.ADMIN])
+        page.evaluate(
+            """() => {
+              const image = document.createElement("img");
+              image.setAttribute("onerror", "window.ran = 1");
+              image.src = "https://elsewhere.invalid/x.png";
+              const script = document.createElement("script");
+              script.textContent = "window.ran = 1";
+              document.body.append(image, script);
+            }"""
+        )
+        page.wait_for_function("window.violations.length >= 2")
+        assert page.evaluate("window.ran") is None
+        assert visitor.complaints
+
+
+def test_a_page_says_that_the_server_is_gone_and_finds_it_again(site: Site) -> None:
+    """Sessions end with the server: the open page notices that by itself and leads to the door."""
+    with site.visitor() as visitor:
+        page = visitor.sign_in(site.tokens[Role.ADMIN], "/fleet")
+        expect(page.get_by_role("status")).to_have_text("live")
+        site.lab.stop_server()
+        expect(page.get_by_role("status")).to_have_text("reconnecting")
+        expect(page.locator("table.fleet tbody tr")).to_have_count(MAIN + ODD)
+        site.lab.start_server()
+        page.wait_for_url(re.compile("/login"))
+        _sign_in_again(visitor, page, site)
+
+
+def _sign_in_again(visitor: Visitor, page: Page, site: Site) -> None:
+    page.get_by_label("Token").fill(site.tokens[Role.ADMIN])
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url(visitor.url + "/fleet")
+    expect(page.get_by_role("status")).to_have_text("live")
+
+
+def _lightness(page: Page, style: str) -> float:
+    """How light the body's colour is, 0 to 1."""
+    text = page.evaluate("(style) => getComputedStyle(document.body).getPropertyValue(style)", style)
+    return sum(int(part) for part in re.findall(r"\d+", text)[:3]) / (3 * 255)
