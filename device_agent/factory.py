@@ -43,7 +43,7 @@ def identify(slots: Slots, slot: Slot) -> Content | None:
             body = archive.extractfile(member)
             facts = convert(parse_json(body.read() if body else b"", max_bytes=MAX_FACTS_BYTES), SlotFacts)
             while archive.next() is not None:
-                archive.members.clear()  # else it remembers every file of the image
+                archive.members.clear()  # type: ignore[attr-defined]  # else it remembers every file of the image
             length = -(-(archive.offset + 2 * tarfile.BLOCKSIZE) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
     except (tarfile.TarError, RefusedError, OSError, ValueError, IndexError):  # tarfile's answers to damaged headers
         return None

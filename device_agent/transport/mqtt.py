@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 OnMessage = Callable[[Incoming], None]
 OnConnected = Callable[[bool], None]
 STOP_S = 5.0
+MAX_PACKET_BYTES = 4 * DEFAULT_MAX_BYTES
+MAX_HALF_RECEIVED = 64
+MAX_UNACKED = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,18 @@ class Will:
 
     topic: str
     payload: bytes
+
+
+class _BoundedClient(paho.Client):
+    """paho reads packets of up to 256 MiB, and keeps messages of QoS 2 until their release, whatever it is sent. A broker that
+    tries either loses its connection instead."""
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        if bufsize > MAX_PACKET_BYTES or len(self._in_messages) > MAX_HALF_RECEIVED:
+            log.warning("broker sends more than an agent takes", extra={"size_bytes": bufsize})
+            raise ConnectionAbortedError("the broker sends more than an agent takes")
+        data: bytes = super()._sock_recv(bufsize)
+        return data
 
 
 class MqttLink:
@@ -80,13 +95,14 @@ class MqttLink:
             self._thread.join(STOP_S)
 
     def _make_client(self) -> paho.Client:
-        client = paho.Client(
+        client = _BoundedClient(
             CallbackAPIVersion.VERSION2,
             client_id=self._agent,
             clean_session=True,
             protocol=paho.MQTTv311,
             reconnect_on_failure=False,
         )
+        client.max_queued_messages_set(MAX_UNACKED)
         client.connect_timeout = self._broker.connect_timeout_s
         client.will_set(self._will.topic, self._will.payload, qos=1, retain=True)
         if self._tls is not None:
