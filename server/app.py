@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 RENEW_EVERY_S = 3600.0
 RENEW_RETRY_S = 60.0
 SHUTDOWN_S = 3.0
+IDLE_S = 30.0
+"""A connection without a whole request for this long is closed; aiohttp would keep it for an hour, and anyone may open some."""
 RUN_FILE = "run.json"
 
 
@@ -158,7 +160,7 @@ class Server:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _serve(self, app: web.Application, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S, keepalive_timeout=IDLE_S)
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
         await web.SockSite(runner, listener, ssl_context=tls).start()

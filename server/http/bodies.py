@@ -1,8 +1,10 @@
 """Reading requests: every body and parameter has a bound and a type, and errors that name what is wrong."""
 
+import asyncio
 import base64
 import binascii
 import re
+from collections.abc import AsyncIterator
 from typing import TypeVar
 
 import msgspec
@@ -15,22 +17,46 @@ from firmware.protocol.words import ID_PATTERN, VERSION_PATTERN, ReasonKind
 T = TypeVar("T")
 MAX_JSON_BYTES = 1 << 20
 MAX_PAGE = 1000
+BODY_S = 60.0
+PAUSE_S = 30.0
 _ID = re.compile(ID_PATTERN)
 _VERSION = re.compile(VERSION_PATTERN)
 
 
 async def read_bytes(request: web.Request, max_bytes: int) -> bytes:
-    """The whole body; raises `RefusedError` (`too-large`) before it keeps more than `max_bytes`."""
+    """The whole body; raises `RefusedError`: `too-large` before it keeps more than `max_bytes`, `too-slow`."""
     too_large = RefusedError(ReasonKind.TOO_LARGE, f"The request's body may have at most {max_bytes} bytes.")
     if (request.content_length or 0) > max_bytes:
         raise too_large
     parts, length = [], 0
-    async for chunk in request.content.iter_any():
-        length += len(chunk)
-        if length > max_bytes:
-            raise too_large
-        parts.append(chunk)
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for chunk in request.content.iter_any():
+                length += len(chunk)
+                if length > max_bytes:
+                    raise too_large
+                parts.append(chunk)
+    except TimeoutError as error:
+        raise _too_slow(f"The request's body did not come within {BODY_S:g} s; send it again.") from error
     return b"".join(parts)
+
+
+async def chunks_of(request: web.Request) -> AsyncIterator[bytes]:
+    """The body as a stream of any length; raises `RefusedError` (`too-slow`) when nothing comes for `PAUSE_S`."""
+    chunks = aiter(request.content.iter_any())
+    while True:
+        try:
+            async with asyncio.timeout(PAUSE_S):
+                chunk = await anext(chunks)
+        except StopAsyncIteration:
+            return
+        except TimeoutError as error:
+            raise _too_slow(f"Nothing of the body came for {PAUSE_S:g} s; send it again.") from error
+        yield chunk
+
+
+def _too_slow(text: str) -> RefusedError:
+    return RefusedError("too-slow", text)
 
 
 async def read_json(request: web.Request, model: type[T], *, max_bytes: int = MAX_JSON_BYTES) -> T:

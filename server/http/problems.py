@@ -38,6 +38,8 @@ def status_of(error: OtariaError) -> int:
         return 409
     if error.kind == ReasonKind.TOO_LARGE:
         return 413
+    if error.kind == "too-slow":
+        return 408
     if error.kind == ReasonKind.MALFORMED:
         return 400
     if isinstance(error, RefusedError):

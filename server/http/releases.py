@@ -13,7 +13,7 @@ from firmware.protocol.words import Id, ReasonKind, Version
 from server.artifacts import ArtifactStore
 from server.errors import NotFoundError
 from server.http.access import Caller, Need
-from server.http.bodies import decode_base64, path_id, path_version, read_json
+from server.http.bodies import chunks_of, decode_base64, path_id, path_version, read_json
 from server.http.routes import Route, reply
 from server.ports import Database, DeltaRecord, ReleaseRecord
 
@@ -75,7 +75,7 @@ class ReleaseRoutes:
             return reply({"sha256": sha256, "length": found.stat().st_size})
         if (request.content_length or 0) > limit:
             raise RefusedError(ReasonKind.TOO_LARGE, f"An artifact may have at most {limit} bytes here.")
-        length = await self._artifacts.receive(request.content.iter_any(), sha256, max_bytes=limit)
+        length = await self._artifacts.receive(chunks_of(request), sha256, max_bytes=limit)
         return reply({"sha256": sha256, "length": length}, status=201)
 
     async def list(self, request: web.Request, caller: Caller) -> web.StreamResponse:

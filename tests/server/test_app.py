@@ -133,6 +133,18 @@ async def test_a_taken_port_and_a_missing_catalogue_are_told_in_words(tmp_path: 
         """A failed start released the lock and the sockets: the next one succeeds."""
 
 
+async def test_a_connection_that_asks_nothing_is_closed(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.app.IDLE_S", 0.3)
+    async with Server(settings) as server:
+        port = int(server.running.people_url.rpartition(":")[2])
+        for said in (b"", b"GET /healthz HTTP/1.1\r\nHost:"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(said)
+            async with asyncio.timeout(10):
+                assert await reader.read() == b""
+            writer.close()
+
+
 async def _works(running: Running, secret: str) -> None:
     """It reaches its broker, which readiness asks for, and answers."""
     await _ready(running.people_url)
