@@ -247,11 +247,16 @@ def _people(base: Foundation, core: Core, *, secure: bool) -> web.Application:
             artifacts=base.artifacts,
             changes=base.changes,
             clock=base.clock,
-            ready=lambda: () if core.transport.connected else ("the connection to the broker",),
+            ready=lambda: _waiting_for(base, core),
             max_artifact_bytes=base.settings.http.max_artifact_bytes,
             secure=secure,
         )
     )
+
+
+def _waiting_for(base: Foundation, core: Core) -> list[str]:
+    parts = {"the connection to the broker": core.transport.connected, "a clock that is right": base.clock.is_followed}
+    return [name for name, is_there in parts.items() if not is_there]
 
 
 async def _renewals(base: Foundation, publisher: Publisher) -> None:

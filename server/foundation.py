@@ -6,6 +6,7 @@ Each thing that must be closed is put on the caller's exit stack as soon as it i
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from server.identity.api_tokens import ApiTokens
 from server.identity.authority import Authorities
 from server.identity.enrolment import Addresses
 from server.identity.private_files import write_private
-from server.ports import Clock, Role
+from server.ports import Role
 from server.storage.database import SqlDatabase
 from server.transport.broker import RunningBroker, start_broker
 from server.transport.endpoint import BrokerEndpoint
@@ -32,13 +33,51 @@ from server.transport.endpoint import BrokerEndpoint
 log = logging.getLogger(__name__)
 ADMIN_TOKEN = "admin.token"
 ADMIN = "admin"
+MAX_LEAP_S = 3600.0
 
 
 class SystemClock:
-    """The server's clock: the machine's."""
+    """The machine's clock, except that a leap forward is not followed until the server is started again.
+
+    What the server signs carries its time, and a target never unlearns a time it has seen: a clock that is a year ahead
+    for a minute would make it refuse every catalogue for a year. A step back is followed: it only makes deadlines later.
+    """
+
+    def __init__(self, *, wall: Callable[[], float] = time.time, counted: Callable[[], float] | None = None) -> None:
+        """`wall`: POSIX seconds; `counted`: seconds that nobody can set, counted through a suspension too."""
+        self._wall = wall
+        self._counted = counted or _counted
+        self._apart_s = self._wall() - self._counted()
+        self._told = False
 
     def now(self) -> float:
-        return time.time()
+        counted = self._counted()
+        ahead_s = self._wall() - counted - self._apart_s
+        if ahead_s > MAX_LEAP_S:
+            self._tell(ahead_s)
+            return counted + self._apart_s
+        self._told = False
+        self._apart_s = max(self._apart_s, self._apart_s + ahead_s)
+        return counted + self._apart_s + min(0.0, ahead_s)
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether this is the machine's time."""
+        self.now()
+        return not self._told
+
+    def _tell(self, ahead_s: float) -> None:
+        if not self._told:
+            log.error(
+                "the machine's clock leapt %.0f s ahead and is not followed; set it right or, if it is right now, "
+                "start the server again",
+                ahead_s,
+            )
+        self._told = True
+
+
+def _counted() -> float:
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +85,7 @@ class Foundation:
     """The opened parts. `broker` None: an external one. `addresses` are what agents are told."""
 
     settings: Settings
-    clock: Clock
+    clock: SystemClock
     repository: Repository
     director: Director
     authorities: Authorities
@@ -65,7 +104,9 @@ class Foundation:
         return certificate.fingerprint(hashes.SHA256()).hex()
 
 
-async def open_foundation(settings: Settings, *, devices_url: str, clock: Clock, stack: AsyncExitStack) -> Foundation:
+async def open_foundation(
+    settings: Settings, *, devices_url: str, clock: SystemClock, stack: AsyncExitStack
+) -> Foundation:
     """Open everything; raises typed errors that name what is missing (`catalogue-missing`, `key-missing`, …)."""
     repository = _repository(settings)
     director = Director(signer=repository.director_signer(), epoch=repository.director_epoch())
