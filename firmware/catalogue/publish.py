@@ -195,7 +195,8 @@ class Repository:
             self._resign(self._resigned_deltas(current, now), now)
 
     def renew(self, now: float) -> list[str]:
-        """Sign anew the online roles that have used up half of their lifetime; returns their names."""
+        """Sign anew the online roles that have used up half of their lifetime, and those signed to last far longer than they
+        should (by a clock that was wrong: for so long an old catalogue could be shown as fresh); returns their names."""
         with self._locked():
             deltas, snapshot, timestamp = self.targets(DELTAS), self.snapshot(), self.timestamp()
             due = [
@@ -205,7 +206,7 @@ class Repository:
                     (Snapshot.type, snapshot, self.lifetimes.snapshot_s),
                     (Timestamp.type, timestamp, self.lifetimes.timestamp_s),
                 )
-                if signed.expires < _expiry(now, lifetime_s // 2)
+                if not _expiry(now, lifetime_s // 2) <= signed.expires <= _expiry(now, lifetime_s * 2)
             ]
             if DELTAS in due:
                 self._resign(self._resigned_deltas(deltas, now), now)

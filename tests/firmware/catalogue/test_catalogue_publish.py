@@ -159,6 +159,16 @@ def test_deltas_are_added_with_the_online_key(lab: Any) -> None:
     assert client.custom(path) == {"from": "x"}
 
 
+def test_roles_signed_by_a_clock_that_ran_ahead_are_signed_anew_when_it_is_right_again(lab: Any) -> None:
+    server = lab.server()
+    year = lab.NOW + 365 * lab.DAY
+    assert set(server.renew(year)) == {"deltas", "snapshot", "timestamp"}
+    assert server.timestamp().expires.timestamp() > year
+    assert set(server.renew(lab.NOW)) == {"deltas", "snapshot", "timestamp"}
+    assert server.timestamp().expires.timestamp() <= lab.NOW + 7 * lab.DAY
+    assert server.renew(lab.NOW) == []
+
+
 def test_online_roles_are_renewed_before_they_expire(lab: Any) -> None:
     server, year = lab.server(), int(lab.NOW + 300 * lab.DAY)
     assert server.renew(lab.NOW + 3 * lab.DAY) == []
