@@ -8,8 +8,10 @@ from bench.measure import MIB, pss_bytes, rss_bytes
 from bench.plan import Plan
 from bench.result import Outcome, against_limit
 from firmware.protocol import topics
+from firmware.protocol.codec import convert, parse_json
+from firmware.protocol.report import MAX_PRESENCE_BYTES, Presence
 from server.transport.broker import find_mosquitto
-from simulator.hostile import Eve
+from simulator.hostile import Eve, Seen
 from simulator.images import RELEASES, build_demo_images
 from simulator.lab import Board, Lab
 
@@ -55,10 +57,10 @@ def _first_boot(lab: Lab, board: Board, watcher: Eve) -> None:
     """Let the boot loader boot the factory image once, so that the agent finds a booted board. Ends by a power cut, because
     then the last will says when the broker has noticed."""
     board.power_on()
-    _wait_for_presence(lab, board, watcher, 0)
+    _wait_for(lab, board, watcher, online=True, since=0)
     heard = len(watcher.seen)
     board.power_cut()
-    _wait_for_presence(lab, board, watcher, heard)
+    _wait_for(lab, board, watcher, online=False, since=heard)
 
 
 def _start(lab: Lab, board: Board, watcher: Eve) -> tuple[float, float, float]:
@@ -69,7 +71,7 @@ def _start(lab: Lab, board: Board, watcher: Eve) -> tuple[float, float, float]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        _wait_for_presence(lab, board, watcher, heard)
+        _wait_for(lab, board, watcher, online=True, since=heard)
         took_s = time.perf_counter() - began
         time.sleep(SETTLE_S)
         memory = pss_bytes(process.pid) / MIB, rss_bytes(process.pid) / MIB
@@ -77,14 +79,21 @@ def _start(lab: Lab, board: Board, watcher: Eve) -> tuple[float, float, float]:
     finally:
         process.kill()
         process.wait(TIMEOUT_S)
-    _wait_for_presence(lab, board, watcher, heard)
+    _wait_for(lab, board, watcher, online=False, since=heard)
     return (took_s, *memory)
 
 
-def _wait_for_presence(lab: Lab, board: Board, watcher: Eve, since: int) -> None:
-    """Until the agent, or its last will, says something about its presence after the first `since` messages."""
+def _wait_for(lab: Lab, board: Board, watcher: Eve, *, online: bool, since: int) -> None:
+    """Until the agent (or its last will) says this about its presence, after the first `since` messages."""
     topic, deadline = topics.presence(board.target), time.monotonic() + TIMEOUT_S
-    while not any(message.topic == topic for message in watcher.seen[since:]):
+    while not any(_says(message, topic, online) for message in watcher.seen[since:]):
         if time.monotonic() > deadline:
-            raise RuntimeError(f"The agent did not connect in {TIMEOUT_S:g} s. {board.log()} {lab.server_log()}")
+            raise RuntimeError(f"No presence in {TIMEOUT_S:g} s. {board.log()} {lab.server_log()}")
         time.sleep(POLL_S)
+
+
+def _says(message: Seen, topic: str, online: bool) -> bool:
+    return (
+        message.topic == topic
+        and convert(parse_json(message.payload, max_bytes=MAX_PRESENCE_BYTES), Presence).online is online
+    )

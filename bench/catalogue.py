@@ -1,10 +1,11 @@
 """A device's first refresh of a catalogue with 1,000 targets: time and memory, against python-tuf's own client."""
 
-import shutil
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from bench.measure import MIB, column, in_process
+from bench.measure import MIB, column, in_process, in_turns
 from bench.plan import Plan
 from bench.reports import HARDWARE, PRODUCT
 from bench.result import Outcome, against_peer
@@ -20,8 +21,8 @@ PEER = "tuf.ngclient on the same metadata"
 def catalogue(plan: Plan) -> list[Outcome]:
     """Both clients, each time in a new process with an empty store."""
     metadata, last = _published(plan.scratch / "repository", plan.size(TARGETS) // 2)
-    rounds = [_round(metadata, plan.scratch / "stores", last) for _ in range(plan.rounds(ROUNDS))]
-    ours, theirs = [one["ours"] for one in rounds], [one["ngclient"] for one in rounds]
+    clients = [_client(whose, metadata, plan.scratch, last) for whose in ("ours", "ngclient")]
+    ours, theirs = in_turns(plan.rounds(ROUNDS), *clients)
     name = f"catalogue.refresh.{plan.size(TARGETS)}"
     return [
         against_peer(f"{name}.{what}", unit, "lower", column(ours, key, scale), PEER, column(theirs, key, scale))
@@ -29,14 +30,12 @@ def catalogue(plan: Plan) -> list[Outcome]:
     ]
 
 
-def _round(metadata: Path, stores: Path, path: str) -> dict[str, dict[str, float]]:
-    stores.mkdir()
-    found = {
-        whose: in_process("bench.catalogue_work", whose, metadata, stores / whose, path)
-        for whose in ("ours", "ngclient")
-    }
-    shutil.rmtree(stores)
-    return found
+def _client(whose: str, metadata: Path, scratch: Path, path: str) -> Callable[[], dict[str, float]]:
+    def refresh() -> dict[str, float]:
+        with tempfile.TemporaryDirectory(dir=scratch) as directory:
+            return in_process("bench.catalogue_work", whose, metadata, Path(directory) / "store", path)
+
+    return refresh
 
 
 def _published(directory: Path, releases: int) -> tuple[Path, str]:

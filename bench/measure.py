@@ -7,13 +7,12 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 PROCESS_TIMEOUT_S = 240
 MIB = 1 << 20
 
-Turn = Callable[[], float]
-"""Runs something once; the figure of that round."""
+T = TypeVar("T")
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -24,14 +23,14 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def in_turns(rounds: int, *contestants: Turn) -> list[list[float]]:
-    """Each contestant's figures. Every round runs all of them, and every other round in the opposite order."""
-    figures: list[list[float]] = [[] for _ in contestants]
+def in_turns(rounds: int, *contestants: Callable[[], T]) -> list[list[T]]:
+    """What each contestant found, round by round. Every round runs all of them, every other one in the opposite order."""
+    found: list[list[T]] = [[] for _ in contestants]
     for turn in range(rounds):
-        order = list(enumerate(contestants))
-        for place, contestant in order if turn % 2 == 0 else reversed(order):
-            figures[place].append(contestant())
-    return figures
+        order = list(zip(found, contestants, strict=True))
+        for kept, contestant in order if turn % 2 == 0 else reversed(order):
+            kept.append(contestant())
+    return found
 
 
 def in_process(module: str, *arguments: str | Path) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from bench.table import BEGIN, END, between_markers, figure, table
 
 
 def test_the_ratio_is_the_median_of_paired_rounds_and_not_the_ratio_of_medians() -> None:
-    result = against_peer("x", "s", "lower", [1.0, 8.0, 3.0], "them", [2.0, 4.0, 4.0])
+    result = against_peer("x", "s", "lower", [1.0, 8.0, 3.0], "them", [4.0, 4.0, 2.0])
     assert (result.value, result.peer_value) == (3.0, 4.0)
-    assert (result.ratio, result.ratio_low, result.ratio_high) == (0.75, 0.5, 2.0)
+    assert (result.ratio, result.ratio_low, result.ratio_high) == (1.5, 0.25, 2.0)
     assert result.rounds == 3
 
 
