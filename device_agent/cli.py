@@ -105,7 +105,7 @@ def _add_board(commands: Any) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from device_agent.app import run as run_agent
 
-    log_to_stderr(logging.WARNING)
+    log_to_stderr(logging.WARNING, sparing=True)
     run_agent(arguments.dir)
     return 0
 

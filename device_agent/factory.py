@@ -7,11 +7,12 @@ archive ends, rounded up to tar's record size.
 import hashlib
 import io
 import tarfile
+from collections.abc import Callable
 
 from msgspec import Struct
 
 from device_agent.core.values import Content
-from device_agent.ports import Slot, Slots
+from device_agent.ports import BootOutcome, BootStatus, Slot, Slots
 from firmware.errors import RefusedError
 from firmware.protocol.codec import convert, parse_json
 from firmware.protocol.words import Count, Id, Version
@@ -56,6 +57,17 @@ def identify(slots: Slots, slot: Slot) -> Content | None:
         length=length,
         good=True,
     )
+
+
+def with_running(
+    slots: dict[Slot, Content], status: BootStatus, read: Callable[[Slot], Content | None]
+) -> dict[Slot, Content]:
+    """The journal's slots, and what runs if it doesn't tell: after its loss, or after the boot loader's rescue. What is on
+    trial has proven nothing and stays unknown."""
+    if status.slot in slots or status.outcome is BootOutcome.TRIAL:
+        return slots
+    running = read(status.slot)
+    return slots if running is None else {**slots, status.slot: running}
 
 
 def slot_sha256(slots: Slots, slot: Slot, length: int) -> str:

@@ -1,7 +1,8 @@
 """Between the broker and the core: opens messages with the director's keys, and decides when the catalogue is refreshed.
 
 A message that no known key signed may be signed by a new one, so the newest of its kind is kept for one more try after a
-refresh. Refreshes asked for by strangers' messages keep a distance, so that a flood of forgeries costs no traffic.
+refresh. Refreshes asked for by strangers' messages keep a distance, so that a flood of forgeries costs no traffic. Signed
+orders that change nothing may be replayed without end: of those, few are told about, so that a flood wears out no flash.
 """
 
 import logging
@@ -18,6 +19,23 @@ log = logging.getLogger(__name__)
 MAX_RETRY_S = 300.0
 
 
+class Bucket:
+    """`size` takings at once, and one more every `every_s` seconds."""
+
+    def __init__(self, *, size: int, every_s: float) -> None:
+        self._size, self._every_s = size, every_s
+        self._left, self._at = float(size), float("-inf")
+
+    def take(self, now: float) -> bool:
+        """Whether there is one to take at monotonic seconds `now`; takes it."""
+        self._left = min(self._size, self._left + max(0.0, now - self._at) / self._every_s)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
 class Gate:
     """Holds the director's keys as last verified. `refresh_at`: monotonic seconds of the next wanted refresh, or None."""
 
@@ -26,7 +44,7 @@ class Gate:
         self._keys: inbound.DirectorKeys | None = None
         self._doubtful: dict[str, bytes] = {}
         self._doorbell: bytes | None = None
-        self._refreshed_at = float("-inf")
+        self._refreshed_at = self._rung_at = float("-inf")
         self._failures = 0
         self.refresh_at: float | None = None
 
@@ -46,12 +64,16 @@ class Gate:
         self.refresh_at = None
         return True
 
-    def ring(self, payload: bytes, at: float) -> bool:
-        """The doorbell; whether it says something new. Its content is compared, never believed."""
+    def ring(self, payload: bytes, now: float, spread_s: float) -> bool:
+        """The doorbell, to be answered after `spread_s`; whether it says something new. Its content is compared, never
+        believed. Anybody who holds the broker can ring: refreshes keep their distance, and so does what else it hastens."""
         if payload == self._doorbell:
             return False
         self._doorbell = payload
-        self.want_refresh(at)
+        self.want_refresh(max(now + spread_s, self._refreshed_at + self._refresh_min_s))
+        if now < self._rung_at + self._refresh_min_s:
+            return False
+        self._rung_at = now
         return True
 
     def refreshed(self, now: float, jitter: float) -> Sequence[tuple[str, bytes]]:
@@ -71,7 +93,9 @@ class Gate:
         self._load()
         try:
             if self._keys is None:
-                raise RefusedError(ReasonKind.BAD_SIGNATURE, "No catalogue names a director yet.")
+                log.info("message waits for a catalogue that names a director", extra={"leaf": leaf})
+                self._doubt(leaf, payload, now)
+                return None
             return inbound.open_message(leaf, payload, self._keys, identity)
         except RefusedError as error:
             log.warning("message not accepted", extra={"leaf": leaf, "reason_kind": error.kind, "reason": error.text})

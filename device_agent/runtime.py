@@ -25,15 +25,16 @@ from securesystemslib.signer import Signer
 from device_agent import inbound, outbox, reports, work
 from device_agent.core import commands as do
 from device_agent.core import events as ev
+from device_agent.core import orders
 from device_agent.core.machine import step, wake_at
 from device_agent.core.states import Refused, Standing
 from device_agent.core.values import Content, Tuning
-from device_agent.factory import identify
-from device_agent.gate import Gate
+from device_agent.factory import identify, with_running
+from device_agent.gate import Bucket, Gate
 from device_agent.identity import Identity
 from device_agent.journal import Journal, Record, durable
 from device_agent.lanes import Lanes
-from device_agent.ports import BootOutcome, BootStatus, Incoming, Slot, Slots
+from device_agent.ports import Incoming, Slot, Slots
 from device_agent.post import Pace, Post
 from device_agent.trusted_time import BUILD_TIME, TrustedTime
 from device_agent.work import Job, JobDone, Lane, Ports, StopFlag
@@ -63,7 +64,7 @@ Input = Incoming | Connected | JobDone
 class Settings:
     """Intervals in seconds. `pace`: resending of reports. A doorbell is answered within `doorbell_spread_s`; refreshes for
     unknown signatures keep `refresh_min_s` between them. Reports about orders that change nothing stop at `max_waiting_notes`
-    unacked reports."""
+    unacked reports, and after a few come one per `note_every_s`."""
 
     tuning: Tuning = field(default_factory=Tuning)
     agent_version: str = "0"
@@ -75,6 +76,7 @@ class Settings:
     refresh_min_s: float = 30.0
     build_time: float = BUILD_TIME
     max_waiting_notes: int = 64
+    note_every_s: float = 60.0
 
 
 class Runtime:
@@ -102,6 +104,7 @@ class Runtime:
         self._time = TrustedTime(settings.build_time, ports.clock.seconds())
         self._post = Post(ports.link, identity, settings.pace)
         self._gate = Gate(ports.catalogue, refresh_min_s=settings.refresh_min_s)
+        self._notes = Bucket(size=orders.MAX_NOTED, every_s=settings.note_every_s)
         self._lanes = Lanes()
         self._stops: dict[Lane, StopFlag] = {}
         self._progressed_at = float("-inf")
@@ -117,7 +120,9 @@ class Runtime:
         except RefusedError as error:
             stored, trouble = None, Reason(kind=error.kind, text=error.text)
             log.warning("journal damaged", extra={"reason": error.text})
-        self._record = self._with_running(stored or self._new_record(), status)
+        record = stored or Record(outbox=outbox.Outbox(journal=self._ports.chance.nonce()))
+        slots = with_running(record.standing.slots, status, lambda slot: self._identify(self._ports.slots, slot))
+        self._record = replace(record, standing=replace(record.standing, slots=slots))
         self._time.learn(self._record.trusted_time, self._now())
         self._gate.want_refresh(self._now())
         self._apply(ev.Booted(status=status))
@@ -189,7 +194,7 @@ class Runtime:
 
     def _ring(self, payload: bytes) -> None:
         jitter = self._ports.chance.jitter()
-        if self._gate.ring(payload, self._now() + jitter * self._settings.doorbell_spread_s):
+        if self._gate.ring(payload, self._now(), jitter * self._settings.doorbell_spread_s):
             self._apply(ev.LinkUp(jitter=jitter))
 
     def _open(self, leaf: str, payload: bytes) -> None:
@@ -197,7 +202,8 @@ class Runtime:
         now = self._now()
         if isinstance(opened, ev.OrderArrived | ev.OrderForeign):
             self._time.learn(opened.held.order.issued_at, now, until=self._gate.believed_until)
-            self._apply(opened)
+            if not orders.only_noted(self.standing, opened) or self._notes.take(now):
+                self._apply(opened)
         elif isinstance(opened, inbound.PermitOpened):
             self._time.learn(opened.permit.issued_at, now, until=self._gate.believed_until)
             self._apply(ev.PermitArrived(permit=opened.permit, jitter=self._ports.chance.jitter()))
@@ -370,19 +376,6 @@ class Runtime:
         current = isinstance(state, Refused) and state.held == tell.held
         is_note = tell.state is AgentState.REFUSED and not current
         return is_note and len(self._record.outbox.entries) >= self._settings.max_waiting_notes
-
-    def _new_record(self) -> Record:
-        return Record(outbox=outbox.Outbox(journal=self._ports.chance.nonce()))
-
-    def _with_running(self, record: Record, status: BootStatus) -> Record:
-        """What runs is read from its slot when the journal doesn't tell: after its loss, or after the boot loader's rescue."""
-        if status.slot in record.standing.slots or status.outcome is BootOutcome.TRIAL:
-            return record
-        running = self._identify(self._ports.slots, status.slot)
-        if running is None:
-            return record
-        slots = {**record.standing.slots, status.slot: running}
-        return replace(record, standing=replace(record.standing, slots=slots))
 
     def _topic(self, leaf: topics.Leaf) -> str:
         return topics.of_target(self._identity.agent, self._identity.target, leaf)

@@ -53,6 +53,18 @@ def on_foreign(standing: Standing, event: ev.OrderForeign, moment: Moment) -> Ou
     return note(standing, event.held, event.reason)
 
 
+def only_noted(standing: Standing, event: ev.OrderArrived | ev.OrderForeign) -> bool:
+    """Whether all that would come of this order is a report that it was ignored."""
+    if event.held.hash in standing.noted:
+        return False
+    if isinstance(event, ev.OrderForeign):
+        return True
+    counter, highest = event.held.order.counter, standing.highest
+    return highest is not None and (
+        counter < highest or (counter == highest and event.held.hash != standing.highest_hash)
+    )
+
+
 def take_up(standing: Standing, held: Held, moment: Moment) -> Outcome:
     """Start following an order from any state but activating and trial."""
     stop = (StopStaging(),) if isinstance(standing.state, Downloading) else ()

@@ -46,6 +46,7 @@ class _Job:
     delta: DeltaRef | None
     active: Slot
     target: SlotImage
+    change_id: str
     on_progress: Callable[[int, int], None]
     stop: Stop
 
@@ -76,7 +77,14 @@ class StreamInstaller:
         checkpoint = self._resume(image, active.other, order.delta)
         target.first_block = bytes.fromhex(checkpoint.first_block)
         job = _Job(
-            image=image, file=file, delta=order.delta, active=active, target=target, on_progress=on_progress, stop=stop
+            image=image,
+            file=file,
+            delta=order.delta,
+            active=active,
+            target=target,
+            change_id=order.change_id,
+            on_progress=on_progress,
+            stop=stop,
         )
         self._fill(job, checkpoint)
         target.seal()
@@ -131,7 +139,8 @@ class StreamInstaller:
             except RefusedError as error:
                 if is_fetched and error.kind in _FAULTS_OF_THE_SLOT:
                     raise
-                _log.warning("the delta failed (%s): %s", error.kind, error.text)
+                facts = {"reason_kind": error.kind, "reason": error.text, "change_id": job.change_id}
+                _log.warning("the delta failed", extra=facts)
             self._patch.remove()
             done = job.target.good_windows(job.stop)
             checkpoint = msgspec.structs.replace(
@@ -182,7 +191,8 @@ class StreamInstaller:
             digest.update(read(offset, min(WINDOW_BYTES, delta.source_length - offset)))
         if digest.hexdigest() == delta.source_sha256:
             return True
-        _log.warning("%s: the delta starts from another image than the one in the active slot", ReasonKind.WRONG_SOURCE)
+        facts = {"reason_kind": ReasonKind.WRONG_SOURCE.value, "change_id": job.change_id}
+        _log.warning("the delta starts from another image than the one in the active slot", extra=facts)
         return False
 
     def _reader(self, slot: Slot) -> Callable[[int, int], bytes]:

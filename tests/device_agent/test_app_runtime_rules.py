@@ -20,7 +20,7 @@ from firmware.protocol.permit import Verdict
 from firmware.protocol.report import Ack
 from firmware.protocol.words import Action
 from tests.crash.disk import Disk
-from tests.crash.world import BOARD, NOW, World
+from tests.crash.world import BOARD, NOW, DepotCatalogue, World
 
 JOURNAL = BOARD.agent / "journal.json"
 
@@ -485,3 +485,59 @@ def test_security_no_director_any_more_means_that_nobody_is_believed() -> None:
     runtime._gate._catalogue = real
     runtime.handle(ack_for(world))
     assert runtime.waiting_reports == 0
+
+
+def journal_writes(world: World) -> int:
+    return sum(kind == "replace" and path == JOURNAL for kind, path, *_ in world.disk.trace)
+
+
+def test_security_endless_replay_of_old_orders_wears_out_no_flash() -> None:
+    """More signed orders than are remembered, in turn, for ten minutes: each would be news again, and be written down."""
+    world = World()
+    stale = [world.server.order(Action.NOTHING) for _ in range(60)]
+    updated(world)
+    runtime = world.runtime
+    assert runtime is not None
+    before = journal_writes(world)
+    for _ in range(10):
+        for envelope in stale:
+            world.clock.now += 1.0
+            runtime.handle(order_message(envelope))
+    assert 1 <= journal_writes(world) - before <= 32 + 10
+
+
+def test_security_ringing_without_end_costs_few_refreshes_and_asks() -> None:
+    world = World()
+    world.server.answer = lambda ask: Verdict.WAIT
+    world.server.order(Action.INSTALL, world.new)
+    in_boot(world)
+    runtime = world.runtime
+    assert runtime is not None
+    before, asked = world.depot.refreshed, len(world.server.asks)
+    for number in range(600):
+        world.clock.now += 0.1
+        runtime.handle(Incoming(leaf="catalogue", target=None, payload=b"%d" % number))
+        runtime.due()
+        for job in runtime.take_jobs():
+            runtime.handle(job.run())
+    sent = [payload for topic, payload in world.published if topic.endswith("/report")]
+    assert 1 <= world.depot.refreshed - before <= 3
+    assert len(world.server.asks) - asked + len(sent) <= 12
+
+
+def test_first_contact_warns_of_nothing(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An order that comes before the first catalogue is no fault of anybody's."""
+    world = World()
+    director = world.depot.director
+    world.server.order(Action.INSTALL, world.new)
+
+    def unknown(self: DepotCatalogue) -> Director:
+        if not world.depot.refreshed:
+            raise UnavailableError("unreachable", "No verified catalogue is held yet.")
+        return director
+
+    monkeypatch.setattr(DepotCatalogue, "director", unknown)
+    with caplog.at_level("WARNING", "device_agent"):
+        world.run()
+    assert world.running_version() == "2.0"
+    assert not caplog.records

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from firmware.logs import FieldFormatter
+from firmware.logs import BURST, WINDOW_S, FieldFormatter, Sparing
 
 
 def line(message: str = "dropped", **fields: object) -> str:
@@ -32,3 +32,22 @@ def test_what_a_stranger_sent_stays_inside_its_quotes(hostile: str) -> None:
     assert shown.isprintable()
     assert shown.isascii()
     assert len(line(reason=hostile).splitlines()) == 1
+
+
+def test_security_a_flood_of_like_lines_is_cut_and_counted() -> None:
+    now = [0.0]
+    sparing = Sparing(lambda: now[0])
+
+    def written(template: str) -> logging.LogRecord | None:
+        record = logging.LogRecord("device_agent.gate", logging.WARNING, __file__, 1, template, None, None)
+        return record if sparing.filter(record) else None
+
+    assert sum(written("message not accepted") is not None for _ in range(1000)) == BURST
+    assert written("broker refused the connection") is not None, "another event is not hidden by the flood"
+    now[0] = WINDOW_S
+    record = written("message not accepted")
+    assert record is not None
+    assert FieldFormatter().format(record).endswith(f"message not accepted left_out={1000 - BURST}")
+    later = written("message not accepted")
+    assert later is not None
+    assert not hasattr(later, "left_out")
