@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from device_agent.boot.leash import leashed
 from firmware.errors import OtariaError
 from simulator.images import DemoImage, build_demo_images
 from simulator.lab import HARDWARE, Board, Firmware, Lab, LabError
@@ -180,7 +181,9 @@ class Demo:
         self._narrator.say(f"$ otaria sim fleet --devices {count} …")
         with (self._lab.directory / "simulator.log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-c", "from server.cli import main; main()", *arguments], stdout=log, stderr=log
+                leashed([sys.executable, "-c", "from server.cli import main; main()", *arguments]),
+                stdout=log,
+                stderr=log,
             )
 
     def _all_report(self) -> bool:

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from paho.mqtt.enums import CallbackAPIVersion
 
+from device_agent.boot.leash import leashed
 from firmware.errors import UnavailableError
 from firmware.protocol import topics
 from server.identity.authority import Authorities
@@ -58,7 +59,7 @@ class HostileBroker:
     def start(self) -> None:
         """Start it and wait until it accepts TLS connections."""
         with (self._directory / "broker.log").open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+            self._process = subprocess.Popen(leashed(self._command), stdout=log, stderr=log)
         deadline = time.monotonic() + READY_S
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:

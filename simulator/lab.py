@@ -1,7 +1,7 @@
 """A laboratory: one whole Otaria on this machine, in one directory, made of the same programs and commands that users run.
 
 It starts the real server as a process of its own, real boards with real agents, and knows how to pull plugs. Everything
-listens on free loopback ports and ends with `close()`.
+listens on free loopback ports and ends with `close()`, or with the thread that made it.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from device_agent.boot.leash import leashed
 from device_agent.slots.files import create_board
 from firmware.errors import OtariaError
 from firmware.manifest import HealthCheck
@@ -73,7 +74,7 @@ class Board:
         log = (self.directory / "board.log").open("ab")
         with log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "device_agent.cli", "board", str(self.directory)],
+                leashed([sys.executable, "-m", "device_agent.cli", "board", str(self.directory)]),
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -179,7 +180,9 @@ class Lab:
         (self.state / "run.json").unlink(missing_ok=True)
         with (self.directory / "server.log").open("ab") as log:
             self._server = subprocess.Popen(
-                [sys.executable, "-c", "from server.cli import main; main()", "serve", "--config", "otaria.toml"],
+                leashed(
+                    [sys.executable, "-c", "from server.cli import main; main()", "serve", "--config", "otaria.toml"]
+                ),
                 cwd=self.directory,
                 stdout=log,
                 stderr=log,
