@@ -4,13 +4,14 @@ Nothing that comes from here is trusted; whoever asks checks lengths, hashes and
 """
 
 import ssl
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
 import urllib3
 
-from firmware.errors import UnavailableError
+from firmware.errors import RefusedError, UnavailableError
 from firmware.protocol.order import FileRef
 from firmware.protocol.words import ReasonKind
 
@@ -19,14 +20,17 @@ CHUNK_BYTES = 1 << 16
 
 @dataclass(frozen=True, kw_only=True)
 class HttpPatience:
-    """Seconds to wait for a connection, and for the next bytes."""
+    """Seconds to wait for a connection, for the next bytes, and for all of a small file, however slowly it drips. An artifact
+    may take as long as its link needs; who waits for it can stop at every byte that comes."""
 
     connect_s: float = 10.0
     read_s: float = 30.0
+    small_s: float = 120.0
 
 
 class DeviceHttp:
-    """The server's device listener: a `Source` of artifacts, and the catalogue's files. May be used by several threads."""
+    """The server's device listener: a `Source` of artifacts, and the catalogue's files. May be used by several threads.
+    Raises `RefusedError` (`malformed`) for an address that is none."""
 
     def __init__(
         self,
@@ -36,9 +40,14 @@ class DeviceHttp:
     ) -> None:
         patience = patience or HttpPatience()
         parts = urlsplit(https_url)
+        try:
+            host, port = parts.hostname or "", parts.port or 443
+        except ValueError as error:
+            raise RefusedError("malformed", f"{https_url} has no valid port; enrol again.") from error
+        self._patience = patience
         self._pool = urllib3.HTTPSConnectionPool(
-            parts.hostname or "",
-            parts.port or 443,
+            host,
+            port,
             timeout=urllib3.Timeout(connect=patience.connect_s, read=patience.read_s),
             maxsize=2,
             retries=False,
@@ -52,7 +61,8 @@ class DeviceHttp:
         try:
             if response.status not in (200, 206) or (offset and not _starts_at(response, offset)):
                 raise _unreachable(f"the server answered {response.status} for {file.path}")
-            yield from response.stream(CHUNK_BYTES, decode_content=False)
+            while chunk := response.read1(CHUNK_BYTES, decode_content=False):
+                yield chunk
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise _unreachable(f"the download of {file.path} broke off: {error}") from error
         finally:
@@ -77,7 +87,7 @@ class DeviceHttp:
                 return None
             if response.status != 200:
                 raise _unreachable(f"the server answered {response.status} for {path}")
-            return _bounded(response, max_bytes + 1)
+            return _bounded(response, max_bytes + 1, time.monotonic() + self._patience.small_s)
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise _unreachable(f"{path} could not be read: {error}") from error
         finally:
@@ -91,12 +101,14 @@ class DeviceHttp:
             raise _unreachable(f"the server is not reached: {error}") from error
 
 
-def _bounded(response: urllib3.BaseHTTPResponse, limit: int) -> bytes:
+def _bounded(response: urllib3.BaseHTTPResponse, limit: int, deadline: float) -> bytes:
     parts: list[bytes] = []
     left = limit
-    while left > 0 and (part := response.read(min(left, CHUNK_BYTES), decode_content=False)):
+    while left > 0 and (part := response.read1(min(left, CHUNK_BYTES), decode_content=False)):
         parts.append(part)
         left -= len(part)
+        if time.monotonic() > deadline:
+            raise TimeoutError("it came too slowly")
     return b"".join(parts)
 
 

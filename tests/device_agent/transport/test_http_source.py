@@ -3,6 +3,7 @@
 import http.server
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from device_agent.identity import SERVICES_CA_FILE, TLS_CERTIFICATE_FILE, TLS_KEY_FILE
 from device_agent.transport.http import DeviceHttp, HttpPatience
 from device_agent.transport.tls import client_context
-from firmware.errors import UnavailableError
+from firmware.errors import RefusedError, UnavailableError
 from firmware.protocol.order import FileRef
 from server.identity.authority import Authorities
 from tests.brokers import csr_of, key_pem
@@ -42,8 +43,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {offset}-{len(BODY) - 1}/{len(BODY)}")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        if fault == "drips":
+            return self._drip(body)
         self.wfile.write(body[:70_000] if fault == "dies" else body)
         return None
+
+    def _drip(self, body: bytes) -> None:
+        """A byte now and then, for ever."""
+        for at in range(len(body)):
+            self.wfile.write(body[at : at + 1])
+            if self.server.over.wait(0.05):
+                return
 
     def log_message(self, *_: object) -> None:
         return
@@ -54,6 +64,7 @@ class Site(http.server.ThreadingHTTPServer):
 
     def __init__(self, context: ssl.SSLContext) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
+        self.over = threading.Event()
         self.asked: list[tuple[str, str | None]] = []
         self.socket = context.wrap_socket(self.socket, server_side=True)
 
@@ -77,6 +88,7 @@ def site(authorities: Authorities) -> Iterator[Site]:
     thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     yield running
+    running.over.set()
     running.shutdown()
     thread.join()
     running.server_close()
@@ -99,7 +111,7 @@ def client(site: Site, directory: Path) -> Iterator[DeviceHttp]:
 
 
 def connect(site: Site, directory: Path, *, trusted_time: float = 0.0) -> DeviceHttp:
-    patience = HttpPatience(connect_s=5.0, read_s=5.0)
+    patience = HttpPatience(connect_s=5.0, read_s=5.0, small_s=0.5)
     url = f"https://127.0.0.1:{site.server_address[1]}"
     return DeviceHttp(url, client_context(directory, lambda: trusted_time), patience)
 
@@ -131,6 +143,27 @@ def test_metadata_is_bounded_and_missing_is_none(client: DeviceHttp, site: Site)
     site.fault = "missing"
     assert client.metadata("9.root.json", 100) is None
     assert site.asked[0][0] == "/v1/catalogue/metadata/timestamp.json"
+
+
+def test_security_metadata_that_drips_is_given_up(client: DeviceHttp, site: Site) -> None:
+    """Slow retrieval: each byte is in time, and all of them never come."""
+    site.fault = "drips"
+    began = time.monotonic()
+    with pytest.raises(UnavailableError, match="too slowly"):
+        client.metadata("timestamp.json", 16_384)
+    assert time.monotonic() - began < 5
+
+
+def test_artifact_that_drips_can_be_stopped_at_every_byte(client: DeviceHttp, site: Site) -> None:
+    site.fault = "drips"
+    chunks = client.open(FILE, offset=0)
+    assert len(next(chunks)) < 1000
+    chunks.close()  # type: ignore[attr-defined]
+
+
+def test_address_without_a_valid_port_is_refused(directory: Path) -> None:
+    with pytest.raises(RefusedError, match="99999"):
+        DeviceHttp("https://server:99999", client_context(directory, lambda: 0.0))
 
 
 def test_server_that_is_gone_is_unavailable(site: Site, directory: Path) -> None:
