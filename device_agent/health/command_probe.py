@@ -1,5 +1,5 @@
 """One command with a deadline. It runs in a process group of its own, which is killed when its time is over, and it dies with
-the agent."""
+the agent. It gets neither the agent's environment, where an operator may keep a secret, nor its directory."""
 
 import contextlib
 import os
@@ -17,6 +17,7 @@ MAX_OUTPUT_BYTES = 512
 CHUNK_BYTES = 1 << 16
 POLL_S = 0.02
 DRAIN_S = 0.5
+ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 
 
 def run_command(argv: Sequence[str], deadline: Deadline) -> Seen:
@@ -30,6 +31,8 @@ def run_command(argv: Sequence[str], deadline: Deadline) -> Seen:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             process_group=0,
+            env=ENVIRONMENT,
+            cwd="/",
         )
     except (OSError, ValueError) as error:
         return Seen(passed=False, text=f"it could not be started ({error})"[:300])

@@ -302,3 +302,10 @@ HealthRunner().run([HealthCheck(kind="command", argv=argv, timeout_s=600)], prog
     runner.kill()
     runner.wait()
     assert wait_gone(int(pid_file.read_text()))
+
+
+def test_security_command_gets_no_secret_and_no_directory_of_the_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTARIA_SECRET", "hush")
+    show = "import os, sys; sys.exit(f'{sorted(os.environ)} {os.getcwd()}')"
+    text = run([command(sys.executable, "-I", "-c", show)], None).text
+    assert "['LANG', 'PATH'] /\"" in text
