@@ -13,6 +13,7 @@ import msgspec
 from firmware.errors import OtariaError
 from firmware.logs import log_to_stderr
 
+MAX_CLAIM_FILE_BYTES = 8192
 DEFAULT_DIRECTORY = "/var/lib/otaria-agent"
 Command = Callable[[argparse.Namespace], int]
 
@@ -115,7 +116,8 @@ def _enrol(arguments: argparse.Namespace) -> int:
 
     claim = arguments.claim
     if claim.startswith("@"):
-        claim = Path(claim[1:]).read_text(errors="replace").strip()
+        with Path(claim[1:]).open("rb") as file:
+            claim = file.read(MAX_CLAIM_FILE_BYTES).decode(errors="replace").strip()
     identity = enrol(arguments.dir, claim, arguments.hardware)
     text = f"Enrolled as {identity.agent}; start it with `otaria-agent --dir {arguments.dir} run`."
     return _say(msgspec.to_builtins(identity), text, arguments.as_json)
@@ -143,7 +145,8 @@ def _board(arguments: argparse.Namespace) -> int:
     if arguments.image is not None:
         if arguments.hardware is None:
             raise _UsageError("--image needs --hardware as well. See `otaria-agent board --help`.")
-        capacity_bytes = arguments.capacity or 2 * arguments.image.stat().st_size
+        asked: int | None = arguments.capacity
+        capacity_bytes = 2 * arguments.image.stat().st_size if asked is None else asked
         create_board(arguments.board, arguments.image, capacity_bytes, arguments.hardware)
     return power(arguments.board)
 

@@ -40,7 +40,7 @@ from device_agent.identity import (
 from device_agent.ports import Effects
 from firmware.errors import RefusedError, UnavailableError
 from firmware.protocol.codec import canonical, convert, parse_json
-from firmware.protocol.enrol import PROOF_KIND, Claim, EnrolRequest, EnrolResponse, Proof, parse_claim
+from firmware.protocol.enrol import PROOF_KIND, Claim, EnrolRequest, EnrolResponse, Hardware, Proof, parse_claim
 from firmware.protocol.envelope import seal
 from firmware.protocol.words import Id
 
@@ -71,11 +71,11 @@ def enrol(
 ) -> Identity:
     """Enrol this device with a claim token; fills `directory` and returns the identity. Blocking.
 
-    `hardware` is the hardware id that releases name. Raises `RefusedError`: `claim-malformed`, `already-enrolled`, `wrong-pin`,
-    `wrong-server`, `bad-answer`, or the server's own kind (`claim-expired`, `claim-used-up`, …); `UnavailableError`:
+    `hardware` is the hardware id that releases name. Raises `RefusedError`: `claim-malformed`, `malformed`,
+    `already-enrolled`, `wrong-pin`, `wrong-server`, `bad-answer`, or the server's own kind (`claim-expired`, `claim-used-up`, …); `UnavailableError`:
     `unreachable`, `busy`. After any of them the same call may be made again.
     """
-    parsed = parse_claim(claim)
+    parsed, hardware = parse_claim(claim), convert(hardware, Hardware)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     store = effects or FileEffects()
     with _exclusive(directory):
@@ -116,7 +116,10 @@ def _resumed(directory: Path, claim: Claim, effects: Effects) -> _Applicant | No
     data = effects.read(directory / PENDING_FILE)
     if data is None:
         return None
-    pending = convert(parse_json(data, max_bytes=MAX_PENDING_BYTES), _Pending)
+    try:
+        pending = convert(parse_json(data, max_bytes=MAX_PENDING_BYTES), _Pending)
+    except RefusedError:
+        return None  # a medium that fails: begun anew, nothing of it was ever sent on
     keys = [_load_key(effects.read(directory / name)) for name in (TLS_KEY_FILE, REPORT_KEY_FILE)]
     if pending.claim_id != claim.id or keys[0] is None or keys[1] is None:
         return None
@@ -151,9 +154,7 @@ def _request(claim: Claim, hardware: str, applicant: _Applicant) -> EnrolRequest
         root_sha256=claim.root,
         proof=seal(proof, PROOF_KIND, applicant.signer).decode(),
     )
-    return convert(
-        parse_json(canonical(request), max_bytes=32768), EnrolRequest
-    )  # refuses a bad hardware id here already
+    return convert(parse_json(canonical(request), max_bytes=32768), EnrolRequest)
 
 
 def _pinned_ca(pem: bytes, claim: Claim) -> bytes:

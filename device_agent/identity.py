@@ -9,7 +9,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from device_agent.ports import Effects
-from firmware.errors import UnavailableError
+from firmware.errors import RefusedError, UnavailableError
 from firmware.protocol.codec import canonical, convert, parse_json
 from firmware.protocol.words import Id, Label, Sha256
 
@@ -46,7 +46,11 @@ def load_identity(directory: Path) -> Identity:
         raise UnavailableError(
             "not-enrolled", f"{directory} holds no {IDENTITY_FILE}; run `otaria-agent enrol` with a claim token first."
         ) from error
-    return convert(parse_json(data, max_bytes=MAX_BYTES), Identity)
+    try:
+        return convert(parse_json(data, max_bytes=MAX_BYTES), Identity)
+    except RefusedError as error:
+        text = f"{directory / IDENTITY_FILE} is damaged; restore it, or enrol again. {error.text}"
+        raise RefusedError(error.kind, text) from error
 
 
 def save_identity(directory: Path, identity: Identity, effects: Effects) -> None:

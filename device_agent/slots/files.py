@@ -4,17 +4,19 @@ The slot that runs, the one the boot loader would fall back to, and one that is 
 from the boot loader's own files at every write, not remembered.
 """
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
-
-import msgspec
 
 from device_agent.boot.files import read_state, read_status
 from device_agent.boot.layout import Board
 from device_agent.boot.loader import LoaderState, encode_state
 from device_agent.ports import Effects, Slot
 from firmware.errors import RefusedError, UnavailableError
-from firmware.protocol.words import ReasonKind
+from firmware.protocol.codec import canonical, convert
+from firmware.protocol.enrol import Hardware
+from firmware.protocol.words import MAX_IMAGE_BYTES, ReasonKind
 
 COPY_BYTES = 1 << 20
 SLOT_ACTIVE = "slot-active"
@@ -68,8 +70,8 @@ class FileSlots:
 def create_board(directory: Path, image: Path, capacity_bytes: int, hardware: str) -> Board:
     """Make a fresh board with `image` in slot A as the active one and an empty slot B of the same capacity.
 
-    Raises `RefusedError` (`board-exists`, `slot-too-small`) and changes nothing then. The loader's state is written last, so
-    that a board without it was never finished.
+    Raises `RefusedError` (`board-exists`, `slot-too-small`, `too-large`, `malformed`) or `OSError`, and leaves nothing behind
+    then. The loader's state is written last, so that a board without it was never finished.
     """
     board = Board(directory=directory)
     if any(path.exists() for path in (*board.loader_copies, board.slot(Slot.A), board.slot(Slot.B))):
@@ -80,14 +82,36 @@ def create_board(directory: Path, image: Path, capacity_bytes: int, hardware: st
             ReasonKind.SLOT_TOO_SMALL,
             f"The image has {length} bytes and the slot {capacity_bytes}; make the slot larger.",
         )
-    for folder in (board.request.parent, board.status.parent, board.agent):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for slot in Slot:
-        _preallocate(board.slot(slot), capacity_bytes)
-    _copy(image, board.slot(Slot.A))
-    _write(board.facts, msgspec.json.encode({"hardware": hardware, "capacity_bytes": capacity_bytes}))
-    _write(board.loader_copies[0], encode_state(LoaderState()))
+    if capacity_bytes > MAX_IMAGE_BYTES:
+        raise RefusedError(ReasonKind.TOO_LARGE, f"A slot has at most {MAX_IMAGE_BYTES} bytes.")
+    facts = canonical({"hardware": convert(hardware, Hardware), "capacity_bytes": capacity_bytes})
+    with _all_or_nothing(board):
+        for slot in Slot:
+            _preallocate(board.slot(slot), capacity_bytes)
+        _copy(image, board.slot(Slot.A))
+        _write(board.facts, facts)
+        _write(board.loader_copies[0], encode_state(LoaderState()))
     return board
+
+
+@contextlib.contextmanager
+def _all_or_nothing(board: Board) -> Iterator[None]:
+    """Make the board's folders; when the block fails, remove whatever of the board was not there before."""
+    folders = (board.directory, board.request.parent, board.status.parent, board.agent)
+    files = (*map(board.slot, Slot), board.facts, board.loader_copies[0])
+    new_folders = [folder for folder in folders if not folder.exists()]
+    new_files = [path for path in files if not path.exists()]
+    try:
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        yield
+    except BaseException:
+        for path in new_files:
+            path.unlink(missing_ok=True)
+        for folder in reversed(new_folders):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def _preallocate(path: Path, size: int) -> None:

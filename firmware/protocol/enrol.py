@@ -24,6 +24,8 @@ ENROL_PATH = "/v1/enrol"
 CSR_PATTERN = r"^-----BEGIN CERTIFICATE REQUEST-----\n[A-Za-z0-9+/=\n]{1,4000}-----END CERTIFICATE REQUEST-----\n?\Z"
 
 Url = Annotated[str, Meta(pattern=r"^https://[A-Za-z0-9.\[\]:_-]{1,300}\Z", max_length=320)]
+Hardware = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+:-]{0,127}\Z")]
+"""The hardware id that releases name."""
 Secret = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{43}\Z")]
 """256 random bits, base64url without padding."""
 
@@ -60,7 +62,7 @@ class EnrolRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     secret: Secret
     csr: Annotated[str, Meta(pattern=CSR_PATTERN, max_length=4200)]
     report_key: Annotated[dict[str, Any], Meta(max_length=8)]
-    hardware: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+:-]{0,127}\Z")]
+    hardware: Hardware
     root_sha256: Sha256
     proof: Annotated[str, Meta(min_length=2, max_length=8192)]
 

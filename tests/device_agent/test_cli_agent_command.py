@@ -14,6 +14,7 @@ from device_agent.identity import IDENTITY_FILE, Identity, load_identity, save_i
 from device_agent.journal import JOURNAL_FILE, Journal, Record
 from device_agent.outbox import Outbox
 from firmware.errors import RefusedError, UnavailableError
+from firmware.protocol.enrol import Claim, encode_claim
 from tests.crash.world import IDENTITY
 from tests.device_agent.core.playbook import Player
 
@@ -104,6 +105,34 @@ def test_claim_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert failed(capsys, *arguments) == (1, "claim-malformed")
     missing = ("--dir", str(tmp_path / "a"), "enrol", "--claim", "@/nonexistent", "--hardware", "h")
     assert failed(capsys, *missing) == (1, "os-error")
+
+
+@pytest.mark.parametrize("hardware", ["", "two words", "h" * 129, "\udcff", "a\nb"])
+def test_hardware_that_is_none_changes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], hardware: str
+) -> None:
+    claim = encode_claim(Claim(url="https://127.0.0.1:1", id="c", secret="s" * 43, ca="a" * 64, root="b" * 64))
+    arguments = ("--dir", str(tmp_path / "a"), "enrol", "--claim", claim, "--hardware", hardware)
+    assert failed(capsys, *arguments) == (1, "malformed")
+    assert not (tmp_path / "a").exists()
+
+
+def test_claim_file_without_an_end_is_read_no_further_than_a_claim(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("--dir", str(tmp_path / "a"), "enrol", "--claim", "@/dev/zero", "--hardware", "h")
+    assert failed(capsys, *arguments) == (1, "claim-malformed")
+
+
+@pytest.mark.parametrize("capacity", ["0", "-1", "99", "1" + "0" * 30])
+def test_capacity_that_is_none_makes_no_board(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], capacity: str
+) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(b"x" * 100)
+    arguments = ("board", str(tmp_path / "b"), "--image", str(image), "--hardware", "h", "--capacity", capacity)
+    assert failed(capsys, *arguments)[0] == 1
+    assert not (tmp_path / "b").exists()
 
 
 def test_health_without_a_known_manifest(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from device_agent.effects import FileEffects
 from device_agent.ports import BootOutcome, BootStatus, Slot
 from device_agent.slots.files import FileSlots, create_board
 from firmware.errors import RefusedError
+from firmware.protocol.words import MAX_IMAGE_BYTES
 
 CAPACITY = 8192
 EFFECTS = FileEffects()
@@ -132,3 +133,33 @@ def test_a_board_is_not_made_over_another(board: Board, tmp_path: Path) -> None:
         create_board(board.directory, tmp_path / "factory.img", CAPACITY, "other")
     assert caught.value.kind == "board-exists"
     assert {path: path.read_bytes() for path in board.directory.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("capacity", "hardware"),
+    [
+        (10**15, "sim-1"),
+        (MAX_IMAGE_BYTES + 1, "sim-1"),
+        (10**30, "sim-1"),
+        (4096, "a board"),
+        (4096, "\udcff"),
+        (4096, ""),
+    ],
+    ids=["petabyte", "too-many", "no-number-of-c", "space", "no-unicode", "empty"],
+)
+def test_board_that_cannot_be_made_leaves_nothing(tmp_path: Path, capacity: int, hardware: str) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(b"x" * 100)
+    with pytest.raises((RefusedError, OSError)):
+        create_board(tmp_path / "deep" / "board", image, capacity, hardware)
+    assert not (tmp_path / "deep" / "board").exists()
+
+
+def test_board_that_cannot_be_made_leaves_what_was_there(tmp_path: Path) -> None:
+    kept = tmp_path / "board" / "agent" / "identity.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"{}")
+    with pytest.raises(OSError):
+        create_board(tmp_path / "board", tmp_path, 1 << 20, "sim-1")
+    assert [path for path in (tmp_path / "board").rglob("*") if path.is_file()] == [kept]
+    assert not (tmp_path / "board" / "boot").exists()
