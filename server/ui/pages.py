@@ -22,12 +22,13 @@ from server.ui.attention import needs
 from server.ui.pictures import MAX_CELLS, CohortPicture, picture, versions_bar
 from server.ui.rendering import STATIC, STATIC_TYPES, Templates
 from server.ui.sessions import Session, Sessions
-from server.ui.timeline import entries, held
+from server.ui.timeline import entries, gathered, held
 from server.ui.wording import OVER
 
 FLEET_PAGE = 100
 STUCK_SHOWN = 12
 TIMELINE = 60
+LONG_TIMELINE = 300
 OVERVIEW_CAMPAIGNS = 6
 WATCH = (CampaignState.WATCHING,)
 STUCK = (
@@ -123,7 +124,7 @@ class Pages:
             if view is None:
                 return None, {}, [], ()
             stuck = unit.campaigns.assignments(name, states=STUCK, limit=STUCK_SHOWN * 8).rows
-            timeline = unit.audit.latest(limit=TIMELINE, campaign=name)
+            timeline = unit.audit.latest(limit=LONG_TIMELINE, campaign=name)
             return view, _rows_for_cells(unit, view), list(stuck), timeline
 
         view, rows, stuck, timeline = await self._database.read(load)
@@ -137,8 +138,9 @@ class Pages:
             view=view,
             pictures=_pictures(view, rows),
             stuck=held(await self._explained(stuck[:STUCK_SHOWN])),
+            over=view.row.state in OVER,
             stuck_more=max(0, len(stuck) - STUCK_SHOWN),
-            timeline=entries(timeline),
+            timeline=gathered(timeline),
             verbs=verbs_for(view.row.state) if session.caller.may(Need.OPERATE) else (),
         )
 
@@ -192,8 +194,8 @@ class Pages:
         return self._templates.page("releases.html", request, session, releases=shown, names=names, versions=versions)
 
     async def trail(self, request: web.Request, session: Session) -> web.StreamResponse:
-        records = await self._database.read(lambda unit: unit.audit.latest(limit=200))
-        return self._templates.page("trail.html", request, session, timeline=entries(records), count=len(records))
+        records = await self._database.read(lambda unit: unit.audit.latest(limit=LONG_TIMELINE))
+        return self._templates.page("trail.html", request, session, timeline=gathered(records), count=len(records))
 
     async def _explained(self, rows: Sequence[AssignmentRow]) -> list[tuple[AssignmentRow, Explanation]]:
         return [(row, await self._explainer.explain(row.target)) for row in rows]

@@ -1,4 +1,4 @@
-"""A timeline for people: the same thing said of many targets in a row is one entry."""
+"""A timeline for people: the same thing said of many targets at about the same time is one entry."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +6,8 @@ from itertools import groupby
 
 from server.planner.model import AssignmentRow, Explanation
 from server.ports import AuditRecord
+
+TOGETHER_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +31,20 @@ class Held:
 
 
 def entries(records: Sequence[AuditRecord]) -> list[Entry]:
-    """Records, newest first, with neighbours that say the same taken together."""
-    return [_entry(list(run)) for _, run in groupby(records, lambda one: (one.kind, one.text, one.actor, one.campaign))]
+    """One entry for each of these records, newest first."""
+    return [_entry([record]) for record in records]
+
+
+def gathered(records: Sequence[AuditRecord]) -> list[Entry]:
+    """Records, newest first, with those that say the same of different targets taken together.
+
+    Only within `TOGETHER_S` seconds, and never across a record about a whole campaign or the server.
+    """
+    found: list[Entry] = []
+    for about_targets, stretch in groupby(records, lambda record: record.target is not None):
+        run = list(stretch)
+        found += _alike(run) if about_targets else entries(run)
+    return found
 
 
 def held(explained: Sequence[tuple[AssignmentRow, Explanation]]) -> list[Held]:
@@ -39,6 +53,19 @@ def held(explained: Sequence[tuple[AssignmentRow, Explanation]]) -> list[Held]:
     for row, why in explained:
         alike.setdefault((row.state, why.text), []).append((row, why))
     return [Held(rows=tuple(row for row, _ in group), why=group[0][1]) for group in alike.values()]
+
+
+def _alike(stretch: Sequence[AuditRecord]) -> list[Entry]:
+    groups: list[list[AuditRecord]] = []
+    latest: dict[tuple[str, str, str, str | None], list[AuditRecord]] = {}
+    for record in stretch:
+        said = (record.kind, record.text, record.actor, record.campaign)
+        group = latest.get(said)
+        if group is None or group[0].at - record.at > TOGETHER_S:
+            group = latest[said] = []
+            groups.append(group)
+        group.append(record)
+    return [_entry(group) for group in groups]
 
 
 def _entry(run: list[AuditRecord]) -> Entry:

@@ -28,22 +28,27 @@ FLAGS = [
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of the browser on one worker."""
     for item in items:
-        if "site" in getattr(item, "fixturenames", ()):
+        if "bare" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group("browser"))
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A running Otaria with a fleet, and a browser."""
+def site(bare: Site) -> Iterator[Site]:
+    """The site with releases and a fleet."""
+    with fleet(bare.lab, publish(bare.lab)):
+        yield bare
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A running Otaria in which nothing has happened yet, and a browser."""
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("chromium is not installed: apt-get install chromium")
     with running(Lab(tmp_path_factory.mktemp("site"), broker="auto")) as lab:
         admin = (lab.state / "admin.token").read_text().strip()
         tokens = {role: asyncio.run(token_of(lab, role)) for role in (Role.VIEWER, Role.OPERATOR)}
-        factory = publish(lab)
         with (
-            fleet(lab, factory),
             sync_playwright() as playwright,
             playwright.chromium.launch(executable_path=chromium, args=FLAGS) as browser,
         ):

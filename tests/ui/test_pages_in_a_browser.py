@@ -41,6 +41,21 @@ def _tab_to(page: Page, name: str, *, most: int) -> None:
     raise AssertionError(f"{most} presses of Tab did not reach {name}")
 
 
+def test_an_empty_server_says_what_to_type_first(bare: Site) -> None:
+    """Runs first in this module, before the fleet that the other tests share."""
+    with bare.visitor(viewport=PHONE) as visitor:
+        page = visitor.sign_in(bare.tokens[Role.ADMIN])
+        for path, command in (
+            ("/", "otaria campaign apply -f campaign.yaml --dry-run"),
+            ("/fleet", "otaria fleet token create --uses 20 > claim.txt"),
+            ("/releases", "otaria release publish DIR --repository REPOSITORY"),
+        ):
+            page.goto(bare.url + path)
+            expect(page.locator("pre").last).to_contain_text(command)
+            assert _fits(page), path
+        assert visitor.complaints == []
+
+
 def test_a_wrong_token_is_told_apart_and_a_good_one_leads_on_to_what_was_asked_for(site: Site) -> None:
     with site.visitor() as visitor:
         page = visitor.open("/fleet?version=1.0.0")
@@ -97,7 +112,7 @@ def test_open_pages_follow_a_campaign_to_its_end_without_a_reload(site: Site) ->
         assert seen == sorted(seen)
         assert any(0 < number < MAIN for number in seen)
         overview.bring_to_front()
-        expect(overview.locator(".legend").first).to_contain_text(f"{MAIN} 2.0.0")
+        expect(overview.locator(".legend").first).to_contain_text(f"2.0.0 {MAIN}")
         expect(overview.locator(".needs")).not_to_contain_text("follow")
         assert [watched.evaluate("window.stayed") for watched in (overview, page)] == [True, True]
         assert visitor.complaints == []
@@ -143,7 +158,7 @@ def test_every_page_fits_a_phone_runs_nothing_foreign_and_gives_no_cause_for_com
         for path in _pages(site, odd_campaign):
             page.goto(site.url + path)
             expect(page.get_by_role("status")).to_have_text("live")
-            assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], path
+            assert _fits(page), path
             assert page.evaluate("window.violations") == [], path
             assert page.evaluate("window.ran") is None, path
             assert (_lightness(page, "background-color") > 0.5) is (scheme == "light"), path
@@ -201,6 +216,11 @@ def _sign_in_again(visitor: Visitor, page: Page, site: Site) -> None:
     page.get_by_role("button", name="Sign in").click()
     page.wait_for_url(visitor.url + "/fleet")
     expect(page.get_by_role("status")).to_have_text("live")
+
+
+def _fits(page: Page) -> bool:
+    """Whether nothing of the page is to the right of a phone's screen."""
+    return int(page.evaluate("document.documentElement.scrollWidth")) <= PHONE["width"]
 
 
 def _lightness(page: Page, style: str) -> float:
