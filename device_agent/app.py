@@ -5,6 +5,7 @@ import fcntl
 import logging
 import os
 import secrets
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -94,7 +95,11 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
         boot=FileBoot(effects, board),
         catalogue=open_catalogue(directory, http),
         installer=StreamInstaller(
-            effects=effects, slots=slots, source=http, directory=_folder(directory, INSTALL_FOLDER)
+            effects=effects,
+            slots=slots,
+            source=http,
+            directory=_folder(directory, INSTALL_FOLDER),
+            free_bytes=lambda: shutil.disk_usage(directory).free,
         ),
         health=HealthRunner(),
         link=link,

@@ -29,13 +29,17 @@ class PatchFile:
         Raises `RefusedError` (`artifact-changed`, `artifact-truncated`, `artifact-too-long`, `storage-fault`) and what the
         source raises.
         """
-        with storage_faults("read", "the fetched delta"):
-            have = self._effects.size(self._path) or 0
+        have = self.size()
         if have < file.length:
             for part in windows_from(source, file, have, stop):
                 with storage_faults("write", "the fetched delta"):
                     self._effects.append(self._path, part)
         self._check(file, stop)
+
+    def size(self) -> int:
+        """Bytes fetched so far."""
+        with storage_faults("read", "the fetched delta"):
+            return self._effects.size(self._path) or 0
 
     def read(self) -> Iterator[bytes]:
         """The patch in chunks."""

@@ -28,6 +28,7 @@ from firmware.protocol.order import DeltaRef, FileRef, Order
 from firmware.protocol.words import ReasonKind
 
 MAX_DELTA_FAILURES = 2
+RESERVE_BYTES = 64 << 20
 SLOT_SET = "root"
 CHECKPOINT_NAME = "install.json"
 PATCH_NAME = "install-delta.part"
@@ -54,8 +55,20 @@ class _Job:
 class StreamInstaller:
     """`Installer` over slots and a source. `directory` holds its checkpoint and a delta while it is fetched."""
 
-    def __init__(self, *, effects: Effects, slots: Slots, source: Source, directory: Path) -> None:
+    def __init__(
+        self,
+        *,
+        effects: Effects,
+        slots: Slots,
+        source: Source,
+        directory: Path,
+        free_bytes: Callable[[], int] | None = None,
+    ) -> None:
+        """`free_bytes`: how much the directory's file system still takes; a delta that would not leave `RESERVE_BYTES` of it
+        is not fetched, because an agent without room for its journal cannot even start, to clean up. The full image goes
+        straight into its slot."""
         self._slots = slots
+        self._free_bytes = free_bytes
         self._source = source
         self._checkpoints = CheckpointFile(effects, directory / CHECKPOINT_NAME)
         self._patch = PatchFile(effects, directory / PATCH_NAME)
@@ -122,7 +135,7 @@ class StreamInstaller:
         if done and not checkpoint.first_block:
             checkpoint = self._keep_first_block(job, checkpoint)
         job.target.open()
-        if job.delta is not None and checkpoint.delta_failures < MAX_DELTA_FAILURES and self._is_source(job, job.delta):
+        if job.delta is not None and self._is_worth_trying(job, job.delta, checkpoint):
             done, checkpoint = self._by_delta(job, job.delta, done, checkpoint)
         if done < total:
             chunks = windows_from(self._source, job.file, done * WINDOW_BYTES, job.stop)
@@ -181,6 +194,19 @@ class StreamInstaller:
         kept = msgspec.structs.replace(checkpoint, first_block=job.target.first_block.hex())
         self._checkpoints.store(kept)
         return kept
+
+    def _is_worth_trying(self, job: _Job, delta: DeltaRef, checkpoint: Checkpoint) -> bool:
+        if checkpoint.delta_failures >= MAX_DELTA_FAILURES or delta.file.length >= job.image.length:
+            return False
+        return self._has_room(job, delta) and self._is_source(job, delta)
+
+    def _has_room(self, job: _Job, delta: DeltaRef) -> bool:
+        """Whether the rest of the patch leaves the journal its room. A patch that has to go is removed."""
+        if self._free_bytes is None or self._free_bytes() + self._patch.size() >= delta.file.length + RESERVE_BYTES:
+            return True
+        self._patch.remove()
+        _log.warning("no room for the delta, so the full image is fetched", extra={"change_id": job.change_id})
+        return False
 
     def _is_source(self, job: _Job, delta: DeltaRef) -> bool:
         """Whether the active slot's bytes are the ones the delta starts from."""

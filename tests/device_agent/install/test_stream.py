@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from device_agent.boot.files import encode_status
 from device_agent.boot.layout import Board
 from device_agent.effects import FileEffects
-from device_agent.install.stream import CHECKPOINT_NAME, PATCH_NAME, StreamInstaller
+from device_agent.install.stream import CHECKPOINT_NAME, PATCH_NAME, RESERVE_BYTES, StreamInstaller
 from device_agent.ports import BootOutcome, BootStatus, Slot
 from device_agent.slots.files import FileSlots, create_board
 from firmware.errors import OtariaError, RefusedError, UnavailableError
@@ -64,12 +65,17 @@ class Rig:
         self.slots = FileSlots(self.effects, self.board.directory)
         self.progress: list[tuple[int, int]] = []
         self.stop_after: int | None = None
+        self.free_bytes: int | None = None
 
     @property
     def installer(self) -> StreamInstaller:
         """A new one every time: nothing is kept in memory."""
         return StreamInstaller(
-            effects=self.effects, slots=self.slots, source=self.stage.shelf, directory=self.board.agent
+            effects=self.effects,
+            slots=self.slots,
+            source=self.stage.shelf,
+            directory=self.board.agent,
+            free_bytes=None if self.free_bytes is None else lambda: self.free_bytes or 0,
         )
 
     def run(self, delta: DeltaRef | None = None, order: Order | None = None) -> None:
@@ -267,6 +273,33 @@ def test_a_delta_stopped_while_it_is_applied_goes_on(rig: Rig) -> None:
 
 
 # Deltas that fail
+
+
+@pytest.mark.parametrize("spare", [-1, 0])
+def test_delta_that_would_leave_the_journal_no_room_is_not_fetched(rig: Rig, spare: int) -> None:
+    """An agent that cannot write its journal cannot start, so it could never clean up either."""
+    delta = rig.stage.delta()
+    part = rig.board.agent / PATCH_NAME
+    rig.stage.shelf.chunk = 10_000
+    rig.stage.shelf.faults[delta.file.sha256] = ["dead 40000"]
+    assert rig.refused(delta).kind == "unreachable"
+    have = part.stat().st_size if part.exists() else 0
+    rig.stage.shelf.opened.clear()
+    rig.free_bytes = delta.file.length - have + RESERVE_BYTES + spare
+    rig.run(delta)
+    wanted = ("deltas/a-b.otd", have) if spare == 0 else (rig.stage.file.path, 0)
+    assert rig.stage.shelf.opened == [wanted]
+    assert rig.is_staged()
+    assert not part.exists()
+
+
+def test_security_delta_larger_than_its_image_is_not_fetched(rig: Rig) -> None:
+    """Who stole the key of the deltas could fill the disk with one."""
+    delta = rig.stage.delta()
+    huge = msgspec.structs.replace(delta, file=msgspec.structs.replace(delta.file, length=len(rig.stage.new)))
+    rig.run(huge)
+    assert rig.stage.shelf.opened == [(rig.stage.file.path, 0)]
+    assert rig.is_staged()
 
 
 def test_a_delta_from_another_image_falls_to_the_full_one(rig: Rig) -> None:
