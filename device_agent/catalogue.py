@@ -25,6 +25,7 @@ FetchTarget = Callable[[str, int], bytes | None]
 T = TypeVar("T")
 ROOT_NAME = "root.json"
 PARSED_KEPT = 4
+MANIFESTS_KEPT = 16
 
 
 class EffectsStore:
@@ -111,10 +112,18 @@ class DeviceCatalogue:
                 return stored
             fetched = self._fetched(file)
             _guarded(lambda: self._effects.replace(self._manifest_path(file), fetched))
+            _guarded(lambda: self._prune(file))
             return fetched
 
+    def _prune(self, newest: FileRef) -> None:
+        """Forget the manifests that were fetched first. A slot whose manifest is gone is still verified by its hash."""
+        kept = {self._manifest_path(newest).name, *(_manifest_name(sha256) for sha256 in self._parsed)}
+        stored = sorted(self._directory.glob(_manifest_name("*")), key=lambda path: path.stat().st_mtime_ns)
+        for path in [path for path in stored if path.name not in kept][:-MANIFESTS_KEPT]:
+            self._effects.unlink(path)
+
     def _manifest_path(self, file: FileRef) -> Path:
-        return self._directory / f"manifest-{file.sha256}.json"
+        return self._directory / _manifest_name(file.sha256)
 
     def _fetched(self, file: FileRef) -> bytes:
         if file.length > MAX_BYTES:
@@ -144,6 +153,10 @@ class DeviceCatalogue:
             )
         except OtariaError:
             return None
+
+
+def _manifest_name(sha256: str) -> str:
+    return f"manifest-{sha256}.json"
 
 
 def _is(data: bytes, file: FileRef) -> bool:

@@ -1,13 +1,14 @@
 """The agent's catalogue over real TUF metadata: whom it names as director and for how long, and who waits for whom."""
 
 import hashlib
+import os
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from device_agent.catalogue import DeviceCatalogue
+from device_agent.catalogue import MANIFESTS_KEPT, DeviceCatalogue
 from device_agent.effects import FileEffects
 from firmware.errors import OtariaError, RefusedError, UnavailableError
 from firmware.protocol.order import FileRef
@@ -147,3 +148,27 @@ def test_held_manifest_waits_for_no_refresh(lab: Any, device: Device) -> None:
     with pytest.raises(OtariaError):
         device.catalogue.refresh(lab.NOW)
     assert seen[:1] == ["1.0"]
+
+
+def test_cached_manifests_do_not_fill_the_disk_and_the_newest_stays(lab: Any, device: Device) -> None:
+    files = [device.release(f"1.{number}") for number in range(2 * MANIFESTS_KEPT)]
+    for number, file in enumerate(files):
+        device.catalogue.manifest(file)
+        path = device.directory / f"manifest-{file.sha256}.json"
+        os.utime(path, (number, number))
+    stored = {path.name for path in device.directory.glob("manifest-*")}
+    assert MANIFESTS_KEPT <= len(stored) <= MANIFESTS_KEPT + 5
+    assert {f"manifest-{file.sha256}.json" for file in files[-MANIFESTS_KEPT:]} <= stored
+    device.targets.clear()
+    device.catalogue = device.opened()
+    assert device.catalogue.manifest(files[-1]).version == f"1.{2 * MANIFESTS_KEPT - 1}"
+
+
+def test_manifest_that_was_just_fetched_is_kept_whatever_the_clock_says(lab: Any, device: Device) -> None:
+    for number in range(MANIFESTS_KEPT + 5):
+        file = device.release(f"1.{number}")
+        device.catalogue.manifest(file)
+        os.utime(device.directory / f"manifest-{file.sha256}.json", (1 << 33, 1 << 33))
+    newest = device.release("2.0")
+    device.catalogue.manifest(newest)
+    assert (device.directory / f"manifest-{newest.sha256}.json").exists()
