@@ -72,8 +72,8 @@ def enrol(
     """Enrol this device with a claim token; fills `directory` and returns the identity. Blocking.
 
     `hardware` is the hardware id that releases name. Raises `RefusedError`: `claim-malformed`, `malformed`,
-    `already-enrolled`, `wrong-pin`, `wrong-server`, `bad-answer`, or the server's own kind (`claim-expired`, `claim-used-up`, …); `UnavailableError`:
-    `unreachable`, `busy`. After any of them the same call may be made again.
+    `already-enrolled`, `wrong-pin`, `wrong-server`, `bad-answer`, or the server's own kind (`claim-expired`,
+    `claim-used-up`, …); `UnavailableError`: `unreachable`, `busy`. After any of them the same call may be made again.
     """
     parsed, hardware = parse_claim(claim), convert(hardware, Hardware)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
