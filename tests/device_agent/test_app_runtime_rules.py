@@ -541,3 +541,29 @@ def test_first_contact_warns_of_nothing(caplog: pytest.LogCaptureFixture, monkey
         world.run()
     assert world.running_version() == "2.0"
     assert not caplog.records
+
+
+def test_security_order_replayed_after_the_journal_was_lost_is_staged_at_most() -> None:
+    """The counters went with the journal, so an old order that has not expired is news again: but nobody permits it."""
+    world = World()
+    old = world.server.order(Action.INSTALL, world.old)
+    updated(world)
+    world.disk = Disk({**world.disk.files, JOURNAL: b"{"})
+    world.server.orders.clear()
+    world.server.highest.clear()
+    current = world.server.n
+    world.server.answer = lambda ask: Verdict.GRANTED if ask.counter.n == current else Verdict.WAIT
+    boots = len(world.boots)
+    in_boot(world, order_message(old))
+    for _ in range(50):
+        assert world.runtime is not None
+        wake = world.runtime.next_wake()
+        world._advance(None if wake is not None else Connected(online=True))
+    assert len(world.boots) == boots + 1
+    assert world.running_version() == "2.0"
+    assert world.server.states()[-1] == "staged"
+    expired = world.server.order(Action.INSTALL, world.old, expires_at=NOW - 1, counter=Counter(epoch=1, n=1))
+    world.disk = Disk({**world.disk.files, JOURNAL: b"{"})
+    world.server.orders.clear()
+    in_boot(world, order_message(expired))
+    assert world.server.states()[-1] == "refused"
