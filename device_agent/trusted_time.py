@@ -24,6 +24,6 @@ class TrustedTime:
 
     def learn(self, posix: float, now: float, *, until: float = LATEST) -> None:
         """Take over a time out of a verified, signed message, if it is later; whoever signed it is believed up to `until`."""
-        posix = min(posix, until, LATEST)
+        posix = min(posix, until)
         if posix > self.seconds(now):
             self._known = (posix, now)
