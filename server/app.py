@@ -195,7 +195,7 @@ async def run(settings: Settings, *, started: Callable[[Running], None] = lambda
 def _core(base: Foundation) -> Core:
     """Wire the parts to each other: what is stored wakes the engine, what is decided wakes the publisher."""
     ingest = Ingest(base.database, base.clock, base.director, on_stored=lambda: wake())
-    transport = AiomqttTransport(base.endpoint, ingest.on_message)
+    transport = AiomqttTransport(base.endpoint, ingest.on_message, on_link=lambda: _forget_presence(base))
     publisher = Publisher(base.database, base.clock, transport)
     engine = Engine(base.database, base.clock, base.director, on_outbox=publisher.wake)
 
@@ -252,6 +252,14 @@ def _people(base: Foundation, core: Core, *, secure: bool) -> web.Application:
             secure=secure,
         )
     )
+
+
+async def _forget_presence(base: Foundation) -> None:
+    """A broker that was killed took the last wills with it; who is online says so again, or the broker has it retained."""
+    try:
+        await base.database.write(lambda unit: unit.fleet.forget_presence())
+    except OtariaError as error:
+        log.error("it stays unknown who is offline: %s", error)
 
 
 def _waiting_for(base: Foundation, core: Core) -> list[str]:

@@ -162,6 +162,9 @@ class Releases(Protocol):
 
 # Fleet
 
+AGENT_LABEL = "agent."
+"""Prefix of labels an agent gave itself: it cannot choose its selection or budget group with them unless asked to."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TargetView:
@@ -223,6 +226,10 @@ class Fleet(Protocol):
 
     def count(self) -> int: ...
     def set_presence(self, agent: str, *, online: bool, at: float) -> None: ...
+    def forget_presence(self) -> None:
+        """Nobody is known to be online: the broker's word for it is about to come anew."""
+        ...
+
     def set_progress(self, target: str, text: str) -> None: ...
     def note_report(self, target: str, *, at: float, slot: str, previous_version: str | None) -> None:
         """Note what a stored report says that only people look at; the planner's columns change through `commit`."""

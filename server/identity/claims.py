@@ -11,7 +11,7 @@ from firmware.errors import RefusedError
 from firmware.protocol.enrol import Claim, encode_claim, parse_claim
 from server.identity.roots import Roots
 from server.identity.secrets import hashed, new_id, new_secret
-from server.ports import ClaimToken, Clock, Database, Unit
+from server.ports import AGENT_LABEL, ClaimToken, Clock, Database, Unit
 
 MAX_USES = 100_000
 MIN_EXPIRES_S = 60
@@ -73,3 +73,8 @@ def _check(uses: int, expires_s: int, labels: Mapping[str, str]) -> None:
         raise RefusedError("bad-claim", f"A claim token lives {MIN_EXPIRES_S} to {MAX_EXPIRES_S} seconds.")
     if len(labels) > MAX_LABELS or any(len(name) > 63 or len(value) > 128 for name, value in labels.items()):
         raise RefusedError("bad-claim", f"At most {MAX_LABELS} labels, names up to 63 and values up to 128 characters.")
+    if any(name.startswith(AGENT_LABEL) for name in labels):
+        raise RefusedError(
+            "bad-claim",
+            f"Names that begin with `{AGENT_LABEL}` are the devices' own, which they may change; choose another.",
+        )

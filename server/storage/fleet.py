@@ -6,11 +6,8 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, and_, bindparam, d
 
 from firmware.errors import RefusedError
 from server.planner.model import AssignmentState
-from server.ports import AgentStatus, Page, TargetView
+from server.ports import AGENT_LABEL, AgentStatus, Page, TargetView
 from server.storage.tables import AGENT, ASSIGNMENT, TARGET, TARGET_LABEL
-
-AGENT_LABEL = "agent."
-"""Prefix of labels an agent gave itself: it cannot choose its selection or budget group with them unless asked to."""
 
 UNKNOWN = "unknown"
 
@@ -66,6 +63,10 @@ class SqlFleet:
     def set_presence(self, agent: str, *, online: bool, at: float) -> None:
         """Note the presence hint for the agent's targets."""
         self._db.execute(update(TARGET).where(TARGET.c.agent == agent).values(presence=online, presence_at=at))
+
+    def forget_presence(self) -> None:
+        """Nobody is known to be online: the broker's word for it is about to come anew."""
+        self._db.execute(update(TARGET).where(TARGET.c.presence.is_(True)).values(presence=False))
 
     def set_progress(self, target: str, text: str) -> None:
         """Note the progress hint of a target."""

@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 OnMessage = Callable[[str, bytes, bool], Awaitable[None]]
 """Gets topic, payload and whether the broker had it retained."""
 
+OnLink = Callable[[], Awaitable[None]]
+"""Called with each new connection before anything can come over it; must not raise."""
+
 KEEPALIVE_S = 30
 ANSWER_TIMEOUT_S = 10.0
 STABLE_S = 10.0
@@ -70,6 +73,7 @@ class AiomqttTransport:
         endpoint: BrokerEndpoint,
         on_message: OnMessage,
         *,
+        on_link: OnLink | None = None,
         subscriptions: Sequence[str] = topics.FROM_AGENTS,
         identifier: str = MQTT_IDENTITY,
         pauses: Pauses | None = None,
@@ -78,6 +82,7 @@ class AiomqttTransport:
     ) -> None:
         self._endpoint = endpoint
         self._on_message = on_message
+        self._on_link = on_link
         self._subscriptions = tuple(subscriptions)
         self._identifier = identifier
         self._pauses = pauses or Pauses()
@@ -141,10 +146,13 @@ class AiomqttTransport:
     async def _one_connection(self) -> None:
         """Connect, subscribe, stay until the connection is lost; always raises."""
         async with _opened(self._new_client()) as client:
+            if self._on_link is not None:
+                await self._on_link()
             await self._subscribe(client)
             self._link = _Link(client=client, lost=asyncio.get_running_loop().create_future())
             try:
                 await self._announce()
+                _honour_cancellation()  # nothing but it would ever wake what follows
                 await anext(client.messages)  # yields nothing, as messages are diverted: raises when disconnected
             finally:
                 self._link.lost.set_result(None)
@@ -231,7 +239,8 @@ async def _opened(client: aiomqtt.Client) -> AsyncIterator[aiomqtt.Client]:
 
 
 def _honour_cancellation() -> None:
-    """Leaving aiomqtt's client may turn a cancellation into its own error; turn it back."""
+    """Leaving aiomqtt's client may turn a cancellation into its own error, and Python 3.11's `wait_for` loses one that comes
+    together with its result; turn it back."""
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError

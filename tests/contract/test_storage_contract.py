@@ -321,6 +321,10 @@ class TestFleet:
         loaded = await database.read(lambda unit: unit.campaigns.load(Footprint(target="t1")))
         assert loaded.target is not None
         assert (loaded.target.version, loaded.target.groups) == (1, ("agent.rack=4", "agent.site=paris", "site=berlin"))
+        await database.write(lambda unit: unit.fleet.forget_presence())
+        target = await database.read(lambda unit: unit.fleet.target("t1"))
+        assert target is not None
+        assert (target.presence, target.presence_at) == (False, 4.0)
         await database.write(lambda unit: unit.fleet.set_inventory("t1", labels={}, capabilities=[]))
         target = await database.read(lambda unit: unit.fleet.target("t1"))
         assert target is not None

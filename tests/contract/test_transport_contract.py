@@ -1,6 +1,7 @@
 """`server.ports.Transport` over both brokers: delivery, reconnection, and what happens while the broker is away."""
 
 import asyncio
+import contextlib
 import gc
 import os
 import signal
@@ -8,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiomqtt
 import pytest
 
 from firmware.errors import UnavailableError
@@ -19,7 +21,20 @@ from server.transport.backlog import Backlog
 from server.transport.broker import RunningBroker, start_broker
 from server.transport.endpoint import BrokerEndpoint
 from server.transport.mqtt import AiomqttTransport, Pauses
-from tests.brokers import KINDS, A, B, Yard, authorities, broker, next_message, skip_without, soon, until, yard
+from tests.brokers import (
+    DEADLINE_S,
+    KINDS,
+    A,
+    B,
+    Yard,
+    authorities,
+    broker,
+    next_message,
+    skip_without,
+    soon,
+    until,
+    yard,
+)
 
 __all__ = ["authorities", "broker", "yard"]
 
@@ -67,6 +82,19 @@ async def test_it_is_a_transport(yard: Yard) -> None:
     async with running(transport):  # type: ignore[arg-type]
         assert transport.connected
     assert not transport.connected
+
+
+async def test_each_link_is_told_before_anything_comes_over_it(yard: Yard) -> None:
+    inbox, seen = Inbox(), list[int]()
+
+    async def on_link() -> None:
+        seen.append(len(inbox.messages))
+
+    async with yard.connected(A) as agent:
+        await agent.publish(topics.presence(A), b"online", qos=1, retain=True)
+    async with running(AiomqttTransport(yard.broker.services, inbox, on_link=on_link)):
+        await until(lambda: inbox.payloads == [b"online"])
+    assert seen == [0]
 
 
 async def test_messages_arrive_in_order_with_their_retained_flag(yard: Yard) -> None:
@@ -244,6 +272,25 @@ async def test_cancelling_while_the_broker_hangs_ends_it(yard: Yard) -> None:
     assert task.cancelled()
     outcomes = await asyncio.gather(*stuck, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {UnavailableError}
+
+
+async def test_a_cancellation_that_is_lost_on_the_way_still_ends_it(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python 3.11's `wait_for` swallows one that comes together with its result, and aiomqtt waits with it."""
+    subscribe = AiomqttTransport._subscribe
+
+    async def losing(transport: AiomqttTransport, client: aiomqtt.Client) -> None:
+        await subscribe(transport, client)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(DEADLINE_S)
+
+    monkeypatch.setattr(AiomqttTransport, "_subscribe", losing)
+    task = asyncio.create_task(AiomqttTransport(yard.broker.services, Inbox()).run())
+    done, _ = await asyncio.wait({task}, timeout=DEADLINE_S)
+    assert done
+    assert task.cancelled()
 
 
 @leaks_in_paho

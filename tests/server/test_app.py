@@ -16,7 +16,9 @@ from server.app import Running, Server, run
 from server.cli import run as run_command
 from server.config import Settings, load_settings
 from server.identity.authority import Authorities
+from server.storage import SqlDatabase
 from server.transport.broker import start_broker
+from tests.people_side import add_device
 
 CONFIG = """
 [http]
@@ -143,6 +145,18 @@ async def test_a_connection_that_asks_nothing_is_closed(settings: Settings, monk
             async with asyncio.timeout(10):
                 assert await reader.read() == b""
             writer.close()
+
+
+async def test_whoever_is_gone_with_the_broker_is_not_shown_online_for_ever(settings: Settings) -> None:
+    settings.state.mkdir()
+    database = SqlDatabase.open(f"sqlite:///{settings.state / 'otaria.db'}")
+    await database.write(lambda unit: add_device(unit, "gw-1", {}))
+    await database.write(lambda unit: unit.fleet.set_presence("gw-1", online=True, at=1.0))
+    await database.close()
+    async with Server(settings) as server:
+        await _ready(server.running.people_url)
+        _, text = await _get(f"{server.running.people_url}/api/v1/fleet/gw-1", _secret(settings))
+        assert json.loads(text)["presence"] is False
 
 
 async def _works(running: Running, secret: str) -> None:

@@ -43,6 +43,7 @@ async def test_a_claim_token_pins_authority_and_root_and_its_secret_is_not_store
         {"expires_s": 10**9},
         {"labels": {str(n): "x" for n in range(33)}},
         {"labels": {"site": "x" * 129}},
+        {"labels": {"agent.site": "berlin"}},
     ],
 )
 async def test_a_claim_out_of_bounds_is_refused(
