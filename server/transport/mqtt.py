@@ -226,16 +226,25 @@ async def _opened(client: aiomqtt.Client) -> AsyncIterator[aiomqtt.Client]:
     """Enter a client so that a cancellation while it connects leaves no half-open socket behind."""
     entering = asyncio.ensure_future(client.__aenter__())
     try:
-        await asyncio.shield(entering)
-    except asyncio.CancelledError:
-        await asyncio.wait({entering})
-        if entering.exception() is None:
+        try:
+            await asyncio.shield(entering)
+        except asyncio.CancelledError:
+            await asyncio.wait({entering})
+            if entering.exception() is None:
+                await client.__aexit__(None, None, None)
+            raise
+        try:
+            yield client
+        finally:
             await client.__aexit__(None, None, None)
-        raise
-    try:
-        yield client
     finally:
-        await client.__aexit__(None, None, None)
+        _close_socket(client)
+
+
+def _close_socket(client: aiomqtt.Client) -> None:
+    """Close what a broker that doesn't answer or doesn't read leaves open; aiomqtt and paho offer no public way."""
+    if client._client.socket() is not None:
+        client._client._sock_close()
 
 
 def _honour_cancellation() -> None:

@@ -5,6 +5,7 @@ import contextlib
 import gc
 import os
 import signal
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -272,6 +273,31 @@ async def test_cancelling_while_the_broker_hangs_ends_it(yard: Yard) -> None:
     assert task.cancelled()
     outcomes = await asyncio.gather(*stuck, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {UnavailableError}
+
+
+async def test_a_broker_that_never_answers_is_hung_up_on(authorities: Authorities) -> None:
+    """Every try that times out closes its socket; hours of an absent broker must not use up the file descriptors."""
+    ended: asyncio.Queue[None] = asyncio.Queue()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            await reader.read()
+        ended.put_nowait(None)
+        writer.close()
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    files = authorities.broker_for_services
+    context.load_cert_chain(files.certificate, files.key)
+    server = await asyncio.start_server(silent, "127.0.0.1", 0, ssl=context)
+    async with server:
+        endpoint = BrokerEndpoint(
+            host="127.0.0.1", port=server.sockets[0].getsockname()[1], tls=authorities.mqtt_client
+        )
+        task = asyncio.create_task(AiomqttTransport(endpoint, Inbox(), pauses=QUICK, answer_timeout_s=0.2).run())
+        await soon(ended.get())
+        await soon(ended.get())
+        task.cancel()
+        await asyncio.wait({task}, timeout=DEADLINE_S)
 
 
 async def test_a_cancellation_that_is_lost_on_the_way_still_ends_it(

@@ -142,6 +142,12 @@ class Bench:
         name = {"slot-a.img": "slot-b.img", "slot-b.img": "slot-a.img"}[self.active_slot().name]
         return self.board.directory / name
 
+    def holds(self, content: bytes, offset: int) -> bool:
+        """Whether the slot that this boot does not run holds these bytes there."""
+        with self.other_slot().open("rb") as file:
+            file.seek(offset)
+            return file.read(len(content)) == content
+
     def counts(self, campaign: str) -> dict[str, int]:
         """The campaign's assignments by state, over all cohorts."""
         totals: dict[str, int] = {}
