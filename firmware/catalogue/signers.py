@@ -140,6 +140,8 @@ def add_signature(metadata: Metadata[Any], signer: Signer) -> None:
         metadata.sign(signer, append=True)
     except UnsignedMetadataError as error:
         cause = error.__cause__
+        if isinstance(cause, RefusedError):
+            raise cause from error
         text = str(cause or error) or type(cause).__name__
         keyid = signer.public_key.keyid[:16]
         raise RefusedError("signing-failed", f"The key {keyid} did not sign: {text.rstrip('.')}.") from error
