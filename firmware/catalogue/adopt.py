@@ -19,7 +19,8 @@ from firmware.catalogue.trust import TOP, Limits, Trust
 from firmware.errors import RefusedError
 from firmware.protocol.words import ReasonKind
 
-LIMITS = Limits(snapshot_bytes=5_000_000, targets_bytes=5_000_000)
+LIMITS = Limits()
+"""Those of a device: what it would not read is not put in force."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +129,7 @@ def _require_kept(
         if director_epoch(new) < director_epoch(old):
             raise refused("The proposal takes the director epoch back; make it again.")
         return
-    if new.delegations is not None and new.delegations.succinct_roles and old.delegations is None:
+    if new.delegations is not None and new.delegations.succinct_roles:
         _require_moved(proposal, old, new)
         return
     holder = proposal.roles.get(TOP) or repository.metadata_of(TOP)
@@ -140,11 +141,11 @@ def _require_kept(
 
 
 def _require_moved(proposal: Proposal, old: Targets, new: Targets) -> None:
-    """Dividing a product into bins: every file is in the bin where devices will look."""
+    """Every file is still listed, by the product itself or by the bin where devices will look."""
     bins = new.delegations.succinct_roles if new.delegations else None
     for path, target in old.targets.items():
-        name = bins.get_role_for_target(path) if bins else ""
-        if name not in proposal.roles or proposal.roles[name].signed.targets.get(path) != target:
+        moved = proposal.roles.get(bins.get_role_for_target(path)) if bins else None
+        if target not in (new.targets.get(path), moved.signed.targets.get(path) if moved else None):
             raise RefusedError("release-exists", f"{path} is in no hash bin; what was published stays.")
 
 

@@ -33,7 +33,8 @@ from firmware.protocol.words import ID_PATTERN
 
 TOP_ROLES = (Root.type, TOP, Snapshot.type, Timestamp.type)
 ONLINE = (Snapshot.type, Timestamp.type, DELTAS, DIRECTOR)
-MAX_BITS = 14
+MAX_BITS = 12
+"""More bins would make a snapshot that devices find too long."""
 
 
 class Change:
@@ -61,12 +62,7 @@ class Change:
         base = {Root.type: self.repository.metadata_of(Root.type), TOP: self.repository.metadata_of(TOP)}
         listed = self.repository.snapshot().meta
         base |= {role: self.repository.metadata_of(role) for role in self.roles if f"{role}.json" in listed}
-        return Proposal(title=title, roles=ordered(self.roles), base=ordered({**base, **self._holders(base)}))
-
-    def _holders(self, base: dict[str, Any]) -> dict[str, Metadata[Any]]:
-        """The product roles above hash bins that are changed alone."""
-        names = {name for name in map(_product_of_bin, self.roles) if name}
-        return {name: self.repository.metadata_of(name) for name in names if name not in base}
+        return Proposal(title=title, roles=ordered(self.roles), base=ordered(base))
 
     def _next(self, role: str) -> Any:
         if role not in self.roles:
@@ -124,7 +120,8 @@ def renew(repository: Repository, roles: Sequence[str], *, now: float) -> Propos
 
 
 def bins(repository: Repository, product: str, bits: int, *, now: float) -> Proposal:
-    """Divide a product's files over 2^`bits` hash bins, which the product's keys sign.
+    """Move a product's files into 2^`bits` hash bins, which the product's keys sign. New releases are listed by the product
+    itself; the same again moves those too.
 
     Raises `RefusedError`: `unknown-role`, `bad-bins`.
     """
@@ -134,18 +131,26 @@ def bins(repository: Repository, product: str, bits: int, *, now: float) -> Prop
         raise RefusedError("bad-bins", f"Give between 1 and {MAX_BITS} bits; 8 make 256 bins.")
     change = Change(repository, now)
     body = change.targets(role)
-    if body.delegations is not None:
-        raise RefusedError("bad-bins", f"{role} has its hash bins already.")
-    succinct = SuccinctRoles(list(delegation.keyids), delegation.threshold, bits, bin_prefix(product))
-    held = repository.targets().delegations
-    keys = {keyid: held.keys[keyid] for keyid in delegation.keyids} if held else {}
-    shares: dict[str, Targets] = {name: Targets(1) for name in succinct.get_roles()}
+    if body.delegations is None:
+        held = repository.targets().delegations
+        keys = {keyid: held.keys[keyid] for keyid in delegation.keyids} if held else {}
+        succinct = SuccinctRoles(list(delegation.keyids), delegation.threshold, bits, bin_prefix(product))
+        body.delegations = Delegations(keys, succinct_roles=succinct)
+        for name in succinct.get_roles():
+            change.add(name, Targets(1))
+    _fill_bins(change, role, body, bits)
+    return change.proposal(f"move the files of {role} into {1 << bits} hash bins")
+
+
+def _fill_bins(change: Change, role: str, body: Targets, bits: int) -> None:
+    succinct = body.delegations.succinct_roles if body.delegations else None
+    if succinct is None or succinct.bit_length != bits:
+        raise RefusedError("bad-bins", f"{role} delegates already, and not to {1 << bits} hash bins.")
+    if not body.targets and len(change.roles) == 1:
+        raise RefusedError("bad-bins", f"All files of {role} are in its hash bins.")
     for path, target in body.targets.items():
-        shares[succinct.get_role_for_target(path)].targets[path] = target
-    body.targets, body.delegations = {}, Delegations(keys, succinct_roles=succinct)
-    for name, share in shares.items():
-        change.add(name, share)
-    return change.proposal(f"divide {role} into {1 << bits} hash bins")
+        change.targets(succinct.get_role_for_target(path)).targets[path] = target
+    body.targets = {}
 
 
 def bin_prefix(product: str) -> str:
@@ -268,8 +273,3 @@ def _begin_product(change: Change, role: str, new: SSlibKey) -> None:
     targets.delegations.roles[role] = DelegatedRole(role, [], 1, terminating=True, paths=paths)
     targets.add_key(new, role)
     change.add(role, Targets(1))
-
-
-def _product_of_bin(role: str) -> str | None:
-    name, dash, _ = role.removeprefix("bin-").rpartition("-")
-    return product_role(name) if role.startswith("bin-") and dash else None

@@ -126,7 +126,7 @@ class Repository:
         """Length and sha256 of a path in the current catalogue, or None."""
         for role in self._delegated().values():
             if role.name != DIRECTOR and role.is_delegated_path(path):
-                return file_ref(self.targets(role.name).targets.get(path))
+                return file_ref(self._find(self.targets(role.name), path))
         return None
 
     def director_keys(self) -> dict[str, dict[str, object]]:
@@ -155,7 +155,7 @@ class Repository:
             role = product_role(product)
             name = self._newest(role)
             current = self._read(name, Targets, role).signed
-            if not adds(current, wanted, parse_manifest(manifest)):
+            if not adds({**self._binned(current), **current.targets}, wanted, parse_manifest(manifest)):
                 return self._bytes(name)
             current.targets.update(wanted)
             current.version += 1
@@ -166,8 +166,8 @@ class Repository:
         """The newest metadata of the product's role; raises `RefusedError` (`not-signed`) unless it lists this release."""
         wanted = release_targets(product, manifest)
         name = self._newest(product_role(product))
-        targets = self._read(name, Targets, product_role(product)).signed.targets
-        if any(targets.get(path) != target for path, target in wanted.items()):
+        targets = self._read(name, Targets, product_role(product)).signed
+        if any(self._find(targets, path) != target for path, target in wanted.items()):
             raise RefusedError("not-signed", f"This release of {product} is not signed; `otaria release sign` does it.")
         return self._bytes(name)
 
@@ -273,6 +273,20 @@ class Repository:
     def _delegated(self) -> dict[str, DelegatedRole]:
         delegations = self.targets().delegations
         return delegations.roles or {} if delegations else {}
+
+    def _find(self, targets: Targets, path: str) -> TargetFile | None:
+        """A path in a role, or in the hash bin below it that the path belongs to."""
+        found = targets.targets.get(path)
+        bins = targets.delegations.succinct_roles if targets.delegations else None
+        if found is not None or bins is None:
+            return found
+        return self.targets(bins.get_role_for_target(path)).targets.get(path)
+
+    def _binned(self, targets: Targets) -> dict[str, TargetFile]:
+        """All that the hash bins below a role list."""
+        bins = targets.delegations.succinct_roles if targets.delegations else None
+        names = bins.get_roles() if bins else ()
+        return {path: target for name in names for path, target in self.targets(name).targets.items()}
 
     def _role(self, name: str) -> DelegatedRole:
         role = self._delegated().get(name)

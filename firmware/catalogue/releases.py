@@ -35,10 +35,10 @@ def release_targets(product: str, manifest: bytes) -> dict[str, TargetFile]:
     return out
 
 
-def adds(current: Targets, wanted: Mapping[str, TargetFile], facts: Manifest) -> bool:
-    """Whether the release is new; False when it is there already, raises when something else is."""
+def adds(current: Mapping[str, TargetFile], wanted: Mapping[str, TargetFile], facts: Manifest) -> bool:
+    """Whether the release is new beside all that its product has; False when it is there, raises when something else is."""
     folder = f"releases/{facts.product}/{facts.version}/"
-    held = {path: target for path, target in current.targets.items() if path.startswith(folder)}
+    held = {path: target for path, target in current.items() if path.startswith(folder)}
     if held == wanted:
         return False
     if held:
@@ -46,7 +46,7 @@ def adds(current: Targets, wanted: Mapping[str, TargetFile], facts: Manifest) ->
             "release-exists",
             f"Version {facts.version} of {facts.product} was signed with other content; give the new one a new version.",
         )
-    highest = max((_counter(target) for target in current.targets.values()), default=-1)
+    highest = max((_counter(target) for target in current.values()), default=-1)
     if facts.counter <= highest:
         raise RefusedError(
             "counter-not-rising",

@@ -147,7 +147,9 @@ def renew(roles: tuple[str, ...], **how: Any) -> None:
 )
 @_change_options
 def bins(product: str, bits: int, **how: Any) -> None:
-    """Divide the files of a PRODUCT with many releases over hash bins, so that devices fetch only a small part of them.
+    """Move the files of a PRODUCT with many releases into hash bins, so that devices fetch only a small part of them.
+
+    New releases are listed by the product itself; the same again moves those too.
 
     Example: otaria keys bins pump --bits 6 --repository acme
     """
