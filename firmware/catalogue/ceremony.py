@@ -1,49 +1,80 @@
-"""The first ceremony: makes every key and the first version of every role, in a directory that appears whole or not at all.
+"""The first ceremony: makes every key that is wanted here and the first version of every role, in a directory that appears
+whole or not at all.
 
-`DIR/metadata/` is what the world sees, `DIR/keys/online/` goes to the server, `DIR/keys/offline/` stays away from it.
+`DIR/metadata/` is what the world sees, `DIR/keys/online/` goes to the server, `DIR/keys/offline/` stays away from it. A role
+whose keys were made elsewhere, on a signer's own machine or in a token, comes as public keys; what they have to sign then
+waits as a proposal in `DIR/first.proposal.json`.
 """
 
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from securesystemslib.signer import CryptoSigner
-from tuf.api.metadata import DelegatedRole, Delegations, MetaFile, Role, Root, Snapshot, Targets, Timestamp
+from securesystemslib.signer import SSlibKey
+from tuf.api.metadata import DelegatedRole, Delegations, Metadata, Role, Root, Snapshot, Targets, Timestamp
 
+from firmware.catalogue.adopt import adopt
 from firmware.catalogue.client import DIRECTOR, EPOCH
-from firmware.catalogue.keyfiles import SUFFIX, generate
-from firmware.catalogue.publish import DELTAS, Lifetimes, Repository, product_role, sign
+from firmware.catalogue.keyfiles import ECDSA, SUFFIX, Keyring, generate
+from firmware.catalogue.proposal import Proposal, ordered
+from firmware.catalogue.publish import DELTAS, Lifetimes, Repository, product_role
+from firmware.catalogue.signers import NAME
 from firmware.catalogue.trust import TOP
 from firmware.errors import RefusedError
 from firmware.protocol.words import ID_PATTERN
 
-ROOT_KEYS = 3
-ROOT_THRESHOLD = 2
+FIRST = "first.proposal.json"
+ONLINE = (Snapshot.type, Timestamp.type, DIRECTOR, DELTAS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Who signs what in a new catalogue. `public` gives keys that exist elsewhere, by role; all others are made here, with
+    `scheme`, and the offline ones are encrypted when there is a `passphrase`."""
+
+    products: Sequence[str]
+    root_keys: int = 3
+    root_threshold: int = 2
+    public: Mapping[str, Sequence[SSlibKey]] = field(default_factory=dict)
+    scheme: str = ECDSA
+    passphrase: str | None = None
 
 
 def initialise(
     directory: Path, *, products: Sequence[str], now: float, lifetimes: Lifetimes | None = None
 ) -> Repository:
-    """Make a catalogue workspace: 2-of-3 root, offline targets and products, online director, deltas, snapshot, timestamp.
+    """Make a catalogue workspace with every key in it: 2-of-3 root, offline targets and products, online the rest.
 
     `now` is POSIX seconds. Raises `RefusedError`: `directory-not-empty`, `bad-product`.
     """
-    _check(directory, products)
+    return begin(directory, Plan(products=products), now=now, lifetimes=lifetimes)[0]
+
+
+def begin(
+    directory: Path, plan: Plan, *, now: float, lifetimes: Lifetimes | None = None
+) -> tuple[Repository, Proposal | None]:
+    """Make a catalogue workspace as planned; the second value is what still has to be signed elsewhere, None when nothing.
+
+    Raises `RefusedError`: `directory-not-empty`, `bad-product`, `bad-threshold`, `unknown-role`, `key-in-use`.
+    """
+    _check(directory, plan.products)
+    _check_keys(plan)
     lifetimes = lifetimes or Lifetimes()
     directory.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name[:64]}."))
     try:
-        _fill(draft, products, now, lifetimes)
+        waiting = _fill(draft, plan, now, lifetimes)
         draft.rename(directory)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
     _sync(directory.parent)
-    return Repository.workspace(directory, lifetimes=lifetimes)
+    return Repository.workspace(directory, lifetimes=lifetimes), waiting
 
 
 def _check(directory: Path, products: Sequence[str]) -> None:
@@ -58,52 +89,100 @@ def _check(directory: Path, products: Sequence[str]) -> None:
             )
 
 
-def _fill(directory: Path, products: Sequence[str], now: float, lifetimes: Lifetimes) -> None:
+def _check_keys(plan: Plan) -> None:
+    roles = {Root.type, TOP, *ONLINE, *map(product_role, plan.products)}
+    for role, keys in plan.public.items():
+        if role not in roles:
+            raise RefusedError(
+                "unknown-role", f"There is no role {role} in this plan; it has {', '.join(sorted(roles))}."
+            )
+        if role != Root.type and len(keys) != 1:
+            raise RefusedError("bad-threshold", f"{role} begins with one key; `otaria keys add` gives it more.")
+    ids = [key.keyid for keys in plan.public.values() for key in keys]
+    if len(set(ids)) != len(ids):
+        raise RefusedError(
+            "key-in-use", "One public key was given twice; every role and signer needs a key of its own."
+        )
+    count = len(plan.public.get(Root.type, ())) or plan.root_keys
+    if not 1 <= plan.root_threshold <= count:
+        text = f"{plan.root_threshold} of {count} root keys cannot sign; give another threshold."
+        raise RefusedError("bad-threshold", text)
+
+
+def _fill(directory: Path, plan: Plan, now: float, lifetimes: Lifetimes) -> Proposal | None:
+    """Keys, metadata and perhaps the waiting proposal."""
     offline, online, metadata = directory / "keys" / "offline", directory / "keys" / "online", directory / "metadata"
     for path in (offline, online):
         path.mkdir(parents=True, mode=0o700)
     metadata.mkdir()
-    roots = [generate(offline / f"root-{n}{SUFFIX}") for n in range(1, ROOT_KEYS + 1)]
-    top = {TOP: generate(offline / f"{TOP}{SUFFIX}")}
-    top |= {name: generate(online / f"{name}{SUFFIX}") for name in (Snapshot.type, Timestamp.type)}
-    below = {name: generate(online / f"{name}{SUFFIX}") for name in (DIRECTOR, DELTAS)}
-    below |= {name: generate(offline / f"{name}{SUFFIX}") for name in map(product_role, products)}
-
-    far = _after(now, lifetimes.offline_s)
-    files = {f"1.{Root.type}.json": sign(_root(roots, top, far), list(roots))}
-    targets = Targets(1, None, far, {}, _delegations(products, below), {EPOCH: 1})
-    listed = {TOP: sign(targets, [top[TOP]])}
-    for name in (DELTAS, *map(product_role, products)):
-        expires = _after(now, lifetimes.deltas_s) if name == DELTAS else far
-        listed[name] = sign(Targets(1, None, expires), [below[name]])
-    files |= {f"1.{name}.json": data for name, data in listed.items()}
-    metas = {f"{name}.json": MetaFile.from_data(1, data, ["sha256"]) for name, data in listed.items()}
-    snapshot = sign(Snapshot(1, None, _after(now, lifetimes.snapshot_s), metas), [top[Snapshot.type]])
-    meta = MetaFile.from_data(1, snapshot, ["sha256"])
-    files[f"1.{Snapshot.type}.json"] = snapshot
-    timestamp = Timestamp(1, None, _after(now, lifetimes.timestamp_s), meta)
-    files[f"{Timestamp.type}.json"] = sign(timestamp, [top[Timestamp.type]])
-    for name, data in files.items():
-        _write(metadata / name, data)
+    keys = _keys(plan, offline, online)
+    proposal = _proposal(plan, keys, now, lifetimes)
+    repository = Repository.workspace(directory, lifetimes=lifetimes)
+    if plan.passphrase is not None:
+        secret = plan.passphrase
+        keyring = Keyring([offline, online], secrets=lambda _kind, _of: secret)
+        repository = Repository.workspace(directory, lifetimes=lifetimes, keyring=keyring)
+    proposal.sign(repository.keyring)
+    waiting = bool(proposal.missing())
+    if waiting:
+        _write(directory / FIRST, proposal.encode())
+    else:
+        adopt(repository, proposal, now=now)
     for path in (offline, online, metadata, directory / "keys", directory):
         _sync(path)
+    return proposal if waiting else None
 
 
-def _root(roots: Sequence[CryptoSigner], top: dict[str, CryptoSigner], expires: datetime) -> Root:
-    keys = {signer.public_key.keyid: signer.public_key for signer in (*roots, *top.values())}
-    roles = {name: Role([signer.public_key.keyid], 1) for name, signer in top.items()}
-    roles[Root.type] = Role([signer.public_key.keyid for signer in roots], ROOT_THRESHOLD)
-    return Root(1, None, expires, dict(keys), roles, True)
+def _keys(plan: Plan, offline: Path, online: Path) -> dict[str, list[SSlibKey]]:
+    out: dict[str, list[SSlibKey]] = {}
+    for role in (Root.type, TOP, *ONLINE, *map(product_role, plan.products)):
+        names = [f"{Root.type}-{n}" for n in range(1, plan.root_keys + 1)] if role == Root.type else [role]
+        where, secret = (online, None) if role in ONLINE else (offline, plan.passphrase)
+        made = (
+            {}
+            if plan.public.get(role)
+            else {
+                name: generate(where / f"{name}{SUFFIX}", scheme=plan.scheme, passphrase=secret).public_key
+                for name in names
+            }
+        )
+        several = len(made) > 1
+        out[role] = [*plan.public.get(role, ()), *(named(key, name) if several else key for name, key in made.items())]
+    return out
 
 
-def _delegations(products: Sequence[str], signers: dict[str, CryptoSigner]) -> Delegations:
+def named(key: SSlibKey, name: str) -> SSlibKey:
+    """The same key with a name for people."""
+    key.unrecognized_fields[NAME] = name
+    return key
+
+
+def _proposal(plan: Plan, keys: Mapping[str, Sequence[SSlibKey]], now: float, lifetimes: Lifetimes) -> Proposal:
+    far = _after(now, lifetimes.offline_s)
+    products = [product_role(product) for product in plan.products]
+    bodies: dict[str, Root | Targets] = {
+        Root.type: _root(keys, plan.root_threshold, far),
+        TOP: Targets(1, None, far, {}, _delegations(plan.products, keys), {EPOCH: 1}),
+    }
+    bodies |= {role: Targets(1, None, far) for role in products}
+    return Proposal(title="begin the catalogue", roles=ordered({r: Metadata(b) for r, b in bodies.items()}), base={})
+
+
+def _root(keys: Mapping[str, Sequence[SSlibKey]], threshold: int, expires: datetime) -> Root:
+    top = (Root.type, TOP, Snapshot.type, Timestamp.type)
+    roles = {name: Role([key.keyid for key in keys[name]], 1) for name in top}
+    roles[Root.type].threshold = threshold
+    return Root(1, None, expires, {key.keyid: key for name in top for key in keys[name]}, roles, True)
+
+
+def _delegations(products: Sequence[str], keys: Mapping[str, Sequence[SSlibKey]]) -> Delegations:
     def role(name: str, paths: list[str]) -> DelegatedRole:
-        return DelegatedRole(name, [signers[name].public_key.keyid], 1, terminating=True, paths=paths)
+        return DelegatedRole(name, [key.keyid for key in keys[name]], 1, terminating=True, paths=paths)
 
     roles = [role(product_role(product), [f"releases/{product}/*/*"]) for product in products]
     roles += [role(DELTAS, [f"{DELTAS}/*"]), role(DIRECTOR, [])]
-    keys = {signer.public_key.keyid: signer.public_key for signer in signers.values()}
-    return Delegations(dict(keys), {entry.name: entry for entry in roles})
+    known = {key.keyid: key for entry in roles for key in keys[entry.name]}
+    return Delegations(dict(known), {entry.name: entry for entry in roles})
 
 
 def _after(now: float, lifetime_s: int) -> datetime:

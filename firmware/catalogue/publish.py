@@ -23,15 +23,15 @@ from firmware.atomic import atomic_output
 from firmware.catalogue.client import DIRECTOR, director_epoch, file_ref
 from firmware.catalogue.keyfiles import Keyring
 from firmware.catalogue.metadata import Parsed, S, matches, parse, refused, require_threshold
+from firmware.catalogue.releases import adds, check_successor
+from firmware.catalogue.releases import release_targets as release_targets
+from firmware.catalogue.signers import add_signature
 from firmware.catalogue.trust import TOP, Limits
 from firmware.errors import RefusedError
-from firmware.manifest import Manifest, parse_manifest
+from firmware.manifest import parse_manifest
 from firmware.protocol.order import FileRef
-from firmware.protocol.words import ReasonKind
 
 DELTAS = "deltas"
-MAX_VERSION_STEP = 1000
-"""How far a product's metadata may jump at once; more would be a fast-forward."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,24 +54,43 @@ class Repository:
         offline_keys: Path | None = None,
         online_keys: Path | None = None,
         lifetimes: Lifetimes | None = None,
+        keyring: Keyring | None = None,
     ) -> None:
-        """`metadata` holds the metadata files; give the key directories that this machine has."""
+        """`metadata` holds the metadata files; give the key directories that this machine has, or the keyring itself."""
         self.metadata = metadata
         self.lifetimes = lifetimes or Lifetimes()
         self._limits = Limits()
-        self._keys = Keyring([path for path in (offline_keys, online_keys) if path is not None])
+        self.keyring = keyring or Keyring([path for path in (offline_keys, online_keys) if path is not None])
 
     @classmethod
-    def workspace(cls, directory: Path, *, lifetimes: Lifetimes | None = None) -> "Repository":
+    def workspace(
+        cls, directory: Path, *, lifetimes: Lifetimes | None = None, keyring: Keyring | None = None
+    ) -> "Repository":
         """The layout of `otaria keys init`: `metadata/`, `keys/offline/`, `keys/online/`; any key may be missing."""
         return cls(
             directory / "metadata",
             offline_keys=directory / "keys" / "offline",
             online_keys=directory / "keys" / "online",
             lifetimes=lifetimes,
+            keyring=keyring,
         )
 
     # Questions
+
+    def exists(self) -> bool:
+        """Whether there is a catalogue here that devices could read."""
+        return (self.metadata / "timestamp.json").is_file() and any(self.metadata.glob("*.root.json"))
+
+    def metadata_of(self, role: str) -> Metadata[Any]:
+        """The metadata in force of root or a targets role, with its signatures."""
+        name = self._newest(Root.type) if role == Root.type else f"{self._listed(role).version}.{role}.json"
+        kind: type[Root] | type[Targets] = Root if role == Root.type else Targets
+        parsed: Parsed[Any] = self._read(name, kind, role)
+        return Metadata(parsed.signed, parsed.signatures)
+
+    def bytes_of(self, name: str) -> bytes:
+        """The bytes of a metadata file; raises `RefusedError` (`catalogue-refused`) when it is not there."""
+        return self._bytes(name)
 
     def root(self) -> Root:
         """The newest root."""
@@ -107,7 +126,7 @@ class Repository:
         """Length and sha256 of a path in the current catalogue, or None."""
         for role in self._delegated().values():
             if role.name != DIRECTOR and role.is_delegated_path(path):
-                return file_ref(self.targets(role.name).targets.get(path))
+                return file_ref(self._find(self.targets(role.name), path))
         return None
 
     def director_keys(self) -> dict[str, dict[str, object]]:
@@ -121,7 +140,7 @@ class Repository:
 
     def director_signer(self) -> Signer:
         """What signs orders, permits and acks; raises `RefusedError` (`key-missing`) where its key is not."""
-        return self._keys.enough(self._role(DIRECTOR), DIRECTOR)[0]
+        return self.keyring.enough(self._role(DIRECTOR), DIRECTOR)[0]
 
     # Offline
 
@@ -132,23 +151,23 @@ class Repository:
         was signed before, `counter-not-rising`, `wrong-product`, `key-missing`, and what `parse_manifest` raises.
         """
         wanted = release_targets(product, manifest)
-        with self._locked():
+        with self.locked():
             role = product_role(product)
             name = self._newest(role)
             current = self._read(name, Targets, role).signed
-            if not _adds(current, wanted, parse_manifest(manifest)):
+            if not adds({**self._binned(current), **current.targets}, wanted, parse_manifest(manifest)):
                 return self._bytes(name)
             current.targets.update(wanted)
             current.version += 1
-            current.expires = _expiry(now, self.lifetimes.offline_s)
+            current.expires = expiry(now, self.lifetimes.offline_s)
             return self._write_signed(current, self._role(role), role)
 
     def signed_release(self, product: str, manifest: bytes) -> bytes:
         """The newest metadata of the product's role; raises `RefusedError` (`not-signed`) unless it lists this release."""
         wanted = release_targets(product, manifest)
         name = self._newest(product_role(product))
-        targets = self._read(name, Targets, product_role(product)).signed.targets
-        if any(targets.get(path) != target for path, target in wanted.items()):
+        targets = self._read(name, Targets, product_role(product)).signed
+        if any(self._find(targets, path) != target for path, target in wanted.items()):
             raise RefusedError("not-signed", f"This release of {product} is not signed; `otaria release sign` does it.")
         return self._bytes(name)
 
@@ -160,7 +179,7 @@ class Repository:
 
         Raises `RefusedError`: `catalogue-refused`, `catalogue-expired`, `release-exists`.
         """
-        with self._locked():
+        with self.locked():
             role = product_role(product)
             delegation, meta = self._role(role), self._listed(role)
             if matches(meta, data):
@@ -168,8 +187,8 @@ class Repository:
             new = parse(data, Targets, role, max_bytes=self._limits.targets_bytes)
             require_threshold(self.targets(), role, new)
             old = self.targets(role)
-            _check_successor(old, new.signed, delegation, now)
-            self._write(f"{new.signed.version}.{role}.json", data)
+            check_successor(old, new.signed, delegation, now)
+            self.write(f"{new.signed.version}.{role}.json", data)
             self._resign({f"{role}.json": _meta(new.signed.version, data)}, now)
             added = [target for path, target in sorted(new.signed.targets.items()) if path not in old.targets]
             return tuple(ref for ref in map(file_ref, added) if ref is not None)
@@ -184,7 +203,7 @@ class Repository:
             raise refused(f"A delta's path is deltas/NAME, not {path}.")
         unrecognised = {"custom": dict(custom)} if custom else {}
         target = TargetFile(length, {"sha256": sha256}, path, unrecognised)
-        with self._locked():
+        with self.locked():
             current = self.targets(DELTAS)
             held = current.targets.get(path)
             if held == target:
@@ -197,7 +216,7 @@ class Repository:
     def renew(self, now: float) -> list[str]:
         """Sign anew the online roles that have used up half of their lifetime, and those signed to last far longer than they
         should (by a clock that was wrong: for so long an old catalogue could be shown as fresh); returns their names."""
-        with self._locked():
+        with self.locked():
             deltas, snapshot, timestamp = self.targets(DELTAS), self.snapshot(), self.timestamp()
             due = [
                 role
@@ -206,7 +225,7 @@ class Repository:
                     (Snapshot.type, snapshot, self.lifetimes.snapshot_s),
                     (Timestamp.type, timestamp, self.lifetimes.timestamp_s),
                 )
-                if not _expiry(now, lifetime_s // 2) <= signed.expires <= _expiry(now, lifetime_s * 2)
+                if not expiry(now, lifetime_s // 2) <= signed.expires <= expiry(now, lifetime_s * 2)
             ]
             if DELTAS in due:
                 self._resign(self._resigned_deltas(deltas, now), now)
@@ -220,7 +239,7 @@ class Repository:
 
     def _resigned_deltas(self, signed: Targets, now: float) -> dict[str, MetaFile]:
         signed.version += 1
-        signed.expires = _expiry(now, self.lifetimes.deltas_s)
+        signed.expires = expiry(now, self.lifetimes.deltas_s)
         data = self._write_signed(signed, self._role(DELTAS), DELTAS)
         return {f"{DELTAS}.json": _meta(signed.version, data)}
 
@@ -228,7 +247,7 @@ class Repository:
         snapshot = self.snapshot()
         snapshot.meta.update(changed)
         snapshot.version += 1
-        snapshot.expires = _expiry(now, self.lifetimes.snapshot_s)
+        snapshot.expires = expiry(now, self.lifetimes.snapshot_s)
         data = self._write_signed(snapshot, self.root().roles[Snapshot.type], Snapshot.type)
         self._sign_timestamp(_meta(snapshot.version, data), now)
 
@@ -236,16 +255,16 @@ class Repository:
         timestamp = self.timestamp()
         timestamp.snapshot_meta = meta
         timestamp.version += 1
-        timestamp.expires = _expiry(now, self.lifetimes.timestamp_s)
+        timestamp.expires = expiry(now, self.lifetimes.timestamp_s)
         role = self.root().roles[Timestamp.type]
-        self._write("timestamp.json", sign(timestamp, self._keys.enough(role, Timestamp.type)))
+        self.write("timestamp.json", sign(timestamp, self.keyring.enough(role, Timestamp.type)))
 
     def _write_signed(self, signed: S, role: Role, name: str) -> bytes:
-        data = sign(signed, self._keys.enough(role, name))
-        self._write(f"{signed.version}.{name}.json", data)
+        data = sign(signed, self.keyring.enough(role, name))
+        self.write(f"{signed.version}.{name}.json", data)
         return data
 
-    def _write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes) -> None:
         with atomic_output(self.metadata / name) as file:
             file.write(data)
 
@@ -254,6 +273,20 @@ class Repository:
     def _delegated(self) -> dict[str, DelegatedRole]:
         delegations = self.targets().delegations
         return delegations.roles or {} if delegations else {}
+
+    def _find(self, targets: Targets, path: str) -> TargetFile | None:
+        """A path in a role, or in the hash bin below it that the path belongs to."""
+        found = targets.targets.get(path)
+        bins = targets.delegations.succinct_roles if targets.delegations else None
+        if found is not None or bins is None:
+            return found
+        return self.targets(bins.get_role_for_target(path)).targets.get(path)
+
+    def _binned(self, targets: Targets) -> dict[str, TargetFile]:
+        """All that the hash bins below a role list."""
+        bins = targets.delegations.succinct_roles if targets.delegations else None
+        names = bins.get_roles() if bins else ()
+        return {path: target for name in names for path, target in self.targets(name).targets.items()}
 
     def _role(self, name: str) -> DelegatedRole:
         role = self._delegated().get(name)
@@ -286,7 +319,7 @@ class Repository:
             raise refused(f"There is no {name} in {self.metadata}; `otaria keys init` makes a catalogue.") from error
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         descriptor = os.open(self.metadata, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -300,82 +333,17 @@ def product_role(product: str) -> str:
     return f"product-{product}"
 
 
-def release_targets(product: str, manifest: bytes) -> dict[str, TargetFile]:
-    """The catalogue entries of a release, from its manifest bytes: the manifest's own and one for each image."""
-    facts = parse_manifest(manifest)
-    if facts.product != product:
-        raise RefusedError("wrong-product", f"The manifest is of {facts.product}, not of {product}.")
-    folder = f"releases/{product}/{facts.version}/"
-    about = {"version": facts.version, "counter": facts.counter, "hardware": list(facts.hardware)}
-    path = f"{folder}manifest.json"
-    out = {path: TargetFile.from_data(path, manifest, ["sha256"])}
-    out[path].unrecognized_fields["custom"] = {"kind": "manifest", **about}
-    for image in facts.images:
-        name = image.path.removeprefix(folder)
-        if name == image.path or "/" in name or image.path in out:
-            raise RefusedError(
-                ReasonKind.MALFORMED, f"An image of this release must be {folder}NAME, not {image.path}."
-            )
-        custom = {"custom": {"kind": "image", **about}}
-        out[image.path] = TargetFile(image.length, {"sha256": image.sha256}, image.path, custom)
-    return out
-
-
 def sign(signed: S, signers: list[Signer]) -> bytes:
     """Metadata bytes with a signature of each signer."""
     metadata = Metadata(signed)
     for signer in signers:
-        metadata.sign(signer, append=True)
+        add_signature(metadata, signer)
     return metadata.to_bytes()
-
-
-def _adds(current: Targets, wanted: Mapping[str, TargetFile], facts: Manifest) -> bool:
-    """Whether the release is new; False when it is there already, raises when something else is."""
-    folder = f"releases/{facts.product}/{facts.version}/"
-    held = {path: target for path, target in current.targets.items() if path.startswith(folder)}
-    if held == wanted:
-        return False
-    if held:
-        raise RefusedError(
-            "release-exists",
-            f"Version {facts.version} of {facts.product} was signed with other content; give the new one a new version.",
-        )
-    highest = max((_counter(target) for target in current.targets.values()), default=-1)
-    if facts.counter <= highest:
-        raise RefusedError(
-            "counter-not-rising",
-            f"The release counter {facts.counter} must be above {highest}, the highest that was signed for {facts.product}.",
-        )
-    return True
-
-
-def _counter(target: TargetFile) -> int:
-    counter = target.custom.get("counter") if isinstance(target.custom, dict) else None
-    return counter if isinstance(counter, int) else -1
-
-
-def _check_successor(old: Targets, new: Targets, delegation: DelegatedRole, now: float) -> None:
-    """What a signature alone does not say: it follows what we have, stays within its paths, and takes nothing back."""
-    name = delegation.name
-    if not old.version < new.version <= old.version + MAX_VERSION_STEP:
-        raise refused(
-            f"{name} has version {new.version} and this catalogue has version {old.version}; sign on top of that."
-        )
-    if new.is_expired(datetime.fromtimestamp(now, UTC)):
-        raise RefusedError(ReasonKind.CATALOGUE_EXPIRED, f"{name} expired at {new.expires:%Y-%m-%d}; sign it anew.")
-    strays = [path for path in new.targets if not delegation.is_delegated_path(path)]
-    if strays:
-        raise refused(f"{name} lists {strays[0]}, which is outside its paths.")
-    for path, target in old.targets.items():
-        if new.targets.get(path) != target:
-            raise RefusedError(
-                "release-exists", f"{name} removes or changes {path}; what was published stays as it is."
-            )
 
 
 def _meta(version: int, data: bytes) -> MetaFile:
     return MetaFile.from_data(version, data, ["sha256"])
 
 
-def _expiry(now: float, lifetime_s: int) -> datetime:
+def expiry(now: float, lifetime_s: int) -> datetime:
     return datetime.fromtimestamp(int(now), UTC) + timedelta(seconds=lifetime_s)

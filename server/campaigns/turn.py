@@ -77,13 +77,18 @@ class Turn:
 
     def stay_ahead(self, target: str, *, disputed: str | None) -> None:
         """Sign a target's order again above the counter it echoed, which no order of this database has: a restored backup
-        has forgotten those (or somebody else signs with the director's key), and the target ignores all that is below.
+        has forgotten those (or somebody else signs with the director's key), and the target ignores all that is below. So
+        too an order of an earlier director epoch: its key was taken away, and the target refuses what that key signed.
 
         `disputed`: the hash of an order whose counter the target holds with other words. What waits for a permit gets its
         order again; what is in flight is left alone; to any other the order becomes to do nothing.
         """
         current, echoed = self._unit.orders.current(target), self._unit.orders.echoed(target)
-        if current is None or echoed is None or not (echoed > current.counter or disputed == current.hash):
+        if current is None:
+            return
+        outdated = current.counter.epoch < self._director.epoch
+        behind = echoed is not None and (echoed > current.counter or disputed == current.hash)
+        if not outdated and not behind:
             return
         assignment = self._unit.campaigns.load(Footprint(target=target)).assignment
         about_it = assignment is not None and assignment.order_hash == current.hash
@@ -95,7 +100,12 @@ class Turn:
         except RefusedError:
             return  # nothing can be signed above that; the next campaign is told why
         self._send(order)
-        text = f"It holds order {echoed.n}, which this server does not know; its order was signed anew as {order.counter.n}."
+        cause = (
+            f"It holds order {echoed.n}, which this server does not know"
+            if echoed and behind
+            else "The director changed"
+        )
+        text = f"{cause}; its order was signed anew as {order.counter.n} of epoch {order.counter.epoch}."
         self._audit("order-signed-again", text, order.campaign, target)
         if waits is not None:
             self.feed(Ordered(campaign=waits.campaign, target=target, order_hash=order.hash, at=self.now))

@@ -318,11 +318,11 @@ class Stage:
         self.lives: list[CountingDatabase] = []
         self.boot()
 
-    def boot(self) -> None:
+    def boot(self, *, epoch: int = 1) -> None:
         """Start anew: all that was only in memory is gone. The dead life is closed at the end, never flushed before."""
         self.database = CountingDatabase(SqlDatabase.open(f"sqlite:///{self.file}"))
         self.lives.append(self.database)
-        director = Director(signer=DIRECTOR, epoch=1)
+        director = Director(signer=DIRECTOR, epoch=epoch)
         self.stored = asyncio.Event()
         self.ingest = Ingest(self.database, self.clock, director, on_stored=self.stored.set)
         self.engine = Engine(self.database, self.clock, director)

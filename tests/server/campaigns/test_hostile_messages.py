@@ -394,6 +394,20 @@ class TestCounters:
         assert device.order.counter == Counter(epoch=1, n=42)
         assert device.stale == 0
 
+    async def test_an_order_of_an_earlier_director_is_signed_again_when_the_target_speaks(self, stage: Any) -> None:
+        (device,) = await stage.enrol("t1")
+        await stage.publish_releases()
+        await stage.settle()
+        await stage.start()
+        await stage.settle()
+        assert device.order.counter == Counter(epoch=1, n=1)
+        stage.boot(epoch=2)
+        device.report(AgentState.DEFERRED)
+        await stage.settle()
+        assert (device.order.counter, device.order.action) == (Counter(epoch=2, n=1), "install")
+        await stage.live(lambda view: view.row.state == "completed")
+        assert (device.version, device.activations) == ("2", 1)
+
     async def restored(self, stage: Any) -> Any:
         """A target that waits with order 1, and holds order 9 of a time that the server has forgotten."""
         (device,) = await stage.enrol("t1")
