@@ -5,6 +5,11 @@ set -eu
 missing=""
 command -v mosquitto >/dev/null 2>&1 || [ -x /usr/sbin/mosquitto ] || missing="$missing mosquitto"
 command -v chromium >/dev/null 2>&1 || missing="$missing chromium"
+has() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ]; }
+has mkfs.ext4 || missing="$missing e2fsprogs"
+has mkfs.vfat || missing="$missing dosfstools"
+has mksquashfs || missing="$missing squashfs-tools"
+has sfdisk || missing="$missing fdisk"
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

@@ -1,16 +1,13 @@
 """`otaria release`: from files to a release in a server's catalogue: pack, build, sign (offline), publish; and inspect."""
 
 import hashlib
-import json
 import time
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 import msgspec
-from rich.table import Table
 
 from firmware.atomic import atomic_output
 from firmware.catalogue.publish import Repository, release_targets
@@ -27,7 +24,8 @@ from firmware.manifest import (
     parse_manifest,
 )
 from firmware.protocol.words import ReasonKind
-from server.cli.output import emit, json_option, table
+from server.cli import release_facts
+from server.cli.output import emit, json_option
 from server.cli.progress import watched
 from server.cli.rest import RestClient, connect, segment, server_options
 
@@ -153,15 +151,16 @@ def sign(built: Path, repository: Path, as_json: bool) -> None:
 @click.argument("path", metavar="FILE|OUTDIR", type=click.Path(path_type=Path, exists=True))
 @json_option
 def inspect(path: Path, as_json: bool) -> None:
-    """Show what a built release, a manifest or an image file is.
+    """Show what a built release, a manifest or an image file is; of an image its kind, version, size, layout and compression.
 
     Example: otaria release inspect pump-2.0
     """
     if path.is_dir() or path.name == MANIFEST:
-        facts = _manifest_facts(_manifest(path if path.is_dir() else path.parent)[1])
+        facts = release_facts.manifest_facts(_manifest(path if path.is_dir() else path.parent)[1])
+        emit(facts, as_json=as_json, text=release_facts.manifest_table(facts, str(path)))
     else:
-        facts = _image_facts(path)
-    emit(facts, as_json=as_json, text=_facts_table(facts, str(path)))
+        found = release_facts.image_facts(path)
+        emit(msgspec.to_builtins(found), as_json=as_json, text=release_facts.image_table(found, str(path)))
 
 
 @release.command()
@@ -267,27 +266,3 @@ def _health(path: Path | None) -> list[HealthCheck]:
         return msgspec.json.decode(path.read_bytes(), type=list[HealthCheck])
     except msgspec.MsgspecError as error:
         raise RefusedError(ReasonKind.MALFORMED, f"{path} is not a JSON list of health checks: {error}.") from error
-
-
-def _manifest_facts(manifest: Manifest) -> dict[str, Any]:
-    facts: dict[str, Any] = msgspec.to_builtins(manifest)
-    for image in facts["images"]:
-        image["windows"] = len(image["windows"])
-    return facts
-
-
-def _image_facts(path: Path) -> dict[str, Any]:
-    from firmware.images.identify import identify  # images pull in more than the other commands need
-
-    found = identify(path)
-    return {
-        "kind": found.kind,
-        "version": found.version,
-        "size_bytes": found.size_bytes,
-        "details": dict(found.details),
-    }
-
-
-def _facts_table(facts: dict[str, Any], title: str) -> Table:
-    rows = [(name, value if isinstance(value, str | int) else json.dumps(value)) for name, value in facts.items()]
-    return table(("fact", "value"), rows, title=title)
