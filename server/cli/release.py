@@ -18,19 +18,21 @@ from firmware.manifest import (
     HealthCheck,
     Image,
     Manifest,
+    Sbom,
     WindowHasher,
     describe,
     encode_manifest,
     parse_manifest,
 )
 from firmware.protocol.words import ReasonKind
-from server.cli import release_facts
+from server.cli import release_contents, release_facts
 from server.cli.output import emit, json_option
 from server.cli.progress import watched
 from server.cli.rest import RestClient, connect, segment, server_options
 
 MANIFEST = "manifest.json"
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+COUNTER = click.IntRange(0, (1 << 53) - 1)
 BUILT = click.Path(path_type=Path, exists=True, file_okay=False)
 
 
@@ -45,7 +47,7 @@ def release() -> None:
 @release.command()
 @click.option("--product", required=True, help="The product's name, as in the catalogue.")
 @click.option("--version", required=True, help="The release's version.")
-@click.option("--counter", required=True, type=click.IntRange(0, (1 << 53) - 1), help="Rises with every release.")
+@click.option("--counter", required=True, type=COUNTER, help="Rises with every release.")
 @click.option(
     "--program", type=FILE, required=True, help="Python program that the slot runs, with its port as argument."
 )
@@ -77,12 +79,23 @@ def pack(
 @release.command()
 @click.option("--product", required=True, help="The product's name, as in the catalogue.")
 @click.option("--version", required=True, help="The release's version.")
-@click.option("--counter", required=True, type=click.IntRange(0, (1 << 53) - 1), help="Rises with every release.")
+@click.option("--counter", required=True, type=COUNTER, help="Rises with every release.")
 @click.option("--hardware", multiple=True, required=True, help="Compatible hardware id; repeat for more.")
 @click.option("--image", type=FILE, required=True, help="The image file.")
 @click.option("--health-file", type=FILE, help="JSON list of health checks of the trial boot.")
-@click.option("--floor", type=click.IntRange(0, (1 << 53) - 1), default=0, help="Lowest counter to go back to, later.")
+@click.option("--floor", type=COUNTER, default=0, help="Lowest counter to go back to, later.")
 @click.option("--min-uptime", type=click.IntRange(0, 86400), default=0, help="Seconds to be up before it may commit.")
+@click.option(
+    "--min-counter", type=COUNTER, default=0, help="Release counter a target must run at least to install this."
+)
+@click.option("--through", type=COUNTER, multiple=True, help="Release counter not to jump over; repeat for more.")
+@click.option("--sbom", type=FILE, help="Bill of materials, CycloneDX as JSON.")
+@click.option("--fixes", metavar="CVE", multiple=True, help="CVE id that this release repairs; repeat for more.")
+@click.option(
+    "--security-counter",
+    type=click.IntRange(0, (1 << 32) - 1),
+    help="Of the image; read from MCUboot and ESP32 images.",
+)
 @click.option("--notes", default="", help="What is new, for people.")
 @click.option("-o", "--output", metavar="OUTDIR", required=True, type=click.Path(path_type=Path, file_okay=False))
 @json_option
@@ -95,15 +108,21 @@ def build(
     health_file: Path | None,
     floor: int,
     min_uptime: int,
+    min_counter: int,
+    through: tuple[int, ...],
+    sbom: Path | None,
+    fixes: tuple[str, ...],
+    security_counter: int | None,
     notes: str,
     output: Path,
     as_json: bool,
 ) -> None:
-    """Hash an image window by window and write OUTDIR/manifest.json and a copy of the image.
+    """Hash an image window by window and write OUTDIR/manifest.json and a copy of the image, and of the bill of materials.
 
     Example: otaria release build --product pump --version 2.0 --counter 2 --hardware pump-a --image pump.img -o pump-2.0
     """
     folder = f"releases/{product}/{version}"
+    requires = release_contents.requires_of(min_counter, through)
     draft = Manifest(
         product=product,
         version=version,
@@ -114,19 +133,35 @@ def build(
         health=_health(health_file),
         min_uptime_s=min_uptime,
         notes=notes,
+        requires=requires,
+        sbom=release_contents.sbom_of(sbom, folder, taken=(MANIFEST, image.name)) if sbom else None,
+        fixes=sorted(set(fixes)),
+        security_counter=release_contents.security_counter_of(image, security_counter),
+        crit=["requires"] if requires else [],
     )
-    release_targets(product, encode_manifest(draft))
+    _write_release(draft, image, sbom, output, as_json)
+
+
+def _write_release(draft: Manifest, image: Path, sbom: Path | None, output: Path, as_json: bool) -> None:
+    """Check the draft before anything is written, then write the files, the manifest last."""
+    release_targets(draft.product, encode_manifest(draft))
     if image.stat().st_size == 0:
         raise RefusedError("image-empty", f"{image} is empty; a release needs an image.")
     _require_new(output)
     hashes = _copy_hashed(image, output / image.name)
-    described = Image(path=f"{folder}/{image.name}", length=hashes.length, sha256=hashes.sha256, windows=hashes.windows)
+    if sbom is not None:
+        _copy_hashed(sbom, output / sbom.name)
+    shape = {"length": hashes.length, "sha256": hashes.sha256, "windows": hashes.windows}
+    described = msgspec.structs.replace(draft.images[0], **shape)
     data = encode_manifest(msgspec.structs.replace(draft, images=[described]))
     parse_manifest(data)
     with atomic_output(output / MANIFEST) as file:
         file.write(data)
-    facts = {"directory": str(output), "product": product, "version": version, "length": hashes.length}
-    text = f"Built {product} {version} in {output}: {hashes.length} bytes, {len(hashes.windows)} windows. Sign it next."
+    facts = {"directory": str(output), "product": draft.product, "version": draft.version, "length": hashes.length}
+    text = (
+        f"Built {draft.product} {draft.version} in {output}: {hashes.length} bytes, {len(hashes.windows)} windows. "
+        "Sign it next."
+    )
     emit({**facts, "sha256": hashes.sha256}, as_json=as_json, text=text)
 
 
@@ -142,6 +177,8 @@ def sign(built: Path, repository: Path, as_json: bool) -> None:
     data, manifest = _manifest(built)
     for image in manifest.images:
         _require_unchanged(built, image)
+    if manifest.sbom is not None:
+        _require_unchanged(built, manifest.sbom)
     Repository.workspace(repository).sign_release(manifest.product, data, now=time.time())
     facts = {"product": manifest.product, "version": manifest.version}
     emit(facts, as_json=as_json, text=f"Signed {manifest.product} {manifest.version}. Publish it next.")
@@ -171,7 +208,7 @@ def inspect(path: Path, as_json: bool) -> None:
 def publish(
     built: Path, repository: Path, server: str | None, token_file: Path | None, state: Path | None, as_json: bool
 ) -> None:
-    """Upload a signed release: its images, then its manifest and the product's metadata. Publishing it twice changes nothing.
+    """Upload a signed release: its files, then its manifest and the product's metadata. Publishing it twice changes nothing.
 
     Example: otaria release publish pump-2.0 --repository acme --server http://127.0.0.1:8080 --token-file token
     """
@@ -179,8 +216,9 @@ def publish(
     data, manifest = _manifest(built)
     metadata = Repository.workspace(repository).signed_release(manifest.product, data)
     own = (hashlib.sha256(data).hexdigest(), len(data), built / MANIFEST)
-    images = [(image.sha256, image.length, built / Path(image.path).name) for image in manifest.images]
-    sent = [sha256 for sha256, length, path in (own, *images) if _upload(rest, sha256, length, path)]
+    listed: list[Image | Sbom] = [*manifest.images, *([manifest.sbom] if manifest.sbom else [])]
+    files = [(one.sha256, one.length, built / Path(one.path).name) for one in listed]
+    sent = [sha256 for sha256, length, path in (own, *files) if _upload(rest, sha256, length, path)]
     body = {"product": manifest.product, "version": manifest.version, "manifest": _base64(data)}
     rest.post("/releases", {**body, "metadata": _base64(metadata)})
     facts = {"product": manifest.product, "version": manifest.version, "uploaded": sent}
@@ -240,15 +278,16 @@ def _copy_hashed(source: Path, destination: Path) -> WindowHasher:
     return hasher
 
 
-def _require_unchanged(built: Path, image: Image) -> None:
-    path = built / Path(image.path).name
+def _require_unchanged(built: Path, listed: Image | Sbom) -> None:
+    path = built / Path(listed.path).name
     try:
-        with path.open("rb") as file, watched(file, image.length, f"Checking {path.name}") as reader:
+        with path.open("rb") as file, watched(file, listed.length, f"Checking {path.name}") as reader:
             found = describe(iter(lambda: reader.read(WINDOW_BYTES), b""))
     except FileNotFoundError as error:
         raise RefusedError("image-missing", f"{path} is not there; build the release again.") from error
-    if (found.length, found.sha256, found.windows) != (image.length, image.sha256, image.windows):
-        raise RefusedError("image-changed", f"{path} is not the image that was built; build the release again.")
+    windows = listed.windows if isinstance(listed, Image) else found.windows
+    if (found.length, found.sha256, found.windows) != (listed.length, listed.sha256, windows):
+        raise RefusedError("image-changed", f"{path} is not the file that the release was built of; build it again.")
 
 
 def _manifest(built: Path) -> tuple[bytes, Manifest]:

@@ -5,19 +5,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from rich.table import Table
 
 from firmware.images.facts import ImageFacts
-from firmware.manifest import Manifest
+from firmware.manifest import Manifest, manifest_document
 from server.cli.output import table
 
 Row = tuple[str, object]
 
 
 def manifest_facts(manifest: Manifest) -> dict[str, Any]:
-    """The manifest, with the number of windows for their hashes."""
-    facts: dict[str, Any] = msgspec.to_builtins(manifest)
+    """The manifest as it is written, unknown fields too, with the number of windows for their hashes."""
+    facts = manifest_document(manifest)
     for image in facts["images"]:
         image["windows"] = len(image["windows"])
     return facts
