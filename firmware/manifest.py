@@ -103,7 +103,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     requires: Requires | None = None
     sbom: Sbom | None = None
     fixes: Annotated[list[Cve], Meta(max_length=1024)] = []
-    security_counter: Annotated[int, Meta(ge=0, lt=1 << 32)] | None = None
+    security_counter: Annotated[int, Meta(ge=0, le=(1 << 32) - 1)] | None = None
     crit: Crit = []
     other: Other = {}
 

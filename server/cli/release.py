@@ -85,16 +85,14 @@ def pack(
 @click.option("--health-file", type=FILE, help="JSON list of health checks of the trial boot.")
 @click.option("--floor", type=COUNTER, default=0, help="Lowest counter to go back to, later.")
 @click.option("--min-uptime", type=click.IntRange(0, 86400), default=0, help="Seconds to be up before it may commit.")
-@click.option(
-    "--min-counter", type=COUNTER, default=0, help="Release counter a target must run at least to install this."
-)
-@click.option("--through", type=COUNTER, multiple=True, help="Release counter not to jump over; repeat for more.")
+@click.option("--min-counter", type=COUNTER, default=0, help="Lowest release counter it may be installed over.")
+@click.option("--through", type=COUNTER, multiple=True, help="Release counter that must not be jumped over.")
 @click.option("--sbom", type=FILE, help="Bill of materials, CycloneDX as JSON.")
-@click.option("--fixes", metavar="CVE", multiple=True, help="CVE id that this release repairs; repeat for more.")
+@click.option("--fixes", metavar="CVE", multiple=True, help="CVE that this release repairs.")
 @click.option(
     "--security-counter",
     type=click.IntRange(0, (1 << 32) - 1),
-    help="Of the image; read from MCUboot and ESP32 images.",
+    help="The image's own; read from MCUboot and ESP32 images.",
 )
 @click.option("--notes", default="", help="What is new, for people.")
 @click.option("-o", "--output", metavar="OUTDIR", required=True, type=click.Path(path_type=Path, file_okay=False))
