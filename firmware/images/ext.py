@@ -35,7 +35,7 @@ def recognise(source: Source) -> ImageFacts | None:
         return None
     inodes, blocks, _, _, _, first, log, _, per_group = struct.unpack_from("<9I", block)
     (revision,) = struct.unpack_from("<I", block, 76)
-    if log > 6 or revision > 1 or not inodes or not per_group or first != (1 if log == 0 else 0):
+    if log > 6 or revision > 1 or not inodes or not per_group or first > (1 if log == 0 else 0):
         return None
     compatible, incompatible, read_only = struct.unpack_from("<3I", block, 92)
     if incompatible & _SIXTY_FOUR_BIT:

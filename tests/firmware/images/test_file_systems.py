@@ -41,6 +41,23 @@ def test_an_ext4_that_is_cut_off_or_damaged_says_so(tmp_path: Path) -> None:
     assert f"ends before byte {2 << 20}" in identify(path).problems[0]
 
 
+@needs("mkfs.ext4")
+def test_what_only_has_the_magic_of_an_ext_is_unknown(tmp_path: Path) -> None:
+    path = makers.ext(tmp_path / "fs")
+    whole = path.read_bytes()
+    for at, value in ((0, 0), (4, 1), (20, 2), (24, 7), (32, 0), (76, 2), (56, 0)):
+        path.write_bytes(whole)
+        makers.put(path, 1024 + at, value.to_bytes(4, "little"))
+        assert identify(path).kind == "unknown", at
+
+
+@needs("mkfs.ext4")
+def test_an_ext4_with_clusters_is_recognised(tmp_path: Path) -> None:
+    """Its first block is 0 although blocks are of 1 KiB."""
+    makers.run("mkfs.ext4", "-q", "-F", "-b", "1024", "-O", "bigalloc", tmp_path / "fs", "8M")
+    assert identify(tmp_path / "fs").kind == "ext4"
+
+
 @needs("mksquashfs")
 @pytest.mark.parametrize("compression", ["gzip", "xz", "zstd", "lz4"])
 def test_a_squashfs_tells_compression_size_and_when_it_was_made(tmp_path: Path, compression: str) -> None:

@@ -143,3 +143,12 @@ def test_a_build_id_is_found_behind_other_notes(tmp_path: Path) -> None:
     data[52] = 4  # the program header's type: a note
     (tmp_path / "elf").write_bytes(data)
     assert identify(tmp_path / "elf").details["build_id"] == bytes(range(8)).hex()
+
+
+def test_memory_that_a_program_only_reserves_is_not_missing_from_its_file(tmp_path: Path) -> None:
+    data = bytearray(makers.riscv_elf([(".text", 0x1000, b"\x13\0\0\0" * 10), (".bss", 0x2000, b"")]))
+    section = len(data) - 2 * 40
+    data[section + 4 : section + 8] = (8).to_bytes(4, "little")  # the section's type: takes no place in the file
+    data[section + 20 : section + 24] = (1 << 20).to_bytes(4, "little")
+    (tmp_path / "elf").write_bytes(data)
+    assert identify(tmp_path / "elf").problems == ()
