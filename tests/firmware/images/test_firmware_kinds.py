@@ -59,6 +59,26 @@ def test_a_changed_mcuboot_image_is_not_verified(tmp_path: Path) -> None:
     assert facts.problems
 
 
+@pytest.mark.parametrize(
+    ("at", "value", "said"),
+    [
+        (5512 + 2, 16, "no area of entries at byte 5512"),
+        (5512, 0x6907, "no area of entries at byte 5512"),
+        (5512 + 6, 500, "byte 5512 ends within an entry"),
+        (5524, 0x6908, "no area of entries at byte 5524"),
+        (5524 + 2, 3, "no area of entries at byte 5524"),
+        (5524 + 2, 7, "byte 5524 ends within an entry"),
+        (5524 + 2, 60000, "ends before"),
+    ],
+)
+def test_entries_that_contradict_the_header_are_a_problem(tmp_path: Path, at: int, value: int, said: str) -> None:
+    path = makers.mcuboot(tmp_path / "image", "--security-counter", "9")
+    makers.put(path, at, value.to_bytes(2, "little"))
+    facts = identify(path)
+    assert (facts.kind, facts.version, facts.details["hash"]) == ("mcuboot", "1.4.2+7", "not checked")
+    assert said in facts.problems[0]
+
+
 def test_a_wrapped_mcuboot_image_tells_its_version(tmp_path: Path) -> None:
     (tmp_path / "gz").write_bytes(gzip.compress(makers.mcuboot(tmp_path / "image").read_bytes()))
     facts = identify(tmp_path / "gz")
