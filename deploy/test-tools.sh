@@ -3,9 +3,14 @@
 set -eu
 
 missing=""
-command -v mosquitto >/dev/null 2>&1 || [ -x /usr/sbin/mosquitto ] || missing="$missing mosquitto"
-command -v chromium >/dev/null 2>&1 || missing="$missing chromium"
-command -v softhsm2-util >/dev/null 2>&1 || missing="$missing softhsm2"
+has() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ]; }
+has mosquitto || missing="$missing mosquitto"
+has chromium || missing="$missing chromium"
+has softhsm2-util || missing="$missing softhsm2"
+has mkfs.ext4 || missing="$missing e2fsprogs"
+has mkfs.vfat || missing="$missing dosfstools"
+has mksquashfs || missing="$missing squashfs-tools"
+has sfdisk || missing="$missing fdisk"
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

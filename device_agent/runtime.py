@@ -292,12 +292,13 @@ class Runtime:
         return work.as_job(lane, lambda: work.stage(ports, command, on_progress=progress, stop=stop, jitter=jitter))
 
     def _check_job(self, command: do.CheckOrder, jitter: float) -> Callable[[], ev.Event]:
-        floors, trusted_time = dict(self.standing.floors), self._time.seconds(self._now())
+        standing, trusted_time = self.standing, self._time.seconds(self._now())
         return lambda: work.check_order(
             self._ports,
             command.held,
             hardware=self._identity.hardware,
-            floors=floors,
+            floors=standing.floors,
+            running=standing.slots.get(standing.boot.slot),
             trusted_time=trusted_time,
             jitter=jitter,
         )

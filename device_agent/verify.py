@@ -77,6 +77,22 @@ def contradicts_manifest(order: Order, manifest: Manifest, hardware: str, floors
     return None
 
 
+def jumps_over(manifest: Manifest, running: Content | None) -> Reason | None:
+    """Whether the signed manifest wants another release of its product to run here first. Unknown content is none."""
+    if manifest.requires is None:
+        return None
+    held = running.counter if running is not None and running.product == manifest.product else -1
+    first = manifest.requires.first(held)
+    if first is None:
+        return None
+    here = f"{running.product} {running.version} (counter {running.counter})" if running else "unknown"
+    text = (
+        f"{manifest.product} {manifest.version} can't be installed from what runs here, {here}: "
+        f"install the release with counter {first} first."
+    )
+    return Reason(kind=ReasonKind.MUST_PASS_THROUGH, text=text)
+
+
 def image_of(manifest: Manifest) -> Image | None:
     """The manifest's image for the A/B slots."""
     return next((image for image in manifest.images if image.slot == SLOT_SET), None)

@@ -11,7 +11,7 @@ from typing import Protocol
 from device_agent import inbound, verify
 from device_agent.core import commands as do
 from device_agent.core import events as ev
-from device_agent.core.values import Held
+from device_agent.core.values import Content, Held
 from device_agent.factory import slot_sha256
 from device_agent.ports import BootControl, Catalogue, Effects, Health, Installer, Link, MonotonicClock, Slots
 from firmware.errors import OtariaError, RefusedError, UnavailableError
@@ -95,9 +95,18 @@ def refresh(catalogue: Catalogue, trusted_time: float) -> bool:
 
 
 def check_order(
-    ports: Ports, held: Held, *, hardware: str, floors: dict[str, int], trusted_time: float, jitter: float
+    ports: Ports,
+    held: Held,
+    *,
+    hardware: str,
+    floors: dict[str, int],
+    running: Content | None,
+    trusted_time: float,
+    jitter: float,
 ) -> ev.Event:
-    """Refresh, then look whether the director that is named now signed the order, and compare it with catalogue and manifest."""
+    """Refresh, then look whether the director that is named now signed the order, and compare it with catalogue, manifest and
+    what runs here.
+    """
     order = held.order
     try:
         ports.catalogue.refresh(trusted_time)
@@ -110,7 +119,7 @@ def check_order(
         return ev.CheckDelayed(order_hash=held.hash, reason=_reason(error), jitter=jitter)
     except RefusedError as error:
         return ev.CheckRefused(order_hash=held.hash, reason=_reason(error), jitter=jitter)
-    reason = verify.contradicts_manifest(order, manifest, hardware, floors)
+    reason = verify.contradicts_manifest(order, manifest, hardware, floors) or verify.jumps_over(manifest, running)
     content = verify.content_of(held, manifest)
     if reason is not None or content is None:
         return ev.CheckRefused(order_hash=held.hash, reason=reason or _malformed(), jitter=jitter)

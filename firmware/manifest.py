@@ -2,13 +2,17 @@
 
 It lists each image's length, sha256 and the sha256 of every 1 MiB window of the *output*, so that whatever the bytes
 come through, each window is checked before it is written and again when it is read back.
+
+Fields that this version does not know are kept in `other` of the Struct they came in, so that nothing is lost when a
+manifest is parsed and encoded; a manifest that lists one of its fields in `crit` is refused by whoever does not know it.
+What was signed is never encoded again: who passes a manifest on passes its bytes on.
 """
 
 import hashlib
-from collections.abc import Iterable
-from typing import Annotated, BinaryIO, Literal
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, BinaryIO, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, to_builtins
 
 from firmware.errors import RefusedError
 from firmware.protocol.codec import canonical, convert, parse_json
@@ -17,9 +21,14 @@ from firmware.protocol.words import Count, Id, Label, Path, ReasonKind, Seconds,
 WINDOW_BYTES = 1 << 20
 MAX_WINDOWS = 1 << 16
 MAX_BYTES = 16 << 20
+MAX_SBOM_BYTES = 64 << 20
 SLOT_NAMES = ("A", "B")
+CVE_PATTERN = r"^CVE-[0-9]{4}-[0-9]{4,19}\Z"
 
 Crit = Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(max_length=32)]
+Cve = Annotated[str, Meta(pattern=CVE_PATTERN)]
+Other = dict[str, Any]
+"""Fields of the JSON object that the Struct does not know, as they came."""
 
 
 class HealthCheck(Struct, frozen=True, kw_only=True):
@@ -32,6 +41,7 @@ class HealthCheck(Struct, frozen=True, kw_only=True):
     argv: Annotated[list[Annotated[str, Meta(max_length=512)]], Meta(max_length=32)] = []
     timeout_s: Annotated[float, Meta(gt=0, le=600)] = 5.0
     tries: Annotated[int, Meta(ge=1, le=100)] = 3
+    other: Other = {}
 
 
 class Image(Struct, frozen=True, kw_only=True):
@@ -42,11 +52,41 @@ class Image(Struct, frozen=True, kw_only=True):
     length: Annotated[int, Meta(ge=1, le=WINDOW_BYTES * MAX_WINDOWS)]
     sha256: Sha256
     windows: Annotated[list[Sha256], Meta(min_length=1, max_length=MAX_WINDOWS)]
+    other: Other = {}
+
+
+class Requires(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """From where a release may be installed, in release counters of its product.
+
+    `min_counter`: the running release must have at least this one. `through`, rising: releases that must not be jumped over; a
+    target below one of them installs that one first.
+    """
+
+    min_counter: Count = 0
+    through: Annotated[list[Count], Meta(max_length=64)] = []
+    other: Other = {}
+
+    def first(self, running: int) -> int | None:
+        """The counter a target that runs `running` must reach first, or None when it may install the release now."""
+        jumped = next((counter for counter in self.through if running < counter), None)
+        lowest = self.min_counter if running < self.min_counter else None
+        return min((one for one in (jumped, lowest) if one is not None), default=None)
+
+
+class Sbom(Struct, frozen=True, kw_only=True):
+    """The release's software bill of materials: catalogue path, length in bytes, sha256."""
+
+    format: Literal["cyclonedx"] = "cyclonedx"
+    path: Path
+    length: Annotated[int, Meta(ge=1, le=MAX_SBOM_BYTES)]
+    sha256: Sha256
+    other: Other = {}
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
     """One release of one product. `counter` rises with every release of the product; `floor` is what targets raise their
-    own floor to once this release is committed and has soaked; `hardware` lists the compatible hardware ids.
+    own floor to once this release is committed and has soaked; `hardware` lists the compatible hardware ids. `fixes`: CVEs
+    that this release repairs. `security_counter`: the one in the image itself, which the boot loader of the chip enforces.
     """
 
     v: Annotated[int, Meta(ge=1, le=1)] = 1
@@ -60,7 +100,12 @@ class Manifest(Struct, frozen=True, kw_only=True):
     health: Annotated[list[HealthCheck], Meta(max_length=32)] = []
     min_uptime_s: Seconds = 0
     notes: Text = ""
+    requires: Requires | None = None
+    sbom: Sbom | None = None
+    fixes: Annotated[list[Cve], Meta(max_length=1024)] = []
+    security_counter: Annotated[int, Meta(ge=0, le=(1 << 32) - 1)] | None = None
     crit: Crit = []
+    other: Other = {}
 
 
 class WindowHasher:
@@ -109,13 +154,15 @@ def parse_manifest(data: bytes) -> Manifest:
 
     Raises `RefusedError` (`malformed`, `too-large`, `not-understood`).
     """
-    manifest = convert(parse_json(data, max_bytes=MAX_BYTES), Manifest)
+    manifest = convert(_sorted(parse_json(data, max_bytes=MAX_BYTES), Manifest), Manifest)
     for image in manifest.images:
         if len(image.windows) != -(-image.length // WINDOW_BYTES):
-            raise RefusedError(
-                ReasonKind.MALFORMED, f"The manifest's image {image.path} has the wrong number of windows."
-            )
-    unknown = sorted(set(manifest.crit) - set(Manifest.__struct_fields__))
+            raise _malformed(f"image {image.path} has the wrong number of windows")
+    if len(set(manifest.fixes)) != len(manifest.fixes):
+        raise _malformed("list of fixed CVEs names one twice")
+    if manifest.requires is not None:
+        _check_requires(manifest.requires, manifest.counter)
+    unknown = sorted(set(manifest.crit) - _fields(Manifest))
     if unknown:
         raise RefusedError(
             ReasonKind.NOT_UNDERSTOOD, f"The release needs fields this version does not know: {', '.join(unknown)}."
@@ -124,5 +171,58 @@ def parse_manifest(data: bytes) -> Manifest:
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """The canonical bytes of a manifest, as signed and stored."""
-    return canonical(manifest)
+    """The canonical bytes of a manifest, as signed and stored; fields kept in `other` are written where they were."""
+    return canonical(manifest_document(manifest))
+
+
+def manifest_document(manifest: Manifest) -> dict[str, Any]:
+    """The manifest as its JSON object. What is unset and came with a later version of the format is left out."""
+    document = _merged(to_builtins(manifest))
+    return {name: value for name, value in document.items() if name not in _LATER or value not in (None, [])}
+
+
+_LATER = ("requires", "sbom", "fixes", "security_counter")
+_NESTED: Mapping[str, type[Struct]] = {"images": Image, "health": HealthCheck, "requires": Requires, "sbom": Sbom}
+"""Fields of the manifest that hold objects with fields of their own."""
+
+
+def _fields(kind: type[Struct]) -> set[str]:
+    return set(kind.__struct_fields__) - {"other"}
+
+
+def _sorted(value: dict[str, Any], kind: type[Struct]) -> dict[str, Any]:
+    """The object with its unknown fields, here and one level down, moved into `other`."""
+    known = _fields(kind)
+    out = {name: item for name, item in value.items() if name in known}
+    if kind is Manifest:
+        out |= {name: _each(out[name], inner) for name, inner in _NESTED.items() if name in out}
+    return {**out, "other": {name: item for name, item in value.items() if name not in known}}
+
+
+def _each(value: object, kind: type[Struct]) -> object:
+    if isinstance(value, list):
+        return [_each(item, kind) for item in value]
+    return _sorted(value, kind) if isinstance(value, dict) else value
+
+
+def _merged(value: dict[str, Any]) -> dict[str, Any]:
+    """The reverse of `_sorted`."""
+    other = value.pop("other", {})
+    for name in _NESTED.keys() & value.keys():
+        held = value[name]
+        items = held if isinstance(held, list) else [held]
+        merged = [_merged(item) if isinstance(item, dict) else item for item in items]
+        value[name] = merged if isinstance(held, list) else merged[0]
+    return {**other, **value}
+
+
+def _check_requires(requires: Requires, counter: int) -> None:
+    steps = requires.through
+    if steps != sorted(set(steps)):
+        raise _malformed("list of releases to pass through does not rise")
+    if max([requires.min_counter, *steps]) >= counter:
+        raise _malformed("requirements name a release that is not older than itself")
+
+
+def _malformed(what: str) -> RefusedError:
+    return RefusedError(ReasonKind.MALFORMED, f"The manifest's {what}.")

@@ -45,7 +45,7 @@ PARTS = (
     report.Inventory,
 )
 UNSIGNED = (report.Progress, report.Presence)
-MANIFEST = (manifest.Manifest, manifest.Image, manifest.HealthCheck)
+MANIFEST = (manifest.Manifest, manifest.Image, manifest.HealthCheck, manifest.Requires, manifest.Sbom)
 ENROLMENT = (enrol.Claim, enrol.EnrolRequest, enrol.Proof, enrol.EnrolResponse)
 
 
@@ -160,7 +160,10 @@ def _structs(kinds: tuple[type[msgspec.Struct], ...]) -> str:
 
 def _struct(kind: type[msgspec.Struct]) -> str:
     info: Any = ms.type_info(kind)
-    rows = [(f"`{field.encode_name}`", _type(field.type), _default(field)) for field in info.fields]
+    written = [
+        field for field in info.fields if field.encode_name != "other"
+    ]  # which holds what a manifest has besides
+    rows = [(f"`{field.encode_name}`", _type(field.type), _default(field)) for field in written]
     doc = " ".join((kind.__doc__ or "").split())
     return f"### {kind.__name__}\n\n{doc}\n\n" + _table(("field", "type and bound", "when left out"), rows)
 

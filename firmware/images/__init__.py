@@ -1,1 +1,1 @@
-"""Kinds of image: what a file is (`identify`), and our own slot image (`slot_image`)."""
+"""Kinds of image: what a file is (`identify`, over one module per kind), and our own slot image (`slot_image`)."""

@@ -74,6 +74,7 @@ class ReasonKind(StrEnum):
     CATALOGUE_MISMATCH = "catalogue-mismatch"
     CATALOGUE_REFUSED = "catalogue-refused"
     BELOW_FLOOR = "below-floor"
+    MUST_PASS_THROUGH = "must-pass-through"
     UNREACHABLE = "unreachable"
     ARTIFACT_TRUNCATED = "artifact-truncated"
     ARTIFACT_TOO_LONG = "artifact-too-long"

@@ -1,16 +1,13 @@
 """`otaria release`: from files to a release in a server's catalogue: pack, build, sign (offline), publish; and inspect."""
 
 import hashlib
-import json
 import time
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 import msgspec
-from rich.table import Table
 
 from firmware.atomic import atomic_output
 from firmware.catalogue.publish import Repository, release_targets
@@ -21,18 +18,21 @@ from firmware.manifest import (
     HealthCheck,
     Image,
     Manifest,
+    Sbom,
     WindowHasher,
     describe,
     encode_manifest,
     parse_manifest,
 )
 from firmware.protocol.words import ReasonKind
-from server.cli.output import emit, json_option, table
+from server.cli import release_contents, release_facts
+from server.cli.output import emit, json_option
 from server.cli.progress import watched
 from server.cli.rest import RestClient, connect, segment, server_options
 
 MANIFEST = "manifest.json"
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+COUNTER = click.IntRange(0, (1 << 53) - 1)
 BUILT = click.Path(path_type=Path, exists=True, file_okay=False)
 
 
@@ -47,7 +47,7 @@ def release() -> None:
 @release.command()
 @click.option("--product", required=True, help="The product's name, as in the catalogue.")
 @click.option("--version", required=True, help="The release's version.")
-@click.option("--counter", required=True, type=click.IntRange(0, (1 << 53) - 1), help="Rises with every release.")
+@click.option("--counter", required=True, type=COUNTER, help="Rises with every release.")
 @click.option(
     "--program", type=FILE, required=True, help="Python program that the slot runs, with its port as argument."
 )
@@ -79,12 +79,21 @@ def pack(
 @release.command()
 @click.option("--product", required=True, help="The product's name, as in the catalogue.")
 @click.option("--version", required=True, help="The release's version.")
-@click.option("--counter", required=True, type=click.IntRange(0, (1 << 53) - 1), help="Rises with every release.")
+@click.option("--counter", required=True, type=COUNTER, help="Rises with every release.")
 @click.option("--hardware", multiple=True, required=True, help="Compatible hardware id; repeat for more.")
 @click.option("--image", type=FILE, required=True, help="The image file.")
 @click.option("--health-file", type=FILE, help="JSON list of health checks of the trial boot.")
-@click.option("--floor", type=click.IntRange(0, (1 << 53) - 1), default=0, help="Lowest counter to go back to, later.")
+@click.option("--floor", type=COUNTER, default=0, help="Lowest counter to go back to, later.")
 @click.option("--min-uptime", type=click.IntRange(0, 86400), default=0, help="Seconds to be up before it may commit.")
+@click.option("--min-counter", type=COUNTER, default=0, help="Lowest release counter it may be installed over.")
+@click.option("--through", type=COUNTER, multiple=True, help="Release counter that must not be jumped over.")
+@click.option("--sbom", type=FILE, help="Bill of materials, CycloneDX as JSON.")
+@click.option("--fixes", metavar="CVE", multiple=True, help="CVE that this release repairs.")
+@click.option(
+    "--security-counter",
+    type=click.IntRange(0, (1 << 32) - 1),
+    help="The image's own; read from MCUboot and ESP32 images.",
+)
 @click.option("--notes", default="", help="What is new, for people.")
 @click.option("-o", "--output", metavar="OUTDIR", required=True, type=click.Path(path_type=Path, file_okay=False))
 @json_option
@@ -97,15 +106,21 @@ def build(
     health_file: Path | None,
     floor: int,
     min_uptime: int,
+    min_counter: int,
+    through: tuple[int, ...],
+    sbom: Path | None,
+    fixes: tuple[str, ...],
+    security_counter: int | None,
     notes: str,
     output: Path,
     as_json: bool,
 ) -> None:
-    """Hash an image window by window and write OUTDIR/manifest.json and a copy of the image.
+    """Hash an image window by window and write OUTDIR/manifest.json and a copy of the image, and of the bill of materials.
 
     Example: otaria release build --product pump --version 2.0 --counter 2 --hardware pump-a --image pump.img -o pump-2.0
     """
     folder = f"releases/{product}/{version}"
+    requires = release_contents.requires_of(min_counter, through)
     draft = Manifest(
         product=product,
         version=version,
@@ -116,19 +131,35 @@ def build(
         health=_health(health_file),
         min_uptime_s=min_uptime,
         notes=notes,
+        requires=requires,
+        sbom=release_contents.sbom_of(sbom, folder, taken=(MANIFEST, image.name)) if sbom else None,
+        fixes=sorted(set(fixes)),
+        security_counter=release_contents.security_counter_of(image, security_counter),
+        crit=["requires"] if requires else [],
     )
-    release_targets(product, encode_manifest(draft))
+    _write_release(draft, image, sbom, output, as_json)
+
+
+def _write_release(draft: Manifest, image: Path, sbom: Path | None, output: Path, as_json: bool) -> None:
+    """Check the draft before anything is written, then write the files, the manifest last."""
+    release_targets(draft.product, encode_manifest(draft))
     if image.stat().st_size == 0:
         raise RefusedError("image-empty", f"{image} is empty; a release needs an image.")
     _require_new(output)
     hashes = _copy_hashed(image, output / image.name)
-    described = Image(path=f"{folder}/{image.name}", length=hashes.length, sha256=hashes.sha256, windows=hashes.windows)
+    if sbom is not None:
+        _copy_hashed(sbom, output / sbom.name)
+    shape = {"length": hashes.length, "sha256": hashes.sha256, "windows": hashes.windows}
+    described = msgspec.structs.replace(draft.images[0], **shape)
     data = encode_manifest(msgspec.structs.replace(draft, images=[described]))
     parse_manifest(data)
     with atomic_output(output / MANIFEST) as file:
         file.write(data)
-    facts = {"directory": str(output), "product": product, "version": version, "length": hashes.length}
-    text = f"Built {product} {version} in {output}: {hashes.length} bytes, {len(hashes.windows)} windows. Sign it next."
+    facts = {"directory": str(output), "product": draft.product, "version": draft.version, "length": hashes.length}
+    text = (
+        f"Built {draft.product} {draft.version} in {output}: {hashes.length} bytes, {len(hashes.windows)} windows. "
+        "Sign it next."
+    )
     emit({**facts, "sha256": hashes.sha256}, as_json=as_json, text=text)
 
 
@@ -144,6 +175,8 @@ def sign(built: Path, repository: Path, as_json: bool) -> None:
     data, manifest = _manifest(built)
     for image in manifest.images:
         _require_unchanged(built, image)
+    if manifest.sbom is not None:
+        _require_unchanged(built, manifest.sbom)
     Repository.workspace(repository).sign_release(manifest.product, data, now=time.time())
     facts = {"product": manifest.product, "version": manifest.version}
     emit(facts, as_json=as_json, text=f"Signed {manifest.product} {manifest.version}. Publish it next.")
@@ -153,15 +186,16 @@ def sign(built: Path, repository: Path, as_json: bool) -> None:
 @click.argument("path", metavar="FILE|OUTDIR", type=click.Path(path_type=Path, exists=True))
 @json_option
 def inspect(path: Path, as_json: bool) -> None:
-    """Show what a built release, a manifest or an image file is.
+    """Show what a built release, a manifest or an image file is; of an image its kind, version, size, layout and compression.
 
     Example: otaria release inspect pump-2.0
     """
     if path.is_dir() or path.name == MANIFEST:
-        facts = _manifest_facts(_manifest(path if path.is_dir() else path.parent)[1])
+        facts = release_facts.manifest_facts(_manifest(path if path.is_dir() else path.parent)[1])
+        emit(facts, as_json=as_json, text=release_facts.manifest_table(facts, str(path)))
     else:
-        facts = _image_facts(path)
-    emit(facts, as_json=as_json, text=_facts_table(facts, str(path)))
+        found = release_facts.image_facts(path)
+        emit(msgspec.to_builtins(found), as_json=as_json, text=release_facts.image_table(found, str(path)))
 
 
 @release.command()
@@ -172,7 +206,7 @@ def inspect(path: Path, as_json: bool) -> None:
 def publish(
     built: Path, repository: Path, server: str | None, token_file: Path | None, state: Path | None, as_json: bool
 ) -> None:
-    """Upload a signed release: its images, then its manifest and the product's metadata. Publishing it twice changes nothing.
+    """Upload a signed release: its files, then its manifest and the product's metadata. Publishing it twice changes nothing.
 
     Example: otaria release publish pump-2.0 --repository acme --server http://127.0.0.1:8080 --token-file token
     """
@@ -180,8 +214,9 @@ def publish(
     data, manifest = _manifest(built)
     metadata = Repository.workspace(repository).signed_release(manifest.product, data)
     own = (hashlib.sha256(data).hexdigest(), len(data), built / MANIFEST)
-    images = [(image.sha256, image.length, built / Path(image.path).name) for image in manifest.images]
-    sent = [sha256 for sha256, length, path in (own, *images) if _upload(rest, sha256, length, path)]
+    listed: list[Image | Sbom] = [*manifest.images, *([manifest.sbom] if manifest.sbom else [])]
+    files = [(one.sha256, one.length, built / Path(one.path).name) for one in listed]
+    sent = [sha256 for sha256, length, path in (own, *files) if _upload(rest, sha256, length, path)]
     body = {"product": manifest.product, "version": manifest.version, "manifest": _base64(data)}
     rest.post("/releases", {**body, "metadata": _base64(metadata)})
     facts = {"product": manifest.product, "version": manifest.version, "uploaded": sent}
@@ -241,15 +276,16 @@ def _copy_hashed(source: Path, destination: Path) -> WindowHasher:
     return hasher
 
 
-def _require_unchanged(built: Path, image: Image) -> None:
-    path = built / Path(image.path).name
+def _require_unchanged(built: Path, listed: Image | Sbom) -> None:
+    path = built / Path(listed.path).name
     try:
-        with path.open("rb") as file, watched(file, image.length, f"Checking {path.name}") as reader:
+        with path.open("rb") as file, watched(file, listed.length, f"Checking {path.name}") as reader:
             found = describe(iter(lambda: reader.read(WINDOW_BYTES), b""))
     except FileNotFoundError as error:
         raise RefusedError("image-missing", f"{path} is not there; build the release again.") from error
-    if (found.length, found.sha256, found.windows) != (image.length, image.sha256, image.windows):
-        raise RefusedError("image-changed", f"{path} is not the image that was built; build the release again.")
+    windows = listed.windows if isinstance(listed, Image) else found.windows
+    if (found.length, found.sha256, found.windows) != (listed.length, listed.sha256, windows):
+        raise RefusedError("image-changed", f"{path} is not the file that the release was built of; build it again.")
 
 
 def _manifest(built: Path) -> tuple[bytes, Manifest]:
@@ -267,27 +303,3 @@ def _health(path: Path | None) -> list[HealthCheck]:
         return msgspec.json.decode(path.read_bytes(), type=list[HealthCheck])
     except msgspec.MsgspecError as error:
         raise RefusedError(ReasonKind.MALFORMED, f"{path} is not a JSON list of health checks: {error}.") from error
-
-
-def _manifest_facts(manifest: Manifest) -> dict[str, Any]:
-    facts: dict[str, Any] = msgspec.to_builtins(manifest)
-    for image in facts["images"]:
-        image["windows"] = len(image["windows"])
-    return facts
-
-
-def _image_facts(path: Path) -> dict[str, Any]:
-    from firmware.images.identify import identify  # images pull in more than the other commands need
-
-    found = identify(path)
-    return {
-        "kind": found.kind,
-        "version": found.version,
-        "size_bytes": found.size_bytes,
-        "details": dict(found.details),
-    }
-
-
-def _facts_table(facts: dict[str, Any], title: str) -> Table:
-    rows = [(name, value if isinstance(value, str | int) else json.dumps(value)) for name, value in facts.items()]
-    return table(("fact", "value"), rows, title=title)

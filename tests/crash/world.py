@@ -24,7 +24,7 @@ from device_agent.runtime import Connected, Runtime, Settings
 from device_agent.slots.files import FileSlots
 from device_agent.work import Ports
 from firmware.errors import UnavailableError
-from firmware.manifest import HealthCheck, Image, Manifest, describe, encode_manifest
+from firmware.manifest import HealthCheck, Image, Manifest, Requires, describe, encode_manifest
 from firmware.protocol.envelope import claimed, open_envelope, payload_hash, seal
 from firmware.protocol.order import Counter, FileRef, Order, ReleaseRef
 from firmware.protocol.permit import Ask, Permit, Verdict
@@ -70,7 +70,9 @@ class Release:
     image_ref: FileRef
 
 
-def release(version: str, counter: int, *, floor: int = 0, min_uptime_s: int = 0) -> Release:
+def release(
+    version: str, counter: int, *, floor: int = 0, min_uptime_s: int = 0, requires: Requires | None = None
+) -> Release:
     image = slot_image(version, counter)
     shape = describe([image])
     path = f"releases/demo/{version}/image"
@@ -84,6 +86,7 @@ def release(version: str, counter: int, *, floor: int = 0, min_uptime_s: int = 0
         images=[Image(path=path, length=shape.length, sha256=shape.sha256, windows=shape.windows)],
         health=[HealthCheck(kind="http", url="http://127.0.0.1:{port}/health")],
         min_uptime_s=min_uptime_s,
+        requires=requires,
     )
     data = encode_manifest(manifest)
     manifest_ref = FileRef(

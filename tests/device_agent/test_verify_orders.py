@@ -6,8 +6,11 @@ import pytest
 from msgspec.structs import replace
 
 from device_agent import verify
+from device_agent.core.values import Content
+from firmware.manifest import Requires
 from firmware.protocol.order import DeltaRef, FileRef, Order
-from tests.crash.world import IDENTITY, Release, World
+from firmware.protocol.words import Action
+from tests.crash.world import IDENTITY, Release, World, release
 from tests.device_agent.core.playbook import held
 
 NEW: Release = World().new
@@ -51,3 +54,47 @@ def test_release_below_the_floor_is_refused() -> None:
 def test_image_of_another_slot_set_is_not_taken() -> None:
     other = replace(NEW.manifest, images=[replace(NEW.manifest.images[0], slot="modem")])
     assert verify.contradicts_manifest(order(), other, "board-1", {}) is not None
+
+
+def runs(counter: int, product: str = "demo") -> Content:
+    return Content(product=product, version="x", counter=counter, sha256="0" * 64, length=1)
+
+
+@pytest.mark.parametrize(
+    ("counter", "first"), [(0, 3), (2, 3), (3, 4), (4, 7), (6, 7), (7, None), (8, None), (9, None), (10, None)]
+)
+def test_a_release_that_must_be_passed_through_comes_first(counter: int, first: int | None) -> None:
+    manifest = release("9.0", 9, requires=Requires(min_counter=4, through=[3, 7])).manifest
+    reason = verify.jumps_over(manifest, runs(counter))
+    assert (reason is None) == (first is None)
+    if reason is not None:
+        assert reason.kind == "must-pass-through"
+        assert reason.text.endswith(f"install the release with counter {first} first.")
+
+
+def test_what_is_unknown_or_another_product_has_passed_through_nothing() -> None:
+    needy = release("9.0", 9, requires=Requires(through=[0])).manifest
+    assert verify.jumps_over(needy, runs(0)) is None
+    for running in (None, runs(8, "other")):
+        reason = verify.jumps_over(needy, running)
+        assert reason is not None
+        assert reason.kind == "must-pass-through"
+    assert verify.jumps_over(NEW.manifest, None) is None
+
+
+def test_an_agent_refuses_to_jump_and_follows_once_it_has_passed_through() -> None:
+    world = World()
+    far = release("9.0", 9, requires=Requires(through=[2]))
+    world.depot.releases.append(far)
+    world.server.order(Action.INSTALL, far)
+    world.run()
+    told = [report for report in world.server.told if report.reason]
+    assert [(report.state, report.reason.kind) for report in told if report.reason] == [
+        ("refused", "must-pass-through")
+    ]
+    world.server.order(Action.INSTALL, world.new)
+    world.run()
+    world.server.order(Action.INSTALL, far)
+    world.run()
+    assert world.server.told[-1].state == "committed"
+    assert not world.server.told[-1].reason

@@ -7,9 +7,21 @@ from io import BytesIO
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from firmware.errors import RefusedError
-from firmware.manifest import WINDOW_BYTES, Image, Manifest, WindowHasher, describe, encode_manifest, parse_manifest
+from firmware.manifest import (
+    WINDOW_BYTES,
+    HealthCheck,
+    Image,
+    Manifest,
+    Requires,
+    Sbom,
+    WindowHasher,
+    describe,
+    encode_manifest,
+    parse_manifest,
+)
 
 
 def a_manifest(**changes: object) -> dict[str, object]:
@@ -51,9 +63,104 @@ def test_a_window_too_few_or_too_many_is_refused() -> None:
     assert refused(value).kind == "malformed"
 
 
-def test_unknown_fields_are_kept_out_but_critical_ones_refused() -> None:
+def test_unknown_fields_that_are_critical_are_refused() -> None:
     assert parse_manifest(json.dumps(a_manifest(colour="blue")).encode()).product == "p"
     assert refused(a_manifest(colour="blue", crit=["colour"])).kind == "not-understood"
+    assert refused(a_manifest(crit=["other"])).kind == "not-understood"
+    assert parse_manifest(json.dumps(a_manifest(crit=["requires", "floor"])).encode()).crit == ["requires", "floor"]
+
+
+def strange(seed: dict[str, object]) -> dict[str, object]:
+    """A manifest with unknown fields in each of its objects."""
+    value = a_manifest(
+        health=[{"kind": "command", "argv": ["true"], "url": None, "timeout_s": 1.0, "tries": 1} | seed],
+        requires={"min_counter": 0, "through": [0]} | seed,
+        sbom={"format": "cyclonedx", "path": "releases/p/1/bom", "length": 1, "sha256": "0" * 64} | seed,
+    )
+    images: list[dict[str, object]] = value["images"]  # type: ignore[assignment]
+    return seed | value | {"images": [images[0] | seed]}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(1 << 60), 1 << 60) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+KNOWN = {name for kind in (Manifest, Image, HealthCheck, Requires, Sbom) for name in kind.__struct_fields__} - {"other"}
+
+
+@given(st.dictionaries(st.sampled_from(["other", "x-note", "", "v2"]) | st.text(max_size=9), JSON, max_size=4))
+def test_parsing_and_encoding_loses_no_unknown_field_at_any_level(seed: dict[str, object]) -> None:
+    value = strange({name: item for name, item in seed.items() if name not in KNOWN})
+    encoded = encode_manifest(parse_manifest(json.dumps(value).encode()))
+    written = json.loads(encoded)
+    if not value["requires"]["min_counter"]:  # type: ignore[index]
+        written["requires"].setdefault("min_counter", 0)
+    assert written == value
+    assert encode_manifest(parse_manifest(encoded)) == encoded
+
+
+def test_changing_a_parsed_manifest_keeps_what_is_unknown_in_the_rest() -> None:
+    manifest = parse_manifest(json.dumps(strange({"other": {"other": 1}})).encode())
+    written = json.loads(
+        encode_manifest(replace(manifest, notes="new", images=[replace(manifest.images[0], other={})]))
+    )
+    assert (written["notes"], written["other"], written["sbom"]["other"]) == ("new", {"other": 1}, {"other": 1})
+    assert "other" not in written["images"][0]
+
+
+def test_what_is_not_used_is_not_written() -> None:
+    """So that the bytes of releases without the later fields stay what they were."""
+    assert not {"requires", "sbom", "fixes", "security_counter", "other"} & a_manifest().keys()
+    assert json.loads(encode_manifest(replace(parsed(), security_counter=0)))["security_counter"] == 0
+
+
+def parsed(**changes: object) -> Manifest:
+    return parse_manifest(json.dumps(a_manifest(**changes)).encode())
+
+
+def test_requirements_fixes_and_sbom_are_read() -> None:
+    manifest = parsed(
+        counter=9,
+        requires={"min_counter": 4, "through": [3, 7]},
+        sbom={"path": "releases/p/1/bom.json", "length": 5, "sha256": "a" * 64},
+        fixes=["CVE-2024-3094", "CVE-2025-1234567"],
+        security_counter=7,
+    )
+    assert manifest.requires == Requires(min_counter=4, through=[3, 7])
+    assert manifest.sbom == Sbom(path="releases/p/1/bom.json", length=5, sha256="a" * 64)
+    assert (manifest.fixes, manifest.security_counter) == (["CVE-2024-3094", "CVE-2025-1234567"], 7)
+
+
+@pytest.mark.parametrize(
+    ("requires", "running", "first"),
+    [
+        (Requires(min_counter=4), 3, 4),
+        (Requires(min_counter=4), 4, None),
+        (Requires(through=[3, 7]), 0, 3),
+        (Requires(through=[3, 7]), 3, 7),
+        (Requires(through=[3, 7]), 7, None),
+        (Requires(min_counter=5, through=[3, 7]), 3, 5),
+        (Requires(min_counter=5, through=[3, 7]), 5, 7),
+        (Requires(), 0, None),
+    ],
+)
+def test_the_nearest_requirement_comes_first(requires: Requires, running: int, first: int | None) -> None:
+    assert requires.first(running) == first
+
+
+@given(st.integers(0, 30), st.lists(st.integers(0, 30), max_size=6, unique=True), st.integers(0, 40))
+def test_following_the_requirements_step_by_step_ends_at_the_release(
+    least: int, steps: list[int], running: int
+) -> None:
+    requires = Requires(min_counter=least, through=sorted(steps))
+    for _ in range(len(steps) + 2):
+        if (first := requires.first(running)) is None:
+            break
+        assert first > running
+        running = first
+    assert requires.first(running) is None
+    assert running >= max([least, *steps])
 
 
 @pytest.mark.parametrize(
@@ -66,6 +173,22 @@ def test_unknown_fields_are_kept_out_but_critical_ones_refused() -> None:
         {"version": ""},
         {"v": 2},
         {"kind": "magic"},
+        {"requires": {"min_counter": 1}},
+        {"requires": {"through": [1]}},
+        {"counter": 9, "requires": {"through": [5, 3]}},
+        {"counter": 9, "requires": {"through": [3, 3]}},
+        {"counter": 9, "requires": {"through": [-1]}},
+        {"counter": 99, "requires": {"through": list(range(65))}},
+        {"fixes": ["CVE-24-1"]},
+        {"fixes": ["cve-2024-3094"]},
+        {"fixes": ["CVE-2024-3094\n"]},
+        {"fixes": ["CVE-2024-3094", "CVE-2024-3094"]},
+        {"security_counter": -1},
+        {"security_counter": 1 << 32},
+        {"sbom": {"path": "../bom", "length": 5, "sha256": "a" * 64}},
+        {"sbom": {"path": "bom", "length": 0, "sha256": "a" * 64}},
+        {"sbom": {"path": "bom", "length": 1 << 40, "sha256": "a" * 64}},
+        {"sbom": {"path": "bom", "length": 5, "sha256": "a" * 64, "format": "spdx"}},
     ],
 )
 def test_out_of_bounds_is_refused(changes: dict[str, object]) -> None:

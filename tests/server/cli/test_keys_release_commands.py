@@ -290,6 +290,16 @@ def test_an_unsigned_release_is_not_published(desk: Desk) -> None:
     assert desk.shelf.received == []
 
 
+def test_the_bill_of_materials_is_published_with_its_release(desk: Desk) -> None:
+    sbom = b'{"bomFormat": "CycloneDX", "specVersion": "1.6"}'
+    (desk.dir / "bom.json").write_bytes(sbom)
+    desk.run("keys", "init", desk.dir / "acme", "--product", "pump")
+    assert desk.build("1.0", 1, "--sbom", desk.dir / "bom.json") == 0
+    assert desk.run("release", "sign", desk.dir / "built", "--repository", desk.dir / "acme") == 0
+    assert desk.publish() == 0, desk.err
+    assert desk.shelf.artifacts[hashlib.sha256(sbom).hexdigest()] == sbom
+
+
 def test_what_the_server_says_reaches_the_person(desk: Desk) -> None:
     publish_one(desk)
     (desk.dir / "acme/keys/online/timestamp.pem").unlink()

@@ -1,0 +1,50 @@
+"""What `otaria release build` finds out about a release's files before they go into its manifest."""
+
+import hashlib
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from firmware.errors import RefusedError
+from firmware.manifest import MAX_SBOM_BYTES, Requires, Sbom
+from firmware.protocol.codec import parse_json
+from firmware.protocol.words import ReasonKind
+from server.cli.release_facts import image_facts
+
+
+def requires_of(min_counter: int, through: Sequence[int]) -> Requires | None:
+    """The requirements, or None when there are none."""
+    if not min_counter and not through:
+        return None
+    return Requires(min_counter=min_counter, through=sorted(set(through)))
+
+
+def sbom_of(path: Path, folder: str, *, taken: Collection[str]) -> Sbom:
+    """The reference to a CycloneDX file, which goes to `folder` in the catalogue beside the files named in `taken`.
+
+    Raises `RefusedError` (`bad-sbom`) for anything but CycloneDX as JSON.
+    """
+    if path.stat().st_size > MAX_SBOM_BYTES:
+        raise RefusedError("bad-sbom", f"{path} is longer than {MAX_SBOM_BYTES} bytes; shorten it.")
+    data = path.read_bytes()
+    try:
+        document = parse_json(data, max_bytes=MAX_SBOM_BYTES)
+    except RefusedError as error:
+        raise RefusedError("bad-sbom", f"{path} is not a CycloneDX file in JSON: {error.text}") from error
+    if document.get("bomFormat") != "CycloneDX" or not isinstance(document.get("specVersion"), str):
+        raise RefusedError(
+            "bad-sbom", f"{path} does not say that it is CycloneDX; give one in JSON, not in XML or SPDX."
+        )
+    if path.name in taken:
+        raise RefusedError(ReasonKind.MALFORMED, f"The bill of materials can't be called {path.name} too; rename it.")
+    return Sbom(path=f"{folder}/{path.name}", length=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def security_counter_of(image: Path, given: int | None) -> int | None:
+    """The image's own security counter, or the given one when it has none; raises `RefusedError` when they differ."""
+    own = image_facts(image).security_counter
+    if own is not None and given not in (None, own):
+        raise RefusedError(
+            "counter-differs",
+            f"The security counter in {image} is {own}, not {given}; build the image again or omit it.",
+        )
+    return given if own is None else own
