@@ -148,9 +148,9 @@ def check(stage: Any, files: dict[Path, bytes], before: bytes) -> None:
     assert files[BOARD.slot(Slot.A)] == stage.old.ljust(CAPACITY, b"\0")
     slot = files[BOARD.slot(Slot.B)]
     if slot[:512] == stage.new[:512]:
-        assert slot[: len(stage.new)] == stage.new
+        assert slot.startswith(stage.new)
     elif slot[:512] == before[:512]:
-        assert slot[: len(before)] == before
+        assert slot.startswith(before)
     else:
         # A torn first block: the tar header's checksum covers it, so what is half new or half blank does not load.
         halves = {bytes(256), stage.new[:256], before[:256], stage.new[256:512], before[256:512]}
@@ -164,7 +164,7 @@ def sweep(stage: Any, delta: Any, slots: type[FileSlots] = FileSlots) -> int:
     clean = Medium(fresh(stage, before))
     install(stage, clean, delta, slots)
     check(stage, clean.survivors("none"), before)
-    assert clean.survivors("none")[BOARD.slot(Slot.B)][: len(stage.new)] == stage.new
+    assert clean.survivors("none")[BOARD.slot(Slot.B)].startswith(stage.new)
     for cut_at in range(1, clean.operations + 1):
         for how in ("before", "torn", "after"):
             medium = Medium(fresh(stage, before), cut_at, how)
