@@ -13,13 +13,18 @@ class SlowLink:
 
     def __init__(self, to_port: int, *, bytes_per_s: float | None = None) -> None:
         self.bytes_per_s = bytes_per_s
-        self.received = 0
-        """Bytes that the device has received through this link, TLS included."""
+        self.downloads: list[int] = []
+        """Bytes that the device has received, TLS included, by connection in the order they were opened."""
         self._to_port = to_port
         self._open: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def received(self) -> int:
+        """Bytes that the device has received over all connections."""
+        return sum(self.downloads)
 
     def cut(self) -> None:
         """Break all connections; new ones are served."""
@@ -43,19 +48,21 @@ class SlowLink:
     def _serve(self, near: socket.socket) -> None:
         with near, contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._to_port)) as far:
             self._open |= {near, far}
+            number = len(self.downloads)
+            self.downloads.append(0)
             up = threading.Thread(target=self._pump, args=(near, far), daemon=True)
             up.start()
-            self._pump(far, near, is_down=True)
+            self._pump(far, near, number)
             up.join()
             self._open -= {near, far}
 
-    def _pump(self, source: socket.socket, sink: socket.socket, *, is_down: bool = False) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, number: int | None = None) -> None:
         """Forward until either side is done, then end both."""
         with contextlib.suppress(OSError):
             while data := source.recv(CHUNK_BYTES):
                 sink.sendall(data)
-                if is_down:
-                    self.received += len(data)
+                if number is not None:
+                    self.downloads[number] += len(data)
                     if self.bytes_per_s:
                         time.sleep(len(data) / self.bytes_per_s)
         for each in (source, sink):

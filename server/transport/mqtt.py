@@ -139,7 +139,7 @@ class AiomqttTransport:
                 await self._one_connection()
             except (aiomqtt.MqttError, OSError, ValueError) as error:
                 _honour_cancellation()
-                logger.warning("broker %s:%d: %s", self._endpoint.host, self._endpoint.port, error)
+                logger.warning("broker %s:%d: %s", self._endpoint.host, self._endpoint.port, str(error))
             attempt = 0 if loop.time() - started > STABLE_S else attempt + 1
             await asyncio.sleep(self._pauses.before(attempt, random.SystemRandom().random()))
 
