@@ -59,6 +59,7 @@ def test_an_order_withdrawn_by_a_replayed_install_stays_withdrawn(rig: Rig) -> N
     bench.wait_state("downloading")
     bench.command(campaign, "abort")
     bench.wait(lambda: bench.counts(campaign) == {"cancelled": 1}, "cancelled")
+    bench.wait(lambda: bench.status["state"] in ("cancelled", "idle"), "the agent heard of it")
     bench.link.bytes_per_s = None
     rig.eve.publish(order.topic, order.payload, retain=True)
     bench.wait(lambda: "stale-counter" in bench.words(), "the refusal in words")
