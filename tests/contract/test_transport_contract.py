@@ -298,6 +298,7 @@ async def test_a_broker_that_never_answers_is_hung_up_on(authorities: Authoritie
         await soon(ended.get())
         task.cancel()
         await asyncio.wait({task}, timeout=DEADLINE_S)
+        assert task.cancelled()
 
 
 async def test_a_cancellation_that_is_lost_on_the_way_still_ends_it(
