@@ -105,8 +105,10 @@ class FakeBroker:
             raise UnavailableError("broker-unreachable", "There is no connection.")
         await asyncio.sleep(0)
         self.published.append((topic, payload))
-        if retain:
+        if retain and payload:
             self.retained[topic] = payload
+        elif retain:
+            self.retained.pop(topic, None)
         device = None if topic == CATALOGUE else self.devices.get(parse(topic).agent)
         if device is not None and device.online:
             device.hear(topic, payload)
@@ -146,6 +148,8 @@ class Device:
     boot: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def hear(self, topic: str, payload: bytes) -> None:
+        if not payload:
+            return  # a retained message was cleared, which is no news
         keys = {DIRECTOR.public_key.keyid: DIRECTOR.public_key}
         leaf = parse(topic).leaf
         if leaf is Leaf.ORDER:
