@@ -26,6 +26,17 @@ CAPACITY = 4 << 20
 SEALED = CHUNK_BYTES + TAG_BYTES
 
 
+class NotingEffects(FileEffects):
+    """Notes what is appended to files."""
+
+    def __init__(self) -> None:
+        self.appended = b""
+
+    def append(self, path: Path, data: bytes) -> None:
+        self.appended += data
+        super().append(path, data)
+
+
 @dataclass
 class Device:
     """A board that runs the old image from slot A, and its decryption key."""
@@ -184,19 +195,12 @@ def test_security_the_plain_image_cannot_be_ordered(device: Device) -> None:
 
 
 def test_an_encrypted_delta_arrives_as_the_plain_image_and_lies_encrypted_on_the_device(device: Device) -> None:
-    delta, seen = device.stage.encrypted_delta(), []
-    effects = device.effects
-    append = effects.append
-
-    def noting(path: Path, data: bytes) -> None:
-        seen.append(data)
-        append(path, data)
-
-    effects.append = noting  # type: ignore[method-assign]
+    delta = device.stage.encrypted_delta()
+    device.effects = effects = NotingEffects()
     device.run(delta)
     assert device.is_staged
     assert device.stage.shelf.opened == [(delta.file.path, 0)]
-    assert b"".join(seen) == device.stage.shelf.files[delta.file.sha256], "other bytes"
+    assert effects.appended == device.stage.shelf.files[delta.file.sha256], "other bytes"
 
 
 def test_a_delta_that_does_not_open_costs_only_the_saving(device: Device) -> None:
