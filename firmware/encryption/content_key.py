@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from msgspec import Struct
+from msgspec import Struct, to_builtins
 
 from firmware.errors import RefusedError
 from firmware.protocol.codec import canonical
@@ -70,7 +70,7 @@ class Purpose(Struct, frozen=True, kw_only=True):
 
     def info(self) -> bytes:
         """As HPKE's `info`."""
-        return b"otaria content key v1 " + canonical(self)
+        return b"otaria content key v1 " + canonical(to_builtins(self))
 
 
 def wrap(key: ContentKey, public: X25519PublicKey, purpose: Purpose) -> bytes:

@@ -122,6 +122,7 @@ def pieces(rig: Rig, version: str) -> list[bytes]:
     return kept
 
 
+@pytest.mark.deep
 def test_security_a_key_for_one_device_does_not_open_for_another(rig: Rig) -> None:
     """Both are of the fleet and both get the release; the attacker owns the second one, and the broker."""
     benches = [rig.board(name) for name in ("victim", "owned")]
@@ -140,6 +141,7 @@ def test_security_a_key_for_one_device_does_not_open_for_another(rig: Rig) -> No
         assert caught.value.kind == "cannot-decrypt"
 
 
+@pytest.mark.deep
 def test_security_a_damaged_encrypted_image_is_refused_with_its_reason(rig: Rig) -> None:
     digest = encrypted(rig, SECRET).sha256
     stored = next(path for path in (rig.lab.state / "artifacts").rglob(digest) if path.is_file())

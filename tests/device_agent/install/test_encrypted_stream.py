@@ -180,6 +180,7 @@ def test_security_keys_that_are_not_this_devices_are_refused_before_anything_is_
         assert device.refused(device.order(wrapped_key=wrapped)).kind == "cannot-decrypt"
     assert not stage.shelf.opened
     assert device.slot == bytes(CAPACITY)
+    assert "another key than this device's" in device.refused(device.order(wrapped_key=foreign)).text
 
 
 def test_security_an_agent_without_a_key_fetches_nothing(device: Device) -> None:

@@ -1,7 +1,12 @@
 """Wrapped keys open for one recipient and one purpose, and say which key they hold."""
 
+import hmac
+
 import pytest
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -43,6 +48,32 @@ def test_a_key_opens_for_its_recipient_and_purpose() -> None:
     assert KEY.reveal() not in data
     assert unwrap(data, HOLDER, PURPOSE, check=KEY.check()).reveal() == KEY.reveal()
     assert wrap(KEY, HOLDER.public_key(), PURPOSE) != data
+
+
+def test_a_wrapped_key_is_what_rfc_9180_says() -> None:
+    """Opened once more by the RFC's own steps (sections 4.1, 5.1 and 5.2) with the primitives alone."""
+    kem, suite = b"KEM\0\x20", b"HPKE\0\x20\0\1\0\2"
+
+    def extract(of: bytes, salt: bytes, label: bytes, material: bytes) -> bytes:
+        return hmac.digest(salt, b"HPKE-v1" + of + label + material, "sha256")
+
+    def expand(of: bytes, secret: bytes, label: bytes, info: bytes, length: int) -> bytes:
+        labelled = length.to_bytes(2, "big") + b"HPKE-v1" + of + label + info
+        return HKDFExpand(hashes.SHA256(), length, labelled).derive(secret)
+
+    data = wrap(KEY, HOLDER.public_key(), PURPOSE)
+    encapsulated, sealed = data[:32], data[32:]
+    agreed = HOLDER.exchange(X25519PublicKey.from_public_bytes(encapsulated))
+    both = encapsulated + HOLDER.public_key().public_bytes_raw()
+    shared = expand(kem, extract(kem, b"", b"eae_prk", agreed), b"shared_secret", both, 32)
+    context = b"\0" + extract(suite, b"", b"psk_id_hash", b"") + extract(suite, b"", b"info_hash", PURPOSE.info())
+    secret = extract(suite, shared, b"secret", b"")
+    key, nonce = expand(suite, secret, b"key", context, 32), expand(suite, secret, b"base_nonce", context, 12)
+    assert AESGCM(key).decrypt(nonce, sealed, None) == KEY.reveal()
+    assert PURPOSE.info() == (
+        b'otaria content key v1 {"artifact":"' + b"a" * 64 + b'","counter":2,"hardware":"pump-a","product":"pump",'
+        b'"recipient":"device","target":"d-1","version":"2.0"}'
+    )
 
 
 def test_a_key_wrapped_for_one_device_does_not_open_for_another() -> None:

@@ -171,6 +171,35 @@ async def test_a_target_in_its_trial_is_left_alone(stage: Any) -> None:
     assert len(device.orders) == 1
 
 
+async def test_a_target_that_is_done_gets_no_other_order(stage: Any) -> None:
+    device = await prepared(stage, Holder())
+    await stage.live(lambda view: view.row.state == "completed")
+    device.encryption_key = Holder().announced
+    device.introduce()
+    await stage.settle()
+    assert len(device.orders) == 1
+
+
+async def test_a_new_directors_order_to_do_nothing_brings_no_key(stage: Any) -> None:
+    device = await prepared(stage, Holder())
+    await stage.live(lambda view: view.row.state == "completed")
+    stage.boot(epoch=2)
+    device.introduce()
+    await stage.settle()
+    last = device.orders[-1]
+    assert (last.counter.epoch, last.action, last.wrapped_key, last.crit) == (2, "nothing", None, [])
+
+
+async def test_a_new_directors_order_brings_the_key_anew(stage: Any) -> None:
+    device = await prepared(stage, holder := Holder())
+    stage.boot(epoch=2)
+    device.introduce()
+    await stage.settle()
+    last = device.orders[-1]
+    assert (last.counter.epoch, last.crit) == (2, ["wrapped_key"])
+    assert holder.open(last) == CONTENT_KEY.reveal()
+
+
 @pytest.mark.parametrize(
     "told",
     [
