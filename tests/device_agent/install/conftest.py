@@ -8,9 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from msgspec.structs import replace
 
+from device_agent.decryption import DecryptionKey
 from firmware.delta.make import make_delta
 from firmware.encryption.chunked import Encryption
 from firmware.encryption.content_key import SUITE, ContentKey, Purpose, key_id, public_text, to_text, wrap
@@ -77,6 +78,7 @@ class Stage:
     shelf: Shelf = field(default_factory=Shelf)
     key: ContentKey | None = None
     wrapped_key: WrappedKey | None = None
+    keys: DecryptionKey | None = None
 
     def __post_init__(self) -> None:
         self.file = self.shelf.put(self.new, "releases/demo/2.0/image.img")
@@ -100,6 +102,12 @@ class Stage:
         )
         self.manifest = replace(self.manifest, encrypted=[encrypted], crit=["encrypted"])
         self.wrapped_key = self.wrapped_for(holder)
+
+    def encrypt_for_device(self) -> None:
+        """Likewise, for a device whose installer gets `keys`."""
+        private = X25519PrivateKey.generate()
+        self.keys = DecryptionKey(private)
+        self.encrypt(private.public_key())
 
     def wrapped_for(self, holder: X25519PublicKey, **changes: str) -> WrappedKey:
         """The release's key for a device."""
