@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from firmware.encryption.content_key import ContentKey
 from firmware.manifest import Encrypted, HealthCheck, Manifest
 from firmware.protocol.order import FileRef, Order
+
+if TYPE_CHECKING:  # the core imports this module, and needs no cryptography
+    from firmware.encryption.content_key import ContentKey
 
 
 class Slot(StrEnum):
@@ -200,7 +202,7 @@ class Link(Protocol):
 class ContentKeys(Protocol):
     """Opens the keys of encrypted releases for this device."""
 
-    def open(self, order: Order, encrypted: Encrypted) -> ContentKey:
+    def open(self, order: Order, encrypted: Encrypted) -> "ContentKey":
         """The key that the order brings for a file of its release. Raises `RefusedError` (`cannot-decrypt`)."""
         ...
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, BinaryIO, Literal
 
 from msgspec import Meta, Struct, to_builtins
 
-from firmware.encryption.chunked import CIPHER, encrypted_length
+from firmware.encryption.layout import CIPHER, encrypted_length
 from firmware.errors import RefusedError
 from firmware.protocol.codec import canonical, convert, parse_json
 from firmware.protocol.words import (

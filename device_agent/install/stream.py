@@ -31,8 +31,9 @@ from device_agent.ports import ContentKeys, Effects, Slot, Slots, Source
 from device_agent.slots.files import SLOT_ACTIVE
 from firmware.delta.apply import apply_delta
 from firmware.delta.format import DeltaEnds
-from firmware.encryption.chunked import Decryption, plain_length
+from firmware.encryption.chunked import Decryption
 from firmware.encryption.content_key import ContentKey
+from firmware.encryption.layout import plain_length
 from firmware.errors import RefusedError, UnavailableError
 from firmware.manifest import WINDOW_BYTES, Encrypted, Image, Manifest
 from firmware.protocol.order import DeltaRef, FileRef, Order

@@ -4,7 +4,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 
 from device_agent.ports import Source
-from firmware.encryption.chunked import Decryption, encrypted_offset
+from firmware.encryption.chunked import Decryption
+from firmware.encryption.layout import encrypted_offset
 from firmware.errors import RefusedError, UnavailableError
 from firmware.manifest import WINDOW_BYTES
 from firmware.protocol.order import FileRef

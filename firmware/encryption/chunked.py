@@ -18,35 +18,14 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from firmware.encryption.content_key import ContentKey
+from firmware.encryption.layout import CHUNK_BYTES, CIPHER, SEALED_BYTES, TAG_BYTES, chunk_index
 from firmware.errors import RefusedError
 from firmware.protocol.words import ReasonKind
 
-CIPHER = "aes-256-gcm-64k"
-CHUNK_BYTES = 1 << 16
-TAG_BYTES = 16
 SALT_BYTES = 32
-_SEALED_BYTES = CHUNK_BYTES + TAG_BYTES
 _KEY_BYTES = 32
 _PREFIX_BYTES = 7
 _INFO = b"otaria file key v1 " + CIPHER.encode()
-
-
-def encrypted_length(length: int) -> int:
-    """Bytes that `length` bytes, at least one, have once they are encrypted."""
-    return length + TAG_BYTES * -(-length // CHUNK_BYTES)
-
-
-def plain_length(length: int) -> int:
-    """The reverse of `encrypted_length`; raises `RefusedError` (`malformed`) for a length that no encrypted file has."""
-    plain = length - TAG_BYTES * -(-length // _SEALED_BYTES)
-    if plain < 1 or encrypted_length(plain) != length:
-        raise RefusedError(ReasonKind.MALFORMED, f"No encrypted file has {length} bytes.")
-    return plain
-
-
-def encrypted_offset(offset: int) -> int:
-    """Where in the encrypted file the chunk begins that begins at `offset`, a multiple of `CHUNK_BYTES`, of the plain one."""
-    return _index(offset) * _SEALED_BYTES
 
 
 class Encryption:
@@ -58,7 +37,8 @@ class Encryption:
         self._used = False
 
     def encrypt(self, data: Iterable[bytes]) -> Iterator[bytes]:
-        """The encrypted file, chunk by chunk, of bytes that come in any portions; only once, and at least one byte."""
+        """The encrypted file, chunk by chunk, of bytes that come in any portions; at least one byte, and
+        only once; raises `ValueError` otherwise."""
         if self._used:
             raise ValueError("A salt serves one file; make another Encryption.")
         self._used = True
@@ -91,7 +71,7 @@ class Decryption:
         Each chunk is authentic when it is given out. Memory stays at a chunk and one portion of `data`. Raises `RefusedError`
         (`cannot-decrypt`, `artifact-truncated`, `artifact-too-long`).
         """
-        index, last, held = _index(offset), (self._length - 1) // CHUNK_BYTES, bytearray()
+        index, last, held = chunk_index(offset), (self._length - 1) // CHUNK_BYTES, bytearray()
         for portion in data:
             held += portion
             while index <= last and len(held) >= (size := self._sealed_bytes(index)):
@@ -128,16 +108,9 @@ class _Chunks:
         except InvalidTag as error:
             raise RefusedError(
                 ReasonKind.CANNOT_DECRYPT,
-                f"Bytes from {index * _SEALED_BYTES} on of the encrypted file do not open with the release's key: they were "
+                f"Bytes from {index * SEALED_BYTES} on of the encrypted file do not open with the release's key: they were "
                 "changed or are another file's. Publish it again or clear the cache.",
             ) from error
 
     def _nonce(self, index: int, is_last: bool) -> bytes:
         return self._prefix + index.to_bytes(4, "big") + bytes([is_last])
-
-
-def _index(offset: int) -> int:
-    index, rest = divmod(offset, CHUNK_BYTES)
-    if rest:
-        raise ValueError(f"No chunk begins at {offset}.")
-    return index

@@ -102,5 +102,7 @@ def _purpose(release: ReleaseRecord, *, target: str = "", hardware: str = "") ->
 
 def _unusable(path: Path, why: str) -> RefusedError:
     return RefusedError(
-        "release-key-unusable", f"The server's release key {path} can't be used: {why}. Restore it from a backup."
+        "release-key-unusable",
+        f"The server's release key {path} can't be used: {why}. "
+        "Restore it from a backup, or let the server write into its directory of online keys.",
     )

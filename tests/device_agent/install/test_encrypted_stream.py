@@ -17,7 +17,7 @@ from device_agent.effects import FileEffects
 from device_agent.install.stream import StreamInstaller
 from device_agent.ports import BootOutcome, BootStatus, Slot
 from device_agent.slots.files import FileSlots, create_board
-from firmware.encryption.chunked import CHUNK_BYTES, TAG_BYTES, encrypted_offset
+from firmware.encryption.layout import CHUNK_BYTES, TAG_BYTES, encrypted_offset
 from firmware.errors import OtariaError, UnavailableError
 from firmware.manifest import WINDOW_BYTES
 from firmware.protocol.order import DeltaRef, Order

@@ -20,8 +20,9 @@ from device_agent.effects import FileEffects
 from device_agent.install.stream import StreamInstaller
 from device_agent.ports import BootOutcome, BootStatus, Slot
 from device_agent.slots.files import FileSlots
-from firmware.encryption.chunked import Encryption, encrypted_length
+from firmware.encryption.chunked import Encryption
 from firmware.encryption.content_key import ContentKey
+from firmware.encryption.layout import encrypted_length
 from firmware.manifest import Encrypted as EncryptedImage
 from firmware.manifest import WINDOW_BYTES, Image, Manifest
 from firmware.protocol.order import Counter, FileRef, Order

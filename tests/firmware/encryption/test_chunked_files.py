@@ -11,16 +11,9 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firmware.encryption.chunked import (
-    CHUNK_BYTES,
-    TAG_BYTES,
-    Decryption,
-    Encryption,
-    encrypted_length,
-    encrypted_offset,
-    plain_length,
-)
+from firmware.encryption.chunked import Decryption, Encryption
 from firmware.encryption.content_key import ContentKey
+from firmware.encryption.layout import CHUNK_BYTES, TAG_BYTES, encrypted_length, encrypted_offset, plain_length
 from firmware.errors import RefusedError
 
 KEY = ContentKey(bytes(range(32)))

@@ -14,8 +14,9 @@ import pytest
 from firmware.catalogue.publish import Repository
 from firmware.delta.apply import apply_delta
 from firmware.delta.format import DeltaEnds
-from firmware.encryption.chunked import Decryption, plain_length
+from firmware.encryption.chunked import Decryption
 from firmware.encryption.content_key import ContentKey
+from firmware.encryption.layout import plain_length
 from firmware.errors import OtariaError, RefusedError
 from firmware.manifest import parse_manifest
 from firmware.protocol.codec import canonical
