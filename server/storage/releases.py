@@ -1,13 +1,13 @@
 """Published releases and the deltas between their images."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 
 from firmware.errors import RefusedError
-from server.ports import DeltaRecord, ReleaseRecord, ReleaseState, StoredFile
+from server.ports import DeltaRecord, EncryptedImage, ReleaseRecord, ReleaseState, StoredFile
 from server.storage.tables import DELTA, RELEASE
 
 
@@ -17,14 +17,14 @@ class SqlReleases:
     def __init__(self, connection: Connection) -> None:
         self._db = connection
 
-    def add(self, release: ReleaseRecord) -> None:
+    def add(self, release: ReleaseRecord, *, content_key: bytes | None = None) -> None:
         """Idempotent for an equal record; raises `RefusedError` (`release-exists`) for another of the same version.
 
         What the server notes about it (state, when it was published) does not make it another release.
         """
         known = self.get(release.product, release.version)
         if known is None:
-            self._db.execute(insert(RELEASE).values(**_values(release)))
+            self._db.execute(insert(RELEASE).values(**_values(release), content_key=content_key))
         elif replace(known, state=release.state, published_at=release.published_at) != release:
             raise RefusedError(
                 "release-exists",
@@ -36,6 +36,11 @@ class SqlReleases:
         query = select(RELEASE).where(RELEASE.c.product == product, RELEASE.c.version == version)
         row = self._db.execute(query).mappings().first()
         return None if row is None else _release(row)
+
+    def content_key(self, product: str, version: str) -> bytes | None:
+        """The wrapped key of an encrypted release."""
+        query = select(RELEASE.c.content_key).where(RELEASE.c.product == product, RELEASE.c.version == version)
+        return self._db.execute(query).scalar()
 
     def list(self) -> Sequence[ReleaseRecord]:
         """All releases, by product and release counter."""
@@ -59,6 +64,7 @@ class SqlReleases:
                 path=delta.file.path,
                 length=delta.file.length,
                 sha256=delta.file.sha256,
+                salt=delta.salt,
             )
         )
 
@@ -85,6 +91,7 @@ def _values(release: ReleaseRecord) -> dict[str, Any]:
         "image_path": release.image.path,
         "image_length": release.image.length,
         "image_sha256": release.image.sha256,
+        "encrypted": None if release.encrypted is None else asdict(release.encrypted),
         "state": str(release.state),
         "notes": release.notes,
         "published_at": release.published_at,
@@ -99,10 +106,15 @@ def _release(row: RowMapping) -> ReleaseRecord:
         hardware=tuple(row["hardware"]),
         manifest=_file(row, "manifest"),
         image=_file(row, "image"),
+        encrypted=_encrypted(row["encrypted"]),
         state=ReleaseState(row["state"]),
         notes=row["notes"],
         published_at=row["published_at"],
     )
+
+
+def _encrypted(value: dict[str, Any] | None) -> EncryptedImage | None:
+    return None if value is None else EncryptedImage(**{**value, "file": StoredFile(**value["file"])})
 
 
 def _file(row: RowMapping, which: str) -> StoredFile:
@@ -115,4 +127,5 @@ def _delta(row: RowMapping) -> DeltaRecord:
         source_sha256=row["source_sha256"],
         source_length=row["source_length"],
         target_sha256=row["target_sha256"],
+        salt=row["salt"],
     )

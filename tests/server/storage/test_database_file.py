@@ -11,7 +11,7 @@ from sqlalchemy import Engine, text
 
 from firmware.errors import RefusedError, UnavailableError
 from server.errors import ConflictError
-from server.ports import AgentRecord, AgentStatus, Unit
+from server.ports import AgentRecord, AgentStatus, ReleaseRecord, StoredFile, Unit
 from server.storage import SqlDatabase
 from server.storage.engines import make_engine, parse_url
 from server.storage.schema import upgrade
@@ -66,6 +66,23 @@ def test_the_hot_queries_use_an_index_and_sort_nothing(engine: Engine, query: st
         plan = " / ".join(row[-1] for row in connection.execute(text(f"EXPLAIN QUERY PLAN {query}")))
     assert index in plan
     assert "TEMP B-TREE" not in plan
+
+
+async def test_a_database_from_before_encryption_keeps_what_it_has(tmp_path: Path) -> None:
+    path, file = tmp_path / "otaria.db", StoredFile(path="releases/lamp/2/x", length=1, sha256="a" * 64)
+    release = ReleaseRecord(product="lamp", version="2", counter=2, hardware=("hw",), manifest=file, image=file)
+    database = SqlDatabase.open(f"sqlite:///{path}")
+    await database.write(lambda unit: unit.releases.add(release))
+    await database.close()
+    with sqlite3.connect(path) as raw:
+        for column in ("release.encrypted", "release.content_key", "delta.salt", "target.encryption_key"):
+            raw.execute("ALTER TABLE {} DROP COLUMN {}".format(*column.split(".")))
+        raw.execute("UPDATE alembic_version SET version_num = '0001'")
+    raw.close()
+    database = SqlDatabase.open(f"sqlite:///{path}")
+    assert await database.read(lambda unit: unit.releases.list()) == [release]
+    assert await database.read(lambda unit: unit.releases.content_key("lamp", "2")) is None
+    await database.close()
 
 
 async def test_a_database_of_a_later_version_is_refused_and_left_alone(tmp_path: Path) -> None:
