@@ -12,7 +12,19 @@ from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.formats import encode_canonical
 from securesystemslib.signer import KEY_FOR_TYPE_AND_SCHEME, Key, Signature, SSlibKey
 from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import Delegations, Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import (
+    DelegatedRole,
+    Delegations,
+    Metadata,
+    MetaFile,
+    Role,
+    Root,
+    Snapshot,
+    SuccinctRoles,
+    TargetFile,
+    Targets,
+    Timestamp,
+)
 
 from firmware.errors import RefusedError
 from firmware.protocol.codec import parse_json
@@ -111,18 +123,38 @@ def _understood(key: dict[str, Any]) -> bool:
 
 
 def _check_shape(signed: Root | Timestamp | Snapshot | Targets) -> None:
-    """What tuf leaves unchecked: integers must be integers."""
-    numbers: list[object] = [signed.version]
-    if isinstance(signed, Root):
-        numbers += [role.threshold for role in signed.roles.values()]
-    elif isinstance(signed, Timestamp):
+    """What tuf leaves unchecked: integers must be integers, lists must be lists (text would be taken letter by letter)."""
+    roles = _roles(signed)
+    numbers: list[object] = [signed.version, *(role.threshold for role in roles)]
+    lists: list[object] = [role.keyids for role in roles]
+    if isinstance(signed, Timestamp):
         numbers += _numbers(signed.snapshot_meta)
     elif isinstance(signed, Snapshot):
         numbers += [number for meta in signed.meta.values() for number in _numbers(meta)]
-    else:
+    elif isinstance(signed, Targets):
         numbers += [target.length for target in signed.targets.values()]
+        numbers += [role.bit_length for role in roles if isinstance(role, SuccinctRoles)]
+        lists += [paths for role in roles if isinstance(role, DelegatedRole) for paths in _paths(role)]
     if any(type(number) is not int for number in numbers):
         raise ValueError("a version, threshold or length is not an integer")
+    if any(not isinstance(entry, list) for entry in lists):
+        raise ValueError("key ids, paths or hash prefixes are not a list")
+    if any(type(role.terminating) is not bool for role in roles if isinstance(role, DelegatedRole)):
+        raise ValueError("terminating is neither true nor false")
+
+
+def _roles(signed: Root | Timestamp | Snapshot | Targets) -> list[Role]:
+    """Whatever the metadata delegates to."""
+    if isinstance(signed, Root):
+        return [*signed.roles.values()]
+    delegations = signed.delegations if isinstance(signed, Targets) else None
+    if delegations is None:
+        return []
+    return [*(delegations.roles or {}).values(), *filter(None, [delegations.succinct_roles])]
+
+
+def _paths(role: DelegatedRole) -> list[object]:
+    return [paths for paths in (role.paths, role.path_hash_prefixes) if paths is not None]
 
 
 def _numbers(meta: MetaFile) -> list[object]:
