@@ -119,7 +119,7 @@ def _foreign_keys(signed: dict[str, Any]) -> dict[str, ForeignKey]:
 
 
 def _understood(key: dict[str, Any]) -> bool:
-    return KEY_FOR_TYPE_AND_SCHEME.get((key.get("keytype"), key.get("scheme"))) is SSlibKey
+    return KEY_FOR_TYPE_AND_SCHEME.get((key["keytype"], key["scheme"])) is SSlibKey
 
 
 def _check_shape(signed: Root | Timestamp | Snapshot | Targets) -> None:

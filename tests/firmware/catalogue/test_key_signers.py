@@ -174,10 +174,11 @@ def test_a_token_signs_metadata_that_verifies(token: str, tmp_path: Path) -> Non
 
 def test_a_token_that_cannot_sign_says_so(token: str) -> None:
     wrong = open_signer(token, lambda _kind, _of: "0000")
-    with pytest.raises(RefusedError, match="PinIncorrect") as caught:
+    with pytest.raises(RefusedError, match="the PIN is wrong") as caught:
         sign(Targets(1), [wrong])
     assert caught.value.kind == "signing-failed"
-    assert kind_of("hsm:2?label=absent") == kind_of("hsm:7?label=ceremony") == kind_of("hsm:x") == "signer-unavailable"
+    assert kind_of("hsm:2?label=absent") == kind_of("hsm:7?label=ceremony") == "signer-unavailable"
+    assert kind_of("hsm:x") == "key-unreadable"
 
 
 def test_a_pin_is_needed_and_never_on_a_command_line(token: str, monkeypatch: pytest.MonkeyPatch) -> None:

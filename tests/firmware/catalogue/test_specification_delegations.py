@@ -327,9 +327,19 @@ def test_bins_below_a_delegated_role_and_roles_below_a_bin(device: Device, repos
 
 
 @pytest.mark.parametrize(
-    "terms", [{"bit_length": 0}, {"bit_length": 33}, {"bit_length": "8"}, {"bit_length": True}, {"name_prefix": 1}, {"threshold": 0},
-              {"threshold": True}, {"keyids": "a"}], ids=str
-)  # fmt: skip
+    "terms",
+    [
+        {"bit_length": 0},
+        {"bit_length": 33},
+        {"bit_length": "8"},
+        {"bit_length": True},
+        {"name_prefix": 1},
+        {"threshold": 0},
+        {"threshold": True},
+        {"keyids": "a"},
+    ],
+    ids=str,
+)
 def test_bins_that_make_no_sense_are_refused(
     device: Device, repository: TufRepository, terms: dict[str, object]
 ) -> None:
