@@ -112,6 +112,8 @@ def download(where: _Where, as_json: bool) -> None:
     --target-base-url URL/targets --target-dir T download
     """
     name = _required(where.target_name, "--target-name")
+    if any("\ud800" <= letter <= "\udfff" for letter in name):  # bytes of the command line that are no text
+        raise click.UsageError("The --target-name is not UTF-8, so no catalogue can list it.")
     directory = _required(where.target_dir, "--target-dir")
     base = _required(where.target_base_url, "--target-base-url")
     client = _refreshed(where)

@@ -1,6 +1,7 @@
 """The client's workflow: what it asks for, what it keeps, what it answers, online and off."""
 
 import hashlib
+import json
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
@@ -8,6 +9,7 @@ from urllib.parse import quote
 import pytest
 from tuf.api.metadata import DelegatedRole, Delegations, MetaFile, Targets
 
+from firmware.catalogue.metadata import ForeignKey
 from firmware.catalogue.trust import Limits
 from firmware.errors import RefusedError, UnavailableError
 from firmware.protocol.words import ReasonKind
@@ -60,6 +62,22 @@ def test_the_director_is_named_by_targets_and_has_no_file(lab: Any) -> None:
     assert client.director_epoch() == 1
     assert not [name for name in names(lab) if "director" in name]
     assert not list(lab.metadata.glob("*director*"))
+
+
+def test_a_director_key_of_unknown_type_is_left_out_and_the_others_count(lab: Any) -> None:
+    known = lab.server().director_signer().public_key
+    body = lab.repository.targets()
+    body.version += 1
+    body.delegations.roles["director"].keyids.append("strange")
+    stranger = {"keytype": "lattice", "scheme": "lattice-1", "keyval": {"public": "00"}, "x-more": 1}
+    body.delegations.keys["strange"] = ForeignKey.from_dict("strange", stranger)
+    lab.serve_targets("targets", body, "targets")
+    client = lab.client(prefetch=())
+    client.refresh(lab.NOW)
+    assert client.versions()["targets"] == 2
+    assert set(client.director_keys()) == {known.keyid}
+    held = json.loads(lab.store.files["targets.json"])["signed"]["delegations"]["keys"]["strange"]
+    assert held == stranger
 
 
 def test_nothing_is_answered_before_something_was_loaded(lab: Any) -> None:

@@ -155,6 +155,33 @@ def test_one_more_key_is_no_rotation_and_forgets_nothing(device: Device, reposit
     assert device.versions()["timestamp"] == 2
 
 
+def test_fewer_keys_than_the_threshold_are_no_rotation_either(device: Device, repository: TufRepository) -> None:
+    """What two honest keys signed still counts when the third is replaced."""
+    pens = [Pen(), Pen(), Pen()]
+    repository.entrust("timestamp", *pens, threshold=2)
+    repository.pens["timestamp"] = pens[:2]
+    repository.publish("root", "timestamp")
+    assert device.refresh() == 0
+    repository.entrust("timestamp", *pens[:2], Pen(), threshold=2)
+    back(repository, "timestamp")
+    repository.publish("root", "timestamp")
+    assert device.refresh() == 1
+    assert "went back" in device.text
+    assert device.versions()["root"] == 3
+
+
+@pytest.mark.parametrize("role", ["timestamp", "snapshot", "targets"])
+def test_new_targets_keys_forget_nothing(device: Device, repository: TufRepository, role: str) -> None:
+    """Only the keys of timestamp and snapshot void versions (5.3.11)."""
+    repository.publish(*BELOW_ROOT)
+    assert device.refresh() == 0
+    repository.entrust("targets", Pen())
+    back(repository, role)
+    repository.publish("root", *BELOW_ROOT)
+    assert device.refresh() == 1
+    assert "went back" in device.text
+
+
 # Lengths and hashes of metadata
 
 

@@ -199,6 +199,13 @@ def test_whatever_a_target_is_called_it_is_asked_for_as_such_and_stays_in_its_di
     assert files_asked(repository) == []
 
 
+def test_a_name_that_is_no_text_is_wrong_use(device: Device, repository: TufRepository) -> None:
+    repository.delegate_bins("targets", "bin", 1)
+    repository.publish("bin-0", "bin-1", *BELOW_ROOT)
+    assert device.download("file-\udcff") == 2
+    assert "not UTF-8" in device.text
+
+
 def test_names_that_look_alike_are_kept_apart() -> None:
     names = ["a/b", "a%2Fb", "a//b", "/a/b", "a/b/", "a\\b", "", ".", "..", "x" * 201, "x" * 202, "A/b"]
     assert len({local_name(name) for name in names}) == len(names)
