@@ -140,7 +140,7 @@ def test_texts_that_are_no_public_key_are_refused(text: str) -> None:
     assert caught.value.kind == "bad-encryption-key"
 
 
-@pytest.mark.parametrize("pem", [b"", b"x", private_pem(HOLDER)[:-40]])
+@pytest.mark.parametrize("pem", [b"", b"x", private_pem(HOLDER)[:-40]], ids=["empty", "short", "cut"])
 def test_files_that_are_no_private_key_are_refused(pem: bytes) -> None:
     with pytest.raises(RefusedError) as caught:
         private_from_pem(pem)
