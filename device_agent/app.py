@@ -18,6 +18,7 @@ from device_agent.catalogue import DeviceCatalogue
 from device_agent.config import Config, load_config, runtime_settings
 from device_agent.decryption import DECRYPTION_KEY_FILE, DecryptionKey
 from device_agent.effects import FileEffects
+from device_agent.health.reach import Reach
 from device_agent.health.runner import HealthRunner
 from device_agent.identity import REPORT_KEY_FILE, ROOT_FILE, Identity, load_identity
 from device_agent.install.stream import StreamInstaller
@@ -91,6 +92,7 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
     board = (directory / config.board).resolve()
     slots = FileSlots(effects, board)
     decryption = DecryptionKey.load_or_make(effects, directory / DECRYPTION_KEY_FILE)
+    reach = Reach()
     ports = Ports(
         effects=effects,
         slots=slots,
@@ -104,7 +106,8 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
             free_bytes=lambda: shutil.disk_usage(directory).free,
             keys=decryption,
         ),
-        health=HealthRunner(),
+        health=HealthRunner(reach=reach),
+        reach=reach,
         link=link,
         clock=clock,
         chance=SystemChance(),

@@ -10,9 +10,10 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from device_agent.core.values import Tuning
+from device_agent.core.values import OwnWatch, Tuning
 from device_agent.post import Pace
 from device_agent.runtime import Settings
+from firmware.checks import MAX_CHECKS, HealthCheck, require_understood
 from firmware.errors import RefusedError, UnavailableError
 from firmware.protocol.codec import canonical
 from firmware.protocol.words import Label
@@ -41,6 +42,19 @@ class Intervals(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     soak_s: PositiveSeconds = 3600.0
 
 
+class Health(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the device itself wants of whatever release it runs, beside what the release wants. Seconds; see `OwnWatch`."""
+
+    checks: Annotated[list[HealthCheck], Meta(max_length=MAX_CHECKS)] = []
+    min_uptime_s: Annotated[float, Meta(ge=0, le=86400)] = 0.0
+    soak_s: Annotated[float, Meta(ge=0, le=86400)] = 0.0
+    every_s: Annotated[float, Meta(gt=0, le=3600)] | None = None
+    may_fail: Annotated[int, Meta(ge=0, le=1000)] | None = None
+    heartbeat_s: Annotated[float, Meta(ge=0, le=86400)] | None = None
+    failures: Annotated[int, Meta(ge=1, le=100)] | None = None
+    on_regression: Literal["report", "rollback"] | None = None
+
+
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`board`: the board's directory. `labels`: facts about this target that campaigns may select by."""
 
@@ -48,6 +62,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     labels: Annotated[dict[Annotated[str, Meta(max_length=64)], Label], Meta(max_length=64)] = {}
     intervals: Intervals = Intervals()
+    health: Health = Health()
 
 
 def load_config(directory: Path) -> Config:
@@ -62,9 +77,18 @@ def load_config(directory: Path) -> Config:
     if len(data) > MAX_BYTES:
         raise RefusedError("bad-config", f"{path} has more than {MAX_BYTES} bytes.")
     try:
-        config = msgspec.convert(tomllib.loads(data.decode()), Config, strict=True)
+        raw = tomllib.loads(data.decode())
+        config = msgspec.convert(raw, Config, strict=True)
     except (ValueError, RecursionError, msgspec.ValidationError) as error:  # ValueError: also a number of 5,000 digits
         raise RefusedError("bad-config", f"{path}: {error}. Correct it and start again.") from error
+    try:
+        require_understood(config.health.checks)
+    except RefusedError as error:
+        raise RefusedError("bad-config", f"{path}: {error.text}") from error
+    checks = raw.get("health", {}).get("checks", [])
+    strange = sorted({name for check in checks for name in check} - (set(HealthCheck.__struct_fields__) - {"other"}))
+    if strange:
+        raise RefusedError("bad-config", f"{path}: a health check has no field {', '.join(strange)[:200]}.")
     size = len(canonical(config.labels))
     if size > MAX_LABELS_BYTES:
         raise RefusedError("bad-config", f"{path}: the labels take {size} bytes; at most {MAX_LABELS_BYTES} fit.")
@@ -81,10 +105,16 @@ def runtime_settings(config: Config, agent_version: str) -> Settings:
             ask_min_s=wait.ask_min_s,
             ask_max_s=wait.ask_max_s,
             soak_s=wait.soak_s,
+            own_watch=_own_watch(config.health),
         ),
         agent_version=agent_version,
         labels=dict(config.labels),
         pace=Pace(resend_min_s=wait.resend_min_s, resend_max_s=wait.resend_max_s),
         progress_s=wait.progress_s,
         doorbell_spread_s=wait.doorbell_spread_s,
+        own_checks=tuple(config.health.checks),
     )
+
+
+def _own_watch(health: Health) -> OwnWatch:
+    return OwnWatch(**{name: getattr(health, name) for name in OwnWatch.__struct_fields__})

@@ -38,6 +38,7 @@ from device_agent.ports import Incoming, Slot, Slots
 from device_agent.post import Pace, Post
 from device_agent.trusted_time import BUILD_TIME, TrustedTime
 from device_agent.work import Job, JobDone, Lane, Ports, StopFlag
+from firmware.checks import HealthCheck
 from firmware.errors import OtariaError, RefusedError
 from firmware.protocol import topics
 from firmware.protocol.codec import canonical
@@ -64,7 +65,7 @@ Input = Incoming | Connected | JobDone
 class Settings:
     """Intervals in seconds. `pace`: resending of reports. A doorbell is answered within `doorbell_spread_s`; refreshes for
     unknown signatures keep `refresh_min_s` between them. Reports about orders that change nothing stop at `max_waiting_notes`
-    unacked reports, and after a few come one per `note_every_s`."""
+    unacked reports, and after a few come one per `note_every_s`. `own_checks`: the health checks that the device declares."""
 
     tuning: Tuning = field(default_factory=Tuning)
     agent_version: str = "0"
@@ -78,6 +79,7 @@ class Settings:
     build_time: float = BUILD_TIME
     max_waiting_notes: int = 64
     note_every_s: float = 60.0
+    own_checks: tuple[HealthCheck, ...] = ()
 
 
 class Runtime:
@@ -216,11 +218,13 @@ class Runtime:
         left = outbox.acked(self._record.outbox, opened.ack)
         if left == self._record.outbox:
             return
+        self._ports.reach.heard = True
         self._store(replace(self._record, outbox=left))
         self._post.acked(left, self._now(), self._ports.chance.jitter())
 
     def _connected(self, online: bool) -> None:
         jitter = self._ports.chance.jitter()
+        self._ports.reach.connected = online
         if online:
             topic, present, _ = self.presence
             self._ports.link.publish(topic, present, qos=1, retain=True)
@@ -232,6 +236,7 @@ class Runtime:
         self._lanes.finished(done.lane)
         if done.event is not None:
             self._apply(done.event)
+        self._ports.reach.heard |= done.refreshed
         if done.lane is Lane.CATALOGUE:
             for leaf, payload in self._gate.refreshed(self._now(), self._ports.chance.jitter()):
                 self._open(leaf, payload)
@@ -277,18 +282,24 @@ class Runtime:
             self._lanes.add(self._job(command))
         return True
 
-    def _job(self, command: do.CheckOrder | do.Stage | do.VerifySlot | do.RunHealth | do.CommitTrial) -> Job:
+    def _job(self, command: do.Work) -> Job:
         ports, jitter = self._ports, self._ports.chance.jitter()
         if isinstance(command, do.CheckOrder):
             return work.as_job(Lane.CATALOGUE, self._check_job(command, jitter))
         if isinstance(command, do.VerifySlot):
             return work.as_job(Lane.SLOT, lambda: work.verify_slot(ports, command))
+        if isinstance(command, do.VerifyPrevious):
+            nonce = ports.chance.nonce()
+            return work.as_job(Lane.SLOT, lambda: work.verify_previous(ports, command, nonce=nonce))
         if isinstance(command, do.CommitTrial):
             return work.as_job(Lane.BOOT, lambda: work.commit_trial(ports, command))
         lane = Lane.SLOT if isinstance(command, do.Stage) else Lane.HEALTH
         stop = self._stops[lane] = StopFlag()
+        own = self._settings.own_checks
         if isinstance(command, do.RunHealth):
-            return work.as_job(lane, lambda: work.run_health(ports, command, stop=stop))
+            return work.as_job(lane, lambda: work.run_health(ports, command, own=own, stop=stop))
+        if isinstance(command, do.RunHeartbeat):
+            return work.as_job(lane, lambda: work.run_heartbeat(ports, command, own=own, stop=stop))
         progress = self._progress(command.held.hash)
         return work.as_job(lane, lambda: work.stage(ports, command, on_progress=progress, stop=stop, jitter=jitter))
 

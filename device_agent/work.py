@@ -3,8 +3,8 @@
 What can't be had now is delayed, what is wrong is refused; anything else is a defect and is not caught.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
@@ -13,7 +13,9 @@ from device_agent.core import commands as do
 from device_agent.core import events as ev
 from device_agent.core.values import Content, Held
 from device_agent.factory import slot_sha256
-from device_agent.ports import BootControl, Catalogue, Effects, Health, Installer, Link, MonotonicClock, Slots
+from device_agent.health.reach import Reach
+from device_agent.ports import BootControl, Catalogue, Effects, Health, Installer, Link, MonotonicClock, Slot, Slots
+from firmware.checks import HealthCheck
 from firmware.errors import OtariaError, RefusedError, UnavailableError
 from firmware.protocol.report import Reason
 from firmware.protocol.words import ReasonKind
@@ -28,7 +30,8 @@ class Chance(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Ports:
-    """Everything the agent touches. `link` is only published to; who owns it starts and stops it."""
+    """Everything the agent touches. `link` is only published to; who owns it starts and stops it. `reach` is told whether the
+    server answers, for the checks that ask."""
 
     effects: Effects
     slots: Slots
@@ -39,6 +42,7 @@ class Ports:
     link: Link
     clock: MonotonicClock
     chance: Chance
+    reach: Reach = field(default_factory=Reach)
 
 
 class Lane(StrEnum):
@@ -158,32 +162,55 @@ def stage(
 
 
 def verify_slot(ports: Ports, command: do.VerifySlot) -> ev.Event:
-    """Read a slot again: window by window when its manifest can be had, else against the hash it had."""
-    content = command.content
+    """Read a slot again."""
+    return ev.SlotVerified(order_hash=command.order_hash, intact=_holds(ports, command.slot, command.content))
+
+
+def _holds(ports: Ports, slot: Slot, content: Content) -> bool:
+    """Whether the slot holds this: window by window when its manifest can be had, else against the hash it had."""
     try:
         if content.manifest is not None:
-            manifest = ports.catalogue.manifest(content.manifest)
-            return ev.SlotVerified(order_hash=command.order_hash, intact=ports.installer.verify(command.slot, manifest))
+            return ports.installer.verify(slot, ports.catalogue.manifest(content.manifest))
     except UnavailableError:
         pass  # the manifest is gone and there is no network: the hash that was verified when it was written will do
     except (RefusedError, OSError):
-        return ev.SlotVerified(order_hash=command.order_hash, intact=False)
+        return False
     try:
-        intact = slot_sha256(ports.slots, command.slot, content.length) == content.sha256
+        return slot_sha256(ports.slots, slot, content.length) == content.sha256
     except (OtariaError, OSError):
-        intact = False
-    return ev.SlotVerified(order_hash=command.order_hash, intact=intact)
+        return False
 
 
-def run_health(ports: Ports, command: do.RunHealth, *, stop: Callable[[], bool]) -> ev.Event:
-    """Run the checks of the release's manifest against the program of this boot."""
+def run_health(
+    ports: Ports, command: do.RunHealth, *, own: Sequence[HealthCheck], stop: Callable[[], bool]
+) -> ev.Event:
+    """Run the checks of the release's manifest and the device's own against the program of this boot."""
     manifest_ref = command.goal.content.manifest
     try:
         checks = ports.catalogue.manifest(manifest_ref).health if manifest_ref is not None else []
-        result = ports.health.run(checks, program_port=ports.boot.status().program_port, stop=stop)
+        result = ports.health.run([*checks, *own], program_port=ports.boot.status().program_port, stop=stop)
     except (OtariaError, OSError) as error:
         return ev.HealthFinished(trial_id=command.trial_id, healthy=False, text=f"The checks could not run: {error}")
     return ev.HealthFinished(trial_id=command.trial_id, healthy=result.healthy, text=result.text)
+
+
+def run_heartbeat(
+    ports: Ports, command: do.RunHeartbeat, *, own: Sequence[HealthCheck], stop: Callable[[], bool]
+) -> ev.Event:
+    """Run the release's and the device's checks that are looked at after the commit."""
+    try:
+        listed = ports.catalogue.manifest(command.manifest).health if command.manifest is not None else []
+        checks = [check for check in (*listed, *own) if check.beats]
+        result = ports.health.run(checks, program_port=ports.boot.status().program_port, stop=stop)
+    except (OtariaError, OSError) as error:
+        return ev.HeartbeatDone(slot=command.slot, healthy=None, text=f"The checks could not run: {error}")
+    return ev.HeartbeatDone(slot=command.slot, healthy=None if stop() else result.healthy, text=result.text)
+
+
+def verify_previous(ports: Ports, command: do.VerifyPrevious, *, nonce: str) -> ev.Event:
+    """Read the previous slot again, before it is gone back to."""
+    intact = _holds(ports, command.slot, command.content)
+    return ev.PreviousVerified(sha256=command.content.sha256, intact=intact, nonce=nonce)
 
 
 def commit_trial(ports: Ports, command: do.CommitTrial) -> ev.Event:

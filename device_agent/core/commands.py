@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from device_agent.core.values import Content, Goal, Held
 from device_agent.ports import Slot
-from firmware.protocol.order import Counter
+from firmware.protocol.order import Counter, FileRef
 from firmware.protocol.report import Reason
 from firmware.protocol.words import AgentState
 
@@ -73,6 +73,20 @@ class RunHealth(Struct, frozen=True, kw_only=True):
     goal: Goal
 
 
+class RunHeartbeat(Struct, frozen=True, kw_only=True):
+    """Run the checks of the release in the running slot → `HeartbeatDone`. `manifest` None: only the device's own."""
+
+    slot: Slot
+    manifest: FileRef | None
+
+
+class VerifyPrevious(Struct, frozen=True, kw_only=True):
+    """Read the previous slot from the medium, to go back to it → `PreviousVerified`."""
+
+    slot: Slot
+    content: Content
+
+
 class CommitTrial(Struct, frozen=True, kw_only=True):
     """Declare the trial good to the boot loader → `TrialCommitted`, `CommitFailed`."""
 
@@ -85,6 +99,6 @@ class GiveUp(Struct, frozen=True, kw_only=True):
     trial_id: str
 
 
-Command = (
-    Tell | CheckOrder | Stage | StopStaging | VerifySlot | SendAsk | TrySlot | Reboot | RunHealth | CommitTrial | GiveUp
-)
+Work = CheckOrder | Stage | VerifySlot | VerifyPrevious | RunHealth | RunHeartbeat | CommitTrial
+"""What takes time: a job each."""
+Command = Tell | Work | StopStaging | SendAsk | TrySlot | Reboot | GiveUp

@@ -3,7 +3,7 @@
 from msgspec import Struct
 
 from device_agent.core.values import Content, Held
-from device_agent.ports import BootStatus
+from device_agent.ports import BootStatus, Slot
 from firmware.protocol.permit import Permit
 from firmware.protocol.report import Reason
 
@@ -115,6 +115,32 @@ class CommitFailed(Struct, frozen=True, kw_only=True):
     trial_id: str
 
 
+class HeartbeatDone(Struct, frozen=True, kw_only=True):
+    """The checks of what runs in `slot` ended. `healthy` None: they could not be looked at."""
+
+    slot: Slot
+    healthy: bool | None
+    text: str
+
+
+class PreviousVerified(Struct, frozen=True, kw_only=True):
+    """The previous slot was read from the medium. `intact`: it holds `sha256`. `nonce` is fresh: the id of a trial."""
+
+    sha256: str
+    intact: bool
+    nonce: str
+
+
+class CommitAsked(Struct, frozen=True, kw_only=True):
+    """Somebody at the device wants the trial committed as soon as its checks pass; policy allowed it."""
+
+
+class RollbackAsked(Struct, frozen=True, kw_only=True):
+    """Somebody at the device wants the previous release back; policy allowed it."""
+
+    reason: Reason
+
+
 class LinkUp(Struct, frozen=True, kw_only=True):
     """The broker is reached again."""
 
@@ -144,6 +170,10 @@ Event = (
     | HealthFinished
     | TrialCommitted
     | CommitFailed
+    | HeartbeatDone
+    | PreviousVerified
+    | CommitAsked
+    | RollbackAsked
     | LinkUp
     | Woke
 )

@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from device_agent.core import boot, orders, soak, staging
+from device_agent.core import boot, orders, soak, staging, vigil
 from device_agent.core import events as ev
 from device_agent.core.commands import Command, Reboot
 from device_agent.core.orders import previous_of
@@ -55,8 +55,8 @@ def step(
 
 def wake_at(standing: Standing) -> float | None:
     """Monotonic seconds at which the core wants a `Woke`, or None. A time that has passed means now."""
-    times = [at for at in (soak.soak_at(standing), _state_wakes_at(standing)) if at is not None]
-    return min(times, default=None)
+    wanted = (soak.soak_at(standing), vigil.beat_at(standing), _state_wakes_at(standing))
+    return min((at for at in wanted if at is not None), default=None)
 
 
 def _state_wakes_at(standing: Standing) -> float | None:
@@ -98,8 +98,17 @@ def _on_woke(standing: Standing, event: ev.Woke, moment: Moment) -> tuple[Standi
     soaked_at, at = soak.soak_at(standing), _state_wakes_at(standing)
     if standing.soak is not None and soaked_at is not None and soaked_at <= moment.now:
         standing = soak.raise_floor(standing, standing.soak)
+    beat_at = vigil.beat_at(standing)
+    beat: tuple[Command, ...] = ()
+    if beat_at is not None and beat_at <= moment.now:
+        standing, beat = vigil.beat(standing)
     if at is None or at > moment.now:
-        return standing, ()
+        return standing, beat
+    after, commands = _state_woke(standing, event, moment)
+    return after, (*beat, *commands)
+
+
+def _state_woke(standing: Standing, event: ev.Woke, moment: Moment) -> tuple[Standing, tuple[Command, ...]]:
     state = standing.state
     if isinstance(state, Staged | Asking):
         return staging.ask(standing, event, moment)
@@ -132,6 +141,10 @@ HANDLERS: dict[type[ev.Event], Handler] = {
     ev.HealthFinished: boot.on_health,
     ev.TrialCommitted: boot.on_committed,
     ev.CommitFailed: boot.on_commit_failed,
+    ev.HeartbeatDone: vigil.on_heartbeat,
+    ev.PreviousVerified: vigil.on_previous_verified,
+    ev.CommitAsked: boot.on_commit_asked,
+    ev.RollbackAsked: boot.on_rollback_asked,
     ev.LinkUp: staging.on_link_up,
     ev.Woke: _on_woke,
 }

@@ -31,7 +31,7 @@ from device_agent.core.states import (
     Standing,
     word_of,
 )
-from device_agent.core.values import Goal, Held, Moment, backoff
+from device_agent.core.values import Goal, Held, Moment, backoff, watched_s
 from firmware.protocol.permit import Permit, Verdict
 from firmware.protocol.report import Reason
 from firmware.protocol.words import AgentState, ReasonKind
@@ -46,6 +46,9 @@ def on_checked(standing: Standing, event: ev.OrderChecked, moment: Moment) -> Ou
         return refuse(standing, state.held, expired(state.held))
     active = standing.boot.slot
     goal = Goal(slot=active.other, content=event.content, floor=event.floor, min_uptime_s=event.min_uptime_s)
+    longest_s, needed_s = state.held.order.trial_s, watched_s(goal, moment.tuning.own_watch)
+    if needed_s >= longest_s:
+        return refuse(standing, state.held, _trial_too_short(needed_s, longest_s))
     running = standing.slots.get(active)
     if running is not None and running.good and running.sha256 == event.content.sha256:
         return _already_running(standing, state.held, goal, moment)
@@ -192,7 +195,18 @@ def _already_running(standing: Standing, held: Held, goal: Goal, moment: Moment)
         trial_id=None,
     )
     soak = soak_of(standing, committed.goal, moment) or standing.soak
-    return replace(standing, state=committed, soak=soak), (Tell(state=AgentState.COMMITTED, held=held, reason=reason),)
+    vigil = standing.vigil and replace(standing.vigil, held=replace(held, envelope=b""))
+    return replace(standing, state=committed, soak=soak, vigil=vigil), (
+        Tell(state=AgentState.COMMITTED, held=held, reason=reason),
+    )
+
+
+def _trial_too_short(needed_s: float, longest_s: int) -> Reason:
+    text = (
+        f"The release has to be up and healthy for {needed_s:g} s before it is committed, and the order's trial ends after "
+        f"{longest_s} s; give the strategy a longer trial."
+    )
+    return Reason(kind=ReasonKind.TRIAL_TOO_SHORT, text=text)
 
 
 def _later(standing: Standing, state: Ordered | Downloading, reason: Reason, jitter: float, moment: Moment) -> Outcome:

@@ -60,7 +60,8 @@ class Asking(Struct, frozen=True, kw_only=True, tag=Word.ASKING.value):
 
 
 class Activating(Struct, frozen=True, kw_only=True, tag=Word.ACTIVATING.value):
-    """A permit was given in boot `boot_id`; the boot loader is being asked for the trial and the device restarts."""
+    """A permit was given in boot `boot_id`; the boot loader is being asked for the trial and the device restarts.
+    `retreat`: why the device goes back to its previous slot of its own accord, without a permit."""
 
     held: Held
     goal: Goal
@@ -68,11 +69,13 @@ class Activating(Struct, frozen=True, kw_only=True, tag=Word.ACTIVATING.value):
     trial_id: str
     permit_until: float
     reboot_at: float
+    retreat: Reason | None = None
 
 
 class Trial(Struct, frozen=True, kw_only=True, tag=Word.TRIAL.value):
     """The new slot runs. `check_at`: when to look again (None: checks run now). `committing`: the checks passed.
-    `gave_up`: why the old slot was asked for."""
+    `gave_up`: why the old slot was asked for. `failed_rounds`: of the soak. `hurried`: the device's owner wants the commit as
+    soon as the checks pass. `retreat`: see `Activating`."""
 
     held: Held
     goal: Goal
@@ -82,6 +85,9 @@ class Trial(Struct, frozen=True, kw_only=True, tag=Word.TRIAL.value):
     check_at: float | None = None
     committing: bool = False
     gave_up: Reason | None = None
+    failed_rounds: int = 0
+    hurried: bool = False
+    retreat: Reason | None = None
 
 
 class Committed(Struct, frozen=True, kw_only=True, tag=Word.COMMITTED.value):
@@ -155,6 +161,20 @@ class Soak(Struct, frozen=True, kw_only=True):
     soaked_at: float
 
 
+class Vigil(Struct, frozen=True, kw_only=True):
+    """What is watched after a commit (`core.vigil`). `slot` runs; `held` brought it, None from the factory. `beat_at`: the next
+    heartbeat (None: it runs now, or there is none). `failures`: beats in a row that failed. `regressed`: reported. `retreat`: why
+    the previous slot is being read, to go back to it; `retreats`: how often that was done."""
+
+    slot: Slot
+    held: Held | None = None
+    beat_at: float | None = None
+    failures: int = 0
+    regressed: Reason | None = None
+    retreat: Reason | None = None
+    retreats: int = 0
+
+
 class Standing(Struct, frozen=True, kw_only=True):
     """All an agent knows about its target. `pending`: the order to take up when the running activation has ended.
     `noted`: hashes of stale, foreign or equivocal orders that were reported, newest last."""
@@ -167,6 +187,7 @@ class Standing(Struct, frozen=True, kw_only=True):
     slots: dict[Slot, Content] = {}
     noted: tuple[str, ...] = ()
     soak: Soak | None = None
+    vigil: Vigil | None = None
     boot: BootStatus = NO_BOOT
 
 
@@ -209,7 +230,7 @@ TABLE: dict[Key, Row] = {
             _STAGED: {_STAGED} | _START,
             _ASKING: {_STAGED} | _START,
             _ACTIVATING: {_ACTIVATING, _STAGED, _TRIAL, _FAILED} | _AFTER_TRIAL,
-            _TRIAL: {_TRIAL} | _AFTER_TRIAL,
+            _TRIAL: {_TRIAL, _FAILED} | _AFTER_TRIAL,
             _COMMITTED: {_COMMITTED, _TRIAL, _FELL_BACK},
         },
     ),
@@ -228,8 +249,12 @@ TABLE: dict[Key, Row] = {
     **_rows(ev.PermitArrived, {_ASKING: {_ASKING, _ACTIVATING, _REFUSED}}, late=True),
     **_rows(ev.ActivationFailed, {_ACTIVATING: {_FAILED} | _START}),
     **_rows(ev.HealthFinished, {_TRIAL: {_TRIAL}}, late=True),
-    **_rows(ev.TrialCommitted, {_TRIAL: {_COMMITTED} | _START}),
+    **_rows(ev.TrialCommitted, {_TRIAL: _AFTER_TRIAL}),
     **_rows(ev.CommitFailed, {_TRIAL: {_TRIAL}}),
+    **_rows(ev.HeartbeatDone, {word: {word} for word in EVERY}),
+    **_rows(ev.PreviousVerified, {word: {word, _ACTIVATING} for word in _ENDED}, late=True),
+    **_rows(ev.CommitAsked, {word: {word} for word in EVERY}),
+    **_rows(ev.RollbackAsked, {word: {word} for word in EVERY}),
     **_rows(ev.LinkUp, {word: {word} for word in EVERY}),
     **_rows(
         ev.Woke,

@@ -23,6 +23,7 @@ from device_agent.ports import BootStatus, Director, HealthResult, Incoming, Lin
 from device_agent.runtime import Connected, Runtime, Settings
 from device_agent.slots.files import FileSlots
 from device_agent.work import Ports
+from firmware.checks import Watch
 from firmware.errors import UnavailableError
 from firmware.manifest import HealthCheck, Image, Manifest, Requires, describe, encode_manifest
 from firmware.protocol.envelope import claimed, open_envelope, payload_hash, seal
@@ -71,7 +72,13 @@ class Release:
 
 
 def release(
-    version: str, counter: int, *, floor: int = 0, min_uptime_s: int = 0, requires: Requires | None = None
+    version: str,
+    counter: int,
+    *,
+    floor: int = 0,
+    min_uptime_s: int = 0,
+    requires: Requires | None = None,
+    watch: Watch | None = None,
 ) -> Release:
     image = slot_image(version, counter)
     shape = describe([image])
@@ -87,6 +94,7 @@ def release(
         health=[HealthCheck(kind="http", url="http://127.0.0.1:{port}/health")],
         min_uptime_s=min_uptime_s,
         requires=requires,
+        watch=watch,
     )
     data = encode_manifest(manifest)
     manifest_ref = FileRef(
@@ -265,7 +273,8 @@ class Checks:
         self._world = world
 
     def run(self, checks: Sequence[HealthCheck], *, program_port: int | None, stop: Callable[[], bool]) -> HealthResult:
-        healthy = self._world.running_version() not in self._world.faulty
+        version, world = self._world.running_version(), self._world
+        healthy = version not in world.faulty and not (version in world.faulty_later and world._state().trial is None)
         return HealthResult(healthy=healthy, text="All is well." if healthy else "GET /health answered 500.")
 
 
@@ -289,11 +298,15 @@ class Wire:
 class World:
     """A device with a server. `run` powers it until the order has ended and every report is acked."""
 
-    def __init__(self, *, faulty: set[str] | None = None, runtime: type[Runtime] = Runtime) -> None:
+    def __init__(
+        self, *, faulty: set[str] | None = None, runtime: type[Runtime] = Runtime, watch: Watch | None = None
+    ) -> None:
+        """`watch`: what the new release wants. Versions in `faulty_later` fail their checks once they are committed."""
         self.director, self.report_signer = CryptoSigner.generate_ed25519(), CryptoSigner.generate_ed25519()
         self.runtime_class = runtime
         self.faulty = faulty or set()
-        self.old, self.new = release("1.0", 1), release("2.0", 2)
+        self.faulty_later: set[str] = set()
+        self.old, self.new = release("1.0", 1), release("2.0", 2, watch=watch)
         key = self.director.public_key
         self.depot = Depot(Director(epoch=1, keys={key.keyid: key.to_dict()}), [self.old, self.new])
         report_key = self.report_signer.public_key

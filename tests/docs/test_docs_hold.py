@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
-import msgspec
 import pytest
 import yaml
 
 from device_agent.cli import _parser, _UsageError
-from firmware.manifest import HealthCheck
+from device_agent.config import CONFIG_FILE, load_config
 from server.campaigns.strategy_file import parse_campaign
 from server.cli import cli
+from server.cli.release_contents import health_of
 from server.config import merged, validated
 from server.planner.policy import parse_strategy
 
@@ -156,12 +156,17 @@ def test_every_campaign_and_strategy_in_the_docs_is_taken(page: str, text: str) 
 def test_every_config_in_the_docs_is_taken(page: str, text: str, tmp_path: Path) -> None:
     raw = tomllib.loads(text)
     assert raw
+    if text.startswith(f"# {CONFIG_FILE}\n"):
+        (tmp_path / CONFIG_FILE).write_text(text)
+        load_config(tmp_path)
+        return
     validated(merged(raw), base=tmp_path)
 
 
 @pytest.mark.parametrize(("page", "text"), blocks("json"))
-def test_every_list_of_health_checks_in_the_docs_is_taken(page: str, text: str) -> None:
-    assert msgspec.json.decode(text.encode(), type=list[HealthCheck], strict=True)
+def test_every_file_of_health_checks_in_the_docs_is_taken(page: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / "health.json").write_text(text)
+    assert health_of(tmp_path / "health.json")[0]
 
 
 def test_the_guards_can_fail() -> None:

@@ -111,12 +111,22 @@ def test_every_setting_of_the_agent_is_in_the_reference_with_its_default() -> No
     text = section("config.md", "agent.toml")
     rows = dict(re.findall(r"^\| `([^`]+)` \| `?([^|`]*?)`? \|", text, re.MULTILINE))
     settings = {f"intervals.{name}": f"{getattr(Intervals(), name):g}" for name in Intervals.__struct_fields__}
-    settings |= {
-        name: msgspec.json.encode(getattr(Config(), name)).decode()
-        for name in Config.__struct_fields__
-        if name != "intervals"
-    }
+    for name in Config.__struct_fields__:
+        value = getattr(Config(), name)
+        if isinstance(value, Intervals):
+            continue
+        if isinstance(value, msgspec.Struct):
+            settings |= {f"{name}.{inner}": shown(getattr(value, inner)) for inner in value.__struct_fields__}
+        else:
+            settings[name] = shown(value)
     assert rows == settings
+
+
+def shown(value: object) -> str:
+    """A default as the reference writes it."""
+    if value is None:
+        return "none"
+    return f"{value:g}" if isinstance(value, float) else msgspec.json.encode(value).decode()
 
 
 @pytest.mark.parametrize("title", ["The strategy", "A cohort", "A gate", "A budget"])

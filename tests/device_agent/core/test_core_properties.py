@@ -18,6 +18,7 @@ from device_agent.core.states import (
     Standing,
     Trial,
 )
+from device_agent.core.values import OwnWatch, Tuning
 from device_agent.journal import Record, decode, encode
 from device_agent.outbox import Outbox
 from device_agent.ports import BootOutcome, BootStatus, Slot
@@ -32,6 +33,7 @@ HASHES = st.none() | st.none() | st.none() | st.sampled_from(STRANGE)
 REASONS = st.sampled_from(
     [Reason(kind=kind, text="") for kind in ("unreachable", "catalogue-expired", "artifact-changed")]
 )
+TUNING = Tuning(own_watch=OwnWatch(heartbeat_s=30, failures=2, on_regression="rollback"))
 SLOTS = st.sampled_from(list(Slot))
 FLAGS = st.booleans()
 
@@ -53,20 +55,32 @@ class Story(RuleBasedStateMachine):
 
     def tell(self, event: ev.Event) -> None:
         before = self.standing
-        self.standing, commands = step(before, event, self.now, float(NOW))
+        self.standing, commands = step(before, event, self.now, float(NOW), TUNING)
         if before.highest is not None:
             assert self.standing.highest is not None
             assert self.standing.highest >= before.highest, "counters never fall"
         for product, floor in before.floors.items():
             assert self.standing.floors[product] >= floor, "floors never fall"
         if isinstance(self.standing.state, Activating) and not isinstance(before.state, Activating):
-            assert isinstance(event, ev.PermitArrived), "only a permit activates"
+            self.check_activation(before, event, self.standing.state)
+        for command in commands:
+            self.check_command(command)
+
+    def check_activation(self, before: Standing, event: ev.Event, state: Activating) -> None:
+        assert isinstance(event, ev.PermitArrived | ev.PreviousVerified), "only a permit or a regression activates"
+        if isinstance(event, ev.PermitArrived):
             assert isinstance(before.state, Asking)
             assert event.permit.nonce == before.state.nonce
             assert event.permit.nonce not in self.granted, "a permit is good once"
             self.granted.add(event.permit.nonce)
-        for command in commands:
-            self.check_command(command)
+            return
+        assert event.intact
+        assert state.retreat is not None
+        assert before.vigil is not None
+        assert before.vigil.retreat == state.retreat, "goes back only when that was wanted"
+        assert state.goal.content.good, "goes back only to what ran well"
+        assert state.goal.content.counter >= before.floors.get("demo", 0), "never goes back below the floor"
+        self.granted.add(event.nonce)
 
     def check_command(self, command: do.Command) -> None:
         if isinstance(command, do.TrySlot):
@@ -194,6 +208,23 @@ class Story(RuleBasedStateMachine):
         state = self.standing.state
         name = state.trial_id if isinstance(state, Trial) and trial_id % 2 else f"nonce-{trial_id}"
         self.tell(ev.HealthFinished(trial_id=name, healthy=healthy, text="seen"))
+
+    @rule(healthy=st.sampled_from([True, False, False, False, None]), slot=st.none() | SLOTS, times=st.integers(1, 4))
+    def heartbeats(self, healthy: bool | None, slot: Slot | None, times: int) -> None:
+        for _ in range(times):
+            self.tell(ev.HeartbeatDone(slot=slot or self.standing.boot.slot, healthy=healthy, text="seen"))
+
+    @rule(intact=st.sampled_from([True, True, False]), version=st.sampled_from(["1", "1", "2", "3"]), now=FLAGS)
+    def previous(self, intact: bool, version: str, now: bool) -> None:
+        other = self.standing.slots.get(self.standing.boot.slot.other)
+        digest = other.sha256 if other and now else version * 64
+        self.nonces += 1
+        self.tell(ev.PreviousVerified(sha256=digest, intact=intact, nonce=f"back-{self.nonces}"))
+
+    @rule(commit=FLAGS)
+    def asked(self, commit: bool) -> None:
+        reason = Reason(kind="rolled-back-locally", text="")
+        self.tell(ev.CommitAsked() if commit else ev.RollbackAsked(reason=reason))
 
     @precondition(lambda self: isinstance(self.standing.state, Trial) and self.standing.state.committing)
     @rule(fails=FLAGS)
