@@ -11,6 +11,7 @@ has mkfs.ext4 || missing="$missing e2fsprogs"
 has mkfs.vfat || missing="$missing dosfstools"
 has mksquashfs || missing="$missing squashfs-tools"
 has sfdisk || missing="$missing fdisk"
+has systemd-analyze || missing="$missing systemd"
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

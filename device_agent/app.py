@@ -31,6 +31,7 @@ from device_agent.transport.http import DeviceHttp
 from device_agent.transport.mqtt import Broker, MqttLink, Will
 from device_agent.transport.tls import client_context
 from device_agent.trusted_time import BUILD_TIME
+from device_agent.watchdog import DeviceFile, Manager, Watchdog
 from device_agent.work import Ports
 from firmware.errors import RefusedError, UnavailableError
 
@@ -118,7 +119,17 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
         identity=identity, ports=ports, signer=signer, directory=directory, settings=settings, session=session
     )
     clocked.runtime = runtime
-    return Agent(identity=identity, config=config, runtime=runtime, loop=AgentLoop(runtime, link, clock))
+    return Agent(
+        identity=identity, config=config, runtime=runtime, loop=AgentLoop(runtime, link, clock, watchdog_of(config))
+    )
+
+
+def watchdog_of(config: Config) -> Watchdog:
+    """The watchdogs of this process: systemd's, if it started us, and the configured hardware's."""
+    wanted = config.watchdog
+    hardware = DeviceFile(Path(wanted.device)) if wanted.device else None
+    manager = Manager(os.environ, os.getpid())
+    return Watchdog(manager, hardware, timeout_s=wanted.timeout_s, always=wanted.always)
 
 
 def open_catalogue(directory: Path, http: DeviceHttp | None) -> DeviceCatalogue:

@@ -55,6 +55,14 @@ class Health(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     on_regression: Literal["report", "rollback"] | None = None
 
 
+class HardwareDog(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The hardware watchdog: its `device` (empty: none), armed for trials or `always`, and the timeout asked of it in seconds."""
+
+    device: Annotated[str, Meta(max_length=256, pattern=r"^(/[^\x00]*)?\Z")] = ""
+    timeout_s: Annotated[int, Meta(ge=5, le=3600)] = 60
+    always: bool = False
+
+
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`board`: the board's directory. `labels`: facts about this target that campaigns may select by."""
 
@@ -63,6 +71,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     labels: Annotated[dict[Annotated[str, Meta(max_length=64)], Label], Meta(max_length=64)] = {}
     intervals: Intervals = Intervals()
     health: Health = Health()
+    watchdog: HardwareDog = HardwareDog()
 
 
 def load_config(directory: Path) -> Config:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from device_agent.ports import Incoming, Link, MonotonicClock
 from device_agent.runtime import Connected, Input, Runtime
+from device_agent.watchdog import Manager, Watchdog
 from device_agent.work import Job
 
 MAX_WAIT_S = 3600.0
@@ -20,8 +21,9 @@ MAX_WAITING = 256
 class AgentLoop:
     """Runs one agent until `stop` is called or an error ends it."""
 
-    def __init__(self, runtime: Runtime, link: Link, clock: MonotonicClock) -> None:
+    def __init__(self, runtime: Runtime, link: Link, clock: MonotonicClock, watchdog: Watchdog | None = None) -> None:
         self._runtime, self._link, self._clock = runtime, link, clock
+        self._watchdog = watchdog or Watchdog(Manager({}, 0))
         self._happened: queue.SimpleQueue[Input | BaseException | None] = queue.SimpleQueue()
         self._threads: set[threading.Thread] = set()
 
@@ -29,10 +31,12 @@ class AgentLoop:
         """Start, then serve until stopped. Raises what ended it."""
         self._runtime.start()
         self._link.start(self._take, lambda online: self._happened.put(Connected(online=online)))
+        self._watchdog.ready()
         try:
             while self._turn():
                 pass
         finally:
+            self._watchdog.stop()
             self._runtime.stop()
             self._link.stop()
             for thread in tuple(self._threads):
@@ -49,6 +53,7 @@ class AgentLoop:
 
     def _turn(self) -> bool:
         self._start_jobs()
+        self._watchdog.turn(self._runtime.leave(), self._clock.seconds())
         happened = self._next()
         if happened is None:
             return False
@@ -61,7 +66,8 @@ class AgentLoop:
 
     def _next(self) -> "Input | BaseException | _Waited | None":
         wake = self._runtime.next_wake()
-        wait_s = MAX_WAIT_S if wake is None else min(max(0.0, wake - self._clock.seconds()), MAX_WAIT_S)
+        longest_s = self._watchdog.every_s or MAX_WAIT_S
+        wait_s = longest_s if wake is None else min(max(0.0, wake - self._clock.seconds()), longest_s)
         try:
             return self._happened.get(timeout=wait_s)
         except queue.Empty:

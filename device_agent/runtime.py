@@ -26,6 +26,7 @@ from device_agent import inbound, outbox, reports, work
 from device_agent.core import commands as do
 from device_agent.core import events as ev
 from device_agent.core import orders
+from device_agent.core.boot import may_live, on_trial
 from device_agent.core.machine import step, wake_at
 from device_agent.core.states import Refused, Standing
 from device_agent.core.values import Content, Tuning
@@ -37,6 +38,7 @@ from device_agent.lanes import Lanes
 from device_agent.ports import Incoming, Slot, Slots
 from device_agent.post import Pace, Post
 from device_agent.trusted_time import BUILD_TIME, TrustedTime
+from device_agent.watchdog import Leave
 from device_agent.work import Job, JobDone, Lane, Ports, StopFlag
 from firmware.checks import HealthCheck
 from firmware.errors import OtariaError, RefusedError
@@ -176,6 +178,10 @@ class Runtime:
     def trusted_time(self) -> float:
         """Trusted POSIX seconds now; may be read from any thread."""
         return self._time.seconds(self._now())
+
+    def leave(self) -> Leave:
+        """What a watchdog may do now."""
+        return Leave(feed=may_live(self.standing, self._now()), trial=on_trial(self.standing))
 
     @property
     def waiting_reports(self) -> int:

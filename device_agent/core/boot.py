@@ -143,6 +143,17 @@ def give_up(standing: Standing, state: Trial, reason: Reason) -> Outcome:
     return after, (GiveUp(trial_id=state.trial_id), Reboot())
 
 
+def on_trial(standing: Standing) -> bool:
+    """Whether a trial runs, also one that was given up and waits for its restart."""
+    return isinstance(standing.state, Trial)
+
+
+def may_live(standing: Standing, now: float) -> bool:
+    """Whether a watchdog is to be fed at monotonic seconds `now`: not in a trial that can't be committed any more."""
+    state = standing.state
+    return not isinstance(state, Trial) or (state.gave_up is None and now < deadline(state))
+
+
 def deadline(state: Trial) -> float:
     """Monotonic seconds after which this agent no longer commits; the boot loader keeps its own."""
     return state.started_at + state.held.order.trial_s
