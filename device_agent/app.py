@@ -23,6 +23,7 @@ from device_agent.health.runner import HealthRunner
 from device_agent.identity import REPORT_KEY_FILE, ROOT_FILE, Identity, load_identity
 from device_agent.install.stream import StreamInstaller
 from device_agent.keys import report_signer
+from device_agent.local.settings import policy_of
 from device_agent.loop import AgentLoop
 from device_agent.ports import MonotonicClock
 from device_agent.runtime import Runtime, presence_messages
@@ -94,6 +95,7 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
     slots = FileSlots(effects, board)
     decryption = DecryptionKey.load_or_make(effects, directory / DECRYPTION_KEY_FILE)
     reach = Reach()
+    health = HealthRunner(reach=reach)
     ports = Ports(
         effects=effects,
         slots=slots,
@@ -107,8 +109,9 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
             free_bytes=lambda: shutil.disk_usage(directory).free,
             keys=decryption,
         ),
-        health=HealthRunner(reach=reach),
+        health=health,
         reach=reach,
+        policy=policy_of(config.hooks, config.local, health),
         link=link,
         clock=clock,
         chance=SystemChance(),

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from device_agent.core.values import OwnWatch, Tuning
+from device_agent.local.settings import HookSettings, LocalSettings, policy_of, require_sensible
 from device_agent.post import Pace
 from device_agent.runtime import Settings
 from firmware.checks import MAX_CHECKS, HealthCheck, require_understood
@@ -72,6 +73,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     intervals: Intervals = Intervals()
     health: Health = Health()
     watchdog: HardwareDog = HardwareDog()
+    hooks: HookSettings = HookSettings()
+    local: LocalSettings = LocalSettings()
 
 
 def load_config(directory: Path) -> Config:
@@ -92,9 +95,11 @@ def load_config(directory: Path) -> Config:
         raise RefusedError("bad-config", f"{path}: {error}. Correct it and start again.") from error
     try:
         require_understood(config.health.checks)
+        require_sensible(config.hooks, config.local)
     except RefusedError as error:
         raise RefusedError("bad-config", f"{path}: {error.text}") from error
-    checks = raw.get("health", {}).get("checks", [])
+    checks = [*raw.get("health", {}).get("checks", [])]
+    checks += [one["check"] for one in raw.get("local", {}).get("conditions", [])]
     strange = sorted({name for check in checks for name in check} - (set(HealthCheck.__struct_fields__) - {"other"}))
     if strange:
         raise RefusedError("bad-config", f"{path}: a health check has no field {', '.join(strange)[:200]}.")
@@ -115,6 +120,9 @@ def runtime_settings(config: Config, agent_version: str) -> Settings:
             ask_max_s=wait.ask_max_s,
             soak_s=wait.soak_s,
             own_watch=_own_watch(config.health),
+            consent_required=config.local.consent == "required",
+            max_defer_s=config.local.max_defer_s,
+            clear_first=policy_of(config.hooks, config.local).asks_before_activation,
         ),
         agent_version=agent_version,
         labels=dict(config.labels),

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from device_agent.core.states import Asking, Staged, Standing, Trial
+from device_agent.core.states import Asking, Deferred, Staged, Standing, Trial
 from device_agent.outbox import Outbox
 from device_agent.ports import Effects
 from firmware.errors import RefusedError, UnavailableError
@@ -104,6 +104,9 @@ def durable(record: Record) -> Record:
         state = Staged(held=state.held, goal=state.goal, boot_id=state.boot_id)
     elif isinstance(state, Trial):
         state = replace(state, check_at=None)
+    elif isinstance(state, Deferred) and state.retry_at is None:
+        state = replace(state, retry_at=0.0)
     if vigil is not None:
         vigil = replace(vigil, beat_at=None, failures=0, retreat=None)
-    return replace(record, standing=replace(standing, state=state, vigil=vigil))
+    local = replace(standing.local, clearance=None)
+    return replace(record, standing=replace(standing, state=state, vigil=vigil, local=local))

@@ -35,6 +35,7 @@ from device_agent.gate import Bucket, Gate
 from device_agent.identity import Identity
 from device_agent.journal import Journal, Record, durable
 from device_agent.lanes import Lanes
+from device_agent.local.hooks import Point
 from device_agent.ports import Incoming, Slot, Slots
 from device_agent.post import Pace, Post
 from device_agent.trusted_time import BUILD_TIME, TrustedTime
@@ -47,10 +48,17 @@ from firmware.protocol.codec import canonical
 from firmware.protocol.envelope import seal
 from firmware.protocol.permit import ASK_KIND, Ask
 from firmware.protocol.report import EncryptionKey, Inventory, Presence, Progress, Reason
-from firmware.protocol.words import AgentState
+from firmware.protocol.words import AgentState, ReasonKind
 
 log = logging.getLogger(__name__)
 CAPABILITIES = ("delta-otd1",)
+_LANES = {
+    do.Stage: Lane.SLOT,
+    do.RunHealth: Lane.HEALTH,
+    do.RunHeartbeat: Lane.HEALTH,
+    do.CommitTrial: Lane.BOOT,
+    do.Clear: Lane.LOCAL,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +120,7 @@ class Runtime:
         self._notes = Bucket(size=orders.MAX_NOTED, every_s=settings.note_every_s)
         self._lanes = Lanes()
         self._stops: dict[Lane, StopFlag] = {}
+        self._hooks_stop = StopFlag()
         self._progressed_at = float("-inf")
 
     # Driving
@@ -166,7 +175,7 @@ class Runtime:
 
     def stop(self) -> None:
         """Let running jobs end early; the journal already holds all that matters."""
-        for flag in self._stops.values():
+        for flag in (*self._stops.values(), self._hooks_stop):
             flag.set()
 
     # Looking
@@ -259,9 +268,21 @@ class Runtime:
         self._store(replace(self._record, standing=after, outbox=box))
         self._log(event, tells)
         self._post.send(box, now, self._ports.chance.jitter())
+        for tell in tells:
+            self._add_hooks(tell)
         for command in commands:
             if not isinstance(command, do.Tell) and not self._carry_out(command):
                 return
+
+    def _add_hooks(self, tell: do.Tell) -> None:
+        """Hooks that run after something that was reported."""
+        point = _hooked(tell)
+        if point is None or not self._ports.policy.has(point):
+            return
+        ports, stop = self._ports, StopFlag()
+        self._hooks_stop = stop
+        run = lambda: JobDone(lane=Lane.LOCAL, event=work.run_hooks(ports, point, tell, stop=stop))  # noqa: E731
+        self._lanes.add(Job(lane=Lane.LOCAL, run=run))
 
     def _store(self, record: Record) -> None:
         """Make the record durable if anything but the clock moved."""
@@ -297,17 +318,27 @@ class Runtime:
         if isinstance(command, do.VerifyPrevious):
             nonce = ports.chance.nonce()
             return work.as_job(Lane.SLOT, lambda: work.verify_previous(ports, command, nonce=nonce))
-        if isinstance(command, do.CommitTrial):
-            return work.as_job(Lane.BOOT, lambda: work.commit_trial(ports, command))
-        lane = Lane.SLOT if isinstance(command, do.Stage) else Lane.HEALTH
+        lane = _LANES[type(command)]
         stop = self._stops[lane] = StopFlag()
+        if isinstance(command, do.CommitTrial):
+            return work.as_job(lane, lambda: work.commit_trial(ports, command, stop=stop))
+        trusted_time = self._time.seconds(self._now())
+        if isinstance(command, do.Clear):
+            return work.as_job(
+                lane, lambda: work.clear(ports, command, trusted_time=trusted_time, stop=stop, jitter=jitter)
+            )
         own = self._settings.own_checks
         if isinstance(command, do.RunHealth):
             return work.as_job(lane, lambda: work.run_health(ports, command, own=own, stop=stop))
         if isinstance(command, do.RunHeartbeat):
             return work.as_job(lane, lambda: work.run_heartbeat(ports, command, own=own, stop=stop))
         progress = self._progress(command.held.hash)
-        return work.as_job(lane, lambda: work.stage(ports, command, on_progress=progress, stop=stop, jitter=jitter))
+        return work.as_job(
+            lane,
+            lambda: work.stage(
+                ports, command, on_progress=progress, stop=stop, jitter=jitter, trusted_time=trusted_time
+            ),
+        )
 
     def _check_job(self, command: do.CheckOrder, jitter: float) -> Callable[[], ev.Event]:
         standing, trusted_time = self.standing, self._time.seconds(self._now())
@@ -413,6 +444,15 @@ class Runtime:
                 "reason_kind": tell.reason.kind if tell.reason else None,
             }
             log.info("state %s", tell.state.value, extra=facts)
+
+
+def _hooked(tell: do.Tell) -> Point | None:
+    """The hooks that go with a report."""
+    if tell.state in (AgentState.FAILED, AgentState.FELL_BACK):
+        return Point.ON_FAILURE if tell.reason and tell.reason.kind != ReasonKind.FAILURE_LOG else None
+    if tell.reason is not None:  # said again, for another reason
+        return None
+    return {AgentState.TRIAL: Point.AFTER_ACTIVATION, AgentState.COMMITTED: Point.AFTER_COMMIT}.get(tell.state)
 
 
 def presence_messages(agent: str, session: str) -> tuple[str, bytes, bytes]:

@@ -146,9 +146,10 @@ class Watchdog:
         wanted = leave.trial or self._always
         if wanted and self._taken_s is None and now >= self._arm_at:
             self._arm(self._hardware, now)
-        elif not wanted and self._taken_s is not None:
-            self._taken_s = None
-            self._try("disarmed", self._hardware.disarm)
+        elif not wanted:
+            armed, self._taken_s, self._arm_at = self._taken_s is not None, None, float("-inf")
+            if armed:
+                self._try("disarmed", self._hardware.disarm)
 
     def _arm(self, hardware: Hardware, now: float) -> None:
         try:

@@ -74,7 +74,8 @@ def on_health(standing: Standing, event: ev.HealthFinished, moment: Moment) -> O
     if moment.now < ready_at:
         check_at = min(ready_at, moment.now + watch.every_s) if watch.soak_s > 0 else ready_at
         return replace(standing, state=replace(state, check_at=check_at)), ()
-    return replace(standing, state=replace(state, committing=True)), (CommitTrial(trial_id=state.trial_id),)
+    busy = replace(standing, state=replace(state, committing=True))
+    return busy, (CommitTrial(trial_id=state.trial_id, held=state.held),)
 
 
 def on_trial_wake(standing: Standing, state: Trial, moment: Moment) -> Outcome:
@@ -87,7 +88,7 @@ def on_trial_wake(standing: Standing, state: Trial, moment: Moment) -> Outcome:
         return standing, ()
     busy = replace(standing, state=replace(state, check_at=None))
     if state.committing:
-        return busy, (CommitTrial(trial_id=state.trial_id),)
+        return busy, (CommitTrial(trial_id=state.trial_id, held=state.held),)
     return busy, (RunHealth(trial_id=state.trial_id, goal=state.goal),)
 
 
@@ -126,7 +127,17 @@ def on_commit_failed(standing: Standing, event: ev.CommitFailed, moment: Moment)
     state = standing.state
     if not isinstance(state, Trial) or state.trial_id != event.trial_id:
         return standing, ()
-    return replace(standing, state=replace(state, check_at=moment.now + moment.tuning.commit_retry_s)), ()
+    again = replace(state, check_at=moment.now + moment.tuning.commit_retry_s, why_not=event.text[:512])
+    return replace(standing, state=again), ()
+
+
+def on_commit_vetoed(standing: Standing, event: ev.CommitVetoed, moment: Moment) -> Outcome:
+    """A hook of the device forbids it: the old slot comes back."""
+    del moment
+    state = standing.state
+    if not isinstance(state, Trial) or state.trial_id != event.trial_id or state.gave_up is not None:
+        return standing, ()
+    return give_up(standing, state, event.reason)
 
 
 def on_activation_failed(standing: Standing, event: ev.ActivationFailed, moment: Moment) -> Outcome:
@@ -172,7 +183,7 @@ def _failed_round(standing: Standing, state: Trial, text: str, watch: Watch, mom
 
 
 def _too_late(standing: Standing, state: Trial) -> Outcome:
-    text = f"The trial did not commit within {state.held.order.trial_s} s."
+    text = f"The trial did not commit within {state.held.order.trial_s} s. {state.why_not}".strip()
     return give_up(standing, state, Reason(kind=ReasonKind.TRIAL_DEADLINE, text=text))
 
 
@@ -295,9 +306,13 @@ def _gone_back(standing: Standing, state: Trial | Activating, why: Reason, momen
 def _waiting(standing: Standing, moment: Moment) -> Outcome:
     """No activation was under way: do the present state's work again, from the start if the slots changed their roles."""
     state = standing.state
-    if isinstance(state, Ordered | Downloading | Staged | Asking) and _leads_to_running_slot(standing, state.goal):
+    if isinstance(state, Ordered | Downloading | Staged | Asking | Deferred) and _leads_to_running_slot(
+        standing, state.goal
+    ):
         return take_up(standing, state.held, moment)
-    if isinstance(state, Deferred):
+    if isinstance(state, Deferred) and state.goal is not None:
+        state = replace(state, retry_at=moment.now)
+    elif isinstance(state, Deferred):
         state = Ordered(held=state.held, attempts=state.attempts, told=state.reason.kind)
     elif isinstance(state, Ordered | Downloading):
         state = replace(state, retry_at=None)

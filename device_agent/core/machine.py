@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from device_agent.core import boot, orders, soak, staging, vigil
+from device_agent.core import boot, local, orders, soak, staging, vigil
 from device_agent.core import events as ev
 from device_agent.core.commands import Command, Reboot
 from device_agent.core.orders import previous_of
@@ -63,6 +63,8 @@ def _state_wakes_at(standing: Standing) -> float | None:
     state = standing.state
     if isinstance(state, Ordered | Downloading | Deferred):
         return state.retry_at
+    if isinstance(state, Staged | Asking) and local.is_clearing(standing):
+        return None
     if isinstance(state, Staged):
         return 0.0 if state.boot_id == standing.boot.boot_id else None
     if isinstance(state, Asking):
@@ -117,6 +119,8 @@ def _state_woke(standing: Standing, event: ev.Woke, moment: Moment) -> tuple[Sta
     if isinstance(state, Activating):
         again = replace(state, reboot_at=moment.now + moment.tuning.reboot_retry_s)
         return replace(standing, state=again), (Reboot(),)
+    if isinstance(state, Deferred) and state.goal is not None:
+        return local.look_again(standing, state, moment)
     if isinstance(state, Deferred):
         state = Ordered(held=state.held, attempts=state.attempts, told=state.reason.kind)
     elif isinstance(state, Ordered | Downloading):
@@ -141,6 +145,12 @@ HANDLERS: dict[type[ev.Event], Handler] = {
     ev.HealthFinished: boot.on_health,
     ev.TrialCommitted: boot.on_committed,
     ev.CommitFailed: boot.on_commit_failed,
+    ev.CommitVetoed: boot.on_commit_vetoed,
+    ev.FailureLogged: orders.on_failure_logged,
+    ev.Cleared: local.on_cleared,
+    ev.Withheld: local.on_withheld,
+    ev.DeferAsked: local.on_defer_asked,
+    ev.Consented: local.on_consented,
     ev.HeartbeatDone: vigil.on_heartbeat,
     ev.PreviousVerified: vigil.on_previous_verified,
     ev.CommitAsked: boot.on_commit_asked,

@@ -7,6 +7,7 @@ never afterwards. Staging ahead costs the way back: the slot's content is forgot
 from msgspec.structs import replace
 
 from device_agent.core import events as ev
+from device_agent.core import local
 from device_agent.core.commands import (
     CheckOrder,
     Command,
@@ -126,6 +127,9 @@ def ask(standing: Standing, event: ev.Woke, moment: Moment) -> Outcome:
     state = standing.state
     if not isinstance(state, Staged | Asking):
         return standing, ()
+    instead = local.before_ask(standing, state, moment)
+    if instead is not None:
+        return instead
     attempts = state.attempts if isinstance(state, Asking) else 0
     tuning = moment.tuning
     asking = Asking(
@@ -156,6 +160,9 @@ def on_permit(standing: Standing, event: ev.PermitArrived, moment: Moment) -> Ou
     below = below_floor(standing, state.goal.content)
     if below is not None:
         return refuse(standing, state.held, below)
+    declined = _declined(standing, state, moment)
+    if declined is not None:
+        return declined
     return _activate(standing, state, permit_until, moment)
 
 
@@ -242,6 +249,17 @@ def _answers(permit: Permit, state: Asking) -> bool:
         and permit.boot_id == state.boot_id
         and permit.nonce == state.nonce
     )
+
+
+def _declined(standing: Standing, state: Asking, moment: Moment) -> Outcome | None:
+    """The device's say is kept to the last: between the ask and its permit somebody may have spoken, or a window closed."""
+    stopped = local.obstacle(standing, state.held, moment)
+    if stopped is None and not local.is_cleared(standing, state.held, moment):
+        reason = Reason(kind=ReasonKind.OUTSIDE_WINDOW, text="The permit came after what the device allows had ended.")
+        stopped = reason, moment.tuning.ask_max_s
+    if stopped is None:
+        return None
+    return local.put_off(standing, state, stopped[0], stopped[1], moment, declined=state.nonce)
 
 
 def _activate(standing: Standing, state: Asking, permit_until: float, moment: Moment) -> Outcome:

@@ -1,5 +1,6 @@
 """Values that states, events and commands share. Structs, because the journal stores them."""
 
+from enum import StrEnum
 from typing import Literal
 
 from msgspec import Struct
@@ -40,6 +41,13 @@ class Goal(Struct, frozen=True, kw_only=True):
     min_uptime_s: int = 0
 
 
+class Phase(StrEnum):
+    """What the device may withhold."""
+
+    DOWNLOAD = "download"
+    ACTIVATION = "activation"
+
+
 class OwnWatch(Struct, frozen=True, kw_only=True):
     """What the device's owner says about watching. Of the two up times and soaks the longer counts; anything else that is set
     here counts instead of the release's own word."""
@@ -67,6 +75,11 @@ class Tuning(Struct, frozen=True, kw_only=True):
     soak_s: float = 3600.0
     """How long a committed release runs before it raises the floor."""
     own_watch: OwnWatch = OwnWatch()
+    consent_required: bool = False
+    max_defer_s: float = 7 * 86400.0
+    """How long an order can be put off by somebody at the device, in all."""
+    clear_first: bool = False
+    """Whether windows, conditions or hooks have to be asked before a permit is."""
 
 
 class Moment(Struct, frozen=True, kw_only=True):

@@ -17,8 +17,10 @@ from device_agent.boot.control import FileBoot
 from device_agent.boot.files import encode_status, read_request, read_state, reboot_asked, write_state
 from device_agent.boot.layout import Board
 from device_agent.boot.loader import Boot, LoaderState, decide, encode_state, expire, recover, settle
+from device_agent.core.values import Tuning
 from device_agent.identity import Identity
 from device_agent.install.stream import StreamInstaller
+from device_agent.local.policy import LocalPolicy
 from device_agent.ports import BootStatus, Director, HealthResult, Incoming, Link, Slot
 from device_agent.runtime import Connected, Runtime, Settings
 from device_agent.slots.files import FileSlots
@@ -299,11 +301,18 @@ class World:
     """A device with a server. `run` powers it until the order has ended and every report is acked."""
 
     def __init__(
-        self, *, faulty: set[str] | None = None, runtime: type[Runtime] = Runtime, watch: Watch | None = None
+        self,
+        *,
+        faulty: set[str] | None = None,
+        runtime: type[Runtime] = Runtime,
+        watch: Watch | None = None,
+        policy: LocalPolicy | None = None,
     ) -> None:
-        """`watch`: what the new release wants. Versions in `faulty_later` fail their checks once they are committed."""
+        """`watch`: what the new release wants; `policy`: what the device does. Versions in `faulty_later` fail their checks once
+        they are committed."""
         self.director, self.report_signer = CryptoSigner.generate_ed25519(), CryptoSigner.generate_ed25519()
         self.runtime_class = runtime
+        self.policy = policy or LocalPolicy()
         self.faulty = faulty or set()
         self.faulty_later: set[str] = set()
         self.old, self.new = release("1.0", 1), release("2.0", 2, watch=watch)
@@ -430,8 +439,10 @@ class World:
             link=link or Wire(self),
             clock=self.clock,
             chance=self.chance,
+            policy=self.policy,
         )
-        settings = Settings(build_time=NOW)
+        tuning = Tuning(clear_first=self.policy.asks_before_activation)
+        settings = Settings(build_time=NOW, tuning=tuning)
         return self.runtime_class(
             identity=IDENTITY, ports=ports, signer=self.report_signer, directory=BOARD.agent, settings=settings
         )

@@ -7,6 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from device_agent.core import commands as do
 from device_agent.core import events as ev
+from device_agent.core.local import is_clearing
 from device_agent.core.machine import running_of, step, wake_at
 from device_agent.core.states import (
     Activating,
@@ -33,7 +34,9 @@ HASHES = st.none() | st.none() | st.none() | st.sampled_from(STRANGE)
 REASONS = st.sampled_from(
     [Reason(kind=kind, text="") for kind in ("unreachable", "catalogue-expired", "artifact-changed")]
 )
-TUNING = Tuning(own_watch=OwnWatch(heartbeat_s=30, failures=2, on_regression="rollback"))
+TUNING = Tuning(
+    own_watch=OwnWatch(heartbeat_s=30, failures=2, on_regression="rollback"), consent_required=True, clear_first=True
+)
 SLOTS = st.sampled_from(list(Slot))
 FLAGS = st.booleans()
 
@@ -72,6 +75,13 @@ class Story(RuleBasedStateMachine):
             assert isinstance(before.state, Asking)
             assert event.permit.nonce == before.state.nonce
             assert event.permit.nonce not in self.granted, "a permit is good once"
+            local = before.local
+            assert local.defer_until <= NOW, "never activates what somebody put off"
+            assert local.consent == before.state.held.hash, "nor without consent"
+            assert local.clearance is not None
+            assert local.clearance.until is not None
+            assert local.clearance.order_hash == before.state.held.hash
+            assert self.now < local.clearance.until, "nor after the device's yes has ended"
             self.granted.add(event.permit.nonce)
             return
         assert event.intact
@@ -128,6 +138,8 @@ class Story(RuleBasedStateMachine):
             self.staged(None)
         elif isinstance(state, Staged) and state.boot_id != self.standing.boot.boot_id:
             self.verified(None, well)
+        elif is_clearing(self.standing):
+            self.cleared(None, 5000.0)
         elif isinstance(state, Asking) and state.nonce is not None:
             self.answer(not well)
         elif isinstance(state, Activating):
@@ -139,6 +151,7 @@ class Story(RuleBasedStateMachine):
         elif isinstance(state, Trial):
             self.boot(True, BootOutcome.FELL_BACK, Slot.A)
         elif isinstance(state, Staged | Asking | Deferred):
+            self.tell(ev.Consented())
             self.wake(0.0)
 
     @rule(n=st.integers(1, 9))
@@ -221,6 +234,19 @@ class Story(RuleBasedStateMachine):
         self.nonces += 1
         self.tell(ev.PreviousVerified(sha256=digest, intact=intact, nonce=f"back-{self.nonces}"))
 
+    @rule(order_hash=HASHES, valid_s=st.sampled_from([0.0, 10.0, 5000.0]))
+    def cleared(self, order_hash: str | None, valid_s: float) -> None:
+        self.tell(ev.Cleared(order_hash=self.which(order_hash), valid_s=valid_s))
+
+    @rule(order_hash=HASHES, veto=st.sampled_from([False, False, False, True]))
+    def withheld(self, order_hash: str | None, veto: bool) -> None:
+        reason = Reason(kind="hook-deferred", text="")
+        self.tell(ev.Withheld(order_hash=self.which(order_hash), reason=reason, retry_s=60, veto=veto))
+
+    @rule(seconds=st.sampled_from([1.0, 4000.0]), consent=FLAGS, order_hash=st.sampled_from(["", "", *STRANGE]))
+    def owner_says(self, seconds: float, consent: bool, order_hash: str) -> None:
+        self.tell(ev.Consented(order_hash=order_hash) if consent else ev.DeferAsked(seconds=seconds))
+
     @rule(commit=FLAGS)
     def asked(self, commit: bool) -> None:
         reason = Reason(kind="rolled-back-locally", text="")
@@ -259,6 +285,7 @@ class Story(RuleBasedStateMachine):
         record = Record(standing=self.standing, outbox=Outbox(journal="j"))
         data = encode(record)
         assert encode(decode(data)) == data
+        assert not is_clearing(decode(data).standing)
 
     @invariant()
     def running_release_is_the_running_slots(self) -> None:
@@ -266,7 +293,8 @@ class Story(RuleBasedStateMachine):
 
     @invariant()
     def nothing_waits_without_a_way_on(self) -> None:
-        if isinstance(self.standing.state, Asking | Activating):
+        waits = isinstance(self.standing.state, Asking | Activating | Deferred)
+        if waits and not is_clearing(self.standing):
             assert wake_at(self.standing) is not None
 
 
