@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
+import msgspec
+
 from device_agent.boot.control import FileBoot
 from device_agent.catalogue import DeviceCatalogue
 from device_agent.config import Config, load_config, runtime_settings
@@ -23,6 +25,8 @@ from device_agent.health.runner import HealthRunner
 from device_agent.identity import REPORT_KEY_FILE, ROOT_FILE, Identity, load_identity
 from device_agent.install.stream import StreamInstaller
 from device_agent.keys import report_signer
+from device_agent.local.desk import Desk, Rights
+from device_agent.local.door import Door
 from device_agent.local.settings import policy_of
 from device_agent.loop import AgentLoop
 from device_agent.ports import MonotonicClock
@@ -36,6 +40,7 @@ from device_agent.watchdog import DeviceFile, Manager, Watchdog
 from device_agent.work import Ports
 from firmware.errors import RefusedError, UnavailableError
 
+log = logging.getLogger(__name__)
 CATALOGUE_FOLDER = "catalogue"
 INSTALL_FOLDER = "install"
 LOCK_FILE = "agent.lock"
@@ -66,6 +71,7 @@ class Agent:
     config: Config
     runtime: Runtime
     loop: AgentLoop
+    door: Door | None = None
 
 
 class _Clocked:
@@ -118,13 +124,27 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
     )
     signer = report_signer(_required(directory, REPORT_KEY_FILE))
     settings = replace(runtime_settings(config, version("otaria")), encryption_key=decryption.announced)
+    door = Door(directory / config.local.socket, config.local.group) if config.local.socket else None
     runtime = Runtime(
-        identity=identity, ports=ports, signer=signer, directory=directory, settings=settings, session=session
+        identity=identity,
+        ports=ports,
+        signer=signer,
+        directory=directory,
+        settings=settings,
+        session=session,
+        notice=door.tell if door else lambda event: None,
     )
     clocked.runtime = runtime
-    return Agent(
-        identity=identity, config=config, runtime=runtime, loop=AgentLoop(runtime, link, clock, watchdog_of(config))
-    )
+    loop = AgentLoop(runtime, link, clock, watchdog_of(config), desk_of(runtime, identity, config))
+    return Agent(identity=identity, config=config, runtime=runtime, loop=loop, door=door)
+
+
+def desk_of(runtime: Runtime, identity: Identity, config: Config) -> Desk:
+    """Who answers at the socket, within the rights that the settings give."""
+    local = config.local
+    rights = Rights(defer=local.max_defer_s > 0, commit=local.commit, rollback=local.rollback)
+    who = {"agent": identity.agent, "target": identity.target, "hardware": identity.hardware}
+    return Desk(runtime, rights, lambda: {**who, "boot": msgspec.to_builtins(runtime.standing.boot)})
 
 
 def watchdog_of(config: Config) -> Watchdog:
@@ -154,7 +174,23 @@ def run(directory: Path) -> None:
         logging.getLogger("device_agent").setLevel(agent.config.log_level.upper())
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: agent.loop.stop())
-        agent.loop.run()
+        with _open_door(agent):
+            agent.loop.run()
+
+
+@contextlib.contextmanager
+def _open_door(agent: Agent) -> Iterator[None]:
+    """Listen at the socket meanwhile. A device that can't be asked must still be updated."""
+    try:
+        if agent.door is not None:
+            agent.door.start(agent.loop.ask)
+    except (OSError, KeyError) as error:
+        log.error("nobody can ask at the device: the socket can't be made", extra={"reason": str(error)})
+    try:
+        yield
+    finally:
+        if agent.door is not None:
+            agent.door.stop()
 
 
 @contextlib.contextmanager

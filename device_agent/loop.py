@@ -8,10 +8,14 @@ import queue
 import threading
 from collections.abc import Callable
 
+from device_agent.local.desk import Desk
+from device_agent.local.door import LocalAsk
+from device_agent.local.requests import refusal
 from device_agent.ports import Incoming, Link, MonotonicClock
 from device_agent.runtime import Connected, Input, Runtime
 from device_agent.watchdog import Manager, Watchdog
 from device_agent.work import Job
+from firmware.errors import UnavailableError
 
 MAX_WAIT_S = 3600.0
 JOIN_S = 5.0
@@ -21,10 +25,18 @@ MAX_WAITING = 256
 class AgentLoop:
     """Runs one agent until `stop` is called or an error ends it."""
 
-    def __init__(self, runtime: Runtime, link: Link, clock: MonotonicClock, watchdog: Watchdog | None = None) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        link: Link,
+        clock: MonotonicClock,
+        watchdog: Watchdog | None = None,
+        desk: Desk | None = None,
+    ) -> None:
+        """`desk` answers what `ask` takes; without one nobody may ask."""
         self._runtime, self._link, self._clock = runtime, link, clock
-        self._watchdog = watchdog or Watchdog(Manager({}, 0))
-        self._happened: queue.SimpleQueue[Input | BaseException | None] = queue.SimpleQueue()
+        self._watchdog, self._desk = watchdog or Watchdog(Manager({}, 0)), desk
+        self._happened: queue.SimpleQueue[Input | LocalAsk | BaseException | None] = queue.SimpleQueue()
         self._threads: set[threading.Thread] = set()
 
     def run(self) -> None:
@@ -46,6 +58,13 @@ class AgentLoop:
         """End `run` soon; may be called from a signal handler or another thread."""
         self._happened.put(None)
 
+    def ask(self, ask: LocalAsk) -> None:
+        """A request of somebody at the device; from any thread."""
+        if self._happened.qsize() < MAX_WAITING:
+            self._happened.put(ask)
+        else:
+            ask.reply(refusal(UnavailableError("busy", "The agent has much to do; ask again in a moment.")))
+
     def _take(self, message: Incoming) -> None:
         """A flood is cut: whatever is lost here comes again by the sender's timer."""
         if self._happened.qsize() < MAX_WAITING:
@@ -59,12 +78,15 @@ class AgentLoop:
             return False
         if isinstance(happened, BaseException):
             raise happened
-        if not isinstance(happened, _Waited):
+        if isinstance(happened, LocalAsk):
+            if self._desk is not None:
+                self._desk.take(happened)
+        elif not isinstance(happened, _Waited):
             self._runtime.handle(happened)
         self._runtime.due()
         return True
 
-    def _next(self) -> "Input | BaseException | _Waited | None":
+    def _next(self) -> "Input | LocalAsk | BaseException | _Waited | None":
         wake = self._runtime.next_wake()
         longest_s = self._watchdog.every_s or MAX_WAIT_S
         wait_s = longest_s if wake is None else min(max(0.0, wake - self._clock.seconds()), longest_s)

@@ -18,6 +18,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from msgspec.structs import replace
 from securesystemslib.signer import Signer
@@ -36,7 +37,7 @@ from device_agent.identity import Identity
 from device_agent.journal import Journal, Record, durable
 from device_agent.lanes import Lanes
 from device_agent.local.hooks import Point
-from device_agent.ports import Incoming, Slot, Slots
+from device_agent.ports import HealthResult, Incoming, Slot, Slots
 from device_agent.post import Pace, Post
 from device_agent.trusted_time import BUILD_TIME, TrustedTime
 from device_agent.watchdog import Leave
@@ -105,12 +106,14 @@ class Runtime:
         settings: Settings | None = None,
         session: str | None = None,
         identify_slot: Callable[[Slots, Slot], Content | None] = identify,
+        notice: Callable[[dict[str, Any]], None] = lambda event: None,
     ) -> None:
         """`directory` holds the journal. `identify_slot` says what the running slot holds when there is no journal. `session`
-        names this process in its presence; whoever made the link with a last will passes the same."""
+        names this process in its presence; whoever made the link with a last will passes the same. `notice` is told of every
+        report and of progress, for people at the device; it may be called on any thread."""
         settings = settings or Settings()
         self._identity, self._ports, self._signer, self._settings = identity, ports, signer, settings
-        self._identify = identify_slot
+        self._identify, self._notice = identify_slot, notice
         self._journal = Journal(ports.effects, directory)
         self._record = Record(outbox=outbox.Outbox(journal="unstarted"))
         self._session = session or ports.chance.nonce()
@@ -172,6 +175,26 @@ class Runtime:
     def take_jobs(self) -> Sequence[Job]:
         """Jobs to run now; each is handed out once."""
         return self._lanes.take()
+
+    def tell(self, event: ev.Event) -> None:
+        """Take in what somebody at the device wants. Raises `UnavailableError` like `handle`."""
+        self._apply(event)
+
+    def check_now(self, reply: Callable[[HealthResult], None]) -> bool:
+        """Run the checks of what runs and hand their result to `reply`, on the job's thread; False while others run."""
+        if not self._lanes.is_free(Lane.HEALTH):
+            return False
+        content = self.standing.slots.get(self.standing.boot.slot)
+        ports, own, stop = self._ports, self._settings.own_checks, StopFlag()
+        self._stops[Lane.HEALTH] = stop
+        manifest = content.manifest if content else None
+
+        def run() -> JobDone:
+            work.check_now(ports, manifest, own=own, stop=stop, reply=reply)
+            return JobDone(lane=Lane.HEALTH)
+
+        self._lanes.add(Job(lane=Lane.HEALTH, run=run))
+        return True
 
     def stop(self) -> None:
         """Let running jobs end early; the journal already holds all that matters."""
@@ -270,6 +293,7 @@ class Runtime:
         self._post.send(box, now, self._ports.chance.jitter())
         for tell in tells:
             self._add_hooks(tell)
+            self._notice(_event_of(tell))
         for command in commands:
             if not isinstance(command, do.Tell) and not self._carry_out(command):
                 return
@@ -397,6 +421,7 @@ class Runtime:
             self._progressed_at = now
             note = Progress(progress=AgentState.DOWNLOADING, order_hash=order_hash, done=done, total=total)
             self._ports.link.publish(self._topic(topics.Leaf.REPORT), canonical(note), qos=0)
+            self._notice({"event": "progress", "order": order_hash, "done": done, "total": total})
 
         return tell
 
@@ -444,6 +469,16 @@ class Runtime:
                 "reason_kind": tell.reason.kind if tell.reason else None,
             }
             log.info("state %s", tell.state.value, extra=facts)
+
+
+def _event_of(tell: do.Tell) -> dict[str, Any]:
+    return {
+        "event": "state",
+        "state": tell.state.value,
+        "order": tell.held.hash if tell.held else None,
+        "change_id": tell.held.order.change_id if tell.held else None,
+        "reason": {"kind": tell.reason.kind, "text": tell.reason.text} if tell.reason else None,
+    }
 
 
 def _hooked(tell: do.Tell) -> Point | None:

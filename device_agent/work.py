@@ -16,9 +16,21 @@ from device_agent.factory import slot_sha256
 from device_agent.health.reach import Reach
 from device_agent.local.hooks import NEVER, Point
 from device_agent.local.policy import CONDITION_EVERY_S, LocalPolicy, No, why
-from device_agent.ports import BootControl, Catalogue, Effects, Health, Installer, Link, MonotonicClock, Slot, Slots
+from device_agent.ports import (
+    BootControl,
+    Catalogue,
+    Effects,
+    Health,
+    HealthResult,
+    Installer,
+    Link,
+    MonotonicClock,
+    Slot,
+    Slots,
+)
 from firmware.checks import HealthCheck
 from firmware.errors import OtariaError, RefusedError, UnavailableError
+from firmware.protocol.order import FileRef
 from firmware.protocol.report import Reason
 from firmware.protocol.words import ReasonKind
 
@@ -232,6 +244,22 @@ def run_heartbeat(
     except (OtariaError, OSError) as error:
         return ev.HeartbeatDone(slot=command.slot, healthy=None, text=f"The checks could not run: {error}")
     return ev.HeartbeatDone(slot=command.slot, healthy=None if stop() else result.healthy, text=result.text)
+
+
+def check_now(
+    ports: Ports,
+    manifest: FileRef | None,
+    *,
+    own: Sequence[HealthCheck],
+    stop: Callable[[], bool],
+    reply: Callable[[HealthResult], None],
+) -> None:
+    """Run all checks of what runs, for somebody who asked; nothing else comes of it."""
+    try:
+        checks = [*(ports.catalogue.manifest(manifest).health if manifest is not None else []), *own]
+        reply(ports.health.run(checks, program_port=ports.boot.status().program_port, stop=stop))
+    except (OtariaError, OSError) as error:
+        reply(HealthResult(healthy=False, text=f"The checks could not run: {error}"))
 
 
 def verify_previous(ports: Ports, command: do.VerifyPrevious, *, nonce: str) -> ev.Event:

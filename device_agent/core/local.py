@@ -8,7 +8,7 @@ put off longer than `Tuning.max_defer_s` in all. Going back after a regression a
 from msgspec.structs import replace
 
 from device_agent.core import events as ev
-from device_agent.core.commands import Clear, Command, Stage, Tell
+from device_agent.core.commands import Clear, Command, Stage, Tell, VerifySlot
 from device_agent.core.orders import Outcome, expired, refuse
 from device_agent.core.states import Asking, Clearance, Deferred, Downloading, Staged, Standing
 from device_agent.core.values import Content, Goal, Held, Moment, Phase
@@ -172,7 +172,10 @@ def _go_on(standing: Standing, state: Deferred, moment: Moment) -> Outcome:
         return standing, ()
     if state.then is Phase.ACTIVATION:
         staged = Staged(held=state.held, goal=goal, boot_id=state.boot_id)
-        return replace(standing, state=staged), (Tell(state=AgentState.STAGED, held=state.held),)
+        tell = Tell(state=AgentState.STAGED, held=state.held)
+        read = VerifySlot(order_hash=state.held.hash, slot=goal.slot, content=goal.content)
+        same_boot = state.boot_id == standing.boot.boot_id
+        return replace(standing, state=staged), (tell,) if same_boot else (tell, read)
     if state.held.order.expires_at <= moment.trusted_time:
         return refuse(standing, state.held, expired(state.held))
     active = standing.boot.slot

@@ -307,12 +307,14 @@ class World:
         runtime: type[Runtime] = Runtime,
         watch: Watch | None = None,
         policy: LocalPolicy | None = None,
+        consent: bool = False,
     ) -> None:
         """`watch`: what the new release wants; `policy`: what the device does. Versions in `faulty_later` fail their checks once
         they are committed."""
         self.director, self.report_signer = CryptoSigner.generate_ed25519(), CryptoSigner.generate_ed25519()
         self.runtime_class = runtime
         self.policy = policy or LocalPolicy()
+        self.consent = consent
         self.faulty = faulty or set()
         self.faulty_later: set[str] = set()
         self.old, self.new = release("1.0", 1), release("2.0", 2, watch=watch)
@@ -441,7 +443,7 @@ class World:
             chance=self.chance,
             policy=self.policy,
         )
-        tuning = Tuning(clear_first=self.policy.asks_before_activation)
+        tuning = Tuning(clear_first=self.policy.asks_before_activation, consent_required=self.consent)
         settings = Settings(build_time=NOW, tuning=tuning)
         return self.runtime_class(
             identity=IDENTITY, ports=ports, signer=self.report_signer, directory=BOARD.agent, settings=settings

@@ -132,8 +132,10 @@ def test_deferral_survives_a_restart_and_reads_the_slot_again_after_it() -> None
     p.pass_time(1)
     assert (p.word, p.last) == ("deferred", ())
     p.pass_time(HOUR)
-    assert (p.word, p.told) == ("staged", [("staged", None)])
+    assert (p.word, p.told, p.done) == ("staged", [("staged", None)], ["VerifySlot"])
     assert wake_at(p.standing) is None, "no ask before the slot is read in this boot"
+    p.tell(ev.SlotVerified(order_hash=p.order_hash, intact=True)).wake()
+    assert p.done == ["SendAsk"]
 
 
 def test_order_that_expires_while_it_is_put_off_after_staging_still_asks() -> None:
