@@ -48,10 +48,10 @@ class Health(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     checks: Annotated[list[HealthCheck], Meta(max_length=MAX_CHECKS)] = []
     min_uptime_s: Annotated[float, Meta(ge=0, le=86400)] = 0.0
-    soak_s: Annotated[float, Meta(ge=0, le=86400)] = 0.0
+    soak_s: Annotated[int, Meta(ge=0, le=86400)] = 0
     every_s: Annotated[float, Meta(gt=0, le=3600)] | None = None
     may_fail: Annotated[int, Meta(ge=0, le=1000)] | None = None
-    heartbeat_s: Annotated[float, Meta(ge=0, le=86400)] | None = None
+    heartbeat_s: Annotated[int, Meta(ge=0, le=86400)] | None = None
     failures: Annotated[int, Meta(ge=1, le=100)] | None = None
     on_regression: Literal["report", "rollback"] | None = None
 

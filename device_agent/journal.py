@@ -104,7 +104,7 @@ def durable(record: Record) -> Record:
         state = Staged(held=state.held, goal=state.goal, boot_id=state.boot_id)
     elif isinstance(state, Trial):
         state = replace(state, check_at=None)
-    elif isinstance(state, Deferred) and state.retry_at is None:
+    elif isinstance(state, Deferred):
         state = replace(state, retry_at=0.0)
     if vigil is not None:
         vigil = replace(vigil, beat_at=None, failures=0, retreat=None)

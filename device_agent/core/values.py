@@ -53,10 +53,10 @@ class OwnWatch(Struct, frozen=True, kw_only=True):
     here counts instead of the release's own word."""
 
     min_uptime_s: float = 0.0
-    soak_s: float = 0.0
+    soak_s: int = 0
     every_s: float | None = None
     may_fail: int | None = None
-    heartbeat_s: float | None = None
+    heartbeat_s: int | None = None
     failures: int | None = None
     on_regression: Literal["report", "rollback"] | None = None
 
@@ -104,10 +104,10 @@ def watch_of(content: Content | None, own: OwnWatch) -> Watch:
     """How long this release is watched on this device."""
     watch = content.watch if content is not None else Watch()
     return Watch(
-        soak_s=max(watch.soak_s, int(own.soak_s)),
+        soak_s=max(watch.soak_s, own.soak_s),
         every_s=watch.every_s if own.every_s is None else own.every_s,
         may_fail=watch.may_fail if own.may_fail is None else own.may_fail,
-        heartbeat_s=watch.heartbeat_s if own.heartbeat_s is None else int(own.heartbeat_s),
+        heartbeat_s=watch.heartbeat_s if own.heartbeat_s is None else own.heartbeat_s,
         failures=watch.failures if own.failures is None else own.failures,
         on_regression=watch.on_regression if own.on_regression is None else own.on_regression,
     )

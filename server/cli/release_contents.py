@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -37,12 +38,16 @@ def health_of(path: Path | None) -> tuple[list[HealthCheck], Watch | None]:
     except msgspec.MsgspecError as error:
         text = f"{path} is neither a JSON list of health checks nor an object with `checks`: {error}."
         raise RefusedError(ReasonKind.MALFORMED, text) from error
-    strange = [name for one in listed for name in one if name not in HealthCheck.__struct_fields__ or name == "other"]
-    strange += [name for name in fields if name not in Watch.__struct_fields__ or name == "other"]
+    strange = {name for one in listed for name in _unknown(one, HealthCheck)} | set(_unknown(fields, Watch))
     if strange:
-        raise RefusedError(ReasonKind.MALFORMED, f"{path} names what there is not: {', '.join(sorted(set(strange)))}.")
+        raise RefusedError(ReasonKind.MALFORMED, f"{path} names what there is not: {', '.join(sorted(strange))}.")
     require_understood(checks)
     return checks, watch
+
+
+def _unknown(value: dict[str, Any], kind: type[msgspec.Struct]) -> list[str]:
+    """Names that aren't fields; an empty `other` is how a Struct without them is written."""
+    return [name for name in value if name not in kind.__struct_fields__ or (name == "other" and value[name] != {})]
 
 
 def sbom_of(path: Path, folder: str, *, taken: Collection[str]) -> Sbom:

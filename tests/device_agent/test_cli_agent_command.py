@@ -206,7 +206,7 @@ def test_configured_health_reaches_the_runtime(directory: Path) -> None:
         '[health]\nsoak_s = 60\non_regression = "rollback"\n[[health.checks]]\nkind = "systemd"\nunits = ["a.service"]\n'
     )
     settings = runtime_settings(load_config(directory), "1")
-    assert settings.tuning.own_watch == OwnWatch(soak_s=60.0, on_regression="rollback")
+    assert settings.tuning.own_watch == OwnWatch(soak_s=60, on_regression="rollback")
     assert settings.own_checks == (HealthCheck(kind="systemd", units=["a.service"]),)
 
 

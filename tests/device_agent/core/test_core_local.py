@@ -2,21 +2,23 @@
 
 from typing import Any
 
+import msgspec
 import pytest
+from msgspec import Struct
 from msgspec.structs import replace
 
 from device_agent.core import commands as do
 from device_agent.core import events as ev
 from device_agent.core.local import LOOK_AGAIN_S
 from device_agent.core.machine import step, wake_at
-from device_agent.core.states import Deferred, Trial
-from device_agent.core.values import Phase, Tuning
+from device_agent.core.states import Deferred, State, Trial
+from device_agent.core.values import Held, Phase, Tuning
 from device_agent.journal import Record, decode, durable, encode
 from device_agent.outbox import Outbox
 from device_agent.ports import Slot
 from firmware.protocol.permit import Verdict
 from firmware.protocol.report import Reason
-from firmware.protocol.words import Action
+from firmware.protocol.words import Action, AgentState
 from tests.device_agent.core.playbook import NOW, Player, boot, held
 
 BATTERY = Reason(kind="condition-not-met", text="Condition battery is not met.")
@@ -286,6 +288,23 @@ def test_deferral_that_waits_for_an_answer_reads_back_as_one_to_look_at_now() ->
     assert stored.retry_at == 0.0
     p.tell(boot("boot-1")).wake()
     assert p.done == ["Clear"], "asked anew after a restart of the agent"
+
+
+class DeferredBefore(Struct, frozen=True, kw_only=True, tag="deferred"):
+    """What the state was before the device had a say; an agent of then may find the journal after falling back to it."""
+
+    held: Held
+    reason: Reason
+    retry_at: float
+    attempts: int = 1
+
+
+def test_earlier_agent_can_read_what_this_one_leaves_behind() -> None:
+    p = asking(clear_first=True).withheld()
+    p.wake()
+    stored = durable(Record(standing=p.standing, outbox=Outbox(journal="j"))).standing.state
+    assert msgspec.json.decode(msgspec.json.encode(stored), type=DeferredBefore).reason == BATTERY
+    assert {state.__struct_config__.tag for state in State.__args__} == set(AgentState)
 
 
 # Withheld downloads
