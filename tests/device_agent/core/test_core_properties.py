@@ -85,6 +85,7 @@ class Story(RuleBasedStateMachine):
             self.granted.add(event.permit.nonce)
             return
         assert event.intact
+        assert event.sha256 == before.slots[before.boot.slot.other].sha256, "goes back to what was read"
         assert state.retreat is not None
         assert before.vigil is not None
         assert before.vigil.retreat == state.retreat, "goes back only when that was wanted"

@@ -299,6 +299,14 @@ def test_security_floor_that_rose_while_the_slot_was_read_ends_the_way_back() ->
     assert p.word == "committed"
 
 
+def test_security_answer_about_what_the_slot_held_before_activates_nothing() -> None:
+    p = Watched(BEAT)
+    p.regressed()
+    p.standing = replace(p.standing, slots={**p.standing.slots, Slot.A: content("3.0", 3, good=True)})
+    assert p.previous().last == ()
+    assert p.word == "committed"
+
+
 def test_security_answer_that_nobody_waits_for_activates_nothing() -> None:
     p = Watched(BEAT)
     p.committed()
@@ -440,10 +448,13 @@ def test_checks_that_pass_cost_no_write_to_the_journal() -> None:
     p = in_trial(Watch(soak_s=50, every_s=10, heartbeat_s=30))
     before = written(p.standing)
     p.healthy()
+    assert written(p.standing) == before
     p.wake()
     assert written(p.standing) == before
     p.now += 50
     p.healthy().tell(ev.TrialCommitted(trial_id="nonce-1"))
     before = written(p.standing)
     p.beat(True)
+    assert written(p.standing) == before
+    p.wake()
     assert written(p.standing) == before
