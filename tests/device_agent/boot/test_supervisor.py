@@ -221,7 +221,7 @@ def test_a_committed_trial_outlives_its_deadline(bench: Bench) -> None:
 
 def test_a_trial_that_never_commits_ends_at_its_deadline(bench: Bench) -> None:
     bench.put(Slot.B, GOOD)
-    bench.script = {"normal": ["try t1 B 0.5", "reboot"]}
+    bench.script = {"normal": ["try t1 B 3", "reboot"]}
     bench.power_on()
     until(lambda: len(bench.boots()) == 3, bench)
     assert bench.boots()[1:] == [("B", "trial", ""), ("A", "fell_back", "trial-deadline")]
@@ -311,7 +311,7 @@ def test_power_off_ends_the_children(bench: Bench) -> None:
 def test_security_requests_of_a_failed_trial_do_not_start_it_again(bench: Bench) -> None:
     bench.put(Slot.B, GOOD)
     bench.script = {
-        "normal": ["try t1 B 0.5", "reboot"],
+        "normal": ["try t1 B 3", "reboot"],
         "trial": ["try t2 B 600"],
         "fell_back": ["try t1 B 600", "reboot"],
     }
