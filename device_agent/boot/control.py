@@ -48,10 +48,13 @@ class FileBoot:
         """Declare the running trial good; returns once the loader has made it durable, idempotent.
 
         Raises `UnavailableError` (`commit-pending`) when the loader does not take it up: the trial is then not committed, and
-        may be given up by the loader at any time.
+        may be given up by the loader at any time; (`not-committed`) when it was given up.
         """
         if self.committed(trial_id):
             return
+        request = read_request(self._effects, self._board)
+        if request is not None and request.give_up is not None and request.give_up.trial_id == trial_id:
+            raise UnavailableError("not-committed", "This trial was given up; the old slot boots next.")
         self._ask({"commit": {"trial_id": trial_id}})
         self._wait_until(lambda: self.committed(trial_id), "commit-pending", "the commit")
 

@@ -24,7 +24,8 @@ _OURS = ("title", "sort-key", "version", "machine-id")
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """One slot's entry. `left`, `done`: the boot loader's counters; `total`: what `left` began with. `ended` and `cause` tell of
-    the other slot's last trial, once its entry is gone; in a trial's own entry `cause` is why it was given up."""
+    the other slot's last trial, once its entry is gone; in a trial's own entry `cause` is why it was given up. `returned`
+    names the boot whose attempt was given back last."""
 
     slot: Slot
     number: int
@@ -37,6 +38,7 @@ class Entry:
     ended: str = ""
     cause: str = ""
     canary: str = ""
+    returned: str = ""
 
     @property
     def name(self) -> str:
@@ -50,7 +52,7 @@ class Entry:
 
 
 def rescue_name(slot: Slot) -> str:
-    """An entry without counters, which the boot loader never renames: the committed slot's, if its other one is lost."""
+    """An entry without counters, which the boot loader never renames: what boots when counted entries were lost or have run out."""
     return f"otaria-rescue-{slot.value.lower()}.conf"
 
 
@@ -73,6 +75,7 @@ def parse(name: str, text: str) -> Entry | None:
             ended=words["ended"],
             cause=words["cause"],
             canary=words["canary"],
+            returned=words["returned"],
         )
     except (KeyError, ValueError):
         return None
@@ -88,13 +91,14 @@ def write(entry: Entry, template: str) -> str:
         "ended": entry.ended,
         "cause": entry.cause,
         "canary": entry.canary,
+        "returned": entry.returned,
     }
     said = " ".join(f"{name}={value}" for name, value in facts.items())
     return _entry(entry, SORT_KEY, f"# otaria {said}", template)
 
 
 def write_rescue(entry: Entry, template: str) -> str:
-    """The committed slot's entry without counters, which comes after every other that is not bad."""
+    """A committed slot's entry without counters, which comes after every other that is not bad."""
     return _entry(entry, RESCUE_KEY, f"# otaria-rescue version={entry.version}", template)
 
 
@@ -111,6 +115,13 @@ def committed_slot(found: Mapping[Slot, Entry]) -> Slot | None:
     kept = [entry for entry in found.values() if entry.phase is Phase.COMMITTED]
     best = max(kept, key=lambda entry: (not entry.is_bad, entry.version), default=None)
     return None if best is None else best.slot
+
+
+def oldest_committed(found: Mapping[Slot, Entry]) -> Slot | None:
+    """The slot that boots when every counter has run out: the previous system while it is there."""
+    kept = [entry for entry in found.values() if entry.phase is Phase.COMMITTED]
+    oldest = min(kept, key=lambda entry: entry.version, default=None)
+    return None if oldest is None else oldest.slot
 
 
 def _entry(entry: Entry, sort_key: str, comment: str, template: str) -> str:

@@ -87,8 +87,10 @@ class SystemdBoot:
         )
 
     def committed(self, trial_id: str) -> bool:
-        """Whether an entry says that this trial was committed."""
-        return any(one.phase is Phase.COMMITTED and one.trial_id == trial_id for one in self._look().newest.values())
+        """Whether an entry says that this trial was committed, and it has not been left since."""
+        seen = self._look()
+        kept = [one for one in seen.newest.values() if one.phase is Phase.COMMITTED and one.trial_id == trial_id]
+        return any(one.slot is seen.this.slot or not one.is_bad for one in kept)
 
     def prove(self) -> None:
         """Raise `RefusedError` (`boot-environment-split`) unless systemd-boot read and renamed the entries that we see.
@@ -140,7 +142,6 @@ class SystemdBoot:
             kept = replace(running, number=seen.next_number, left=full, done=0, total=full, phase=Phase.COMMITTED)
             self._write(replace(kept, canary=seen.this.probe))
         self._tidy()
-        self._rescue()
 
     def give_up(self, trial_id: str) -> None:
         """The trial's entry turns bad, as `systemd-bless-boot bad` would make it."""
@@ -158,7 +159,7 @@ class SystemdBoot:
             raise RefusedError(
                 "slot-active", f"Slot {slot.value} is in use and is never overwritten; use the other one."
             )
-        self._rescue()
+        self._rescue(seen.this.slot)
         outcome, trial_id, cause = outcome_of(seen)
         running = seen.running
         if outcome is BootOutcome.FELL_BACK and running is not None and running.ended != trial_id:
@@ -181,7 +182,7 @@ class SystemdBoot:
         self._tidy()
         if outcome is BootOutcome.FELL_BACK:
             self._remove(seen.this.slot.other)
-        self._rescue()
+        self._rescue(entries.oldest_committed(self._look().newest) or seen.this.slot)
 
     def shut_down(self) -> None:
         """Give this boot's attempt back, at most `spare` times more than the entry began with."""
@@ -189,9 +190,11 @@ class SystemdBoot:
         running = seen.running
         if running is None or running.done == 0 or (seen.is_trial and running.cause):
             return
-        if running.left + running.done < running.total + self._limits.spare:
-            self._write(replace(running, number=seen.next_number, left=running.left + 1))
-            self._tidy()
+        has_room = running.left + running.done < running.total + self._limits.spare
+        if has_room and running.returned != seen.this.probe:
+            again = replace(running, number=seen.next_number, left=running.left + 1, returned=seen.this.probe)
+            self._write(again)
+        self._tidy()
 
     def reboot(self) -> None:
         self._effects.run(self._reboot, timeout_s=REBOOT_S)
@@ -243,17 +246,11 @@ class SystemdBoot:
         for entry in sorted(removed, key=lambda entry: entry.number):
             self._effects.unlink(self._folder / entry.name)
 
-    def _rescue(self) -> None:
-        """Have an entry without counters for the committed slot, and for no other."""
-        seen = self._look()
-        slot = entries.committed_slot(seen.newest)
-        names = set(self._effects.names(self._folder))
-        if slot is None:
-            return
-        if entries.rescue_name(slot) not in names:
-            self._put(entries.rescue_name(slot), entries.write_rescue(seen.newest[slot], self._template(slot)))
-        if entries.rescue_name(slot.other) in names:
-            self._effects.unlink(self._folder / entries.rescue_name(slot.other))
+    def _rescue(self, slot: Slot) -> None:
+        """Have an entry without counters for the slot, which is committed."""
+        name, entry = entries.rescue_name(slot), self._look().newest.get(slot)
+        if entry is not None and name not in self._effects.names(self._folder):
+            self._put(name, entries.write_rescue(entry, self._template(slot)))
 
     def _restored(self, seen: Seen) -> Entry:
         """The running slot's counted entry, lost in a rename: its rescue entry was booted."""
