@@ -52,7 +52,8 @@ class Entry:
 
 
 def rescue_name(slot: Slot) -> str:
-    """An entry without counters, which the boot loader never renames: what boots when counted entries were lost or have run out."""
+    """An entry without counters, which the boot loader never renames: what boots when counted entries were lost or have run
+    out."""
     return f"otaria-rescue-{slot.value.lower()}.conf"
 
 

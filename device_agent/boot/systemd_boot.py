@@ -123,6 +123,8 @@ class SystemdBoot:
         if slot is seen.this.slot or seen.is_trial or trial_id in known:
             text = "systemd-boot is given a trial only from the committed slot, in the other one, and never twice with one id."
             raise RefusedError("trial-refused", text)
+        self._rescue(seen.this.slot)
+        self._effects.unlink(self._folder / entries.rescue_name(slot))
         tries = self._limits.tries
         trial = Entry(slot=slot, number=seen.next_number, left=tries, version=seen.next_version, phase=Phase.TRIAL)
         self._write(replace(trial, total=tries, trial_id=trial_id, canary=seen.this.probe))
