@@ -15,6 +15,8 @@ from device_agent.ports import Slot
 
 SORT_KEY = "otaria"
 RESCUE_KEY = "otaria-rescue"
+RESCUE_MARK = "# otaria-rescue "
+"""In the last line, so that a file that has it is whole."""
 MAX_ENTRY_BYTES = 8192
 _NAME = re.compile(r"otaria-([ab])-([0-9]{1,9})\+([0-9]{1,3})(?:-([0-9]{1,3}))?\.conf")
 _FACTS = re.compile(r"^# otaria((?: [a-z]+=[A-Za-z0-9_-]{0,64})+)$", re.MULTILINE)
@@ -100,7 +102,7 @@ def write(entry: Entry, template: str) -> str:
 
 def write_rescue(entry: Entry, template: str) -> str:
     """A committed slot's entry without counters, which comes after every other that is not bad."""
-    return _entry(entry, RESCUE_KEY, f"# otaria-rescue version={entry.version}", template)
+    return _entry(entry, RESCUE_KEY, f"{RESCUE_MARK}version={entry.version}", template)
 
 
 def newest(entries: Iterable[Entry]) -> dict[Slot, Entry]:

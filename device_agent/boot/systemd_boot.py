@@ -251,7 +251,8 @@ class SystemdBoot:
     def _rescue(self, slot: Slot) -> None:
         """Have an entry without counters for the slot, which is committed."""
         name, entry = entries.rescue_name(slot), self._look().newest.get(slot)
-        if entry is not None and name not in self._effects.names(self._folder):
+        is_there = name in self._effects.names(self._folder) and entries.RESCUE_MARK in self._text(name)
+        if entry is not None and not is_there:
             self._put(name, entries.write_rescue(entry, self._template(slot)))
 
     def _restored(self, seen: Seen) -> Entry:
