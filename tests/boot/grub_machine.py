@@ -32,7 +32,8 @@ class Booted:
 
 
 class GrubMachine:
-    """`environment` is the folder that the agent writes; `boot` shows it to GRUB and takes back what GRUB made of it."""
+    """`environment` is the folder that the agent writes; `boot` shows it to GRUB and takes back what GRUB made of it.
+    `fragment` is the copy that GRUB reads."""
 
     def __init__(self, folder: Path) -> None:
         self.environment = folder / "environment"
@@ -40,7 +41,8 @@ class GrubMachine:
         for made in (self.environment, self._grub):
             made.mkdir(parents=True)
         self._map.write_text(f"(hd0) {self._image}\n")
-        shutil.copy(FRAGMENT, self._grub / "otaria.cfg")
+        self.fragment = self._grub / "otaria.cfg"
+        shutil.copy(FRAGMENT, self.fragment)
 
     def boot(self, more: str = "") -> Booted:
         """One boot; `more` is put between the fragment and the menu."""
