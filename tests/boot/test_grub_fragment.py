@@ -16,18 +16,17 @@ import pytest
 from device_agent.boot.backend import grub_store
 from device_agent.boot.cells import COMPLETE, FIRST, LAST, Copies
 from device_agent.boot.grub_block import BLOCK_BYTES, SECTOR_BYTES, GrubBlock
-from device_agent.boot.ledger import MAX_COUNT, Ledger, Phase, choose, from_variables, to_variables
+from device_agent.boot.ledger import Ledger, Phase, choose, from_variables, to_variables
 from device_agent.ports import Slot
 from firmware.errors import RefusedError
 from tests.boot.grub_machine import GrubMachine, missing_tool
+from tests.boot.ledgers import BOTH, LONG_ID, some_ledger
 from tests.contract.power import UnsyncedEffects
 
 LACK = missing_tool()
 needs_grub = pytest.mark.skipif(LACK is not None, reason=f"{LACK} is not here; deploy/test-tools.sh installs it")
 needs_editenv = pytest.mark.skipif(not shutil.which("grub-editenv"), reason="grub-editenv (grub-common) is not here")
 SEED = 20260101
-A, B, BOTH = frozenset({Slot.A}), frozenset({Slot.B}), frozenset(Slot)
-LONG_ID = "t" + "-" * 62 + "_"
 
 
 @pytest.fixture
@@ -37,23 +36,6 @@ def machine(tmp_path: Path) -> GrubMachine:
 
 def store(machine: GrubMachine) -> Copies:
     return grub_store(UnsyncedEffects(), machine.environment, lambda folder: None)
-
-
-def some_ledger(dice: random.Random) -> Ledger:
-    phase = dice.choice(list(Phase))
-    return Ledger(
-        slot=dice.choice(list(Slot)),
-        whole=dice.choice([A, B, BOTH, BOTH]),
-        left=dice.choice([0, 1, 2, 8, MAX_COUNT]),
-        phase=dice.choice([Phase.TRIAL, phase]),
-        trial_id=dice.choice(["", "t1", LONG_ID]),
-        tries=dice.choice([0, 1, 2, 3, MAX_COUNT]),
-        spare=dice.choice([0, 1, 3, 4, 9]),
-        clean=dice.choice([False, True]),
-        cause=dice.choice(["", "requested"]),
-        probe=dice.choice(["", "0a1b2c3d"]),
-        seen=dice.choice(["", "ffffffff"]),
-    )
 
 
 # The fragment's rules

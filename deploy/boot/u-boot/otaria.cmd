@@ -11,18 +11,19 @@
 # The rules are those of device_agent/boot/ledger.py. Blocks of the partition: 0 and 8 are the two copies, 16 and 24 the slots'
 # marks of completeness; each is 1 KiB as `env export -c` makes it. The newest whole copy wins; both are written before a boot.
 
-setenv otaria_vars otaria_first otaria_slot otaria_a otaria_b otaria_left otaria_phase otaria_tries otaria_spare otaria_clean otaria_id otaria_cause otaria_probe otaria_seen otaria_last
+# A copy holds one variable, otaria_all: commands that set the others. U-Boot takes too few arguments to name them all.
 setenv otaria_get 'setexpr otaria_blk ${otaria_start} + ${otaria_at}; ${otaria_if} dev ${otaria_dev}; ${otaria_if} read ${otaria_addr} ${otaria_blk} 2'
 setenv otaria_put 'setexpr otaria_blk ${otaria_start} + ${otaria_at}; ${otaria_if} dev ${otaria_dev}; ${otaria_if} write ${otaria_addr} ${otaria_blk} 2'
-setenv otaria_load 'run otaria_get && env import -d -c ${otaria_addr} 400 ${otaria_vars}'
+setenv otaria_load 'setenv otaria_all; run otaria_get && env import -c ${otaria_addr} 400 && run otaria_all'
+setenv otaria_pack 'setenv otaria_all "setenv otaria_first ${otaria_first}; setenv otaria_slot ${otaria_slot}; setenv otaria_a ${otaria_a}; setenv otaria_b ${otaria_b}; setenv otaria_left ${otaria_left}; setenv otaria_phase ${otaria_phase}; setenv otaria_tries ${otaria_tries}; setenv otaria_spare ${otaria_spare}; setenv otaria_clean ${otaria_clean}; setenv otaria_id ${otaria_id}; setenv otaria_cause ${otaria_cause}; setenv otaria_probe ${otaria_probe}; setenv otaria_seen ${otaria_seen}; setenv otaria_last ${otaria_last}"'
 setenv otaria_other_not_whole 'if test "${otaria_slot}" = A; then setenv otaria_b 0; else setenv otaria_a 0; fi'
 setenv otaria_end 'setenv otaria_phase ended; setenv otaria_tries 0; setenv otaria_clean 0; run otaria_other_not_whole'
 setenv otaria_swap 'setenv otaria_slot ${otaria_other}; setenv otaria_phase ended; setenv otaria_cause boot-loop; setenv otaria_tries 0; run otaria_other_not_whole'
 # The older copy first, so that the newest stays whole until the other one holds the count.
-setenv otaria_save_state 'env export -c -s 400 ${otaria_addr} ${otaria_vars} && setenv otaria_at ${otaria_older} && run otaria_put && setenv otaria_at ${otaria_newer} && run otaria_put'
+setenv otaria_save_state 'run otaria_pack; env export -c -s 400 ${otaria_addr} otaria_all && setenv otaria_at ${otaria_older} && run otaria_put && setenv otaria_at ${otaria_newer} && run otaria_put'
 setenv otaria_save 'if test -n "${otaria_if}"; then run otaria_save_state; else saveenv; fi'
 # Whether a number is one of 1 to 9; a higher one counts as none.
-setenv otaria_is_count 'test "${otaria_n}" = 1 -o "${otaria_n}" = 2 -o "${otaria_n}" = 3 -o "${otaria_n}" = 4 -o "${otaria_n}" = 5 -o "${otaria_n}" = 6 -o "${otaria_n}" = 7 -o "${otaria_n}" = 8 -o "${otaria_n}" = 9'
+setenv otaria_is_count 'test "${otaria_n}" = 1 -o "${otaria_n}" = 2 -o "${otaria_n}" = 3 || test "${otaria_n}" = 4 -o "${otaria_n}" = 5 -o "${otaria_n}" = 6 || test "${otaria_n}" = 7 -o "${otaria_n}" = 8 -o "${otaria_n}" = 9'
 
 if test "${otaria_event}" = failed; then
 	setenv otaria_event
@@ -121,13 +122,13 @@ else
 		setenv otaria_seen
 		setenv otaria_complete
 		setenv otaria_at 10
-		run otaria_get && env import -c ${otaria_addr} 400 otaria_complete
+		run otaria_load
 		if test "${otaria_complete}" = 1; then
 			setenv otaria_run A
 		else
 			setenv otaria_complete
 			setenv otaria_at 18
-			run otaria_get && env import -c ${otaria_addr} 400 otaria_complete
+			run otaria_load
 			if test "${otaria_complete}" = 1; then setenv otaria_run B; fi
 		fi
 	fi

@@ -41,17 +41,24 @@ def test_fw_printenv_reads_what_we_write(tmp_path: Path) -> None:
     (tmp_path / "state").write_bytes(bytes(4096) + block)
     path = config(tmp_path, f"{tmp_path / 'state'} 0x1000 0x400")
     done = subprocess.run(["fw_printenv", "-c", str(path)], check=True, capture_output=True, text=True)
-    assert dict(line.partition("=")[::2] for line in done.stdout.splitlines()) == {
-        name: value for name, value in {FIRST: "1", **to_variables(FULLEST), LAST: "1"}.items() if value
-    }
+    name, _, commands = done.stdout.strip().partition("=")
+    assert name == "otaria_all"
+    said = dict(command.removeprefix("setenv ").partition(" ")[::2] for command in commands.split("; "))
+    assert said == {FIRST: "1", **to_variables(FULLEST), LAST: "1"}
 
 
 @needs_tools
 def test_we_read_what_fw_setenv_writes(tmp_path: Path) -> None:
     (tmp_path / "state").write_bytes(UBootBlock().encode({"first": "1"}))
     path = config(tmp_path, f"{tmp_path / 'state'} 0x0 0x400")
-    subprocess.run(["fw_setenv", "-c", str(path), "-s", "-"], input=b"a=1\nb=x y\n", check=True)
-    assert UBootBlock().decode((tmp_path / "state").read_bytes()) == {"a": "1", "b": "x y", "first": "1"}
+    script = b"otaria_all=setenv otaria_a 1; setenv otaria_b x-y; setenv otaria_c\n"
+    subprocess.run(["fw_setenv", "-c", str(path), "-s", "-"], input=script, check=True)
+    found = UBootBlock().decode((tmp_path / "state").read_bytes())
+    assert found == {"otaria_a": "1", "otaria_b": "x-y", "otaria_c": ""}
+    subprocess.run(
+        ["fw_setenv", "-c", str(path), "-s", "-"], input=b"otaria_all=setenv otaria_a 1; reset\n", check=True
+    )
+    assert UBootBlock().decode((tmp_path / "state").read_bytes()) is None
 
 
 def test_any_flipped_bit_is_noticed() -> None:
