@@ -125,13 +125,9 @@ def test_every_setting_of_the_agent_is_in_the_reference_with_its_default() -> No
 
 
 def _shown(value: object) -> str:
-    return (
-        ""
-        if value is None
-        else f"{value:g}"
-        if isinstance(value, float)
-        else msgspec.json.encode(value).decode().strip('"')
-    )
+    if value is None:
+        return "none"
+    return f"{value:g}" if isinstance(value, float) else msgspec.json.encode(value).decode().strip('"')
 
 
 @pytest.mark.parametrize("title", ["The strategy", "A cohort", "A gate", "A budget"])
