@@ -1,6 +1,6 @@
 """Real files whose power is cut: `Effects` that count durable operations and stop before, in or after one of them.
 
-A torn write leaves its first 0, 512, half or all but one of its bytes. What was written and not flushed may be on the medium
+A torn write leaves its first 0, 100, 512, half or all but one of its bytes. What was written and not flushed may be on the medium
 or not. A replaced file may be there under both names, under the temporary one alone, or empty: FAT's renames are not atomic.
 A tool that is run writes one copy of its environment; the bytes that it changed are torn alike.
 """
@@ -12,7 +12,8 @@ from pathlib import Path
 from device_agent.effects import TEMPORARY_SUFFIX, FileEffects
 
 SECTOR = 512
-TORN = ("torn-0", "torn-sector", "torn-half", "torn-but-one")
+INSIDE = 100
+TORN = ("torn-0", "torn-inside", "torn-sector", "torn-half", "torn-but-one")
 HOWS = ("before", *TORN, "after")
 
 
@@ -113,6 +114,12 @@ class CutEffects(UnsyncedEffects):
         self._operate("fw_setenv", lambda: FileEffects.run(self, argv, data=data, timeout_s=timeout_s), tear)
         return b""
 
+    def lose_unflushed(self) -> None:
+        """Power goes later: what was never flushed is not on the medium."""
+        for path, offset, before in reversed(self._unflushed):
+            FileEffects.write_at(self, path, offset, before)
+        self._unflushed.clear()
+
     def read(self, path: Path) -> bytes | None:
         self._alive()
         return FileEffects.read(self, path)
@@ -133,8 +140,7 @@ class CutEffects(UnsyncedEffects):
         elif self._cut.how != "before":
             torn(self._cut.how)
         if not self._cut.keeps:
-            for path, offset, before in reversed(self._unflushed):
-                FileEffects.write_at(self, path, offset, before)
+            self.lose_unflushed()
         self._off = True
         raise PowerCut
 
@@ -144,5 +150,11 @@ class CutEffects(UnsyncedEffects):
 
 
 def _torn(how: str, size: int) -> int:
-    sizes = {"torn-0": 0, "torn-sector": SECTOR, "torn-half": size // 2, "torn-but-one": size - 1}
+    sizes = {
+        "torn-0": 0,
+        "torn-inside": INSIDE,
+        "torn-sector": SECTOR,
+        "torn-half": size // 2,
+        "torn-but-one": size - 1,
+    }
     return min(sizes[how], size)

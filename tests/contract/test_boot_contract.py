@@ -396,10 +396,14 @@ def test_a_power_cut_anywhere_leaves_the_old_state_or_the_new(name: str, what: s
     start = snapshot(bench.folder)
     old = future(bench, start)
     lay_back(bench.folder, start)
-    operations = cut_verb(bench, verb, None).operations
+    whole = cut_verb(bench, verb, None)
+    operations = whole.operations
     done = snapshot(bench.folder)
     new = future(bench, done)
     assert operations
+    lay_back(bench.folder, done)
+    whole.lose_unflushed()
+    assert snapshot(bench.folder) == done, "it was said to be done, and is not on the medium"
     futures = Futures(bench)
     for cut in every_cut(operations):
         lay_back(bench.folder, start)
