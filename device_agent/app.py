@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from device_agent.boot.control import FileBoot
+from device_agent.boot.backend import open_boot
 from device_agent.catalogue import DeviceCatalogue
 from device_agent.config import Config, load_config, runtime_settings
 from device_agent.decryption import DECRYPTION_KEY_FILE, DecryptionKey
@@ -78,7 +78,8 @@ class _Clocked:
 def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
     """The agent of a directory that enrolment filled.
 
-    Raises `UnavailableError` (`not-enrolled`) or `RefusedError` (`bad-config`, `bad-directory`, `bad-key`, `catalogue-refused`).
+    Raises `UnavailableError` (`not-enrolled`) or `RefusedError` (`bad-config`, `bad-directory`, `bad-key`, `catalogue-refused`,
+    `boot-environment-unsafe`).
     """
     directory = _unicode(directory.absolute())
     identity, config = load_identity(directory), load_config(directory)
@@ -94,7 +95,7 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
     ports = Ports(
         effects=effects,
         slots=slots,
-        boot=FileBoot(effects, board),
+        boot=open_boot(config.boot, directory, board, effects),
         catalogue=open_catalogue(directory, http),
         installer=StreamInstaller(
             effects=effects,

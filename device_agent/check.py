@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from device_agent.app import open_catalogue
-from device_agent.boot.control import FileBoot
+from device_agent.boot.backend import open_boot
 from device_agent.config import load_config
 from device_agent.effects import FileEffects
 from device_agent.health.runner import HealthRunner
@@ -15,8 +15,8 @@ from firmware.errors import UnavailableError
 def check_running(directory: Path) -> HealthResult:
     """Run the checks of the release in the running slot; raises `UnavailableError` (`no-boot-status`, `no-checks`)."""
     directory = directory.absolute()
-    board = (directory / load_config(directory).board).resolve()
-    status = FileBoot(FileEffects(), board).status()
+    config = load_config(directory)
+    status = open_boot(config.boot, directory, (directory / config.board).resolve(), FileEffects()).status()
     record = Journal(FileEffects(), directory).load()
     content = record.standing.slots.get(status.slot) if record else None
     if content is None or content.manifest is None:

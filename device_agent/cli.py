@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         "run the running release's health checks now",
         "otaria-agent --dir board/agent health",
     )
+    _add_boot(commands)
     _add_board(commands)
     return parser
 
@@ -92,6 +93,17 @@ def _add_enrol(commands: Any) -> None:
     parser = _add(commands, "enrol", _enrol, "get an identity with a claim token", example)
     parser.add_argument("--claim", required=True, help="the claim token, or @FILE that holds it")
     parser.add_argument("--hardware", required=True, help="the hardware id that releases name")
+
+
+def _add_boot(commands: Any) -> None:
+    example = "otaria-agent --dir /var/lib/otaria boot check"
+    parser = _add(commands, "boot", _boot, "make, check or tell the boot loader's environment", example)
+    parser.add_argument(
+        "what",
+        choices=("make", "check", "shut-down"),
+        help="make the first environment, check that the boot loader uses it, or note a clean shutdown",
+    )
+    parser.add_argument("--slot", choices=("A", "B"), default="A", help="with make: the committed slot (default: A)")
 
 
 def _add_board(commands: Any) -> None:
@@ -136,6 +148,17 @@ def _health(arguments: argparse.Namespace) -> int:
     result = check_running(arguments.dir)
     _say({"healthy": result.healthy, "text": result.text}, result.text, arguments.as_json)
     return 0 if result.healthy else 1
+
+
+def _boot(arguments: argparse.Namespace) -> int:
+    from device_agent.boot import tool
+
+    directory = arguments.dir.absolute()
+    if arguments.what == "make":
+        text = tool.make(directory, arguments.slot)
+    else:
+        text = tool.check(directory) if arguments.what == "check" else tool.shut_down(directory)
+    return _say({"text": text}, text, arguments.as_json)
 
 
 def _board(arguments: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from device_agent.boot.settings import Boot, Simulated
 from device_agent.core.values import Tuning
 from device_agent.post import Pace
 from device_agent.runtime import Settings
@@ -42,12 +43,14 @@ class Intervals(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`board`: the board's directory. `labels`: facts about this target that campaigns may select by."""
+    """`board`: the board's directory. `boot`: the device's boot loader. `labels`: facts about this target that campaigns may
+    select by."""
 
     board: Annotated[str, Meta(min_length=1, max_length=1024, pattern=r"^[^\x00]*\Z")] = ".."
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     labels: Annotated[dict[Annotated[str, Meta(max_length=64)], Label], Meta(max_length=64)] = {}
     intervals: Intervals = Intervals()
+    boot: Boot = Simulated()
 
 
 def load_config(directory: Path) -> Config:
@@ -87,4 +90,5 @@ def runtime_settings(config: Config, agent_version: str) -> Settings:
         pace=Pace(resend_min_s=wait.resend_min_s, resend_max_s=wait.resend_max_s),
         progress_s=wait.progress_s,
         doorbell_spread_s=wait.doorbell_spread_s,
+        min_uptime_s=config.boot.min_uptime_s,
     )

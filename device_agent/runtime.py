@@ -37,6 +37,7 @@ from device_agent.lanes import Lanes
 from device_agent.ports import Incoming, Slot, Slots
 from device_agent.post import Pace, Post
 from device_agent.trusted_time import BUILD_TIME, TrustedTime
+from device_agent.uptime import Uptime
 from device_agent.work import Job, JobDone, Lane, Ports, StopFlag
 from firmware.errors import OtariaError, RefusedError
 from firmware.protocol import topics
@@ -64,7 +65,8 @@ Input = Incoming | Connected | JobDone
 class Settings:
     """Intervals in seconds. `pace`: resending of reports. A doorbell is answered within `doorbell_spread_s`; refreshes for
     unknown signatures keep `refresh_min_s` between them. Reports about orders that change nothing stop at `max_waiting_notes`
-    unacked reports, and after a few come one per `note_every_s`."""
+    unacked reports, and after a few come one per `note_every_s`. The boot loader hears that the system stayed up after
+    `min_uptime_s` (None: never)."""
 
     tuning: Tuning = field(default_factory=Tuning)
     agent_version: str = "0"
@@ -78,6 +80,7 @@ class Settings:
     build_time: float = BUILD_TIME
     max_waiting_notes: int = 64
     note_every_s: float = 60.0
+    min_uptime_s: float | None = None
 
 
 class Runtime:
@@ -107,6 +110,7 @@ class Runtime:
         self._gate = Gate(ports.catalogue, refresh_min_s=settings.refresh_min_s)
         self._notes = Bucket(size=orders.MAX_NOTED, every_s=settings.note_every_s)
         self._lanes = Lanes()
+        self._uptime = Uptime(settings.min_uptime_s)
         self._stops: dict[Lane, StopFlag] = {}
         self._progressed_at = float("-inf")
 
@@ -126,6 +130,7 @@ class Runtime:
         self._record = replace(record, standing=replace(record.standing, slots=slots))
         self._time.learn(self._record.trusted_time, self._now())
         self._gate.want_refresh(self._now())
+        self._uptime.begin(self._now())
         self._apply(ev.Booted(status=status))
         self._tell_inventory(trouble)
 
@@ -146,12 +151,14 @@ class Runtime:
             self._apply(ev.Woke(nonce=self._ports.chance.nonce(), jitter=self._ports.chance.jitter()))
         if self._post.resend_at is not None and self._post.resend_at <= now:
             self._post.resend(self._record.outbox, now, self._ports.chance.jitter())
+        if self._uptime.take(now):
+            self._lanes.add(Job(lane=Lane.BOOT, run=lambda: work.note_uptime(self._ports)))
         if self._lanes.is_free(Lane.CATALOGUE) and self._gate.take_refresh(now):
             self._lanes.add(Job(lane=Lane.CATALOGUE, run=self._refresh_job()))
 
     def next_wake(self) -> float | None:
         """Monotonic seconds at which to call `due`, or None; a time that has passed means now."""
-        times = [wake_at(self.standing), self._post.resend_at]
+        times = [wake_at(self.standing), self._post.resend_at, self._uptime.due_at]
         if self._lanes.is_free(Lane.CATALOGUE):
             times.append(self._gate.refresh_at)
         return min((at for at in times if at is not None), default=None)
@@ -232,6 +239,8 @@ class Runtime:
         self._lanes.finished(done.lane)
         if done.event is not None:
             self._apply(done.event)
+        elif done.lane is Lane.BOOT and not done.noted:
+            self._uptime.begin(self._now())
         if done.lane is Lane.CATALOGUE:
             for leaf, payload in self._gate.refreshed(self._now(), self._ports.chance.jitter()):
                 self._open(leaf, payload)

@@ -90,6 +90,7 @@ class ReasonKind(StrEnum):
     BOOT_FAILED = "boot-failed"
     TRIAL_DEADLINE = "trial-deadline"
     ATTEMPTS_EXHAUSTED = "attempts-exhausted"
+    BOOT_LOOP = "boot-loop"
     PERMIT_STALE = "permit-stale"
     WITHDRAWN = "withdrawn"
     SUPERSEDED = "superseded"

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from device_agent.boot.settings import Grub, Simulated, SystemdBootSettings, UBoot
 from device_agent.config import Config, Intervals
 from firmware.protocol.words import ReasonKind
 from server.config import DEFAULTS
@@ -114,9 +115,19 @@ def test_every_setting_of_the_agent_is_in_the_reference_with_its_default() -> No
     settings |= {
         name: msgspec.json.encode(getattr(Config(), name)).decode()
         for name in Config.__struct_fields__
-        if name != "intervals"
+        if name not in ("intervals", "boot")
     }
+    settings["boot.kind"] = "simulated"
+    for kind in (Simulated, Grub, UBoot, SystemdBootSettings):
+        fields = msgspec.to_builtins(kind())
+        settings |= {f"boot.{name}": _shown(fields[name]) for name in kind.__struct_fields__}
     assert rows == settings
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "none"
+    return f"{value:g}" if isinstance(value, float) else msgspec.json.encode(value).decode().strip('"')
 
 
 @pytest.mark.parametrize("title", ["The strategy", "A cohort", "A gate", "A budget"])
