@@ -8,14 +8,17 @@ import secrets
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
+
+from securesystemslib.signer import Signer
 
 from device_agent.boot.backend import open_boot
 from device_agent.catalogue import DeviceCatalogue
-from device_agent.config import Config, load_config, runtime_settings
+from device_agent.config import Config, load_config, runtime_settings, upkeep_pace
 from device_agent.decryption import DECRYPTION_KEY_FILE, DecryptionKey
 from device_agent.effects import FileEffects
 from device_agent.health.runner import HealthRunner
@@ -23,16 +26,20 @@ from device_agent.identity import REPORT_KEY_FILE, ROOT_FILE, Identity, load_ide
 from device_agent.install.stream import StreamInstaller
 from device_agent.keys import report_signer
 from device_agent.loop import AgentLoop
-from device_agent.ports import MonotonicClock
+from device_agent.ports import MonotonicClock, WayTaken
+from device_agent.renewal import Renewer
 from device_agent.runtime import Runtime, presence_messages
 from device_agent.slots.files import FileSlots
-from device_agent.transport.http import DeviceHttp
 from device_agent.transport.mqtt import Broker, MqttLink, Will
 from device_agent.transport.tls import client_context
+from device_agent.transport.way_http import WayHttp
+from device_agent.transport.ways import Ways
 from device_agent.trusted_time import BUILD_TIME
+from device_agent.upkeep import Upkeep
 from device_agent.work import Ports
-from firmware.errors import RefusedError, UnavailableError
+from firmware.errors import OtariaError, RefusedError, UnavailableError
 
+log = logging.getLogger(__name__)
 CATALOGUE_FOLDER = "catalogue"
 INSTALL_FOLDER = "install"
 LOCK_FILE = "agent.lock"
@@ -63,6 +70,7 @@ class Agent:
     config: Config
     runtime: Runtime
     loop: AgentLoop
+    upkeep: Upkeep
 
 
 class _Clocked:
@@ -84,11 +92,16 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
     directory = _unicode(directory.absolute())
     identity, config = load_identity(directory), load_config(directory)
     clock, clocked, session = clock or BootClock(), _Clocked(), secrets.token_urlsafe(18)
-    context = client_context(directory, clocked)
-    http = DeviceHttp(identity.https_url, context)
-    topic, _, will = presence_messages(identity.agent, session)
-    link = MqttLink(_broker(identity, config), identity.agent, Will(topic=topic, payload=will), tls=context)
     effects = FileEffects()
+    ways = Ways(directory, identity, clocked)
+    http = WayHttp(ways)
+    topic, _, will = presence_messages(identity.agent, session)
+    link = MqttLink(_broker(identity, config), identity.agent, Will(topic=topic, payload=will), tls=None, ways=ways)
+    catalogue = open_catalogue(directory, http, on_refreshed=lambda: upkeep.nudge())
+    signer = report_signer(_required(directory, REPORT_KEY_FILE))
+    upkeep = _upkeep(
+        directory, identity, config, Sides(ways, http, link, catalogue, signer, clocked, lambda error: loop.fail(error))
+    )
     board = (directory / config.board).resolve()
     slots = FileSlots(effects, board)
     decryption = DecryptionKey.load_or_make(effects, directory / DECRYPTION_KEY_FILE)
@@ -96,7 +109,7 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
         effects=effects,
         slots=slots,
         boot=open_boot(config.boot, directory, board, effects),
-        catalogue=open_catalogue(directory, http),
+        catalogue=catalogue,
         installer=StreamInstaller(
             effects=effects,
             slots=slots,
@@ -110,16 +123,65 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
         clock=clock,
         chance=SystemChance(),
     )
-    signer = report_signer(_required(directory, REPORT_KEY_FILE))
     settings = replace(runtime_settings(config, version("otaria")), encryption_key=decryption.announced)
     runtime = Runtime(
-        identity=identity, ports=ports, signer=signer, directory=directory, settings=settings, session=session
+        identity=identity,
+        ports=ports,
+        signer=signer,
+        directory=directory,
+        settings=settings,
+        session=session,
+        way=lambda: WayTaken(endpoint=ways.current.https_url, services_cas=ways.services_cas),
     )
     clocked.runtime = runtime
-    return Agent(identity=identity, config=config, runtime=runtime, loop=AgentLoop(runtime, link, clock))
+    loop = AgentLoop(runtime, link, clock, on_online=upkeep.online)
+    return Agent(identity=identity, config=config, runtime=runtime, loop=loop, upkeep=upkeep)
 
 
-def open_catalogue(directory: Path, http: DeviceHttp | None) -> DeviceCatalogue:
+class Sides(NamedTuple):
+    """What upkeep stands between."""
+
+    ways: Ways
+    http: WayHttp
+    link: MqttLink
+    catalogue: DeviceCatalogue
+    signer: Signer
+    clocked: _Clocked
+    on_defect: Callable[[BaseException], None]
+
+
+def _upkeep(directory: Path, identity: Identity, config: Config, sides: Sides) -> Upkeep:
+    """Upkeep that begins with what the stored catalogue says and what a cut left behind."""
+    ways, clocked = sides.ways, sides.clocked
+    renewer = Renewer(
+        directory,
+        identity,
+        effects=FileEffects(),
+        server=sides.http,
+        signer=sides.signer,
+        context=lambda path: client_context(directory, clocked, pins=ways.pins, certificate=path),
+    )
+    try:
+        renewer.finish()
+        ways.take(sides.catalogue.endpoints())
+    except OtariaError as error:
+        log.warning("the catalogue's way is not taken", extra={"reason_kind": error.kind, "reason": error.text})
+    return Upkeep(
+        ways=ways,
+        renewer=renewer,
+        link=sides.link,
+        answers=sides.http.answers,
+        endpoints=sides.catalogue.endpoints,
+        trusted_time=clocked,
+        jitter=SystemChance().jitter,
+        pace=upkeep_pace(config),
+        on_defect=sides.on_defect,
+    )
+
+
+def open_catalogue(
+    directory: Path, http: WayHttp | None, *, on_refreshed: Callable[[], None] = lambda: None
+) -> DeviceCatalogue:
     """The directory's catalogue; without `http` only what is stored."""
     return DeviceCatalogue(
         FileEffects(),
@@ -128,6 +190,7 @@ def open_catalogue(directory: Path, http: DeviceHttp | None) -> DeviceCatalogue:
         fetch_metadata=http.metadata if http else _offline,
         fetch_target=http.target if http else _offline,
         trusted_time=BUILD_TIME,
+        on_refreshed=on_refreshed,
     )
 
 
@@ -138,7 +201,11 @@ def run(directory: Path) -> None:
         logging.getLogger("device_agent").setLevel(agent.config.log_level.upper())
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: agent.loop.stop())
-        agent.loop.run()
+        agent.upkeep.start()
+        try:
+            agent.loop.run()
+        finally:
+            agent.upkeep.stop()
 
 
 @contextlib.contextmanager

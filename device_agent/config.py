@@ -14,6 +14,7 @@ from device_agent.boot.settings import Boot, Simulated
 from device_agent.core.values import Tuning
 from device_agent.post import Pace
 from device_agent.runtime import Settings
+from device_agent.upkeep import UpkeepPace
 from firmware.errors import RefusedError, UnavailableError
 from firmware.protocol.codec import canonical
 from firmware.protocol.words import Label
@@ -27,7 +28,8 @@ PositiveSeconds = Annotated[float, Meta(gt=0, le=86400)]
 
 
 class Intervals(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Seconds. Each pair is the least and most wait of a jittered, doubling retry."""
+    """Seconds. Each pair is the least and most wait of a jittered, doubling retry. `upkeep_s`: between two looks at certificate
+    and way; `upkeep_cut_off_s`: while the broker can't be reached; `upkeep_least_s`: at the least."""
 
     ask_min_s: PositiveSeconds = 5.0
     ask_max_s: PositiveSeconds = 60.0
@@ -40,6 +42,9 @@ class Intervals(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     progress_s: PositiveSeconds = 2.0
     doorbell_spread_s: PositiveSeconds = 5.0
     soak_s: PositiveSeconds = 3600.0
+    upkeep_s: PositiveSeconds = 21600.0
+    upkeep_cut_off_s: PositiveSeconds = 60.0
+    upkeep_least_s: PositiveSeconds = 30.0
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -92,3 +97,9 @@ def runtime_settings(config: Config, agent_version: str) -> Settings:
         doorbell_spread_s=wait.doorbell_spread_s,
         min_uptime_s=config.boot.min_uptime_s,
     )
+
+
+def upkeep_pace(config: Config) -> UpkeepPace:
+    """How often certificate and way are looked at."""
+    wait = config.intervals
+    return UpkeepPace(every_s=wait.upkeep_s, cut_off_s=wait.upkeep_cut_off_s, least_s=wait.upkeep_least_s)

@@ -20,15 +20,23 @@ MAX_WAITING = 256
 class AgentLoop:
     """Runs one agent until `stop` is called or an error ends it."""
 
-    def __init__(self, runtime: Runtime, link: Link, clock: MonotonicClock) -> None:
-        self._runtime, self._link, self._clock = runtime, link, clock
+    def __init__(
+        self,
+        runtime: Runtime,
+        link: Link,
+        clock: MonotonicClock,
+        *,
+        on_online: Callable[[bool], None] = lambda _online: None,
+    ) -> None:
+        """`on_online` is told, on the link's thread, when the broker is reached or lost."""
+        self._runtime, self._link, self._clock, self._on_online = runtime, link, clock, on_online
         self._happened: queue.SimpleQueue[Input | BaseException | None] = queue.SimpleQueue()
         self._threads: set[threading.Thread] = set()
 
     def run(self) -> None:
         """Start, then serve until stopped. Raises what ended it."""
         self._runtime.start()
-        self._link.start(self._take, lambda online: self._happened.put(Connected(online=online)))
+        self._link.start(self._take, self._connected)
         try:
             while self._turn():
                 pass
@@ -41,6 +49,14 @@ class AgentLoop:
     def stop(self) -> None:
         """End `run` soon; may be called from a signal handler or another thread."""
         self._happened.put(None)
+
+    def _connected(self, online: bool) -> None:
+        self._on_online(online)
+        self._happened.put(Connected(online=online))
+
+    def fail(self, error: BaseException) -> None:
+        """End `run` with an error of somebody it can't do without; may be called from another thread."""
+        self._happened.put(error)
 
     def _take(self, message: Incoming) -> None:
         """A flood is cut: whatever is lost here comes again by the sender's timer."""

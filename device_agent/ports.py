@@ -241,6 +241,14 @@ class ContentKeys(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class WayTaken:
+    """By which server address this agent comes, and the services CAs that it trusts (sha256 of the DER)."""
+
+    endpoint: str = ""
+    services_cas: tuple[str, ...] = ()
+
+
 class Installer(Protocol):
     """Writes a release into the inactive slot. Blocking; resumable after a kill at any point."""
 

@@ -34,7 +34,7 @@ from device_agent.gate import Bucket, Gate
 from device_agent.identity import Identity
 from device_agent.journal import Journal, Record, durable
 from device_agent.lanes import Lanes
-from device_agent.ports import Incoming, Slot, Slots
+from device_agent.ports import Incoming, Slot, Slots, WayTaken
 from device_agent.post import Pace, Post
 from device_agent.trusted_time import BUILD_TIME, TrustedTime
 from device_agent.uptime import Uptime
@@ -96,12 +96,14 @@ class Runtime:
         settings: Settings | None = None,
         session: str | None = None,
         identify_slot: Callable[[Slots, Slot], Content | None] = identify,
+        way: Callable[[], WayTaken] = WayTaken,
     ) -> None:
         """`directory` holds the journal. `identify_slot` says what the running slot holds when there is no journal. `session`
-        names this process in its presence; whoever made the link with a last will passes the same."""
+        names this process in its presence; whoever made the link with a last will passes the same. `way`: by which way we
+        come, for the inventory."""
         settings = settings or Settings()
         self._identity, self._ports, self._signer, self._settings = identity, ports, signer, settings
-        self._identify = identify_slot
+        self._identify, self._way = identify_slot, way
         self._journal = Journal(ports.effects, directory)
         self._record = Record(outbox=outbox.Outbox(journal="unstarted"))
         self._session = session or ports.chance.nonce()
@@ -231,6 +233,7 @@ class Runtime:
         if online:
             topic, present, _ = self.presence
             self._ports.link.publish(topic, present, qos=1, retain=True)
+            self._tell_inventory(None)
         self._post.connected(online, self._record.outbox, self._now(), jitter)
         if online:
             self._apply(ev.LinkUp(jitter=jitter))
@@ -242,6 +245,7 @@ class Runtime:
         elif done.lane is Lane.BOOT and not done.noted:
             self._uptime.begin(self._now())
         if done.lane is Lane.CATALOGUE:
+            self._tell_inventory(None)
             for leaf, payload in self._gate.refreshed(self._now(), self._ports.chance.jitter()):
                 self._open(leaf, payload)
 
@@ -364,13 +368,16 @@ class Runtime:
     # Reports
 
     def _tell_inventory(self, trouble: Reason | None) -> None:
-        settings = self._settings
+        """Report what this target is, when that has changed."""
+        settings, way = self._settings, self._way()
         inventory = Inventory(
             hardware=self._identity.hardware,
             agent_version=settings.agent_version,
             labels=settings.labels,
             capabilities=list(settings.capabilities),
             encryption_key=settings.encryption_key,
+            endpoint=way.endpoint,
+            services_cas=list(way.services_cas),
         )
         digest = hashlib.sha256(canonical(inventory)).hexdigest()
         if digest == self._record.inventory_hash:

@@ -15,6 +15,7 @@ from device_agent.boot.settings import Grub, Simulated, SystemdBootSettings, UBo
 from device_agent.config import Config, Intervals
 from firmware.protocol.words import ReasonKind
 from server.config import DEFAULTS
+from server.http.authorities import CaRoutes
 from server.http.campaigns import CampaignRoutes
 from server.http.devices import DeviceRoutes
 from server.http.fleet import FleetRoutes
@@ -70,7 +71,7 @@ def known_keys(strategy: dict[str, Any]) -> tuple[str, ...]:
 
 def routes() -> Iterator[tuple[str, str]]:
     """`METHOD /path` below /api/v1 and the need of each."""
-    for kind in (SystemRoutes, FleetRoutes, CampaignRoutes, ReleaseRoutes):
+    for kind in (SystemRoutes, FleetRoutes, CaRoutes, CampaignRoutes, ReleaseRoutes):
         for route in unfurnished(kind).routes():
             yield f"{route.method} {route.path}", route.need.value
 
