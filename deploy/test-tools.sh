@@ -12,6 +12,11 @@ has mkfs.vfat || missing="$missing dosfstools"
 has mksquashfs || missing="$missing squashfs-tools"
 has sfdisk || missing="$missing fdisk"
 has systemd-analyze || missing="$missing systemd"
+has grub-editenv || missing="$missing grub-common"
+has grub-emu || missing="$missing grub-emu"
+has fw_setenv || missing="$missing libubootenv-tool"
+has bootctl || missing="$missing systemd-boot"
+has mcopy || missing="$missing mtools"
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

@@ -8,16 +8,18 @@ import secrets
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
+from securesystemslib.signer import Signer
 
-from device_agent.boot.control import FileBoot
+from device_agent.boot.backend import open_boot
 from device_agent.catalogue import DeviceCatalogue
-from device_agent.config import Config, load_config, runtime_settings
+from device_agent.config import Config, load_config, runtime_settings, upkeep_pace
 from device_agent.decryption import DECRYPTION_KEY_FILE, DecryptionKey
 from device_agent.effects import FileEffects
 from device_agent.health.reach import Reach
@@ -29,16 +31,19 @@ from device_agent.local.desk import Desk, Rights
 from device_agent.local.door import Door
 from device_agent.local.settings import policy_of
 from device_agent.loop import AgentLoop
-from device_agent.ports import MonotonicClock
+from device_agent.ports import MonotonicClock, WayTaken
+from device_agent.renewal import Renewer
 from device_agent.runtime import Runtime, presence_messages
 from device_agent.slots.files import FileSlots
-from device_agent.transport.http import DeviceHttp
 from device_agent.transport.mqtt import Broker, MqttLink, Will
 from device_agent.transport.tls import client_context
+from device_agent.transport.way_http import WayHttp
+from device_agent.transport.ways import Ways
 from device_agent.trusted_time import BUILD_TIME
+from device_agent.upkeep import Upkeep
 from device_agent.watchdog import DeviceFile, Manager, Watchdog
 from device_agent.work import Ports
-from firmware.errors import RefusedError, UnavailableError
+from firmware.errors import OtariaError, RefusedError, UnavailableError
 
 log = logging.getLogger(__name__)
 CATALOGUE_FOLDER = "catalogue"
@@ -71,6 +76,7 @@ class Agent:
     config: Config
     runtime: Runtime
     loop: AgentLoop
+    upkeep: Upkeep
     door: Door | None = None
 
 
@@ -87,16 +93,22 @@ class _Clocked:
 def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
     """The agent of a directory that enrolment filled.
 
-    Raises `UnavailableError` (`not-enrolled`) or `RefusedError` (`bad-config`, `bad-directory`, `bad-key`, `catalogue-refused`).
+    Raises `UnavailableError` (`not-enrolled`) or `RefusedError` (`bad-config`, `bad-directory`, `bad-key`, `catalogue-refused`,
+    `boot-environment-unsafe`).
     """
     directory = _unicode(directory.absolute())
     identity, config = load_identity(directory), load_config(directory)
     clock, clocked, session = clock or BootClock(), _Clocked(), secrets.token_urlsafe(18)
-    context = client_context(directory, clocked)
-    http = DeviceHttp(identity.https_url, context)
-    topic, _, will = presence_messages(identity.agent, session)
-    link = MqttLink(_broker(identity, config), identity.agent, Will(topic=topic, payload=will), tls=context)
     effects = FileEffects()
+    ways = Ways(directory, identity, clocked)
+    http = WayHttp(ways)
+    topic, _, will = presence_messages(identity.agent, session)
+    link = MqttLink(_broker(identity, config), identity.agent, Will(topic=topic, payload=will), tls=None, ways=ways)
+    catalogue = open_catalogue(directory, http, on_refreshed=lambda: upkeep.nudge())
+    signer = report_signer(_required(directory, REPORT_KEY_FILE))
+    upkeep = _upkeep(
+        directory, identity, config, Sides(ways, http, link, catalogue, signer, clocked, lambda error: loop.fail(error))
+    )
     board = (directory / config.board).resolve()
     slots = FileSlots(effects, board)
     decryption = DecryptionKey.load_or_make(effects, directory / DECRYPTION_KEY_FILE)
@@ -105,8 +117,8 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
     ports = Ports(
         effects=effects,
         slots=slots,
-        boot=FileBoot(effects, board),
-        catalogue=open_catalogue(directory, http),
+        boot=open_boot(config.boot, directory, board, effects),
+        catalogue=catalogue,
         installer=StreamInstaller(
             effects=effects,
             slots=slots,
@@ -122,7 +134,6 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
         clock=clock,
         chance=SystemChance(),
     )
-    signer = report_signer(_required(directory, REPORT_KEY_FILE))
     settings = replace(runtime_settings(config, version("otaria")), encryption_key=decryption.announced)
     door = Door(directory / config.local.socket, config.local.group) if config.local.socket else None
     runtime = Runtime(
@@ -133,10 +144,18 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
         settings=settings,
         session=session,
         notice=door.tell if door else lambda event: None,
+        way=lambda: WayTaken(endpoint=ways.current.https_url, services_cas=ways.services_cas),
     )
     clocked.runtime = runtime
-    loop = AgentLoop(runtime, link, clock, watchdog_of(config), desk_of(runtime, identity, config))
-    return Agent(identity=identity, config=config, runtime=runtime, loop=loop, door=door)
+    loop = AgentLoop(
+        runtime,
+        link,
+        clock,
+        watchdog=watchdog_of(config),
+        desk=desk_of(runtime, identity, config),
+        on_online=upkeep.online,
+    )
+    return Agent(identity=identity, config=config, runtime=runtime, loop=loop, upkeep=upkeep, door=door)
 
 
 def desk_of(runtime: Runtime, identity: Identity, config: Config) -> Desk:
@@ -155,7 +174,50 @@ def watchdog_of(config: Config) -> Watchdog:
     return Watchdog(manager, hardware, timeout_s=wanted.timeout_s, always=wanted.always)
 
 
-def open_catalogue(directory: Path, http: DeviceHttp | None) -> DeviceCatalogue:
+class Sides(NamedTuple):
+    """What upkeep stands between."""
+
+    ways: Ways
+    http: WayHttp
+    link: MqttLink
+    catalogue: DeviceCatalogue
+    signer: Signer
+    clocked: _Clocked
+    on_defect: Callable[[BaseException], None]
+
+
+def _upkeep(directory: Path, identity: Identity, config: Config, sides: Sides) -> Upkeep:
+    """Upkeep that begins with what the stored catalogue says and what a cut left behind."""
+    ways, clocked = sides.ways, sides.clocked
+    renewer = Renewer(
+        directory,
+        identity,
+        effects=FileEffects(),
+        server=sides.http,
+        signer=sides.signer,
+        context=lambda path: client_context(directory, clocked, pins=ways.pins, certificate=path),
+    )
+    try:
+        renewer.finish()
+        ways.take(sides.catalogue.endpoints())
+    except OtariaError as error:
+        log.warning("the catalogue's way is not taken", extra={"reason_kind": error.kind, "reason": error.text})
+    return Upkeep(
+        ways=ways,
+        renewer=renewer,
+        link=sides.link,
+        answers=sides.http.answers,
+        endpoints=sides.catalogue.endpoints,
+        trusted_time=clocked,
+        jitter=SystemChance().jitter,
+        pace=upkeep_pace(config),
+        on_defect=sides.on_defect,
+    )
+
+
+def open_catalogue(
+    directory: Path, http: WayHttp | None, *, on_refreshed: Callable[[], None] = lambda: None
+) -> DeviceCatalogue:
     """The directory's catalogue; without `http` only what is stored."""
     return DeviceCatalogue(
         FileEffects(),
@@ -164,6 +226,7 @@ def open_catalogue(directory: Path, http: DeviceHttp | None) -> DeviceCatalogue:
         fetch_metadata=http.metadata if http else _offline,
         fetch_target=http.target if http else _offline,
         trusted_time=BUILD_TIME,
+        on_refreshed=on_refreshed,
     )
 
 
@@ -174,8 +237,12 @@ def run(directory: Path) -> None:
         logging.getLogger("device_agent").setLevel(agent.config.log_level.upper())
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: agent.loop.stop())
-        with _open_door(agent):
-            agent.loop.run()
+        agent.upkeep.start()
+        try:
+            with _open_door(agent):
+                agent.loop.run()
+        finally:
+            agent.upkeep.stop()
 
 
 @contextlib.contextmanager

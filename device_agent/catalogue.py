@@ -8,6 +8,7 @@ The director is whom the metadata held now names. It outlives that metadata's ex
 """
 
 import hashlib
+import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +18,11 @@ from device_agent.ports import Director, Effects
 from firmware.catalogue.client import CatalogueClient
 from firmware.errors import OtariaError, RefusedError, UnavailableError
 from firmware.manifest import MAX_BYTES, Manifest, parse_manifest
+from firmware.protocol.endpoints import Endpoints
 from firmware.protocol.order import FileRef
 from firmware.protocol.words import ReasonKind
 
+log = logging.getLogger(__name__)
 FetchMetadata = Callable[[str, int], bytes | None]
 FetchTarget = Callable[[str, int], bytes | None]
 T = TypeVar("T")
@@ -57,10 +60,12 @@ class DeviceCatalogue:
         fetch_metadata: FetchMetadata,
         fetch_target: FetchTarget,
         trusted_time: float,
+        on_refreshed: Callable[[], None] = lambda: None,
     ) -> None:
         """`directory` exists and is the catalogue's own; `root` is the TUF root that enrolment pinned, used while none is stored.
 
-        Raises `RefusedError` (`catalogue-refused`) when that root is not good.
+        `on_refreshed` is called after each refresh, on its thread. Raises `RefusedError` (`catalogue-refused`) when that root is
+        not good.
         """
         store = EffectsStore(effects, directory)
         if store.read(ROOT_NAME) is None:
@@ -68,6 +73,8 @@ class DeviceCatalogue:
         self._client = CatalogueClient(store, fetch_metadata, prefetch=())
         self._fetch_target, self._effects, self._directory = fetch_target, effects, directory
         self._lock, self._fetching = threading.Lock(), threading.Lock()
+        self._on_refreshed = on_refreshed
+        self._endpoints: Endpoints | None = None
         self._parsed: dict[str, Manifest] = {}
         self._director = self._cached_director(trusted_time)
 
@@ -78,6 +85,11 @@ class DeviceCatalogue:
                 self._client.refresh(now)
             finally:
                 self._director = self._read_director()
+        self._on_refreshed()
+
+    def endpoints(self) -> Endpoints | None:
+        """Where the metadata held now says that the fleet's server is, expired or not; None when it does not say."""
+        return self._endpoints
 
     def director(self) -> Director:
         """Who may sign orders; raises `UnavailableError` (`unreachable`) before the first verified catalogue."""
@@ -147,6 +159,10 @@ class DeviceCatalogue:
         return self._read_director()
 
     def _read_director(self) -> Director | None:
+        try:
+            self._endpoints = self._client.endpoints()
+        except OtariaError as error:
+            log.warning("endpoints not taken over", extra={"reason_kind": error.kind, "reason": error.text})
         try:
             return Director(
                 epoch=self._client.director_epoch(), keys=self._client.director_keys(), until=self._client.ends_at()

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from device_agent.app import open_catalogue
-from device_agent.boot.control import FileBoot
+from device_agent.boot.backend import open_boot
 from device_agent.config import load_config
 from device_agent.effects import FileEffects
 from device_agent.health.runner import HealthRunner
@@ -18,9 +18,9 @@ def check_running(directory: Path) -> HealthResult:
     Raises `UnavailableError` (`no-boot-status`, `no-checks`).
     """
     directory = directory.absolute()
-    board = (directory / load_config(directory).board).resolve()
-    own = load_config(directory).health.checks
-    status = FileBoot(FileEffects(), board).status()
+    config = load_config(directory)
+    status = open_boot(config.boot, directory, (directory / config.board).resolve(), FileEffects()).status()
+    own = config.health.checks
     record = Journal(FileEffects(), directory).load()
     content = record.standing.slots.get(status.slot) if record else None
     if content is not None and content.manifest is not None:

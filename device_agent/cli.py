@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         "otaria-agent --dir board/agent health",
     )
     _add_local(commands)
+    _add_boot(commands)
     _add_board(commands)
     return parser
 
@@ -120,6 +121,17 @@ def _add_enrol(commands: Any) -> None:
     parser = _add(commands, "enrol", _enrol, "get an identity with a claim token", example)
     parser.add_argument("--claim", required=True, help="the claim token, or @FILE that holds it")
     parser.add_argument("--hardware", required=True, help="the hardware id that releases name")
+
+
+def _add_boot(commands: Any) -> None:
+    example = "otaria-agent --dir /var/lib/otaria boot check"
+    parser = _add(commands, "boot", _boot, "make, check or tell the boot loader's environment", example)
+    parser.add_argument(
+        "what",
+        choices=("make", "check", "shut-down"),
+        help="make the first environment, check that the boot loader uses it, or note a clean shutdown",
+    )
+    parser.add_argument("--slot", choices=("A", "B"), default="A", help="with make: the committed slot (default: A)")
 
 
 def _add_board(commands: Any) -> None:
@@ -208,6 +220,17 @@ def _asked(arguments: argparse.Namespace, request: "Request", done: str) -> int:
 
     status = ask(arguments.dir, request)
     return _say(status, f"{done}.\n{status_text(status)}", arguments.as_json)
+
+
+def _boot(arguments: argparse.Namespace) -> int:
+    from device_agent.boot import tool
+
+    directory = arguments.dir.absolute()
+    if arguments.what == "make":
+        text = tool.make(directory, arguments.slot)
+    else:
+        text = tool.check(directory) if arguments.what == "check" else tool.shut_down(directory)
+    return _say({"text": text}, text, arguments.as_json)
 
 
 def _board(arguments: argparse.Namespace) -> int:

@@ -10,10 +10,12 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from device_agent.boot.settings import Boot, Simulated
 from device_agent.core.values import OwnWatch, Tuning
 from device_agent.local.settings import HookSettings, LocalSettings, policy_of, require_sensible
 from device_agent.post import Pace
 from device_agent.runtime import Settings
+from device_agent.upkeep import UpkeepPace
 from firmware.checks import MAX_CHECKS, HealthCheck, require_understood
 from firmware.errors import RefusedError, UnavailableError
 from firmware.protocol.codec import canonical
@@ -28,7 +30,8 @@ PositiveSeconds = Annotated[float, Meta(gt=0, le=86400)]
 
 
 class Intervals(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Seconds. Each pair is the least and most wait of a jittered, doubling retry."""
+    """Seconds. Each pair is the least and most wait of a jittered, doubling retry. `upkeep_s`: between two looks at certificate
+    and way; `upkeep_cut_off_s`: while the broker can't be reached; `upkeep_least_s`: at the least."""
 
     ask_min_s: PositiveSeconds = 5.0
     ask_max_s: PositiveSeconds = 60.0
@@ -41,6 +44,9 @@ class Intervals(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     progress_s: PositiveSeconds = 2.0
     doorbell_spread_s: PositiveSeconds = 5.0
     soak_s: PositiveSeconds = 3600.0
+    upkeep_s: PositiveSeconds = 21600.0
+    upkeep_cut_off_s: PositiveSeconds = 60.0
+    upkeep_least_s: PositiveSeconds = 30.0
 
 
 class Health(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -65,12 +71,14 @@ class HardwareDog(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`board`: the board's directory. `labels`: facts about this target that campaigns may select by."""
+    """`board`: the board's directory. `boot`: the device's boot loader. `labels`: facts about this target that campaigns may
+    select by."""
 
     board: Annotated[str, Meta(min_length=1, max_length=1024, pattern=r"^[^\x00]*\Z")] = ".."
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     labels: Annotated[dict[Annotated[str, Meta(max_length=64)], Label], Meta(max_length=64)] = {}
     intervals: Intervals = Intervals()
+    boot: Boot = Simulated()
     health: Health = Health()
     watchdog: HardwareDog = HardwareDog()
     hooks: HookSettings = HookSettings()
@@ -130,7 +138,14 @@ def runtime_settings(config: Config, agent_version: str) -> Settings:
         progress_s=wait.progress_s,
         doorbell_spread_s=wait.doorbell_spread_s,
         own_checks=tuple(config.health.checks),
+        min_uptime_s=config.boot.min_uptime_s,
     )
+
+
+def upkeep_pace(config: Config) -> UpkeepPace:
+    """How often certificate and way are looked at."""
+    wait = config.intervals
+    return UpkeepPace(every_s=wait.upkeep_s, cut_off_s=wait.upkeep_cut_off_s, least_s=wait.upkeep_least_s)
 
 
 def _own_watch(health: Health) -> OwnWatch:

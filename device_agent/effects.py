@@ -4,11 +4,17 @@ An fsync error is fatal for that try: the kernel may have dropped the dirty page
 nothing. Nothing here retries; the caller starts the whole write again or gives up.
 """
 
+import errno
+import fcntl
 import os
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 TEMPORARY_SUFFIX = ".new"
 PRIVATE_MODE = 0o600
+FIFREEZE, FITHAW = 0xC0045877, 0xC0045878
+MAX_SAID_BYTES = 500
 
 
 class FileEffects:
@@ -95,6 +101,38 @@ class FileEffects:
             return path.stat().st_size
         except FileNotFoundError:
             return None
+
+    def names(self, folder: Path) -> list[str]:
+        """The names of the files in a folder, sorted; none when there is no such folder."""
+        try:
+            return sorted(path.name for path in folder.iterdir())
+        except FileNotFoundError:
+            return []
+
+    def settle(self, folder: Path) -> None:
+        """Freeze and thaw the file system, which empties its journal; where it has none, or we may not, it is synced alone."""
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+            fcntl.ioctl(descriptor, FIFREEZE, 0)
+            fcntl.ioctl(descriptor, FITHAW, 0)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.ENOTTY, errno.EPERM):
+                raise
+            os.sync()
+        finally:
+            os.close(descriptor)
+
+    def run(self, argv: Sequence[str], *, data: bytes = b"", timeout_s: float) -> bytes:
+        """Run a foreign tool; raises `OSError` with what it said when it fails or takes longer."""
+        try:
+            done = subprocess.run(list(argv), input=data, capture_output=True, timeout=timeout_s, check=True)
+        except subprocess.TimeoutExpired as error:
+            raise OSError(errno.ETIMEDOUT, f"{argv[0]} took longer than {timeout_s} s") from error
+        except subprocess.CalledProcessError as error:
+            said = error.stderr[-MAX_SAID_BYTES:].decode(errors="replace").strip()
+            raise OSError(errno.EIO, f"{argv[0]} failed with {error.returncode}: {said}") from error
+        return done.stdout
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

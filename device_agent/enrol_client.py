@@ -5,14 +5,13 @@ that CA alone.
 """
 
 import http.client
-import re
 import ssl
 import time
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlsplit
 
-from firmware.errors import OtariaError, RefusedError, UnavailableError
+from device_agent.problems import problem_of
+from firmware.errors import RefusedError, UnavailableError
 from firmware.protocol.codec import canonical, convert, parse_json
 from firmware.protocol.enrol import (
     CA_PATH,
@@ -21,14 +20,11 @@ from firmware.protocol.enrol import (
     EnrolRequest,
     EnrolResponse,
 )
-from firmware.protocol.words import KIND_PATTERN
 
 MAX_CA_BYTES = 8192
-MAX_PROBLEM_BYTES = 8192
 CHUNK_BYTES = 16384
 NO_CHECK_TIME = 0x200000
 """X509_V_FLAG_NO_CHECK_TIME (openssl/x509_vfy.h); the ssl module has no name for it."""
-_KIND = re.compile(KIND_PATTERN)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +86,7 @@ class EnrolClient:
         finally:
             connection.close()
         if answer.status != 200:
-            raise _refused(answer)
+            raise problem_of(answer.status, answer.body)
         return answer
 
 
@@ -104,17 +100,3 @@ def _read(response: http.client.HTTPResponse, limit: int, deadline: float) -> by
         if time.monotonic() > deadline:
             raise TimeoutError("the answer came too slowly")
     return bytes(out)
-
-
-def _refused(answer: _Answer) -> OtariaError:
-    """The typed error that a problem+json (RFC 9457) body carries: `type` is the kind, `detail` the sentence."""
-    value: dict[str, Any] = {}
-    if len(answer.body) <= MAX_PROBLEM_BYTES:
-        try:
-            value = parse_json(answer.body, max_bytes=MAX_PROBLEM_BYTES)
-        except RefusedError:
-            value = {}
-    kind, text = str(value.get("type", "")), str(value.get("detail", ""))
-    if not _KIND.match(kind) or not text.isprintable() or not text:
-        kind, text = "bad-answer", f"The server answered with status {answer.status}; it may not be Otaria's."
-    return UnavailableError(kind, text[:500]) if answer.status >= 500 else RefusedError(kind, text[:500])

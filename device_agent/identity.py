@@ -16,6 +16,8 @@ from firmware.protocol.words import Id, Label, Sha256
 IDENTITY_FILE = "identity.json"
 TLS_KEY_FILE = "tls.key"
 TLS_CERTIFICATE_FILE = "tls.crt"
+TLS_RENEWED_FILE = "tls.pem"
+"""Key and certificate since the first renewal, in one file so that they change together; the two above are gone then."""
 REPORT_KEY_FILE = "report.key"
 """PEM (PKCS #8), not encrypted: the key that signs reports and asks, apart from the TLS key."""
 SERVICES_CA_FILE = "services-ca.pem"

@@ -30,11 +30,14 @@ class AgentLoop:
         runtime: Runtime,
         link: Link,
         clock: MonotonicClock,
+        *,
         watchdog: Watchdog | None = None,
         desk: Desk | None = None,
+        on_online: Callable[[bool], None] = lambda _online: None,
     ) -> None:
-        """`desk` answers what `ask` takes; without one nobody may ask."""
-        self._runtime, self._link, self._clock = runtime, link, clock
+        """`desk` answers what `ask` takes; without one nobody may ask. `on_online` is told, on the link's thread, when the broker
+        is reached or lost."""
+        self._runtime, self._link, self._clock, self._on_online = runtime, link, clock, on_online
         self._watchdog, self._desk = watchdog or Watchdog(Manager({}, 0)), desk
         self._happened: queue.SimpleQueue[Input | LocalAsk | BaseException | None] = queue.SimpleQueue()
         self._threads: set[threading.Thread] = set()
@@ -42,7 +45,7 @@ class AgentLoop:
     def run(self) -> None:
         """Start, then serve until stopped. Raises what ended it."""
         self._runtime.start()
-        self._link.start(self._take, lambda online: self._happened.put(Connected(online=online)))
+        self._link.start(self._take, self._connected)
         self._watchdog.ready()
         try:
             while self._turn():
@@ -64,6 +67,14 @@ class AgentLoop:
             self._happened.put(ask)
         else:
             ask.reply(refusal(UnavailableError("busy", "The agent has much to do; ask again in a moment.")))
+
+    def _connected(self, online: bool) -> None:
+        self._on_online(online)
+        self._happened.put(Connected(online=online))
+
+    def fail(self, error: BaseException) -> None:
+        """End `run` with an error of somebody it can't do without; may be called from another thread."""
+        self._happened.put(error)
 
     def _take(self, message: Incoming) -> None:
         """A flood is cut: whatever is lost here comes again by the sender's timer."""

@@ -54,6 +54,18 @@ class Effects(Protocol):
 
     def read_at(self, path: Path, offset: int, size: int) -> bytes: ...
     def size(self, path: Path) -> int | None: ...
+    def names(self, folder: Path) -> list[str]:
+        """The names of the files in a folder; none when there is no such folder."""
+        ...
+
+    def settle(self, folder: Path) -> None:
+        """Bring what is in the folder's file system where a reader that does not replay its journal finds it."""
+        ...
+
+    def run(self, argv: Sequence[str], *, data: bytes = b"", timeout_s: float) -> bytes:
+        """Run a foreign tool with `data` on its standard input; its standard output. Raises `OSError` when it fails, with what
+        it said."""
+        ...
 
 
 class Slots(Protocol):
@@ -86,8 +98,10 @@ class BootStatus:
     every boot until another trial is started, so that a power cut before the agent noted it loses nothing. `normal` may carry
     a cause too: `request-refused` (the trial that was asked for is not allowed: its id was used before, or its slot is active),
     `boot-failed` (the active slot did not load and the other one was taken), `loader-state-lost`, `storage-fault` (the trial's
-    attempt could not be counted, so it was not booted). `program_port` changes when the program is restarted: read the status
-    afresh."""
+    attempt could not be counted, so it was not booted), `not-selected` (a person chose this slot in a boot menu). `boot-loop`:
+    the committed slot was restarted until its count was used up, and the previous one was taken; the trial id is then that of
+    its commit. `attempts_left`: how often what runs now may still be booted before it is left. `program_port` changes when the
+    program is restarted: read the status afresh."""
 
     boot_id: str
     slot: Slot
@@ -95,11 +109,15 @@ class BootStatus:
     trial_id: str | None = None
     cause: str = ""
     program_port: int | None = None
+    attempts_left: int | None = None
 
 
 class BootControl(Protocol):
-    """The agent's side of the boot loader. It can ask for a trial, commit the trial it runs in, and give it up; the count of
-    attempts and the deadline are the boot loader's own and out of its reach."""
+    """The agent's side of the boot loader. It can ask for a trial, commit the trial it runs in, and give it up.
+
+    The boot loader counts every boot, also of a committed system; what it counts down the agent fills up only by
+    `stayed_up`. Each verb but `reboot` is one atomic, durable change, and idempotent. Whatever was asked, the boot loader
+    boots only a slot that is committed, on trial, or the untouched previous one."""
 
     def status(self) -> BootStatus: ...
     def try_slot(self, slot: Slot, trial_id: str, *, deadline_s: float) -> None:
@@ -118,6 +136,22 @@ class BootControl(Protocol):
 
     def give_up(self, trial_id: str) -> None:
         """Durably ask for the old slot at the next boot; idempotent."""
+        ...
+
+    def retire(self, slot: Slot) -> None:
+        """Durably say that `slot` must not be booted, before its first byte is overwritten: from here on there is nothing to
+        go back to. Raises `RefusedError` (`slot-active`) for a slot in use, (`boot-environment-split`) when the boot loader
+        would not hear of it, or `UnavailableError` (`boot-loader-silent`)."""
+        ...
+
+    def stayed_up(self) -> None:
+        """The committed system has run for its minimum up time: its boots are counted from the start again. Does nothing in a
+        trial."""
+        ...
+
+    def shut_down(self) -> None:
+        """This boot ends cleanly, by a person's or the system's wish: its attempt may be given back, under the boot loader's
+        own cap."""
         ...
 
     def reboot(self) -> None:
@@ -205,6 +239,14 @@ class ContentKeys(Protocol):
     def open(self, order: Order, encrypted: Encrypted) -> "ContentKey":
         """The key that the order brings for a file of its release. Raises `RefusedError` (`cannot-decrypt`)."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class WayTaken:
+    """By which server address this agent comes, and the services CAs that it trusts (sha256 of the DER)."""
+
+    endpoint: str = ""
+    services_cas: tuple[str, ...] = ()
 
 
 class Installer(Protocol):

@@ -37,9 +37,10 @@ from device_agent.identity import Identity
 from device_agent.journal import Journal, Record, durable
 from device_agent.lanes import Lanes
 from device_agent.local.hooks import Point
-from device_agent.ports import HealthResult, Incoming, Slot, Slots
+from device_agent.ports import HealthResult, Incoming, Slot, Slots, WayTaken
 from device_agent.post import Pace, Post
 from device_agent.trusted_time import BUILD_TIME, TrustedTime
+from device_agent.uptime import Uptime
 from device_agent.watchdog import Leave
 from device_agent.work import Job, JobDone, Lane, Ports, StopFlag
 from firmware.checks import HealthCheck
@@ -76,7 +77,8 @@ Input = Incoming | Connected | JobDone
 class Settings:
     """Intervals in seconds. `pace`: resending of reports. A doorbell is answered within `doorbell_spread_s`; refreshes for
     unknown signatures keep `refresh_min_s` between them. Reports about orders that change nothing stop at `max_waiting_notes`
-    unacked reports, and after a few come one per `note_every_s`. `own_checks`: the health checks that the device declares."""
+    unacked reports, and after a few come one per `note_every_s`. The boot loader hears that the system stayed up after
+    `min_uptime_s` (None: never). `own_checks`: the health checks that the device declares."""
 
     tuning: Tuning = field(default_factory=Tuning)
     agent_version: str = "0"
@@ -91,6 +93,7 @@ class Settings:
     max_waiting_notes: int = 64
     note_every_s: float = 60.0
     own_checks: tuple[HealthCheck, ...] = ()
+    min_uptime_s: float | None = None
 
 
 class Runtime:
@@ -107,13 +110,15 @@ class Runtime:
         session: str | None = None,
         identify_slot: Callable[[Slots, Slot], Content | None] = identify,
         notice: Callable[[dict[str, Any]], None] = lambda event: None,
+        way: Callable[[], WayTaken] = WayTaken,
     ) -> None:
         """`directory` holds the journal. `identify_slot` says what the running slot holds when there is no journal. `session`
         names this process in its presence; whoever made the link with a last will passes the same. `notice` is told of every
-        report and of progress, for people at the device; it may be called on any thread."""
+        report and of progress, for people at the device; it may be called on any thread. `way`: by which way we come, for
+        the inventory."""
         settings = settings or Settings()
         self._identity, self._ports, self._signer, self._settings = identity, ports, signer, settings
-        self._identify, self._notice = identify_slot, notice
+        self._identify, self._notice, self._way = identify_slot, notice, way
         self._journal = Journal(ports.effects, directory)
         self._record = Record(outbox=outbox.Outbox(journal="unstarted"))
         self._session = session or ports.chance.nonce()
@@ -122,6 +127,7 @@ class Runtime:
         self._gate = Gate(ports.catalogue, refresh_min_s=settings.refresh_min_s)
         self._notes = Bucket(size=orders.MAX_NOTED, every_s=settings.note_every_s)
         self._lanes = Lanes()
+        self._uptime = Uptime(settings.min_uptime_s)
         self._stops: dict[Lane, StopFlag] = {}
         self._hooks_stop = StopFlag()
         self._progressed_at = float("-inf")
@@ -142,6 +148,7 @@ class Runtime:
         self._record = replace(record, standing=replace(record.standing, slots=slots))
         self._time.learn(self._record.trusted_time, self._now())
         self._gate.want_refresh(self._now())
+        self._uptime.begin(self._now())
         self._apply(ev.Booted(status=status))
         self._tell_inventory(trouble)
 
@@ -162,12 +169,14 @@ class Runtime:
             self._apply(ev.Woke(nonce=self._ports.chance.nonce(), jitter=self._ports.chance.jitter()))
         if self._post.resend_at is not None and self._post.resend_at <= now:
             self._post.resend(self._record.outbox, now, self._ports.chance.jitter())
+        if self._uptime.take(now):
+            self._lanes.add(Job(lane=Lane.BOOT, run=lambda: work.note_uptime(self._ports)))
         if self._lanes.is_free(Lane.CATALOGUE) and self._gate.take_refresh(now):
             self._lanes.add(Job(lane=Lane.CATALOGUE, run=self._refresh_job()))
 
     def next_wake(self) -> float | None:
         """Monotonic seconds at which to call `due`, or None; a time that has passed means now."""
-        times = [wake_at(self.standing), self._post.resend_at]
+        times = [wake_at(self.standing), self._post.resend_at, self._uptime.due_at]
         if self._lanes.is_free(Lane.CATALOGUE):
             times.append(self._gate.refresh_at)
         return min((at for at in times if at is not None), default=None)
@@ -266,6 +275,7 @@ class Runtime:
         if online:
             topic, present, _ = self.presence
             self._ports.link.publish(topic, present, qos=1, retain=True)
+            self._tell_inventory(None)
         self._post.connected(online, self._record.outbox, self._now(), jitter)
         if online:
             self._apply(ev.LinkUp(jitter=jitter))
@@ -274,8 +284,11 @@ class Runtime:
         self._lanes.finished(done.lane)
         if done.event is not None:
             self._apply(done.event)
+        elif done.lane is Lane.BOOT and not done.noted:
+            self._uptime.begin(self._now())
         self._ports.reach.heard |= done.refreshed
         if done.lane is Lane.CATALOGUE:
+            self._tell_inventory(None)
             for leaf, payload in self._gate.refreshed(self._now(), self._ports.chance.jitter()):
                 self._open(leaf, payload)
 
@@ -428,13 +441,16 @@ class Runtime:
     # Reports
 
     def _tell_inventory(self, trouble: Reason | None) -> None:
-        settings = self._settings
+        """Report what this target is, when that has changed."""
+        settings, way = self._settings, self._way()
         inventory = Inventory(
             hardware=self._identity.hardware,
             agent_version=settings.agent_version,
             labels=settings.labels,
             capabilities=list(settings.capabilities),
             encryption_key=settings.encryption_key,
+            endpoint=way.endpoint,
+            services_cas=list(way.services_cas),
         )
         digest = hashlib.sha256(canonical(inventory)).hexdigest()
         if digest == self._record.inventory_hash:

@@ -5,8 +5,8 @@ from typing import Any
 
 import msgspec
 
-from device_agent.boot.control import FileBoot
-from device_agent.config import load_config
+from device_agent.boot.backend import open_boot
+from device_agent.config import Config, load_config
 from device_agent.core.machine import running_of
 from device_agent.core.states import Standing, word_of
 from device_agent.effects import FileEffects
@@ -21,7 +21,7 @@ def agent_status(directory: Path) -> dict[str, Any]:
     directory = directory.absolute()
     identity, config = load_identity(directory), load_config(directory)
     record = Journal(FileEffects(), directory).load()
-    status = _boot_status((directory / config.board).resolve())
+    status = _boot_status(directory, config)
     out: dict[str, Any] = {
         "agent": identity.agent,
         "target": identity.target,
@@ -70,9 +70,9 @@ def standing_facts(standing: Standing, waiting_reports: int) -> dict[str, Any]:
     }
 
 
-def _boot_status(board: Path) -> BootStatus | None:
+def _boot_status(directory: Path, config: Config) -> BootStatus | None:
     try:
-        return FileBoot(FileEffects(), board).status()
+        return open_boot(config.boot, directory, (directory / config.board).resolve(), FileEffects()).status()
     except OtariaError:
         return None
 

@@ -3,6 +3,7 @@
 What can't be had now is delayed, what is wrong is refused; anything else is a defect and is not caught.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -33,6 +34,8 @@ from firmware.errors import OtariaError, RefusedError, UnavailableError
 from firmware.protocol.order import FileRef
 from firmware.protocol.report import Reason
 from firmware.protocol.words import ReasonKind
+
+log = logging.getLogger(__name__)
 
 
 class Chance(Protocol):
@@ -72,11 +75,13 @@ class Lane(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class JobDone:
-    """A job's answer, to be handed to `Runtime.handle`. `event` None: a catalogue refresh, `refreshed` or not."""
+    """A job's answer, to be handed to `Runtime.handle`. `event` None: a catalogue refresh, `refreshed` or not, or the boot loader
+    was told that the system stayed up (`noted`) or could not be."""
 
     lane: Lane
     event: ev.Event | None = None
     refreshed: bool = False
+    noted: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +195,7 @@ def _stage(
         return ev.StageRefused(order_hash=held.hash, reason=_malformed())
     try:
         manifest = ports.catalogue.manifest(release.manifest)
+        ports.boot.retire(command.active.other)
         ports.installer.stage(held.order, manifest, active=command.active, on_progress=on_progress, stop=stop)
     except UnavailableError as error:
         return ev.StageDelayed(order_hash=held.hash, reason=_reason(error), jitter=jitter)
@@ -317,6 +323,16 @@ def commit_trial(ports: Ports, command: do.CommitTrial, *, stop: Callable[[], bo
     except (OtariaError, OSError):
         return ev.CommitFailed(trial_id=command.trial_id)
     return ev.TrialCommitted(trial_id=command.trial_id)
+
+
+def note_uptime(ports: Ports) -> JobDone:
+    """Tell the boot loader that the system stayed up."""
+    try:
+        ports.boot.stayed_up()
+    except (OtariaError, OSError) as error:
+        log.warning("the boot loader can't be told that the system stayed up", extra={"reason": str(error)})
+        return JobDone(lane=Lane.BOOT)
+    return JobDone(lane=Lane.BOOT, noted=True)
 
 
 def _reason(error: OtariaError) -> Reason:

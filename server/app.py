@@ -25,6 +25,7 @@ from firmware.protocol.codec import canonical
 from firmware.protocol.topics import CATALOGUE
 from server.campaigns.deltas import DeltaFactory
 from server.campaigns.engine import Engine
+from server.campaigns.eviction import Evictions
 from server.campaigns.housekeeping import Housekeeping
 from server.campaigns.ingest import Ingest
 from server.campaigns.publisher import Publisher
@@ -34,12 +35,15 @@ from server.config import Address, Settings
 from server.foundation import ADMIN_TOKEN, Foundation, SystemClock, open_foundation
 from server.http.devices import DeviceRoutes, tls_peer
 from server.http.tls import devices_context, people_context
+from server.identity.authorities_service import AuthoritiesService
 from server.identity.claims import Claims
 from server.identity.enrolment import EnrolmentOverHttp, EnrolmentService
 from server.identity.private_files import write_private
+from server.identity.renewal import RenewalOverHttp, RenewalService
 from server.identity.roots import Roots
 from server.people import PeopleParts, people_listener
 from server.transport.mqtt import AiomqttTransport
+from server.transport.takeover import Takeover
 
 log = logging.getLogger(__name__)
 RENEW_EVERY_S = 3600.0
@@ -74,6 +78,7 @@ class Core:
     publisher: Publisher
     releases: ReleaseService
     desk: CampaignService
+    evictions: Evictions
 
 
 class Server:
@@ -148,6 +153,7 @@ class Server:
             ("ingest", core.ingest.run()),
             ("transport", core.transport.run()),
             ("release service", core.releases.run()),
+            ("eviction", core.evictions.run()),
             ("catalogue renewal", _renewals(foundation, core.publisher)),
             ("housekeeping", Housekeeping(foundation.database, foundation.clock).run()),
         )
@@ -213,7 +219,22 @@ def _core(base: Foundation) -> Core:
         on_outbox=publisher.wake,
     )
     desk = CampaignService(base.database, base.clock, engine)
-    return Core(transport=transport, ingest=ingest, engine=engine, publisher=publisher, releases=releases, desk=desk)
+    evictions = Evictions(
+        base.database,
+        base.clock,
+        Takeover(base.addresses.mqtt_host, base.addresses.mqtt_port, base.authorities),
+        renew_lists=base.renew_revocations,
+        on_outbox=publisher.wake,
+    )
+    return Core(
+        transport=transport,
+        ingest=ingest,
+        engine=engine,
+        publisher=publisher,
+        releases=releases,
+        desk=desk,
+        evictions=evictions,
+    )
 
 
 def _devices(base: Foundation) -> web.Application:
@@ -223,6 +244,7 @@ def _devices(base: Foundation) -> web.Application:
     )
     return DeviceRoutes(
         enrolment=EnrolmentOverHttp(enrolment),
+        renewal=RenewalOverHttp(RenewalService(base.database, base.authorities, clock=base.clock)),
         database=base.database,
         artifacts=base.artifacts,
         metadata=base.repository.metadata,
@@ -231,6 +253,10 @@ def _devices(base: Foundation) -> web.Application:
 
 
 def _people(base: Foundation, core: Core, *, secure: bool) -> web.Application:
+    def shut_out() -> None:
+        core.publisher.wake()
+        core.evictions.wake()
+
     claims = Claims(
         base.database,
         url=base.addresses.https_url,
@@ -243,6 +269,12 @@ def _people(base: Foundation, core: Core, *, secure: bool) -> web.Application:
             database=base.database,
             tokens=base.tokens,
             claims=claims,
+            authorities=AuthoritiesService(
+                base.database,
+                base.authorities.directory,
+                in_force=base.authorities.fingerprints,
+                clock=base.clock,
+            ),
             desk=core.desk,
             publisher=core.releases,
             artifacts=base.artifacts,
@@ -250,8 +282,10 @@ def _people(base: Foundation, core: Core, *, secure: bool) -> web.Application:
             clock=base.clock,
             ready=lambda: _waiting_for(base, core),
             max_artifact_bytes=base.settings.http.max_artifact_bytes,
+            director=base.director,
             secure=secure,
             on_outbox=core.publisher.wake,
+            on_shut_out=shut_out,
         )
     )
 

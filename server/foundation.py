@@ -26,6 +26,7 @@ from server.identity.api_tokens import ApiTokens
 from server.identity.authority import Authorities
 from server.identity.enrolment import Addresses
 from server.identity.private_files import write_private
+from server.identity.revocation import Revocations
 from server.ports import Role
 from server.storage.database import SqlDatabase
 from server.transport.broker import RunningBroker, start_broker
@@ -94,9 +95,16 @@ class Foundation:
     changes: Changes
     database: RingingDatabase
     tokens: ApiTokens
+    revocations: Revocations
     broker: RunningBroker | None
     endpoint: BrokerEndpoint
     addresses: Addresses
+
+    async def renew_revocations(self) -> None:
+        """Make our broker refuse whoever is shut out now. One that runs elsewhere must be told by whoever runs it."""
+        await self.revocations.write()
+        if self.broker is not None:
+            self.broker.reload()
 
     @property
     def services_ca_sha256(self) -> str:
@@ -126,6 +134,8 @@ async def open_foundation(
     stack.push_async_callback(database.close)
     tokens = ApiTokens(database, clock=clock)
     await keep_admin_token(tokens, settings.state / ADMIN_TOKEN)
+    revocations = Revocations(database, authorities, clock=clock)
+    await revocations.write()
     broker = await _broker(settings, authorities, stack)
     return Foundation(
         settings=settings,
@@ -137,6 +147,7 @@ async def open_foundation(
         changes=changes,
         database=database,
         tokens=tokens,
+        revocations=revocations,
         broker=broker,
         endpoint=broker.services if broker else _external(settings, authorities),
         addresses=_addresses(settings, broker, devices_url),

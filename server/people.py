@@ -7,13 +7,17 @@ from typing import Protocol
 from aiohttp import web
 
 from server.artifacts import ArtifactStore
+from server.campaigns.decommission import DecommissionService
+from server.campaigns.director import Director
 from server.campaigns.standing import StandingService
 from server.http.access import Tokens
+from server.http.authorities import CaRoutes
 from server.http.campaigns import CampaignRoutes, Desk
 from server.http.changes import Changes
 from server.http.fleet import Claims, Explainer, FleetRoutes
 from server.http.people import Ready, SystemRoutes, people_app
 from server.http.releases import Publisher, ReleaseRoutes
+from server.identity.authorities_service import AuthoritiesService
 from server.ports import Clock, Database
 from server.ui.forms import Forms
 from server.ui.pages import Pages
@@ -27,20 +31,24 @@ class CampaignDesk(Desk, Explainer, Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class PeopleParts:
-    """What the people's side is made of. `secure`: it is served over TLS. `on_outbox` is told when there is something to send."""
+    """What the people's side is made of. `secure`: it is served over TLS. `on_outbox` is told when there is something to send,
+    `on_shut_out` when somebody may have been shut out."""
 
     database: Database
     tokens: Tokens
     claims: Claims
+    authorities: AuthoritiesService
     desk: CampaignDesk
     publisher: Publisher
     artifacts: ArtifactStore
     changes: Changes
     clock: Clock
     ready: Ready
+    director: Director
     max_artifact_bytes: int
     secure: bool = False
     on_outbox: Callable[[], None] = lambda: None
+    on_shut_out: Callable[[], None] = lambda: None
 
 
 def people_listener(parts: PeopleParts) -> web.Application:
@@ -64,8 +72,17 @@ def people_listener(parts: PeopleParts) -> web.Application:
         max_artifact_bytes=parts.max_artifact_bytes,
     )
     standing = StandingService(database, parts.clock, on_outbox=parts.on_outbox)
+    fleet = FleetRoutes(
+        database=database,
+        claims=parts.claims,
+        explainer=desk,
+        standing=standing,
+        decommissioning=DecommissionService(database, parts.clock, parts.director),
+        on_shut_out=parts.on_shut_out,
+    )
     routes = (
-        *FleetRoutes(database=database, claims=parts.claims, explainer=desk, standing=standing).routes(),
+        *fleet.routes(),
+        *CaRoutes(database=database, authorities=parts.authorities).routes(),
         *CampaignRoutes(database=database, desk=desk).routes(),
         *releases.routes(),
     )

@@ -46,6 +46,12 @@ class AgentStatus(StrEnum):
     ACTIVE = "active"
     QUARANTINED = "quarantined"
     REVOKED = "revoked"
+    DECOMMISSIONED = "decommissioned"
+
+    @property
+    def shut_out(self) -> bool:
+        """Whether it is out of the fleet for ever."""
+        return self in (AgentStatus.REVOKED, AgentStatus.DECOMMISSIONED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +77,19 @@ class AgentRecord:
     certificate_serial: str
     enrolled_at: float
     claim_token: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertificateRecord:
+    """A certificate given to an agent. `serial`: lower-case hex. `issuer`: sha256 (hex) of its CA's DER, empty for those from
+    before this was noted. `replaces`: the serial of the one it was renewed from."""
+
+    serial: str
+    agent: str
+    issuer: str
+    issued_at: float
+    expires_at: float
+    replaces: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +119,24 @@ class Identities(Protocol):
         ...
 
     def set_agent_status(self, agent_id: str, status: AgentStatus) -> None: ...
+    def add_certificate(self, certificate: CertificateRecord) -> None:
+        """Note a certificate and make it its agent's current one; the same serial again replaces what was noted."""
+        ...
+
+    def certificate(self, serial: str) -> CertificateRecord | None: ...
+    def issuers(self) -> Mapping[str, int]:
+        """Number of agents that are not shut out, by the issuer of their current certificate (empty: not noted)."""
+        ...
+
+    def shut_out_serials(self, now: float) -> Sequence[CertificateRecord]:
+        """The certificates of agents that are shut out for ever and that have not expired, by serial."""
+        ...
+
+    def set_evicting(self, agent_id: str, evicting: bool) -> None:
+        """Whether the agent's live session and retained messages are still to be ended."""
+        ...
+
+    def evicting(self, limit: int) -> Sequence[str]: ...
     def add_api_token(self, token: ApiToken) -> None: ...
     def api_token(self, secret_sha256: str) -> ApiToken | None: ...
 
@@ -186,7 +223,8 @@ AGENT_LABEL = "agent."
 
 @dataclass(frozen=True, kw_only=True)
 class TargetView:
-    """A target as people see it. `presence` is a hint; `last_report_at` is evidence."""
+    """A target as people see it. `presence` is a hint; `last_report_at` is evidence. `endpoint`: the server address it said
+    it uses; `services_cas`: the services CAs it said it trusts (sha256 of the DER)."""
 
     id: str
     agent: str
@@ -209,6 +247,8 @@ class TargetView:
     capabilities: tuple[str, ...] = ()
     encryption_key: str | None = None
     """The public key that it announced for encrypted releases."""
+    endpoint: str | None = None
+    services_cas: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,6 +305,18 @@ class Fleet(Protocol):
     ) -> None:
         """Replace the capabilities, the encryption key and the agent's own labels, kept as `agent.NAME` below what the server
         gave."""
+        ...
+
+    def set_way(self, target: str, *, endpoint: str | None, services_cas: Sequence[str]) -> None:
+        """Note by which address a target said it comes, and which services CAs it trusts."""
+        ...
+
+    def endpoints(self) -> Mapping[str, int]:
+        """Number of targets that are not shut out, by the address they said they use (empty: none said yet)."""
+        ...
+
+    def without_services_ca(self, fingerprint: str) -> int:
+        """Number of targets that are not shut out and have not said that they trust this services CA."""
         ...
 
 
@@ -349,6 +401,10 @@ class Campaigns(Protocol):
     def waiting_for(self, target: str) -> str | None:
         """The oldest live campaign that has planned this target and not admitted it; else the newest one that ended before
         the target's turn came and is younger than the campaign that holds it."""
+        ...
+
+    def open_for(self, target: str) -> Sequence[str]:
+        """Ids of the campaigns in which this target's part is not over: undecided, or missing."""
         ...
 
     def due(self, now: float, limit: int) -> tuple[Sequence[CampaignRow], Sequence[AssignmentRow]]:
@@ -441,6 +497,10 @@ class Outbox(Protocol):
 class Orders(Protocol):
     def current(self, target: str) -> StoredOrder | None: ...
     def put(self, order: StoredOrder) -> None: ...
+    def forget(self, target: str) -> None:
+        """Forget the target's order: there will be no other."""
+        ...
+
     def echoed(self, target: str) -> Counter | None:
         """The highest counter the target echoed in a signed report."""
         ...

@@ -17,6 +17,7 @@ from simulator.swarm import Swarm, World, enrol_devices
 
 MAX_DEVICES = 2000
 QUICK = Settings(
+    min_uptime_s=10.0,
     tuning=Tuning(retry_min_s=1.0, retry_max_s=20.0, ask_min_s=1.0, ask_max_s=5.0, ask_spread_s=0.5, soak_s=30.0),
     agent_version="simulator",
     pace=Pace(resend_min_s=3.0, resend_max_s=20.0),

@@ -3,10 +3,11 @@
 The agent core above them is the real one, and so are its link, catalogue client, health checks and signatures.
 """
 
+import errno
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from device_agent.boot.loader import (
@@ -18,6 +19,8 @@ from device_agent.boot.loader import (
     attempt_failed,
     decide,
     expire,
+    refill,
+    retire,
     settle,
 )
 from device_agent.install.stream import image_of
@@ -65,6 +68,15 @@ class MemoryEffects:
 
     def size(self, path: Path) -> int | None:
         return len(self._files[path]) if path in self._files else None
+
+    def names(self, folder: Path) -> list[str]:
+        return sorted(path.name for path in self._files if path.parent == folder)
+
+    def settle(self, folder: Path) -> None:
+        """Nothing is cached."""
+
+    def run(self, argv: Sequence[str], *, data: bytes = b"", timeout_s: float) -> bytes:
+        raise OSError(errno.ENOENT, "a simulated device has no tools", argv[0])
 
     def _existing(self, path: Path) -> bytes:
         if path not in self._files:
@@ -179,6 +191,17 @@ class MemoryBoot:
     def give_up(self, trial_id: str) -> None:
         with self._lock:
             self._request = Request(give_up=Named(trial_id=trial_id))
+
+    def retire(self, slot: Slot) -> None:
+        with self._lock:
+            self._state = retire(self._state, slot)
+
+    def stayed_up(self) -> None:
+        with self._lock:
+            self._state = refill(self._state)
+
+    def shut_down(self) -> None:
+        """The swarm cuts the power and never shuts a device down."""
 
     def reboot(self) -> None:
         self.reboot_asked = True

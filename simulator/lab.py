@@ -154,6 +154,10 @@ class Lab:
         """Hold the key ceremony and write the server's configuration, with ports that a restarted server finds again."""
         self.directory.mkdir(parents=True, exist_ok=True)
         self.otaria("keys", "init", str(self.repository), "--product", PRODUCT)
+        self.write_settings()
+
+    def write_settings(self) -> None:
+        """Write the server's configuration anew, with free ports."""
         (self.directory / "otaria.toml").write_text(
             f'[server]\nstate = "state"\n\n[http]\npeople = "127.0.0.1:{free_port()}"\n'
             f'devices = "127.0.0.1:{free_port()}"\n\n{self._broker_section()}\n'

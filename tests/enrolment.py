@@ -15,6 +15,7 @@ from firmware.protocol.envelope import seal
 from server.identity.authority import Authorities
 from server.identity.claims import Claims
 from server.identity.enrolment import Addresses, EnrolmentService
+from server.identity.renewal import RenewalService
 from server.identity.roots import Roots
 from server.ports import Database
 from tests.brokers import csr_of
@@ -34,6 +35,7 @@ class Desk:
     metadata: Path
     claims: Claims
     service: EnrolmentService
+    renewal: RenewalService
 
     async def claim(self, *, uses: int = 1, expires_s: int = 3600, labels: dict[str, str] | None = None) -> Claim:
         """A parsed fresh claim token."""
@@ -57,6 +59,7 @@ def desk_of(database: Database, clock: SettableClock, directory: Path, *, url: s
         metadata=metadata,
         claims=Claims(database, url=url, services_ca=authorities.services.fingerprint, roots=roots, clock=clock),
         service=EnrolmentService(database, authorities, roots=roots, addresses=addresses, clock=clock),
+        renewal=RenewalService(database, authorities, clock=clock),
     )
 
 

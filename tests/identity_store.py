@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from firmware.errors import RefusedError
-from server.ports import AgentRecord, AgentStatus, ApiToken, ClaimToken, Database, Unit
+from server.ports import AgentRecord, AgentStatus, ApiToken, CertificateRecord, ClaimToken, Database, Unit
 from server.storage.database import SqlDatabase
 
 
@@ -33,6 +33,7 @@ class MemoryIdentities:
     agents: dict[str, AgentRecord] = field(default_factory=dict)
     targets: dict[str, tuple[str, Mapping[str, str]]] = field(default_factory=dict)
     tokens: dict[str, ApiToken] = field(default_factory=dict)
+    certificates: dict[str, CertificateRecord] = field(default_factory=dict)
 
     def add_claim(self, token: ClaimToken) -> None:
         self.claims_by_id[token.id] = token
@@ -63,6 +64,14 @@ class MemoryIdentities:
 
     def set_agent_status(self, agent_id: str, status: AgentStatus) -> None:
         self.agents[agent_id] = replace(self.agents[agent_id], status=status)
+
+    def add_certificate(self, certificate: CertificateRecord) -> None:
+        self.certificates[certificate.serial] = certificate
+        agent = self.agents[certificate.agent]
+        self.agents[agent.id] = replace(agent, certificate_serial=certificate.serial)
+
+    def certificate(self, serial: str) -> CertificateRecord | None:
+        return self.certificates.get(serial)
 
     def add_api_token(self, token: ApiToken) -> None:
         self.tokens[token.secret_sha256] = token

@@ -20,6 +20,8 @@ from server.campaigns.engine import Engine
 from server.campaigns.service import CampaignService
 from server.http.changes import Changes, RingingDatabase
 from server.identity.api_tokens import ApiTokens
+from server.identity.authorities_service import AuthoritiesService
+from server.identity.authority import Authorities
 from server.people import PeopleParts, people_listener
 from server.ports import (
     AgentRecord,
@@ -132,20 +134,26 @@ async def people(tmp_path: Path) -> AsyncIterator[PeopleSide]:
     tokens = ApiTokens(database, clock=clock)
     secret = {role: await tokens.create(f"the {role}", role) for role in Role}
     await database.write(furnish)
-    engine = Engine(database, clock, Director(signer=CryptoSigner.generate_ecdsa(), epoch=1))
+    director = Director(signer=CryptoSigner.generate_ecdsa(), epoch=1)
+    engine = Engine(database, clock, director)
     desk = CampaignService(database, clock, engine)
+    authorities = Authorities.open_or_create(tmp_path / "identity", clock=clock.now)
     artifacts, publisher, waiting_for = ArtifactStore(tmp_path / "artifacts"), PaperPublisher(), list[str]()
     app = people_listener(
         PeopleParts(
             database=database,
             tokens=tokens,
             claims=PaperClaims(database),
+            authorities=AuthoritiesService(
+                database, tmp_path / "identity", in_force=authorities.fingerprints, clock=clock
+            ),
             desk=desk,
             publisher=publisher,
             artifacts=artifacts,
             changes=changes,
             clock=clock,
             ready=lambda: waiting_for,
+            director=director,
             max_artifact_bytes=1 << 20,
         )
     )

@@ -12,18 +12,23 @@ from device_agent.boot.layout import Board
 from device_agent.boot.loader import (
     MAX_REQUEST_BYTES,
     MAX_STATE_BYTES,
+    Boot,
+    Limits,
     LoaderState,
     Request,
     encode_state,
     newest,
     parse_request,
+    refill,
+    retire,
+    settle,
 )
-from device_agent.ports import BootStatus, Effects
+from device_agent.ports import BootStatus, Effects, Slot
 from firmware.errors import RefusedError, UnavailableError
 from firmware.protocol.codec import canonical, convert, parse_json
 
 MAX_STATUS_BYTES = 4096
-MAX_REBOOT_BYTES = 256
+MAX_NOTE_BYTES = 256
 
 
 def read_bounded(effects: Effects, path: Path, max_bytes: int) -> bytes | None:
@@ -84,4 +89,26 @@ def read_status(effects: Effects, board: Board) -> BootStatus:
 
 def reboot_asked(effects: Effects, board: Board, boot_id: str) -> bool:
     """Whether this boot's agent asked for a reboot; what another boot left behind does not count."""
-    return read_bounded(effects, board.reboot, MAX_REBOOT_BYTES) == boot_id.encode()
+    return read_bounded(effects, board.reboot, MAX_NOTE_BYTES) == boot_id.encode()
+
+
+def hear(
+    effects: Effects, board: Board, state: LoaderState, boot: Boot, boot_id: str, limits: Limits | None = None
+) -> LoaderState:
+    """What the agent of the boot that runs asks for, taken into the state."""
+    limits = limits or Limits()
+    state = settle(state, read_request(effects, board), boot, limits)
+    if (retired := read_bounded(effects, board.retired, MAX_NOTE_BYTES)) in {b"A", b"B"}:
+        state = retire(state, Slot(retired.decode()))
+    if read_bounded(effects, board.alive, MAX_NOTE_BYTES) == boot_id.encode():
+        state = refill(state, limits)
+    return state
+
+
+def ended_cleanly(effects: Effects, board: Board) -> bool:
+    """Whether the boot that was said last ended by a clean shutdown."""
+    try:
+        boot_id = read_status(effects, board).boot_id
+    except UnavailableError:
+        return False
+    return read_bounded(effects, board.clean, MAX_NOTE_BYTES) == boot_id.encode()

@@ -1,7 +1,8 @@
 """Where things are on a file-backed board. The only place with these names.
 
 The boot loader owns `loader-0.json`, `loader-1.json`, `status.json` and the slots' selection; the agent owns `request.json`,
-`reboot` and its own folder. Neither writes what the other owns.
+`retired`, `alive`, `reboot` and its own folder; init owns `clean`, for which the agent may speak. Neither writes what the
+other owns.
 """
 
 from dataclasses import dataclass
@@ -40,6 +41,21 @@ class Board:
     def reboot(self) -> Path:
         """Holds the id of the boot that the agent asks to end."""
         return self.directory / "run" / "reboot"
+
+    @property
+    def alive(self) -> Path:
+        """Holds the id of the boot that has stayed up."""
+        return self.directory / "run" / "alive"
+
+    @property
+    def clean(self) -> Path:
+        """Holds the id of the boot that ended by a clean shutdown."""
+        return self.directory / "run" / "clean"
+
+    @property
+    def retired(self) -> Path:
+        """Holds the letter of the slot that is about to be overwritten."""
+        return self.directory / "boot" / "retired"
 
     @property
     def agent(self) -> Path:

@@ -7,6 +7,9 @@ Its rules, which no request can change:
 * Only the committed system may start a trial: a request to try that was left behind by a boot of any other slot is
   refused. A trial id is good for one trial; every id that was ever read is spent.
 * Attempts and the longest deadline are the loader's own (`Limits`). A request can shorten a deadline, never extend it.
+* Boots of the active slot are counted, too, until the agent says that the system stayed up (`refill`). When they are used up
+and the other slot still holds the previous system untouched (`fallback`), that one becomes the active one.
+* A boot after a clean shutdown is not counted, as often as `Limits.max_spare` says.
 * A commit counts only while its trial is running (`settle`), never at a boot: a commit that the power cut before it was taken up
   is asked for again by the next attempt.
 * A request that is foreign, damaged or huge is as good as none.
@@ -38,9 +41,12 @@ REQUEST_REFUSED = "request-refused"
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Held by the loader: boots per trial, and the longest time in seconds that one of them may stay uncommitted."""
+    """Held by the loader: boots per trial, and the longest time in seconds that one of them may stay uncommitted; boots of
+    an active system that never stays up; and how many boots after a clean shutdown are not counted."""
 
     max_attempts: int = 3
+    max_boots: int = 8
+    max_spare: int = 3
     max_deadline_s: float = 3600.0
 
 
@@ -69,12 +75,14 @@ class Trial(Struct, frozen=True, kw_only=True):
     trial_id: Nonce
     deadline_s: float
     attempts_left: Annotated[int, Meta(ge=0, le=1000)]
+    spare: Annotated[int, Meta(ge=0, le=1000)] = 0
     failure: str = ""
 
 
 class LoaderState(Struct, frozen=True, kw_only=True):
     """Everything the loader remembers. `running` is the slot that was booted last; `lost_trial` and `cause` tell of the last
-    trial that was given up, until another is started; `committed` is the last trial that was committed."""
+    trial that was given up, until another is started; `committed` is the last trial that was committed. `left` and `spare`
+    count the boots of the active slot; `fallback`: the other one holds the previous system, untouched."""
 
     generation: Annotated[int, Meta(ge=0, le=(1 << 53) - 1)] = 0
     active: Slot = Slot.A
@@ -82,6 +90,9 @@ class LoaderState(Struct, frozen=True, kw_only=True):
     trial: Trial | None = None
     spent: tuple[Nonce, ...] = ()
     committed: Nonce | None = None
+    left: Annotated[int, Meta(ge=0, le=1000)] = 8
+    spare: Annotated[int, Meta(ge=0, le=1000)] = 3
+    fallback: bool = False
     lost_trial: Nonce | None = None
     cause: str = ""
 
@@ -109,16 +120,23 @@ def parse_request(data: bytes | None) -> Request | None:
     return request if len(asked) == 1 else None
 
 
-def decide(state: LoaderState, request: Request | None, limits: Limits = Limits()) -> tuple[LoaderState, Boot]:
-    """What to boot now, and the state to make durable before that. A running trial has one attempt less in it."""
+def decide(
+    state: LoaderState, request: Request | None, limits: Limits = Limits(), *, clean: bool = False
+) -> tuple[LoaderState, Boot]:
+    """What to boot now, and the state to make durable before that: what boots has one attempt less in it. `clean`: the boot
+    before ended by a clean shutdown."""
     before = state
     if request is not None:
         state = _take(state, request, limits)
     refused = request is not None and request.try_ is not None and state.trial is before.trial
-    if state.trial is not None and state.trial.attempts_left == 0:
+    was_trial = before.trial is not None and before.running is before.trial.slot
+    is_same = before.trial is not None and state.trial is not None and before.trial.trial_id == state.trial.trial_id
+    is_free = clean and was_trial and is_same and state.trial is not None and state.trial.spare > 0
+    if state.trial is not None and state.trial.attempts_left == 0 and not is_free:
         state = _give_up(state, state.trial.failure or ReasonKind.ATTEMPTS_EXHAUSTED)
     if state.trial is not None:
-        return _count(state, state.trial)
+        return _count(state, state.trial, is_free=is_free)
+    state = _count_active(state, is_free=clean and not was_trial and state.spare > 0)
     state = msgspec.structs.replace(state, running=state.active)
     if state.lost_trial is not None:
         return state, Boot(
@@ -128,7 +146,7 @@ def decide(state: LoaderState, request: Request | None, limits: Limits = Limits(
     return state, Boot(slot=state.active, outcome=BootOutcome.NORMAL, cause=cause)
 
 
-def settle(state: LoaderState, request: Request | None, running: Boot) -> LoaderState:
+def settle(state: LoaderState, request: Request | None, running: Boot, limits: Limits = Limits()) -> LoaderState:
     """Take up a commit or a give-up of the trial that is running now; anything else leaves the state as it is."""
     trial = state.trial
     if request is None or trial is None or running.trial_id != trial.trial_id:
@@ -137,9 +155,30 @@ def settle(state: LoaderState, request: Request | None, running: Boot) -> Loader
         return _give_up(state, REQUESTED)
     if request.commit is not None and request.commit.trial_id == trial.trial_id:
         return msgspec.structs.replace(
-            state, active=trial.slot, trial=None, committed=trial.trial_id, lost_trial=None, cause=""
+            state,
+            active=trial.slot,
+            trial=None,
+            committed=trial.trial_id,
+            left=limits.max_boots,
+            spare=limits.max_spare,
+            fallback=True,
+            lost_trial=None,
+            cause="",
         )
     return state
+
+
+def retire(state: LoaderState, slot: Slot) -> LoaderState:
+    """The slot is about to be overwritten, so that there is nothing to go back to. The active slot and a trial's stay what
+    they are."""
+    return state if slot is state.active else msgspec.structs.replace(state, fallback=False)
+
+
+def refill(state: LoaderState, limits: Limits = Limits()) -> LoaderState:
+    """The active system has stayed up: its boots count from the start again. A trial's do not."""
+    if state.running is not state.active:
+        return state
+    return msgspec.structs.replace(state, left=limits.max_boots, spare=limits.max_spare)
 
 
 def expire(state: LoaderState) -> LoaderState:
@@ -159,7 +198,12 @@ def attempt_failed(state: LoaderState) -> LoaderState:
 def rescue(state: LoaderState) -> LoaderState:
     """The active slot's program does not load: the other one, if its program does, becomes the active one."""
     return msgspec.structs.replace(
-        state, active=state.active.other, trial=None, lost_trial=None, cause=str(ReasonKind.BOOT_FAILED)
+        state,
+        active=state.active.other,
+        trial=None,
+        fallback=False,
+        lost_trial=None,
+        cause=str(ReasonKind.BOOT_FAILED),
     )
 
 
@@ -221,14 +265,34 @@ def _start(state: LoaderState, wanted: Try, limits: Limits) -> LoaderState:
         trial_id=wanted.trial_id,
         deadline_s=min(wanted.deadline_s, limits.max_deadline_s),
         attempts_left=limits.max_attempts,
+        spare=limits.max_spare,
     )
-    return msgspec.structs.replace(state, trial=trial, lost_trial=None, cause="")
+    return msgspec.structs.replace(state, trial=trial, fallback=False, lost_trial=None, cause="")
 
 
-def _count(state: LoaderState, trial: Trial) -> tuple[LoaderState, Boot]:
-    counted = msgspec.structs.replace(trial, attempts_left=trial.attempts_left - 1)
+def _count(state: LoaderState, trial: Trial, *, is_free: bool) -> tuple[LoaderState, Boot]:
+    counted = msgspec.structs.replace(
+        trial, attempts_left=trial.attempts_left - (not is_free), spare=trial.spare - is_free
+    )
     boot = Boot(slot=trial.slot, outcome=BootOutcome.TRIAL, trial_id=trial.trial_id, deadline_s=trial.deadline_s)
     return msgspec.structs.replace(state, trial=counted, running=trial.slot), boot
+
+
+def _count_active(state: LoaderState, *, is_free: bool) -> LoaderState:
+    if is_free:
+        return msgspec.structs.replace(state, spare=state.spare - 1)
+    if state.left > 0:
+        return msgspec.structs.replace(state, left=state.left - 1)
+    if not state.fallback:
+        return state
+    return msgspec.structs.replace(
+        state,
+        active=state.active.other,
+        fallback=False,
+        lost_trial=state.committed,
+        committed=None,
+        cause=str(ReasonKind.BOOT_LOOP),
+    )
 
 
 def _give_up(state: LoaderState, cause: str) -> LoaderState:

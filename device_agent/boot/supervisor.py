@@ -23,7 +23,17 @@ from enum import Enum
 from pathlib import Path
 
 from device_agent.boot.children import Child, Respawn, end_all, spawn_agent, spawn_program
-from device_agent.boot.files import encode_status, read_request, read_state, reboot_asked, write_state
+from device_agent.boot.files import (
+    MAX_NOTE_BYTES,
+    encode_status,
+    ended_cleanly,
+    hear,
+    read_bounded,
+    read_request,
+    read_state,
+    reboot_asked,
+    write_state,
+)
 from device_agent.boot.layout import Board
 from device_agent.boot.loader import (
     Boot,
@@ -34,7 +44,6 @@ from device_agent.boot.loader import (
     expire,
     recover,
     rescue,
-    settle,
 )
 from device_agent.boot.wary import WaryEffects
 from device_agent.ports import BootOutcome, BootStatus, Effects, Slot
@@ -119,6 +128,8 @@ class Supervisor:
                 end = self._supervise(running)
             finally:
                 end_all(running.children, 0.0 if end is End.WATCHDOG else self._settings.grace_s)
+            if end is End.POWER_OFF:
+                self._note_clean_end(running)
         return 0
 
     def _boot(self) -> Running | None:
@@ -150,7 +161,9 @@ class Supervisor:
     def _decide(self) -> Boot:
         """Decide and store. A trial whose attempt cannot be counted durably is not booted."""
         before = self._state
-        state, boot = decide(before, read_request(self._effects, self._board), self._settings.limits)
+        clean = ended_cleanly(self._effects, self._board)
+        request = read_request(self._effects, self._board)
+        state, boot = decide(before, request, self._settings.limits, clean=clean)
         if self._store(state) or boot.outcome is not BootOutcome.TRIAL:
             return boot
         self._state = before
@@ -159,14 +172,20 @@ class Supervisor:
 
     def _forget_request(self) -> bool:
         """Remove what was asked before this boot. While it cannot be removed, nothing is heard."""
-        with contextlib.suppress(OSError):
-            self._effects.unlink(self._board.reboot)
+        board = self._board
+        for path in (board.reboot, *filter(self._is_there, (board.alive, board.clean))):
+            with contextlib.suppress(OSError):
+                self._effects.unlink(path)
         try:
-            self._effects.unlink(self._board.request)
+            for path in (board.request, *filter(self._is_there, (board.retired,))):
+                self._effects.unlink(path)
         except OSError as error:
             _log.error("could not remove the boot request (%s); this boot takes none", error)
             return False
         return True
+
+    def _is_there(self, path: Path) -> bool:
+        return read_bounded(self._effects, path, MAX_NOTE_BYTES) is not None
 
     def _supervise(self, running: Running) -> End:
         """Tend the children until this boot ends."""
@@ -187,20 +206,27 @@ class Supervisor:
         return End.POWER_OFF
 
     def _hear(self, running: Running) -> None:
-        if self._state.trial is None or not running.hears_requests:
+        if not running.hears_requests:
             return
         before = self._state
-        settled = settle(before, read_request(self._effects, self._board), running.boot)
-        if settled is before:
+        settled = hear(self._effects, self._board, before, running.boot, running.boot_id, self._settings.limits)
+        if settled == before:
             return
         if not self._store(settled):
             self._state = before
             return
-        if settled.committed == running.boot.trial_id:
+        if running.deadline_at is not None and settled.committed == running.boot.trial_id:
             _log.info("trial %s is committed", running.boot.trial_id)
             running.deadline_at = None
             running.boot = Boot(slot=running.boot.slot, outcome=BootOutcome.NORMAL)
             self._say(running)
+
+    def _note_clean_end(self, running: Running) -> None:
+        """What init does last. When it can't, the boot counts as any other."""
+        try:
+            self._effects.replace(self._board.clean, running.boot_id.encode())
+        except OSError as error:
+            _log.warning("could not note the clean shutdown: %s", error)
 
     def _attempt_is_over(self, running: Running) -> bool:
         if self._state.trial is None or running.boot.outcome is not BootOutcome.TRIAL:

@@ -37,6 +37,7 @@ _CAUSES = {
     ReasonKind.ATTEMPTS_EXHAUSTED: "The new slot used up its boot attempts without committing.",
     ReasonKind.TRIAL_DEADLINE: "The new slot did not commit before its deadline.",
     ReasonKind.BOOT_FAILED: "The new slot could not be booted.",
+    ReasonKind.BOOT_LOOP: "The committed slot was restarted again and again and never stayed up, so the previous one was taken.",
 }
 
 

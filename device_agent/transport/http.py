@@ -11,6 +11,7 @@ from urllib.parse import quote, urlsplit
 
 import urllib3
 
+from device_agent.problems import problem_of
 from firmware.errors import RefusedError, UnavailableError
 from firmware.protocol.order import FileRef
 from firmware.protocol.words import ReasonKind
@@ -53,6 +54,8 @@ class DeviceHttp:
             retries=False,
             ssl_context=context,
         )
+        if context.verify_mode is ssl.CERT_NONE:
+            self._pool.ConnectionCls = _Unverified
 
     def open(self, file: FileRef, *, offset: int) -> Iterator[bytes]:
         """Byte chunks of an artifact from `offset`; raises `UnavailableError` (`unreachable`), also in mid-stream."""
@@ -76,6 +79,32 @@ class DeviceHttp:
         """A file of the catalogue under its consistent-snapshot address, bounded like `metadata`."""
         return self._small(f"/v1/catalogue/targets/{quote(address)}", max_bytes)
 
+    def get(self, path: str, max_bytes: int) -> bytes:
+        """A small answer; raises `UnavailableError` (`unreachable`) for any but a good one."""
+        data = self._small(path, max_bytes)
+        if data is None:
+            raise _unreachable(f"the server has nothing at {path}")
+        return data
+
+    def post(self, path: str, body: bytes, max_bytes: int) -> bytes:
+        """Send JSON; the small answer, or what the server says against it as the typed error."""
+        response = self._ask("POST", path, {"Content-Type": "application/json"}, body)
+        try:
+            data = _bounded(response, max_bytes + 1, time.monotonic() + self._patience.small_s)
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise _unreachable(f"the answer of {path} could not be read: {error}") from error
+        finally:
+            response.close()
+        if response.status != 200:
+            raise problem_of(response.status, data)
+        return data
+
+    def is_served(self, path: str) -> bool:
+        """Whether the server serves this to us, or would if it had it; raises `UnavailableError` (`unreachable`)."""
+        response = self._get(path, {})
+        response.close()
+        return response.status in (200, 404)
+
     def close(self) -> None:
         """Close idle connections."""
         self._pool.close()
@@ -94,11 +123,24 @@ class DeviceHttp:
             response.close()
 
     def _get(self, path: str, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
+        return self._ask("GET", path, headers)
+
+    def _ask(
+        self, method: str, path: str, headers: dict[str, str], body: bytes | None = None
+    ) -> urllib3.BaseHTTPResponse:
         wanted = {"Accept-Encoding": "identity", "User-Agent": "otaria-agent", **headers}
         try:
-            return self._pool.urlopen("GET", path, headers=wanted, preload_content=False, redirect=False)
+            return self._pool.urlopen(method, path, body=body, headers=wanted, preload_content=False, redirect=False)
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise _unreachable(f"the server is not reached: {error}") from error
+
+
+class _Unverified(urllib3.connection.HTTPSConnection):
+    """A connection to anybody, on purpose: urllib3 would warn of each."""
+
+    def connect(self) -> None:
+        super().connect()
+        self.is_verified = True
 
 
 def _bounded(response: urllib3.BaseHTTPResponse, limit: int, deadline: float) -> bytes:

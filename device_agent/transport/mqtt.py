@@ -18,6 +18,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from device_agent.ports import Incoming
+from device_agent.transport.ways import Ways
 from firmware.errors import RefusedError
 from firmware.protocol import topics
 from firmware.protocol.envelope import DEFAULT_MAX_BYTES
@@ -66,9 +67,12 @@ class _BoundedClient(paho.Client):
 class MqttLink:
     """`Link` over paho. The client id is the agent's id, as the broker demands."""
 
-    def __init__(self, broker: Broker, agent: str, will: Will, *, tls: ssl.SSLContext | None) -> None:
-        """`tls` None is for a broker on loopback without TLS."""
-        self._broker, self._agent, self._will, self._tls = broker, agent, will, tls
+    def __init__(
+        self, broker: Broker, agent: str, will: Will, *, tls: ssl.SSLContext | None, ways: Ways | None = None
+    ) -> None:
+        """`tls` None is for a broker on loopback without TLS. `ways` say anew for each connection where the broker is and
+        with which TLS; then `broker` only says how patient to be."""
+        self._broker, self._agent, self._will, self._tls, self._ways = broker, agent, will, tls, ways
         self._stopping = threading.Event()
         self._up = False
         self._thread: threading.Thread | None = None
@@ -85,6 +89,11 @@ class MqttLink:
         if not self._up:
             return False
         return self._client.publish(topic, payload, qos=qos, retain=retain).rc == paho.MQTT_ERR_SUCCESS
+
+    def restart(self) -> None:
+        """End this connection politely and make another: keys, or the way, have changed."""
+        self.publish(self._will.topic, self._will.payload, qos=1, retain=True)
+        self._client.disconnect()
 
     def stop(self) -> None:
         """Say the last will, which the broker keeps to itself when a client leaves politely; disconnect and end the thread."""
@@ -123,14 +132,21 @@ class MqttLink:
 
     def _session(self) -> bool:
         """One connection from begin to end; whether the broker took it."""
-        self._taken = False
+        self._taken, ways = False, self._ways
+        way = None if ways is None else ways.current
+        host, port = (self._broker.host, self._broker.port) if way is None else (way.mqtt_host, way.mqtt_port)
+        if ways is not None:
+            self._tls = ways.context
+            self._client = self._make_client()  # paho takes its TLS context once only
         try:
-            self._client.connect(self._broker.host, self._broker.port, keepalive=self._broker.keepalive_s)
+            self._client.connect(host, port, keepalive=self._broker.keepalive_s)
             self._client.loop_forever(retry_first_connection=False)
         except (OSError, ValueError) as error:
-            log.info("broker not reached", extra={"host": self._broker.host, "reason": str(error)})
+            log.info("broker not reached", extra={"host": host, "reason": str(error)})
             self._client.disconnect()
         self._set_up(False)
+        if ways is not None and way is not None:
+            ways.reached(way) if self._taken else ways.failed(way)
         return self._taken
 
     def _delay_s(self, attempts: int) -> float:

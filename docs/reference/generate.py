@@ -19,7 +19,7 @@ from msgspec import inspect as ms
 
 from device_agent.cli import _parser
 from firmware import checks, manifest
-from firmware.protocol import enrol, order, permit, report, topics, words
+from firmware.protocol import endpoints, enrol, order, permit, renew, report, topics, words
 from server.cli import GROUP, cli
 from server.planner.policy import READY_MADE
 
@@ -56,6 +56,8 @@ MANIFEST = (
     manifest.Sbom,
     manifest.Encrypted,
 )
+RENEWAL = (renew.Challenge, renew.RenewRequest, renew.Renewal, renew.RenewResponse)
+ENDPOINTS = (endpoints.Endpoints, endpoints.Endpoint)
 ENROLMENT = (enrol.Claim, enrol.EnrolRequest, enrol.Proof, enrol.EnrolResponse)
 
 
@@ -276,6 +278,8 @@ GENERATORS: Mapping[str, Callable[[], str]] = {
     "unsigned": lambda: _structs(UNSIGNED),
     "manifest": lambda: _structs(MANIFEST),
     "enrolment": lambda: _structs(ENROLMENT),
+    "renewal": lambda: _structs(RENEWAL),
+    "endpoints": lambda: _structs(ENDPOINTS),
     "ready-made": _ready_made,
 }
 

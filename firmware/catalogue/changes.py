@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 from securesystemslib.signer import SSlibKey
 from tuf.api.metadata import (
     DelegatedRole,
@@ -29,6 +30,7 @@ from firmware.catalogue.publish import DELTAS, Repository, product_role
 from firmware.catalogue.signers import key_name
 from firmware.catalogue.trust import TOP
 from firmware.errors import RefusedError
+from firmware.protocol.endpoints import FIELD, Endpoints, checked
 from firmware.protocol.words import ID_PATTERN
 
 TOP_ROLES = (Root.type, TOP, Snapshot.type, Timestamp.type)
@@ -117,6 +119,23 @@ def renew(repository: Repository, roles: Sequence[str], *, now: float) -> Propos
             raise RefusedError("unknown-role", f"{role} is an online role: the server renews it by itself.")
         _renew(change, role)
     return change.proposal(f"renew {', '.join(roles)}")
+
+
+def endpoints(repository: Repository, wanted: Endpoints | None, *, now: float) -> Proposal:
+    """Tell devices where their server is and which CAs to trust there; None: what they were told at enrolment counts again.
+
+    Raises `RefusedError` (`malformed`, `no-change`).
+    """
+    change = Change(repository, now)
+    fields = change.targets().unrecognized_fields
+    value = None if wanted is None else msgspec.to_builtins(checked(wanted))
+    if fields.get(FIELD) == value:
+        raise RefusedError("no-change", "The catalogue says that already.")
+    if value is None:
+        del fields[FIELD]
+    else:
+        fields[FIELD] = value
+    return change.proposal("tell devices where their server is")
 
 
 def bins(repository: Repository, product: str, bits: int, *, now: float) -> Proposal:

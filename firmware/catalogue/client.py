@@ -18,6 +18,7 @@ from firmware.catalogue.metadata import refused
 from firmware.catalogue.store import Store
 from firmware.catalogue.trust import TOP, Limits, Trust
 from firmware.errors import OtariaError, RefusedError, UnavailableError
+from firmware.protocol.endpoints import Endpoints, endpoints_in
 from firmware.protocol.order import FileRef
 from firmware.protocol.words import ReasonKind
 
@@ -99,6 +100,10 @@ class CatalogueClient:
     def director_epoch(self) -> int:
         """The signed director epoch: the first part of every order's counter."""
         return director_epoch(self._trusted().targets)
+
+    def endpoints(self) -> Endpoints | None:
+        """Where `targets` says that the fleet's server is; None when it does not. Raises `RefusedError` (`malformed`)."""
+        return endpoints_in(self._trusted().targets.unrecognized_fields)
 
     def ends_at(self) -> float:
         """POSIX seconds at which the first of the top-level roles that are trusted now expires."""

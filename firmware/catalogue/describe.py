@@ -8,11 +8,15 @@ from collections.abc import Iterator
 from difflib import SequenceMatcher
 from typing import Any
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from tuf.api.metadata import DelegatedRole, Role, Root, TargetFile, Targets
 
 from firmware.catalogue.client import EPOCH
 from firmware.catalogue.proposal import Proposal
 from firmware.catalogue.signers import key_name
+from firmware.errors import RefusedError
+from firmware.protocol.endpoints import FIELD, endpoints_in
 
 Line = tuple[str, str]
 """A mark (`+` comes, `-` goes, a space stays) and a sentence."""
@@ -48,7 +52,8 @@ def _lines(signed: Root | Targets | None) -> list[str]:
         return [
             line for name in (Root.type, *sorted(set(signed.roles) - {Root.type})) for line in _root_role(signed, name)
         ]
-    return [*_epoch(signed), *_delegations(signed), f"expires {signed.expires:%Y-%m-%d}", *_unknown(signed)]
+    head = [*_epoch(signed), *_endpoints(signed), *_delegations(signed)]
+    return [*head, f"expires {signed.expires:%Y-%m-%d}", *_unknown(signed)]
 
 
 def _root_role(root: Root, name: str) -> Iterator[str]:
@@ -66,9 +71,32 @@ def _epoch(targets: Targets) -> Iterator[str]:
 
 
 def _unknown(signed: Root | Targets) -> Iterator[str]:
+    told = (EPOCH, FIELD) if isinstance(signed, Targets) else ()
     for field, value in sorted(signed.unrecognized_fields.items()):
-        if field != EPOCH:
+        if field not in told:
             yield f"{field}: {json.dumps(value, sort_keys=True, ensure_ascii=False)}"
+
+
+def _endpoints(targets: Targets) -> Iterator[str]:
+    try:
+        found = endpoints_in(targets.unrecognized_fields)
+    except RefusedError as error:
+        yield f"endpoints that no device will take: {error.text}"
+        return
+    for place, endpoint in enumerate(found.endpoints if found else ()):
+        yield f"devices go to {endpoint.server} and {endpoint.broker}" + (
+            " (if the one before is silent)" if place else ""
+        )
+    for pem in found.services_ca if found else ():
+        yield f"devices trust the services CA {_ca_text(pem)}"
+
+
+def _ca_text(pem: str) -> str:
+    try:
+        certificate = x509.load_pem_x509_certificate(pem.encode())
+    except ValueError:
+        return "(which is no certificate)"
+    return f"sha256 {certificate.fingerprint(hashes.SHA256()).hex()} ({certificate.subject.rfc4514_string()})"
 
 
 def _delegations(targets: Targets) -> Iterator[str]:

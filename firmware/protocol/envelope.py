@@ -42,10 +42,11 @@ def payload_hash(message: Struct) -> str:
     return hashlib.sha256(canonical(message)).hexdigest()
 
 
-def seal(message: Struct, kind: str, signer: Signer) -> bytes:
-    """Sign a message; returns the DSSE envelope as JSON bytes."""
+def seal(message: Struct, kind: str, *signers: Signer) -> bytes:
+    """Sign a message with each signer; returns the DSSE envelope as JSON bytes."""
     envelope = Envelope(canonical(message), payload_type(kind), {})
-    envelope.sign(signer)
+    for signer in signers:
+        envelope.sign(signer)
     return canonical(envelope.to_dict())
 
 

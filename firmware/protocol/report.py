@@ -55,13 +55,17 @@ class EncryptionKey(Struct, frozen=True, kw_only=True):
 
 
 class Inventory(Struct, frozen=True, kw_only=True):
-    """Facts about a target. `capabilities` such as `delta-otd1`. Without `encryption_key` it takes no encrypted releases."""
+    """Facts about a target. `capabilities` such as `delta-otd1`. Without `encryption_key` it takes no encrypted releases.
+    `endpoint`: the server's address by which it comes now; `services_cas`: the services CAs that it trusts (sha256 of the DER).
+    """
 
     hardware: Label
     agent_version: Label
     labels: Annotated[dict[Annotated[str, Meta(max_length=64)], Label], Meta(max_length=64)] = {}
     capabilities: Annotated[list[Label], Meta(max_length=64)] = []
     encryption_key: EncryptionKey | None = None
+    endpoint: Annotated[str, Meta(max_length=320)] = ""
+    services_cas: Annotated[list[Sha256], Meta(max_length=4)] = []
 
 
 class Report(Struct, frozen=True, kw_only=True):

@@ -93,6 +93,7 @@ class ReasonKind(StrEnum):
     TRIAL_DEADLINE = "trial-deadline"
     TRIAL_TOO_SHORT = "trial-too-short"
     ATTEMPTS_EXHAUSTED = "attempts-exhausted"
+    BOOT_LOOP = "boot-loop"
     PERMIT_STALE = "permit-stale"
     WITHDRAWN = "withdrawn"
     SUPERSEDED = "superseded"

@@ -62,7 +62,9 @@ class Ingest:
 
     async def on_message(self, topic: str, payload: bytes, retained: bool) -> None:
         """Queue one message; waits while the queue is full, which slows the broker down to what the disk can take. Drops it
-        when its agent speaks too fast."""
+        when its agent speaks too fast. An empty one only takes a retained message away, and says nothing."""
+        if not payload:
+            return
         if not self._pace.allows(_speaker(topic), self._clock.now()):
             self._drop([RefusedError("too-fast", "An agent sends more than any needs to; it will send it again.")])
             return

@@ -100,6 +100,9 @@ class Intake:
             capabilities=inventory.capabilities,
             encryption_key=self._encryption_key(report, inventory, before.encryption_key if before else None),
         )
+        self._unit.fleet.set_way(
+            report.target, endpoint=inventory.endpoint or None, services_cas=inventory.services_cas
+        )
         target = self._unit.fleet.target(report.target)
         if target is not None and target.hardware != inventory.hardware:
             self._incident(

@@ -62,29 +62,32 @@ def keep_order(unit: Unit, agent: str, target: str, *, is_active: bool) -> None:
 
 
 def _change(unit: Unit, name: str, step: Step, by: str, reason: str, now: float) -> TargetView:
-    before, status = _view(unit, name), _AFTER[step]
+    before, status = view_of(unit, name), _AFTER[step]
     if before.status is status:
         return before
-    if before.status is AgentStatus.REVOKED:
-        raise RefusedError("revoked", f"{name} was revoked, and that is for ever; enrol the device anew.")
+    if before.status.shut_out:
+        raise RefusedError("revoked", f"{name} was {before.status}, and that is for ever; enrol the device anew.")
     unit.identities.set_agent_status(before.agent, status)
     if status is not AgentStatus.ACTIVE:
         unit.outbox.take_back(of_target(before.agent, name, Leaf.PERMIT))
     keep_order(unit, before.agent, name, is_active=status is AgentStatus.ACTIVE)
     if status is AgentStatus.REVOKED:
-        _free_tokens(unit, name, now)
+        free_tokens(unit, name, now)
+        unit.identities.set_evicting(before.agent, True)
     text = f"{by} set {name} from {before.status} to {status}." + (f" {reason}" if reason else "")
     unit.audit.add(at=now, kind=f"target-{status}", text=text, actor=by, target=name)
-    return _view(unit, name)
+    return view_of(unit, name)
 
 
-def _free_tokens(unit: Unit, name: str, now: float) -> None:
+def free_tokens(unit: Unit, name: str, now: float) -> None:
+    """Give back every budget token that a target holds."""
     ledger = Ledger(unit.campaigns.load(Footprint(target=name)), now)
     budgets.release(ledger)
     unit.campaigns.commit(ledger.decision())
 
 
-def _view(unit: Unit, name: str) -> TargetView:
+def view_of(unit: Unit, name: str) -> TargetView:
+    """The target as people see it; raises `NotFoundError`."""
     view = unit.fleet.target(name)
     if view is None:
         raise NotFoundError(f"There is no target {name}; `otaria fleet list` shows those there are.")

@@ -116,6 +116,17 @@ class Turn:
         if waits is not None:
             self.feed(Ordered(campaign=waits.campaign, target=target, order_hash=order.hash, at=self.now))
 
+    def withdraw(self, target: str) -> None:
+        """Make a target's current order one to do nothing, signed under the next counter. One that can't be signed any more
+        is left to end by itself."""
+        current = self._unit.orders.current(target)
+        if current is None:
+            return
+        try:
+            self._send(sign_again(self._unit, self._director, current, self.now, withdraw=True))
+        except RefusedError as error:
+            self._audit("order-not-made", error.text, current.campaign, target)
+
     def command(self, event: Event) -> None:
         """Feed an event somebody waits for; what the planner refuses about it is raised."""
         self._one(event)

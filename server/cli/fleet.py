@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from server.cli.authorities import ca, endpoints
 from server.cli.output import emit, json_option, table
 from server.cli.rest import RestClient, connect, segment, server_options
 
@@ -161,6 +162,22 @@ def revoke(
     _stand("revoke", target, reason, connect(server, token_file, state), as_json)
 
 
+@fleet.command()
+@click.argument("target")
+@_reason_option
+@server_options
+@json_option
+def decommission(
+    target: str, reason: str, server: str | None, token_file: Path | None, state: Path | None, as_json: bool
+) -> None:
+    """Take a target out of the fleet for ever, in order: its part in every campaign ends, its order is withdrawn, its
+    certificate is revoked and its connection ended. What it did stays on the trail.
+
+    Example: otaria fleet decommission d-abcdefghij --reason "the pump was replaced"
+    """
+    _stand("decommission", target, reason, connect(server, token_file, state), as_json)
+
+
 @fleet.group()
 def token() -> None:
     """Claim tokens: what a new device enrols with.
@@ -242,3 +259,7 @@ def _pairs(labels: dict[str, str]) -> str:
 
 def _time(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+fleet.add_command(ca)
+fleet.add_command(endpoints)

@@ -1,5 +1,7 @@
-"""The devices' listener: enrolment, the catalogue and artifacts. HTTPS; a client certificate of the fleet CA for all but
-enrolment. Everything it serves is signed or content-addressed, so that caches may stand in front of it.
+"""The devices' listener: enrolment, renewal, the catalogue and artifacts. HTTPS, with a client certificate of the fleet CA.
+
+Without one: enrolment, renewal, and the catalogue's top-level roles, which tell a sleeper whom to trust and where to go.
+Everything it serves is signed or content-addressed, so that caches may stand in front of it.
 """
 
 import re
@@ -12,6 +14,8 @@ from aiohttp.typedefs import LooseHeaders
 
 from firmware.errors import RefusedError
 from firmware.protocol.codec import parse_json
+from firmware.protocol.renew import CHALLENGE_PATH, RENEW_PATH
+from firmware.protocol.renew import MAX_REQUEST_BYTES as MAX_RENEW_BYTES
 from firmware.protocol.words import PATH_PATTERN, ReasonKind
 from server.artifacts import ArtifactStore
 from server.errors import DeniedError, NotFoundError
@@ -21,6 +25,8 @@ from server.ports import AgentStatus, Database
 
 MAX_ENROL_BYTES = 32768
 METADATA_NAME = re.compile(r"^(?:[1-9][0-9]{0,8}\.)?[a-z0-9][a-z0-9-]{0,79}\.json\Z")
+_TOP_NAME = re.compile(r"^(?:[1-9][0-9]{0,8}\.)?(?:root|timestamp|snapshot|targets)\.json\Z")
+"""Whom to trust and where to go: signed, no secret, and needed by whoever has slept through a change of both."""
 _TARGET_NAME = re.compile(r"^([0-9a-f]{64})\.[A-Za-z0-9+~_.-]{1,128}\Z")
 _PATH = re.compile(PATH_PATTERN)
 _FOR_EVER = "public, max-age=31536000, immutable"
@@ -33,13 +39,28 @@ class Enrolment(Protocol):
     async def enrol(self, request: dict[str, Any]) -> dict[str, Any]: ...
 
 
+class Renewal(Protocol):
+    """Turns a certificate and the proof of its keys into a new one. Raises typed errors."""
+
+    def challenge(self) -> dict[str, Any]: ...
+    async def renew(self, request: dict[str, Any]) -> dict[str, Any]: ...
+
+
 class DeviceRoutes:
     """Handlers of the devices' listener."""
 
     def __init__(
-        self, *, enrolment: Enrolment, database: Database, artifacts: ArtifactStore, metadata: Path, peer: "Peer"
+        self,
+        *,
+        enrolment: Enrolment,
+        renewal: Renewal,
+        database: Database,
+        artifacts: ArtifactStore,
+        metadata: Path,
+        peer: "Peer",
     ) -> None:
         self._enrolment = enrolment
+        self._renewal = renewal
         self._database = database
         self._artifacts = artifacts
         self._metadata = metadata
@@ -51,7 +72,9 @@ class DeviceRoutes:
         app.router.add_get("/healthz", self.healthz)
         app.router.add_get("/v1/enrol/ca", self.services_ca)
         app.router.add_post("/v1/enrol", self.enrol)
-        app.router.add_get("/v1/catalogue/metadata/{file}", self._known(self.metadata))
+        app.router.add_get(CHALLENGE_PATH, self.challenge)
+        app.router.add_post(RENEW_PATH, self.renew)
+        app.router.add_get("/v1/catalogue/metadata/{file}", self.metadata)
         app.router.add_get("/v1/catalogue/targets/{path:.+}", self._known(self.target))
         app.router.add_get("/v1/artifacts/sha256/{hash}", self._known(self.artifact))
         return app
@@ -67,11 +90,21 @@ class DeviceRoutes:
         answer = await self._enrolment.enrol(parse_json(data, max_bytes=MAX_ENROL_BYTES))
         return web.json_response(answer, headers={hdrs.CACHE_CONTROL: "no-store"})
 
+    async def challenge(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response(self._renewal.challenge(), headers={hdrs.CACHE_CONTROL: "no-store"})
+
+    async def renew(self, request: web.Request) -> web.StreamResponse:
+        data = await read_bytes(request, MAX_RENEW_BYTES)
+        answer = await self._renewal.renew(parse_json(data, max_bytes=MAX_RENEW_BYTES))
+        return web.json_response(answer, headers={hdrs.CACHE_CONTROL: "no-store"})
+
     async def metadata(self, request: web.Request) -> web.StreamResponse:
         """One TUF metadata file; versioned ones never change, `timestamp.json` must not be cached."""
         name = request.match_info["file"]
         if not METADATA_NAME.match(name):
             raise RefusedError(ReasonKind.MALFORMED, "That is not the name of a metadata file, such as 1.root.json.")
+        if self._peer(request) is not None or not _TOP_NAME.match(name):
+            await self._check(self._peer(request))
         path = self._metadata / name
         if not path.is_file():
             raise NotFoundError(f"The catalogue has no {name}.")

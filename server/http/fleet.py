@@ -1,6 +1,6 @@
 """Fleet, claim tokens and the audit trail over REST."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Protocol
 
 import msgspec
@@ -35,6 +35,12 @@ class Standing(Protocol):
     async def change(self, target: str, step: Step, *, by: str, reason: str) -> TargetView: ...
 
 
+class Decommissioning(Protocol):
+    """Takes targets out of the fleet, in order. Raises typed errors."""
+
+    async def decommission(self, target: str, *, by: str, reason: str) -> TargetView: ...
+
+
 class Explainer(Protocol):
     async def explain(self, target: str) -> Explanation: ...
 
@@ -53,9 +59,21 @@ class FleetRoutes:
     Whoever operates may stop a device at once; only administrators let one (back) in or shut it out for ever.
     """
 
-    def __init__(self, *, database: Database, claims: Claims, explainer: Explainer, standing: Standing) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        claims: Claims,
+        explainer: Explainer,
+        standing: Standing,
+        decommissioning: Decommissioning,
+        on_shut_out: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_shut_out` is told whenever somebody may have been shut out for ever."""
         self._database = database
         self._standing = standing
+        self._decommissioning = decommissioning
+        self._on_shut_out = on_shut_out
         self._claims = claims
         self._explainer = explainer
 
@@ -67,6 +85,7 @@ class FleetRoutes:
             Route(method="POST", path="/fleet/{target}/quarantine", need=Need.OPERATE, action=self.stand),
             Route(method="POST", path="/fleet/{target}/release", need=Need.ADMINISTER, action=self.stand),
             Route(method="POST", path="/fleet/{target}/revoke", need=Need.ADMINISTER, action=self.stand),
+            Route(method="POST", path="/fleet/{target}/decommission", need=Need.ADMINISTER, action=self.decommission),
             Route(method="GET", path="/claim-tokens", need=Need.ADMINISTER, action=self.claims),
             Route(method="POST", path="/claim-tokens", need=Need.ADMINISTER, action=self.new_claim),
             Route(method="GET", path="/audit", need=Need.READ, action=self.audit),
@@ -100,6 +119,15 @@ class FleetRoutes:
         step = Step(request.path.rpartition("/")[2])
         why = await read_json(request, Why) if request.can_read_body else Why()
         view = await self._standing.change(path_id(request, "target"), step, by=caller.name, reason=why.reason)
+        self._on_shut_out()
+        return reply(view)
+
+    async def decommission(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """Take a target out of the fleet; the body may say why. Answers with the target as it is then."""
+        why = await read_json(request, Why) if request.can_read_body else Why()
+        target = path_id(request, "target")
+        view = await self._decommissioning.decommission(target, by=caller.name, reason=why.reason)
+        self._on_shut_out()
         return reply(view)
 
     async def claims(self, request: web.Request, caller: Caller) -> web.StreamResponse:

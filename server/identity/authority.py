@@ -8,7 +8,7 @@ every device that pinned the old one.
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,16 +18,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from firmware.errors import RefusedError
 from firmware.protocol.words import ID_PATTERN
+from server.identity.authority_files import AuthorityFiles, load_certificates
 from server.identity.certificates import (
     CLIENT_AUTH,
     SERVER_AUTH,
+    AgentKey,
     Authority,
     LeafProfile,
     agent_serial,
     alternative_names,
     issue,
-    make_authority,
     requested_key,
+    revocation_list,
 )
 from server.identity.private_files import load_or_make_key, locked_directory, write_private
 
@@ -37,35 +39,52 @@ BROKER_NAME = "otaria.broker"
 HTTPS_NAME = "otaria.https"
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 _ID = re.compile(ID_PATTERN)
+FLEET, FLEET_NAME = "fleet-ca", "Otaria fleet CA"
+SERVICES, SERVICES_NAME = "services-ca", "Otaria services CA"
+NEXT_SERVICES = "services-ca-next"
+RETIRED_FILE = "fleet-ca-retired.pem"
+DAY_S = 86400.0
 SERVICE_DAYS = 365
 AGENT_DAYS = 3 * 365
 
 
 @dataclass(frozen=True, kw_only=True)
 class TlsFiles:
-    """PEM files of one end of a TLS connection; `ca` is what it verifies the other end with."""
+    """PEM files of one end of a TLS connection; `ca` is what it verifies the other end with, `revoked` lists whom it refuses."""
 
     ca: Path
     certificate: Path
     key: Path
+    revoked: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class AgentCertificate:
-    """A certificate for an agent: PEM, and its serial as lower-case hex."""
+    """A certificate for an agent: PEM, its serial as lower-case hex, the fingerprint of its CA, and its time in POSIX seconds."""
 
     pem: bytes
     serial: str
+    issuer: str
+    issued_at: float
+    expires_at: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Authorities:
-    """Both CAs and the files of the server's own ends."""
+    """Both CAs and the files of the server's own ends.
+
+    `accepted`: fleet CAs from before a rotation, whose certificates still open the listeners; with their keys, which sign
+    nothing but their revocation lists. `retired`: those whose certificates open nothing, but may still be renewed.
+    `next_services`: the services CA that devices are being told of.
+    """
 
     directory: Path
     fleet: Authority
     services: Authority
     clock: Callable[[], float]
+    accepted: tuple[Authority, ...] = ()
+    retired: tuple[x509.Certificate, ...] = ()
+    next_services: Authority | None = None
 
     @classmethod
     def open_or_create(
@@ -76,12 +95,21 @@ class Authorities:
         Blocking. Raises `RefusedError` (`bad-key-file`, `bad-certificate-file`, `bad-name`).
         """
         with locked_directory(directory):
+            fleet_files, now = AuthorityFiles(directory=directory, stem=FLEET), clock()
+            fleet, accepted = fleet_files.open_or_make(FLEET_NAME, now)
+            services, _ = AuthorityFiles(directory=directory, stem=SERVICES).open_or_make(SERVICES_NAME, now)
+            upcoming, retired = AuthorityFiles(directory=directory, stem=NEXT_SERVICES), directory / RETIRED_FILE
             made = cls(
                 directory=directory,
-                fleet=_open_authority(directory, "fleet-ca", "Otaria fleet CA", clock()),
-                services=_open_authority(directory, "services-ca", "Otaria services CA", clock()),
+                fleet=fleet,
+                services=services,
                 clock=clock,
+                accepted=tuple(map(fleet_files.kept, accepted)),
+                retired=tuple(load_certificates(retired)) if retired.exists() else (),
+                next_services=upcoming.open()[0] if upcoming.exists() else None,
             )
+            if not made.revocation_file.exists():
+                write_private(made.revocation_file, made.revocation_lists(()))
             names = (*LOOPBACK_NAMES, *hosts)
             made._keep_leaf(
                 "broker", LeafProfile(common_name=BROKER_NAME, use=SERVER_AUTH, days=SERVICE_DAYS, names=names)
@@ -101,9 +129,25 @@ class Authorities:
         return self.directory / "services-ca.pem"
 
     @property
+    def revocation_file(self) -> Path:
+        """The revocation lists of every accepted fleet CA; a broker reads them."""
+        return self.directory / "fleet-crl.pem"
+
+    @property
+    def fingerprints(self) -> frozenset[str]:
+        """The CAs in force: those whose agents may connect, and the one that signs our own certificates."""
+        fleet = (self.fleet, *self.accepted)
+        return frozenset(authority.fingerprint for authority in (*fleet, self.services))
+
+    @property
+    def issuers(self) -> tuple[x509.Certificate, ...]:
+        """Every CA that a certificate held by an agent may come from, newest first."""
+        return (self.fleet.certificate, *(old.certificate for old in self.accepted), *self.retired)
+
+    @property
     def broker_for_agents(self) -> TlsFiles:
         """The broker's end for agents: its client certificates come from the fleet CA."""
-        return self._files("broker", self.fleet_ca_file)
+        return replace(self._files("broker", self.fleet_ca_file), revoked=self.revocation_file)
 
     @property
     def broker_for_services(self) -> TlsFiles:
@@ -126,9 +170,24 @@ class Authorities:
             raise RefusedError("bad-name", f"{agent_id!r} is no agent id; the fleet CA certifies nothing else.")
         key = requested_key(csr_pem)
         serial = agent_serial(agent_id, csr_pem)
-        profile = LeafProfile(common_name=agent_id, use=CLIENT_AUTH, days=AGENT_DAYS)
-        pem = issue(self.fleet, key, profile, now=self.clock(), serial=serial)
-        return AgentCertificate(pem=pem, serial=f"{serial:x}")
+        profile, now = LeafProfile(common_name=agent_id, use=CLIENT_AUTH, days=AGENT_DAYS), self.clock()
+        return AgentCertificate(
+            pem=issue(self.fleet, key, profile, now=now, serial=serial),
+            serial=f"{serial:x}",
+            issuer=self.fleet.fingerprint,
+            issued_at=now,
+            expires_at=now + AGENT_DAYS * DAY_S,
+        )
+
+    def certify_for_takeover(self, key: AgentKey, agent_id: str) -> bytes:
+        """A certificate in an agent's name for the server itself, to end the agent's session with; good for a day."""
+        profile = LeafProfile(common_name=agent_id, use=CLIENT_AUTH, days=1)
+        return issue(self.fleet, key, profile, now=self.clock(), serial=x509.random_serial_number())
+
+    def revocation_lists(self, serials: Sequence[str]) -> bytes:
+        """A list of each accepted fleet CA that revokes these serials (lower-case hex), as PEM."""
+        numbers = [int(serial, 16) for serial in serials]
+        return b"".join(revocation_list(ca, numbers, now=self.clock()) for ca in (self.fleet, *self.accepted))
 
     def _files(self, stem: str, ca: Path) -> TlsFiles:
         return TlsFiles(ca=ca, certificate=self.directory / f"{stem}.pem", key=self.directory / f"{stem}.key")
@@ -143,35 +202,13 @@ class Authorities:
             )
 
 
-def _open_authority(directory: Path, stem: str, name: str, now: float) -> Authority:
-    path, key_path = directory / f"{stem}.pem", directory / f"{stem}.key"
-    if path.exists() and not key_path.exists():
-        raise RefusedError("bad-key-file", f"{key_path} is missing beside its certificate; restore it from a backup.")
-    key = load_or_make_key(key_path)
-    if not path.exists():
-        authority = make_authority(name, now, key)
-        write_private(path, authority.pem)
-        return authority
-    certificate = _load_certificate(path)
-    if certificate.public_key() != key.public_key():
-        raise RefusedError("bad-certificate-file", f"{path} and {key_path} do not belong together; restore both.")
-    return Authority(certificate=certificate, key=key)
-
-
-def _load_certificate(path: Path) -> x509.Certificate:
-    try:
-        return x509.load_pem_x509_certificate(path.read_bytes())
-    except ValueError as error:
-        raise RefusedError("bad-certificate-file", f"{path} is not a certificate in PEM; restore it.") from error
-
-
 def _is_current(
     path: Path, key: ec.EllipticCurvePrivateKey, profile: LeafProfile, authority: Authority, now: float
 ) -> bool:
     """Whether the stored leaf is ours, fits its key and names, and has more than a third of its life left."""
     if not path.exists():
         return False
-    leaf = _load_certificate(path)
+    leaf = load_certificates(path)[0]
     try:
         leaf.verify_directly_issued_by(authority.certificate)
     except (ValueError, TypeError, InvalidSignature):

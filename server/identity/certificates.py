@@ -46,6 +46,11 @@ class Authority:
         """sha256 (hex) of the DER, as claim tokens pin it."""
         return self.certificate.fingerprint(hashes.SHA256()).hex()
 
+    @property
+    def key_identifier(self) -> str:
+        """As it stands in the certificates it signs (RFC 5280, 4.2.1.1), hex."""
+        return x509.SubjectKeyIdentifier.from_public_key(self.key.public_key()).digest.hex()
+
 
 @dataclass(frozen=True, kw_only=True)
 class LeafProfile:
@@ -55,6 +60,11 @@ class LeafProfile:
     use: x509.ObjectIdentifier
     days: int
     names: Sequence[str] = ()
+
+
+def new_key() -> ec.EllipticCurvePrivateKey:
+    """A new P-256 key."""
+    return ec.generate_private_key(ec.SECP256R1())
 
 
 def make_authority(name: str, now: float, key: ec.EllipticCurvePrivateKey) -> Authority:
@@ -97,6 +107,23 @@ def issue(authority: Authority, public_key: AgentKey, profile: LeafProfile, *, n
     if profile.names:
         builder = builder.add_extension(x509.SubjectAlternativeName(alternative_names(profile.names)), critical=False)
     return pem_of(builder.sign(authority.key, hashes.SHA256()))
+
+
+def revocation_list(authority: Authority, serials: Sequence[int], *, now: float) -> bytes:
+    """An authority's revocation list as PEM. It never becomes outdated: one that did would lock everybody out."""
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(authority.certificate.subject)
+        .last_update(datetime.fromtimestamp(now, UTC) - BACKDATE)
+        .next_update(datetime(9999, 1, 1, tzinfo=UTC))
+        .add_extension(x509.CRLNumber(int(now * 1000)), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()), critical=False)
+    )
+    revoked_at = datetime.fromtimestamp(now, UTC) - BACKDATE
+    for serial in sorted(set(serials)):
+        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(revoked_at).build()
+        builder = builder.add_revoked_certificate(entry)
+    return builder.sign(authority.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
 def requested_key(csr_pem: bytes) -> AgentKey:

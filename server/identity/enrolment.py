@@ -26,7 +26,7 @@ from server.identity.authority import AgentCertificate, Authorities
 from server.identity.certificates import agent_serial, requested_key
 from server.identity.roots import Roots
 from server.identity.secrets import hashed, new_id
-from server.ports import AgentRecord, AgentStatus, Clock, Database, Unit
+from server.ports import AgentRecord, AgentStatus, CertificateRecord, Clock, Database, Unit
 
 __all__ = ["Addresses", "EnrolRequest", "EnrolResponse", "EnrolmentOverHttp", "EnrolmentService"]
 
@@ -110,6 +110,7 @@ class EnrolmentService:
             claim_token=claim.id,
         )
         unit.identities.add_agent(record, hardware=applicant.request.hardware, labels=claim.labels)
+        unit.identities.add_certificate(noted(certificate, agent_id))
         _log(unit, record, applicant.request.hardware, now)
         return agent_id, certificate
 
@@ -127,6 +128,18 @@ class EnrolmentOverHttp:
         """As `EnrolmentService.enrol`; also raises `RefusedError` (`malformed`) for what is not a request."""
         answer = await self._service.enrol(convert(request, EnrolRequest))
         return msgspec.structs.asdict(answer)
+
+
+def noted(certificate: AgentCertificate, agent: str, *, replaces: str | None = None) -> CertificateRecord:
+    """What is kept of a certificate."""
+    return CertificateRecord(
+        serial=certificate.serial,
+        agent=agent,
+        issuer=certificate.issuer,
+        issued_at=certificate.issued_at,
+        expires_at=certificate.expires_at,
+        replaces=replaces,
+    )
 
 
 def _examined(request: EnrolRequest) -> _Applicant:

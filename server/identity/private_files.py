@@ -35,7 +35,12 @@ def write_private(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
+    move_private(temporary, path)
+
+
+def move_private(source: Path, path: Path) -> None:
+    """Atomically and durably put a file of the same directory in another's place."""
+    source.replace(path)
     parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(parent)
@@ -47,8 +52,13 @@ def load_or_make_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """The P-256 key in a PEM file, made at first use; raises `RefusedError` (`bad-key-file`) for anything else in it."""
     if not path.exists():
         key = ec.generate_private_key(ec.SECP256R1())
-        write_private(path, _key_pem(key))
+        write_private(path, key_pem(key))
         return key
+    return load_key(path)
+
+
+def load_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """The P-256 key in a PEM file that is there; raises `RefusedError` (`bad-key-file`) for anything else in it."""
     try:
         loaded = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except (ValueError, TypeError) as error:
@@ -58,7 +68,8 @@ def load_or_make_key(path: Path) -> ec.EllipticCurvePrivateKey:
     return loaded
 
 
-def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """A private key as PEM (PKCS #8), not encrypted."""
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

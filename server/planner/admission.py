@@ -2,7 +2,7 @@
 
 Rules
 - One campaign holds a target until it is done with it; another one waits, for its patience in its cohort and then in `late`.
-- A target that runs the release already, or is quarantined, is skipped: it says nothing about the release.
+- A target that runs the release already, is quarantined, or has left the fleet is skipped: it says nothing about the release.
 - A target that comes late goes back into the open cohort when that can't pass with those it has left; otherwise it stays late.
 """
 
@@ -19,6 +19,8 @@ def admit(ledger: Ledger) -> None:
     if not _may_admit(ledger):
         again = ledger.assignment.wake_at is not None and campaign.state in LIVE
         ledger.set_assignment(wake_at=ledger.at + campaign.strategy.retry_s if again else None)
+    elif target.gone:
+        _skip(ledger, "decommissioned", "The target was shut out of the fleet for ever.")
     elif target.quarantined:
         _skip(ledger, "quarantined", "The target is quarantined.")
     elif target.holder not in (None, campaign.id) and not target.settled:
@@ -54,7 +56,11 @@ def withdraw(ledger: Ledger) -> None:
 def send_back(ledger: Ledger) -> None:
     """Order a target that runs the release back to its previous slot, if it is still ours and has one."""
     target = ledger.target
-    if target.holder != ledger.campaign.id:
+    if target.gone:
+        text = "The target was shut out of the fleet for ever."
+        ledger.move(Move.DECOMMISSION, reason_kind="decommissioned", reason=text)
+        ledger.record("skipped", text, target=True)
+    elif target.holder != ledger.campaign.id:
         ledger.move(Move.TAKEN_OVER, reason_kind="superseded", reason=f"Campaign {target.holder} has taken it over.")
     elif not target.rollback_available:
         text = "It can't go back: its previous slot isn't intact."

@@ -8,7 +8,7 @@ Rules
 """
 
 from firmware.protocol.words import Action
-from server.planner import progress
+from server.planner import budgets, progress
 from server.planner.admission import admit, send_back, withdraw
 from server.planner.ledger import Ledger
 from server.planner.model import (
@@ -19,10 +19,11 @@ from server.planner.model import (
     CohortDrained,
     CohortState,
     Commanded,
+    Decommissioned,
     Recalled,
     Verb,
 )
-from server.planner.states import CAN_GO_BACK, OVER, TransitionError, next_campaign
+from server.planner.states import CAN_GO_BACK, IN_FLIGHT, OVER, UNDECIDED, Move, TransitionError, next_campaign
 
 
 def commanded(ledger: Ledger, event: Commanded) -> None:
@@ -79,6 +80,24 @@ def recalled(ledger: Ledger, event: Recalled) -> None:
         withdraw(ledger)
     elif progress.recalling(ledger) and ledger.assignment.state in CAN_GO_BACK:
         send_back(ledger)
+    progress.settle(ledger)
+
+
+def decommissioned(ledger: Ledger, event: Decommissioned) -> None:
+    """End a target's part: in flight it stays silent for ever, and that counts; anywhere else it says nothing about the
+    release. Its tokens come back: what is out of the fleet is not down in it."""
+    if not ledger.known:
+        return
+    why = {"reason_kind": "decommissioned", "reason": event.reason}
+    if ledger.assignment.state in IN_FLIGHT:
+        ledger.move(Move.HORIZON, **why)
+        ledger.record(
+            "missing", f"Its attempt will never be known to have ended; that counts. {event.reason}", target=True
+        )
+    elif ledger.assignment.state in UNDECIDED:
+        ledger.move(Move.DECOMMISSION, **why)
+        ledger.record("skipped", event.reason, target=True)
+    budgets.release(ledger)
     progress.settle(ledger)
 
 

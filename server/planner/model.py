@@ -223,6 +223,8 @@ class TargetRow:
     running_sha256: str | None = None
     rollback_available: bool = False
     quarantined: bool = False
+    gone: bool = False
+    """Shut out of the fleet for ever."""
     groups: tuple[str, ...] = ()
     holder: str | None = None
     """The campaign that holds this target: the one its reports and asks are about."""
@@ -364,6 +366,16 @@ class Recalled:
     at: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Decommissioned:
+    """A person takes a target out of the fleet for ever."""
+
+    campaign: str
+    target: str
+    reason: str
+    at: float
+
+
 Event = (
     Commanded
     | Candidate
@@ -375,6 +387,7 @@ Event = (
     | AssignmentDue
     | CampaignDue
     | Recalled
+    | Decommissioned
 )
 
 

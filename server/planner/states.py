@@ -5,6 +5,7 @@ Rules
 - Before activation an assignment follows what the target says, also when it skips steps or goes back one.
 - Once a permit was given, words from before the activation are history: asks and reports travel apart, so they arrive late.
 - `missing` is left only by a signed report of how it ended, or by a new permit. Ends are sticky: whatever comes later is history.
+- Whoever is decommissioned while it may be down counts as silent, because nobody will ever know; anywhere else it is skipped.
 - `committed` and `verified` become `regressed` when the target falls back or shows another image.
 """
 
@@ -39,6 +40,7 @@ class Move(StrEnum):
     NO_WAY_BACK = "no-way-back"
     TAKEN_OVER = "taken-over"
     WENT_BACK = "went-back"
+    DECOMMISSION = "decommission"
 
 
 class Turn(StrEnum):
@@ -96,6 +98,7 @@ def _waiting(state: A) -> Row:
         Move.ORDER_IMPOSSIBLE: A.REFUSED,
         Move.OTHER_IMAGE: A.FAILED,
         Move.WENT_BACK: A.ROLLED_BACK,
+        Move.DECOMMISSION: A.SKIPPED,
     }
     return {**_stay(state, [Word.IDLE]), **_FOLLOWED, **_GOING, **_DONE, **moves}
 
@@ -112,12 +115,17 @@ def _in_flight(state: A) -> Row:
 
 def _running(state: A) -> Row:
     lost: Row = {Word.FELL_BACK: A.REGRESSED, Word.FAILED: A.REGRESSED, Move.OTHER_IMAGE: A.REGRESSED}
-    moves: Row = {Move.ROLL_BACK: A.ORDERED, Move.NO_WAY_BACK: A.FAILED, Move.TAKEN_OVER: A.SUPERSEDED}
+    moves: Row = {
+        Move.ROLL_BACK: A.ORDERED,
+        Move.NO_WAY_BACK: A.FAILED,
+        Move.TAKEN_OVER: A.SUPERSEDED,
+        Move.DECOMMISSION: A.SKIPPED,
+    }
     return {**_stay(state, Word), **lost, **moves}
 
 
 ASSIGNMENT: Mapping[A, Row] = {
-    A.PLANNED: {Move.ADMIT: A.ORDERED, Move.SKIP: A.SKIPPED},
+    A.PLANNED: {Move.ADMIT: A.ORDERED, Move.SKIP: A.SKIPPED, Move.DECOMMISSION: A.SKIPPED},
     **{state: _waiting(state) for state in WAITING},
     A.ACTIVATING: {
         **_in_flight(A.ACTIVATING),

@@ -11,6 +11,7 @@ from server.planner.model import (
     CohortDrained,
     Commanded,
     Decision,
+    Decommissioned,
     Event,
     Footprint,
     Ordered,
@@ -50,6 +51,8 @@ def step(loaded: Slice, event: Event, *, checks: tuple[Check, ...] = CHECKS) -> 
             campaign_events.campaign_due(ledger, event)
         case Recalled():
             campaign_events.recalled(ledger, event)
+        case Decommissioned():
+            campaign_events.decommissioned(ledger, event)
         case Ordered():
             report_events.ordered(ledger, event)
         case OrderImpossible():

@@ -18,6 +18,7 @@ from server.planner.model import (
     Slice,
     TokenRow,
 )
+from server.planner.states import UNDECIDED
 from server.ports import AgentStatus, CampaignView, Page, Selection
 from server.storage import slices
 from server.storage.fleet import labelled
@@ -133,6 +134,12 @@ class SqlCampaigns:
         """Some tokens of these groups, oldest first, whoever holds them."""
         statement = select(TOKEN).where(TOKEN.c.group.in_(list(groups))).order_by(TOKEN.c.since).limit(limit)
         return [token_row(row) for row in self._db.execute(statement).mappings()]
+
+    def open_for(self, target: str) -> Sequence[str]:
+        """Ids of the campaigns in which this target's part is not over: undecided, or missing."""
+        open_states = [str(state) for state in (*UNDECIDED, AssignmentState.MISSING)]
+        query = select(ASSIGNMENT.c.campaign).where(ASSIGNMENT.c.target == target, ASSIGNMENT.c.state.in_(open_states))
+        return [row.campaign for row in self._db.execute(query.order_by(ASSIGNMENT.c.campaign))]
 
     def waiting_for(self, target: str) -> str | None:
         """The oldest live campaign that has planned this target and not admitted it; else the newest one that ended before

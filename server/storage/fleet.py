@@ -2,7 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, bindparam, delete, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    String,
+    and_,
+    bindparam,
+    cast,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from firmware.errors import RefusedError
 from server.planner.model import AssignmentState
@@ -24,6 +37,7 @@ _SOURCE = TARGET.join(AGENT, AGENT.c.id == TARGET.c.agent).outerjoin(
     ASSIGNMENT, and_(ASSIGNMENT.c.campaign == TARGET.c.last_campaign, ASSIGNMENT.c.target == TARGET.c.id)
 )
 
+_IN_FLEET = AGENT.c.status.not_in([str(status) for status in AgentStatus if status.shut_out])
 _UPDATE = update(TARGET).where(TARGET.c.id == bindparam("of_target"))
 
 
@@ -95,6 +109,24 @@ class SqlFleet:
         if rows:
             self._db.execute(insert(TARGET_LABEL), rows)
 
+    def set_way(self, target: str, *, endpoint: str | None, services_cas: Sequence[str]) -> None:
+        """Note by which address a target said it comes, and which services CAs it trusts."""
+        values = {"endpoint": endpoint, "services_cas": list(services_cas)}
+        self._db.execute(_UPDATE, {**values, "of_target": target})
+
+    def endpoints(self) -> Mapping[str, int]:
+        """Number of targets that are not shut out, by the address they said they use (empty: none said yet)."""
+        endpoint = func.coalesce(TARGET.c.endpoint, "")
+        query = select(endpoint, func.count()).select_from(_SOURCE).where(_IN_FLEET).group_by(endpoint)
+        return {name: number for name, number in self._db.execute(query)}  # noqa: C416 - rows are no pairs to mypy
+
+    def without_services_ca(self, fingerprint: str) -> int:
+        """Number of targets that are not shut out and have not said that they trust this services CA."""
+        said = func.coalesce(cast(TARGET.c.services_cas, String), "")
+        silent = said.not_like(f'%"{fingerprint}"%')
+        query = select(func.count()).select_from(TARGET.join(AGENT, AGENT.c.id == TARGET.c.agent))
+        return self._db.execute(query.where(_IN_FLEET, silent)).scalar_one()
+
     def _labels(self, targets: Sequence[str]) -> dict[str, dict[str, str]]:
         found: dict[str, dict[str, str]] = {}
         if targets:
@@ -134,6 +166,7 @@ def _view(row: RowMapping, labels: Mapping[str, str]) -> TargetView:
     values = dict(row)
     values["status"] = AgentStatus(values["status"])
     values["capabilities"] = tuple(values["capabilities"])
+    values["services_cas"] = tuple(values["services_cas"] or ())
     if values["campaign"] is None:
         values.update(reason_kind="none", reason="")
     else:

@@ -3,13 +3,15 @@
 import hmac
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, delete, func, insert, select, update
 
 from firmware.errors import RefusedError
-from server.ports import AgentRecord, AgentStatus, ApiToken, ClaimToken, Role
-from server.storage.tables import AGENT, API_TOKEN, CLAIM_TOKEN, TARGET, TARGET_LABEL
+from server.ports import AgentRecord, AgentStatus, ApiToken, CertificateRecord, ClaimToken, Role
+from server.storage.tables import AGENT, API_TOKEN, CERTIFICATE, CLAIM_TOKEN, TARGET, TARGET_LABEL
 
-_AGENT = select(AGENT).where(AGENT.c.id == bindparam("agent"))
+_RECORD = tuple(AGENT.c[name] for name in AgentRecord.__dataclass_fields__)
+_AGENT = select(*_RECORD).where(AGENT.c.id == bindparam("agent"))
+_SHUT_OUT = tuple(str(status) for status in AgentStatus if status.shut_out)
 
 
 class SqlIdentities:
@@ -70,6 +72,7 @@ class SqlIdentities:
                 certificate_serial=agent.certificate_serial,
                 enrolled_at=agent.enrolled_at,
                 claim_token=agent.claim_token,
+                evicting=False,
             )
         )
         self._db.execute(
@@ -92,16 +95,53 @@ class SqlIdentities:
     def agent(self, agent_id: str) -> AgentRecord | None:
         """The agent of this id, whatever its standing."""
         row = self._db.execute(_AGENT, {"agent": agent_id}).mappings().first()
-        return None if row is None else AgentRecord(**{**row, "status": AgentStatus(row["status"])})
+        return None if row is None else _agent(row)
 
     def agent_by_report_key(self, keyid: str) -> AgentRecord | None:
         """The agent enrolled with this report key, whatever its standing."""
-        row = self._db.execute(select(AGENT).where(AGENT.c.report_keyid == keyid)).mappings().first()
-        return None if row is None else AgentRecord(**{**row, "status": AgentStatus(row["status"])})
+        row = self._db.execute(select(*_RECORD).where(AGENT.c.report_keyid == keyid)).mappings().first()
+        return None if row is None else _agent(row)
 
     def set_agent_status(self, agent_id: str, status: AgentStatus) -> None:
         """Quarantine, revoke or restore; an unknown agent is left alone."""
         self._db.execute(update(AGENT).where(AGENT.c.id == agent_id).values(status=str(status)))
+
+    def add_certificate(self, certificate: CertificateRecord) -> None:
+        """Note a certificate and make it its agent's current one; the same serial again replaces what was noted."""
+        self._db.execute(delete(CERTIFICATE).where(CERTIFICATE.c.serial == certificate.serial))
+        self._db.execute(insert(CERTIFICATE).values(**vars(certificate)))
+        current = update(AGENT).where(AGENT.c.id == certificate.agent)
+        self._db.execute(current.values(certificate_serial=certificate.serial))
+
+    def certificate(self, serial: str) -> CertificateRecord | None:
+        """The certificate with this serial, whoever's it is."""
+        row = self._db.execute(select(CERTIFICATE).where(CERTIFICATE.c.serial == serial)).mappings().first()
+        return None if row is None else CertificateRecord(**row)
+
+    def issuers(self) -> Mapping[str, int]:
+        """Number of agents that are not shut out, by the issuer of their current certificate (empty: not noted)."""
+        issuer = func.coalesce(CERTIFICATE.c.issuer, "")
+        source = AGENT.outerjoin(CERTIFICATE, CERTIFICATE.c.serial == AGENT.c.certificate_serial)
+        query = select(issuer, func.count()).select_from(source).where(AGENT.c.status.not_in(_SHUT_OUT))
+        return {name: number for name, number in self._db.execute(query.group_by(issuer))}  # noqa: C416 - rows are no pairs to mypy
+
+    def shut_out_serials(self, now: float) -> Sequence[CertificateRecord]:
+        """The certificates of agents that are shut out for ever and that have not expired, by serial."""
+        query = (
+            select(CERTIFICATE)
+            .join(AGENT, AGENT.c.id == CERTIFICATE.c.agent)
+            .where(AGENT.c.status.in_(_SHUT_OUT), CERTIFICATE.c.expires_at > now)
+        )
+        return [CertificateRecord(**row) for row in self._db.execute(query.order_by(CERTIFICATE.c.serial)).mappings()]
+
+    def set_evicting(self, agent_id: str, evicting: bool) -> None:
+        """Whether the agent's live session and retained messages are still to be ended."""
+        self._db.execute(update(AGENT).where(AGENT.c.id == agent_id).values(evicting=evicting))
+
+    def evicting(self, limit: int) -> Sequence[str]:
+        """Some agents that are still to be put out, by id."""
+        query = select(AGENT.c.id).where(AGENT.c.evicting.is_(True)).order_by(AGENT.c.id).limit(limit)
+        return [row.id for row in self._db.execute(query)]
 
     def add_api_token(self, token: ApiToken) -> None:
         """Store an API token; raises `RefusedError` (`token-exists`)."""
@@ -121,3 +161,7 @@ class SqlIdentities:
         query = select(API_TOKEN).where(API_TOKEN.c.secret_sha256 == secret_sha256)
         row = self._db.execute(query).mappings().first()
         return None if row is None else ApiToken(**{**row, "role": Role(row["role"])})
+
+
+def _agent(row: RowMapping) -> AgentRecord:
+    return AgentRecord(**{**row, "status": AgentStatus(row["status"])})

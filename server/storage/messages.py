@@ -180,6 +180,10 @@ class SqlOrders:
             raise ConflictError(f"The order of {order.target} must have a counter above {current.counter}.")
         self._db.execute(_OLD_ASKS, {"of_target": order.target})
 
+    def forget(self, target: str) -> None:
+        """Forget the target's order: there will be no other."""
+        self._db.execute(delete(ORDER).where(ORDER.c.target == target))
+
     def echoed(self, target: str) -> Counter | None:
         """The highest counter the target echoed in a signed report."""
         row = self._db.execute(select(TARGET.c.echoed_epoch, TARGET.c.echoed_n).where(TARGET.c.id == target)).first()

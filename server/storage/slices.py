@@ -140,9 +140,11 @@ def _target(db: Connection, target: str) -> TargetRow | None:
     if row is None:
         return None
     values = dict(row)
-    quarantined = values.pop("status") != AgentStatus.ACTIVE
+    status = AgentStatus(values.pop("status"))
     labels = {label.name: label.value for label in db.execute(_LABELS, {"target": target})}
-    return TargetRow(**values, quarantined=quarantined, groups=group_keys(labels))
+    return TargetRow(
+        **values, quarantined=status is not AgentStatus.ACTIVE, gone=status.shut_out, groups=group_keys(labels)
+    )
 
 
 def _tokens(db: Connection, target: str) -> tuple[TokenRow, ...]:

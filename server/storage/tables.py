@@ -46,6 +46,19 @@ class AgentTable(Stored, table=True):
     certificate_serial: str
     enrolled_at: float
     claim_token: str
+    evicting: bool
+
+
+class CertificateTable(Stored, table=True):
+    """Every certificate that an agent was given; `agent.certificate_serial` says which is current."""
+
+    __tablename__ = "certificate"
+    serial: str = Field(primary_key=True)
+    agent: str = Field(foreign_key="agent.id", index=True)
+    issuer: str
+    issued_at: float
+    expires_at: float
+    replaces: str | None
 
 
 class ApiTokenTable(Stored, table=True):
@@ -111,6 +124,8 @@ class TargetTable(Stored, table=True):
     encryption_key: str | None
     echoed_epoch: int | None = Field(sa_type=BigInteger)
     echoed_n: int | None = Field(sa_type=BigInteger)
+    endpoint: str | None
+    services_cas: list[Any] | None = Field(sa_type=JSON)
 
 
 class TargetLabelTable(Stored, table=True):
@@ -273,6 +288,7 @@ def _table(name: str) -> Table:
 
 CLAIM_TOKEN = _table("claim_token")
 AGENT = _table("agent")
+CERTIFICATE = _table("certificate")
 API_TOKEN = _table("api_token")
 RELEASE = _table("release")
 DELTA = _table("delta")

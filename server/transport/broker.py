@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import socket
 import ssl
 import sys
@@ -131,6 +132,11 @@ class RunningBroker:
         await self._launch()
         if self._restart:
             self._keeper = asyncio.create_task(self._keep())
+
+    def reload(self) -> None:
+        """Make it read its revocation lists again. The embedded one does so by itself; a live session is not ended by it."""
+        if self.kind == "mosquitto" and self._process is not None and self._process.returncode is None:
+            self._process.send_signal(signal.SIGHUP)
 
     async def stop(self) -> None:
         """End the process; harmless when it has ended."""

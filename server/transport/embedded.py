@@ -30,9 +30,10 @@ from amqtt.mqtt.protocol.handler import ProtocolHandler
 from amqtt.session import Session
 
 from firmware.errors import OtariaError
+from server.identity.revocation import revoked_in
 from server.transport import access
 from server.transport.embedded_config import EmbeddedConfig, EmbeddedListener, parse_config
-from server.transport.embedded_plugin import CertificateAuth, refusal
+from server.transport.embedded_plugin import CertificateAuth, refusal, serial_number
 
 # amqtt is not typed, so what inherits from it inherits from Any: hence the ignored `misc` errors.
 
@@ -70,7 +71,9 @@ class GuardedHandler(BrokerProtocolHandler):  # type: ignore[misc]
 
 
 class GuardedBroker(Broker):  # type: ignore[misc]
-    """amqtt's broker; every override says what it closes."""
+    """amqtt's broker; every override says what it closes. `revoked`: a file of revocation lists, read at every CONNECT."""
+
+    revoked: Path | None = None
 
     async def stream_connected(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, listener_name: str
@@ -78,7 +81,10 @@ class GuardedBroker(Broker):  # type: ignore[misc]
         """Bound what is read; whatever a client sends, at most its own connection ends."""
         try:
             await self._client_connected(listener_name, BoundedReader(reader), StreamWriterAdapter(writer))
-        except (AMQTTError, MQTTError, CodecError, NoDataError, ValueError, IndexError, struct.error, OSError) as error:
+        except (
+            *(AMQTTError, MQTTError, CodecError, NoDataError, OtariaError),
+            *(ValueError, IndexError, struct.error, OSError),
+        ) as error:
             logger.warning("a connection ended: %s", error)
         finally:
             writer.close()
@@ -100,13 +106,18 @@ class GuardedBroker(Broker):  # type: ignore[misc]
                 handler, session = await GuardedHandler.init_from_connect(reader, writer, self.plugins_manager)
         except TimeoutError as error:
             raise NoDataError("no CONNECT in time") from error
-        if why := refusal(session):
+        if why := refusal(session) or self._revoked(session):
             await ConnackPacket.build(0, NOT_AUTHORIZED).to_stream(writer)
             raise MQTTError(f"refused a client at {remote_address}:{remote_port}: {why}")
         session.username, session.clean_session, session.parent = session.client_id, True, 0
         session.keep_alive = math.ceil(session.keep_alive * KEEPALIVE_GRACE)
         await self._end_older(session.client_id)
         return handler, session
+
+    def _revoked(self, session: Session) -> str | None:
+        if self.revoked is None or serial_number(session.ssl_object) not in revoked_in(self.revoked):
+            return None
+        return f"the certificate of {session.client_id} was revoked"
 
     async def _end_older(self, client_id: str) -> None:
         _, handler = self._sessions.get(client_id, (None, None))
@@ -180,6 +191,7 @@ def broker_config(config: EmbeddedConfig) -> BrokerConfig:
 async def serve(config: EmbeddedConfig) -> None:
     """Run the broker until SIGTERM or SIGINT."""
     broker = GuardedBroker(broker_config(config))
+    broker.revoked = Path(config.agents.revoked) if config.agents.revoked else None
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)

@@ -14,17 +14,19 @@ Port = Annotated[int, Meta(ge=1, le=65535)]
 
 
 class EmbeddedListener(Struct, frozen=True, kw_only=True):
-    """A TLS listener: `ca` is the PEM file that its clients' certificates come from."""
+    """A TLS listener: `ca` is the PEM file that its clients' certificates come from, `revoked` lists those that are refused."""
 
     port: Port
     ca: str
     certificate: str
     key: str
+    revoked: str = ""
 
     @classmethod
     def of(cls, port: int, tls: TlsFiles) -> "EmbeddedListener":
         """A listener with these files."""
-        return cls(port=port, ca=str(tls.ca), certificate=str(tls.certificate), key=str(tls.key))
+        revoked = str(tls.revoked) if tls.revoked else ""
+        return cls(port=port, ca=str(tls.ca), certificate=str(tls.certificate), key=str(tls.key), revoked=revoked)
 
 
 class EmbeddedConfig(Struct, frozen=True, kw_only=True):

@@ -44,6 +44,12 @@ def refusal(session: Session) -> str | None:
     return None
 
 
+def serial_number(tls: ssl.SSLObject | None) -> int | None:
+    """The serial of the verified certificate of the other end, or None."""
+    der = tls.getpeercert(binary_form=True) if tls is not None else None
+    return x509.load_der_x509_certificate(der).serial_number if der else None
+
+
 def common_name(tls: ssl.SSLObject | None) -> str | None:
     """The one common name in the verified certificate of the other end, or None."""
     der = tls.getpeercert(binary_form=True) if tls is not None else None

@@ -90,6 +90,7 @@ def _listener(bind: str, listener: Listener) -> list[str]:
         f"cafile {_path(listener.tls.ca)}",
         f"certfile {_path(listener.tls.certificate)}",
         f"keyfile {_path(listener.tls.key)}",
+        *([f"crlfile {_path(listener.tls.revoked)}"] if listener.tls.revoked else []),
         "tls_version tlsv1.2",
         "require_certificate true",
         "use_identity_as_username true",

@@ -193,7 +193,7 @@ class AiomqttTransport:
             clean_session=True,
             keepalive=KEEPALIVE_S,
             timeout=self._answer_timeout_s,
-            tls_context=_tls_context(self._endpoint),
+            tls_context=tls_context(self._endpoint),
             max_inflight_messages=MAX_INFLIGHT,
             max_concurrent_outgoing_calls=MAX_PUBLISHING,
             queue_type=cast(Any, partial(_Diversion, self._backlog)),
@@ -255,7 +255,8 @@ def _honour_cancellation() -> None:
         raise asyncio.CancelledError
 
 
-def _tls_context(endpoint: BrokerEndpoint) -> ssl.SSLContext:
+def tls_context(endpoint: BrokerEndpoint) -> ssl.SSLContext:
+    """TLS of a client with the endpoint's files."""
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=endpoint.tls.ca)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(endpoint.tls.certificate, endpoint.tls.key)

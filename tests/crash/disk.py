@@ -1,6 +1,6 @@
 """A disk that can lose power: `Effects` in memory, with a write cache and a counter of durable operations."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,6 +83,16 @@ class Disk:
     def size(self, path: Path) -> int | None:
         self._alive()
         return len(self._cached[path]) if path in self._cached else None
+
+    def names(self, folder: Path) -> list[str]:
+        self._alive()
+        return sorted(path.name for path in self._cached if path.parent == folder)
+
+    def settle(self, folder: Path) -> None:
+        self._alive()
+
+    def run(self, argv: Sequence[str], *, data: bytes = b"", timeout_s: float) -> bytes:
+        raise AssertionError(f"this disk has no tools: {argv}")
 
     def _operate(
         self, kind: str, path: Path, whole: Callable[[], None], torn: Callable[[], None] = lambda: None

@@ -14,9 +14,17 @@ from typing import Any
 from securesystemslib.signer import CryptoSigner, Signer
 
 from device_agent.boot.control import FileBoot
-from device_agent.boot.files import encode_status, read_request, read_state, reboot_asked, write_state
+from device_agent.boot.files import (
+    encode_status,
+    hear,
+    read_request,
+    read_state,
+    read_status,
+    reboot_asked,
+    write_state,
+)
 from device_agent.boot.layout import Board
-from device_agent.boot.loader import Boot, LoaderState, decide, encode_state, expire, recover, settle
+from device_agent.boot.loader import Boot, LoaderState, decide, encode_state, expire, recover
 from device_agent.core.values import Tuning
 from device_agent.identity import Identity
 from device_agent.install.stream import StreamInstaller
@@ -413,8 +421,8 @@ class World:
 
     def _hear(self, boot: Boot) -> None:
         state = self._state()
-        settled = settle(state, read_request(self.disk, BOARD), boot)
-        if settled is not state and settled != state:
+        settled = hear(self.disk, BOARD, state, boot, read_status(self.disk, BOARD).boot_id)
+        if settled != state:
             write_state(self.disk, BOARD, settled)
 
     def _state(self) -> LoaderState:

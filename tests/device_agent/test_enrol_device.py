@@ -24,6 +24,7 @@ from server.http.devices import DeviceRoutes, tls_peer
 from server.http.tls import devices_context
 from server.identity.authority import Authorities, TlsFiles
 from server.identity.enrolment import EnrolmentOverHttp
+from server.identity.renewal import RenewalOverHttp
 from tests.brokers import csr_of
 from tests.enrolment import HARDWARE, ROOT_1, Desk, desk_of
 from tests.identity_store import MemoryDatabase, SettableClock
@@ -53,6 +54,7 @@ async def served(app: web.Application, tls: TlsFiles) -> AsyncIterator[str]:
 def honest(desk: Desk, directory: Path) -> web.Application:
     routes = DeviceRoutes(
         enrolment=EnrolmentOverHttp(desk.service),
+        renewal=RenewalOverHttp(desk.renewal),
         database=desk.database,
         artifacts=ArtifactStore(directory / "artifacts"),
         metadata=desk.metadata,

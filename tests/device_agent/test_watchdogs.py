@@ -92,7 +92,7 @@ def test_the_loop_says_ready_feeds_in_time_and_says_that_it_stops(systemd: tuple
     wire = ThreadedWire(world)
     runtime = world.powered_agent(wire)
     dog = Watchdog(Manager(environment, os.getpid()))
-    loop = AgentLoop(runtime, wire, _Real(), dog)
+    loop = AgentLoop(runtime, wire, _Real(), watchdog=dog)
     thread = threading.Thread(target=loop.run)
     thread.start()
     assert listener.word() == "READY=1"
@@ -123,7 +123,7 @@ def test_a_loop_that_hangs_feeds_nothing(systemd: tuple[Listener, dict[str, str]
 
     hang_over = threading.Event()
     runtime.__class__ = Hangs
-    loop = AgentLoop(runtime, wire, _Real(), Watchdog(Manager(environment, os.getpid())))
+    loop = AgentLoop(runtime, wire, _Real(), watchdog=Watchdog(Manager(environment, os.getpid())))
     thread = threading.Thread(target=loop.run)
     thread.start()
     assert listener.word() == "READY=1"

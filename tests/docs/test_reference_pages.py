@@ -11,9 +11,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from device_agent.boot.settings import Grub, Simulated, SystemdBootSettings, UBoot
 from device_agent.config import Config, Intervals
 from firmware.protocol.words import ReasonKind
 from server.config import DEFAULTS
+from server.http.authorities import CaRoutes
 from server.http.campaigns import CampaignRoutes
 from server.http.devices import DeviceRoutes
 from server.http.fleet import FleetRoutes
@@ -69,7 +71,7 @@ def known_keys(strategy: dict[str, Any]) -> tuple[str, ...]:
 
 def routes() -> Iterator[tuple[str, str]]:
     """`METHOD /path` below /api/v1 and the need of each."""
-    for kind in (SystemRoutes, FleetRoutes, CampaignRoutes, ReleaseRoutes):
+    for kind in (SystemRoutes, FleetRoutes, CaRoutes, CampaignRoutes, ReleaseRoutes):
         for route in unfurnished(kind).routes():
             yield f"{route.method} {route.path}", route.need.value
 
@@ -113,20 +115,27 @@ def test_every_setting_of_the_agent_is_in_the_reference_with_its_default() -> No
     settings = {f"intervals.{name}": f"{getattr(Intervals(), name):g}" for name in Intervals.__struct_fields__}
     for name in Config.__struct_fields__:
         value = getattr(Config(), name)
-        if isinstance(value, Intervals):
+        if isinstance(value, Intervals | Simulated):
             continue
         if isinstance(value, msgspec.Struct):
-            settings |= {f"{name}.{inner}": shown(getattr(value, inner)) for inner in value.__struct_fields__}
+            settings |= {f"{name}.{inner}": _quoted(getattr(value, inner)) for inner in value.__struct_fields__}
         else:
-            settings[name] = shown(value)
+            settings[name] = _quoted(value)
+    settings["boot.kind"] = "simulated"
+    for kind in (Simulated, Grub, UBoot, SystemdBootSettings):
+        fields = msgspec.to_builtins(kind())
+        settings |= {f"boot.{name}": _shown(fields[name]) for name in kind.__struct_fields__}
     assert rows == settings
 
 
-def shown(value: object) -> str:
-    """A default as the reference writes it."""
+def _shown(value: object) -> str:
     if value is None:
         return "none"
-    return f"{value:g}" if isinstance(value, float) else msgspec.json.encode(value).decode()
+    return f"{value:g}" if isinstance(value, float) else msgspec.json.encode(value).decode().strip('"')
+
+
+def _quoted(value: object) -> str:
+    return msgspec.json.encode(value).decode() if isinstance(value, str) else _shown(value)
 
 
 @pytest.mark.parametrize("title", ["The strategy", "A cohort", "A gate", "A budget"])

@@ -45,7 +45,7 @@ _encrypt = click.option("--encrypt", is_flag=True, help="Encrypt a key that is m
 
 
 @dataclass(frozen=True, kw_only=True)
-class _How:
+class How:
     """The options that every change has."""
 
     directory: Path
@@ -55,7 +55,8 @@ class _How:
     as_json: bool
 
 
-def _change_options(command: Callable[..., None]) -> Callable[..., None]:
+def change_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options that every change has; they make a `How`."""
     for option in (json_option, yes_option, _output, key_option, repository_option):
         command = option(command)
     return command
@@ -67,7 +68,7 @@ def _change_options(command: Callable[..., None]) -> Callable[..., None]:
 @_threshold
 @scheme_option
 @_encrypt
-@_change_options
+@change_options
 def add(role: str, public: Path | None, threshold: int | None, scheme: str, encrypt: bool, **how: Any) -> None:
     """Give ROLE one more key. A ROLE named product-NAME that does not exist yet begins a product.
 
@@ -77,7 +78,7 @@ def add(role: str, public: Path | None, threshold: int | None, scheme: str, encr
         role,
         public,
         lambda repository, key: changes.add(repository, role, key, threshold=threshold, now=time.time()),
-        _How(**how),
+        How(**how),
         scheme=scheme,
         encrypt=encrypt,
     )
@@ -89,7 +90,7 @@ def add(role: str, public: Path | None, threshold: int | None, scheme: str, encr
 @_public
 @scheme_option
 @_encrypt
-@_change_options
+@change_options
 def rotate(role: str, old: str | None, public: Path | None, scheme: str, encrypt: bool, **how: Any) -> None:
     """Put a new key in the place of KEY (the beginning of its id, or its owner's name) in ROLE.
 
@@ -101,7 +102,7 @@ def rotate(role: str, old: str | None, public: Path | None, scheme: str, encrypt
         role,
         public,
         lambda repository, key: changes.rotate(repository, role, key, old=old, now=time.time()),
-        _How(**how),
+        How(**how),
         scheme=scheme,
         encrypt=encrypt,
     )
@@ -111,34 +112,34 @@ def rotate(role: str, old: str | None, public: Path | None, scheme: str, encrypt
 @click.argument("role")
 @click.argument("key")
 @_threshold
-@_change_options
+@change_options
 def remove(role: str, key: str, threshold: int | None, **how: Any) -> None:
     """Take KEY (the beginning of its id, or its owner's name) away from ROLE.
 
     Example: otaria keys remove root bob --repository acme -o without-bob.proposal
     """
-    given = _How(**how)
+    given = How(**how)
     repository = workspace(given.directory, given.uris)
-    _carry_out(repository, changes.remove(repository, role, key, threshold=threshold, now=time.time()), given)
+    carry_out(repository, changes.remove(repository, role, key, threshold=threshold, now=time.time()), given)
 
 
 @click.command()
 @click.argument("roles", metavar="ROLE…", nargs=-1, required=True)
-@_change_options
+@change_options
 def renew(roles: tuple[str, ...], **how: Any) -> None:
     """Sign roles again before they expire, otherwise unchanged. Online roles are renewed by the server; where it is down,
     naming one of them does what it would do, with the online keys in DIR.
 
     Example: otaria keys renew root targets product-pump --repository acme
     """
-    given = _How(**how)
+    given = How(**how)
     repository = workspace(given.directory, given.uris)
     if set(roles) <= set(ONLINE):
         renewed = repository.renew(time.time())
         text = f"Renewed {', '.join(renewed)}." if renewed else "No online role has used up half of its time yet."
         emit({"renewed": renewed}, as_json=given.as_json, text=text)
         return
-    _carry_out(repository, changes.renew(repository, roles, now=time.time()), given)
+    carry_out(repository, changes.renew(repository, roles, now=time.time()), given)
 
 
 @click.command()
@@ -146,7 +147,7 @@ def renew(roles: tuple[str, ...], **how: Any) -> None:
 @click.option(
     "--bits", type=click.IntRange(1, changes.MAX_BITS), required=True, help="2 to this power is the number of bins."
 )
-@_change_options
+@change_options
 def bins(product: str, bits: int, **how: Any) -> None:
     """Move the files of a PRODUCT with many releases into hash bins, so that devices fetch only a small part of them.
 
@@ -154,16 +155,16 @@ def bins(product: str, bits: int, **how: Any) -> None:
 
     Example: otaria keys bins pump --bits 6 --repository acme
     """
-    given = _How(**how)
+    given = How(**how)
     repository = workspace(given.directory, given.uris)
-    _carry_out(repository, changes.bins(repository, product, bits, now=time.time()), given)
+    carry_out(repository, changes.bins(repository, product, bits, now=time.time()), given)
 
 
 def _with_new_key(
     role: str,
     public: Path | None,
     propose: Callable[[Repository, SSlibKey], Proposal],
-    how: _How,
+    how: How,
     *,
     scheme: str,
     encrypt: bool,
@@ -171,14 +172,14 @@ def _with_new_key(
     """Propose with a key from a key file, or with one that is made here and goes away again unless the change comes about."""
     if public is not None:
         repository = workspace(how.directory, how.uris)
-        _carry_out(repository, propose(repository, read_key_file(public)[0]), how)
+        carry_out(repository, propose(repository, read_key_file(public)[0]), how)
         return
     workspace(how.directory, how.uris).root()  # no key is made beside a catalogue that is not there
     path = _free_name(how.directory, role)
     key = generate_file(path, scheme=scheme, passphrase=new_passphrase() if encrypt else None).public_key
     try:
         repository = workspace(how.directory, how.uris)
-        _carry_out(repository, propose(repository, named(key, path.stem) if role == Root.type else key), how)
+        carry_out(repository, propose(repository, named(key, path.stem) if role == Root.type else key), how)
     except (OtariaError, click.Abort):  # raised before anything is written; after that the key may be in force
         path.unlink()
         raise
@@ -195,7 +196,8 @@ def _free_name(directory: Path, role: str) -> Path:
     return path
 
 
-def _carry_out(repository: Repository, proposal: Proposal, how: _How) -> None:
+def carry_out(repository: Repository, proposal: Proposal, how: How) -> None:
+    """Show the proposal and ask; then put it in force, or write it for others to sign."""
     if how.output is not None:
         require_free(how.output)
     question = "Propose this?" if how.output else "Put this in force?"

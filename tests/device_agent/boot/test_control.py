@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from device_agent.boot.control import FileBoot
-from device_agent.boot.files import encode_status, read_request, read_state, reboot_asked, write_state
+from device_agent.boot.files import encode_status, hear, read_request, read_state, reboot_asked, write_state
 from device_agent.boot.layout import Board
-from device_agent.boot.loader import Boot, LoaderState, decide, encode_state, settle
+from device_agent.boot.loader import Boot, LoaderState, decide, encode_state
 from device_agent.boot.wary import WaryEffects
 from device_agent.effects import FileEffects
 from device_agent.ports import BootOutcome, BootStatus, Slot
@@ -54,7 +54,7 @@ class Loader:
         self.now += seconds
         if self.settles:
             assert self.boot is not None
-            write_state(EFFECTS, self.board, settle(self.state, read_request(EFFECTS, self.board), self.boot))
+            write_state(EFFECTS, self.board, hear(EFFECTS, self.board, self.state, self.boot, "b1"))
 
     def agent(self) -> FileBoot:
         return FileBoot(EFFECTS, self.board.directory, monotonic=lambda: self.now, sleep=self.sleep)

@@ -24,7 +24,9 @@ from device_agent.boot.loader import (
     newest,
     parse_request,
     recover,
+    refill,
     rescue,
+    retire,
     settle,
 )
 from device_agent.ports import BootOutcome, Slot
@@ -282,9 +284,11 @@ class Board:
     boots_of_trial: dict[str, int] = field(default_factory=dict)
     committed: list[Slot] = field(default_factory=lambda: [Slot.A])
     over: set[str] = field(default_factory=set)
+    unfilled: int = 0
+    is_intact: bool = False
 
-    def power_on(self, request: Request | None) -> None:
-        self.state, boot = decide(self.state, request, LIMITS)
+    def power_on(self, request: Request | None, *, clean: bool = False) -> None:
+        self.state, boot = decide(self.state, request, LIMITS, clean=clean)
         assert decode_state(encode_state(self.state)) == self.state
         if boot.outcome is BootOutcome.TRIAL:
             assert boot.trial_id is not None
@@ -292,9 +296,16 @@ class Board:
             assert boot.deadline_s is not None
             assert boot.deadline_s <= LIMITS.max_deadline_s
             self.boots_of_trial[boot.trial_id] = self.boots_of_trial.get(boot.trial_id, 0) + 1
-            assert self.boots_of_trial[boot.trial_id] <= LIMITS.max_attempts
+            assert self.boots_of_trial[boot.trial_id] <= LIMITS.max_attempts + LIMITS.max_spare
+            self.is_intact = False
+        elif boot.slot is not self.committed[-1]:
+            assert (self.is_intact, boot.slot, boot.cause) == (True, self.committed[-2], "boot-loop")
+            assert self.unfilled >= LIMITS.max_boots
+            self.committed.append(boot.slot)
+            self.is_intact = False
         else:
-            assert boot.slot is self.committed[-1]
+            self.unfilled += 1
+            assert not self.is_intact or self.unfilled <= LIMITS.max_boots + LIMITS.max_spare
         if boot.outcome is BootOutcome.FELL_BACK and boot.trial_id is not None:
             self.over.add(boot.trial_id)
         self.running = boot
@@ -311,8 +322,20 @@ class Board:
             assert before.trial is not None
             self.committed.append(self.running.slot)
             self.over.add(request.commit.trial_id)
+            self.unfilled, self.is_intact = 0, True
         elif before.trial is not None and self.state.trial is None:
             self.over.add(before.trial.trial_id)
+
+    def stay_up(self) -> None:
+        assert self.running is not None
+        self.state = refill(self.state, LIMITS)
+        if self.state.running is self.committed[-1]:
+            self.unfilled = 0
+
+    def overwrite(self, slot: Slot) -> None:
+        self.state = retire(self.state, slot)
+        if slot is not self.committed[-1]:
+            self.is_intact = False
 
     def deadline(self) -> None:
         if self.state.trial is not None:
@@ -327,17 +350,26 @@ REQUESTS = st.none() | st.one_of(
     st.builds(ask_commit, IDS),
     st.builds(ask_give_up, IDS),
 )
-STEPS = st.lists(st.tuples(st.sampled_from(["boot", "run", "deadline", "fail"]), REQUESTS), max_size=30)
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["boot", "boot", "clean", "run", "deadline", "fail", "stay", "overwrite"]), REQUESTS),
+    max_size=40,
+)
 
 
 @given(STEPS)
-@settings(max_examples=150)
+@settings(max_examples=300)
 def test_invariants_hold_for_every_history(steps: list[tuple[str, Request | None]]) -> None:
     board = Board()
     board.power_on(None)
     for what, request in steps:
         if what == "boot":
             board.power_on(request)
+        elif what == "clean":
+            board.power_on(request, clean=True)
+        elif what == "stay":
+            board.stay_up()
+        elif what == "overwrite":
+            board.overwrite(Slot.A if request is None else Slot.B)
         elif what == "run":
             board.while_running(request)
         elif what == "fail":
@@ -355,9 +387,68 @@ def test_without_a_commit_it_converges_to_the_old_slot(
     board.power_on(None)
     for what, request in steps:
         board.power_on(request) if what == "boot" else board.while_running(request)
-    active = board.state.active
-    for _ in range(2 * LIMITS.max_attempts + 2):
+    for _ in range(LIMITS.max_boots + 2 * LIMITS.max_attempts + 2):
         board.power_on(stuck)
+    board.stay_up()
     assert board.running is not None
-    assert board.running.slot is active
+    assert board.running.slot is board.committed[-1]
     assert board.running.outcome is not BootOutcome.TRIAL
+
+
+# Counting
+
+
+def committed() -> LoaderState:
+    state, running = on_trial()
+    return settle(state, ask_commit(), running, LIMITS)
+
+
+def boots(state: LoaderState, times: int, *, clean: bool = False) -> tuple[LoaderState, list[str]]:
+    said = []
+    for _ in range(times):
+        state, boot = decide(state, None, LIMITS, clean=clean)
+        said.append(f"{boot.slot.value} {boot.outcome.value} {boot.cause}".rstrip())
+    return state, said
+
+
+def test_a_crash_loop_after_the_commit_ends_in_the_old_slot_and_says_whose_commit_it_was() -> None:
+    state, said = boots(committed(), LIMITS.max_boots + 3)
+    assert said == ["B normal"] * LIMITS.max_boots + ["A fell_back boot-loop"] * 3
+    assert (state.lost_trial, state.committed, state.fallback) == ("t1", None, False)
+
+
+def test_a_system_that_stays_up_now_and_then_is_never_left() -> None:
+    state = committed()
+    for _ in range(5):
+        state, said = boots(state, LIMITS.max_boots)
+        assert set(said) == {"B normal"}
+        state = refill(state, LIMITS)
+
+
+def test_a_slot_that_is_being_overwritten_is_not_gone_back_to() -> None:
+    _, said = boots(retire(committed(), Slot.A), LIMITS.max_boots + 3)
+    assert set(said) == {"B normal"}
+    assert retire(committed(), Slot.B) == committed()
+
+
+def test_clean_shutdowns_cost_no_attempt_until_the_cap() -> None:
+    state, _ = on_trial()
+    state, said = boots(state, LIMITS.max_spare + LIMITS.max_attempts, clean=True)
+    assert said == ["B trial"] * (LIMITS.max_spare + LIMITS.max_attempts - 1) + ["A fell_back attempts-exhausted"]
+
+
+def test_a_clean_shutdown_of_the_last_attempt_gives_another() -> None:
+    state, _ = boots(on_trial()[0], LIMITS.max_attempts - 1)
+    _, boot = decide(state, None, LIMITS, clean=True)
+    assert boot.outcome is BootOutcome.TRIAL
+
+
+def test_the_restart_that_activates_gives_the_trial_nothing() -> None:
+    state, _ = decide(LoaderState(), ask_try(), LIMITS, clean=True)
+    assert state.trial is not None
+    assert (state.trial.attempts_left, state.trial.spare) == (LIMITS.max_attempts - 1, LIMITS.max_spare)
+
+
+def test_a_trial_is_not_counted_as_a_system_that_stayed_up() -> None:
+    state, _ = on_trial()
+    assert refill(state, LIMITS) == state

@@ -221,7 +221,7 @@ def test_a_committed_trial_outlives_its_deadline(bench: Bench) -> None:
 
 def test_a_trial_that_never_commits_ends_at_its_deadline(bench: Bench) -> None:
     bench.put(Slot.B, GOOD)
-    bench.script = {"normal": ["try t1 B 0.5", "reboot"]}
+    bench.script = {"normal": ["try t1 B 4", "reboot"]}
     bench.power_on()
     until(lambda: len(bench.boots()) == 3, bench)
     assert bench.boots()[1:] == [("B", "trial", ""), ("A", "fell_back", "trial-deadline")]
@@ -311,7 +311,7 @@ def test_power_off_ends_the_children(bench: Bench) -> None:
 def test_security_requests_of_a_failed_trial_do_not_start_it_again(bench: Bench) -> None:
     bench.put(Slot.B, GOOD)
     bench.script = {
-        "normal": ["try t1 B 0.5", "reboot"],
+        "normal": ["try t1 B 4", "reboot"],
         "trial": ["try t2 B 600"],
         "fell_back": ["try t1 B 600", "reboot"],
     }
@@ -327,7 +327,7 @@ def test_security_requests_of_a_failed_trial_do_not_start_it_again(bench: Bench)
 
 def test_security_a_fifo_as_request_does_not_stop_the_deadline(bench: Bench) -> None:
     bench.put(Slot.B, GOOD)
-    bench.script = {"normal": ["try t1 B 1", "reboot"], "trial": ["fifo"]}
+    bench.script = {"normal": ["try t1 B 4", "reboot"], "trial": ["fifo"]}
     bench.power_on()
     until(lambda: len(bench.boots()) == 3, bench)
     assert bench.boots()[-1] == ("A", "fell_back", "trial-deadline")
@@ -335,7 +335,7 @@ def test_security_a_fifo_as_request_does_not_stop_the_deadline(bench: Bench) -> 
 
 def test_security_a_commit_for_another_trial_is_not_taken(bench: Bench) -> None:
     bench.put(Slot.B, GOOD)
-    bench.script = {"normal": ["try t1 B 1", "reboot"], "trial": ['raw {"commit":{"trial_id":"t9"}}']}
+    bench.script = {"normal": ["try t1 B 4", "reboot"], "trial": ['raw {"commit":{"trial_id":"t9"}}']}
     bench.power_on()
     until(lambda: len(bench.boots()) == 3, bench)
     assert bench.boots()[-1] == ("A", "fell_back", "trial-deadline")

@@ -32,6 +32,7 @@ class Disk(FileEffects):
         self.operations = 0
         self.cut_at = 0
         self.is_after = False
+        self.is_clean = False
         self.power = PowerSwitch()
 
     def _operate(self, path: Path, data: bytes | None) -> None:
@@ -48,7 +49,10 @@ class Disk(FileEffects):
             raise PowerCut
 
     def replace(self, path: Path, data: bytes) -> None:
-        self._operate(path, data)
+        if path != BOARD.clean:
+            self._operate(path, data)
+        elif self.is_clean:
+            self.files[path] = data
 
     def unlink(self, path: Path) -> None:
         self._operate(path, None)
@@ -87,9 +91,9 @@ def fresh(image: bytes, *, is_broken: bool = False) -> Disk:
     )
 
 
-def check_end(disk: Disk, cause: str) -> None:
+def check_end(disk: Disk, cause: str, *, attempts: int = 3) -> None:
     trials = [status for status in disk.said if status.outcome is BootOutcome.TRIAL]
-    assert len(trials) <= 3
+    assert len(trials) <= attempts
     assert {status.slot for status in trials} <= {Slot.B}
     last = disk.said[-1]
     assert (last.slot, last.outcome, last.trial_id, last.cause) == (Slot.A, BootOutcome.FELL_BACK, "t1", cause)
@@ -140,3 +144,12 @@ def test_a_copy_of_the_state_that_is_lost_again_and_again_gives_no_attempt_back(
         disk.files[BOARD.loader_copies[victim]] = b"rust"
         disk.boot()
     check_end(disk, "attempts-exhausted")
+
+
+def test_clean_shutdowns_cost_no_attempt_until_the_loaders_cap(image: bytes) -> None:
+    disk = fresh(image)
+    disk.is_clean = True
+    for _ in range(MAX_BOOTS):
+        disk.boot()
+    check_end(disk, "attempts-exhausted", attempts=6)
+    assert sum(status.outcome is BootOutcome.TRIAL for status in disk.said) == 6

@@ -112,7 +112,7 @@ class FakeBroker:
         elif retain:
             self.retained.pop(topic, None)
         device = None if topic == CATALOGUE else self.devices.get(parse(topic).agent)
-        if device is not None and device.online:
+        if device is not None and device.online and payload:
             device.hear(topic, payload)
 
     async def connections(self) -> AsyncIterator[int]:
@@ -335,7 +335,7 @@ class Stage:
         """Start anew: all that was only in memory is gone. The dead life is closed at the end, never flushed before."""
         self.database = CountingDatabase(SqlDatabase.open(f"sqlite:///{self.file}"))
         self.lives.append(self.database)
-        director = Director(signer=DIRECTOR, epoch=epoch, release_keys=ReleaseKeys(self.file.parent))
+        self.director = director = Director(signer=DIRECTOR, epoch=epoch, release_keys=ReleaseKeys(self.file.parent))
         self.stored = asyncio.Event()
         self.ingest = Ingest(self.database, self.clock, director, on_stored=self.stored.set)
         self.engine = Engine(self.database, self.clock, director)

@@ -46,6 +46,18 @@ class PaperEnrolment:
         return {"agent": "gw-1"}
 
 
+class PaperRenewal:
+    """Implements the renewal port: refuses or repeats what it was told."""
+
+    def challenge(self) -> dict[str, Any]:
+        return {"nonce": "n"}
+
+    async def renew(self, request: dict[str, Any]) -> dict[str, Any]:
+        if request.get("proof") != "good":
+            raise RefusedError("bad-proof", "The proof is not signed by the certificate's key.")
+        return {"certificate": "new"}
+
+
 @dataclass(kw_only=True)
 class Devices:
     """A running devices' listener and the files of its clients."""
@@ -90,10 +102,16 @@ async def devices(tmp_path: Path) -> AsyncIterator[Devices]:
     metadata = tmp_path / "metadata"
     metadata.mkdir()
     (metadata / "timestamp.json").write_text("{}")
+    (metadata / "3.product-a.json").write_text("{}")
     (metadata / "1.root.json").write_text('{"root": 1}')
     (metadata / "secret.key").write_text("secret")
     app = DeviceRoutes(
-        enrolment=PaperEnrolment(), database=database, artifacts=artifacts, metadata=metadata, peer=tls_peer
+        enrolment=PaperEnrolment(),
+        renewal=PaperRenewal(),
+        database=database,
+        artifacts=artifacts,
+        metadata=metadata,
+        peer=tls_peer,
     ).app()
     runner = web.AppRunner(app, shutdown_timeout=1)
     await runner.setup()
@@ -111,7 +129,7 @@ async def devices(tmp_path: Path) -> AsyncIterator[Devices]:
 
 
 PRIVATE = (
-    "/v1/catalogue/metadata/timestamp.json",
+    "/v1/catalogue/metadata/3.product-a.json",
     f"/v1/catalogue/targets/deltas/{SHA256}.a-b.otd",
     f"/v1/artifacts/sha256/{SHA256}",
 )
@@ -156,6 +174,31 @@ async def test_enrolment_is_open_to_who_has_no_certificate_yet(devices: Devices)
         ):
             async with session.post(devices.url + "/v1/enrol", data=body) as answer:
                 assert answer.status == status
+                assert (await answer.json(content_type=None)).get("type") == kind
+
+
+async def test_a_sleeper_learns_whom_to_trust_without_a_certificate(devices: Devices) -> None:
+    """Only the top-level roles; and whoever shows a certificate must still be in the fleet."""
+    for name in ("timestamp.json", "1.root.json"):
+        path = f"/v1/catalogue/metadata/{name}"
+        assert (await devices.get(path, None))[0] == 200
+        assert (await devices.get(path, "gw-99"))[0] == 403
+    assert (await devices.get("/v1/catalogue/metadata/3.product-a.json", None))[0] == 401
+
+
+async def test_renewal_is_open_to_whose_certificate_is_over(devices: Devices) -> None:
+    status, body, headers = await devices.get("/v1/renew/challenge", None)
+    assert (status, body, headers["Cache-Control"]) == (200, b'{"nonce": "n"}', "no-store")
+    connector = aiohttp.TCPConnector(ssl=devices.context(None))
+    async with aiohttp.ClientSession(connector=connector) as session:
+        for sent, expected, kind in (
+            ('{"proof": "good"}', 200, None),
+            ('{"proof": "bad"}', 422, "bad-proof"),
+            ("[]", 400, "malformed"),
+            ("#" * 40_000, 413, "too-large"),
+        ):
+            async with session.post(devices.url + "/v1/renew", data=sent) as answer:
+                assert answer.status == expected
                 assert (await answer.json(content_type=None)).get("type") == kind
 
 
@@ -225,7 +268,8 @@ async def test_path_tricks_lead_nowhere(devices: Devices, path: str) -> None:
 
 
 async def test_metadata_that_changes_is_not_cached_and_the_rest_for_ever(devices: Devices) -> None:
-    assert (await devices.get(PRIVATE[0]))[2]["Cache-Control"] == "no-cache"
+    path = "/v1/catalogue/metadata/timestamp.json"
+    assert (await devices.get(path))[2]["Cache-Control"] == "no-cache"
     status, body, headers = await devices.get("/v1/catalogue/metadata/1.root.json")
     assert (status, body) == (200, b'{"root": 1}')
     assert "immutable" in headers["Cache-Control"]

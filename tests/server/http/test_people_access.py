@@ -24,6 +24,8 @@ READ = {
     "GET /releases",
     "GET /releases/{product}/{version}",
     "GET /events",
+    "GET /authorities",
+    "GET /endpoints",
 }
 OPERATE = {
     "POST /campaigns",
@@ -42,6 +44,8 @@ ADMINISTER = {
     "POST /claim-tokens",
     "POST /fleet/{target}/release",
     "POST /fleet/{target}/revoke",
+    "POST /fleet/{target}/decommission",
+    "POST /authorities/{kind}/{step}",
 }
 ALLOWED = {
     Role.VIEWER: READ,

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, text
@@ -14,7 +15,8 @@ from server.errors import ConflictError
 from server.ports import AgentRecord, AgentStatus, ReleaseRecord, StoredFile, Unit
 from server.storage import SqlDatabase
 from server.storage.engines import make_engine, parse_url
-from server.storage.schema import upgrade
+from server.storage.identities import SqlIdentities
+from server.storage.schema import _config, upgrade
 from server.storage.tables import Stored
 
 
@@ -75,7 +77,9 @@ async def test_a_database_from_before_encryption_keeps_what_it_has(tmp_path: Pat
     await database.write(lambda unit: unit.releases.add(release))
     await database.close()
     with sqlite3.connect(path) as raw:
-        for column in ("release.encrypted", "release.content_key", "delta.salt", "target.encryption_key"):
+        later = ("agent.evicting", "target.endpoint", "target.services_cas")
+        raw.execute("DROP TABLE certificate")
+        for column in (*later, "release.encrypted", "release.content_key", "delta.salt", "target.encryption_key"):
             raw.execute("ALTER TABLE {} DROP COLUMN {}".format(*column.split(".")))
         raw.execute("UPDATE alembic_version SET version_num = '0001'")
     raw.close()
@@ -176,3 +180,25 @@ def agent(name: str) -> AgentRecord:
         certificate_serial="1",
         enrolled_at=1.0,
     )
+
+
+def test_who_was_enrolled_before_certificates_were_noted_has_one(tmp_path: Path) -> None:
+    made = make_engine(parse_url(f"sqlite:///{tmp_path}/old.db"), writer=True, size=1)
+    with made.begin() as connection:
+        command.upgrade(_config(connection), "0001")
+        connection.execute(
+            text(
+                "INSERT INTO agent (id, status, report_keyid, report_key, certificate_serial, enrolled_at, claim_token) "
+                "VALUES ('d-a', 'active', 'k', '{}', 'abc', 1000.0, 'c')"
+            )
+        )
+    upgrade(made)
+    with made.begin() as connection:
+        identities = SqlIdentities(connection)
+        known = identities.certificate("abc")
+        assert known is not None
+        assert (known.agent, known.issuer, known.issued_at) == ("d-a", "", 1000.0)
+        assert known.expires_at == 1000.0 + 3 * 365 * 86400
+        assert identities.issuers() == {"": 1}
+        assert identities.evicting(10) == []
+    made.dispose()

@@ -1,0 +1,91 @@
+"""Eviction: what remains to be done at the broker once somebody is shut out for ever.
+
+The database says at once that an agent is out; ingest and the devices' listener ask it. The broker does not: so its revocation
+list is renewed, the live session is ended, and the retained messages are taken away, in this order, or the agent would
+be back in between. Who waits for it is a column, so that a server that was killed meanwhile goes on with it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from firmware.errors import OtariaError, UnavailableError
+from firmware.protocol.topics import Leaf, of_target, presence
+from server.ports import Clock, Database, Unit
+
+SETTLE_S = 1.0
+"""For the last order to reach a device that listens, and for the broker to have read its list."""
+RETRY_S = 10.0
+PAGE = 50
+_log = logging.getLogger(__name__)
+
+
+class Sessions(Protocol):
+    """Ends live sessions. Raises `UnavailableError`."""
+
+    async def end_session(self, agent: str) -> None: ...
+
+
+class Evictions:
+    """Keep `run` running; `wake` says that somebody was shut out."""
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        sessions: Sessions,
+        *,
+        renew_lists: Callable[[], Awaitable[None]],
+        on_outbox: Callable[[], None],
+        settle_s: float = SETTLE_S,
+        retry_s: float = RETRY_S,
+    ) -> None:
+        """`renew_lists` makes the broker refuse whoever is shut out now. `on_outbox`: there are messages to publish."""
+        self._database, self._clock, self._sessions = database, clock, sessions
+        self._renew_lists, self._on_outbox = renew_lists, on_outbox
+        self._settle_s, self._retry_s = settle_s, retry_s
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """Look soon. Only from the event loop's thread."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Evict until cancelled."""
+        while True:
+            self._wake.clear()
+            try:
+                if not await self.round():
+                    await self._wake.wait()
+            except (OtariaError, OSError) as error:
+                _log.warning("an eviction waits: %s", error)
+                await asyncio.sleep(self._retry_s)
+
+    async def round(self) -> int:
+        """Evict some of those who wait for it; returns how many. Raises `UnavailableError`."""
+        agents = await self._database.read(lambda unit: unit.identities.evicting(PAGE))
+        if not agents:
+            return 0
+        await self._renew_lists()
+        await asyncio.sleep(self._settle_s)
+        failed: UnavailableError | None = None
+        for agent in agents:
+            try:
+                await self._sessions.end_session(agent)
+                await self._database.write(lambda unit, agent=agent: _forget(unit, agent, self._clock.now()))  # type: ignore[misc]
+            except UnavailableError as error:
+                failed = error
+        self._on_outbox()
+        if failed is not None:
+            raise failed
+        return len(agents)
+
+
+def _forget(unit: Unit, agent: str, now: float) -> None:
+    """Take the retained messages away, after the last will that the session left; the target has its agent's name."""
+    for topic in (of_target(agent, agent, Leaf.ORDER), presence(agent)):
+        unit.outbox.add(topic, b"", retain=True)
+    unit.orders.forget(agent)
+    unit.fleet.set_presence(agent, online=False, at=now)
+    unit.identities.set_evicting(agent, False)
