@@ -27,6 +27,7 @@ from server.campaigns.deltas import DeltaFactory
 from server.campaigns.engine import Engine
 from server.campaigns.housekeeping import Housekeeping
 from server.campaigns.ingest import Ingest
+from server.campaigns.preparation import Preparation
 from server.campaigns.publisher import Publisher
 from server.campaigns.releases import ReleaseService
 from server.campaigns.service import CampaignService
@@ -73,6 +74,7 @@ class Core:
     engine: Engine
     publisher: Publisher
     releases: ReleaseService
+    preparation: Preparation
     desk: CampaignService
 
 
@@ -148,6 +150,7 @@ class Server:
             ("ingest", core.ingest.run()),
             ("transport", core.transport.run()),
             ("release service", core.releases.run()),
+            ("preparation of deltas", core.preparation.run()),
             ("catalogue renewal", _renewals(foundation, core.publisher)),
             ("housekeeping", Housekeeping(foundation.database, foundation.clock).run()),
         )
@@ -211,8 +214,16 @@ def _core(base: Foundation) -> Core:
         clock=base.clock,
         on_outbox=publisher.wake,
     )
-    desk = CampaignService(base.database, base.clock, engine)
-    return Core(transport=transport, ingest=ingest, engine=engine, publisher=publisher, releases=releases, desk=desk)
+    preparation = Preparation(database=base.database, maker=releases, engine=engine, clock=base.clock)
+    return Core(
+        transport=transport,
+        ingest=ingest,
+        engine=engine,
+        publisher=publisher,
+        releases=releases,
+        preparation=preparation,
+        desk=CampaignService(base.database, base.clock, engine, on_started=preparation.wake),
+    )
 
 
 def _devices(base: Foundation) -> web.Application:

@@ -6,6 +6,7 @@ Rules
 - Once a permit was given, words from before the activation are history: asks and reports travel apart, so they arrive late.
 - `missing` is left only by a signed report of how it ended, or by a new permit. Ends are sticky: whatever comes later is history.
 - `committed` and `verified` become `regressed` when the target falls back or shows another image.
+- Who committed a release on the way is ordered on once it has stayed healthy; it is `verified` only on the campaign's own.
 """
 
 from collections.abc import Iterable, Mapping
@@ -28,6 +29,9 @@ class Move(StrEnum):
     ADMIT = "admit"
     SKIP = "skip"
     ORDER_IMPOSSIBLE = "order-impossible"
+    NO_PATH = "no-path"
+    ONWARD = "onward"
+    STAY = "stay"
     TELL_WAIT = "tell-wait"
     PERMIT = "permit"
     HORIZON = "horizon"
@@ -94,6 +98,7 @@ def _waiting(state: A) -> Row:
         Move.EXPIRE: A.EXPIRED,
         Move.WITHDRAW: A.CANCELLED,
         Move.ORDER_IMPOSSIBLE: A.REFUSED,
+        Move.NO_PATH: A.SKIPPED,
         Move.OTHER_IMAGE: A.FAILED,
         Move.WENT_BACK: A.ROLLED_BACK,
     }
@@ -126,7 +131,12 @@ ASSIGNMENT: Mapping[A, Row] = {
         Move.PERMIT: A.ACTIVATING,
     },
     A.TRIAL: {**_in_flight(A.TRIAL), **_stay(A.TRIAL, _GOING)},
-    A.COMMITTED: {**_running(A.COMMITTED), Move.HEALTHY: A.VERIFIED},
+    A.COMMITTED: {
+        **_running(A.COMMITTED),
+        Move.HEALTHY: A.VERIFIED,
+        Move.ONWARD: A.ORDERED,
+        Move.STAY: A.CANCELLED,
+    },
     A.VERIFIED: _running(A.VERIFIED),
     A.MISSING: {
         **_stay(A.MISSING, (*_BEFORE, *_GOING)),

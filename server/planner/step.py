@@ -11,6 +11,7 @@ from server.planner.model import (
     CohortDrained,
     Commanded,
     Decision,
+    DeltasReady,
     Event,
     Footprint,
     Ordered,
@@ -26,7 +27,7 @@ def footprint(event: Event) -> Footprint:
     match event:
         case Reported() | Asked():
             return Footprint(target=event.target)
-        case Commanded() | CampaignDue() | CohortDrained():
+        case Commanded() | CampaignDue() | CohortDrained() | DeltasReady():
             return Footprint(campaign=event.campaign)
         case _:
             return Footprint(campaign=event.campaign, target=event.target)
@@ -46,6 +47,8 @@ def step(loaded: Slice, event: Event, *, checks: tuple[Check, ...] = CHECKS) -> 
             campaign_events.candidate(ledger, event)
         case CohortDrained():
             campaign_events.drained(ledger, event)
+        case DeltasReady():
+            campaign_events.deltas_ready(ledger)
         case CampaignDue():
             campaign_events.campaign_due(ledger, event)
         case Recalled():

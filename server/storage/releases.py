@@ -1,13 +1,20 @@
 """Published releases and the deltas between their images."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 
 from firmware.errors import RefusedError
-from server.ports import DeltaRecord, ReleaseRecord, ReleaseState, StoredFile
+from server.ports import (
+    MAX_DELTA_MEMORY,
+    DeltaRecord,
+    ReleaseRecord,
+    ReleaseState,
+    Requirements,
+    StoredFile,
+)
 from server.storage.tables import DELTA, RELEASE
 
 
@@ -25,11 +32,17 @@ class SqlReleases:
         known = self.get(release.product, release.version)
         if known is None:
             self._db.execute(insert(RELEASE).values(**_values(release)))
-        elif replace(known, state=release.state, published_at=release.published_at) != release:
+            return
+        noted = replace(known, state=release.state, published_at=release.published_at)
+        if known.requires is None or release.requires is None:
+            noted = replace(noted, requires=release.requires)
+        if noted != release:
             raise RefusedError(
                 "release-exists",
                 f"{release.product} {release.version} was published with other content; give the new one a new version.",
             )
+        if known.requires is None and release.requires is not None:
+            self.set_requirements(release.product, release.version, release.requires)
 
     def get(self, product: str, version: str) -> ReleaseRecord | None:
         """One release."""
@@ -47,6 +60,11 @@ class SqlReleases:
         which = (RELEASE.c.product == product, RELEASE.c.version == version)
         self._db.execute(update(RELEASE).where(*which).values(state=str(state)))
 
+    def set_requirements(self, product: str, version: str, requires: Requirements) -> None:
+        """Note what its manifest requires."""
+        which = (RELEASE.c.product == product, RELEASE.c.version == version)
+        self._db.execute(update(RELEASE).where(*which).values(requires=asdict(requires)))
+
     def add_delta(self, delta: DeltaRecord) -> None:
         """Store a delta; a newer one between the same images replaces it."""
         which = (DELTA.c.source_sha256 == delta.source_sha256, DELTA.c.target_sha256 == delta.target_sha256)
@@ -59,6 +77,7 @@ class SqlReleases:
                 path=delta.file.path,
                 length=delta.file.length,
                 sha256=delta.file.sha256,
+                memory_bytes=delta.memory_bytes,
             )
         )
 
@@ -88,6 +107,7 @@ def _values(release: ReleaseRecord) -> dict[str, Any]:
         "state": str(release.state),
         "notes": release.notes,
         "published_at": release.published_at,
+        "requires": None if release.requires is None else asdict(release.requires),
     }
 
 
@@ -102,7 +122,14 @@ def _release(row: RowMapping) -> ReleaseRecord:
         state=ReleaseState(row["state"]),
         notes=row["notes"],
         published_at=row["published_at"],
+        requires=_requirements(row["requires"]),
     )
+
+
+def _requirements(value: dict[str, Any] | None) -> Requirements | None:
+    if value is None:
+        return None
+    return Requirements(min_counter=value["min_counter"], through=tuple(value["through"]))
 
 
 def _file(row: RowMapping, which: str) -> StoredFile:
@@ -115,4 +142,5 @@ def _delta(row: RowMapping) -> DeltaRecord:
         source_sha256=row["source_sha256"],
         source_length=row["source_length"],
         target_sha256=row["target_sha256"],
+        memory_bytes=MAX_DELTA_MEMORY if row["memory_bytes"] is None else row["memory_bytes"],
     )

@@ -23,6 +23,7 @@ from firmware.protocol.words import Action, AgentState
 from server.campaigns.director import Director
 from server.campaigns.engine import Engine
 from server.campaigns.ingest import Ingest
+from server.campaigns.preparation import Preparation
 from server.campaigns.publisher import Publisher
 from server.campaigns.service import CampaignService
 from server.planner.model import CampaignState, Footprint, Verb
@@ -307,6 +308,33 @@ class CountingDatabase:
         await self.inner.close()
 
 
+@dataclass
+class PaperMaker:
+    """Implements `preparation.DeltaMaker`: records deltas of `length` bytes (None: refuses), and what it was asked for."""
+
+    database: CountingDatabase
+    length: int | None = None
+    error: Exception | None = None
+    asked: list[tuple[str, str]] = field(default_factory=list)
+
+    async def make_delta(self, source: ReleaseRecord, release: ReleaseRecord) -> str:
+        self.asked.append((source.version, release.version))
+        if self.error is not None:
+            raise self.error
+        length = self.length
+        if length is None:
+            return f"No delta from {source.version} to {release.version} is made here."
+        file = StoredFile(path=f"deltas/{source.version}-{release.version}.otd", length=length, sha256="d" * 64)
+        record = DeltaRecord(
+            file=file,
+            source_sha256=source.image.sha256,
+            source_length=source.image.length,
+            target_sha256=release.image.sha256,
+        )
+        await self.database.write(lambda unit: unit.releases.add_delta(record))
+        return ""
+
+
 class Stage:
     """A server on a database file, its broker and its fleet. `boot` starts a new life of the server on the same file."""
 
@@ -316,6 +344,7 @@ class Stage:
         self.broker = FakeBroker()
         self.waiting: list[tuple[str, bytes, bool]] = []
         self.lives: list[CountingDatabase] = []
+        self.prepares = True
         self.boot()
 
     def boot(self, *, epoch: int = 1) -> None:
@@ -327,6 +356,8 @@ class Stage:
         self.ingest = Ingest(self.database, self.clock, director, on_stored=self.stored.set)
         self.engine = Engine(self.database, self.clock, director)
         self.publisher = Publisher(self.database, self.clock, self.broker)
+        self.maker = PaperMaker(self.database)
+        self.preparation = Preparation(database=self.database, maker=self.maker, engine=self.engine, clock=self.clock)
         self.service = CampaignService(self.database, self.clock, self.engine)
         self.waiting.clear()
 
@@ -387,6 +418,9 @@ class Stage:
                 await self.ingest.on_message(*message)
             await self.ingest.settle()
             await self.engine.settle()
+            if self.prepares:
+                await self.preparation.settle()
+                await self.engine.settle()
             sent = 0
             if self.broker.connected:
                 with contextlib.suppress(UnavailableError):

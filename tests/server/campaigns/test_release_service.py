@@ -218,7 +218,8 @@ async def test_a_delta_that_the_catalogue_has_and_the_database_forgot_is_taken_u
 def test_deltas_start_from_what_the_fleet_runs_and_from_the_release_before() -> None:
     releases = [release(f"1.{number}", number) for number in range(5)]
     foreign = replace(release("1.1", 1), product="other")
-    sources = delta_sources(releases[3], [*releases, foreign], {"1.0": 50, "1.4": 9, "1.1": 60})
+    runs = {releases[0].image.sha256: 50, releases[4].image.sha256: 9, releases[1].image.sha256: 60}
+    sources = delta_sources(releases[3], [*releases, foreign], runs)
     assert [(one.product, one.version) for one in sources] == [
         ("gateway", "1.1"),
         ("gateway", "1.0"),
