@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +33,7 @@ from server.ports import (
     CampaignView,
     DeltaRecord,
     ReleaseRecord,
+    Requirements,
     StoredFile,
     Unit,
 )
@@ -145,6 +146,7 @@ class Device:
     stale: int = 0
     activations: int = 0
     boot: str = field(default_factory=lambda: secrets.token_hex(8))
+    capabilities: tuple[str, ...] = ("delta-otd1",)
 
     def hear(self, topic: str, payload: bytes) -> None:
         keys = {DIRECTOR.public_key.keyid: DIRECTOR.public_key}
@@ -243,6 +245,7 @@ class Device:
                 slot="A",
                 product=PRODUCT,
                 version=self.version,
+                release_counter=int(self.version),
                 sha256=sha(self.version),
                 previous_version=self.previous,
                 rollback_available=self.previous is not None,
@@ -266,7 +269,7 @@ class Device:
         return envelope
 
     def introduce(self, **labels: str) -> None:
-        inventory = Inventory(hardware=HARDWARE, agent_version="1", labels=labels, capabilities=["delta-otd1"])
+        inventory = Inventory(hardware=HARDWARE, agent_version="1", labels=labels, capabilities=list(self.capabilities))
         self.report(AgentState.IDLE, inventory=inventory, order_hash=None)
 
 
@@ -401,6 +404,23 @@ class Stage:
                 )
 
         await self.database.inner.write(work)
+
+    async def publish(self, *releases: tuple[str, int], through: dict[str, tuple[int, ...]] | None = None) -> None:
+        """Releases by version and counter; `through`: what a version says must be passed."""
+        records = [
+            replace(release(*one), requires=Requirements(through=(through or {}).get(one[0], ()))) for one in releases
+        ]
+
+        def work(unit: Unit) -> None:
+            for record in records:
+                unit.releases.add(record)
+
+        await self.database.inner.write(work)
+
+    async def add_delta(self, source: str, target: str, length: int) -> None:
+        file = StoredFile(path=f"deltas/{source}-{target}.otd", length=length, sha256="d" * 64)
+        record = DeltaRecord(file=file, source_sha256=sha(source), source_length=5, target_sha256=sha(target))
+        await self.database.inner.write(lambda unit: unit.releases.add_delta(record))
 
     async def start(self, text: str = CAMPAIGN) -> None:
         view = await self.service.create(self.service.parse(text), by="ann")
