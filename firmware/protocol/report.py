@@ -47,7 +47,8 @@ class Running(Struct, frozen=True, kw_only=True):
 
 
 class Inventory(Struct, frozen=True, kw_only=True):
-    """Facts about a target. `capabilities` such as `delta-otd1`."""
+    """Facts about a target. `capabilities`: `delta-otd1`, it applies deltas of that format; `delta-memory-BYTES`, it has so much
+    memory for that, and no more."""
 
     hardware: Label
     agent_version: Label

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from typing import Protocol
 
-from firmware.errors import OtariaError, UnavailableError
+from firmware.errors import OtariaError
 from server.campaigns.engine import Engine
 from server.campaigns.paths import saves_enough
 from server.planner.model import DeltasReady
@@ -46,7 +46,7 @@ class Preparation:
             self._wake.clear()
             try:
                 await self.settle()
-            except UnavailableError as error:
+            except OtariaError as error:
                 log.error("deltas wait: %s", error, extra={"kind": error.kind})
             try:
                 async with asyncio.timeout(LOOK_EVERY_S):
@@ -78,6 +78,9 @@ class Preparation:
         except OtariaError as error:
             log.warning("no delta to %s: %s", release.version, error, extra={"kind": error.kind})
             return str(error)
+        except Exception as error:
+            log.exception("no delta to %s", release.version)
+            return f"Making it met {type(error).__name__}, which nobody expected."
 
 
 def _ends(unit: Unit, leg: Leg) -> tuple[ReleaseRecord | None, ReleaseRecord | None]:

@@ -107,17 +107,29 @@ async def test_the_wait_is_bounded_and_what_comes_later_is_made_all_the_same(sta
     assert len(stage.maker.asked) == 2
 
 
-async def test_a_restart_in_the_middle_goes_on_with_what_is_left(stage: Any) -> None:
+async def test_a_defect_in_the_maker_costs_the_delta_and_not_the_server(stage: Any) -> None:
+    await prepared(stage, "1")
+    stage.maker.error = ZeroDivisionError("a defect")
+    await stage.preparation.settle()
+    (leg,) = (await stage.service.view("spring")).legs
+    assert (leg.need, leg.reason) == (
+        DeltaNeed.REFUSED,
+        "Making it met ZeroDivisionError, which nobody expected.",
+    )
+    assert (await stage.service.view("spring")).cohorts[0].state is CohortState.OPEN
+
+
+async def test_a_restart_in_the_middle_goes_on_with_what_is_left(stage: Any, died: type[BaseException]) -> None:
     await prepared(stage, "1", "2", "3")
     stage.maker.length = 1 << 20
 
     async def dies_after_one(source: Any, release: Any, make: Any = stage.maker.make_delta) -> str:
         if stage.maker.asked:
-            raise ConnectionResetError("the process is gone")
+            raise died
         return str(await make(source, release))
 
     stage.maker.make_delta = dies_after_one
-    with pytest.raises(ConnectionResetError):
+    with pytest.raises(died):
         await stage.preparation.settle()
     first = stage.maker.asked
     stage.boot()
