@@ -1,4 +1,7 @@
-"""A device's first refresh of a catalogue with 1,000 targets: time and memory, against python-tuf's own client."""
+"""A device's first refresh of a catalogue and one look-up: time and memory, against python-tuf's own client and our limits.
+
+With 1,000 targets in one list, and with 10,000 targets in hash bins and in one list.
+"""
 
 import tempfile
 import time
@@ -8,22 +11,46 @@ from pathlib import Path
 from bench.measure import MIB, column, in_process, in_turns
 from bench.plan import Plan
 from bench.reports import HARDWARE, PRODUCT
-from bench.result import Outcome, against_peer
+from bench.result import Outcome, against_limit, against_peer
+from firmware.catalogue.adopt import adopt
 from firmware.catalogue.ceremony import initialise
+from firmware.catalogue.changes import bins
 from firmware.catalogue.keyfiles import Keyring
-from firmware.catalogue.publish import product_role, release_targets, sign
+from firmware.catalogue.publish import Repository, product_role, release_targets, sign
 from firmware.manifest import Image, Manifest, encode_manifest
 
-ROUNDS, TARGETS = 7, 1_000
+ROUNDS = 7
+FEW, MANY, BIN_BITS = 1_000, 10_000, 8
+TIME_LIMIT_S, PEAK_LIMIT_MIB = 1.0, 64.0
 PEER = "tuf.ngclient on the same metadata"
+Rounds = list[list[dict[str, float]]]
 
 
 def catalogue(plan: Plan) -> list[Outcome]:
     """Both clients, each time in a new process with an empty store."""
-    metadata, last = _published(plan.scratch / "repository", plan.size(TARGETS) // 2)
-    clients = [_client(whose, metadata, plan.scratch, last) for whose in ("ours", "ngclient")]
-    ours, theirs = in_turns(plan.rounds(ROUNDS), *clients)
-    name = f"catalogue.refresh.{plan.size(TARGETS)}"
+    few, many = plan.size(FEW), plan.size(MANY)
+    repository, last = _published(plan.scratch / "few", few // 2)
+    found = _against_peer(f"catalogue.refresh.{few}", _refreshes(plan, repository, last))
+    repository, last = _published(plan.scratch / "many", many // 2)
+    found += _against_peer(f"catalogue.refresh.{many}.unbinned", _refreshes(plan, repository, last))
+    _put_into_bins(repository)
+    name, rounds = f"catalogue.refresh.{many}", _refreshes(plan, repository, last)
+    limits: list[Outcome] = [
+        against_limit(f"{name}.time", "s", column(rounds[0], "seconds"), TIME_LIMIT_S, f"limit {TIME_LIMIT_S:g} s"),
+        against_limit(
+            f"{name}.peak", "MiB", column(rounds[0], "peak_bytes", MIB), PEAK_LIMIT_MIB, f"limit {PEAK_LIMIT_MIB:g} MiB"
+        ),
+    ]
+    return found + limits + _against_peer(name, rounds)
+
+
+def _refreshes(plan: Plan, repository: Repository, path: str) -> Rounds:
+    clients = [_client(whose, repository.metadata, plan.scratch, path) for whose in ("ours", "ngclient")]
+    return in_turns(plan.rounds(ROUNDS), *clients)
+
+
+def _against_peer(name: str, rounds: Rounds) -> list[Outcome]:
+    ours, theirs = rounds
     return [
         against_peer(f"{name}.{what}", unit, "lower", column(ours, key, scale), PEER, column(theirs, key, scale))
         for what, unit, key, scale in (("time", "ms", "seconds", 1e-3), ("peak", "MiB", "peak_bytes", MIB))
@@ -38,8 +65,8 @@ def _client(whose: str, metadata: Path, scratch: Path, path: str) -> Callable[[]
     return refresh
 
 
-def _published(directory: Path, releases: int) -> tuple[Path, str]:
-    """A catalogue of so many releases, two targets each; its metadata directory and the last release's manifest path."""
+def _published(directory: Path, releases: int) -> tuple[Repository, str]:
+    """A catalogue of so many releases, two targets each, and the path of the last release's manifest."""
     now = time.time()
     repository = initialise(directory, products=[PRODUCT], now=now)
     role = product_role(PRODUCT)
@@ -52,7 +79,14 @@ def _published(directory: Path, releases: int) -> tuple[Path, str]:
         raise RuntimeError("The new catalogue delegates nothing.")
     data = sign(targets, Keyring([directory / "keys" / "offline"]).enough(delegations.roles[role], role))
     repository.accept_product(data, product=PRODUCT, now=now)
-    return directory / "metadata", f"releases/{PRODUCT}/1.0.{releases}/manifest.json"
+    return Repository.workspace(directory), f"releases/{PRODUCT}/1.0.{releases}/manifest.json"
+
+
+def _put_into_bins(repository: Repository) -> None:
+    now = time.time()
+    proposal = bins(repository, PRODUCT, BIN_BITS, now=now)
+    proposal.sign(repository.keyring)
+    adopt(repository, proposal, now=now)
 
 
 def _manifest(number: int) -> bytes:

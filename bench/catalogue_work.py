@@ -30,7 +30,7 @@ def ours(metadata: Path, store: Path, path: str) -> Refresh:
 
     files = FileStore(store)
     CatalogueClient.initialise(files, (metadata / "1.root.json").read_bytes())
-    client = CatalogueClient(files, fetch)
+    client = CatalogueClient(files, fetch, prefetch=())  # as the agent has it
     return refresh
 
 

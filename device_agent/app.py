@@ -9,13 +9,14 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 from device_agent.boot.control import FileBoot
 from device_agent.catalogue import DeviceCatalogue
 from device_agent.config import Config, load_config, runtime_settings
+from device_agent.decryption import DECRYPTION_KEY_FILE, DecryptionKey
 from device_agent.effects import FileEffects
 from device_agent.health.runner import HealthRunner
 from device_agent.identity import REPORT_KEY_FILE, ROOT_FILE, Identity, load_identity
@@ -89,6 +90,7 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
     effects = FileEffects()
     board = (directory / config.board).resolve()
     slots = FileSlots(effects, board)
+    decryption = DecryptionKey.load_or_make(effects, directory / DECRYPTION_KEY_FILE)
     ports = Ports(
         effects=effects,
         slots=slots,
@@ -100,6 +102,7 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
             source=http,
             directory=_folder(directory, INSTALL_FOLDER),
             free_bytes=lambda: shutil.disk_usage(directory).free,
+            keys=decryption,
         ),
         health=HealthRunner(),
         link=link,
@@ -107,7 +110,7 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
         chance=SystemChance(),
     )
     signer = report_signer(_required(directory, REPORT_KEY_FILE))
-    settings = runtime_settings(config, version("otaria"))
+    settings = replace(runtime_settings(config, version("otaria")), encryption_key=decryption.announced)
     runtime = Runtime(
         identity=identity, ports=ports, signer=signer, directory=directory, settings=settings, session=session
     )

@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from firmware.manifest import HealthCheck, Manifest
+from firmware.manifest import Encrypted, HealthCheck, Manifest
 from firmware.protocol.order import FileRef, Order
+
+if TYPE_CHECKING:  # the core imports this module, and needs no cryptography
+    from firmware.encryption.content_key import ContentKey
 
 
 class Slot(StrEnum):
@@ -196,6 +199,14 @@ class Link(Protocol):
     def stop(self) -> None: ...
 
 
+class ContentKeys(Protocol):
+    """Opens the keys of encrypted releases for this device."""
+
+    def open(self, order: Order, encrypted: Encrypted) -> "ContentKey":
+        """The key that the order brings for a file of its release. Raises `RefusedError` (`cannot-decrypt`)."""
+        ...
+
+
 class Installer(Protocol):
     """Writes a release into the inactive slot. Blocking; resumable after a kill at any point."""
 
@@ -211,8 +222,8 @@ class Installer(Protocol):
         """Download, check every window before it is written, flush, drop caches, read back. A delta is tried first when the
         order offers one that starts from the active slot's verified bytes; the full image otherwise.
 
-        Raises `RefusedError` (`artifact-…`, `wrong-source`, `read-back-differs`, `slot-too-small`, `storage-fault`) or
-        `UnavailableError` (`unreachable`, `interrupted`): the latter may be tried again and resumes.
+        Raises `RefusedError` (`artifact-…`, `cannot-decrypt`, `wrong-source`, `read-back-differs`, `slot-too-small`,
+        `storage-fault`) or `UnavailableError` (`unreachable`, `interrupted`): the latter may be tried again and resumes.
         """
         ...
 

@@ -43,7 +43,7 @@ from firmware.protocol import topics
 from firmware.protocol.codec import canonical
 from firmware.protocol.envelope import seal
 from firmware.protocol.permit import ASK_KIND, Ask
-from firmware.protocol.report import Inventory, Presence, Progress, Reason
+from firmware.protocol.report import EncryptionKey, Inventory, Presence, Progress, Reason
 from firmware.protocol.words import AgentState
 
 log = logging.getLogger(__name__)
@@ -70,6 +70,7 @@ class Settings:
     agent_version: str = "0"
     labels: dict[str, str] = field(default_factory=dict)
     capabilities: tuple[str, ...] = CAPABILITIES
+    encryption_key: EncryptionKey | None = None
     pace: Pace = field(default_factory=Pace)
     progress_s: float = 2.0
     doorbell_spread_s: float = 5.0
@@ -360,6 +361,7 @@ class Runtime:
             agent_version=settings.agent_version,
             labels=settings.labels,
             capabilities=list(settings.capabilities),
+            encryption_key=settings.encryption_key,
         )
         digest = hashlib.sha256(canonical(inventory)).hexdigest()
         if digest == self._record.inventory_hash:

@@ -64,7 +64,8 @@ def contradicts_manifest(order: Order, manifest: Manifest, hardware: str, floors
     ):
         text = f"The manifest is of {manifest.product} {manifest.version}, not of the release the order names."
         return Reason(kind=ReasonKind.CATALOGUE_MISMATCH, text=text)
-    if image is None or order.image != FileRef(path=image.path, length=image.length, sha256=image.sha256):
+    stored = image and (manifest.encryption_of(image) or image)
+    if stored is None or order.image != FileRef(path=stored.path, length=stored.length, sha256=stored.sha256):
         text = "The order names another image than the release's manifest."
         return Reason(kind=ReasonKind.CATALOGUE_MISMATCH, text=text)
     if hardware not in manifest.hardware:
@@ -75,6 +76,20 @@ def contradicts_manifest(order: Order, manifest: Manifest, hardware: str, floors
         text = f"The release has counter {manifest.counter}, below this target's floor {floor}."
         return Reason(kind=ReasonKind.BELOW_FLOOR, text=text)
     return None
+
+
+def lacks_key(order: Order, manifest: Manifest) -> Reason | None:
+    """Whether the release is encrypted and the order brings no key, or the other way round; whose key it is turns out later."""
+    image = image_of(manifest)
+    is_encrypted = image is not None and manifest.encryption_of(image) is not None
+    if is_encrypted == (order.wrapped_key is not None):
+        return None
+    text = (
+        "The release is encrypted and the order brings no key to it; issue a new order."
+        if is_encrypted
+        else "The order brings a key to a release that is not encrypted; issue a new order."
+    )
+    return Reason(kind=ReasonKind.CANNOT_DECRYPT, text=text)
 
 
 def jumps_over(manifest: Manifest, running: Content | None) -> Reason | None:

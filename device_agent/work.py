@@ -119,7 +119,11 @@ def check_order(
         return ev.CheckDelayed(order_hash=held.hash, reason=_reason(error), jitter=jitter)
     except RefusedError as error:
         return ev.CheckRefused(order_hash=held.hash, reason=_reason(error), jitter=jitter)
-    reason = verify.contradicts_manifest(order, manifest, hardware, floors) or verify.jumps_over(manifest, running)
+    reason = (
+        verify.contradicts_manifest(order, manifest, hardware, floors)
+        or verify.lacks_key(order, manifest)
+        or verify.jumps_over(manifest, running)
+    )
     content = verify.content_of(held, manifest)
     if reason is not None or content is None:
         return ev.CheckRefused(order_hash=held.hash, reason=reason or _malformed(), jitter=jitter)

@@ -14,9 +14,22 @@ from typing import Annotated, Any, BinaryIO, Literal
 
 from msgspec import Meta, Struct, to_builtins
 
+from firmware.encryption.layout import CIPHER, encrypted_length
 from firmware.errors import RefusedError
 from firmware.protocol.codec import canonical, convert, parse_json
-from firmware.protocol.words import Count, Id, Label, Path, ReasonKind, Seconds, Sha256, Text, Version
+from firmware.protocol.words import (
+    MAX_IMAGE_BYTES,
+    Count,
+    Id,
+    Kind,
+    Label,
+    Path,
+    ReasonKind,
+    Seconds,
+    Sha256,
+    Text,
+    Version,
+)
 
 WINDOW_BYTES = 1 << 20
 MAX_WINDOWS = 1 << 16
@@ -55,6 +68,22 @@ class Image(Struct, frozen=True, kw_only=True):
     other: Other = {}
 
 
+class Encrypted(Struct, frozen=True, kw_only=True):
+    """How an image is stored and fetched when it is encrypted: `image` is that image's path, which the catalogue then doesn't
+    list; `path`, `length` and `sha256` are the encrypted file's. `salt` and `key_check`: see `firmware.encryption`. Windows,
+    length and sha256 of the image itself stay those of the plain bytes: what is checked before it is written, and on read back.
+    """
+
+    cipher: Kind = CIPHER
+    image: Path
+    path: Path
+    length: Annotated[int, Meta(ge=1, le=MAX_IMAGE_BYTES)]
+    sha256: Sha256
+    salt: Sha256
+    key_check: Sha256
+    other: Other = {}
+
+
 class Requires(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """From where a release may be installed, in release counters of its product.
 
@@ -87,6 +116,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """One release of one product. `counter` rises with every release of the product; `floor` is what targets raise their
     own floor to once this release is committed and has soaked; `hardware` lists the compatible hardware ids. `fixes`: CVEs
     that this release repairs. `security_counter`: the one in the image itself, which the boot loader of the chip enforces.
+    `encrypted`, named in `crit`: what of the images is stored encrypted.
     """
 
     v: Annotated[int, Meta(ge=1, le=1)] = 1
@@ -104,8 +134,13 @@ class Manifest(Struct, frozen=True, kw_only=True):
     sbom: Sbom | None = None
     fixes: Annotated[list[Cve], Meta(max_length=1024)] = []
     security_counter: Annotated[int, Meta(ge=0, le=(1 << 32) - 1)] | None = None
+    encrypted: Annotated[list[Encrypted], Meta(max_length=16)] = []
     crit: Crit = []
     other: Other = {}
+
+    def encryption_of(self, image: Image) -> Encrypted | None:
+        """How the image is encrypted; None when it is stored as it is."""
+        return next((one for one in self.encrypted if one.image == image.path), None)
 
 
 class WindowHasher:
@@ -167,6 +202,7 @@ def parse_manifest(data: bytes) -> Manifest:
         raise RefusedError(
             ReasonKind.NOT_UNDERSTOOD, f"The release needs fields this version does not know: {', '.join(unknown)}."
         )
+    _check_encrypted(manifest)
     return manifest
 
 
@@ -181,8 +217,14 @@ def manifest_document(manifest: Manifest) -> dict[str, Any]:
     return {name: value for name, value in document.items() if name not in _LATER or value not in (None, [])}
 
 
-_LATER = ("requires", "sbom", "fixes", "security_counter")
-_NESTED: Mapping[str, type[Struct]] = {"images": Image, "health": HealthCheck, "requires": Requires, "sbom": Sbom}
+_LATER = ("requires", "sbom", "fixes", "security_counter", "encrypted")
+_NESTED: Mapping[str, type[Struct]] = {
+    "images": Image,
+    "health": HealthCheck,
+    "requires": Requires,
+    "sbom": Sbom,
+    "encrypted": Encrypted,
+}
 """Fields of the manifest that hold objects with fields of their own."""
 
 
@@ -222,6 +264,21 @@ def _check_requires(requires: Requires, counter: int) -> None:
         raise _malformed("list of releases to pass through does not rise")
     if max([requires.min_counter, *steps]) >= counter:
         raise _malformed("requirements name a release that is not older than itself")
+
+
+def _check_encrypted(manifest: Manifest) -> None:
+    """Ciphers we know; one for an image, which it fits; and `crit` says so, because it can't be installed without."""
+    if manifest.encrypted and "encrypted" not in manifest.crit:
+        raise _malformed("encryption is not marked as critical")
+    lengths = {image.path: image.length for image in manifest.images}
+    plain = set(lengths)
+    for one in manifest.encrypted:
+        if one.cipher != CIPHER:
+            raise RefusedError(
+                ReasonKind.NOT_UNDERSTOOD, f"The release is encrypted by {one.cipher}; update the agent."
+            )
+        if encrypted_length(lengths.pop(one.image, 0)) != one.length or one.path in plain:
+            raise _malformed(f"encrypted file {one.path} is of no image, or has another length than its image's")
 
 
 def _malformed(what: str) -> RefusedError:

@@ -211,6 +211,7 @@ def _core(base: Foundation) -> Core:
         repository=base.repository,
         artifacts=base.artifacts,
         factory=DeltaFactory(),
+        release_keys=base.director.release_keys,
         clock=base.clock,
         on_outbox=publisher.wake,
     )
@@ -261,6 +262,7 @@ def _people(base: Foundation, core: Core, *, secure: bool) -> web.Application:
             ready=lambda: _waiting_for(base, core),
             max_artifact_bytes=base.settings.http.max_artifact_bytes,
             secure=secure,
+            on_outbox=core.publisher.wake,
         )
     )
 

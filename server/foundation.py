@@ -18,6 +18,7 @@ from firmware.catalogue.publish import Repository
 from firmware.errors import RefusedError
 from server.artifacts import ArtifactStore
 from server.campaigns.director import Director
+from server.campaigns.release_keys import ReleaseKeys
 from server.config import Settings
 from server.errors import DeniedError
 from server.http.changes import Changes, RingingDatabase
@@ -109,7 +110,11 @@ async def open_foundation(
 ) -> Foundation:
     """Open everything; raises typed errors that name what is missing (`catalogue-missing`, `key-missing`, …)."""
     repository = _repository(settings)
-    director = Director(signer=repository.director_signer(), epoch=repository.director_epoch())
+    director = Director(
+        signer=repository.director_signer(),
+        epoch=repository.director_epoch(),
+        release_keys=ReleaseKeys(settings.online_keys),
+    )
     authorities = await asyncio.to_thread(
         Authorities.open_or_create, settings.state / "identity", hosts=_names(settings), clock=clock.now
     )

@@ -1,5 +1,6 @@
 """The people's side put together: API, pages and forms on one app."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,7 +27,7 @@ class CampaignDesk(Desk, Explainer, Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class PeopleParts:
-    """What the people's side is made of. `secure`: it is served over TLS."""
+    """What the people's side is made of. `secure`: it is served over TLS. `on_outbox` is told when there is something to send."""
 
     database: Database
     tokens: Tokens
@@ -39,6 +40,7 @@ class PeopleParts:
     ready: Ready
     max_artifact_bytes: int
     secure: bool = False
+    on_outbox: Callable[[], None] = lambda: None
 
 
 def people_listener(parts: PeopleParts) -> web.Application:
@@ -61,7 +63,7 @@ def people_listener(parts: PeopleParts) -> web.Application:
         publisher=parts.publisher,
         max_artifact_bytes=parts.max_artifact_bytes,
     )
-    standing = StandingService(database, parts.clock)
+    standing = StandingService(database, parts.clock, on_outbox=parts.on_outbox)
     routes = (
         *FleetRoutes(database=database, claims=parts.claims, explainer=desk, standing=standing).routes(),
         *CampaignRoutes(database=database, desk=desk).routes(),

@@ -131,9 +131,19 @@ class Requirements:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EncryptedImage:
+    """What is stored and fetched in an encrypted image's place; `salt` and `key_check` as in the manifest."""
+
+    file: StoredFile
+    salt: str
+    key_check: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReleaseRecord:
-    """A published release: what its manifest says, and where the manifest is. One image in this version. `requires` is None
-    for one that was published before the server kept it, until its manifest is read again."""
+    """A published release: what its manifest says, and where the manifest is. One image in this version. `image` is the plain
+    one, which nobody has to fetch when there is `encrypted`. `requires` is None for a release that was published before the
+    server kept it, until its manifest is read again."""
 
     product: str
     version: str
@@ -141,6 +151,7 @@ class ReleaseRecord:
     hardware: tuple[str, ...]
     manifest: StoredFile
     image: StoredFile
+    encrypted: EncryptedImage | None = None
     state: ReleaseState = ReleaseState.ACTIVE
     notes: str = ""
     published_at: float = 0.0
@@ -153,18 +164,26 @@ MAX_DELTA_MEMORY = 8 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class DeltaRecord:
-    """A delta in the catalogue from one image to another. `memory_bytes`: what its header asks of who applies it."""
+    """A delta in the catalogue from one image to another. With `salt` its file is encrypted, by the key of the later release.
+    `memory_bytes`: what its header asks of who applies it."""
 
     file: StoredFile
     source_sha256: str
     source_length: int
     target_sha256: str
+    salt: str | None = None
     memory_bytes: int = MAX_DELTA_MEMORY
 
 
 class Releases(Protocol):
-    def add(self, release: ReleaseRecord) -> None:
-        """Idempotent for an equal record; raises `RefusedError` (`release-exists`) for another of the same version."""
+    def add(self, release: ReleaseRecord, *, content_key: bytes | None = None) -> None:
+        """Idempotent for an equal record; raises `RefusedError` (`release-exists`) for another of the same version.
+
+        `content_key`: the key of an encrypted release, wrapped for this server."""
+        ...
+
+    def content_key(self, product: str, version: str) -> bytes | None:
+        """The wrapped key of an encrypted release, apart from its record so that nothing shows it."""
         ...
 
     def get(self, product: str, version: str) -> ReleaseRecord | None: ...
@@ -207,6 +226,8 @@ class TargetView:
     reason_kind: str = "none"
     reason: str = ""
     capabilities: tuple[str, ...] = ()
+    encryption_key: str | None = None
+    """The public key that it announced for encrypted releases."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,8 +287,16 @@ class Fleet(Protocol):
         """Note what a stored report says that the planner does not look at; its own columns change through `commit`."""
         ...
 
-    def set_inventory(self, target: str, *, labels: Mapping[str, str], capabilities: Sequence[str]) -> None:
-        """Replace the capabilities and the agent's own labels, kept as `agent.NAME` below what the server gave."""
+    def set_inventory(
+        self,
+        target: str,
+        *,
+        labels: Mapping[str, str],
+        capabilities: Sequence[str],
+        encryption_key: str | None = None,
+    ) -> None:
+        """Replace the capabilities, the encryption key and the agent's own labels, kept as `agent.NAME` below what the server
+        gave."""
         ...
 
 
@@ -516,7 +545,7 @@ class Orders(Protocol):
 
     def set_echoed(self, target: str, counter: Counter) -> None: ...
     def page(self, *, cursor: str | None = None, limit: int = 500) -> Page:
-        """Current orders by target, for republishing after the broker lost its retained messages."""
+        """Current orders of active targets, by target, for republishing after the broker lost its retained messages."""
         ...
 
 

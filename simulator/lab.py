@@ -47,6 +47,7 @@ class Firmware:
     health: Sequence[HealthCheck] = ()
     min_uptime_s: int = 0
     through: Sequence[int] = ()
+    encrypted: bool = False
 
 
 @dataclass(kw_only=True)
@@ -243,9 +244,16 @@ class Lab:
             *("--counter", str(firmware.counter), "--hardware", HARDWARE, "--image", str(firmware.path)),
             *("--health-file", str(health), "--min-uptime", str(firmware.min_uptime_s), "-o", str(out)),
             *(word for counter in firmware.through for word in ("--through", str(counter))),
+            *(("--encrypt-to", str(self._release_key())) if firmware.encrypted else ()),
         )
         self.otaria("release", "sign", str(out), "--repository", str(self.repository))
         self.otaria("release", "publish", str(out), "--repository", str(self.repository), *self._access())
+
+    def _release_key(self) -> Path:
+        """The server's public release key in a file."""
+        path = self.directory / "server.key"
+        self.otaria("release", "key", "-o", str(path), *self._access())
+        return path
 
     def wait_for_deltas(self, version: str) -> list[dict[str, Any]]:
         """The deltas that lead to a release, once they are made: `from_version` and `length` in bytes of each."""

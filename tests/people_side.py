@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from securesystemslib.signer import CryptoSigner
 
+from firmware.encryption.content_key import public_text
 from server.artifacts import ArtifactStore
 from server.campaigns.director import Director
 from server.campaigns.engine import Engine
@@ -33,6 +35,7 @@ from server.ports import (
 from server.storage.database import SqlDatabase
 
 NOW = 1_800_000_000.0
+RELEASE_KEY = public_text(X25519PrivateKey.from_private_bytes(bytes(range(32))).public_key())
 CAMPAIGN = """
 name: spring
 product: gateway
@@ -77,10 +80,17 @@ class PaperPublisher:
     """Implements the publisher port and remembers what it was handed."""
 
     published: list[tuple[str, str, bytes, bytes, str]] = field(default_factory=list)
+    content_keys: list[bytes | None] = field(default_factory=list)
 
-    async def publish(self, *, product: str, version: str, manifest: bytes, metadata: bytes, by: str) -> ReleaseRecord:
+    async def publish(
+        self, *, product: str, version: str, manifest: bytes, metadata: bytes, by: str, content_key: bytes | None = None
+    ) -> ReleaseRecord:
+        self.content_keys.append(content_key)
         self.published.append((product, version, manifest, metadata, by))
         return release(version, 9)
+
+    async def release_key(self) -> str:
+        return RELEASE_KEY
 
     async def make_deltas(self, product: str, version: str) -> Sequence[DeltaRecord]:
         return [delta("1.0.0", "1.1.0")]

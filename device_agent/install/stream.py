@@ -4,11 +4,13 @@ The order of things: room is checked; what an earlier try left is hashed again, 
 each missing window is fetched, checked, written; all is flushed; the first block is written and flushed; caches are dropped and
 everything is read back. A delta is tried first when the order offers one that starts from the active slot's bytes; after
 `MAX_DELTA_FAILURES` of it, kept over restarts, the full image is fetched.
+
+What is encrypted is decrypted chunk by chunk on its way into a window: plain bytes lie in memory and in the slot, nowhere else.
 """
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +19,23 @@ import msgspec
 from device_agent.install.checkpoint import Checkpoint, CheckpointFile
 from device_agent.install.patch import PatchFile
 from device_agent.install.target import SlotImage, first_difference, storage_faults
-from device_agent.install.windows import Stop, Windows, raise_if_stopped, windows_from, windows_of
-from device_agent.ports import Effects, Slot, Slots, Source
+from device_agent.install.windows import (
+    Stop,
+    Windows,
+    decrypted_from,
+    raise_if_stopped,
+    windows_from,
+    windows_of,
+)
+from device_agent.ports import ContentKeys, Effects, Slot, Slots, Source
 from device_agent.slots.files import SLOT_ACTIVE
 from firmware.delta.apply import apply_delta
 from firmware.delta.format import DeltaEnds
+from firmware.encryption.chunked import Decryption
+from firmware.encryption.content_key import ContentKey
+from firmware.encryption.layout import plain_length
 from firmware.errors import RefusedError, UnavailableError
-from firmware.manifest import WINDOW_BYTES, Image, Manifest
+from firmware.manifest import WINDOW_BYTES, Encrypted, Image, Manifest
 from firmware.protocol.order import DeltaRef, FileRef, Order
 from firmware.protocol.words import ReasonKind
 
@@ -40,10 +52,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """One call of `stage`."""
+    """One call of `stage`. `key` opens the file, encrypted as `encrypted` says, and a delta; both None when nothing is."""
 
     image: Image
     file: FileRef
+    encrypted: Encrypted | None
+    key: ContentKey | None
     delta: DeltaRef | None
     active: Slot
     target: SlotImage
@@ -63,13 +77,15 @@ class StreamInstaller:
         source: Source,
         directory: Path,
         free_bytes: Callable[[], int] | None = None,
+        keys: ContentKeys | None = None,
     ) -> None:
-        """`free_bytes`: how much the directory's file system still takes; a delta that would not leave `RESERVE_BYTES` of it
-        is not fetched, because an agent without room for its journal cannot even start, to clean up. The full image goes
-        straight into its slot."""
+        """`keys` opens encrypted releases, which are refused without. `free_bytes`: how much the directory's file system still
+        takes; a delta that would not leave `RESERVE_BYTES` of it is not fetched, because an agent without room for its journal
+        cannot even start, to clean up. The full image goes straight into its slot."""
         self._slots = slots
         self._free_bytes = free_bytes
         self._source = source
+        self._keys = keys
         self._checkpoints = CheckpointFile(effects, directory / CHECKPOINT_NAME)
         self._patch = PatchFile(effects, directory / PATCH_NAME)
 
@@ -84,7 +100,9 @@ class StreamInstaller:
     ) -> None:
         """Fill the slot that is not `active` with the manifest's image; see `Installer.stage` for what is raised."""
         image = image_of(manifest)
-        file = _ordered_file(order, image)
+        encrypted = manifest.encryption_of(image)
+        file = _ordered_file(order, encrypted or image)
+        key = None if encrypted is None else self._opened(order, encrypted)
         target = SlotImage(self._slots, active.other, image)
         target.check_room()
         checkpoint = self._resume(image, active.other, order.delta)
@@ -92,6 +110,8 @@ class StreamInstaller:
         job = _Job(
             image=image,
             file=file,
+            encrypted=encrypted,
+            key=key,
             delta=order.delta,
             active=active,
             target=target,
@@ -138,8 +158,22 @@ class StreamInstaller:
         if job.delta is not None and self._is_worth_trying(job, job.delta, checkpoint):
             done, checkpoint = self._by_delta(job, job.delta, done, checkpoint)
         if done < total:
-            chunks = windows_from(self._source, job.file, done * WINDOW_BYTES, job.stop)
-            self._write(job, chunks, done, checkpoint)
+            self._write(job, self._fetched(job, done * WINDOW_BYTES), done, checkpoint)
+
+    def _opened(self, order: Order, encrypted: Encrypted) -> ContentKey:
+        """The release's key, before anything is fetched or written."""
+        if self._keys is None:
+            raise RefusedError(
+                ReasonKind.CANNOT_DECRYPT, "The release is encrypted, and this agent holds no key for it."
+            )
+        return self._keys.open(order, encrypted)
+
+    def _fetched(self, job: _Job, offset: int) -> Windows:
+        """The image's windows from `offset` on, out of its file."""
+        if job.encrypted is None or job.key is None:
+            return windows_from(self._source, job.file, offset, job.stop)
+        decryption = Decryption(job.key, job.encrypted.salt, job.image.length)
+        return decrypted_from(self._source, job.file, decryption, offset, job.image.length, job.stop)
 
     def _by_delta(self, job: _Job, delta: DeltaRef, done: int, checkpoint: Checkpoint) -> tuple[int, Checkpoint]:
         """Try the delta until it is done or has failed too often; returns how many windows are good now."""
@@ -171,8 +205,16 @@ class StreamInstaller:
             output_length=job.image.length,
             output_sha256=job.image.sha256,
         )
-        blocks = apply_delta(self._patch.read(), self._reader(job.active), expect=ends, skip=skip)
+        blocks = apply_delta(self._patch_bytes(job, delta), self._reader(job.active), expect=ends, skip=skip)
         return windows_of(blocks, job.image.length - skip, job.stop)
+
+    def _patch_bytes(self, job: _Job, delta: DeltaRef) -> Iterator[bytes]:
+        """The fetched patch, decrypted as it is read."""
+        if delta.salt is None:
+            return self._patch.read()
+        if job.key is None:
+            raise RefusedError(ReasonKind.CANNOT_DECRYPT, "The delta is encrypted, and its release is not.")
+        return Decryption(job.key, delta.salt, plain_length(delta.file.length)).decrypt(self._patch.read())
 
     def _write(self, job: _Job, windows: Windows, done: int, checkpoint: Checkpoint) -> tuple[int, Checkpoint]:
         """Write the windows from number `done` on; what was written is flushed when they stop coming."""
@@ -240,9 +282,9 @@ def image_of(manifest: Manifest) -> Image:
     raise RefusedError(ReasonKind.CATALOGUE_MISMATCH, f"The release has no image for the slot set {SLOT_SET!r}.")
 
 
-def _ordered_file(order: Order, image: Image) -> FileRef:
+def _ordered_file(order: Order, stored: Image | Encrypted) -> FileRef:
     file = order.image
-    if file is None or (file.path, file.length, file.sha256) != (image.path, image.length, image.sha256):
+    if file is None or (file.path, file.length, file.sha256) != (stored.path, stored.length, stored.sha256):
         raise RefusedError(
             ReasonKind.CATALOGUE_MISMATCH, "The order names another image than the release's manifest; order it again."
         )

@@ -1,8 +1,11 @@
 """Cuts a stream into windows: no more than one of them is ever in memory, and no byte beyond the promised length is kept."""
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 
 from device_agent.ports import Source
+from firmware.encryption.chunked import Decryption
+from firmware.encryption.layout import encrypted_offset
 from firmware.errors import RefusedError, UnavailableError
 from firmware.manifest import WINDOW_BYTES
 from firmware.protocol.order import FileRef
@@ -44,13 +47,37 @@ def windows_of(chunks: Iterable[bytes], length: int, stop: Stop) -> Windows:
 
 def windows_from(source: Source, file: FileRef, offset: int, stop: Stop) -> Windows:
     """The file's bytes from `offset` to its end, in windows; the stream is closed when the caller leaves early."""
+    with _opened(source, file, offset) as chunks:
+        yield from windows_of(chunks, file.length - offset, stop)
+
+
+def decrypted_from(
+    source: Source, file: FileRef, decryption: Decryption, offset: int, length: int, stop: Stop
+) -> Windows:
+    """As `windows_from`, of an encrypted file with `length` plain bytes, from the plain `offset` on; nothing before is fetched.
+
+    Raises `RefusedError` (`cannot-decrypt`) as well: what is given out is authentic.
+    """
+    with _opened(source, file, encrypted_offset(offset)) as chunks:
+        plain = decryption.decrypt(_until(stop, chunks), offset=offset)
+        yield from windows_of(plain, length - offset, stop)
+
+
+@contextmanager
+def _opened(source: Source, file: FileRef, offset: int) -> Iterator[Iterator[bytes]]:
     chunks = source.open(file, offset=offset)
     try:
-        yield from windows_of(chunks, file.length - offset, stop)
+        yield chunks
     finally:
         close = getattr(chunks, "close", None)
         if close is not None:
             close()
+
+
+def _until(stop: Stop, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    for chunk in chunks:
+        raise_if_stopped(stop)
+        yield chunk
 
 
 def raise_if_stopped(stop: Stop) -> None:

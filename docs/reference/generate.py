@@ -40,12 +40,21 @@ PARTS = (
     order.FileRef,
     order.DeltaRef,
     order.ReleaseRef,
+    order.WrappedKey,
     report.Reason,
     report.Running,
     report.Inventory,
+    report.EncryptionKey,
 )
 UNSIGNED = (report.Progress, report.Presence)
-MANIFEST = (manifest.Manifest, manifest.Image, manifest.HealthCheck, manifest.Requires, manifest.Sbom)
+MANIFEST = (
+    manifest.Manifest,
+    manifest.Image,
+    manifest.HealthCheck,
+    manifest.Requires,
+    manifest.Sbom,
+    manifest.Encrypted,
+)
 ENROLMENT = (enrol.Claim, enrol.EnrolRequest, enrol.Proof, enrol.EnrolResponse)
 
 

@@ -92,7 +92,11 @@ def _online_follows(repository: Repository, held: _Now) -> bool:
 def _require_signed(proposal: Proposal) -> None:
     missing = proposal.missing()
     if missing:
-        raise RefusedError("signatures-missing", f"This is not signed by enough keys yet: {'; '.join(missing)}.")
+        raise RefusedError(
+            "signatures-missing",
+            f"This is not signed by enough keys yet: {'; '.join(missing)}. Let who holds the others sign a proposal "
+            "(`-o FILE`, then `otaria keys sign`), and give all signed copies to `otaria keys apply`.",
+        )
 
 
 def _require_next(repository: Repository, held: _Now, proposal: Proposal, role: str, now: float) -> None:

@@ -167,7 +167,7 @@ def key_id(holder: Root | Delegations, role: Role, name: str, wanted: str | None
     found = [
         keyid
         for keyid in role.keyids
-        if (len(wanted) >= 6 and keyid.startswith(wanted)) or key_name(holder.keys[keyid]) == wanted
+        if (len(wanted) >= 6 and keyid.startswith(wanted)) or key_name(holder.keys.get(keyid)) == wanted
     ]
     if len(found) != 1:
         raise RefusedError("unknown-key", f"{wanted} means {len(found)} keys of {name}; `otaria keys show` lists them.")
@@ -194,6 +194,9 @@ def _replace(change: Change, role: str, gone: Sequence[str], new: Sequence[SSlib
         holder.add_key(key, role)
     for keyid in gone:
         holder.revoke_key(keyid, role)
+    if not delegation.keyids:
+        text = f"{role} has no other key; `otaria keys rotate {role}` puts a new one in its place."
+        raise RefusedError("bad-threshold", text)
     if not 1 <= threshold <= len(delegation.keyids):
         text = f"{role} would need {threshold} of {len(delegation.keyids)} keys; give another --threshold."
         raise RefusedError("bad-threshold", text)

@@ -1,14 +1,17 @@
 """The device's catalogue client: carries metadata between the network, the store and `trust`, which decides.
 
 The store holds `root.json`, `timestamp.json`, `snapshot.json`, `targets.json` and delegated roles under their URL-quoted
-names. Each is written as soon as it was verified, as the specification orders, so that a power cut between two writes
-costs a download and no protection against rollback. `refresh` is strict; using what is held is the separate `load_cached`.
+names (the sha256 of a name that is too long for a file). Each is written as soon as it was verified, as the specification
+orders, so that a power cut between two writes costs a download and no protection against rollback. `refresh` is strict;
+using what is held is the separate `load_cached`.
 """
 
+import hashlib
 from collections.abc import Callable, Collection
 from typing import Any
 from urllib.parse import quote
 
+from securesystemslib.signer import SSlibKey
 from tuf.api.metadata import Root, Snapshot, TargetFile, Targets, Timestamp
 
 from firmware.catalogue.metadata import refused
@@ -24,6 +27,7 @@ none. Reads no further than `max_bytes + 1` bytes. Raises `UnavailableError` (`u
 
 DIRECTOR = "director"
 EPOCH = "x-otaria-director-epoch"
+MAX_FILE_NAME = 200
 RESET_MARK = "recovering"
 """Store file: the root version with which stored timestamp and snapshot became void. It makes dropping them crash-safe."""
 
@@ -89,7 +93,8 @@ class CatalogueClient:
             raise refused(
                 f"The catalogue wants {role.threshold} signatures of the director; this version checks only one."
             )
-        return {keyid: delegations.keys[keyid].to_dict() for keyid in role.keyids if keyid in delegations.keys}
+        known = {keyid: delegations.keys.get(keyid) for keyid in role.keyids}
+        return {keyid: key.to_dict() for keyid, key in known.items() if isinstance(key, SSlibKey)}
 
     def director_epoch(self) -> int:
         """The signed director epoch: the first part of every order's counter."""
@@ -303,11 +308,16 @@ def _believed(take: Callable[[], object]) -> bool:
 
 
 def _file(role: str) -> str:
-    return f"{quote(role, safe='')}.json"
+    """The store's name for a role: URL-quoted, or its hash where a file system might not take that."""
+    quoted = quote(role, safe="")
+    if len(quoted) > MAX_FILE_NAME:
+        return f"{hashlib.sha256(role.encode()).hexdigest()}.json"
+    return f"{quoted}.json"
 
 
 def _address(role: str, version: int, *, consistent: bool | None) -> str:
-    return f"{version}.{_file(role)}" if consistent else _file(role)
+    name = f"{quote(role, safe='')}.json"
+    return f"{version}.{name}" if consistent else name
 
 
 def _bound(length: int | None, limit: int) -> int:

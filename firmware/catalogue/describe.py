@@ -3,11 +3,12 @@
 Keys and thresholds are always shown whole; a list of files only where it changes, because it may be very long.
 """
 
+import json
 from collections.abc import Iterator
 from difflib import SequenceMatcher
 from typing import Any
 
-from tuf.api.metadata import Role, Root, Targets
+from tuf.api.metadata import DelegatedRole, Role, Root, TargetFile, Targets
 
 from firmware.catalogue.client import EPOCH
 from firmware.catalogue.proposal import Proposal
@@ -26,7 +27,12 @@ def diff(proposal: Proposal) -> list[Line]:
         out.append((" ", f"{role}: version {before.version if before else 'none'} → {metadata.signed.version}"))
         out += [(mark, f"  {text}") for mark, text in _marked(_lines(before), _lines(metadata.signed))]
         out += [(mark, f"  {text}") for mark, text in _marked(_files(before), _files(metadata.signed)) if mark != " "]
-    return out
+    return [(mark, _readable(text)) for mark, text in out]
+
+
+def _readable(text: str) -> str:
+    """With what would move the cursor or turn the writing round spelt out: nothing may hide a line from who signs."""
+    return "".join(mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in text)
 
 
 def key_text(keyid: str, key: Any) -> str:
@@ -42,13 +48,16 @@ def _lines(signed: Root | Targets | None) -> list[str]:
         return [
             line for name in (Root.type, *sorted(set(signed.roles) - {Root.type})) for line in _root_role(signed, name)
         ]
-    return [*_epoch(signed), *_delegations(signed), f"expires {signed.expires:%Y-%m-%d}"]
+    return [*_epoch(signed), *_delegations(signed), f"expires {signed.expires:%Y-%m-%d}", *_unknown(signed)]
 
 
 def _root_role(root: Root, name: str) -> Iterator[str]:
     yield from _role(name, root.roles[name], root.keys)
     if name == Root.type:
         yield f"expires {root.expires:%Y-%m-%d}"
+        if not root.consistent_snapshot:
+            yield "files without versions in their names"
+        yield from _unknown(root)
 
 
 def _epoch(targets: Targets) -> Iterator[str]:
@@ -56,18 +65,28 @@ def _epoch(targets: Targets) -> Iterator[str]:
         yield f"director epoch {targets.unrecognized_fields[EPOCH]}"
 
 
+def _unknown(signed: Root | Targets) -> Iterator[str]:
+    for field, value in sorted(signed.unrecognized_fields.items()):
+        if field != EPOCH:
+            yield f"{field}: {json.dumps(value, sort_keys=True, ensure_ascii=False)}"
+
+
 def _delegations(targets: Targets) -> Iterator[str]:
     delegations = targets.delegations
     if delegations is None:
         return
     for name, role in (delegations.roles or {}).items():
-        paths = ", ".join(role.paths or []) or "no paths"
+        paths = ", ".join(role.paths or _prefixed(role)) or "no paths"
         yield from _role(
             name, role, delegations.keys, f" over {paths}{'' if role.terminating else ', not terminating'}"
         )
     bins = delegations.succinct_roles
     if bins is not None:
         yield from _role(f"{1 << bins.bit_length} hash bins {bins.name_prefix}-…", bins, delegations.keys)
+
+
+def _prefixed(role: DelegatedRole) -> list[str]:
+    return [f"paths whose sha256 begins with {prefix}" for prefix in role.path_hash_prefixes or ()]
 
 
 def _role(name: str, role: Role, keys: dict[str, Any], more: str = "") -> Iterator[str]:
@@ -81,8 +100,14 @@ def _files(signed: Root | Targets | None) -> list[str]:
         return []
     return [
         f"file {path}, {target.length} bytes, {' '.join(f'{kind} {value}' for kind, value in target.hashes.items())}"
+        f"{_more(target)}"
         for path, target in sorted(signed.targets.items())
     ]
+
+
+def _more(target: TargetFile) -> str:
+    fields = target.unrecognized_fields
+    return f", {json.dumps(fields, sort_keys=True, ensure_ascii=False)}" if fields else ""
 
 
 def _marked(old: list[str], new: list[str]) -> Iterator[Line]:

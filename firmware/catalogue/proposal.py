@@ -8,15 +8,18 @@ file, or in several copies of it that are merged.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from securesystemslib.exceptions import UnverifiedSignatureError, VerificationError
 from securesystemslib.formats import encode_canonical
+from securesystemslib.signer import SSlibKey
 from tuf.api.metadata import Metadata, Role, Root, Targets
 
 from firmware.catalogue.keyfiles import Keyring
 from firmware.catalogue.metadata import parse, refused
-from firmware.catalogue.signers import add_signature
+from firmware.catalogue.signers import add_signature, own_id
 from firmware.catalogue.trust import TOP
 from firmware.errors import RefusedError
 from firmware.protocol.codec import parse_json
@@ -84,6 +87,11 @@ class Proposal:
                 out.append(f"{role}{whom} has {have} of {authority.threshold} signatures")
         return out
 
+    def expired(self, now: float) -> list[str]:
+        """The proposed roles that have expired at `now`, in POSIX seconds."""
+        moment = datetime.fromtimestamp(now, UTC)
+        return [role for role in self.roles if self.body(role).is_expired(moment)]
+
     def keys(self) -> dict[str, Any]:
         """All keys that this proposal and what it replaces know, by id."""
         out: dict[str, Any] = {}
@@ -126,7 +134,7 @@ class Proposal:
 
 
 def decode(data: bytes) -> Proposal:
-    """Read a proposal file. Raises `RefusedError` (`not-a-proposal`, `catalogue-refused`)."""
+    """Read a proposal file. Raises `RefusedError` (`not-a-proposal`, `catalogue-refused`, `key-mismatch`)."""
     try:
         value = parse_json(data, max_bytes=MAX_BYTES)
         if (value.get("kind"), value.get("format")) != (KIND, 1):
@@ -140,8 +148,15 @@ def decode(data: bytes) -> Proposal:
         if error.kind == "catalogue-refused":
             raise
         raise RefusedError("not-a-proposal", f"This file is no proposal: {error.text.rstrip('.')}.") from error
-    if not roles or not isinstance(title, str) or (Root.type not in base and Root.type not in roles):
-        raise RefusedError("not-a-proposal", "This proposal has no root, or changes nothing.")
+    if (
+        not roles
+        or not isinstance(title, str)
+        or not title.isprintable()
+        or (Root.type not in base and Root.type not in roles)
+    ):
+        raise RefusedError("not-a-proposal", "This proposal has no root, no readable title, or changes nothing.")
+    for role, metadata in roles.items():
+        _require_own_ids(role, metadata.signed)
     return Proposal(title=title, roles=dict(sorted(roles.items(), key=_by_trust)), base=base)
 
 
@@ -181,6 +196,22 @@ def _metadata(role: str, value: Any) -> Metadata[Any]:
     if canonical_payload(metadata) != parsed.payload:
         raise refused(f"The proposed {role} does not survive being read and written; make it with this version.")
     return metadata
+
+
+def _require_own_ids(role: str, body: Body) -> None:
+    """Ids are what people compare with each other, so behind each must be the key that it is the hash of."""
+    holder = body if isinstance(body, Root) else body.delegations
+    for keyid, key in (holder.keys if holder else {}).items():
+        try:
+            own = own_id(key) if isinstance(key, SSlibKey) else ""
+        except (ValueError, TypeError, KeyError, UnsupportedAlgorithm):
+            own = ""
+        if own != keyid:
+            raise RefusedError(
+                "key-mismatch",
+                f"The proposed {role} puts a key under the id {keyid[:16]!r} that does not belong to it. Do not sign this; "
+                "ask who made it.",
+            )
 
 
 def _good(key: Any, signature: Any, payload: bytes) -> bool:

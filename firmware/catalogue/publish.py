@@ -306,7 +306,7 @@ class Repository:
         found = [path.name.removesuffix(ending) for path in self.metadata.glob(f"*{ending}")]
         versions = [int(name) for name in found if name.isdigit()]
         if not versions:
-            raise refused(f"There is no {role} metadata in {self.metadata}.")
+            raise refused(f"There is no {role} metadata in {self.metadata}; `otaria keys init` makes a catalogue.")
         return f"{max(versions)}{ending}"
 
     def _read(self, name: str, kind: type[S], role: str) -> Parsed[S]:
@@ -316,13 +316,16 @@ class Repository:
         try:
             return (self.metadata / name).read_bytes()
         except FileNotFoundError as error:
-            raise refused(f"There is no {name} in {self.metadata}; `otaria keys init` makes a catalogue.") from error
+            text = f"There is no {name} in {self.metadata}; copy it back from the server, or make a catalogue"
+            raise refused(f"{text} (`otaria keys init`).") from error
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         descriptor = os.open(self.metadata, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+            for part in self.metadata.glob(".*.part"):  # of a process that was killed: the lock is ours now
+                part.unlink()
             yield
         finally:
             os.close(descriptor)

@@ -15,7 +15,7 @@ MAX_VERSION_STEP = 1000
 
 
 def release_targets(product: str, manifest: bytes) -> dict[str, TargetFile]:
-    """The catalogue entries of a release, from its manifest bytes: the manifest's own and one for each image."""
+    """The catalogue entries of a release, from its manifest bytes: the manifest's own and one for each image, as stored."""
     facts = parse_manifest(manifest)
     if facts.product != product:
         raise RefusedError("wrong-product", f"The manifest is of {facts.product}, not of {product}.")
@@ -25,13 +25,15 @@ def release_targets(product: str, manifest: bytes) -> dict[str, TargetFile]:
     out = {path: TargetFile.from_data(path, manifest, ["sha256"])}
     out[path].unrecognized_fields["custom"] = {"kind": "manifest", **about}
     for image in facts.images:
-        name = image.path.removeprefix(folder)
-        if name == image.path or "/" in name or image.path in out:
+        stored = facts.encryption_of(image) or image
+        name = stored.path.removeprefix(folder)
+        if name == stored.path or "/" in name or stored.path in out:
             raise RefusedError(
-                ReasonKind.MALFORMED, f"An image of this release must be {folder}NAME, not {image.path}."
+                ReasonKind.MALFORMED, f"An image of this release must be {folder}NAME, not {stored.path}."
             )
-        custom = {"custom": {"kind": "image", **about}}
-        out[image.path] = TargetFile(image.length, {"sha256": image.sha256}, image.path, custom)
+        kind = "image" if stored is image else "encrypted-image"
+        custom = {"custom": {"kind": kind, **about}}
+        out[stored.path] = TargetFile(stored.length, {"sha256": stored.sha256}, stored.path, custom)
     return out
 
 

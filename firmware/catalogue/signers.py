@@ -1,4 +1,5 @@
-"""Signers by URI, through securesystemslib: `file:PATH`, `hsm:KEYID?label=TOKEN` (PKCS#11) and what cloud KMS it speaks.
+"""Signers by URI, through securesystemslib: `file:PATH`, `hsm:KEYID?label=TOKEN` (PKCS#11) and the KMS that it speaks to:
+`awskms:`, `gcpkms:`, `azurekms:`, `hv:` (HashiCorp Vault). Its `gnupg:` and `tkey:` make signatures that no device counts.
 
 A *key file* (`NAME.key.json`) is the public half of a key and says where the private half is: it is what people hand to each
 other, and what a key directory may hold in place of a private key. Secrets come from the environment or a prompt, never from
@@ -26,6 +27,7 @@ from securesystemslib.signer import (
     HSMSigner,
     Signer,
     SSlibKey,
+    VaultSigner,
 )
 from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import Metadata
@@ -40,6 +42,15 @@ NAME = "x-otaria-name"
 MAX_KEY_BYTES = 65_536
 T = TypeVar("T")
 _PUBLIC_BEGINS = b"-----BEGIN PUBLIC KEY-----"
+_EXTRAS = {HSMSigner.SCHEME: "otaria[hsm]", VaultSigner.SCHEME: "securesystemslib[vault]"}
+"""What to install where the name of securesystemslib's extra is not the scheme."""
+
+_PLACES = "file:PATH, hsm:KEYID?label=TOKEN, an awskms:, gcpkms:, azurekms: or hv: URI"
+_PIN_TROUBLE = {
+    "PinIncorrect": "the PIN is wrong; too many wrong ones lock the token",
+    "PinLocked": "the token is locked after too many wrong PINs; its security officer can set a new one",
+    "PinLenRange": "the PIN has a length that the token does not take",
+}
 _SECRETS = {"passphrase": "OTARIA_KEY_PASSPHRASE", "pin": "OTARIA_HSM_PIN"}
 
 Secrets = Callable[[str, str], str]
@@ -67,10 +78,8 @@ def open_signer(source: str, secrets: Secrets = secrets_from_environment) -> Sig
     if scheme == "file":
         return _matching(open_file(base / rest, secrets), key, source)
     if scheme not in SIGNER_FOR_URI_SCHEME or scheme == CryptoSigner.SCHEME:
-        raise RefusedError(
-            "key-unreadable",
-            f"{source} names no private key; give file:PATH, hsm:KEYID?label=TOKEN, a KMS URI or a key file with one.",
-        )
+        text = f"{source} names no private key; give {_PLACES}, or a key file with one."
+        raise RefusedError("key-unreadable", text)
     return _guarded(uri, lambda: Signer.from_priv_key_uri(uri, key or public_key(uri, secrets), _handler(uri, secrets)))
 
 
@@ -84,9 +93,10 @@ def public_key(uri: str, secrets: Secrets = secrets_from_environment) -> SSlibKe
         AWSSigner.SCHEME: lambda keyid: AWSSigner.import_(keyid)[1],
         GCPSigner.SCHEME: lambda keyid: GCPSigner.import_(keyid)[1],
         AzureSigner.SCHEME: _azure_public_key,
+        VaultSigner.SCHEME: _vault_public_key,
     }
     if scheme not in importers:
-        raise RefusedError("key-unreadable", f"{uri} names no key; give file:PATH, hsm:KEYID?label=TOKEN or a KMS URI.")
+        raise RefusedError("key-unreadable", f"{uri} names no key that can sign here; give {_PLACES}.")
     return _guarded(uri, lambda: importers[scheme](rest))
 
 
@@ -125,11 +135,11 @@ def read_key_file(path: Path) -> tuple[SSlibKey, str | None]:
     try:
         value: dict[str, Any] = parse_json(_read(path), max_bytes=MAX_KEY_BYTES)
         key = SSlibKey.from_dict(value["keyid"], dict(value["key"]))
-        plain = SSlibKey.from_crypto(_loaded(key), scheme=key.scheme)
+        own = own_id(key)
         uri = value.get("uri")
     except (RefusedError, KeyError, TypeError, ValueError, AttributeError, SecureSystemsError) as error:
         raise RefusedError("key-unreadable", f"{path} is no key file; `otaria keys public` writes one.") from error
-    if plain.keyid != key.keyid or not isinstance(uri, str | None):
+    if own != key.keyid or not isinstance(uri, str | None):
         raise RefusedError("key-mismatch", f"{path} holds a key id that does not belong to its key.")
     return key, uri
 
@@ -142,14 +152,20 @@ def add_signature(metadata: Metadata[Any], signer: Signer) -> None:
         cause = error.__cause__
         if isinstance(cause, RefusedError):
             raise cause from error
-        text = str(cause or error) or type(cause).__name__
+        text = _trouble(cause or error)
         keyid = signer.public_key.keyid[:16]
         raise RefusedError("signing-failed", f"The key {keyid} did not sign: {text.rstrip('.')}.") from error
 
 
+def own_id(key: SSlibKey) -> str:
+    """The id that belongs to a public key: the hash of what signs, whatever id it came under. Raises `ValueError` or
+    `UnsupportedAlgorithm` for a key that cannot be read."""
+    return SSlibKey.from_crypto(_loaded(key), scheme=key.scheme).keyid
+
+
 def key_name(key: Any) -> str:
     """Whose key it is, as its file said, or an empty string."""
-    name = key.unrecognized_fields.get(NAME, "")
+    name = key.unrecognized_fields.get(NAME, "") if key is not None else ""
     return name if isinstance(name, str) and name.isprintable() else ""
 
 
@@ -172,6 +188,8 @@ def _sslib(signer: CryptoSigner) -> SSlibKey:
 
 def _hsm_public_key(uri: str, secrets: Secrets) -> SSlibKey:
     parts = urlsplit(uri)
+    if parts.path and not parts.path.isdecimal():
+        raise RefusedError("key-unreadable", f"{uri} has no number after hsm:, such as the 2 in hsm:2?label=otaria.")
     keyid = int(parts.path) if parts.path else None
     return HSMSigner.import_(keyid, dict(parse_qsl(parts.query)).get("label"), _handler(uri, secrets))[1]
 
@@ -180,6 +198,14 @@ def _azure_public_key(address: str) -> SSlibKey:
     """Out of `//VAULT.vault.azure.net/keys/NAME[/VERSION]`."""
     parts = urlsplit(address)
     return AzureSigner.import_(parts.netloc.partition(".")[0], parts.path.split("/")[2])[1]
+
+
+def _vault_public_key(name: str) -> SSlibKey:
+    """Out of `NAME/VERSION`, the newest version."""
+    newest, key = VaultSigner.import_(name.partition("/")[0])
+    if newest != f"{VaultSigner.SCHEME}:{name}":
+        raise RefusedError("key-unreadable", f"hv:{name} is not the newest version of that key; give {newest}.")
+    return key
 
 
 def _handler(uri: str, secrets: Secrets) -> Callable[[str], str]:
@@ -194,11 +220,15 @@ def _guarded(uri: str, work: Callable[[], T]) -> T:
     except RefusedError:
         raise
     except UnsupportedLibraryError as error:
-        extra = "otaria[hsm]" if scheme == HSMSigner.SCHEME else f"securesystemslib[{scheme}]"
+        extra = _EXTRAS.get(scheme, f"securesystemslib[{scheme}]")
         raise RefusedError("signer-library-missing", f"{uri} needs: pip install '{extra}'.") from error
     except Exception as error:
-        text = str(error) or type(error).__name__
-        raise RefusedError("signer-unavailable", f"{uri} cannot be used: {text.rstrip('.')}.") from error
+        raise RefusedError("signer-unavailable", f"{uri} cannot be used: {_trouble(error).rstrip('.')}.") from error
+
+
+def _trouble(error: BaseException) -> str:
+    name = type(error).__name__
+    return _PIN_TROUBLE.get(name) or str(error) or name
 
 
 def _read(path: Path) -> bytes:

@@ -19,11 +19,7 @@ from firmware.errors import RefusedError
 from firmware.protocol.words import ReasonKind
 
 TOP = Targets.type
-_RESET_BY = {
-    Timestamp.type: {Timestamp.type, Snapshot.type},
-    Snapshot.type: {Timestamp.type, Snapshot.type},
-    TOP: {Snapshot.type},
-}
+ONLINE = (Timestamp.type, Snapshot.type)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +46,8 @@ class Trust:
         first = parse(root, Root, "root", max_bytes=self.limits.root_bytes)
         require_threshold(first.signed, Root.type, first)
         self.root: Root = first.signed
-        self.reset: frozenset[str] = frozenset()
-        """Roles among timestamp and snapshot whose stored metadata must go, because a threshold of keys was replaced."""
+        self.reset = False
+        """Whether the stored timestamp and snapshot must go, because a threshold of the keys of one of them was replaced."""
         self.timestamp: Timestamp | None = None
         self._reference: Snapshot | None = None
         self.snapshot: Snapshot | None = None
@@ -66,7 +62,7 @@ class Trust:
             raise refused(f"The root after version {self.root.version} says it is version {new.signed.version}.")
         require_threshold(self.root, Root.type, new)
         require_threshold(new.signed, Root.type, new)
-        self.reset |= _reset_by(self.root, new.signed)
+        self.reset |= any(_rotated(role, self.root, new.signed) for role in ONLINE)
         self.root = new.signed
 
     def finish_root(self) -> None:
@@ -212,14 +208,10 @@ class Trust:
         )
 
 
-def _reset_by(old: Root, new: Root) -> frozenset[str]:
+def _rotated(role: str, old: Root, new: Root) -> bool:
     """Fast-forward recovery: a role lost a threshold of its keys, so what they signed may have been a thief's."""
-    out: set[str] = set()
-    for role, dropped in _RESET_BY.items():
-        gone = set(old.roles[role].keyids) - set(new.roles[role].keyids)
-        if len(gone) >= old.roles[role].threshold:
-            out |= dropped
-    return frozenset(out)
+    gone = set(old.roles[role].keyids) - set(new.roles[role].keyids)
+    return len(gone) >= old.roles[role].threshold
 
 
 def _delegated(targets: Targets, path: str) -> tuple[list[str], bool]:

@@ -18,13 +18,15 @@ from firmware.protocol.words import ReasonKind
 CHUNK_BYTES = 65536
 SILENCE_S = 20.0
 METADATA_S = 120.0
+SLOWEST_BYTES_PER_S = 1024
+"""A target that comes more slowly than this on the whole, after `METADATA_S` for the beginning, is given up."""
 _ABSENT = (403, 404)
 """Some stores answer 403 for a file that does not exist."""
 
 
 class WebFetch:
-    """Fetches files below `base_url` (else `RefusedError`, `bad-url`). `total_s`: seconds that one metadata file may take,
-    against slow retrieval."""
+    """Fetches files below `base_url` (else `RefusedError`, `bad-url`). `total_s`: seconds that one metadata file may take, and
+    the beginning of a target, against slow retrieval."""
 
     def __init__(self, base_url: str, pool: urllib3.PoolManager | None = None, *, total_s: float = METADATA_S) -> None:
         parts = urlsplit(base_url)
@@ -45,12 +47,12 @@ class WebFetch:
             return b"".join(self._chunks(name, response, max_bytes, self._total_s))
 
     def download(self, name: str, length: int, into: IO[bytes]) -> None:
-        """Stream a target of `length` bytes into a file. Raises `UnavailableError` (`unreachable`) and `RefusedError`
-        (`artifact-too-long`); a body that is too short is the caller's to notice."""
+        """Stream a target of `length` bytes into a file, no more slowly than `SLOWEST_BYTES_PER_S`. Raises `UnavailableError`
+        (`unreachable`) and `RefusedError` (`artifact-too-long`); a body that is too short is the caller's to notice."""
         with self._get(name) as response:
             self._require_ok(name, response)
             written = 0
-            for chunk in self._chunks(name, response, length, None):
+            for chunk in self._chunks(name, response, length, self._total_s + length / SLOWEST_BYTES_PER_S):
                 written += len(chunk)
                 if written > length:
                     raise RefusedError(
@@ -82,11 +84,9 @@ class WebFetch:
         if response.status != 200:
             raise _unreachable(name, f"the server answered {response.status}")
 
-    def _chunks(
-        self, name: str, response: urllib3.BaseHTTPResponse, max_bytes: int, total_s: float | None
-    ) -> Iterator[bytes]:
+    def _chunks(self, name: str, response: urllib3.BaseHTTPResponse, max_bytes: int, total_s: float) -> Iterator[bytes]:
         """The body, up to one byte more than allowed."""
-        deadline = None if total_s is None else time.monotonic() + total_s
+        deadline = time.monotonic() + total_s
         left = max_bytes + 1
         while left > 0:
             with _wrapped(name):
@@ -95,8 +95,8 @@ class WebFetch:
                 return
             left -= len(chunk)
             yield chunk
-            if deadline is not None and time.monotonic() > deadline:
-                raise _unreachable(name, f"it took more than {total_s} s")
+            if time.monotonic() > deadline:
+                raise _unreachable(name, f"it took more than {total_s:g} s")
 
 
 @contextmanager

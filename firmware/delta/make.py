@@ -51,8 +51,16 @@ def make_delta(
 
     Raises `UnavailableError` (`interrupted`) when an image changes meanwhile, and `OSError`.
     """
+    with atomic_output(out) as patch:
+        return write_delta(old, new, patch, level=level, progress=progress)
+
+
+def write_delta(
+    old: Path, new: Path, patch: IO[bytes], *, level: int = DEFAULT_LEVEL, progress: Progress | None = None
+) -> DeltaFacts:
+    """As `make_delta`, into a file that is open for reading and writing."""
     began = time.monotonic()
-    with open_image(old) as source, open_image(new) as target, atomic_output(out) as patch:
+    with open_image(old) as source, open_image(new) as target:
         ends = DeltaEnds(
             source_length=source.length,
             source_sha256=source.sha256,

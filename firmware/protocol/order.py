@@ -7,8 +7,10 @@ from msgspec import Meta, Struct
 from firmware.errors import RefusedError
 from firmware.protocol.words import (
     Action,
+    Base64Url,
     Count,
     Id,
+    Kind,
     Label,
     Length,
     Path,
@@ -39,11 +41,22 @@ class FileRef(Struct, frozen=True, kw_only=True):
 
 
 class DeltaRef(Struct, frozen=True, kw_only=True):
-    """A delta (catalogue path under `deltas/`) and the sha256 of the image it starts from."""
+    """A delta (catalogue path under `deltas/`) and the sha256 of the image it starts from. With `salt` the file is encrypted, by
+    the key of the order's release."""
 
     file: FileRef
     source_sha256: Sha256
     source_length: Length
+    salt: Sha256 | None = None
+
+
+class WrappedKey(Struct, frozen=True, kw_only=True):
+    """The key of an encrypted release for one device: `data` opens with the device's key `key_id` (sha256 of its public key as
+    the inventory has it) by `suite`, and only for this target, hardware, release and image."""
+
+    suite: Kind
+    key_id: Sha256
+    data: Base64Url
 
 
 class ReleaseRef(Struct, frozen=True, kw_only=True):
@@ -58,7 +71,8 @@ class ReleaseRef(Struct, frozen=True, kw_only=True):
 class Order(Struct, frozen=True, kw_only=True):
     """What the director signs for one target.
 
-    `action` install needs `release`, `image`; `delta` is optional beside it. rollback and nothing need neither.
+    `action` install needs `release`, `image`; `delta` is optional beside it. rollback and nothing need neither. `image` is the
+    file to fetch. An encrypted release needs `wrapped_key` too, and names it in `crit`.
     `trial_s`: seconds a trial boot has to commit before the boot loader takes it back. Times are POSIX seconds.
     """
 
@@ -76,6 +90,7 @@ class Order(Struct, frozen=True, kw_only=True):
     release: ReleaseRef | None = None
     image: FileRef | None = None
     delta: DeltaRef | None = None
+    wrapped_key: WrappedKey | None = None
     trial_s: Seconds = 600
     crit: Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(max_length=32)] = []
 

@@ -7,6 +7,7 @@ from msgspec import Meta, Struct
 from firmware.protocol.order import Counter
 from firmware.protocol.words import (
     AgentState,
+    Base64Url,
     Count,
     Id,
     Kind,
@@ -46,14 +47,22 @@ class Running(Struct, frozen=True, kw_only=True):
     rollback_available: bool = False
 
 
+class EncryptionKey(Struct, frozen=True, kw_only=True):
+    """The public key that keys of encrypted releases are wrapped to, by `suite`. The private one never leaves the device."""
+
+    suite: Kind
+    public: Base64Url
+
+
 class Inventory(Struct, frozen=True, kw_only=True):
     """Facts about a target. `capabilities`: `delta-otd1`, it applies deltas of that format; `delta-memory-BYTES`, it has so much
-    memory for that, and no more."""
+    memory for that, and no more. Without `encryption_key` it takes no encrypted releases."""
 
     hardware: Label
     agent_version: Label
     labels: Annotated[dict[Annotated[str, Meta(max_length=64)], Label], Meta(max_length=64)] = {}
     capabilities: Annotated[list[Label], Meta(max_length=64)] = []
+    encryption_key: EncryptionKey | None = None
 
 
 class Report(Struct, frozen=True, kw_only=True):

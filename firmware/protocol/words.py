@@ -24,6 +24,8 @@ Nonce = Annotated[str, Meta(pattern=TOKEN_PATTERN)]
 """Random, 128 bits or more, base64url or hex: nonces, boot ids, journal ids."""
 Kind = Annotated[str, Meta(pattern=KIND_PATTERN)]
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
+Base64Url = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,4096}\Z")]
+"""Bytes as URL-safe base64 without padding."""
 Label = Annotated[str, Meta(max_length=128)]
 Length = Annotated[int, Meta(ge=0, le=MAX_IMAGE_BYTES)]
 Count = Annotated[int, Meta(ge=0, le=(1 << 53) - 1)]
@@ -79,6 +81,7 @@ class ReasonKind(StrEnum):
     ARTIFACT_TRUNCATED = "artifact-truncated"
     ARTIFACT_TOO_LONG = "artifact-too-long"
     ARTIFACT_CHANGED = "artifact-changed"
+    CANNOT_DECRYPT = "cannot-decrypt"
     WRONG_SOURCE = "wrong-source"
     READ_BACK_DIFFERS = "read-back-differs"
     SLOT_TOO_SMALL = "slot-too-small"

@@ -11,17 +11,22 @@ import json
 import os
 import resource
 import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import PIPE, Process
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+
+import msgspec
 
 from firmware.delta.format import DeltaEnds
 from firmware.delta.make import DEFAULT_LEVEL, DeltaFacts, make_delta
 from firmware.errors import OtariaError, UnavailableError
+from server.campaigns.private_deltas import EncryptedDelta, Secrets, make_encrypted_delta
 
 MIN_SAVING = 0.2
 _MAX_ANSWER_BYTES = 4096
+_MAX_SECRETS_BYTES = 4096
 
 
 class DeltaFailedError(UnavailableError):
@@ -45,6 +50,16 @@ class DeltaFactory:
         self._limits = limits or DeltaLimits()
         self._turn = asyncio.Semaphore(at_once)
 
+    async def make_encrypted(self, source: Path, target: Path, out: Path, secrets: Secrets) -> EncryptedDelta | None:
+        """As `make`, of images that are stored encrypted; the delta is encrypted too."""
+        async with self._turn:
+            with TemporaryDirectory(dir=out.parent, prefix=".making-") as folder:
+                made = Path(folder) / "delta"
+                answer = await self._answer(source, target, made, secrets)
+                salt = answer.pop("salt")
+                facts = _keep(_facts(answer), made, out)
+                return None if facts is None else EncryptedDelta(facts=facts, salt=salt)
+
     async def make(self, source: Path, target: Path, out: Path) -> DeltaFacts | None:
         """Make a delta from `source` to `target` at `out`; None, and no file, when it would not save enough.
 
@@ -54,24 +69,26 @@ class DeltaFactory:
         async with self._turn:
             with TemporaryDirectory(dir=out.parent, prefix=".making-") as folder:
                 made = Path(folder) / "delta"
-                facts = await self._run(source, target, made)
-                return _keep(facts, made, out)
+                return _keep(_facts(await self._answer(source, target, made, None)), made, out)
 
-    async def _run(self, source: Path, target: Path, out: Path) -> DeltaFacts:
+    async def _answer(self, source: Path, target: Path, out: Path, secrets: Secrets | None) -> dict[str, Any]:
+        """What a worker says about the delta that it made. Secrets go through a pipe: options are for all to see."""
         limits = self._limits
         options = (f"--memory-bytes={limits.memory_bytes}", f"--level={limits.level}", f"--niceness={limits.niceness}")
-        command = (sys.executable, "-m", __name__, *options, "--", str(source), str(target), str(out))
-        worker = await asyncio.create_subprocess_exec(*command, stdin=DEVNULL, stdout=PIPE, stderr=PIPE)
+        more = ("--secrets",) if secrets else ()
+        command = (sys.executable, "-m", __name__, *options, *more, "--", str(source), str(target), str(out))
+        worker = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, stderr=PIPE)
         try:
             async with asyncio.timeout(limits.timeout_s):
-                answer, trouble = await worker.communicate()
+                told = json.dumps(asdict(secrets)).encode() if secrets else b""
+                answer, trouble = await worker.communicate(told)
         except TimeoutError as error:
             raise DeltaFailedError(
                 "delta-too-slow", f"The delta was not made within {limits.timeout_s:g} s; the full image is used."
             ) from error
         finally:
             await _end(worker)
-        return _facts(worker.returncode, answer, trouble)
+        return _parsed(worker.returncode, answer, trouble)
 
 
 def _keep(facts: DeltaFacts, made: Path, out: Path) -> DeltaFacts | None:
@@ -89,10 +106,14 @@ async def _end(worker: Process) -> None:
         await worker.wait()
 
 
-def _facts(returncode: int | None, answer: bytes, trouble: bytes) -> DeltaFacts:
+def _facts(answer: dict[str, Any]) -> DeltaFacts:
+    return DeltaFacts(ends=DeltaEnds(**answer.pop("ends")), **answer)
+
+
+def _parsed(returncode: int | None, answer: bytes, trouble: bytes) -> dict[str, Any]:
     if returncode == 0:
-        value = json.loads(answer)
-        return DeltaFacts(ends=DeltaEnds(**value.pop("ends")), **value)
+        value: dict[str, Any] = json.loads(answer)
+        return value
     try:
         error = json.loads(trouble[-_MAX_ANSWER_BYTES:])
     except ValueError as garbled:
@@ -111,21 +132,30 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--memory-bytes", type=int, required=True)
     parser.add_argument("--level", type=int, required=True)
     parser.add_argument("--niceness", type=int, required=True)
+    parser.add_argument("--secrets", action="store_true", help="the images' keys come as JSON on standard input")
     parser.add_argument("paths", type=Path, nargs=3, metavar="SOURCE TARGET OUT")
     options = parser.parse_args(arguments)
     os.nice(options.niceness)
     resource.setrlimit(resource.RLIMIT_AS, (options.memory_bytes, options.memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
-        facts = make_delta(*options.paths, level=options.level)
+        answer = _made(options, sys.stdin.buffer.read(_MAX_SECRETS_BYTES) if options.secrets else None)
     except MemoryError:
         return _complain("delta-too-big", f"The delta needs more than {options.memory_bytes} bytes of memory.")
     except OtariaError as error:
         return _complain("delta-failed", error.text)
     except OSError as error:
         return _complain("delta-failed", f"The delta was not made: {error.strerror}: {error.filename}.")
-    print(json.dumps(asdict(facts)))
+    print(json.dumps(answer))
     return 0
+
+
+def _made(options: argparse.Namespace, told: bytes | None) -> dict[str, Any]:
+    if told is None:
+        return asdict(make_delta(*options.paths, level=options.level))
+    source, target, out = options.paths
+    made = make_encrypted_delta(source, target, out, msgspec.json.decode(told, type=Secrets), level=options.level)
+    return {**asdict(made.facts), "salt": made.salt}
 
 
 def _complain(kind: str, text: str) -> int:

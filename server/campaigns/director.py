@@ -1,6 +1,6 @@
-"""The director: signs orders, permits and acks with the one online key that may.
+"""The director: signs orders, permits and acks with the one online key that may, and hands out keys of encrypted releases.
 
-It signs words, it decides nothing. Its epoch is the one the offline keys set in `targets`.
+It decides nothing. Its epoch is the one the offline keys set in `targets`.
 """
 
 from dataclasses import dataclass
@@ -11,14 +11,16 @@ from securesystemslib.signer import Signer
 from firmware.errors import UnavailableError
 from firmware.protocol import order, permit, report
 from firmware.protocol.envelope import seal
+from server.campaigns.release_keys import ReleaseKeys
 
 
 @dataclass(frozen=True, kw_only=True)
 class Director:
-    """A director key and the epoch its orders count in."""
+    """A director key and the epoch its orders count in. Without `release_keys` it orders no encrypted releases."""
 
     signer: Signer
     epoch: int
+    release_keys: ReleaseKeys | None = None
 
     def sign_order(self, message: order.Order) -> bytes:
         """The order's DSSE envelope."""

@@ -148,7 +148,8 @@ def _do(unit: Unit, turn: Turn, job: Job) -> None:
     else:
         report = convert(dict(job.body), Report)
         equivocal = report.reason is not None and report.reason.kind == ReasonKind.EQUIVOCATION
-        turn.stay_ahead(report.target, disputed=report.order_hash if equivocal else None)
+        disputed = report.order_hash if equivocal else None
+        turn.stay_ahead(report.target, disputed=disputed, introduced=report.inventory is not None)
         turn.feed(_reported(report, job.received_at))
     unit.inbox.mark_processed(job.id)
 

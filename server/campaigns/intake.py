@@ -5,11 +5,14 @@ before its turn is left to be resent. The same place in a journal with other wor
 the agent is quarantined until a person has looked.
 """
 
+from firmware.encryption.content_key import SUITE, key_id, public_from_text
+from firmware.errors import RefusedError
 from firmware.protocol.permit import Ask
 from firmware.protocol.report import Ack, Inventory, Report
 from firmware.protocol.topics import Leaf, of_target
 from server.campaigns.director import Director
 from server.campaigns.reading import PresenceHint, ProgressHint, Reading, Said
+from server.campaigns.standing import keep_order
 from server.ports import AgentStatus, SeqVerdict, Unit
 
 ACK_TTL_S = 600.0
@@ -96,7 +99,13 @@ class Intake:
         self._unit.outbox.add(topic, self._director.sign_ack(ack), expires_at=self._now + ACK_TTL_S)
 
     def _inventory(self, report: Report, inventory: Inventory) -> None:
-        self._unit.fleet.set_inventory(report.target, labels=inventory.labels, capabilities=inventory.capabilities)
+        before = self._unit.fleet.target(report.target)
+        self._unit.fleet.set_inventory(
+            report.target,
+            labels=inventory.labels,
+            capabilities=inventory.capabilities,
+            encryption_key=self._encryption_key(report, inventory, before.encryption_key if before else None),
+        )
         target = self._unit.fleet.target(report.target)
         if target is not None and target.hardware != inventory.hardware:
             self._incident(
@@ -104,6 +113,28 @@ class Intake:
                 "hardware-mismatch",
                 f"{report.target} was enrolled as {target.hardware} but says it is {inventory.hardware}.",
             )
+
+    def _encryption_key(self, report: Report, inventory: Inventory, before: str | None) -> str | None:
+        """The announced key, if it can be encrypted to. Another than before is told: somebody may hold the report key."""
+        told = inventory.encryption_key
+        if told is None:
+            return None
+        try:
+            if told.suite != SUITE:
+                raise RefusedError("bad-encryption-key", f"This server does not know {told.suite[:64]}.")
+            public_from_text(told.public)
+        except RefusedError as error:
+            text = f"{report.target} announced an encryption key that is of no use, so it gets no encrypted releases."
+            self._incident(report, error.kind, f"{text} {error.text}")
+            return None
+        if before not in (None, told.public):
+            text = (
+                f"{report.target} announced another encryption key than before; its orders are encrypted to that now."
+            )
+            self._incident(
+                report, "encryption-key-changed", text, key_id=key_id(told.public), before=key_id(before or "")
+            )
+        return told.public
 
     def _compare_counters(self, report: Report) -> None:
         """Note what the target has accepted; send its order again when that is behind, since a broker forgets."""
@@ -120,6 +151,7 @@ class Intake:
     def _quarantine(self, said: Said, report: Report) -> None:
         self.dropped.append("clone")
         self._unit.identities.set_agent_status(report.agent, AgentStatus.QUARANTINED)
+        keep_order(self._unit, report.agent, report.target, is_active=False)
         self._incident(
             report,
             "clone",

@@ -6,10 +6,11 @@ an old backup is not taken for a replay.
 
 from msgspec.structs import replace
 
+from firmware.encryption.content_key import key_id
 from firmware.errors import RefusedError
 from firmware.protocol.codec import convert
 from firmware.protocol.envelope import claimed, payload_hash
-from firmware.protocol.order import Counter, DeltaRef, FileRef, Order, ReleaseRef
+from firmware.protocol.order import Counter, DeltaRef, FileRef, Order, ReleaseRef, WrappedKey
 from firmware.protocol.words import Action, ReasonKind
 from server.campaigns.director import Director
 from server.campaigns.legs import next_hop
@@ -18,6 +19,8 @@ from server.planner.model import CampaignRow, ReleaseKey, TargetRow
 from server.ports import DeltaRecord, ReleaseRecord, ReleaseState, StoredFile, StoredOrder, Unit
 
 MAX_COUNT = (1 << 53) - 1
+KEY_IS_CRITICAL = ["wrapped_key"]
+"""An agent that does not know encryption refuses the order for it, before it fetches anything."""
 
 
 def next_counter(unit: Unit, target: str, epoch: int) -> Counter:
@@ -45,13 +48,14 @@ def make_order(
     when it does.
 
     Raises `RefusedError` when it cannot be: `release-unknown`, `release-withdrawn`, `wrong-hardware`, `quarantined`,
-    `no-path`, or as `next_counter`.
+    `no-path`, as `next_counter`, or for an encrypted release as `ReleaseKeys.wrap_for`.
     """
     if target.quarantined and action is Action.INSTALL:
         raise RefusedError("quarantined", f"{target.id} is quarantined or revoked; clear that before it gets releases.")
     hop = _hop(unit, campaign, target) if action is Action.INSTALL else None
     release = hop.release if hop else None
     counter = next_counter(unit, target.id, director.epoch)
+    key = _key(unit, director, release, target.id, target.hardware) if release else None
     message = Order(
         target=target.id,
         agent=target.agent,
@@ -63,8 +67,10 @@ def make_order(
         issued_at=int(now),
         expires_at=int(now) + campaign.strategy.order_ttl_s,
         release=_release_ref(release) if release else None,
-        image=_file_ref(release.image) if release else None,
+        image=_file_ref(release.encrypted.file if release.encrypted else release.image) if release else None,
         delta=_delta_ref(hop.delta) if hop and hop.delta else None,
+        wrapped_key=key,
+        crit=KEY_IS_CRITICAL if key else [],
         trial_s=campaign.strategy.trial_s,
     )
     via = None if release is None or release.image.sha256 == campaign.release.sha256 else key_of(release)
@@ -73,7 +79,7 @@ def make_order(
 
 def sign_again(unit: Unit, director: Director, current: StoredOrder, now: float, *, withdraw: bool) -> StoredOrder:
     """The stored order under the next counter and with a new life, or (`withdraw`) the order to do nothing in its place;
-    the caller stores it. Raises as `next_counter`."""
+    the caller stores it. The key to an encrypted release is wrapped anew, for the target as it is now. Raises as `make_order`."""
     _, payload = claimed(current.envelope)  # our own, out of our own database
     before = convert(payload, Order)
     lives_s = before.expires_at - before.issued_at
@@ -84,8 +90,35 @@ def sign_again(unit: Unit, director: Director, current: StoredOrder, now: float,
         expires_at=int(now) + lives_s,
     )
     if withdraw:
-        message = replace(message, action=Action.NOTHING, release=None, image=None, delta=None)
+        message = replace(
+            message, action=Action.NOTHING, release=None, image=None, delta=None, wrapped_key=None, crit=[]
+        )
+    elif before.release is not None and before.wrapped_key is not None:
+        release = unit.releases.get(before.release.product, before.release.version)
+        key = _key(unit, director, release, before.target, before.hardware) if release else None
+        message = replace(message, wrapped_key=key)
     return _stored(message, director)
+
+
+def holds_old_key(unit: Unit, current: StoredOrder) -> bool:
+    """Whether the order brings a key that was wrapped for another encryption key than its target has announced since."""
+    _, payload = claimed(current.envelope)
+    wrapped = convert(payload, Order).wrapped_key
+    view = unit.fleet.target(current.target) if wrapped else None
+    if wrapped is None or view is None or view.encryption_key is None:
+        return False
+    return wrapped.key_id != key_id(view.encryption_key)
+
+
+def _key(unit: Unit, director: Director, release: ReleaseRecord, target: str, hardware: str) -> WrappedKey | None:
+    """The key to an encrypted release for this target; None when the release is not encrypted."""
+    if release.encrypted is None:
+        return None
+    if director.release_keys is None:
+        raise RefusedError(
+            "release-key-unusable", "This server holds no release key, so it orders no encrypted release."
+        )
+    return director.release_keys.wrap_for(unit, release, target=target, hardware=hardware)
 
 
 def _stored(message: Order, director: Director) -> StoredOrder:
@@ -129,7 +162,12 @@ def _release(unit: Unit, campaign: CampaignRow, target: TargetRow) -> ReleaseRec
 
 
 def _delta_ref(record: DeltaRecord) -> DeltaRef:
-    return DeltaRef(file=_file_ref(record.file), source_sha256=record.source_sha256, source_length=record.source_length)
+    return DeltaRef(
+        file=_file_ref(record.file),
+        source_sha256=record.source_sha256,
+        source_length=record.source_length,
+        salt=record.salt,
+    )
 
 
 def _release_ref(release: ReleaseRecord) -> ReleaseRef:

@@ -8,8 +8,9 @@ publishing again.
 import asyncio
 import logging
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from tuf.api.metadata import TargetFile, Targets
 
@@ -17,19 +18,25 @@ from firmware.catalogue.metadata import parse
 from firmware.catalogue.publish import Repository, product_role, release_targets
 from firmware.catalogue.trust import Limits
 from firmware.delta.format import HEADER_BYTES, read_header
+from firmware.delta.make import DeltaFacts
+from firmware.encryption.chunked import Decryption
+from firmware.encryption.content_key import ContentKey
 from firmware.errors import OtariaError, RefusedError, UnavailableError
-from firmware.manifest import Manifest, describe, parse_manifest
+from firmware.manifest import WINDOW_BYTES, Encrypted, Manifest, describe, parse_manifest
 from firmware.protocol.codec import canonical
 from firmware.protocol.topics import CATALOGUE
 from firmware.protocol.words import ReasonKind
 from server.artifacts import ArtifactStore
 from server.campaigns.deltas import DeltaFactory
+from server.campaigns.private_deltas import Opener, Secrets
+from server.campaigns.release_keys import ReleaseKeys
 from server.errors import NotFoundError
 from server.ports import (
     MAX_DELTA_MEMORY,
     Clock,
     Database,
     DeltaRecord,
+    EncryptedImage,
     ReleaseRecord,
     ReleaseState,
     Requirements,
@@ -53,6 +60,7 @@ class ReleaseService:
         artifacts: ArtifactStore,
         factory: DeltaFactory,
         clock: Clock,
+        release_keys: ReleaseKeys | None = None,
         on_outbox: Callable[[], None] = lambda: None,
     ) -> None:
         self._database = database
@@ -60,29 +68,39 @@ class ReleaseService:
         self._artifacts = artifacts
         self._factory = factory
         self._clock = clock
+        self._release_keys = release_keys
         self._on_outbox = on_outbox
         self._wanted: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
         self._making = asyncio.Lock()
         self._hopeless: dict[tuple[str, str], str] = {}
 
-    async def publish(self, *, product: str, version: str, manifest: bytes, metadata: bytes, by: str) -> ReleaseRecord:
-        """Take a signed release into the catalogue; the same again changes nothing.
+    async def publish(
+        self, *, product: str, version: str, manifest: bytes, metadata: bytes, by: str, content_key: bytes | None = None
+    ) -> ReleaseRecord:
+        """Take a signed release into the catalogue; the same again changes nothing. `content_key`: of an encrypted release,
+        wrapped for this server.
 
         Raises `RefusedError`: `malformed`, `wrong-release`, `artifact-missing`, `artifact-changed`, `catalogue-mismatch`,
-        `release-exists`, or what `Repository.accept_product` raises; `UnavailableError` (`storage-fault`).
+        `release-exists`, `content-key-missing`, `cannot-decrypt`, or what `Repository.accept_product` raises;
+        `UnavailableError` (`storage-fault`).
         """
         facts = _facts(manifest, product, version)
         wanted = release_targets(product, manifest)
+        record = _record(facts, wanted, self._clock.now())
         try:
-            await asyncio.to_thread(self._check_images, facts)
+            key = await asyncio.to_thread(self._opened, record, content_key)
+            await asyncio.to_thread(self._check_images, facts, key)
             await asyncio.to_thread(self._accept, product, wanted, manifest, metadata)
         except OSError as error:
             raise UnavailableError(ReasonKind.STORAGE_FAULT, f"The release could not be stored: {error}.") from error
-        record = _record(facts, wanted, self._clock.now())
-        await self._database.write(lambda unit: self._add(unit, record, by))
+        await self._database.write(lambda unit: self._add(unit, record, by, content_key if key else None))
         self._on_outbox()
         self._wanted.put_nowait((product, version))
         return record
+
+    async def release_key(self) -> str:
+        """The public key that makers encrypt releases to, as text. Raises `RefusedError` (`release-key-unusable`)."""
+        return await asyncio.to_thread(self._keys().public)
 
     async def make_deltas(self, product: str, version: str) -> Sequence[DeltaRecord]:
         """Make what deltas to a release are missing; returns all that lead to it.
@@ -135,14 +153,36 @@ class ReleaseService:
             where = (release.product, release.version)
             await self._database.write(lambda unit, w=where, r=requires: unit.releases.set_requirements(*w, r))  # type: ignore[misc]
 
-    def _check_images(self, facts: Manifest) -> None:
+    def _keys(self) -> ReleaseKeys:
+        if self._release_keys is None:
+            raise RefusedError(
+                "release-key-unusable", "This server holds no release key, so it takes no encrypted releases."
+            )
+        return self._release_keys
+
+    def _opened(self, record: ReleaseRecord, wrapped: bytes | None) -> ContentKey | None:
+        """The key of an encrypted release; None for any other."""
+        if record.encrypted is None:
+            return None
+        if wrapped is None:
+            name = f"{record.product} {record.version}"
+            raise RefusedError(
+                "content-key-missing", f"{name} is encrypted and its key was not sent; publish all of it."
+            )
+        return self._keys().open(record, wrapped)
+
+    def _check_images(self, facts: Manifest, key: ContentKey | None) -> None:
+        """Read each image as a target would: an encrypted one is decrypted, in memory only."""
         for image in facts.images:
-            path = self._artifacts.find(image.sha256)
+            encrypted = facts.encryption_of(image)
+            stored = encrypted or image
+            path = self._artifacts.find(stored.sha256)
             if path is None:
-                text = f"The image {image.path} is not here; upload it as /artifacts/sha256/{image.sha256} first."
+                text = f"The image {stored.path} is not here; upload it as /artifacts/sha256/{stored.sha256} first."
                 raise RefusedError("artifact-missing", text)
             with path.open("rb") as file:
-                found = describe(file)
+                plain = _plain(file, encrypted.salt, image.length, key) if encrypted and key else file
+                found = describe(plain)
             if (found.length, found.sha256, found.windows) != (image.length, image.sha256, image.windows):
                 raise RefusedError(
                     ReasonKind.ARTIFACT_CHANGED,
@@ -164,9 +204,9 @@ class ReleaseService:
                 return False
         return True
 
-    def _add(self, unit: Unit, record: ReleaseRecord, by: str) -> None:
+    def _add(self, unit: Unit, record: ReleaseRecord, by: str, content_key: bytes | None) -> None:
         known = unit.releases.get(record.product, record.version)
-        unit.releases.add(record)
+        unit.releases.add(record, content_key=content_key)
         if known is None:
             text = f"{record.product} {record.version} (counter {record.counter}) was published."
             unit.audit.add(at=self._clock.now(), kind="release-published", text=text, actor=by)
@@ -180,15 +220,17 @@ class ReleaseService:
             raise UnavailableError(ReasonKind.STORAGE_FAULT, text) from error
 
     async def _make(self, source: ReleaseRecord, release: ReleaseRecord) -> str:
+        if source.encrypted and not release.encrypted:
+            return f"{source.version} is encrypted and {release.version} is not: a delta would show what has changed."
         pair = (source.image.sha256, release.image.sha256)
-        old, new = self._artifacts.find(pair[0]), self._artifacts.find(pair[1])
+        old, new = (self._artifacts.find(_stored(one).sha256) for one in (source, release))
         if old is None or new is None:
             return f"The image of {source.version if old is None else release.version} is not here."
         if await self._adopted(source, release):
             return ""
         with tempfile.TemporaryDirectory(dir=self._artifacts.incoming) as folder:
             try:
-                facts = await self._factory.make(old, new, Path(folder) / "delta.otd")
+                facts, salt = await self._run_factory(old, new, Path(folder) / "delta.otd", source, release)
             except OtariaError as error:
                 text = f"No delta from {source.version} to {release.version}: {error}"
                 return await self._give_up(pair, text, kind=error.kind)
@@ -198,17 +240,37 @@ class ReleaseService:
             if (facts.ends.source_sha256, facts.ends.output_sha256) != pair:
                 return f"The stored image of {source.version} or {release.version} is damaged; upload it again."
             sha256, length = await asyncio.to_thread(self._artifacts.add_file, Path(folder) / "delta.otd")
-        file = StoredFile(path=_delta_path(source, release), length=length, sha256=sha256)
+        file = StoredFile(path=_delta_path(source, release, salt), length=length, sha256=sha256)
         await asyncio.to_thread(
             self._repository.add_delta, file.path, length=length, sha256=sha256, now=self._clock.now()
         )
-        await self._keep(file, source, release)
+        await self._keep(file, source, release, salt)
         return ""
+
+    async def _run_factory(
+        self, old: Path, new: Path, out: Path, source: ReleaseRecord, release: ReleaseRecord
+    ) -> tuple[DeltaFacts | None, str | None]:
+        """The delta's facts, None when it isn't worth it, and its salt when it is encrypted."""
+        if release.encrypted is None:
+            return await self._factory.make(old, new, out), None
+        opener = await self._opener(source) if source.encrypted else None
+        secrets = Secrets(source=opener, target=await self._opener(release))
+        made = await self._factory.make_encrypted(old, new, out, secrets)
+        return (made.facts, made.salt) if made else (None, None)
+
+    async def _opener(self, release: ReleaseRecord) -> Opener:
+        """What opens an encrypted release's image. Raises `RefusedError`."""
+        wrapped = await self._database.read(lambda unit: unit.releases.content_key(release.product, release.version))
+        if release.encrypted is None or wrapped is None:
+            raise RefusedError("content-key-missing", f"The key to {release.version} is not here; publish it again.")
+        key = await asyncio.to_thread(self._keys().open, release, wrapped)
+        return Opener(key=key.reveal().hex(), salt=release.encrypted.salt, length=release.image.length)
 
     async def _adopted(self, source: ReleaseRecord, release: ReleaseRecord) -> bool:
         """Whether the catalogue lists this delta already, from before a crash or a restored backup; it is then recorded.
 
-        A delta that is made again may differ byte for byte, and a path is never given other content.
+        A delta that is made again may differ byte for byte, and a path is never given other content. An encrypted one is never
+        found: its salt is in its path.
         """
         listed = await asyncio.to_thread(self._repository.files, _delta_path(source, release))
         if listed is None or self._artifacts.find(listed.sha256) is None:
@@ -217,13 +279,16 @@ class ReleaseService:
         await self._keep(file, source, release)
         return True
 
-    async def _keep(self, file: StoredFile, source: ReleaseRecord, release: ReleaseRecord) -> None:
+    async def _keep(
+        self, file: StoredFile, source: ReleaseRecord, release: ReleaseRecord, salt: str | None = None
+    ) -> None:
         delta = DeltaRecord(
             file=file,
             source_sha256=source.image.sha256,
             source_length=source.image.length,
             target_sha256=release.image.sha256,
             memory_bytes=await asyncio.to_thread(self._memory_of, file),
+            salt=salt,
         )
         sizes = f"has {file.length} bytes; the image {release.image.length}"
         text = f"The delta from {source.version} to {release.version} {sizes}."
@@ -286,8 +351,25 @@ def _plan(unit: Unit, product: str, version: str) -> tuple[ReleaseRecord, list[R
     return release, missing
 
 
-def _delta_path(source: ReleaseRecord, release: ReleaseRecord) -> str:
-    return f"deltas/{source.image.sha256[:16]}-{release.image.sha256[:16]}.otd"
+def _delta_path(source: ReleaseRecord, release: ReleaseRecord, salt: str | None = None) -> str:
+    ending = f"-{salt[:16]}.otd.enc" if salt else ".otd"
+    return f"deltas/{source.image.sha256[:16]}-{release.image.sha256[:16]}{ending}"
+
+
+def _stored(release: ReleaseRecord) -> StoredFile:
+    return release.encrypted.file if release.encrypted else release.image
+
+
+def _plain(file: BinaryIO, salt: str, length: int, key: ContentKey) -> Iterator[bytes]:
+    portions = iter(lambda: file.read(WINDOW_BYTES), b"")
+    return Decryption(key, salt, length).decrypt(portions)
+
+
+def _encrypted(one: Encrypted | None) -> EncryptedImage | None:
+    if one is None:
+        return None
+    file = StoredFile(path=one.path, length=one.length, sha256=one.sha256)
+    return EncryptedImage(file=file, salt=one.salt, key_check=one.key_check)
 
 
 def _newest(releases: Sequence[ReleaseRecord]) -> list[ReleaseRecord]:
@@ -330,6 +412,7 @@ def _record(facts: Manifest, wanted: Mapping[str, TargetFile], now: float) -> Re
         hardware=tuple(facts.hardware),
         manifest=StoredFile(path=manifest.path, length=manifest.length, sha256=manifest.hashes["sha256"]),
         image=StoredFile(path=image.path, length=image.length, sha256=image.sha256),
+        encrypted=_encrypted(facts.encryption_of(image)),
         notes=facts.notes,
         published_at=now,
         requires=_requirements(facts),

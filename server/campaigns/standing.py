@@ -2,9 +2,11 @@
 
 A quarantined agent is heard no more and gets no permit until somebody releases it; a revoked one never again, so it no
 longer counts against any budget. Both hold from the commit on: ingest, the devices' listener and the planner ask the same
-column. A permit that waits to be sent is taken back with it.
+column. A permit that waits to be sent is taken back with it, and so is the order that the broker keeps, because of the key
+that it may bring; who is released gets it again.
 """
 
+from collections.abc import Callable
 from enum import StrEnum
 
 from firmware.errors import RefusedError
@@ -34,9 +36,11 @@ _AFTER = {
 class StandingService:
     """Changes the standing of targets, each change with a line on the trail."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, *, on_outbox: Callable[[], None] = lambda: None) -> None:
+        """`on_outbox` is told when there is something to send."""
         self._database = database
         self._clock = clock
+        self._on_outbox = on_outbox
 
     async def change(self, target: str, step: Step, *, by: str, reason: str) -> TargetView:
         """Take a step and return the target as it is then; a step that changes nothing leaves no line.
@@ -44,7 +48,17 @@ class StandingService:
         Raises `NotFoundError`, or `RefusedError` (`revoked`) for a target whose agent was revoked: that is for ever.
         """
         now = self._clock.now()
-        return await self._database.write(lambda unit: _change(unit, target, step, by, reason, now))
+        view = await self._database.write(lambda unit: _change(unit, target, step, by, reason, now))
+        self._on_outbox()
+        return view
+
+
+def keep_order(unit: Unit, agent: str, target: str, *, is_active: bool) -> None:
+    """Have the broker keep the target's order, or forget it: an empty message takes the place of one that is kept."""
+    topic, current = of_target(agent, target, Leaf.ORDER), unit.orders.current(target)
+    if current is not None:
+        unit.outbox.take_back(topic)
+        unit.outbox.add(topic, current.envelope if is_active else b"", retain=True)
 
 
 def _change(unit: Unit, name: str, step: Step, by: str, reason: str, now: float) -> TargetView:
@@ -56,6 +70,7 @@ def _change(unit: Unit, name: str, step: Step, by: str, reason: str, now: float)
     unit.identities.set_agent_status(before.agent, status)
     if status is not AgentStatus.ACTIVE:
         unit.outbox.take_back(of_target(before.agent, name, Leaf.PERMIT))
+    keep_order(unit, before.agent, name, is_active=status is AgentStatus.ACTIVE)
     if status is AgentStatus.REVOKED:
         _free_tokens(unit, name, now)
     text = f"{by} set {name} from {before.status} to {status}." + (f" {reason}" if reason else "")

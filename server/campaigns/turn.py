@@ -14,7 +14,7 @@ from firmware.protocol.topics import Leaf, of_target
 from firmware.protocol.words import Action
 from server.campaigns.director import Director
 from server.campaigns.legs import plan_legs
-from server.campaigns.orders import make_order, sign_again
+from server.campaigns.orders import holds_old_key, make_order, sign_again
 from server.errors import ConflictError
 from server.planner.model import (
     Admit,
@@ -78,26 +78,30 @@ class Turn:
             except OtariaError as error:
                 self._ignore(following, error)
 
-    def stay_ahead(self, target: str, *, disputed: str | None) -> None:
+    def stay_ahead(self, target: str, *, disputed: str | None, introduced: bool = False) -> None:
         """Sign a target's order again above the counter it echoed, which no order of this database has: a restored backup
         has forgotten those (or somebody else signs with the director's key), and the target ignores all that is below. So
         too an order of an earlier director epoch: its key was taken away, and the target refuses what that key signed.
 
         `disputed`: the hash of an order whose counter the target holds with other words. What waits for a permit gets its
-        order again; what is in flight is left alone; to any other the order becomes to do nothing.
+        order again; what is in flight is left alone; to any other the order becomes to do nothing. `introduced`: the target has
+        told who it is; a key that it can't open (any more) is wrapped anew while it waits for a permit.
         """
         current, echoed = self._unit.orders.current(target), self._unit.orders.echoed(target)
         if current is None:
             return
         outdated = current.counter.epoch < self._director.epoch
         behind = echoed is not None and (echoed > current.counter or disputed == current.hash)
-        if not outdated and not behind:
+        rekeyed = introduced and holds_old_key(self._unit, current)
+        if not outdated and not behind and not rekeyed:
             return
         assignment = self._unit.campaigns.load(Footprint(target=target)).assignment
         about_it = assignment is not None and assignment.order_hash == current.hash
         if assignment is not None and about_it and assignment.state in IN_FLIGHT:
             return
         waits = assignment if about_it and assignment is not None and assignment.state in WAITING else None
+        if waits is None and not outdated and not behind:
+            return
         try:
             order = sign_again(self._unit, self._director, current, self.now, withdraw=waits is None)
         except RefusedError:
@@ -107,6 +111,8 @@ class Turn:
             f"It holds order {echoed.n}, which this server does not know"
             if echoed and behind
             else "The director changed"
+            if outdated
+            else "It has a new encryption key"
         )
         text = f"{cause}; its order was signed anew as {order.counter.n} of epoch {order.counter.epoch}."
         self._audit("order-signed-again", text, order.campaign, target)

@@ -17,6 +17,7 @@ from firmware.atomic import atomic_output
 from firmware.catalogue.client import CatalogueClient
 from firmware.catalogue.metadata import matches
 from firmware.catalogue.store import FileStore
+from firmware.catalogue.trust import Limits
 from firmware.catalogue.web import WebFetch
 from firmware.errors import RefusedError
 from firmware.protocol.words import ReasonKind
@@ -25,6 +26,7 @@ from server.errors import NotFoundError
 
 T = TypeVar("T")
 MAX_FILE_NAME = 200
+_DOTS = {".": "%2E", "..": "%2E%2E"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +81,8 @@ def init(where: _Where, root: Path, as_json: bool) -> None:
 
     Example: otaria catalogue --metadata-dir D init 1.root.json
     """
-    data = root.read_bytes()
+    with root.open("rb") as file:
+        data = file.read(Limits().root_bytes + 1)
     CatalogueClient.initialise(FileStore(where.metadata_dir), data)
     digest = hashlib.sha256(data).hexdigest()
     emit({"root_sha256": digest}, as_json=as_json, text=f"Trusting the root with the sha256 {digest}.")
@@ -109,6 +112,8 @@ def download(where: _Where, as_json: bool) -> None:
     --target-base-url URL/targets --target-dir T download
     """
     name = _required(where.target_name, "--target-name")
+    if any("\ud800" <= letter <= "\udfff" for letter in name):  # bytes of the command line that are no text
+        raise click.UsageError("The --target-name is not UTF-8, so no catalogue can list it.")
     directory = _required(where.target_dir, "--target-dir")
     base = _required(where.target_base_url, "--target-base-url")
     client = _refreshed(where)
@@ -132,6 +137,11 @@ def local_name(target_name: str) -> str:
     return quoted
 
 
+def web_path(address: str) -> str:
+    """A target's address below its base URL. Segments of dots are quoted too: HTTP libraries would climb up them."""
+    return "/".join(_DOTS.get(part) or quote(part, safe="") for part in address.split("/"))
+
+
 def _held(target: TargetFile, path: Path) -> bool:
     if not path.is_file():
         return False
@@ -141,7 +151,7 @@ def _held(target: TargetFile, path: Path) -> bool:
 
 def _fetch_target(web: WebFetch, address: str, target: TargetFile, path: Path) -> None:
     with atomic_output(path) as file:
-        web.download(quote(address, safe="/"), target.length, file)
+        web.download(web_path(address), target.length, file)
         if not matches(target, file):
             raise RefusedError(
                 ReasonKind.ARTIFACT_CHANGED,

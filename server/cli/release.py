@@ -8,13 +8,16 @@ from pathlib import Path
 
 import click
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
 from firmware.atomic import atomic_output
 from firmware.catalogue.publish import Repository, release_targets
+from firmware.encryption.content_key import key_id, public_from_text, public_text
 from firmware.errors import RefusedError
 from firmware.images.slot_image import build_slot_image
 from firmware.manifest import (
     WINDOW_BYTES,
+    Encrypted,
     HealthCheck,
     Image,
     Manifest,
@@ -25,7 +28,7 @@ from firmware.manifest import (
     parse_manifest,
 )
 from firmware.protocol.words import ReasonKind
-from server.cli import release_contents, release_facts
+from server.cli import release_contents, release_encryption, release_facts
 from server.cli.output import emit, json_option
 from server.cli.progress import watched
 from server.cli.rest import RestClient, connect, segment, server_options
@@ -94,6 +97,12 @@ def pack(
     type=click.IntRange(0, (1 << 32) - 1),
     help="The image's own; read from MCUboot and ESP32 images.",
 )
+@click.option(
+    "--encrypt-to",
+    type=FILE,
+    metavar="KEYFILE",
+    help="Encrypt the image for this server; `otaria release key` gives its key.",
+)
 @click.option("--notes", default="", help="What is new, for people.")
 @click.option("-o", "--output", metavar="OUTDIR", required=True, type=click.Path(path_type=Path, file_okay=False))
 @json_option
@@ -111,11 +120,14 @@ def build(
     sbom: Path | None,
     fixes: tuple[str, ...],
     security_counter: int | None,
+    encrypt_to: Path | None,
     notes: str,
     output: Path,
     as_json: bool,
 ) -> None:
     """Hash an image window by window and write OUTDIR/manifest.json and a copy of the image, and of the bill of materials.
+
+    With --encrypt-to only an encrypted copy is written. Needs no network.
 
     Example: otaria release build --product pump --version 2.0 --counter 2 --hardware pump-a --image pump.img -o pump-2.0
     """
@@ -137,16 +149,23 @@ def build(
         security_counter=release_contents.security_counter_of(image, security_counter),
         crit=["requires"] if requires else [],
     )
-    _write_release(draft, image, sbom, output, as_json)
+    recipient = release_encryption.read_release_key(encrypt_to) if encrypt_to else None
+    _write_release(draft, image, sbom, recipient, output, as_json)
 
 
-def _write_release(draft: Manifest, image: Path, sbom: Path | None, output: Path, as_json: bool) -> None:
+def _write_release(
+    draft: Manifest, image: Path, sbom: Path | None, to: X25519PublicKey | None, output: Path, as_json: bool
+) -> None:
     """Check the draft before anything is written, then write the files, the manifest last."""
     release_targets(draft.product, encode_manifest(draft))
     if image.stat().st_size == 0:
         raise RefusedError("image-empty", f"{image} is empty; a release needs an image.")
     _require_new(output)
-    hashes = _copy_hashed(image, output / image.name)
+    if to is None:
+        hashes = _copy_hashed(image, output / image.name)
+    else:
+        hashes, encrypted = release_encryption.encrypt_image(draft, image, output, to)
+        draft = msgspec.structs.replace(draft, encrypted=[encrypted], crit=[*draft.crit, "encrypted"])
     if sbom is not None:
         _copy_hashed(sbom, output / sbom.name)
     shape = {"length": hashes.length, "sha256": hashes.sha256, "windows": hashes.windows}
@@ -155,11 +174,15 @@ def _write_release(draft: Manifest, image: Path, sbom: Path | None, output: Path
     parse_manifest(data)
     with atomic_output(output / MANIFEST) as file:
         file.write(data)
-    facts = {"directory": str(output), "product": draft.product, "version": draft.version, "length": hashes.length}
+    facts: dict[str, str | int] = {"directory": str(output), "product": draft.product, "version": draft.version}
+    facts["length"] = hashes.length
     text = (
         f"Built {draft.product} {draft.version} in {output}: {hashes.length} bytes, {len(hashes.windows)} windows. "
         "Sign it next."
     )
+    if to is not None:
+        facts["encrypted_to"] = key_id(public_text(to))
+        text += f" Encrypted for the server whose release key has the sha256 {facts['encrypted_to']}."
     emit({**facts, "sha256": hashes.sha256}, as_json=as_json, text=text)
 
 
@@ -174,7 +197,7 @@ def sign(built: Path, repository: Path, as_json: bool) -> None:
     """
     data, manifest = _manifest(built)
     for image in manifest.images:
-        _require_unchanged(built, image)
+        _require_unchanged(built, manifest.encryption_of(image) or image)
     if manifest.sbom is not None:
         _require_unchanged(built, manifest.sbom)
     Repository.workspace(repository).sign_release(manifest.product, data, now=time.time())
@@ -214,13 +237,34 @@ def publish(
     data, manifest = _manifest(built)
     metadata = Repository.workspace(repository).signed_release(manifest.product, data)
     own = (hashlib.sha256(data).hexdigest(), len(data), built / MANIFEST)
-    listed: list[Image | Sbom] = [*manifest.images, *([manifest.sbom] if manifest.sbom else [])]
+    listed: list[Image | Encrypted | Sbom] = [manifest.encryption_of(image) or image for image in manifest.images]
+    listed += [manifest.sbom] if manifest.sbom else []
     files = [(one.sha256, one.length, built / Path(one.path).name) for one in listed]
     sent = [sha256 for sha256, length, path in (own, *files) if _upload(rest, sha256, length, path)]
     body = {"product": manifest.product, "version": manifest.version, "manifest": _base64(data)}
+    if manifest.encrypted:
+        body["content_key"] = _base64(release_encryption.read_content_key(built))
     rest.post("/releases", {**body, "metadata": _base64(metadata)})
     facts = {"product": manifest.product, "version": manifest.version, "uploaded": sent}
     emit(facts, as_json=as_json, text=f"Published {manifest.product} {manifest.version}; {len(sent)} files were new.")
+
+
+@release.command()
+@click.option("-o", "--output", metavar="KEYFILE", required=True, type=click.Path(path_type=Path, dir_okay=False))
+@server_options
+@json_option
+def key(output: Path, server: str | None, token_file: Path | None, state: Path | None, as_json: bool) -> None:
+    """Fetch the public key that releases for this server are encrypted to. Compare its sha256 with the server's operator's.
+
+    Example: otaria release key --server http://127.0.0.1:8080 --token-file token -o server.key
+    """
+    answer = connect(server, token_file, state).get("/release-key")
+    public = public_text(public_from_text(str(answer["public"])))
+    with atomic_output(output) as file:
+        file.write(f"{public}\n".encode())
+    facts = {"file": str(output), "key_id": key_id(public)}
+    text = f"Wrote the server's release key to {output}. Its sha256 is {key_id(public)}: compare it with what the operator says."
+    emit(facts, as_json=as_json, text=text)
 
 
 def _check_image_output(output: Path, program: Path, payload: Path | None) -> None:
@@ -276,7 +320,7 @@ def _copy_hashed(source: Path, destination: Path) -> WindowHasher:
     return hasher
 
 
-def _require_unchanged(built: Path, listed: Image | Sbom) -> None:
+def _require_unchanged(built: Path, listed: Image | Encrypted | Sbom) -> None:
     path = built / Path(listed.path).name
     try:
         with path.open("rb") as file, watched(file, listed.length, f"Checking {path.name}") as reader:

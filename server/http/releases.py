@@ -8,6 +8,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from firmware import manifest as manifests
+from firmware.encryption.content_key import key_id
 from firmware.errors import RefusedError
 from firmware.protocol.words import Id, ReasonKind, Version
 from server.artifacts import ArtifactStore
@@ -25,18 +26,21 @@ class Publisher(Protocol):
     """Takes releases into the catalogue. Raises typed errors."""
 
     async def publish(
-        self, *, product: str, version: str, manifest: bytes, metadata: bytes, by: str
+        self, *, product: str, version: str, manifest: bytes, metadata: bytes, by: str, content_key: bytes | None = None
     ) -> ReleaseRecord: ...
+    async def release_key(self) -> str: ...
     async def make_deltas(self, product: str, version: str) -> Sequence[DeltaRecord]: ...
 
 
 class Submission(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The body of `POST /releases`: manifest and product role metadata as signed, in base64."""
+    """The body of `POST /releases`: manifest and product role metadata as signed, in base64; so too the key of an encrypted
+    release, wrapped for this server."""
 
     product: Id
     version: Version
     manifest: str
     metadata: str
+    content_key: str | None = None
 
 
 class ReleaseRoutes:
@@ -57,6 +61,7 @@ class ReleaseRoutes:
             Route(method="PUT", path="/artifacts/sha256/{hash}", need=Need.OPERATE, action=self.put_artifact),
             Route(method="GET", path="/releases", need=Need.READ, action=self.list),
             Route(method="POST", path="/releases", need=Need.OPERATE, action=self.publish),
+            Route(method="GET", path="/release-key", need=Need.READ, action=self.release_key),
             Route(method="GET", path=one, need=Need.READ, action=self.show),
             Route(method="POST", path=f"{one}/deltas", need=Need.OPERATE, action=self.make_deltas),
         )
@@ -100,8 +105,14 @@ class ReleaseRoutes:
             manifest=decode_base64(wanted.manifest, "manifest"),
             metadata=decode_base64(wanted.metadata, "metadata"),
             by=caller.name,
+            content_key=None if wanted.content_key is None else decode_base64(wanted.content_key, "content_key"),
         )
         return reply(release_json(release, ()), status=201)
+
+    async def release_key(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """The public key that makers encrypt releases to, and its sha256 to compare."""
+        public = await self._publisher.release_key()
+        return reply({"public": public, "key_id": key_id(public)})
 
     async def make_deltas(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """Make the deltas to this release now and answer when they are in the catalogue."""

@@ -93,9 +93,18 @@ class SqlFleet:
         runs = {"running_product": product, "running_counter": counter}
         self._db.execute(_UPDATE, {**values, **runs, "of_target": target})
 
-    def set_inventory(self, target: str, *, labels: Mapping[str, str], capabilities: Sequence[str]) -> None:
-        """Replace the capabilities and the agent's own labels, kept as `agent.NAME` beside what the server gave."""
-        self._db.execute(update(TARGET).where(TARGET.c.id == target).values(capabilities=list(capabilities)))
+    def set_inventory(
+        self,
+        target: str,
+        *,
+        labels: Mapping[str, str],
+        capabilities: Sequence[str],
+        encryption_key: str | None = None,
+    ) -> None:
+        """Replace the capabilities, the encryption key and the agent's own labels, kept as `agent.NAME` beside what the server
+        gave."""
+        told = {"capabilities": list(capabilities), "encryption_key": encryption_key}
+        self._db.execute(update(TARGET).where(TARGET.c.id == target).values(**told))
         own = (TARGET_LABEL.c.target == target, TARGET_LABEL.c.name.startswith(AGENT_LABEL, autoescape=True))
         self._db.execute(delete(TARGET_LABEL).where(*own))
         rows = [{"target": target, "name": AGENT_LABEL + name, "value": value} for name, value in labels.items()]

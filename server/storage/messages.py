@@ -7,8 +7,8 @@ from sqlalchemy import Connection, and_, bindparam, delete, func, insert, or_, s
 
 from firmware.protocol.order import Counter
 from server.errors import ConflictError
-from server.ports import InboxItem, OutboxItem, Page, SeqVerdict, StoredOrder
-from server.storage.tables import INBOX, JOURNAL, ORDER, OUTBOX, TARGET
+from server.ports import AgentStatus, InboxItem, OutboxItem, Page, SeqVerdict, StoredOrder
+from server.storage.tables import AGENT, INBOX, JOURNAL, ORDER, OUTBOX, TARGET
 
 MAX_JOURNALS = 1000
 """An agent begins a journal when it is made or wiped. One that begins ever more only fills the disk."""
@@ -191,8 +191,9 @@ class SqlOrders:
         self._db.execute(_ECHO, {**place, "echoed_epoch": counter.epoch, "echoed_n": counter.n})
 
     def page(self, *, cursor: str | None = None, limit: int = 500) -> Page:
-        """Current orders by target, for republishing after the broker lost its retained messages."""
-        query = select(ORDER).order_by(ORDER.c.target).limit(limit)
+        """Current orders of active targets, by target, for republishing after the broker lost its retained messages."""
+        active = select(AGENT.c.id).where(AGENT.c.status == str(AgentStatus.ACTIVE))
+        query = select(ORDER).where(ORDER.c.agent.in_(active)).order_by(ORDER.c.target).limit(limit)
         if cursor is not None:
             query = query.where(ORDER.c.target > cursor)
         rows = [_order(dict(row)) for row in self._db.execute(query).mappings()]

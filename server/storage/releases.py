@@ -10,6 +10,7 @@ from firmware.errors import RefusedError
 from server.ports import (
     MAX_DELTA_MEMORY,
     DeltaRecord,
+    EncryptedImage,
     ReleaseRecord,
     ReleaseState,
     Requirements,
@@ -24,14 +25,14 @@ class SqlReleases:
     def __init__(self, connection: Connection) -> None:
         self._db = connection
 
-    def add(self, release: ReleaseRecord) -> None:
+    def add(self, release: ReleaseRecord, *, content_key: bytes | None = None) -> None:
         """Idempotent for an equal record; raises `RefusedError` (`release-exists`) for another of the same version.
 
         What the server notes about it (state, when it was published) does not make it another release.
         """
         known = self.get(release.product, release.version)
         if known is None:
-            self._db.execute(insert(RELEASE).values(**_values(release)))
+            self._db.execute(insert(RELEASE).values(**_values(release), content_key=content_key))
             return
         noted = replace(known, state=release.state, published_at=release.published_at)
         if known.requires is None or release.requires is None:
@@ -49,6 +50,11 @@ class SqlReleases:
         query = select(RELEASE).where(RELEASE.c.product == product, RELEASE.c.version == version)
         row = self._db.execute(query).mappings().first()
         return None if row is None else _release(row)
+
+    def content_key(self, product: str, version: str) -> bytes | None:
+        """The wrapped key of an encrypted release."""
+        query = select(RELEASE.c.content_key).where(RELEASE.c.product == product, RELEASE.c.version == version)
+        return self._db.execute(query).scalar()
 
     def list(self) -> Sequence[ReleaseRecord]:
         """All releases, by product and release counter."""
@@ -78,6 +84,7 @@ class SqlReleases:
                 length=delta.file.length,
                 sha256=delta.file.sha256,
                 memory_bytes=delta.memory_bytes,
+                salt=delta.salt,
             )
         )
 
@@ -104,6 +111,7 @@ def _values(release: ReleaseRecord) -> dict[str, Any]:
         "image_path": release.image.path,
         "image_length": release.image.length,
         "image_sha256": release.image.sha256,
+        "encrypted": None if release.encrypted is None else asdict(release.encrypted),
         "state": str(release.state),
         "notes": release.notes,
         "published_at": release.published_at,
@@ -119,6 +127,7 @@ def _release(row: RowMapping) -> ReleaseRecord:
         hardware=tuple(row["hardware"]),
         manifest=_file(row, "manifest"),
         image=_file(row, "image"),
+        encrypted=_encrypted(row["encrypted"]),
         state=ReleaseState(row["state"]),
         notes=row["notes"],
         published_at=row["published_at"],
@@ -132,6 +141,10 @@ def _requirements(value: dict[str, Any] | None) -> Requirements | None:
     return Requirements(min_counter=value["min_counter"], through=tuple(value["through"]))
 
 
+def _encrypted(value: dict[str, Any] | None) -> EncryptedImage | None:
+    return None if value is None else EncryptedImage(**{**value, "file": StoredFile(**value["file"])})
+
+
 def _file(row: RowMapping, which: str) -> StoredFile:
     return StoredFile(path=row[f"{which}_path"], length=row[f"{which}_length"], sha256=row[f"{which}_sha256"])
 
@@ -142,5 +155,6 @@ def _delta(row: RowMapping) -> DeltaRecord:
         source_sha256=row["source_sha256"],
         source_length=row["source_length"],
         target_sha256=row["target_sha256"],
+        salt=row["salt"],
         memory_bytes=MAX_DELTA_MEMORY if row["memory_bytes"] is None else row["memory_bytes"],
     )

@@ -68,6 +68,8 @@ class ReleaseTable(Stored, table=True):
     image_path: str
     image_length: int = Field(sa_type=BigInteger)
     image_sha256: str
+    encrypted: dict[str, Any] | None = Field(sa_type=JSON(none_as_null=True))
+    content_key: bytes | None = Field(sa_type=LargeBinary)
     state: str
     notes: str
     published_at: float
@@ -82,6 +84,7 @@ class DeltaTable(Stored, table=True):
     path: str
     length: int = Field(sa_type=BigInteger)
     sha256: str
+    salt: str | None
     memory_bytes: int | None = Field(sa_type=BigInteger)
 
 
@@ -109,6 +112,7 @@ class TargetTable(Stored, table=True):
     presence_at: float | None
     progress: str
     capabilities: list[Any] = Field(sa_type=JSON)
+    encryption_key: str | None
     echoed_epoch: int | None = Field(sa_type=BigInteger)
     echoed_n: int | None = Field(sa_type=BigInteger)
 

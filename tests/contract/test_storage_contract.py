@@ -39,6 +39,7 @@ from server.ports import (
     ClaimToken,
     DeltaNeed,
     DeltaRecord,
+    EncryptedImage,
     Leg,
     Origin,
     ReleaseRecord,
@@ -268,6 +269,17 @@ class TestReleases:
         await database.write(lambda unit: unit.releases.add_delta(delta))
         assert await database.read(lambda unit: unit.releases.deltas()) == [delta]
 
+    async def test_an_encrypted_release_keeps_its_key_apart(self, database: SqlDatabase) -> None:
+        file = StoredFile(path="releases/lamp/2/image.enc", length=99, sha256="c" * 64)
+        release = replace(RELEASE, encrypted=EncryptedImage(file=file, salt="d" * 64, key_check="e" * 64))
+        await database.write(lambda unit: unit.releases.add(release, content_key=b"\0wrapped"))
+        assert await database.read(lambda unit: unit.releases.get("lamp", "2")) == release
+        assert await database.read(lambda unit: unit.releases.content_key("lamp", "2")) == b"\0wrapped"
+        assert await database.read(lambda unit: unit.releases.content_key("lamp", "3")) is None
+        with pytest.raises(RefusedError) as caught:
+            await database.write(lambda unit: unit.releases.add(RELEASE))
+        assert caught.value.kind == "release-exists"
+
     async def test_a_delta_goes_one_way(self, database: SqlDatabase) -> None:
         file = StoredFile(path="deltas/a-b.otd", length=3, sha256="d" * 64)
         delta = DeltaRecord(file=file, source_sha256="a" * 64, source_length=7, target_sha256="b" * 64)
@@ -276,6 +288,8 @@ class TestReleases:
         assert await database.read(lambda unit: unit.releases.delta("a" * 64, "b" * 64)) == delta
         assert await database.read(lambda unit: unit.releases.delta("b" * 64, "a" * 64)) is None
         assert await database.read(lambda unit: unit.releases.deltas()) == [delta]
+        await database.write(lambda unit: unit.releases.add_delta(replace(delta, salt="5" * 64)))
+        assert await database.read(lambda unit: unit.releases.deltas()) == [replace(delta, salt="5" * 64)]
 
 
 class TestFleet:
@@ -335,13 +349,14 @@ class TestFleet:
         def work(unit: Unit) -> None:
             unit.fleet.set_presence("t1", online=True, at=4.0)
             unit.fleet.set_progress("t1", "downloading 40 %")
-            unit.fleet.set_inventory("t1", labels={"site": "paris", "rack": "4"}, capabilities=["delta-otd1"])
+            labels = {"site": "paris", "rack": "4"}
+            unit.fleet.set_inventory("t1", labels=labels, capabilities=["delta-otd1"], encryption_key="A" * 43)
 
         await database.write(work)
         target = await database.read(lambda unit: unit.fleet.target("t1"))
         assert target is not None
         assert (target.presence, target.presence_at, target.progress) == (True, 4.0, "downloading 40 %")
-        assert target.capabilities == ("delta-otd1",)
+        assert (target.capabilities, target.encryption_key) == (("delta-otd1",), "A" * 43)
         assert target.labels == {"site": "berlin", "agent.site": "paris", "agent.rack": "4"}
         loaded = await database.read(lambda unit: unit.campaigns.load(Footprint(target="t1")))
         assert loaded.target is not None
@@ -353,7 +368,7 @@ class TestFleet:
         await database.write(lambda unit: unit.fleet.set_inventory("t1", labels={}, capabilities=[]))
         target = await database.read(lambda unit: unit.fleet.target("t1"))
         assert target is not None
-        assert target.labels == {"site": "berlin"}
+        assert (target.labels, target.encryption_key) == ({"site": "berlin"}, None)
 
     async def test_a_report_ends_the_progress_before_it(self, database: SqlDatabase) -> None:
         await database.write(lambda unit: enrol(unit, "t1"))

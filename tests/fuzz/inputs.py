@@ -20,6 +20,8 @@ from firmware.catalogue.store import FileStore
 from firmware.delta.apply import apply_delta
 from firmware.delta.format import DeltaEnds
 from firmware.delta.make import make_delta
+from firmware.encryption.chunked import Decryption, Encryption
+from firmware.encryption.content_key import ContentKey
 from firmware.errors import OtariaError, RefusedError
 from firmware.images import archive, disk, elf, esp32, ext, fat, mcuboot, squashfs, wrapped
 from firmware.images.facts import ImageFacts
@@ -49,7 +51,20 @@ def targets(scratch: Path) -> dict[str, Target]:
         "manifest": Target(run=_manifest, seeds=(_a_manifest(),)),
         "delta": _delta(scratch),
         **_catalogue(scratch),
+        "encrypted": Target(run=_decrypted, seeds=(_ENCRYPTED,)),
     }
+
+
+_CONTENT_KEY = ContentKey.new()
+_ENCRYPTION = Encryption(_CONTENT_KEY)
+_ENCRYPTED = b"".join(_ENCRYPTION.encrypt([bytes(100_000)]))
+
+
+def _decrypted(data: bytes) -> str:
+    try:
+        return str(sum(map(len, Decryption(_CONTENT_KEY, _ENCRYPTION.salt, 100_000).decrypt([data]))))
+    except RefusedError as error:
+        return error.kind
 
 
 # Images

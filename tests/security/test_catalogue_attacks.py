@@ -3,17 +3,25 @@
 The attacker owns the network and the server's disk; keys only where the test says so.
 """
 
+import io
 import json
 import re
+import time
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any
 
 import pytest
 from securesystemslib.signer import CryptoSigner, SSlibKey
 from tuf.api.metadata import MetaFile, Root, TargetFile
 
-from firmware.errors import RefusedError
+from firmware.catalogue.client import CatalogueClient
+from firmware.catalogue.store import FileStore
+from firmware.catalogue.web import WebFetch
+from firmware.errors import RefusedError, UnavailableError
 from firmware.protocol.words import ReasonKind
+from tests.tuf_repository import TufRepository, serving
 
 IMAGE = "releases/pump/1.0/pump.img"
 EVIL = TargetFile(4, {"sha256": "e" * 64}, IMAGE)
@@ -239,6 +247,51 @@ def test_endless_data(lab: Any, name: str) -> None:
     known = {"1.snapshot.json", "1.targets.json"}
     assert limit == (len((lab.metadata / name).read_bytes()) if name in known else limit)
     assert limit <= 512_000
+
+
+# Slow retrieval
+
+
+class Dripping(TufRepository):
+    """Gives one file byte by byte, always a little before the connection would count as silent."""
+
+    slow = ""
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        data = self.files.get(request.path.removeprefix("/"), b"")
+        if not self.slow or self.slow not in request.path:
+            super().answer(request)
+            return
+        request.send_response(200)
+        request.send_header("Content-Length", str(len(data)))
+        request.end_headers()
+        for number in range(len(data)):
+            request.wfile.write(data[number : number + 1])
+            time.sleep(0.02)
+
+
+@pytest.mark.parametrize("name", ["timestamp.json", "1.snapshot.json", "1.targets.json"])
+def test_slow_retrieval_of_metadata(tmp_path: Path, name: str) -> None:
+    """The server drips, so that no refresh ever ends and no fix is ever seen. The time for a whole file ends it."""
+    repository = Dripping()
+    store = FileStore(tmp_path / "metadata")
+    CatalogueClient.initialise(store, repository.files["metadata/1.root.json"])
+    with serving(repository) as url:
+        repository.slow = name
+        client = CatalogueClient(store, WebFetch(f"{url}/metadata", total_s=0.2), prefetch=())
+        with pytest.raises(UnavailableError) as caught:
+            client.refresh(time.time())
+    assert caught.value.kind == ReasonKind.UNREACHABLE
+    assert f"{name} cannot be fetched now: it took more than 0.2 s" in caught.value.text
+
+
+def test_slow_retrieval_of_a_target(tmp_path: Path) -> None:
+    """As above, with the target itself, by hand: a least speed on the whole ends it. (A device installs as slowly as its link
+    is; there the campaign's horizon makes a failure of it.)"""
+    repository = Dripping()
+    repository.files["targets/file"], repository.slow = b"x" * 100, "file"
+    with serving(repository) as url, pytest.raises(UnavailableError, match=r"it took more than 0\.19"):
+        WebFetch(f"{url}/targets", total_s=0.1).download("file", 100, io.BytesIO())
 
 
 # Wrong software

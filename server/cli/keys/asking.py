@@ -61,6 +61,12 @@ def workspace(directory: Path, uris: Sequence[str] = ()) -> Repository:
     return Repository.workspace(directory, keyring=Keyring(places, uris=uris, secrets=secrets))
 
 
+def require_free(path: Path) -> None:
+    """Raises `RefusedError` (`file-exists`) rather than write over a file: it may hold signatures, or be a key."""
+    if path.exists():
+        raise RefusedError("file-exists", f"{path} exists already and is not written over; give another -o.")
+
+
 def ask(proposal: Proposal, question: str, *, yes: bool, as_json: bool) -> list[dict[str, str]]:
     """Show what is about to be trusted and ask; returns the lines for `--json`. Raises `click.Abort` on a no."""
     lines = diff(proposal)

@@ -25,6 +25,7 @@ from server.cli.keys.asking import (
     key_option,
     new_passphrase,
     repository_option,
+    require_free,
     workspace,
     yes_option,
 )
@@ -172,6 +173,7 @@ def _with_new_key(
         repository = workspace(how.directory, how.uris)
         _carry_out(repository, propose(repository, read_key_file(public)[0]), how)
         return
+    workspace(how.directory, how.uris).root()  # no key is made beside a catalogue that is not there
     path = _free_name(how.directory, role)
     key = generate_file(path, scheme=scheme, passphrase=new_passphrase() if encrypt else None).public_key
     try:
@@ -194,6 +196,8 @@ def _free_name(directory: Path, role: str) -> Path:
 
 
 def _carry_out(repository: Repository, proposal: Proposal, how: _How) -> None:
+    if how.output is not None:
+        require_free(how.output)
     question = "Propose this?" if how.output else "Put this in force?"
     lines = ask(proposal, question, yes=how.yes, as_json=how.as_json)
     signed = proposal.sign(repository.keyring)

@@ -13,7 +13,7 @@ from firmware.catalogue.keyfiles import generate as generate_file
 from firmware.catalogue.publish import Repository
 from firmware.catalogue.signers import PRIVATE, PUBLIC, key_file, key_name, public_key, read_key_file
 from firmware.errors import RefusedError
-from server.cli.keys.asking import DIRECTORY, NEW_FILE, new_passphrase, secrets
+from server.cli.keys.asking import DIRECTORY, NEW_FILE, new_passphrase, require_free, secrets
 from server.cli.keys.showing import describe, describe_proposal
 from server.cli.output import emit, json_option
 
@@ -115,6 +115,7 @@ def public(uri: str, output: Path, name: str | None, as_json: bool) -> None:
     """
     if not output.name.endswith(PUBLIC):
         raise click.UsageError(f"Name the file NAME{PUBLIC}, not {output.name}.")
+    require_free(output)
     key = public_key(uri, secrets)
     place = f"file:{Path(uri.removeprefix('file:')).resolve()}" if uri.startswith("file:") else uri
     _write_key_file(output, key, place, name or output.name.removesuffix(PUBLIC))

@@ -70,7 +70,9 @@ def describe_proposal(proposal: Proposal) -> dict[str, Any]:
     needs = []
     for role, who, authority in proposal.needs():
         done = proposal.signed_by(role, authority)
-        names = [{"keyid": keyid, "name": key_name(keys[keyid]), "signed": keyid in done} for keyid in authority.keyids]
+        names = [
+            {"keyid": keyid, "name": key_name(keys.get(keyid)), "signed": keyid in done} for keyid in authority.keyids
+        ]
         needs.append({"role": role, "authority": who, "threshold": authority.threshold, "keys": names})
     lines = [{"mark": mark, "text": text} for mark, text in diff(proposal)]
     return {"title": proposal.title, "changes": lines, "needs": needs, "missing": proposal.missing()}
@@ -81,7 +83,12 @@ def _role(name: str, role: Role, signed: Signed | None, keys: dict[str, Any], he
         "role": name,
         "threshold": role.threshold,
         "keys": [
-            {"keyid": keyid, "name": key_name(keys[keyid]), "scheme": keys[keyid].scheme, "here": held.holds(keyid)}
+            {
+                "keyid": keyid,
+                "name": key_name(keys.get(keyid)),
+                "scheme": keys[keyid].scheme if keyid in keys else None,
+                "here": held.holds(keyid),
+            }
             for keyid in role.keyids
         ],
         "version": signed.version if signed else None,

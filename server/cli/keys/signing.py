@@ -13,7 +13,17 @@ from firmware.catalogue.keyfiles import Keyring
 from firmware.catalogue.proposal import MAX_BYTES, Proposal, canonical_payload, decode
 from firmware.catalogue.publish import Repository
 from firmware.errors import RefusedError
-from server.cli.keys.asking import DIRECTORY, FILE, NEW_FILE, ask, key_option, secrets, workspace, yes_option
+from server.cli.keys.asking import (
+    DIRECTORY,
+    FILE,
+    NEW_FILE,
+    ask,
+    key_option,
+    require_free,
+    secrets,
+    workspace,
+    yes_option,
+)
 from server.cli.keys.showing import describe_proposal
 from server.cli.output import emit, json_option
 
@@ -38,11 +48,15 @@ def sign(
 
     Example: otaria keys sign rotate.proposal --key file:alice.pem --against acme
     """
+    if output is not None and output != path:
+        require_free(output)
     proposal = load(path)
     if against is not None:
         _require_base(proposal, Repository.workspace(against))
     elif proposal.base:
         click.echo("Only --against DIR checks what this replaces; without it, believe the lines as a whole.", err=True)
+    for role in proposal.expired(time.time()):
+        click.echo(f"By this machine's clock the proposed {role} has expired, and no device will take it.", err=True)
     ask(proposal, "Sign this?", yes=yes, as_json=as_json)
     signed = proposal.sign(Keyring([], uris=uris, secrets=secrets))
     if not signed:
@@ -66,6 +80,8 @@ def apply(directory: Path, paths: tuple[Path, ...], uris: tuple[str, ...], yes: 
 
     Example: otaria keys apply acme from-alice.proposal from-bob.proposal
     """
+    if not (directory / "metadata").is_dir():
+        raise RefusedError("no-catalogue", f"There is no catalogue in {directory}; name what `otaria keys init` made.")
     proposal = load(paths[0])
     for path in paths[1:]:
         proposal.merge(load(path))

@@ -8,11 +8,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from msgspec.structs import replace
 
+from device_agent.decryption import DecryptionKey
 from firmware.delta.make import make_delta
+from firmware.encryption.chunked import Encryption
+from firmware.encryption.content_key import SUITE, ContentKey, Purpose, key_id, public_text, to_text, wrap
 from firmware.errors import UnavailableError
-from firmware.manifest import Image, Manifest, describe
-from firmware.protocol.order import Counter, DeltaRef, FileRef, Order
+from firmware.manifest import Encrypted, Image, Manifest, describe
+from firmware.protocol.order import Counter, DeltaRef, FileRef, Order, ReleaseRef, WrappedKey
 from firmware.protocol.words import Action
 
 
@@ -71,12 +76,61 @@ class Stage:
     old: bytes
     new: bytes
     shelf: Shelf = field(default_factory=Shelf)
+    key: ContentKey | None = None
+    wrapped_key: WrappedKey | None = None
+    keys: DecryptionKey | None = None
 
     def __post_init__(self) -> None:
         self.file = self.shelf.put(self.new, "releases/demo/2.0/image.img")
         hashes = describe([self.new])
         image = Image(path=self.file.path, length=hashes.length, sha256=hashes.sha256, windows=hashes.windows)
         self.manifest = Manifest(product="demo", version="2.0", counter=2, hardware=["sim-1"], images=[image])
+
+    def encrypt(self, holder: X25519PublicKey) -> None:
+        """From now on the release is encrypted, and orders bring its key for this holder."""
+        self.key = ContentKey.new()
+        encryption = Encryption(self.key)
+        path = self.manifest.images[0].path
+        self.file = self.shelf.put(b"".join(encryption.encrypt([self.new])), f"{path}.enc")
+        encrypted = Encrypted(
+            image=path,
+            path=self.file.path,
+            length=self.file.length,
+            sha256=self.file.sha256,
+            salt=encryption.salt,
+            key_check=self.key.check(),
+        )
+        self.manifest = replace(self.manifest, encrypted=[encrypted], crit=["encrypted"])
+        self.wrapped_key = self.wrapped_for(holder)
+
+    def encrypt_for_device(self) -> None:
+        """Likewise, for a device whose installer gets `keys`."""
+        private = X25519PrivateKey.generate()
+        self.keys = DecryptionKey(private)
+        self.encrypt(private.public_key())
+
+    def wrapped_for(self, holder: X25519PublicKey, **changes: str) -> WrappedKey:
+        """The release's key for a device."""
+        assert self.key is not None
+        purpose = Purpose(
+            recipient="device",
+            product="demo",
+            version="2.0",
+            counter=2,
+            artifact=self.file.sha256,
+            target="d1",
+            hardware="sim-1",
+        )
+        data = wrap(self.key, holder, replace(purpose, **changes))
+        return WrappedKey(suite=SUITE, key_id=key_id(public_text(holder)), data=to_text(data))
+
+    def encrypted_delta(self) -> DeltaRef:
+        """The delta, encrypted by the release's key, on the shelf."""
+        plain = self.delta()
+        assert self.key is not None
+        encryption = Encryption(self.key)
+        data = b"".join(encryption.encrypt([self.shelf.files.pop(plain.file.sha256)]))
+        return replace(plain, file=self.shelf.put(data, "deltas/a-b.otd.enc"), salt=encryption.salt)
 
     def order(self, delta: DeltaRef | None = None) -> Order:
         return Order(
@@ -88,8 +142,10 @@ class Stage:
             change_id="c1",
             issued_at=0,
             expires_at=10,
+            release=ReleaseRef(product="demo", version="2.0", counter=2, manifest=self.file),
             image=self.file,
             delta=delta,
+            wrapped_key=self.wrapped_key,
         )
 
     def delta(self) -> DeltaRef:

@@ -138,7 +138,11 @@ def fresh(stage: Any, before: bytes) -> dict[Path, bytes]:
 
 def install(stage: Any, medium: Medium, delta: Any, slots: type[FileSlots] = FileSlots) -> None:
     installer = StreamInstaller(
-        effects=medium, slots=slots(medium, BOARD.directory), source=stage.shelf, directory=BOARD.agent
+        effects=medium,
+        slots=slots(medium, BOARD.directory),
+        source=stage.shelf,
+        directory=BOARD.agent,
+        keys=stage.keys,
     )
     installer.stage(stage.order(delta), stage.manifest, active=Slot.A, on_progress=lambda *_: None, stop=lambda: False)
 
@@ -185,6 +189,17 @@ def test_the_full_image_survives_a_power_cut_anywhere(stage: Any) -> None:
 
 def test_a_delta_survives_a_power_cut_anywhere(stage: Any) -> None:
     assert sweep(stage, stage.delta()) >= 10
+
+
+def test_an_encrypted_image_survives_a_power_cut_anywhere(stage: Any) -> None:
+    stage.encrypt_for_device()
+    assert sweep(stage, None) >= 9
+
+
+@pytest.mark.deep
+def test_an_encrypted_delta_survives_a_power_cut_anywhere(stage: Any) -> None:
+    stage.encrypt_for_device()
+    assert sweep(stage, stage.encrypted_delta()) >= 10
 
 
 def test_the_sweep_notices_missing_flushes(stage: Any) -> None:

@@ -11,6 +11,7 @@ ROOM_KIB = 24 << 10
 
 STAGE = """
 import hashlib, sys
+from msgspec.structs import replace
 from pathlib import Path
 from device_agent.boot.files import encode_status
 from device_agent.boot.layout import Board
@@ -19,6 +20,10 @@ from device_agent.effects import FileEffects
 from device_agent.install.stream import StreamInstaller
 from device_agent.ports import BootOutcome, BootStatus, Slot
 from device_agent.slots.files import FileSlots
+from firmware.encryption.chunked import Encryption
+from firmware.encryption.content_key import ContentKey
+from firmware.encryption.layout import encrypted_length
+from firmware.manifest import Encrypted as EncryptedImage
 from firmware.manifest import WINDOW_BYTES, Image, Manifest
 from firmware.protocol.order import Counter, FileRef, Order
 from firmware.protocol.words import Action
@@ -49,18 +54,37 @@ class Source:
     def open(self, file, *, offset):
         return (chunk for _ in range(offset // 65536, windows * 16))
 
-installer = StreamInstaller(effects=effects, slots=FileSlots(effects, board.directory), source=Source(),
-                            directory=board.agent)
+class Encrypted(Source):
+    key = ContentKey.new()
+    encryption = Encryption(key)
+    def open(self, file, *, offset):
+        return self.encryption.encrypt(super().open(file, offset=offset))
+
+class Keys:
+    def open(self, order, encrypted):
+        return Encrypted.key
+
+source = Source()
+if sys.argv[3] == "encrypted":
+    source = Encrypted()
+    length = encrypted_length(file.length)
+    file = FileRef(path=file.path + ".enc", length=length, sha256=file.sha256)
+    how = {"image": image.path, "path": file.path, "length": length, "sha256": file.sha256}
+    one = EncryptedImage(**how, salt=source.encryption.salt, key_check=source.key.check())
+    manifest, order = replace(manifest, encrypted=[one], crit=["encrypted"]), replace(order, image=file)
+installer = StreamInstaller(effects=effects, slots=FileSlots(effects, board.directory), source=source,
+                            directory=board.agent, keys=Keys())
 before = high_water_kib()
 installer.stage(order, manifest, active=Slot.A, on_progress=lambda done, total: None, stop=lambda: False)
 print(high_water_kib() - before)
 """
 
 
+@pytest.mark.parametrize("stored", ["plain", "encrypted"])
 @pytest.mark.parametrize("windows", [128, pytest.param(1024, marks=pytest.mark.deep)], ids=["128MiB", "1GiB"])
-def test_memory_of_an_installation_does_not_grow_with_the_image(tmp_path: Path, windows: int) -> None:
+def test_memory_of_an_installation_does_not_grow_with_the_image(tmp_path: Path, windows: int, stored: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", STAGE, str(tmp_path / "board"), str(windows)],
+        [sys.executable, "-c", STAGE, str(tmp_path / "board"), str(windows), stored],
         capture_output=True,
         text=True,
         check=False,

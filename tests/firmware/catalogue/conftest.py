@@ -13,6 +13,8 @@ from firmware.catalogue.ceremony import initialise
 from firmware.catalogue.client import CatalogueClient
 from firmware.catalogue.publish import Repository
 from firmware.manifest import Image, Manifest, describe, encode_manifest
+from tests.tuf_repository import device as device
+from tests.tuf_repository import repository as repository
 
 NOW = 1_800_000_000.0
 DAY = 86_400.0

@@ -1,11 +1,15 @@
 """The client's workflow: what it asks for, what it keeps, what it answers, online and off."""
 
+import hashlib
+import json
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from tuf.api.metadata import DelegatedRole, Delegations, MetaFile, Targets
 
+from firmware.catalogue.metadata import ForeignKey
 from firmware.catalogue.trust import Limits
 from firmware.errors import RefusedError, UnavailableError
 from firmware.protocol.words import ReasonKind
@@ -58,6 +62,22 @@ def test_the_director_is_named_by_targets_and_has_no_file(lab: Any) -> None:
     assert client.director_epoch() == 1
     assert not [name for name in names(lab) if "director" in name]
     assert not list(lab.metadata.glob("*director*"))
+
+
+def test_a_director_key_of_unknown_type_is_left_out_and_the_others_count(lab: Any) -> None:
+    known = lab.server().director_signer().public_key
+    body = lab.repository.targets()
+    body.version += 1
+    body.delegations.roles["director"].keyids.append("strange")
+    stranger = {"keytype": "lattice", "scheme": "lattice-1", "keyval": {"public": "00"}, "x-more": 1}
+    body.delegations.keys["strange"] = ForeignKey.from_dict("strange", stranger)
+    lab.serve_targets("targets", body, "targets")
+    client = lab.client(prefetch=())
+    client.refresh(lab.NOW)
+    assert client.versions()["targets"] == 2
+    assert set(client.director_keys()) == {known.keyid}
+    held = json.loads(lab.store.files["targets.json"])["signed"]["delegations"]["keys"]["strange"]
+    assert held == stranger
 
 
 def test_nothing_is_answered_before_something_was_loaded(lab: Any) -> None:
@@ -283,10 +303,25 @@ def test_odd_role_names_are_quoted(lab: Any, role: str) -> None:
     assert "?" not in asked
 
 
-def test_a_role_name_that_no_file_system_takes_is_refused(lab: Any) -> None:
-    serve_graph(lab, [("targets", "r" * 129, False)])
-    with pytest.raises(RefusedError, match="longer than 128"):
-        lab.client(prefetch=()).refresh(lab.NOW)
+@pytest.mark.parametrize("role", ["r" * 129, "\U0001f9ad" * 30, "\U0001f9ad" * 500])
+def test_a_role_name_that_no_file_system_takes_is_stored_under_its_hash(lab: Any, role: str) -> None:
+    key = lab.signer("product-pump").public_key
+    body = lab.repository.targets()
+    body.version, body.delegations = 2, Delegations({key.keyid: key}, {})
+    body.delegations.roles[role] = DelegatedRole(role, [key.keyid], 1, terminating=False, paths=["*"])
+    data = lab.signed(Targets(1, None, body.expires), "product-pump")
+    lab.served[f"1.{quote(role, safe='')}.json"] = data
+    meta = MetaFile(1)
+    lab.serve_targets("targets", body, "targets")
+    lab.serve_snapshot(lambda snapshot: snapshot.meta.update({f"{role}.json": meta}))
+    client = lab.client(prefetch=())
+    client.refresh(lab.NOW)
+    assert client.file("nowhere") is None
+    stored = next(name for name, held in lab.store.files.items() if held == data)
+    assert stored == (f"{role}.json" if len(role) == 129 else f"{hashlib.sha256(role.encode()).hexdigest()}.json")
+    lab.asked.clear()
+    assert client.file("nowhere") is None
+    assert names(lab) == []
 
 
 def serve_graph(lab: Any, edges: list[tuple[str, str, bool]]) -> None:

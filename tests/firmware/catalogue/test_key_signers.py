@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -12,13 +13,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import SIGNER_FOR_URI_SCHEME, CryptoSigner, VaultSigner
 from tuf.api.metadata import Metadata, Role, Targets
 
 from firmware.catalogue.keyfiles import Keyring, generate
 from firmware.catalogue.publish import sign
 from firmware.catalogue.signers import NAME, key_file, key_name, open_signer, public_key, read_key_file
 from firmware.errors import RefusedError
+from server.cli import run
 
 PIN = "2468"
 MODULES = (
@@ -111,24 +113,59 @@ def test_any_bytes_as_a_key_file_are_a_key_or_a_typed_error(
             open_signer(source.format(folder), lambda _kind, _of: "x")
 
 
-@pytest.mark.parametrize(
-    ("uri", "library"),
-    [
-        ("awskms:arn:aws:kms:eu-central-1:1:key/x", "boto3"),
-        ("gcpkms:projects/p/locations/l/keyRings/r/cryptoKeys/k/cryptoKeyVersions/1", "google.cloud.kms"),
-        ("azurekms://vault.vault.azure.net/keys/root/1", "azure.keyvault"),
-    ],
-)
-def test_a_cloud_whose_library_is_missing_is_named(tmp_path: Path, uri: str, library: str) -> None:
+CLOUDS = {
+    "awskms": ("awskms:arn:aws:kms:eu-central-1:1:key/x", "boto3", "securesystemslib[awskms]"),
+    "gcpkms": (
+        "gcpkms:projects/p/locations/l/keyRings/r/cryptoKeys/k/cryptoKeyVersions/1",
+        "google.cloud.kms",
+        "securesystemslib[gcpkms]",
+    ),
+    "azurekms": ("azurekms://vault.vault.azure.net/keys/root/1", "azure.keyvault", "securesystemslib[azurekms]"),
+    "hv": ("hv:root/1", "hvac", "securesystemslib[vault]"),
+}
+NOT_FOR_DEVICES = {"gnupg": "gnupg:ABCDEF0123456789", "tkey": "tkey:?digest=abc"}
+
+
+@pytest.mark.parametrize("cloud", CLOUDS)
+def test_a_cloud_whose_library_is_missing_is_named(
+    tmp_path: Path, cloud: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the function, by a key file, and as a person sees it: a sentence that says what to install, and exit code 1."""
+    uri, library, extra = CLOUDS[cloud]
     if importlib.util.find_spec(library.partition(".")[0]) is not None:
         pytest.skip(f"{library} is installed here")
-    with pytest.raises(RefusedError, match=rf"pip install 'securesystemslib\[{uri.partition(':')[0]}\]'") as caught:
+    with pytest.raises(RefusedError, match=rf"pip install '{re.escape(extra)}'") as caught:
         public_key(uri)
     assert caught.value.kind == "signer-library-missing"
     file = tmp_path / "cloud.key.json"
     file.write_bytes(key_file(CryptoSigner.generate_ecdsa().public_key, uri=uri))
     assert kind_of(str(file)) == "signer-library-missing"
     assert kind_of(uri) == "signer-library-missing"
+    assert run(["keys", "public", uri, "-o", str(tmp_path / "new.key.json")]) == 1
+    assert capsys.readouterr().err.strip().endswith(f"{uri} needs: pip install '{extra}'. (signer-library-missing)")
+    assert not (tmp_path / "new.key.json").exists()
+
+
+def test_what_our_library_offers_besides_is_refused_with_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """GnuPG's signatures and a TKey's are none that a device counts; nobody should find out after the ceremony."""
+    known = {"file2", "hsm", *CLOUDS, *NOT_FOR_DEVICES}
+    assert set(SIGNER_FOR_URI_SCHEME) == known, "securesystemslib has a new scheme: decide what becomes of it"
+    for uri in (*NOT_FOR_DEVICES.values(), "sigstore:me", "envvar:KEY", "nonsense"):
+        assert kind_of(uri) == "key-unreadable"
+        assert run(["keys", "public", uri, "-o", "nowhere/x.key.json"]) == 1
+        said = capsys.readouterr().err
+        assert f"{uri} names no key that can sign here; give file:PATH, hsm:KEYID?label=TOKEN, an awskms:" in said
+
+
+def test_a_vaults_newest_key_is_the_one_that_signs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HashiCorp Vault signs with the newest version, so a URI that names an older one would make a key file that lies."""
+    key = CryptoSigner.generate_ed25519().public_key
+    monkeypatch.setattr(VaultSigner, "import_", lambda name: (f"hv:{name}/3", key))
+    assert public_key("hv:root/3") == key
+    with pytest.raises(RefusedError, match="not the newest version of that key; give hv:root/3"):
+        public_key("hv:root/2")
+    with pytest.raises(RefusedError, match="give hv:root/3"):
+        public_key("hv:root")
 
 
 # A PKCS#11 token
@@ -174,10 +211,11 @@ def test_a_token_signs_metadata_that_verifies(token: str, tmp_path: Path) -> Non
 
 def test_a_token_that_cannot_sign_says_so(token: str) -> None:
     wrong = open_signer(token, lambda _kind, _of: "0000")
-    with pytest.raises(RefusedError, match="PinIncorrect") as caught:
+    with pytest.raises(RefusedError, match="the PIN is wrong") as caught:
         sign(Targets(1), [wrong])
     assert caught.value.kind == "signing-failed"
-    assert kind_of("hsm:2?label=absent") == kind_of("hsm:7?label=ceremony") == kind_of("hsm:x") == "signer-unavailable"
+    assert kind_of("hsm:2?label=absent") == kind_of("hsm:7?label=ceremony") == "signer-unavailable"
+    assert kind_of("hsm:x") == "key-unreadable"
 
 
 def test_a_pin_is_needed_and_never_on_a_command_line(token: str, monkeypatch: pytest.MonkeyPatch) -> None:

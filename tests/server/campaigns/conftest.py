@@ -17,7 +17,7 @@ from firmware.protocol.envelope import open_envelope, payload_hash, seal
 from firmware.protocol.order import KIND as ORDER
 from firmware.protocol.order import Counter, Order
 from firmware.protocol.permit import Ask, Permit, Verdict
-from firmware.protocol.report import Ack, Inventory, Reason, Report, Running
+from firmware.protocol.report import Ack, EncryptionKey, Inventory, Reason, Report, Running
 from firmware.protocol.topics import CATALOGUE, Leaf, of_target, parse
 from firmware.protocol.words import Action, AgentState
 from server.campaigns.director import Director
@@ -25,6 +25,7 @@ from server.campaigns.engine import Engine
 from server.campaigns.ingest import Ingest
 from server.campaigns.preparation import Preparation
 from server.campaigns.publisher import Publisher
+from server.campaigns.release_keys import ReleaseKeys
 from server.campaigns.service import CampaignService
 from server.planner.model import CampaignState, Footprint, Verb
 from server.ports import (
@@ -32,6 +33,7 @@ from server.ports import (
     AgentStatus,
     CampaignView,
     DeltaRecord,
+    EncryptedImage,
     ReleaseRecord,
     Requirements,
     StoredFile,
@@ -107,8 +109,10 @@ class FakeBroker:
             raise UnavailableError("broker-unreachable", "There is no connection.")
         await asyncio.sleep(0)
         self.published.append((topic, payload))
-        if retain:
+        if retain and payload:
             self.retained[topic] = payload
+        elif retain:
+            self.retained.pop(topic, None)
         device = None if topic == CATALOGUE else self.devices.get(parse(topic).agent)
         if device is not None and device.online:
             device.hear(topic, payload)
@@ -147,8 +151,11 @@ class Device:
     activations: int = 0
     boot: str = field(default_factory=lambda: secrets.token_hex(8))
     capabilities: tuple[str, ...] = ("delta-otd1",)
+    encryption_key: EncryptionKey | None = None
 
     def hear(self, topic: str, payload: bytes) -> None:
+        if not payload:
+            return  # a retained message was cleared, which is no news
         keys = {DIRECTOR.public_key.keyid: DIRECTOR.public_key}
         leaf = parse(topic).leaf
         if leaf is Leaf.ORDER:
@@ -269,7 +276,13 @@ class Device:
         return envelope
 
     def introduce(self, **labels: str) -> None:
-        inventory = Inventory(hardware=HARDWARE, agent_version="1", labels=labels, capabilities=list(self.capabilities))
+        inventory = Inventory(
+            hardware=HARDWARE,
+            agent_version="1",
+            labels=labels,
+            capabilities=list(self.capabilities),
+            encryption_key=self.encryption_key,
+        )
         self.report(AgentState.IDLE, inventory=inventory, order_hash=None)
 
 
@@ -354,7 +367,7 @@ class Stage:
         """Start anew: all that was only in memory is gone. The dead life is closed at the end, never flushed before."""
         self.database = CountingDatabase(SqlDatabase.open(f"sqlite:///{self.file}"))
         self.lives.append(self.database)
-        director = Director(signer=DIRECTOR, epoch=epoch)
+        director = Director(signer=DIRECTOR, epoch=epoch, release_keys=ReleaseKeys(self.file.parent))
         self.stored = asyncio.Event()
         self.ingest = Ingest(self.database, self.clock, director, on_stored=self.stored.set)
         self.engine = Engine(self.database, self.clock, director)
@@ -393,10 +406,12 @@ class Stage:
             device.introduce()
         return devices
 
-    async def publish_releases(self, delta: bool = False) -> None:
+    async def publish_releases(
+        self, delta: bool = False, encrypted: EncryptedImage | None = None, content_key: bytes | None = None
+    ) -> None:
         def work(unit: Unit) -> None:
             unit.releases.add(release("1", 1))
-            unit.releases.add(release("2", 2))
+            unit.releases.add(replace(release("2", 2), encrypted=encrypted), content_key=content_key)
             if delta:
                 file = StoredFile(path="deltas/1-2.otd", length=9, sha256="d" * 64)
                 unit.releases.add_delta(

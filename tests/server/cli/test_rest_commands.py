@@ -1,6 +1,7 @@
 """`otaria fleet` and `otaria campaign` as typed, against a running listener."""
 
 import asyncio
+import hashlib
 import json
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from server.cli import run
 from server.cli.output import emit, table
 from server.planner.model import Verb
 from server.ports import Role
-from tests.people_side import CAMPAIGN, PeopleSide, run_first_release
+from tests.people_side import CAMPAIGN, RELEASE_KEY, PeopleSide, run_first_release
 
 Words = tuple[int, str, str]
 
@@ -115,6 +116,19 @@ async def test_the_fleet_and_its_tokens(otaria: Shell) -> None:
     words = ("fleet", "token", "create", "--uses", "2", "--expires", "12h", "--label", "site=oslo")
     assert (await otaria(*words))[:2] == (0, "otc1.paper\n")
     assert "site=oslo" in (await otaria("fleet", "token", "list"))[1]
+
+
+async def test_the_release_key_goes_into_a_file_that_build_takes(otaria: Shell, tmp_path: Path) -> None:
+    file = tmp_path / "server.key"
+    facts = await otaria.json("release", "key", "-o", str(file))
+    assert facts == {"file": str(file), "key_id": hashlib.sha256(RELEASE_KEY.encode()).hexdigest()}
+    (tmp_path / "pump.img").write_bytes(b"an image")
+    words = ["release", "build", "--product", "pump", "--version", "1", "--counter", "1", "--hardware", "pump-a"]
+    words += ["--image", str(tmp_path / "pump.img"), "--encrypt-to", str(file), "-o", str(tmp_path / "pump-1")]
+    code, out, err = await otaria.bare(*words, "--json")
+    assert code == 0, err
+    assert json.loads(out)["encrypted_to"] == facts["key_id"]
+    assert (await otaria("release", "key", "-o", str(file), role=Role.VIEWER))[0] == 0
 
 
 async def test_a_target_is_quarantined_released_and_revoked_for_ever(otaria: Shell) -> None:

@@ -20,6 +20,7 @@ READ = {
     "GET /campaigns/{campaign}",
     "GET /campaigns/{campaign}/assignments",
     "HEAD /artifacts/sha256/{hash}",
+    "GET /release-key",
     "GET /releases",
     "GET /releases/{product}/{version}",
     "GET /events",

@@ -3,13 +3,14 @@
 import asyncio
 import base64
 import hashlib
+from dataclasses import replace
 
 import pytest
 
 from server.http.changes import Changes
 from server.http.routes import API
-from server.ports import Role
-from tests.people_side import CAMPAIGN, PeopleSide, add_device, run_first_release
+from server.ports import EncryptedImage, Role, StoredFile
+from tests.people_side import CAMPAIGN, RELEASE_KEY, PeopleSide, add_device, release, run_first_release
 
 
 async def _get(people: PeopleSide, path: str) -> dict:
@@ -112,6 +113,27 @@ async def test_a_release_reaches_the_publisher_as_it_was_signed(people: PeopleSi
     }
     await _post(people, "/releases", body, 201)
     assert people.publisher.published == [("gateway", "2.0.0", b"{manifest}", b"{metadata}", "the admin")]
+
+
+async def test_the_key_of_an_encrypted_release_reaches_the_publisher_and_is_never_shown(people: PeopleSide) -> None:
+    body = {"product": "gateway", "version": "2.0.0", "manifest": "", "metadata": "", "content_key": "AAEC"}
+    await _post(people, "/releases", body, 201)
+    assert people.publisher.content_keys == [b"\0\1\2"]
+    file = StoredFile(path="releases/gateway/3.0.0/root.img.enc", length=99, sha256="c" * 64)
+    encrypted = EncryptedImage(file=file, salt="d" * 64, key_check="e" * 64)
+    secret = replace(release("3.0.0", 30), encrypted=encrypted)
+    await people.database.write(lambda unit: unit.releases.add(secret, content_key=b"wrapped-for-the-server"))
+    for path in ("/releases", "/releases/gateway/3.0.0"):
+        answer = await people.client.get(f"/api/v1{path}", headers=people.headers())
+        text = await answer.text()
+        assert file.path in text
+        assert "wrapped" not in text
+        assert base64.b64encode(b"wrapped-for-the-server").decode() not in text
+
+
+async def test_makers_get_the_release_key(people: PeopleSide) -> None:
+    answer = await _get(people, "/release-key")
+    assert answer == {"public": RELEASE_KEY, "key_id": hashlib.sha256(RELEASE_KEY.encode()).hexdigest()}
 
 
 async def test_releases_come_with_the_deltas_that_lead_to_them(people: PeopleSide) -> None:

@@ -78,9 +78,10 @@ async def test_rows_of_the_first_version_go_on_as_they_are(tmp_path: Path) -> No
             connection.execute(text(line))
     made.dispose()
     database = SqlDatabase.open(f"sqlite:///{tmp_path}/old.db")
-    release, delta, target, view, row = await database.read(
+    release, key, delta, target, view, row = await database.read(
         lambda unit: (
             unit.releases.get("lamp", "2"),
+            unit.releases.content_key("lamp", "2"),
             unit.releases.delta("1", "2"),
             unit.fleet.target("t1"),
             unit.campaigns.view("spring"),
@@ -89,9 +90,9 @@ async def test_rows_of_the_first_version_go_on_as_they_are(tmp_path: Path) -> No
     )
     await database.close()
     assert release is not None
-    assert release.requires is None
+    assert (release.requires, release.encrypted, key) == (None, None, None)
     assert delta is not None
-    assert delta.memory_bytes == MAX_DELTA_MEMORY
+    assert (delta.memory_bytes, delta.salt) == (MAX_DELTA_MEMORY, None)
     assert target is not None
     assert (target.running_version, target.running_counter) == ("1", None)
     assert view is not None
