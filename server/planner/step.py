@@ -12,6 +12,7 @@ from server.planner.model import (
     Commanded,
     Decision,
     Decommissioned,
+    DeltasReady,
     Event,
     Footprint,
     Ordered,
@@ -27,7 +28,7 @@ def footprint(event: Event) -> Footprint:
     match event:
         case Reported() | Asked():
             return Footprint(target=event.target)
-        case Commanded() | CampaignDue() | CohortDrained():
+        case Commanded() | CampaignDue() | CohortDrained() | DeltasReady():
             return Footprint(campaign=event.campaign)
         case _:
             return Footprint(campaign=event.campaign, target=event.target)
@@ -47,6 +48,8 @@ def step(loaded: Slice, event: Event, *, checks: tuple[Check, ...] = CHECKS) -> 
             campaign_events.candidate(ledger, event)
         case CohortDrained():
             campaign_events.drained(ledger, event)
+        case DeltasReady():
+            campaign_events.deltas_ready(ledger)
         case CampaignDue():
             campaign_events.campaign_due(ledger, event)
         case Recalled():
