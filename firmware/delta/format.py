@@ -61,6 +61,9 @@ CAPABILITY = "delta-otd1"
 MAGIC = b"OTD1"
 FORMAT_VERSION = 2
 CODEC_ZSTD = 1
+DEFAULT_LEVEL = 19
+"""Of zstd, where a maker is not told otherwise."""
+
 MIN_WINDOW_LOG = 10
 MAX_WINDOW_LOG = 23
 MAX_ARGUMENT_BYTES = 9

@@ -22,7 +22,7 @@ from firmware.delta.anchors import aligned_covers
 from firmware.delta.apply import apply_delta
 from firmware.delta.covers import NO_COVERS, Covers, is_in_order, joined
 from firmware.delta.encode import write_operations
-from firmware.delta.format import MIN_WINDOW_LOG, DeltaEnds, DeltaHeader, write_header
+from firmware.delta.format import DEFAULT_LEVEL, MIN_WINDOW_LOG, DeltaEnds, DeltaHeader, write_header
 from firmware.delta.image_file import ImageFile, open_image
 from firmware.delta.match import matcher
 from firmware.delta.pieces import Piece, gathered, in_place, pieces_between
@@ -30,7 +30,6 @@ from firmware.errors import RefusedError, UnavailableError
 from firmware.manifest import WindowHasher
 from firmware.protocol.words import ReasonKind
 
-DEFAULT_LEVEL = 19
 WINDOW_LOG = 22
 MAX_WORKERS = 2
 """Threads at most. Each takes memory for a piece."""

@@ -19,8 +19,8 @@ from typing import Any
 
 import msgspec
 
-from firmware.delta.format import DeltaEnds
-from firmware.delta.make import DEFAULT_LEVEL, DeltaFacts, make_delta
+from firmware.delta.format import DEFAULT_LEVEL, DeltaEnds
+from firmware.delta.make import DeltaFacts, make_delta
 from firmware.errors import OtariaError, UnavailableError
 from server.campaigns.private_deltas import EncryptedDelta, Secrets, make_encrypted_delta
 
