@@ -34,7 +34,7 @@ class Piece:
 
 
 def pieces_between(covers: Covers, old_length: int, new_length: int, piece_bytes: int) -> list[Piece]:
-    """Pieces of at most about `piece_bytes`, old and new together, that hold all of the new image that is not covered."""
+    """Pieces that hold all of the new image that is not covered: about `piece_bytes` of old and new, at most twice that."""
     new = _cut(uncovered(covers[:, 1], covers[:, 2], new_length))
     old = _cut(uncovered(covers[:, 0], covers[:, 2], old_length))
     if not len(new):
@@ -45,7 +45,7 @@ def pieces_between(covers: Covers, old_length: int, new_length: int, piece_bytes
     cuts = _cuts(places, new, old, piece_bytes)
     new_cuts, old_cuts = np.searchsorted(places, cuts), np.searchsorted(old[:, 0], cuts)
     parts = zip(np.split(new, new_cuts), np.split(old, old_cuts), strict=True)
-    return [Piece(old=there, new=_ascending(here)) for here, there in parts if len(here)]
+    return [Piece(old=there, new=_ascending(some)) for here, there in parts for some in _portions(here, piece_bytes)]
 
 
 def gathered(image: ImageFile, spans: Spans) -> bytes:
@@ -108,6 +108,12 @@ def _cuts(places: npt.NDArray[np.int64], new: Spans, old: Spans, piece_bytes: in
     count = -(-int(heap[-1]) // piece_bytes)
     limits = np.arange(1, count) * (heap[-1] / count)
     return np.unique(at[order][np.searchsorted(heap, limits)])
+
+
+def _portions(spans: Spans, most: int) -> list[Spans]:
+    """The spans in portions of about `most` bytes, since any number of them can belong to one place in the old image."""
+    ends = np.cumsum(spans[:, 1] - spans[:, 0])
+    return [part for part in np.split(spans, np.flatnonzero(np.diff((ends - 1) // most)) + 1) if len(part)]
 
 
 def _ascending(spans: Spans) -> Spans:

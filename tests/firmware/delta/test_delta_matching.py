@@ -125,7 +125,7 @@ def test_pieces_hold_all_that_is_not_covered_and_are_bounded(
     for start, end in covers[:, 1:].tolist():
         seen[start : start + end] += 1
     for part in pieces:
-        assert (part.old[:, 1] - part.old[:, 0]).sum() + (part.new[:, 1] - part.new[:, 0]).sum() <= piece + 2 * (
+        assert (part.old[:, 1] - part.old[:, 0]).sum() + (part.new[:, 1] - part.new[:, 0]).sum() <= 2 * piece + 2 * (
             1 << 19
         )
         for start, end in part.new.tolist():
