@@ -16,6 +16,7 @@ from server.planner.model import DeltaPolicy
 from server.ports import MAX_DELTA_MEMORY, AgentRecord, AgentStatus, Unit
 from server.storage import SqlDatabase
 from server.storage.engines import make_engine, parse_url
+from server.storage.identities import SqlIdentities
 from server.storage.schema import _config, upgrade
 from server.storage.tables import Stored
 
