@@ -56,6 +56,16 @@ def step(loaded: Slice, event: Event, *, checks: tuple[Check, ...] = CHECKS) -> 
             campaign_events.recalled(ledger, event)
         case Decommissioned():
             campaign_events.decommissioned(ledger, event)
+        case Asked():
+            ask_events.asked(ledger, event, checks)
+        case _:
+            _assignment(ledger, event)
+    return ledger.decision()
+
+
+def _assignment(ledger: Ledger, event: Ordered | OrderImpossible | Reported | AssignmentDue) -> None:
+    """What happens to one target under way."""
+    match event:
         case Ordered():
             report_events.ordered(ledger, event)
         case OrderImpossible():
@@ -64,6 +74,3 @@ def step(loaded: Slice, event: Event, *, checks: tuple[Check, ...] = CHECKS) -> 
             report_events.reported(ledger, event)
         case AssignmentDue():
             report_events.assignment_due(ledger, event)
-        case Asked():
-            ask_events.asked(ledger, event, checks)
-    return ledger.decision()
