@@ -23,7 +23,7 @@ from bench.envelope import envelope
 from bench.ingest import ingest
 from bench.plan import Plan
 from bench.planner import planner
-from bench.result import Outcome, Result, Skipped
+from bench.result import Outcome, Point, Result, Skipped
 from bench.table import between_markers, table
 from firmware.atomic import atomic_output
 from firmware.errors import OtariaError
@@ -64,6 +64,7 @@ def report(outcomes: Sequence[Outcome], *, quick: bool) -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "quick": quick,
         "results": [asdict(one) for one in outcomes if isinstance(one, Result)],
+        "points": [asdict(one) for one in outcomes if isinstance(one, Point)],
         "skipped": [asdict(one) for one in outcomes if isinstance(one, Skipped)],
     }
 
@@ -104,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--json", action="store_true", help="print the figures as one JSON object in place of the table"
     )
-    parser.add_argument("--cache", type=Path, default=cache, help="where the demo's packages are kept")
+    parser.add_argument("--cache", type=Path, default=cache, help="where downloaded packages are kept")
     parser.add_argument(
         "--out", type=Path, default=_TOP / "bench" / "out", help="for scratch files and a partial run's results"
     )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-PROCESS_TIMEOUT_S = 240
+PROCESS_TIMEOUT_S = 1200
 MIB = 1 << 20
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """`scratch`: an empty directory on a real disk, removed afterwards. `cache`: where the demo's packages are kept.
+    """`scratch`: an empty directory on a real disk, removed afterwards. `cache`: where downloaded packages are kept.
 
     `quick` asks for one or two small rounds, enough to see that everything still runs; its figures mean little.
     """

@@ -36,7 +36,19 @@ class Skipped:
     reason: str
 
 
-Outcome = Result | Skipped
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One of several ways to do the same: what it gave (`size`, in `unit`) for what it took."""
+
+    name: str
+    way: str
+    size: float
+    unit: str
+    seconds: float
+    peak_mib: float
+
+
+Outcome = Result | Skipped | Point
 
 
 def against_peer(

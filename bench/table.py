@@ -2,18 +2,22 @@
 
 from collections.abc import Sequence
 
-from bench.result import Outcome, Result, Skipped
+from bench.result import Outcome, Point, Result, Skipped
 
 BEGIN = "<!-- figures: begin (written by `make bench`) -->"
 END = "<!-- figures: end -->"
 _HEAD = "| figure | ours | peer or limit | its figure | ratio | of rounds | better |\n|---|--:|---|--:|--:|--:|---|"
 
+_POINTS_HEAD = "| way | size | seconds | peak MiB |\n|---|--:|--:|--:|"
+
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """One row per figure, in order, and one line for each that was skipped."""
+    """One row per figure, in order; a table of the ways to do one thing; and one line for each that was skipped."""
     rows = [_row(outcome) for outcome in outcomes if isinstance(outcome, Result)]
     skipped = [f"- `{one.name}` was skipped. {one.reason}" for one in outcomes if isinstance(one, Skipped)]
-    return "\n".join([_HEAD, *rows, *([""] if skipped else []), *skipped])
+    points = [_point(one) for one in outcomes if isinstance(one, Point)]
+    ways = ["", _POINTS_HEAD, *points] if points else []
+    return "\n".join([_HEAD, *rows, *ways, *([""] if skipped else []), *skipped])
 
 
 def between_markers(document: str, text: str) -> str:
@@ -29,6 +33,11 @@ def figure(value: float) -> str:
     if value == 0 or abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}"
+
+
+def _point(point: Point) -> str:
+    size = f"{figure(point.size)} {point.unit}"
+    return f"| `{point.name}` {point.way} | {size} | {figure(point.seconds)} | {figure(point.peak_mib)} |"
 
 
 def _row(result: Result) -> str:

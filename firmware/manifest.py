@@ -88,7 +88,7 @@ class Requires(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def first(self, running: int) -> int | None:
         """The counter a target that runs `running` must reach first, or None when it may install the release now."""
         jumped = next((counter for counter in self.through if running < counter), None)
-        lowest = self.min_counter if running < self.min_counter else None
+        lowest = self.min_counter if running < self.min_counter and self.min_counter else None
         return min((one for one in (jumped, lowest) if one is not None), default=None)
 
 

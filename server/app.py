@@ -28,6 +28,7 @@ from server.campaigns.engine import Engine
 from server.campaigns.eviction import Evictions
 from server.campaigns.housekeeping import Housekeeping
 from server.campaigns.ingest import Ingest
+from server.campaigns.preparation import Preparation
 from server.campaigns.publisher import Publisher
 from server.campaigns.releases import ReleaseService
 from server.campaigns.service import CampaignService
@@ -77,6 +78,7 @@ class Core:
     engine: Engine
     publisher: Publisher
     releases: ReleaseService
+    preparation: Preparation
     desk: CampaignService
     evictions: Evictions
 
@@ -154,6 +156,7 @@ class Server:
             ("transport", core.transport.run()),
             ("release service", core.releases.run()),
             ("eviction", core.evictions.run()),
+            ("preparation of deltas", core.preparation.run()),
             ("catalogue renewal", _renewals(foundation, core.publisher)),
             ("housekeeping", Housekeeping(foundation.database, foundation.clock).run()),
         )
@@ -218,7 +221,7 @@ def _core(base: Foundation) -> Core:
         clock=base.clock,
         on_outbox=publisher.wake,
     )
-    desk = CampaignService(base.database, base.clock, engine)
+    preparation = Preparation(database=base.database, maker=releases, engine=engine, clock=base.clock)
     evictions = Evictions(
         base.database,
         base.clock,
@@ -232,7 +235,8 @@ def _core(base: Foundation) -> Core:
         engine=engine,
         publisher=publisher,
         releases=releases,
-        desk=desk,
+        preparation=preparation,
+        desk=CampaignService(base.database, base.clock, engine, on_started=preparation.wake),
         evictions=evictions,
     )
 

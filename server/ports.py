@@ -160,6 +160,14 @@ class StoredFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Requirements:
+    """From where a release may be installed, in release counters of its product; as its manifest's `requires` has it."""
+
+    min_counter: int = 0
+    through: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class EncryptedImage:
     """What is stored and fetched in an encrypted image's place; `salt` and `key_check` as in the manifest."""
 
@@ -171,7 +179,8 @@ class EncryptedImage:
 @dataclass(frozen=True, kw_only=True)
 class ReleaseRecord:
     """A published release: what its manifest says, and where the manifest is. One image in this version. `image` is the plain
-    one, which nobody has to fetch when there is `encrypted`."""
+    one, which nobody has to fetch when there is `encrypted`. `requires` is None for a release that was published before the
+    server kept it, until its manifest is read again."""
 
     product: str
     version: str
@@ -183,17 +192,24 @@ class ReleaseRecord:
     state: ReleaseState = ReleaseState.ACTIVE
     notes: str = ""
     published_at: float = 0.0
+    requires: Requirements | None = None
+
+
+MAX_DELTA_MEMORY = 8 << 20
+"""What any delta of the format may ask of who applies it, in bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeltaRecord:
-    """A delta in the catalogue from one image to another. With `salt` its file is encrypted, by the key of the later release."""
+    """A delta in the catalogue from one image to another. With `salt` its file is encrypted, by the key of the later release.
+    `memory_bytes`: what its header asks of who applies it."""
 
     file: StoredFile
     source_sha256: str
     source_length: int
     target_sha256: str
     salt: str | None = None
+    memory_bytes: int = MAX_DELTA_MEMORY
 
 
 class Releases(Protocol):
@@ -210,6 +226,7 @@ class Releases(Protocol):
     def get(self, product: str, version: str) -> ReleaseRecord | None: ...
     def list(self) -> Sequence[ReleaseRecord]: ...
     def set_state(self, product: str, version: str, state: ReleaseState) -> None: ...
+    def set_requirements(self, product: str, version: str, requires: Requirements) -> None: ...
     def add_delta(self, delta: DeltaRecord) -> None: ...
     def delta(self, source_sha256: str, target_sha256: str) -> DeltaRecord | None: ...
     def deltas(self) -> Sequence[DeltaRecord]: ...
@@ -234,6 +251,8 @@ class TargetView:
     running_version: str | None = None
     running_slot: str | None = None
     running_sha256: str | None = None
+    running_product: str | None = None
+    running_counter: int | None = None
     previous_version: str | None = None
     rollback_available: bool = False
     presence: bool = False
@@ -284,6 +303,10 @@ class Fleet(Protocol):
         """Number of targets per running version ("unknown" for none yet)."""
         ...
 
+    def images(self) -> Mapping[str, int]:
+        """Number of targets per sha256 of the running image, where that is known."""
+        ...
+
     def count(self) -> int: ...
     def set_presence(self, agent: str, *, online: bool, at: float) -> None: ...
     def forget_presence(self) -> None:
@@ -291,8 +314,17 @@ class Fleet(Protocol):
         ...
 
     def set_progress(self, target: str, text: str) -> None: ...
-    def note_report(self, target: str, *, at: float, slot: str, previous_version: str | None) -> None:
-        """Note what a stored report says that only people look at; the planner's columns change through `commit`."""
+    def note_report(
+        self,
+        target: str,
+        *,
+        at: float,
+        slot: str,
+        previous_version: str | None,
+        product: str | None = None,
+        counter: int | None = None,
+    ) -> None:
+        """Note what a stored report says that the planner does not look at; its own columns change through `commit`."""
         ...
 
     def set_inventory(
@@ -342,8 +374,49 @@ class CampaignSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a target sets out from: its hardware, what it runs (as it says), and what it can do."""
+
+    hardware: str
+    sha256: str | None
+    product: str | None
+    counter: int | None
+    capabilities: tuple[str, ...]
+
+
+class DeltaNeed(StrEnum):
+    """What became of a delta that a campaign needs: still to be made, made, not to be had, or not worth making (beyond the
+    strategy's number, or nobody could apply it)."""
+
+    WANTED = "wanted"
+    MADE = "made"
+    REFUSED = "refused"
+    LEFT_OUT = "left_out"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leg:
+    """One installation that targets of a campaign need, planned when it was started: from an image to a release's. `rank`
+    orders the deltas to be made; `capable` of the `targets` can apply one. `source_sha256` is empty for images that no release
+    has. `delta_bytes` is the length of the delta that is there by now."""
+
+    campaign: str
+    rank: int
+    source_sha256: str
+    source_version: str
+    target_sha256: str
+    target_version: str
+    image_bytes: int
+    targets: int
+    capable: int
+    need: DeltaNeed
+    reason: str = ""
+    delta_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class CampaignView:
-    """A campaign as people see it, with its cohorts and their counters."""
+    """A campaign as people see it, with its cohorts and their counters; `legs` only where one campaign is looked at."""
 
     row: CampaignRow
     name: str
@@ -351,6 +424,7 @@ class CampaignView:
     created_at: float
     created_by: str
     selection: Selection = Selection()
+    legs: Sequence[Leg] = ()
 
 
 class Campaigns(Protocol):
@@ -370,6 +444,30 @@ class Campaigns(Protocol):
     def add_assignments(self, rows: Sequence[AssignmentRow]) -> None: ...
     def eligible(self, product: str, hardware: Sequence[str], selection: Selection) -> Sequence[str]:
         """Ids of the active targets that fit, sorted."""
+        ...
+
+    def origins(self, campaign_id: str) -> Mapping[Origin, int]:
+        """From where the campaign's targets that are still planned set out, and how many from each."""
+        ...
+
+    def set_legs(self, campaign_id: str, legs: Sequence[Leg]) -> None:
+        """Replace the campaign's legs."""
+        ...
+
+    def legs(self, campaign_id: str) -> Sequence[Leg]:
+        """The campaign's legs by rank, with the deltas that are there."""
+        ...
+
+    def settle_leg(self, leg: Leg, need: DeltaNeed, reason: str = "") -> None:
+        """Note what became of the delta of one leg."""
+        ...
+
+    def next_leg(self) -> Leg | None:
+        """The next delta to make: the first that is wanted of the oldest campaign that is not over."""
+        ...
+
+    def awaiting_deltas(self) -> Sequence[str]:
+        """Campaigns that wait for deltas and want none any more."""
         ...
 
     def list(self) -> Sequence[CampaignView]: ...

@@ -39,13 +39,14 @@ class LabError(OtariaError):
 
 @dataclass(frozen=True, kw_only=True)
 class Firmware:
-    """An image to release."""
+    """An image to release. `through`: counters of releases that must not be jumped over."""
 
     version: str
     counter: int
     path: Path
     health: Sequence[HealthCheck] = ()
     min_uptime_s: int = 0
+    through: Sequence[int] = ()
     encrypted: bool = False
 
 
@@ -246,6 +247,7 @@ class Lab:
             *("release", "build", "--product", PRODUCT, "--version", firmware.version),
             *("--counter", str(firmware.counter), "--hardware", HARDWARE, "--image", str(firmware.path)),
             *("--health-file", str(health), "--min-uptime", str(firmware.min_uptime_s), "-o", str(out)),
+            *(word for counter in firmware.through for word in ("--through", str(counter))),
             *(("--encrypt-to", str(self._release_key())) if firmware.encrypted else ()),
         )
         self.otaria("release", "sign", str(out), "--repository", str(self.repository))

@@ -5,7 +5,7 @@ The desk is the real campaign service. `secret[role]` is a token of that role.
 
 import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ from server.identity.api_tokens import ApiTokens
 from server.identity.authorities_service import AuthoritiesService
 from server.identity.authority import Authorities
 from server.people import PeopleParts, people_listener
+from server.planner.model import Decision, Footprint, Put
 from server.ports import (
     AgentRecord,
     AgentStatus,
@@ -194,6 +195,20 @@ def add_device(unit: Unit, name: str, labels: Mapping[str, str], hardware: str =
         enrolled_at=NOW,
     )
     unit.identities.add_agent(agent, hardware=hardware, labels=labels)
+
+
+async def run_first_release(people: PeopleSide, number: int) -> None:
+    """So many of the devices run 1.0.0 and can apply deltas."""
+
+    def work(unit: Unit) -> None:
+        for name in (f"gw-{index}" for index in range(number)):
+            unit.fleet.set_inventory(name, labels={}, capabilities=["delta-otd1"])
+            target = unit.campaigns.load(Footprint(target=name)).target
+            assert target is not None
+            runs = replace(target, running_version="1.0.0", running_sha256=_hash("1.0.0"))
+            unit.campaigns.commit(Decision(changes=(Put(row=runs),)))
+
+    await people.database.write(work)
 
 
 def release(version: str, counter: int, notes: str = "") -> ReleaseRecord:

@@ -1,51 +1,55 @@
 """Applies an `otd1` delta in one forward pass.
 
 Nothing the patch says is believed: lengths, distances and the frame's window are checked before anything is read or made,
-the frame is decoded in steps so small that no bomb outgrows `MAX_STEP_BYTES`, and the output never exceeds the length that
-was promised. Memory is the decoder's window (at most 8 MiB), a few steps (at most 2 MiB each) and a block of output,
-whatever the image.
+the frame is decoded block by block (`frame`), and the output never exceeds the length that was promised. Memory is the
+decoder's window (at most 8 MiB) and one batch (at most 1 MiB of output, and about 8 MiB in all), whatever the image.
 
 The caller limits how much of a patch it fetches, has checked the source's hash, and checks each window of the output
 against the signed manifest.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import chain
 from typing import BinaryIO, cast
 
 import bsdiff4.core
-import zstandard
 
 from firmware.delta.format import (
     HEADER_BYTES,
-    MAX_ARGUMENT_BYTES,
+    MAX_BATCH_BYTES,
+    MAX_COVERS,
+    MAX_EXTENTS,
+    MAX_GATHER,
+    MAX_PAIRS,
+    MAX_PLANES,
+    MAX_SIZE_PLANES,
     DeltaEnds,
-    DeltaHeader,
     Op,
     read_header,
     unzigzag,
 )
+from firmware.delta.frame import FrameReader, PatchInput
 from firmware.errors import RefusedError
 from firmware.protocol.words import ReasonKind
 
-BLOCK_BYTES = 1 << 16
-"""Source, diff and output are handled in blocks of this size."""
+BLOCK_BYTES = 1 << 18
+"""Output comes in blocks of at least this size, and the source is read in blocks of at most this size."""
 
-STEP_BYTES = 64
-"""So much of the frame is decoded at a time."""
-
-MAX_STEP_BYTES = (STEP_BYTES // 4 + 1) * (128 << 10)
-"""What one step can grow to at most: a zstd block takes at least 4 bytes and holds at most 128 KiB (RFC 8878)."""
+_INPUT_BYTES = 1 << 16
+_TRIPLE_BYTES = 24
+_ZEROS = bytes(MAX_BATCH_BYTES)
 
 ReadSource = Callable[[int, int], bytes]
+_Planes = Sequence[bytes]
 
 
 def apply_delta(
     patch: Iterator[bytes] | BinaryIO, read_source: ReadSource, *, expect: DeltaEnds, skip: int = 0
 ) -> Iterator[bytes]:
-    """Yield the output image, in order, in blocks of about 64 KiB; the first `skip` bytes are made but not yielded.
+    """Yield the output image, in order, in blocks of 256 KiB to 1.3 MiB; the first `skip` bytes are made but not yielded.
 
     `patch` gives the patch from its first byte; `read_source(offset, size)` gives exactly `size` bytes of the source image.
     `skip` is for resuming: the prefix is decoded again, which needs no other state. The last block is held back until the
@@ -55,28 +59,26 @@ def apply_delta(
     `artifact-changed` (the output is not the one expected), `malformed`, `not-understood`. What `patch` and `read_source`
     raise passes through.
     """
-    chunks = _chunks(patch)
-    head = _first(chunks, HEADER_BYTES)
-    header = read_header(head)
-    _check_ends(header, expect)
-    ops = _Ops(chain((head[HEADER_BYTES:],), chunks), header.window_log)
-    whole, block, made = hashlib.sha256(), bytearray(), 0
-    for piece in _pieces(ops, read_source, header.ends):
-        if len(block) >= BLOCK_BYTES:
-            made += len(block)
-            yield from _unskipped(block, made, skip)
-            block.clear()
-        whole.update(piece)
-        block += piece
+    data = PatchInput(_chunks(patch))
+    header = read_header(data.read(HEADER_BYTES))
+    _check_ends(header.ends, expect)
+    work = _Work(FrameReader(data, header.window_log), read_source, header.ends)
+    whole, last, made = hashlib.sha256(), b"", 0
+    with ThreadPoolExecutor(1) as hasher:  # hashing lets go of the interpreter: on two processors it costs no time
+        hashed = hasher.submit(whole.update, b"")
+        for block in _blocks(work.pieces()):
+            hashed.result()
+            hashed = hasher.submit(whole.update, block)
+            yield from _unskipped(last, made, skip)
+            last, made = block, made + len(block)
     if whole.hexdigest() != header.ends.output_sha256:
         raise RefusedError(
             ReasonKind.ARTIFACT_CHANGED, "What the delta made is not the image it promised; use the full image."
         )
-    yield from _unskipped(block, made + len(block), skip)
+    yield from _unskipped(last, made, skip)
 
 
-def _check_ends(header: DeltaHeader, expect: DeltaEnds) -> None:
-    ends = header.ends
+def _check_ends(ends: DeltaEnds, expect: DeltaEnds) -> None:
     if (ends.source_length, ends.source_sha256) != (expect.source_length, expect.source_sha256):
         raise RefusedError(
             ReasonKind.WRONG_SOURCE, "The delta starts from another image than the one here; use the full image."
@@ -85,152 +87,166 @@ def _check_ends(header: DeltaHeader, expect: DeltaEnds) -> None:
         raise RefusedError(ReasonKind.ARTIFACT_CHANGED, "The delta makes another image than the one ordered.")
 
 
-def _unskipped(block: bytearray, made: int, skip: int) -> Iterator[bytes]:
+def _blocks(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The pieces joined into blocks of at least `BLOCK_BYTES`, but for the last."""
+    block, size = list[bytes](), 0
+    for piece in pieces:
+        block.append(piece)
+        size += len(piece)
+        if size >= BLOCK_BYTES:
+            yield block[0] if len(block) == 1 else b"".join(block)
+            block, size = [], 0
+    if block:
+        yield b"".join(block)
+
+
+def _unskipped(block: bytes, made: int, skip: int) -> Iterator[bytes]:
     """The part of the latest block that lies beyond the first `skip` bytes of the `made` so far."""
-    rest = bytes(block[max(0, skip - made + len(block)) :])
-    if rest:
-        yield rest
+    if made > skip:
+        yield block[max(0, skip - made + len(block)) :]
 
 
 def _chunks(patch: Iterator[bytes] | BinaryIO) -> Iterator[bytes]:
     if isinstance(patch, Iterator) and not hasattr(patch, "read"):
         return patch
-    return iter(partial(cast(BinaryIO, patch).read, BLOCK_BYTES), b"")
+    return iter(partial(cast(BinaryIO, patch).read, _INPUT_BYTES), b"")
 
 
-def _first(chunks: Iterator[bytes], size: int) -> bytes:
-    """At least `size` bytes from the front, or all there are."""
-    head = b""
-    while len(head) < size:
-        chunk = next(chunks, None)
-        if chunk is None:
-            break
-        head += chunk
-    return head
+class _Work:
+    """Carries out the operations of a frame."""
 
+    def __init__(self, frame: FrameReader, read_source: ReadSource, ends: DeltaEnds) -> None:
+        self._frame = frame
+        self._read_source = read_source
+        self._source_length = ends.source_length
+        self._left = ends.output_length
+        self._cursor = 0
 
-def _pieces(ops: "_Ops", read_source: ReadSource, ends: DeltaEnds) -> Iterator[bytes]:
-    """Carry out the operations; ends after END, when the output has its full length and nothing follows."""
-    cursor, left, sought = 0, ends.output_length, False
-    while (code := ops.code()) is not Op.END:
-        size = ops.argument()
-        if code is Op.SEEK:
-            cursor = _seek(cursor, size, ends, again=sought)
-            sought = True
-            continue
-        _check_size(size, left)
-        if code is Op.INSERT:
-            yield from ops.take(size)
-        else:
-            yield from _from_source(code, ops, _source_blocks(read_source, cursor, size, ends))
-            cursor += size
-        left -= size
-        sought = False
-    ops.finish()
-    if sought or left:
-        raise RefusedError(ReasonKind.ARTIFACT_TRUNCATED, f"The delta ends {left} bytes before its output does.")
+    def pieces(self) -> Iterator[bytes]:
+        """The output; ends after END, when it has its full length and nothing follows."""
+        while (code := self._frame.byte()) != Op.END:
+            if code == Op.COPY:
+                yield from self._copied()
+            elif code == Op.PATCH:
+                yield self._patched()
+            else:
+                raise RefusedError(ReasonKind.MALFORMED, f"The delta holds an unknown operation, {code}.")
+        self._frame.finish()
+        if self._left:
+            raise RefusedError(
+                ReasonKind.ARTIFACT_TRUNCATED, f"The delta ends {self._left} bytes before its output does."
+            )
 
+    def _copied(self) -> Iterator[bytes]:
+        seek, size = unzigzag(self._frame.number()), self._frame.number()
+        self._promise(size)
+        self._seek(seek, size)
+        for offset in range(self._cursor - size, self._cursor, BLOCK_BYTES):
+            yield self._read(offset, min(BLOCK_BYTES, self._cursor - offset))
 
-def _seek(cursor: int, argument: int, ends: DeltaEnds, *, again: bool) -> int:
-    target = cursor + unzigzag(argument)
-    if again or not 0 <= target <= ends.source_length:
-        raise RefusedError(ReasonKind.MALFORMED, "The delta looks outside its source or seeks twice in a row.")
-    return target
+    def _patched(self) -> bytes:
+        """One batch."""
+        extents, covers, pairs, literals, inserted = (self._frame.number() for _ in range(5))
+        if (
+            extents > MAX_EXTENTS
+            or covers > MAX_COVERS
+            or pairs > MAX_PAIRS
+            or max(literals, inserted) > MAX_BATCH_BYTES
+        ):
+            raise _too_large()
+        seeks, sizes = self._column(extents, MAX_PLANES), self._column(extents)
+        adds, inserts, steps, backs = (self._column(covers) for _ in range(4))
+        taken = sum(_numbers(adds, covers))
+        size = taken + inserted
+        if size > MAX_BATCH_BYTES or max(extents, covers - 1, pairs) > size:
+            raise _too_large()
+        self._promise(size)
+        gathered = self._gather(_numbers(seeks, extents), _numbers(sizes, extents), size)
+        runs = self._frame.take(2 * pairs)
+        changes = _changes(runs, self._frame.take(literals), taken)
+        control = _control(covers, adds, inserts, steps, backs)
+        return _patch(gathered, size, control, changes, self._frame.take(inserted))
 
+    def _column(self, count: int, most: int = MAX_SIZE_PLANES) -> list[bytes]:
+        """The planes of a column, lowest bytes first."""
+        planes = self._frame.byte()
+        if planes > most:
+            raise _too_large()
+        return [self._frame.take(count) for _ in range(planes)]
 
-def _check_size(size: int, left: int) -> None:
-    if size > left:
-        raise RefusedError(ReasonKind.ARTIFACT_TOO_LONG, "The delta makes more than the length it promised.")
-    if not size:
-        raise RefusedError(ReasonKind.MALFORMED, "The delta holds an operation that does nothing.")
+    def _gather(self, seeks: Sequence[int], sizes: Sequence[int], made: int) -> bytes:
+        """The source bytes of all extents of a batch that makes `made` bytes, one after the other."""
+        if sum(sizes) > min(MAX_BATCH_BYTES, MAX_GATHER * made):
+            raise _too_large()
+        pieces = []
+        for seek, size in zip(seeks, sizes, strict=True):
+            self._seek(unzigzag(seek), size)
+            if size:
+                pieces.append(self._read(self._cursor - size, size))
+        return b"".join(pieces)
 
+    def _promise(self, size: int) -> None:
+        """Count `size` bytes of output as made."""
+        if size > self._left:
+            raise RefusedError(ReasonKind.ARTIFACT_TOO_LONG, "The delta makes more than the length it promised.")
+        if not size:
+            raise RefusedError(ReasonKind.MALFORMED, "The delta holds an operation that does nothing.")
+        self._left -= size
 
-def _source_blocks(read_source: ReadSource, cursor: int, size: int, ends: DeltaEnds) -> Iterator[bytes]:
-    if cursor + size > ends.source_length:
-        raise RefusedError(ReasonKind.MALFORMED, "The delta reads beyond the end of its source.")
-    for offset in range(cursor, cursor + size, BLOCK_BYTES):
-        wanted = min(BLOCK_BYTES, cursor + size - offset)
-        block = read_source(offset, wanted)
-        if len(block) != wanted:
+    def _seek(self, distance: int, size: int) -> None:
+        """Move the cursor by `distance`, check that `size` bytes lie there, and move it behind them."""
+        at = self._cursor + distance
+        if at < 0 or at + size > self._source_length:
+            raise RefusedError(ReasonKind.MALFORMED, "The delta looks outside its source.")
+        self._cursor = at + size
+
+    def _read(self, offset: int, size: int) -> bytes:
+        data = self._read_source(offset, size)
+        if len(data) != size:
             raise RefusedError(
                 ReasonKind.WRONG_SOURCE, "The source image is shorter than the delta's; use the full image."
             )
-        yield block
+        return data
 
 
-def _from_source(code: Op, ops: "_Ops", blocks: Iterator[bytes]) -> Iterator[bytes]:
-    if code is Op.COPY:
-        yield from blocks
-        return
-    for block in blocks:
-        diff = b"".join(ops.take(len(block)))
-        control = len(block).to_bytes(8, "little") + bytes(16)
-        yield bsdiff4.core.patch(block, len(block), control, diff, b"")
+def _numbers(planes: _Planes, count: int) -> Sequence[int]:
+    """The numbers of a column."""
+    if len(planes) == 1:
+        return planes[0]
+    words = bytearray(8 * count)
+    for place, plane in enumerate(planes):
+        words[place::8] = plane
+    return struct.unpack(f"<{count}q", words)
 
 
-class _Ops:
-    """Reads operations out of the frame, decoding no more of it than is asked for (and at most one step ahead)."""
+def _control(count: int, adds: _Planes, inserts: _Planes, steps: _Planes = (), backs: _Planes = ()) -> bytes:
+    """bsdiff's control: for every cover how much to add, to insert and to seek, in triples of eight bytes each.
 
-    def __init__(self, chunks: Iterator[bytes], window_log: int) -> None:
-        self._chunks = chunks
-        self._input = memoryview(b"")
-        # Refuses, before it allocates, a frame that wants a larger window or a dictionary.
-        self._decoder = zstandard.ZstdDecompressor(max_window_size=1 << window_log).decompressobj()
-        self._decoded = b""
-        self._at = 0
+    The lowest byte comes first, and the highest bit of the last is the sign.
+    """
+    control = bytearray(_TRIPLE_BYTES * count)
+    for first, planes in ((0, adds), (8, inserts), (16, steps), (_TRIPLE_BYTES - 1, backs[:1])):
+        for place, plane in enumerate(planes):
+            control[first + place :: _TRIPLE_BYTES] = plane
+    return bytes(control)
 
-    def code(self) -> Op:
-        """The next operation's code."""
-        value = self._byte()
-        try:
-            return Op(value)
-        except ValueError as error:
-            raise RefusedError(ReasonKind.MALFORMED, f"The delta holds an unknown operation, {value}.") from error
 
-    def argument(self) -> int:
-        """A LEB128 number."""
-        value = 0
-        for place in range(MAX_ARGUMENT_BYTES):
-            byte = self._byte()
-            value |= (byte & 0x7F) << (7 * place)
-            if byte < 0x80:
-                return value
-        raise RefusedError(ReasonKind.MALFORMED, "The delta holds a number that does not end.")
+def _changes(runs: bytes, literals: bytes, size: int) -> bytes:
+    """The differences, written out: from each pair of `runs` so many literals, then so many zeros."""
+    if len(literals) > size:
+        raise RefusedError(ReasonKind.MALFORMED, "The delta holds more differences than it has bytes to change.")
+    control = _control(len(runs) // 2, [runs[::2]], [runs[1::2]])
+    return _patch(b"", size, control, literals, _ZEROS[: size - len(literals)])
 
-    def take(self, size: int) -> Iterator[bytes]:
-        """Exactly `size` bytes, in pieces of at most `BLOCK_BYTES`."""
-        while size:
-            while self._at == len(self._decoded):
-                self._step()
-            piece = self._decoded[self._at : self._at + min(size, BLOCK_BYTES)]
-            self._at += len(piece)
-            size -= len(piece)
-            yield piece
 
-    def finish(self) -> None:
-        """Check that the frame ends here and that nothing follows it."""
-        while self._at == len(self._decoded) and not self._decoder.eof:
-            self._step()
-        if self._at < len(self._decoded) or self._decoder.unused_data or self._input or any(map(len, self._chunks)):
-            raise RefusedError(ReasonKind.ARTIFACT_TOO_LONG, "Bytes follow the end of the delta; fetch it again.")
+def _patch(source: bytes, size: int, control: bytes, changes: bytes, inserted: bytes) -> bytes:
+    """bsdiff's patch: `changes` added to `source` and `inserted` between, as `control` says; exactly `size` bytes."""
+    try:
+        made: bytes = bsdiff4.core.patch(source, size, control, changes, inserted)
+    except ValueError as error:
+        raise RefusedError(ReasonKind.MALFORMED, f"The delta's columns do not fit together: {error}.") from error
+    return made
 
-    def _byte(self) -> int:
-        while self._at == len(self._decoded):
-            self._step()
-        self._at += 1
-        return self._decoded[self._at - 1]
 
-    def _step(self) -> None:
-        """Decode the next `STEP_BYTES` of the frame, which may give nothing."""
-        if self._decoder.eof:
-            raise RefusedError(ReasonKind.ARTIFACT_TRUNCATED, "The delta's frame ends before its operations do.")
-        while not self._input:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                raise RefusedError(ReasonKind.ARTIFACT_TRUNCATED, "The delta ends early; fetch it again.")
-            self._input = memoryview(chunk)
-        step, self._input = self._input[:STEP_BYTES], self._input[STEP_BYTES:]
-        try:
-            self._decoded, self._at = self._decoder.decompress(step), 0
-        except zstandard.ZstdError as error:
-            raise RefusedError(ReasonKind.MALFORMED, f"The delta does not decode: {error}.") from error
+def _too_large() -> RefusedError:
+    return RefusedError(ReasonKind.MALFORMED, "The delta holds a batch with more in it than is allowed.")

@@ -5,7 +5,7 @@ A header of 88 bytes, little-endian, then one zstd frame, then nothing:
 | offset | size | what |
 |---|---|---|
 | 0 | 4 | magic `OTD1` |
-| 4 | 1 | format version, 1 |
+| 4 | 1 | format version, 2 |
 | 5 | 1 | codec: 1 = zstd |
 | 6 | 1 | log2 of the largest window the frame may ask of its reader, 10 to 23 |
 | 7 | 1 | zero |
@@ -14,19 +14,38 @@ A header of 88 bytes, little-endian, then one zstd frame, then nothing:
 | 48 | 8 | length of the output image |
 | 56 | 32 | sha256 of the output image |
 
-The frame holds operations, each a code byte and one argument, carried out in order. A *cursor* into the source starts at 0.
+The frame is one zstd frame without checksum and dictionary (RFC 8878). It holds operations, carried out in order: a code
+byte, LEB128 arguments of at most 9 bytes, and what follows. A *cursor* into the source starts at 0; a *seek* is a zigzag number
+that moves it.
 
-| code | argument | bytes that follow | effect |
-|---|---|---|---|
-| 0 END | none | none | the output is complete; nothing may follow |
-| 1 COPY | n | none | n source bytes at the cursor go to the output; the cursor moves on by n |
-| 2 ADD | n | n | as COPY, but each byte is added to the source byte, modulo 256 |
-| 3 INSERT | n | n | the n bytes go to the output |
-| 4 SEEK | zigzag | none | the cursor moves by a signed distance and stays within the source |
+| code | arguments | effect |
+|---|---|---|
+| 0 END | none | the output is complete; nothing may follow |
+| 1 COPY | seek, n | the cursor moves, then n source bytes go to the output and the cursor moves on by n |
+| 2 PATCH | e, c, p, l, i | a *batch* of at most `MAX_BATCH_BYTES` of output, described by the columns that follow |
 
-Arguments are LEB128, at most 9 bytes. n is at least 1, and a SEEK is never followed by a SEEK or END: so every patch does
-work in proportion to its output, whatever it claims. ADD, INSERT and SEEK are bsdiff's control triples (Percival, "Naive
-differences of executable code", 2003), interleaved so that applying needs one pass and no buffer of its own.
+A batch's columns are, in this order:
+
+1. `seek`, `size`: two columns of e numbers, one of each for every *extent*;
+2. `add`, `insert`, `step`, `back`: four columns of c numbers, one of each for every *cover*;
+3. p pairs of bytes, *literals* and *zeros*;
+4. l bytes of differences that are not zero;
+5. i bytes to insert.
+
+A column of numbers is a byte k, then k planes with a byte for every number: the lowest bytes first, then the next.
+
+For every extent the cursor moves by `seek`, and `size` source bytes are gathered there. The differences are written out: of each
+pair, so many of the l bytes, then so many zeros. Then, with a place in what was gathered that starts at 0, each cover gives `add`
+gathered bytes with as many differences added to them, modulo 256, and after them `insert` of the i bytes; and the place moves
+on by `step`, or back by it where `back` is 128 and not 0. Outside of what was gathered all bytes are zero.
+
+So control, differences and new bytes are bsdiff's (Percival, "Naive differences of executable code", 2003) and zeros are
+run-length coded as HDiffPatch does it, but in batches: applying needs one pass, memory for one batch, few reads of the
+source, and no loop over bytes or covers outside compiled code. Columns lie apart because they compress better so.
+
+A batch has at least one byte of output, no more extents and pairs than that and at most one cover more (`MAX_EXTENTS`,
+`MAX_COVERS`, `MAX_PAIRS`), and gathers at most `MAX_GATHER` times as much: every patch does work in proportion to its
+output, whatever it claims.
 """
 
 import struct
@@ -40,11 +59,31 @@ CAPABILITY = "delta-otd1"
 """What an agent lists in its inventory when it can apply this format."""
 
 MAGIC = b"OTD1"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CODEC_ZSTD = 1
+DEFAULT_LEVEL = 19
+"""Of zstd, where a maker is not told otherwise."""
+
 MIN_WINDOW_LOG = 10
 MAX_WINDOW_LOG = 23
 MAX_ARGUMENT_BYTES = 9
+
+MAX_BATCH_BYTES = 1 << 20
+"""So much output a PATCH makes at most."""
+
+MAX_EXTENTS = MAX_COVERS = 1 << 14
+MAX_PAIRS = 1 << 16
+MAX_GATHER = 4
+"""A batch gathers at most so many times its output, and at most `MAX_BATCH_BYTES`."""
+
+MAX_RUN = 255
+"""What one byte of a pair counts to."""
+
+MAX_PLANES = 6
+"""Of an extent's seeks; six bytes are enough for any image. All other columns have at most `MAX_SIZE_PLANES`."""
+
+MAX_SIZE_PLANES = 3
+BACK = 0x80
 
 _HEADER = struct.Struct("<4sBBBBQ32sQ32s")
 HEADER_BYTES = _HEADER.size
@@ -55,9 +94,7 @@ class Op(IntEnum):
 
     END = 0
     COPY = 1
-    ADD = 2
-    INSERT = 3
-    SEEK = 4
+    PATCH = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,10 +153,9 @@ def read_header(data: bytes) -> DeltaHeader:
     return DeltaHeader(ends=ends, window_log=window_log)
 
 
-def encode_op(code: Op, argument: int) -> bytes:
-    """An operation's code and its LEB128 argument; a SEEK's is signed, the others' is not."""
-    value = argument if code is not Op.SEEK else (argument << 1) ^ (argument >> 63)
-    out = bytearray((code,))
+def encode_number(value: int) -> bytes:
+    """A number as LEB128."""
+    out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
         value >>= 7
@@ -127,6 +163,16 @@ def encode_op(code: Op, argument: int) -> bytes:
     return bytes(out)
 
 
+def encode_copy(seek: int, size: int) -> bytes:
+    """A COPY operation."""
+    return bytes((Op.COPY,)) + encode_number(zigzag(seek)) + encode_number(size)
+
+
+def zigzag(value: int) -> int:
+    """A signed number as one that is small when the value is near 0."""
+    return (value << 1) ^ (value >> 63)
+
+
 def unzigzag(value: int) -> int:
-    """The signed distance of a SEEK's argument."""
+    """The signed number of a zigzag one."""
     return (value >> 1) ^ -(value & 1)

@@ -3,6 +3,7 @@
 Reads are `pread`s, so that memory stays with the caller and an image that shrinks meanwhile is an error, not a signal.
 """
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from firmware.errors import UnavailableError
-from firmware.manifest import describe
 from firmware.protocol.words import ReasonKind
+
+_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +37,17 @@ class ImageFile:
             data += more
         return data
 
+    def is_unchanged(self) -> bool:
+        """Whether the file still holds what it did when it was opened."""
+        digest, blocks = hashlib.sha256(), range(0, self.length, _BLOCK_BYTES)
+        for offset in blocks:
+            digest.update(self.read(offset, min(_BLOCK_BYTES, self.length - offset)))
+        return digest.hexdigest() == self.sha256
+
 
 @contextmanager
 def open_image(path: Path) -> Iterator[ImageFile]:
     """Open and hash an image. Raises `OSError`."""
     with path.open("rb") as handle:
-        facts = describe(handle)
-        yield ImageFile(path=path, length=facts.length, sha256=facts.sha256, descriptor=handle.fileno())
+        digest = hashlib.file_digest(handle, hashlib.sha256)
+        yield ImageFile(path=path, length=handle.tell(), sha256=digest.hexdigest(), descriptor=handle.fileno())

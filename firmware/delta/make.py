@@ -1,37 +1,50 @@
 """Makes `otd1` deltas: the server's side.
 
-Equal runs become COPY; each gap between them is diffed by bsdiff against the place in the old image where its neighbours are,
-in pieces (`gaps`), so that memory is about 160 MiB however large the images are. Every patch is applied once before it
-gets its name: what is published works.
+What lies side by side in both images is found quickly by anchors (`anchors`); only the rest goes to a matcher with a suffix array
+(`match`), in pieces of bounded size (`pieces`), on as many threads as there are processors. So memory is a few hundred
+MiB however large the images are. Every patch is applied once before it gets its name: what is published works.
 """
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-import bsdiff4.core
+import numpy as np
 import zstandard
 
 from firmware.atomic import atomic_output
+from firmware.delta.anchors import aligned_covers
 from firmware.delta.apply import apply_delta
-from firmware.delta.format import DeltaEnds, DeltaHeader, Op, encode_op, write_header
-from firmware.delta.gaps import Gap, gaps_between
+from firmware.delta.covers import NO_COVERS, Covers, is_in_order, joined
+from firmware.delta.encode import write_operations
+from firmware.delta.format import DEFAULT_LEVEL, MIN_WINDOW_LOG, DeltaEnds, DeltaHeader, write_header
 from firmware.delta.image_file import ImageFile, open_image
-from firmware.delta.runs import Run, equal_runs
+from firmware.delta.match import matcher
+from firmware.delta.pieces import Piece, gathered, in_place, pieces_between
 from firmware.errors import RefusedError, UnavailableError
 from firmware.manifest import WindowHasher
 from firmware.protocol.words import ReasonKind
 
-DEFAULT_LEVEL = 19
 WINDOW_LOG = 22
-_TRIPLE_BYTES = 24
+MAX_WORKERS = 2
+"""Threads at most. Each takes memory for a piece."""
+
+MAX_WHOLE_BYTES = 16 << 20
+MIN_HALVED_BYTES = 4 << 20
+"""Of both images together."""
+
+_HELD_BYTES = 4 << 20
 _BLOCK_BYTES = 1 << 16
+_ALIGNED, _MATCHED = 0.15, 0.65
+"""How much of the work is done, about, when the images are aligned, and when they are matched."""
 
 Progress = Callable[[int, int], None]
-"""Called with the bytes of output that are done, and all there are."""
+"""Called with how much of the work is done, in bytes of output, and all there is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,16 +87,24 @@ def write_delta(
 
 
 def _prove(patch: IO[bytes], source: ImageFile, ends: DeltaEnds) -> WindowHasher:
-    """Apply the patch, which raises unless it makes the output; returns the patch's length and hash."""
+    """Apply the patch, which must make the output from a source that still is what it was; the patch's length and hash."""
     patch.seek(0)
     hasher = WindowHasher()
-    try:
-        deque(apply_delta(_hashed(patch, hasher), source.read, expect=ends), maxlen=0)
-    except RefusedError as error:
-        raise UnavailableError(
-            ReasonKind.INTERRUPTED, "The delta does not make its output: an image changed meanwhile; try again."
-        ) from error
+    with ThreadPoolExecutor(1) as pool:
+        unchanged = pool.submit(source.is_unchanged)
+        try:
+            deque(apply_delta(_hashed(patch, hasher), source.read, expect=ends), maxlen=0)
+        except RefusedError as error:
+            raise _changed() from error
+        if not unchanged.result():
+            raise _changed()
     return hasher
+
+
+def _changed() -> UnavailableError:
+    return UnavailableError(
+        ReasonKind.INTERRUPTED, "The delta does not make its output: an image changed meanwhile; try again."
+    )
 
 
 def _hashed(patch: IO[bytes], hasher: WindowHasher) -> Iterator[bytes]:
@@ -93,79 +114,89 @@ def _hashed(patch: IO[bytes], hasher: WindowHasher) -> Iterator[bytes]:
 
 
 def _write_frame(patch: IO[bytes], source: ImageFile, target: ImageFile, level: int, progress: Progress | None) -> None:
-    settings = zstandard.ZstdCompressionParameters.from_level(level, window_log=WINDOW_LOG, write_checksum=False)
-    compressor = zstandard.ZstdCompressor(compression_params=settings)
+    told = _Told(progress, target.length)
+    workers = max(1, min(MAX_WORKERS, len(os.sched_getaffinity(0))))
+    with ThreadPoolExecutor(workers) as pool:
+        covers = _covers(source, target, pool, told)
+    frame = _Frame(patch, level, workers)
     try:
-        with compressor.stream_writer(patch, closefd=False) as frame:
-            _write_ops(_OpWriter(frame.write), source, target, progress)
+        write_operations(frame.write, source, target, covers, lambda done, total: told.reach(_MATCHED, 1, done, total))
+        frame.close()
     except zstandard.ZstdError as error:
         raise MemoryError(f"zstd: {error}") from error  # with valid settings it fails for nothing else
 
 
-def _write_ops(ops: "_OpWriter", source: ImageFile, target: ImageFile, progress: Progress | None) -> None:
-    for part in _parts(source, target):
-        if isinstance(part, Run):
-            ops.copy(part.old, part.size)
-        else:
-            _diff(ops, source, target, part)
-        if progress:
-            progress(part.new_end, target.length)
-    ops.end()
+def _covers(source: ImageFile, target: ImageFile, pool: Executor, told: "_Told") -> Covers:
+    """All that the target has in common with the source: what anchors show, and what the matcher finds in the rest."""
+    aligned = aligned_covers(source, target, pool)
+    told.reach(0, _ALIGNED, 1, 1)
+    tool = matcher()
+    piece_bytes, both = tool.piece_bytes, source.length + target.length
+    if both <= MAX_WHOLE_BYTES and is_in_order(aligned):
+        # What is small is matched whole, or in halves at once: quick enough, and a little smaller. What has moved is not,
+        # because only the alignment tells which parts belong together.
+        aligned, piece_bytes = NO_COVERS, max(min(both, MIN_HALVED_BYTES), -(-both // 2))
+    pieces = pieces_between(aligned, source.length, target.length, piece_bytes)
+
+    def match(piece: Piece) -> Covers:
+        found = tool.covers(gathered(source, piece.old), gathered(target, piece.new))
+        return np.array(list(in_place(found, piece)), np.int64).reshape(-1, 3)
+
+    parts = [aligned]
+    for number, part in enumerate(pool.map(match, pieces)):
+        parts.append(part)
+        told.reach(_ALIGNED, _MATCHED, number + 1, len(pieces))
+    covers = np.concatenate(parts)
+    return joined(covers[np.argsort(covers[:, 1], kind="stable")])
 
 
-def _parts(source: ImageFile, target: ImageFile) -> Iterator[Run | Gap]:
-    """The new image from start to end: runs that are copied, and what lies between them in pieces."""
-    last = Run(old=0, new=0, size=0)
-    for run in equal_runs(source, target):
-        yield from gaps_between(last, run, source.length)
-        yield run
-        last = run
-    yield from gaps_between(last, Run(old=source.length, new=target.length, size=0), source.length)
+class _Told:
+    """Turns the parts of the work into bytes of output."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress = progress
+        self._total = total
+
+    def reach(self, start: float, end: float, done: int, total: int) -> None:
+        """Tell that `done` of `total` is done of what takes the work from `start` to `end`, shares of the whole."""
+        if self._progress:
+            share = start + (end - start) * done / max(1, total)
+            self._progress(round(share * self._total), self._total)
 
 
-def _diff(ops: "_OpWriter", source: ImageFile, target: ImageFile, gap: Gap) -> None:
-    """Write one piece as what bsdiff finds."""
-    old = source.read(gap.old, gap.old_end - gap.old)
-    new = target.read(gap.new, gap.new_end - gap.new)
-    control, diff, extra = bsdiff4.core.diff(old, new)
-    cursor, diff_at, extra_at = gap.old, 0, 0
-    for at in range(0, len(control), _TRIPLE_BYTES):
-        add, insert, seek = (bsdiff4.core.decode_int64(control[i : i + 8]) for i in range(at, at + _TRIPLE_BYTES, 8))
-        ops.add(cursor, diff[diff_at : diff_at + add])
-        ops.insert(extra[extra_at : extra_at + insert])
-        cursor, diff_at, extra_at = cursor + add + seek, diff_at + add, extra_at + insert
+class _Frame:
+    """The patch's frame. What is short is compressed with what it takes; tables for long streams cost memory."""
 
+    def __init__(self, patch: IO[bytes], level: int, workers: int) -> None:
+        self._patch = patch
+        self._level = level
+        self._workers = workers
+        self._held = bytearray()
+        self._stream: zstandard.ZstdCompressionWriter | None = None
 
-class _OpWriter:
-    """Writes operations and keeps the cursor, so that a SEEK is written only where one is needed."""
-
-    def __init__(self, write: Callable[[bytes], object]) -> None:
-        self._write = write
-        self._cursor = 0
-
-    def copy(self, old: int, size: int) -> None:
-        self._seek(old)
-        self._write(encode_op(Op.COPY, size))
-        self._cursor += size
-
-    def add(self, old: int, diff: bytes) -> None:
-        if not diff:
+    def write(self, data: bytes) -> None:
+        if self._stream is not None:
+            self._stream.write(data)
             return
-        if not any(diff):
-            self.copy(old, len(diff))
-            return
-        self._seek(old)
-        self._write(encode_op(Op.ADD, len(diff)) + diff)
-        self._cursor += len(diff)
+        self._held += data
+        if len(self._held) > _HELD_BYTES:
+            self._begin(0)
 
-    def insert(self, data: bytes) -> None:
-        if data:
-            self._write(encode_op(Op.INSERT, len(data)) + data)
+    def close(self) -> None:
+        stream = self._stream or self._begin(len(self._held))
+        stream.flush(zstandard.FLUSH_FRAME)
 
-    def end(self) -> None:
-        self._write(bytes((Op.END,)))
-
-    def _seek(self, old: int) -> None:
-        if old != self._cursor:
-            self._write(encode_op(Op.SEEK, old - self._cursor))
-            self._cursor = old
+    def _begin(self, size: int) -> zstandard.ZstdCompressionWriter:
+        """Begin the frame; `size` is that of all its content, or 0 for much."""
+        sized = zstandard.ZstdCompressionParameters.from_level(self._level, source_size=size, dict_size=0)
+        settings = zstandard.ZstdCompressionParameters.from_level(
+            self._level,
+            source_size=size,
+            window_log=max(MIN_WINDOW_LOG, min(WINDOW_LOG, sized.window_log)),
+            threads=self._workers,
+        )
+        compressor = zstandard.ZstdCompressor(compression_params=settings)
+        self._stream = stream = compressor.stream_writer(self._patch, closefd=False)
+        stream.write(self._held)
+        self._held.clear()
+        return stream

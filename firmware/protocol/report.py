@@ -55,8 +55,9 @@ class EncryptionKey(Struct, frozen=True, kw_only=True):
 
 
 class Inventory(Struct, frozen=True, kw_only=True):
-    """Facts about a target. `capabilities` such as `delta-otd1`. Without `encryption_key` it takes no encrypted releases.
-    `endpoint`: the server's address by which it comes now; `services_cas`: the services CAs that it trusts (sha256 of the DER).
+    """Facts about a target. `capabilities`: `delta-otd1`, it applies deltas of that format; `delta-memory-BYTES`, it has so much
+    memory for that, and no more. Without `encryption_key` it takes no encrypted releases. `endpoint`: the server's address by
+    which it comes now; `services_cas`: the services CAs that it trusts (sha256 of the DER).
     """
 
     hardware: Label

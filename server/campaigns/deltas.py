@@ -1,6 +1,6 @@
 """The delta factory: makes deltas for campaigns in a process of its own.
 
-bsdiff needs much memory and holds the interpreter for seconds, and images come from outside: so the work is done by a
+Matching needs much memory and all processors for seconds, and images come from outside: so the work is done by a
 worker (`python -m server.campaigns.deltas`) with limits on its memory and time and a lower priority. Whatever happens to
 it is a typed error here. A delta that saves less than `MIN_SAVING` of the full image is not worth offering.
 """
@@ -19,14 +19,16 @@ from typing import Any
 
 import msgspec
 
-from firmware.delta.format import DeltaEnds
-from firmware.delta.make import DEFAULT_LEVEL, DeltaFacts, make_delta
+from firmware.delta.format import DEFAULT_LEVEL, DeltaEnds
+from firmware.delta.make import DeltaFacts, make_delta
 from firmware.errors import OtariaError, UnavailableError
 from server.campaigns.private_deltas import EncryptedDelta, Secrets, make_encrypted_delta
 
 MIN_SAVING = 0.2
 _MAX_ANSWER_BYTES = 4096
 _MAX_SECRETS_BYTES = 4096
+_FRUGAL = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+"""The limit is on address space, which numpy's algebra (not used here) and one heap for each thread would take for nothing."""
 
 
 class DeltaFailedError(UnavailableError):
@@ -77,7 +79,8 @@ class DeltaFactory:
         options = (f"--memory-bytes={limits.memory_bytes}", f"--level={limits.level}", f"--niceness={limits.niceness}")
         more = ("--secrets",) if secrets else ()
         command = (sys.executable, "-m", __name__, *options, *more, "--", str(source), str(target), str(out))
-        worker = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, stderr=PIPE)
+        environment = os.environ | _FRUGAL
+        worker = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=environment)
         try:
             async with asyncio.timeout(limits.timeout_s):
                 told = json.dumps(asdict(secrets)).encode() if secrets else b""
@@ -141,6 +144,10 @@ def main(arguments: list[str]) -> int:
     try:
         answer = _made(options, sys.stdin.buffer.read(_MAX_SECRETS_BYTES) if options.secrets else None)
     except MemoryError:
+        return _complain("delta-too-big", f"The delta needs more than {options.memory_bytes} bytes of memory.")
+    except RuntimeError as error:
+        if "new thread" not in str(error):  # Python's word for having no memory for one
+            raise
         return _complain("delta-too-big", f"The delta needs more than {options.memory_bytes} bytes of memory.")
     except OtariaError as error:
         return _complain("delta-failed", error.text)

@@ -15,7 +15,7 @@ from firmware.protocol.report import Report
 from firmware.protocol.words import ReasonKind
 from server.campaigns.director import Director
 from server.campaigns.turn import Decide, Turn
-from server.planner.model import Asked, AssignmentRow, CampaignRow, Commanded, Reported
+from server.planner.model import Asked, AssignmentRow, CampaignRow, Commanded, DeltasReady, Reported
 from server.planner.step import step
 from server.ports import Clock, Database, InboxItem, Unit
 
@@ -81,8 +81,9 @@ class Engine:
         while await self.turn():
             pass
 
-    async def command(self, event: Commanded) -> None:
-        """Tell the planner what a person wants, at once; raises the typed error with which it refuses."""
+    async def command(self, event: Commanded | DeltasReady) -> None:
+        """Tell the planner at once what a person wants, or that deltas are made; raises the typed error with which it
+        refuses."""
         await self._database.write(lambda unit: self._turn(unit).command(event))
         self._wake.set()
         self._on_outbox()

@@ -69,8 +69,14 @@ class Intake:
             report.target, report.agent, report.journal, report.seq, said.hash, said.body, self._now
         )
         self.stored += 1
+        runs = report.running
         self._unit.fleet.note_report(
-            report.target, at=self._now, slot=report.running.slot, previous_version=report.running.previous_version
+            report.target,
+            at=self._now,
+            slot=runs.slot,
+            previous_version=runs.previous_version,
+            product=runs.product,
+            counter=runs.release_counter if runs.product is not None else None,
         )
         if after_gap:
             self._incident(

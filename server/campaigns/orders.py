@@ -13,10 +13,11 @@ from firmware.protocol.envelope import claimed, payload_hash
 from firmware.protocol.order import Counter, DeltaRef, FileRef, Order, ReleaseRef, WrappedKey
 from firmware.protocol.words import Action, ReasonKind
 from server.campaigns.director import Director
-from server.planner.model import CampaignRow, TargetRow
-from server.ports import ReleaseRecord, ReleaseState, StoredFile, StoredOrder, Unit
+from server.campaigns.legs import next_hop
+from server.campaigns.paths import Hop
+from server.planner.model import CampaignRow, ReleaseKey, TargetRow
+from server.ports import DeltaRecord, ReleaseRecord, ReleaseState, StoredFile, StoredOrder, Unit
 
-DELTA_CAPABILITY = "delta-otd1"
 MAX_COUNT = (1 << 53) - 1
 KEY_IS_CRITICAL = ["wrapped_key"]
 """An agent that does not know encryption refuses the order for it, before it fetches anything."""
@@ -42,15 +43,17 @@ def next_counter(unit: Unit, target: str, epoch: int) -> Counter:
 
 def make_order(
     unit: Unit, director: Director, campaign: CampaignRow, target: TargetRow, action: Action, now: float
-) -> StoredOrder:
-    """Build and sign an order; the caller stores it.
+) -> tuple[StoredOrder, ReleaseKey | None]:
+    """Build and sign an order; the caller stores it. With it the release that it installs on the way to the campaign's own,
+    when it does.
 
-    Raises `RefusedError` when it cannot be: `release-unknown`, `release-withdrawn`, `wrong-hardware`, `quarantined`, as
-    `next_counter`, or for an encrypted release as `ReleaseKeys.wrap_for`.
+    Raises `RefusedError` when it cannot be: `release-unknown`, `release-withdrawn`, `wrong-hardware`, `quarantined`,
+    `no-path`, as `next_counter`, or for an encrypted release as `ReleaseKeys.wrap_for`.
     """
     if target.quarantined and action is Action.INSTALL:
         raise RefusedError("quarantined", f"{target.id} is quarantined or revoked; clear that before it gets releases.")
-    release = _release(unit, campaign, target) if action is Action.INSTALL else None
+    hop = _hop(unit, campaign, target) if action is Action.INSTALL else None
+    release = hop.release if hop else None
     counter = next_counter(unit, target.id, director.epoch)
     key = _key(unit, director, release, target.id, target.hardware) if release else None
     message = Order(
@@ -65,12 +68,13 @@ def make_order(
         expires_at=int(now) + campaign.strategy.order_ttl_s,
         release=_release_ref(release) if release else None,
         image=_file_ref(release.encrypted.file if release.encrypted else release.image) if release else None,
-        delta=_delta(unit, release, target) if release else None,
+        delta=_delta_ref(hop.delta) if hop and hop.delta else None,
         wrapped_key=key,
         crit=KEY_IS_CRITICAL if key else [],
         trial_s=campaign.strategy.trial_s,
     )
-    return _stored(message, director)
+    via = None if release is None or release.image.sha256 == campaign.release.sha256 else key_of(release)
+    return _stored(message, director), via
 
 
 def sign_again(unit: Unit, director: Director, current: StoredOrder, now: float, *, withdraw: bool) -> StoredOrder:
@@ -128,6 +132,18 @@ def _stored(message: Order, director: Director) -> StoredOrder:
     )
 
 
+def key_of(release: ReleaseRecord) -> ReleaseKey:
+    """The release as the planner knows it."""
+    return ReleaseKey(
+        product=release.product, version=release.version, counter=release.counter, sha256=release.image.sha256
+    )
+
+
+def _hop(unit: Unit, campaign: CampaignRow, target: TargetRow) -> Hop:
+    release = _release(unit, campaign, target)
+    return next_hop(unit, target, release, min_saving=campaign.strategy.deltas.min_saving)
+
+
 def _release(unit: Unit, campaign: CampaignRow, target: TargetRow) -> ReleaseRecord:
     key = campaign.release
     release = unit.releases.get(key.product, key.version)
@@ -145,13 +161,7 @@ def _release(unit: Unit, campaign: CampaignRow, target: TargetRow) -> ReleaseRec
     return release
 
 
-def _delta(unit: Unit, release: ReleaseRecord, target: TargetRow) -> DeltaRef | None:
-    if target.running_sha256 is None:
-        return None
-    record = unit.releases.delta(target.running_sha256, release.image.sha256)
-    view = unit.fleet.target(target.id) if record else None
-    if record is None or view is None or DELTA_CAPABILITY not in view.capabilities:
-        return None
+def _delta_ref(record: DeltaRecord) -> DeltaRef:
     return DeltaRef(
         file=_file_ref(record.file),
         source_sha256=record.source_sha256,

@@ -17,6 +17,7 @@ from tuf.api.metadata import TargetFile, Targets
 from firmware.catalogue.metadata import parse
 from firmware.catalogue.publish import Repository, product_role, release_targets
 from firmware.catalogue.trust import Limits
+from firmware.delta.format import HEADER_BYTES, read_header
 from firmware.delta.make import DeltaFacts
 from firmware.encryption.chunked import Decryption
 from firmware.encryption.content_key import ContentKey
@@ -31,12 +32,14 @@ from server.campaigns.private_deltas import Opener, Secrets
 from server.campaigns.release_keys import ReleaseKeys
 from server.errors import NotFoundError
 from server.ports import (
+    MAX_DELTA_MEMORY,
     Clock,
     Database,
     DeltaRecord,
     EncryptedImage,
     ReleaseRecord,
     ReleaseState,
+    Requirements,
     StoredFile,
     Unit,
 )
@@ -69,7 +72,7 @@ class ReleaseService:
         self._on_outbox = on_outbox
         self._wanted: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
         self._making = asyncio.Lock()
-        self._hopeless: set[tuple[str, str]] = set()
+        self._hopeless: dict[tuple[str, str], str] = {}
 
     async def publish(
         self, *, product: str, version: str, manifest: bytes, metadata: bytes, by: str, content_key: bytes | None = None
@@ -104,16 +107,29 @@ class ReleaseService:
 
         Raises `NotFoundError`, and `UnavailableError` (`storage-fault`) when the disk refuses.
         """
-        async with self._making:
-            release, sources = await self._database.read(lambda unit: _plan(unit, product, version))
-            for source in sources:
-                if (source.image.sha256, release.image.sha256) not in self._hopeless:
-                    await self._make_or_say(source, release)
+        release, sources = await self._database.read(lambda unit: _plan(unit, product, version))
+        for source in sources:
+            await self.make_delta(source, release)
         deltas = await self._database.read(lambda unit: unit.releases.deltas())
         return [delta for delta in deltas if delta.target_sha256 == release.image.sha256]
 
+    async def make_delta(self, source: ReleaseRecord, release: ReleaseRecord) -> str:
+        """Make one delta, unless it is there; an empty text, or why there is none. One at a time, so that who waits for one
+        waits at most for the one that is being made.
+
+        Raises `UnavailableError` (`storage-fault`) when the disk refuses.
+        """
+        pair = (source.image.sha256, release.image.sha256)
+        async with self._making:
+            if pair in self._hopeless:
+                return self._hopeless[pair]
+            if await self._database.read(lambda unit: unit.releases.delta(*pair)) is not None:
+                return ""
+            return await self._make_or_say(source, release)
+
     async def run(self) -> None:
         """Make deltas for every release that is published, and once for those that are there, until cancelled."""
+        await self._read_requirements()
         for release in await self._database.read(lambda unit: _newest(unit.releases.list())):
             self._wanted.put_nowait((release.product, release.version))
         while True:
@@ -122,6 +138,20 @@ class ReleaseService:
                 await self.make_deltas(product, version)
             except OtariaError as error:
                 log.warning("no deltas to %s %s: %s", product, version, error, extra={"kind": error.kind})
+
+    async def _read_requirements(self) -> None:
+        """Read again what releases require that were published before this was kept in their records."""
+        for release in await self._database.read(lambda unit: unit.releases.list()):
+            path = self._artifacts.find(release.manifest.sha256) if release.requires is None else None
+            if path is None:
+                continue
+            try:
+                requires = _requirements(parse_manifest(await asyncio.to_thread(path.read_bytes)))
+            except (OtariaError, OSError) as error:
+                log.warning("the manifest of %s %s can't be read: %s", release.product, release.version, error)
+                continue
+            where = (release.product, release.version)
+            await self._database.write(lambda unit, w=where, r=requires: unit.releases.set_requirements(*w, r))  # type: ignore[misc]
 
     def _keys(self) -> ReleaseKeys:
         if self._release_keys is None:
@@ -182,37 +212,40 @@ class ReleaseService:
             unit.audit.add(at=self._clock.now(), kind="release-published", text=text, actor=by)
             self._ring(unit)
 
-    async def _make_or_say(self, source: ReleaseRecord, release: ReleaseRecord) -> None:
+    async def _make_or_say(self, source: ReleaseRecord, release: ReleaseRecord) -> str:
         try:
-            await self._make(source, release)
+            return await self._make(source, release)
         except OSError as error:
             text = f"The delta from {source.version} to {release.version} could not be stored: {error}."
             raise UnavailableError(ReasonKind.STORAGE_FAULT, text) from error
 
-    async def _make(self, source: ReleaseRecord, release: ReleaseRecord) -> None:
+    async def _make(self, source: ReleaseRecord, release: ReleaseRecord) -> str:
         if source.encrypted and not release.encrypted:
-            return  # it would show what of the source has changed to whoever has the store
+            return f"{source.version} is encrypted and {release.version} is not: a delta would show what has changed."
         pair = (source.image.sha256, release.image.sha256)
         old, new = (self._artifacts.find(_stored(one).sha256) for one in (source, release))
-        if old is None or new is None or await self._adopted(source, release):
-            return
+        if old is None or new is None:
+            return f"The image of {source.version if old is None else release.version} is not here."
+        if await self._adopted(source, release):
+            return ""
         with tempfile.TemporaryDirectory(dir=self._artifacts.incoming) as folder:
             try:
                 facts, salt = await self._run_factory(old, new, Path(folder) / "delta.otd", source, release)
             except OtariaError as error:
-                self._hopeless.add(pair)
-                await self._note(f"No delta from {source.version} to {release.version}: {error}", kind=error.kind)
-                return
+                text = f"No delta from {source.version} to {release.version}: {error}"
+                return await self._give_up(pair, text, kind=error.kind)
             if facts is None:
-                self._hopeless.add(pair)
-                await self._note(f"A delta from {source.version} to {release.version} would save too little.")
-                return
+                text = f"A delta from {source.version} to {release.version} would save too little."
+                return await self._give_up(pair, text, kind="delta-too-large")
+            if (facts.ends.source_sha256, facts.ends.output_sha256) != pair:
+                return f"The stored image of {source.version} or {release.version} is damaged; upload it again."
             sha256, length = await asyncio.to_thread(self._artifacts.add_file, Path(folder) / "delta.otd")
         file = StoredFile(path=_delta_path(source, release, salt), length=length, sha256=sha256)
         await asyncio.to_thread(
             self._repository.add_delta, file.path, length=length, sha256=sha256, now=self._clock.now()
         )
         await self._keep(file, source, release, salt)
+        return ""
 
     async def _run_factory(
         self, old: Path, new: Path, out: Path, source: ReleaseRecord, release: ReleaseRecord
@@ -254,6 +287,7 @@ class ReleaseService:
             source_sha256=source.image.sha256,
             source_length=source.image.length,
             target_sha256=release.image.sha256,
+            memory_bytes=await asyncio.to_thread(self._memory_of, file),
             salt=salt,
         )
         sizes = f"has {file.length} bytes; the image {release.image.length}"
@@ -266,9 +300,24 @@ class ReleaseService:
         unit.audit.add(at=self._clock.now(), kind="delta-made", text=text, actor="releases")
         self._ring(unit)
 
-    async def _note(self, text: str, *, kind: str = "delta-too-large") -> None:
+    def _memory_of(self, file: StoredFile) -> int:
+        """What a delta asks of who applies it, by its header; the format's bound when that can't be read."""
+        path = self._artifacts.find(file.sha256)
+        if path is None:
+            return MAX_DELTA_MEMORY
+        with path.open("rb") as stored:
+            head = stored.read(HEADER_BYTES)
+        try:
+            return 1 << read_header(head).window_log
+        except OtariaError:
+            return MAX_DELTA_MEMORY
+
+    async def _give_up(self, pair: tuple[str, str], text: str, *, kind: str) -> str:
+        """Don't try this delta again while the server runs, and say so on the trail; returns the text."""
+        self._hopeless[pair] = text
         now = self._clock.now()
         await self._database.write(lambda unit: unit.audit.add(at=now, kind=kind, text=text, actor="releases"))
+        return text
 
     def _ring(self, unit: Unit) -> None:
         """The doorbell, in the same transaction as what it announces."""
@@ -276,10 +325,10 @@ class ReleaseService:
 
 
 def delta_sources(
-    release: ReleaseRecord, releases: Sequence[ReleaseRecord], versions: Mapping[str, int]
+    release: ReleaseRecord, releases: Sequence[ReleaseRecord], images: Mapping[str, int]
 ) -> list[ReleaseRecord]:
-    """Earlier releases that a delta to `release` should start from: those the fleet runs, the most common first, and the
-    one before it."""
+    """Earlier releases that a delta to `release` should start from: those whose image the fleet runs, the most common first,
+    and the one before it. `images`: how many targets run each, by sha256."""
     earlier = [
         other
         for other in releases
@@ -288,8 +337,8 @@ def delta_sources(
         and other.image.sha256 != release.image.sha256
     ]
     before = max(earlier, key=lambda other: other.counter, default=None)
-    useful = [other for other in earlier if versions.get(other.version, 0) or other is before]
-    return sorted(useful, key=lambda other: (-versions.get(other.version, 0), -other.counter))[:MAX_SOURCES]
+    useful = [other for other in earlier if images.get(other.image.sha256, 0) or other is before]
+    return sorted(useful, key=lambda other: (-images.get(other.image.sha256, 0), -other.counter))[:MAX_SOURCES]
 
 
 def _plan(unit: Unit, product: str, version: str) -> tuple[ReleaseRecord, list[ReleaseRecord]]:
@@ -297,7 +346,7 @@ def _plan(unit: Unit, product: str, version: str) -> tuple[ReleaseRecord, list[R
     release = unit.releases.get(product, version)
     if release is None:
         raise NotFoundError(f"There is no release {version} of {product}; `otaria release publish` makes one.")
-    sources = delta_sources(release, unit.releases.list(), unit.fleet.versions())
+    sources = delta_sources(release, unit.releases.list(), unit.fleet.images())
     missing = [one for one in sources if unit.releases.delta(one.image.sha256, release.image.sha256) is None]
     return release, missing
 
@@ -366,4 +415,11 @@ def _record(facts: Manifest, wanted: Mapping[str, TargetFile], now: float) -> Re
         encrypted=_encrypted(facts.encryption_of(image)),
         notes=facts.notes,
         published_at=now,
+        requires=_requirements(facts),
     )
+
+
+def _requirements(facts: Manifest) -> Requirements:
+    if facts.requires is None:
+        return Requirements()
+    return Requirements(min_counter=facts.requires.min_counter, through=tuple(facts.requires.through))

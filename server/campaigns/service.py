@@ -4,10 +4,11 @@ A campaign's id is its name. Its targets are chosen, and dealt into cohorts, onc
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from firmware.errors import RefusedError
 from server.campaigns.engine import Engine
+from server.campaigns.orders import key_of
 from server.campaigns.strategy_file import parse_campaign
 from server.errors import NotFoundError
 from server.planner.cohorts import split
@@ -21,7 +22,6 @@ from server.planner.model import (
     Commanded,
     Explanation,
     Footprint,
-    ReleaseKey,
     Slice,
     Verb,
 )
@@ -44,10 +44,14 @@ SHOWN_HOLDERS = 20
 class CampaignService:
     """Campaigns for people and scripts."""
 
-    def __init__(self, database: Database, clock: Clock, engine: Engine) -> None:
+    def __init__(
+        self, database: Database, clock: Clock, engine: Engine, *, on_started: Callable[[], None] = lambda: None
+    ) -> None:
+        """`on_started` is told when a campaign may need deltas."""
         self._database = database
         self._clock = clock
         self._engine = engine
+        self._on_started = on_started
 
     def parse(self, text: str) -> CampaignSpec:
         """Parse a campaign file (YAML); raises `RefusedError` (`bad-campaign`, `bad-strategy`)."""
@@ -69,6 +73,8 @@ class CampaignService:
         does not allow."""
         await self.view(campaign)
         await self._engine.command(Commanded(campaign=campaign, verb=verb, by=by, reason=reason, at=self._clock.now()))
+        if verb is Verb.START:
+            self._on_started()
         return await self.view(campaign)
 
     async def list(self) -> Sequence[CampaignView]:
@@ -127,7 +133,7 @@ class CampaignService:
             id=spec.name,
             change_id=f"chg-{secrets.token_hex(8)}",
             state=CampaignState.DRAFT,
-            release=_key(release),
+            release=key_of(release),
             strategy=spec.strategy,
             seed=secrets.randbits(SEED_BITS),
             changed_at=self._clock.now(),
@@ -176,14 +182,8 @@ def _firsts(unit: Unit, spec: CampaignSpec, release: ReleaseRecord) -> dict[int,
     }
 
 
-def _key(release: ReleaseRecord) -> ReleaseKey:
-    return ReleaseKey(
-        product=release.product, version=release.version, counter=release.counter, sha256=release.image.sha256
-    )
-
-
 def _same(known: CampaignView, spec: CampaignSpec, release: ReleaseRecord) -> CampaignView:
-    if (known.row.release, known.row.strategy, known.selection) != (_key(release), spec.strategy, spec.selection):
+    if (known.row.release, known.row.strategy, known.selection) != (key_of(release), spec.strategy, spec.selection):
         raise RefusedError(
             "campaign-exists", f"There is another campaign {spec.name} already; give this one a name of its own."
         )

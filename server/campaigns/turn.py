@@ -13,6 +13,7 @@ from firmware.protocol.permit import Ask, Permit, Verdict
 from firmware.protocol.topics import Leaf, of_target
 from firmware.protocol.words import Action
 from server.campaigns.director import Director
+from server.campaigns.legs import plan_legs
 from server.campaigns.orders import holds_old_key, make_order, sign_again
 from server.errors import ConflictError
 from server.planner.model import (
@@ -25,11 +26,13 @@ from server.planner.model import (
     CohortDrained,
     Command,
     Decision,
+    DeltasReady,
     Event,
     Footprint,
     GrantPermit,
     Ordered,
     OrderImpossible,
+    PrepareDeltas,
     Put,
     Recall,
     Recalled,
@@ -41,7 +44,7 @@ from server.planner.model import (
 )
 from server.planner.states import IN_FLIGHT, WAITING
 from server.planner.step import footprint, step
-from server.ports import StoredOrder, Unit
+from server.ports import DeltaNeed, StoredOrder, Unit
 
 PAGE = 100
 """Most assignments that one `Admit` or `Recall` touches in a transaction; the planner asks again by its deadline."""
@@ -114,7 +117,8 @@ class Turn:
         text = f"{cause}; its order was signed anew as {order.counter.n} of epoch {order.counter.epoch}."
         self._audit("order-signed-again", text, order.campaign, target)
         if waits is not None:
-            self.feed(Ordered(campaign=waits.campaign, target=target, order_hash=order.hash, at=self.now))
+            again = Ordered(campaign=waits.campaign, target=target, order_hash=order.hash, at=self.now, via=waits.via)
+            self.feed(again)
 
     def withdraw(self, target: str) -> None:
         """Make a target's current order one to do nothing, signed under the next counter. One that can't be signed any more
@@ -169,6 +173,8 @@ class Turn:
         match command:
             case Admit():
                 self._admit(command)
+            case PrepareDeltas():
+                self._prepare(command)
             case Recall():
                 self._recall(command)
             case SendOrder():
@@ -184,6 +190,17 @@ class Turn:
         self._events.extend(Candidate(campaign=row.campaign, target=row.target, at=self.now) for row in rows)
         if len(rows) < limit:
             self._events.append(CohortDrained(campaign=command.campaign, cohort=command.cohort, at=self.now))
+
+    def _prepare(self, command: PrepareDeltas) -> None:
+        row = self._unit.campaigns.load(Footprint(campaign=command.campaign)).campaign
+        if row is None:
+            raise RefusedError("not-found", f"There is no campaign {command.campaign} to make deltas for.")
+        plan = plan_legs(self._unit, row)
+        self._unit.campaigns.set_legs(row.id, plan.legs)
+        for text in plan.faults:
+            self._audit("no-path", text, row.id, None)
+        if not any(leg.need is DeltaNeed.WANTED for leg in plan.legs):
+            self._events.append(DeltasReady(campaign=row.id, at=self.now))
 
     def _recall(self, command: Recall) -> None:
         for row in self._unit.campaigns.in_states(command.campaign, command.states, PAGE):
@@ -203,13 +220,13 @@ class Turn:
         if campaign is None or target is None:
             raise RefusedError("not-found", f"The order for {command.target} has no campaign or target.")
         try:
-            order = make_order(self._unit, self._director, campaign, target, command.action, self.now)
+            order, via = make_order(self._unit, self._director, campaign, target, command.action, self.now)
         except RefusedError as error:
             self._impossible(command, error)
             return
         self._send(order)
         self._events.append(
-            Ordered(campaign=command.campaign, target=command.target, order_hash=order.hash, at=self.now)
+            Ordered(campaign=command.campaign, target=command.target, order_hash=order.hash, at=self.now, via=via)
         )
 
     def _send(self, order: StoredOrder) -> None:

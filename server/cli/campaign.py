@@ -9,6 +9,7 @@ from typing import IO, Any
 
 import click
 from rich.console import Console
+from rich.filesize import decimal
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -177,7 +178,22 @@ def _picture(view: dict[str, Any]) -> Table:
     out = _cohort_table(view)
     out.title = _sentence(view)
     out.title_justify = "left"
+    out.caption, out.caption_justify = _downloads(view), "left"
     return out
+
+
+def _downloads(view: dict[str, Any]) -> str | None:
+    """How far the deltas are and what they save; None before the campaign is started."""
+    sums = view.get("downloads")
+    if not sums:
+        return None
+    full, expected = decimal(sums["full_bytes"]), decimal(sums["expected_bytes"])
+    needed = sums["made"] + sums["refused"] + sums["wanted"]
+    if not needed:
+        return f"No deltas: {full} to download."
+    waits = "Waiting for deltas: " if view["deltas_until"] is not None else ""
+    refused = f", {sums['refused']} not to be had" if sums["refused"] else ""
+    return f"{waits}{sums['made']} of {needed} deltas made{refused}; {expected} to download instead of {full}."
 
 
 def _sentence(view: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """`otaria delta`: make, apply and inspect deltas by hand, without the server."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -12,14 +12,13 @@ from rich.progress import Progress
 
 from firmware.atomic import atomic_output
 from firmware.delta.apply import apply_delta
-from firmware.delta.format import HEADER_BYTES, DeltaHeader, read_header
+from firmware.delta.format import DEFAULT_LEVEL, HEADER_BYTES, DeltaHeader, read_header
 from firmware.delta.image_file import ImageFile, open_image
-from firmware.delta.make import DEFAULT_LEVEL, make_delta
-from firmware.delta.make import Progress as OnProgress
 from firmware.errors import RefusedError
 from firmware.protocol.words import ReasonKind
 from server.cli.output import emit, json_option
 
+OnProgress = Callable[[int, int], None]
 _EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 _WRITABLE = click.Path(dir_okay=False, path_type=Path)
 
@@ -43,6 +42,8 @@ def make(old: Path, new: Path, output: Path, level: int, as_json: bool) -> None:
 
     Example: otaria delta make gateway-1.img gateway-2.img -o 1-to-2.otd
     """
+    from firmware.delta.make import make_delta  # its numpy takes memory that applying can do without
+
     _check_output(output, old, new)
     with _progress("Making the delta", quiet=as_json) as progress:
         facts = make_delta(old, new, output, level=level, progress=progress)

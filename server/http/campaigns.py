@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 
 from firmware.errors import RefusedError
 from firmware.protocol.words import ReasonKind
+from server.campaigns.savings import savings
 from server.errors import NotFoundError
 from server.http.access import Caller, Need
 from server.http.bodies import path_id, query_count, query_text, read_bytes, read_json
@@ -92,7 +93,8 @@ class CampaignRoutes:
 
 
 def campaign_json(view: CampaignView) -> dict[str, Any]:
-    """A campaign as the API shows it: the row's fields, its name and its cohorts with their counters."""
+    """A campaign as the API shows it: the row's fields, its name, its cohorts with their counters and, for one that was
+    started and is looked at alone, what its targets download."""
     row: dict[str, Any] = msgspec.to_builtins(view.row)
     cohorts: list[dict[str, Any]] = msgspec.to_builtins(list(view.cohorts))
     for cohort in cohorts:
@@ -103,7 +105,16 @@ def campaign_json(view: CampaignView) -> dict[str, Any]:
         "cohorts": cohorts,
         "created_at": view.created_at,
         "created_by": view.created_by,
+        "downloads": _downloads(view) if view.legs else None,
     }
+
+
+def _downloads(view: CampaignView) -> dict[str, Any]:
+    sums = savings(view.legs, min_saving=view.row.strategy.deltas.min_saving)
+    legs: list[dict[str, Any]] = msgspec.to_builtins(list(view.legs))
+    for leg in legs:
+        del leg["campaign"]
+    return {**msgspec.to_builtins(sums), "legs": legs}
 
 
 async def _text(request: web.Request) -> str:

@@ -3,6 +3,8 @@
 Rules
 - One campaign holds a target until it is done with it; another one waits, for its patience in its cohort and then in `late`.
 - A target that runs the release already, is quarantined, or has left the fleet is skipped: it says nothing about the release.
+- Releases that must be passed through are installed one after the other, each with an order, a permit and a commit of its own,
+  by one assignment. A rollback takes the campaign's own release back; who is still on the way stays where it is.
 - A target that comes late goes back into the open cohort when that can't pass with those it has left; otherwise it stays late.
 """
 
@@ -35,7 +37,7 @@ def admit(ledger: Ledger) -> None:
 
 def order(ledger: Ledger, action: Action) -> None:
     """Ask the shell for a signed order; until it answers, reports about the order before are history."""
-    ledger.set_assignment(order_hash=None, heard=False)
+    ledger.set_assignment(order_hash=None, heard=False, via=None)
     if ledger.assignment.state in WAITING:
         ledger.rewake()
     ledger.command(SendOrder(campaign=ledger.campaign.id, target=ledger.target.id, action=action))
@@ -60,6 +62,8 @@ def send_back(ledger: Ledger) -> None:
         text = "The target was shut out of the fleet for ever."
         ledger.move(Move.DECOMMISSION, reason_kind="decommissioned", reason=text)
         ledger.record("skipped", text, target=True)
+    elif ledger.assignment.via is not None:
+        stay(ledger, "The campaign was ended")
     elif target.holder != ledger.campaign.id:
         ledger.move(Move.TAKEN_OVER, reason_kind="superseded", reason=f"Campaign {target.holder} has taken it over.")
     elif not target.rollback_available:
@@ -70,6 +74,31 @@ def send_back(ledger: Ledger) -> None:
         why = {"reason_kind": "rolling-back", "reason": ledger.campaign.reason}
         ledger.move(Move.ROLL_BACK, **why, action=Action.ROLLBACK, attempt=0)
         order(ledger, Action.ROLLBACK)
+
+
+def go_on(ledger: Ledger) -> None:
+    """Order who committed a release on the way, and stayed healthy on it, to the next; not while the campaign is paused, and
+    not any more when it is over."""
+    campaign, runs = ledger.campaign, ledger.assignment.via or ledger.campaign.release
+    if campaign.state in OVER:
+        stay(ledger, "The campaign was ended")
+    elif ledger.target.quarantined:
+        stay(ledger, "The target is quarantined")
+    elif campaign.state is CampaignState.PAUSED:
+        ledger.set_assignment(wake_at=ledger.at + campaign.strategy.retry_s)
+    else:
+        text = f"Healthy on {runs.version}; it goes on to {campaign.release.version}."
+        ledger.move(Move.ONWARD, reason=text, attempt=0, permit_nonce=None, permitted_at=None, committed_at=None)
+        ledger.record("step-done", text, target=True)
+        order(ledger, Action.INSTALL)
+
+
+def stay(ledger: Ledger, cause: str) -> None:
+    """Leave who is on the way on the release that it has come to."""
+    campaign, runs = ledger.campaign, ledger.assignment.via or ledger.campaign.release
+    text = f"{cause}; it stays on {runs.version}, a step on the way to {campaign.release.version}."
+    ledger.move(Move.STAY, reason_kind="withdrawn", reason=text)
+    ledger.record("withdrawn", text, target=True)
 
 
 def move_to_late(ledger: Ledger, reason_kind: str, reason: str) -> None:

@@ -3,6 +3,8 @@
 Rules
 - A verb that the campaign's table doesn't have is refused with what is possible. A campaign whose gate failed can't be resumed:
   its evidence doesn't change by looking away.
+- The first cohort opens when the campaign's deltas are made, and at its deadline at the latest: a delta is a saving, not a
+  condition.
 - Pages end: a candidate leaves `planned` or gets a deadline of its own, a recalled assignment leaves the states it was recalled
   from.
 """
@@ -20,6 +22,7 @@ from server.planner.model import (
     CohortState,
     Commanded,
     Decommissioned,
+    PrepareDeltas,
     Recalled,
     Verb,
 )
@@ -53,6 +56,10 @@ def campaign_due(ledger: Ledger, event: CampaignDue) -> None:
     if campaign.state is CampaignState.SCHEDULED:
         _start(ledger, "the scheduled time came")
         progress.settle(ledger)
+    elif campaign.state is CampaignState.RUNNING and campaign.deltas_until is not None:
+        ledger.record("deltas-late", "Not all of its deltas were made in time; who lacks one takes the full image.")
+        _open_first(ledger)
+        progress.settle(ledger)
     elif campaign.state is CampaignState.RUNNING:
         progress.admit_page(ledger)
     elif campaign.state in OVER:
@@ -64,6 +71,17 @@ def candidate(ledger: Ledger, _event: Candidate) -> None:
     if ledger.known and ledger.assignment.state is AssignmentState.PLANNED:
         admit(ledger)
         progress.settle(ledger)
+
+
+def deltas_ready(ledger: Ledger) -> None:
+    """Nothing is left to wait for: open the first cohort, now or when the campaign is resumed."""
+    if ledger.campaign.deltas_until is None:
+        return
+    if ledger.campaign.state is CampaignState.RUNNING:
+        _open_first(ledger)
+        progress.settle(ledger)
+    else:
+        ledger.set_campaign(deltas_until=None)
 
 
 def drained(ledger: Ledger, event: CohortDrained) -> None:
@@ -105,6 +123,17 @@ def _start(ledger: Ledger, reason: str) -> None:
     state = next_campaign(ledger.campaign.state, Verb.START)
     ledger.set_campaign(state=state, reason_kind="none", reason=reason, changed_at=ledger.at, wake_at=None)
     ledger.record("campaign-started", f"Started: {reason}")
+    deltas = ledger.campaign.strategy.deltas
+    ledger.command(PrepareDeltas(campaign=ledger.campaign.id))
+    if deltas.at_most and deltas.wait_s:
+        until = ledger.at + deltas.wait_s
+        ledger.set_campaign(deltas_until=until, wake_at=until)
+    else:
+        progress.open_cohort(ledger, 0)
+
+
+def _open_first(ledger: Ledger) -> None:
+    ledger.set_campaign(deltas_until=None, wake_at=None)
     progress.open_cohort(ledger, 0)
 
 
@@ -116,5 +145,10 @@ def _resume(ledger: Ledger, reason: str) -> None:
     state = next_campaign(ledger.campaign.state, Verb.RESUME)
     ledger.set_campaign(state=state, reason_kind="none", reason=reason, changed_at=ledger.at)
     ledger.record("campaign-resumed", f"Resumed: {reason}")
-    if ledger.cohorts[ledger.campaign.cohort].state is CohortState.OPEN:
+    until, cohort = ledger.campaign.deltas_until, ledger.cohorts[ledger.campaign.cohort]
+    if until is not None and ledger.at < until:
+        ledger.set_campaign(wake_at=until)
+    elif cohort.state is CohortState.CLOSED:
+        _open_first(ledger)
+    elif cohort.state is CohortState.OPEN:
         progress.admit_page(ledger)

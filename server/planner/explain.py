@@ -5,7 +5,10 @@ Rules
 - `until` is a deadline that is stored, never a guess.
 """
 
-from server.planner import budgets
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from server.planner import budgets, steps
 from server.planner.ask_events import Wait, binding
 from server.planner.ledger import Ledger
 from server.planner.model import (
@@ -50,13 +53,23 @@ def explain(loaded: Slice, now: float) -> Explanation:
         return _waiting(ledger, loaded)
     if assignment.state in IN_FLIGHT:
         text = f"It has a permit and is {assignment.state}. If it isn't committed by the horizon, that counts as a failure."
+        text = f"{text} {steps.why(ledger)}".rstrip()
         return _say(
             ledger, "in-flight", text, "a signed report that it committed or fell back", assignment.permitted_at
         )
-    if assignment.state is AssignmentState.COMMITTED:
-        text = f"Committed; it must stay healthy for {ledger.campaign.strategy.healthy_s:g} s to be verified."
+    return _committed(ledger) if assignment.state is AssignmentState.COMMITTED else _ended(ledger)
+
+
+def _committed(ledger: Ledger) -> Explanation:
+    assignment, campaign = ledger.assignment, ledger.campaign
+    if assignment.via is None:
+        text = f"Committed; it must stay healthy for {campaign.strategy.healthy_s:g} s to be verified."
         return _say(ledger, "healthy", text, "that time passing without a regression", assignment.committed_at)
-    return _ended(ledger)
+    on_it = f"{steps.told(ledger)} It goes on once it has been healthy for {campaign.strategy.healthy_s:g} s"
+    if campaign.state is CampaignState.PAUSED:
+        release_by = "an operator resumes, aborts or rolls back the campaign"
+        return _say(ledger, "paused", f"{on_it} and the campaign is resumed.", release_by, campaign.changed_at)
+    return _say(ledger, "on-the-way", f"{on_it}.", "that time passing without a regression", assignment.committed_at)
 
 
 def _free(ledger: Ledger) -> Explanation:
@@ -84,6 +97,8 @@ def _planned(ledger: Ledger) -> Explanation:
         return _say(ledger, "campaign-over", text, "another campaign that selects it", campaign.changed_at)
     if assignment.reason_kind == "held":
         return _say(ledger, "held", assignment.reason, "that campaign being done with it", assignment.state_since)
+    if campaign.deltas_until is not None:
+        return _waits_for_deltas(ledger)
     if cohort.state is CohortState.CLOSED:
         return _behind(ledger)
     if cohort.state is CohortState.FAILED:
@@ -91,6 +106,14 @@ def _planned(ledger: Ledger) -> Explanation:
         return _say(ledger, "gate", text, "another campaign that selects it", campaign.changed_at)
     text = f"Cohort {cohort.name} is open; the target is being admitted."
     return _say(ledger, "admission", text, "the planner's next page", cohort.opened_at)
+
+
+def _waits_for_deltas(ledger: Ledger) -> Explanation:
+    campaign, until = ledger.campaign, ledger.campaign.deltas_until
+    stamp = datetime.fromtimestamp(until or 0.0, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    text = f"Waiting for deltas until {stamp} UTC at the latest; then the first cohort opens, with those that are made."
+    said = _say(ledger, "deltas", text, "the last delta being made, or that time", campaign.changed_at)
+    return replace(said, until=until)
 
 
 def _behind(ledger: Ledger) -> Explanation:
@@ -106,6 +129,12 @@ def _paused(ledger: Ledger) -> Explanation:
 
 
 def _waiting(ledger: Ledger, loaded: Slice) -> Explanation:
+    said = _waiting_at(ledger, loaded)
+    step = steps.why(ledger)
+    return replace(said, text=f"{said.text} {step}") if step else said
+
+
+def _waiting_at(ledger: Ledger, loaded: Slice) -> Explanation:
     assignment, since = ledger.assignment, ledger.assignment.state_since
     if assignment.order_hash is None:
         return _say(ledger, "signing", "Its order is being signed.", "the order being stored", since)

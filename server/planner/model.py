@@ -114,6 +114,16 @@ class BudgetPolicy:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DeltaPolicy:
+    """How a campaign treats deltas. `wait_s`: for how long its first cohort waits for them. `min_saving`: the share of the full
+    image that a delta must save to be offered. `at_most`: so many are made for it, those that most of its targets need."""
+
+    wait_s: float = 600
+    min_saving: float = 0.2
+    at_most: int = 8
+
+
+@dataclass(frozen=True, kw_only=True)
 class Strategy:
     """Policy as code, validated. Durations in seconds.
 
@@ -138,6 +148,7 @@ class Strategy:
     late_max_failures: int = 1
     on_failure: str = "pause"
     retry_s: int = 30
+    deltas: DeltaPolicy = DeltaPolicy()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +171,8 @@ class CampaignRow:
     seed: int
     cohort: int = 0
     """Index of the cohort that is open (or was last); in a rollback that of `late`, once every waiting order is withdrawn."""
+    deltas_until: float | None = None
+    """Until when the first cohort waits for deltas, at most; None: it waits for none (any more)."""
     reason_kind: str = "none"
     reason: str = ""
     changed_at: float = 0.0
@@ -202,6 +215,8 @@ class AssignmentRow:
     order_hash: str | None = None
     heard: bool = False
     """Whether a signed report about the current order came."""
+    via: ReleaseKey | None = None
+    """The release that the current order installs on the way, when that is not the campaign's own."""
     permit_nonce: str | None = None
     permitted_at: float | None = None
     committed_at: float | None = None
@@ -292,17 +307,27 @@ class CohortDrained:
 
 @dataclass(frozen=True, kw_only=True)
 class Ordered:
-    """The shell signed and stored the order that a `SendOrder` asked for."""
+    """The shell signed and stored the order that a `SendOrder` asked for; `via`, when it installs a release on the way."""
 
     campaign: str
     target: str
     order_hash: str
     at: float
+    via: ReleaseKey | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeltasReady:
+    """The answer to `PrepareDeltas`: each delta of the campaign is made, or never will be."""
+
+    campaign: str
+    at: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class OrderImpossible:
-    """The shell could not make the order (wrong hardware, release withdrawn, …)."""
+    """The shell could not make the order (wrong hardware, release withdrawn, …). `no-path`: from what the target runs, the
+    releases that there are don't lead to the campaign's."""
 
     campaign: str
     target: str
@@ -380,6 +405,7 @@ Event = (
     Commanded
     | Candidate
     | CohortDrained
+    | DeltasReady
     | Ordered
     | OrderImpossible
     | Reported
@@ -451,6 +477,14 @@ class Admit:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PrepareDeltas:
+    """Note what the campaign's targets have to install and make the deltas for it, as many as the strategy says; the shell
+    answers with `DeltasReady` in the same transaction when none is missing, and else when all were tried."""
+
+    campaign: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recall:
     """Feed `Commanded`-like follow-ups to every assignment of the campaign that is in one of `states`, in pages: withdraw
     (signed `nothing`) or roll back (signed `rollback`). The shell feeds each as `Recalled`. Asked for again by the campaign's
@@ -504,7 +538,7 @@ class Record:
     target: str | None = None
 
 
-Command = Admit | Recall | SendOrder | GrantPermit | TellWait | Record
+Command = Admit | PrepareDeltas | Recall | SendOrder | GrantPermit | TellWait | Record
 Change = Put | Delete
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from firmware.errors import RefusedError
 from firmware.protocol.words import ID_PATTERN
 from server.planner.budgets import UNLIMITED
-from server.planner.model import LATE, BudgetPolicy, CohortPolicy, GatePolicy, Strategy
+from server.planner.model import LATE, BudgetPolicy, CohortPolicy, DeltaPolicy, GatePolicy, Strategy
 
 MAX_COHORTS = 32
 MAX_BUDGETS = 16
@@ -25,6 +25,9 @@ MAX_LABEL = 128
 MAX_SECONDS = 366 * 86400
 ON_FAILURE = ("pause", "abort", "rollback")
 GATE_KINDS = ("all", "rate")
+MAX_DELTAS = 64
+LEAST_SAVING = 0.2
+"""A delta that saves less of the full image is not kept at all."""
 
 READY_MADE: Mapping[str, Mapping[str, Any]] = {
     "cautious": {
@@ -63,10 +66,12 @@ READY_MADE: Mapping[str, Mapping[str, Any]] = {
         "healthy": "1m",
         "max_attempts": 2,
         "late_max_failures": 10,
+        "deltas": {"wait": "1m"},
         "on_failure": "pause",
     },
 }
 
+_PERCENT = re.compile(r"([0-9]{1,2}(?:\.[0-9]{1,4})?) ?%")
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(s|m|h|d)")
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _ID = re.compile(ID_PATTERN)
@@ -198,6 +203,26 @@ def _budget(value: object, where: str) -> BudgetPolicy:
     return BudgetPolicy(by=by, limit=_integer(limit, f"{where}.limit", 1, UNLIMITED))
 
 
+def _deltas(value: object, where: str) -> DeltaPolicy:
+    fields = _mapping(value, where)
+    _known(fields, ("wait", "min_saving", "at_most"), where)
+    usual = DeltaPolicy()
+    return DeltaPolicy(
+        wait_s=parse_duration(fields.get("wait", usual.wait_s), f"{where}.wait"),
+        min_saving=_share(fields.get("min_saving", usual.min_saving), f"{where}.min_saving", LEAST_SAVING, 1),
+        at_most=_integer(fields.get("at_most", usual.at_most), f"{where}.at_most", 0, MAX_DELTAS),
+    )
+
+
+def _share(value: object, where: str, least: float, most: float) -> float:
+    """A share from a number (0.2) or a text (`20%`)."""
+    match = _PERCENT.fullmatch(value) if isinstance(value, str) else None
+    share = float(match[1]) / 100 if match else value
+    if isinstance(share, bool) or not isinstance(share, int | float) or not least <= share <= most:
+        raise _bad(where, f"be a share from {least:.0%} to {most:.0%}, such as 25% or 0.25")
+    return float(share)
+
+
 def _consistent(strategy: Strategy) -> Strategy:
     if strategy.horizon_s < strategy.trial_s:
         raise _bad("horizon", "be at least as long as trial, or a good trial boot could be counted as silent")
@@ -275,6 +300,7 @@ _FIELDS: Mapping[str, Callable[[object, str], Any]] = {
     "trial": _whole_seconds,
     "order_ttl": _whole_seconds,
     "retry": _whole_seconds,
+    "deltas": _deltas,
     "max_attempts": lambda value, where: _integer(value, where, 1, 100),
     "late_max_failures": lambda value, where: _integer(value, where, 0, UNLIMITED),
     "on_failure": lambda value, where: _one_of(value, where, ON_FAILURE),

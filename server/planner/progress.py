@@ -166,7 +166,7 @@ def _complete(ledger: Ledger) -> None:
         ledger.set_cohort_state(ledger.late.index, CohortState.PASSED, verdict=GateVerdict.PASS)
     verified, expired = ledger.count(AssignmentState.VERIFIED), ledger.count(AssignmentState.EXPIRED)
     skipped, failed = ledger.count(AssignmentState.SKIPPED), ledger.count(*FAILURES)
-    text = f"Completed: {verified} verified, {skipped} had nothing to do, {failed} failed, {expired} never came."
+    text = f"Completed: {verified} verified, {skipped} skipped, {failed} failed, {expired} never came."
     _turn(ledger, Turn.ALL_DECIDED, "campaign-completed", text)
 
 

@@ -3,15 +3,16 @@
 Rules
 - Any signed report updates what the target runs. Only one about the current order moves the assignment; the reason that any
   other gives (a stale, foreign or equivocal order was refused) is written down for people.
-- `committed` counts only when the target runs the release's image; success is never counted before that.
+- `committed` counts only when the target runs the image that its order installs; success is never counted before that.
+- A failure at a release on the way is the target's failure, and its reason names that release.
 - Whoever runs the release and then shows another image has regressed, whatever the report is about.
 - A word that the table doesn't have, from an agent, is written down and moves nothing.
 """
 
 from firmware.errors import RefusedError
 from firmware.protocol.words import Action, AgentState, ReasonKind
-from server.planner import budgets, progress, states
-from server.planner.admission import admit, count_attempt, move_to_late, order, rejoin, send_back, withdraw
+from server.planner import budgets, progress, states, steps
+from server.planner.admission import admit, count_attempt, go_on, move_to_late, order, rejoin, send_back, withdraw
 from server.planner.ledger import Ledger
 from server.planner.model import (
     AssignmentDue,
@@ -39,17 +40,24 @@ _TOLD = {
 
 def ordered(ledger: Ledger, event: Ordered) -> None:
     """The order exists: from now on reports about it count."""
-    ledger.set_assignment(order_hash=event.order_hash)
+    is_new = ledger.assignment.via != event.via
+    ledger.set_assignment(order_hash=event.order_hash, via=event.via)
     if ledger.assignment.state in WAITING:
         ledger.rewake()
+    if is_new and event.via is not None:
+        ledger.record("step-ordered", steps.why(ledger), target=True)
 
 
 def order_impossible(ledger: Ledger, event: OrderImpossible) -> None:
     """There can be no such order; for a target that waits for it that is a refusal."""
-    if ledger.assignment.state in WAITING:
+    if ledger.assignment.state not in WAITING:
+        return
+    if event.reason_kind == "no-path":
+        ledger.move(Move.NO_PATH, reason_kind=event.reason_kind, reason=event.reason)
+    else:
         ledger.move(Move.ORDER_IMPOSSIBLE, reason_kind=event.reason_kind, reason=event.reason)
-        ledger.record("order-impossible", event.reason, target=True)
-        progress.settle(ledger)
+    ledger.record("order-impossible", event.reason, target=True)
+    progress.settle(ledger)
 
 
 def reported(ledger: Ledger, event: Reported) -> None:
@@ -89,6 +97,8 @@ def assignment_due(ledger: Ledger, event: AssignmentDue) -> None:
         _waited_long(ledger)
     elif assignment.state in IN_FLIGHT:
         _silent(ledger)
+    elif assignment.state is AssignmentState.COMMITTED and assignment.via is not None:
+        go_on(ledger)
     elif assignment.state is AssignmentState.COMMITTED:
         ledger.move(Move.HEALTHY)
         ledger.record("verified", f"Healthy for {ledger.campaign.strategy.healthy_s:g} s: verified.", target=True)
@@ -116,10 +126,10 @@ def _cause(ledger: Ledger, event: Reported) -> str:
     if assignment.state not in _OPEN:
         return word
     if word is AgentState.COMMITTED:
-        runs_release = event.running_sha256 == ledger.campaign.release.sha256
+        runs_it = event.running_sha256 == steps.current(ledger).sha256
         if assignment.action is Action.INSTALL:
-            return word if runs_release else Move.OTHER_IMAGE
-        return Move.OTHER_IMAGE if runs_release or event.running_sha256 is None else Move.WENT_BACK
+            return word if runs_it else Move.OTHER_IMAGE
+        return Move.OTHER_IMAGE if runs_it or event.running_sha256 is None else Move.WENT_BACK
     if word is AgentState.REFUSED and event.reason_kind == ReasonKind.ORDER_EXPIRED:
         return Move.EXPIRE
     if word is AgentState.REFUSED and event.reason_kind in _WITHDRAWN:
@@ -148,14 +158,14 @@ def _follow(ledger: Ledger, event: Reported, cause: str) -> None:
     other = cause == Move.OTHER_IMAGE
     reason_kind = "other-image" if other else event.reason_kind
     reason = _other_image_text(ledger, event) if other else event.reason
+    reason = steps.named(ledger, states.next_assignment(before.state, cause), reason)
     state = ledger.move(cause, reason_kind=reason_kind, reason=reason, **values)
     if unpermitted:
         _count_unpermitted(ledger)
     _account(ledger, event, before.state)
     if state not in WAITING:
-        ledger.record(
-            state.replace("_", "-"), reason or _TOLD.get(state, f"It is {state.replace('_', ' ')}."), target=True
-        )
+        told = steps.told(ledger) or _TOLD.get(state, f"It is {state.replace('_', ' ')}.")
+        ledger.record(state.replace("_", "-"), reason or told, target=True)
 
 
 def _count_unpermitted(ledger: Ledger) -> None:
@@ -185,14 +195,14 @@ def _is_where_it_was(ledger: Ledger, event: Reported) -> bool:
     """Whether a target that failed is up on the image it had before: not the release (install), the release (rollback)."""
     if event.running_sha256 is None or event.state == AgentState.COMMITTED:
         return False
-    runs_release = event.running_sha256 == ledger.campaign.release.sha256
-    return runs_release is (ledger.assignment.action is Action.ROLLBACK)
+    runs_it = event.running_sha256 == steps.current(ledger).sha256
+    return runs_it is (ledger.assignment.action is Action.ROLLBACK)
 
 
 def _look_for_drift(ledger: Ledger, event: Reported) -> None:
-    runs_other = event.running_sha256 not in (None, ledger.campaign.release.sha256)
+    runs_other = event.running_sha256 not in (None, steps.current(ledger).sha256)
     if ledger.assignment.state in CAN_GO_BACK and runs_other:
-        text = _other_image_text(ledger, event)
+        text = steps.named(ledger, AssignmentState.REGRESSED, _other_image_text(ledger, event))
         ledger.move(Move.OTHER_IMAGE, reason_kind="other-image", reason=text)
         ledger.record("regressed", text, target=True)
     regressed = ledger.assignment.state is AssignmentState.REGRESSED
@@ -205,7 +215,7 @@ def _other_image_text(ledger: Ledger, event: Reported) -> str:
     runs = event.running_version or "an unknown version"
     if ledger.assignment.action is Action.ROLLBACK:
         return f"It reports {event.state} and still runs {runs}."
-    return f"It reports {event.state} and runs {runs}, not the image of {ledger.campaign.release.version}."
+    return f"It reports {event.state} and runs {runs}, not the image of {steps.current(ledger).version}."
 
 
 def _waited_long(ledger: Ledger) -> None:
@@ -230,6 +240,7 @@ def _waited_long(ledger: Ledger) -> None:
 
 def _silent(ledger: Ledger) -> None:
     text = f"Silent for {ledger.campaign.strategy.horizon_s:g} s after its permit; that counts as a failure."
+    text = steps.named(ledger, AssignmentState.MISSING, text)
     ledger.move(Move.HORIZON, reason_kind="silent", reason=text)
     budgets.mark(ledger, TokenKind.MISSING)
     ledger.record("missing", text, target=True)

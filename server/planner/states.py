@@ -7,6 +7,7 @@ Rules
 - `missing` is left only by a signed report of how it ended, or by a new permit. Ends are sticky: whatever comes later is history.
 - Whoever is decommissioned while it may be down counts as silent, because nobody will ever know; anywhere else it is skipped.
 - `committed` and `verified` become `regressed` when the target falls back or shows another image.
+- Who committed a release on the way is ordered on once it has stayed healthy; it is `verified` only on the campaign's own.
 """
 
 from collections.abc import Iterable, Mapping
@@ -29,6 +30,9 @@ class Move(StrEnum):
     ADMIT = "admit"
     SKIP = "skip"
     ORDER_IMPOSSIBLE = "order-impossible"
+    NO_PATH = "no-path"
+    ONWARD = "onward"
+    STAY = "stay"
     TELL_WAIT = "tell-wait"
     PERMIT = "permit"
     HORIZON = "horizon"
@@ -96,6 +100,7 @@ def _waiting(state: A) -> Row:
         Move.EXPIRE: A.EXPIRED,
         Move.WITHDRAW: A.CANCELLED,
         Move.ORDER_IMPOSSIBLE: A.REFUSED,
+        Move.NO_PATH: A.SKIPPED,
         Move.OTHER_IMAGE: A.FAILED,
         Move.WENT_BACK: A.ROLLED_BACK,
         Move.DECOMMISSION: A.SKIPPED,
@@ -134,7 +139,12 @@ ASSIGNMENT: Mapping[A, Row] = {
         Move.PERMIT: A.ACTIVATING,
     },
     A.TRIAL: {**_in_flight(A.TRIAL), **_stay(A.TRIAL, _GOING)},
-    A.COMMITTED: {**_running(A.COMMITTED), Move.HEALTHY: A.VERIFIED},
+    A.COMMITTED: {
+        **_running(A.COMMITTED),
+        Move.HEALTHY: A.VERIFIED,
+        Move.ONWARD: A.ORDERED,
+        Move.STAY: A.CANCELLED,
+    },
     A.VERIFIED: _running(A.VERIFIED),
     A.MISSING: {
         **_stay(A.MISSING, (*_BEFORE, *_GOING)),

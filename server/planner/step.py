@@ -12,6 +12,7 @@ from server.planner.model import (
     Commanded,
     Decision,
     Decommissioned,
+    DeltasReady,
     Event,
     Footprint,
     Ordered,
@@ -27,7 +28,7 @@ def footprint(event: Event) -> Footprint:
     match event:
         case Reported() | Asked():
             return Footprint(target=event.target)
-        case Commanded() | CampaignDue() | CohortDrained():
+        case Commanded() | CampaignDue() | CohortDrained() | DeltasReady():
             return Footprint(campaign=event.campaign)
         case _:
             return Footprint(campaign=event.campaign, target=event.target)
@@ -47,12 +48,24 @@ def step(loaded: Slice, event: Event, *, checks: tuple[Check, ...] = CHECKS) -> 
             campaign_events.candidate(ledger, event)
         case CohortDrained():
             campaign_events.drained(ledger, event)
+        case DeltasReady():
+            campaign_events.deltas_ready(ledger)
         case CampaignDue():
             campaign_events.campaign_due(ledger, event)
         case Recalled():
             campaign_events.recalled(ledger, event)
         case Decommissioned():
             campaign_events.decommissioned(ledger, event)
+        case Asked():
+            ask_events.asked(ledger, event, checks)
+        case _:
+            _assignment(ledger, event)
+    return ledger.decision()
+
+
+def _assignment(ledger: Ledger, event: Ordered | OrderImpossible | Reported | AssignmentDue) -> None:
+    """What happens to one target under way."""
+    match event:
         case Ordered():
             report_events.ordered(ledger, event)
         case OrderImpossible():
@@ -61,6 +74,3 @@ def step(loaded: Slice, event: Event, *, checks: tuple[Check, ...] = CHECKS) -> 
             report_events.reported(ledger, event)
         case AssignmentDue():
             report_events.assignment_due(ledger, event)
-        case Asked():
-            ask_events.asked(ledger, event, checks)
-    return ledger.decision()

@@ -1,8 +1,8 @@
 """Campaigns, their cohorts and assignments; slices for the planner, and its decisions by compare-and-set."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 
 from sqlalchemy import Connection, RowMapping, func, insert, select, tuple_
 
@@ -19,8 +19,8 @@ from server.planner.model import (
     TokenRow,
 )
 from server.planner.states import UNDECIDED
-from server.ports import AgentStatus, CampaignView, Page, Selection
-from server.storage import slices
+from server.ports import AgentStatus, CampaignView, DeltaNeed, Leg, Origin, Page, Selection
+from server.storage import legs, slices
 from server.storage.fleet import labelled
 from server.storage.rows import (
     ASSIGNMENT_COLUMNS,
@@ -80,6 +80,30 @@ class SqlCampaigns:
         )
         return self._db.execute(statement).scalars().all()
 
+    def origins(self, campaign_id: str) -> Mapping[Origin, int]:
+        """From where the campaign's targets that are still planned set out, and how many from each."""
+        return legs.origins(self._db, campaign_id)
+
+    def set_legs(self, campaign_id: str, rows: Sequence[Leg]) -> None:
+        """Replace the campaign's legs."""
+        legs.put(self._db, campaign_id, rows)
+
+    def legs(self, campaign_id: str) -> Sequence[Leg]:
+        """The campaign's legs by rank, with the deltas that are there."""
+        return legs.of(self._db, campaign_id)
+
+    def settle_leg(self, leg: Leg, need: DeltaNeed, reason: str = "") -> None:
+        """Note what became of the delta of one leg."""
+        legs.settle(self._db, leg, need, reason)
+
+    def next_leg(self) -> Leg | None:
+        """The next delta to make: the first that is wanted of the oldest campaign that is not over."""
+        return legs.wanted(self._db)
+
+    def awaiting_deltas(self) -> Sequence[str]:
+        """Campaigns that wait for deltas and want none any more."""
+        return legs.awaiting(self._db)
+
     def list(self) -> Sequence[CampaignView]:
         """All campaigns, newest first."""
         rows = self._db.execute(select(CAMPAIGN).order_by(CAMPAIGN.c.created_at.desc(), CAMPAIGN.c.id)).mappings()
@@ -88,7 +112,7 @@ class SqlCampaigns:
     def view(self, campaign_id: str) -> CampaignView | None:
         """One campaign."""
         row = self._db.execute(select(CAMPAIGN).where(CAMPAIGN.c.id == campaign_id)).mappings().first()
-        return None if row is None else self._view(row)
+        return None if row is None else replace(self._view(row), legs=self.legs(campaign_id))
 
     def assignments(
         self,

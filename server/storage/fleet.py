@@ -70,6 +70,12 @@ class SqlFleet:
         statement = select(TARGET.c.running_version, func.count()).group_by(TARGET.c.running_version)
         return {version or UNKNOWN: number for version, number in self._db.execute(statement)}
 
+    def images(self) -> Mapping[str, int]:
+        """Number of targets per sha256 of the running image, where that is known."""
+        known = TARGET.c.running_sha256.is_not(None)
+        statement = select(TARGET.c.running_sha256, func.count().label("number")).where(known)
+        return {row.running_sha256: row.number for row in self._db.execute(statement.group_by(TARGET.c.running_sha256))}
+
     def count(self) -> int:
         """Number of targets."""
         return self._db.execute(select(func.count()).select_from(TARGET)).scalar_one()
@@ -86,10 +92,20 @@ class SqlFleet:
         """Note the progress hint of a target."""
         self._db.execute(update(TARGET).where(TARGET.c.id == target).values(progress=text))
 
-    def note_report(self, target: str, *, at: float, slot: str, previous_version: str | None) -> None:
-        """Note what a stored report says that only people look at; a report ends the progress before it."""
+    def note_report(
+        self,
+        target: str,
+        *,
+        at: float,
+        slot: str,
+        previous_version: str | None,
+        product: str | None = None,
+        counter: int | None = None,
+    ) -> None:
+        """Note what a stored report says that the planner does not look at; a report ends the progress before it."""
         values = {"last_report_at": at, "running_slot": slot, "previous_version": previous_version, "progress": ""}
-        self._db.execute(_UPDATE, {**values, "of_target": target})
+        runs = {"running_product": product, "running_counter": counter}
+        self._db.execute(_UPDATE, {**values, **runs, "of_target": target})
 
     def set_inventory(
         self,

@@ -7,7 +7,15 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 
 from firmware.errors import RefusedError
-from server.ports import DeltaRecord, EncryptedImage, ReleaseRecord, ReleaseState, StoredFile
+from server.ports import (
+    MAX_DELTA_MEMORY,
+    DeltaRecord,
+    EncryptedImage,
+    ReleaseRecord,
+    ReleaseState,
+    Requirements,
+    StoredFile,
+)
 from server.storage.tables import DELTA, RELEASE
 
 
@@ -25,11 +33,17 @@ class SqlReleases:
         known = self.get(release.product, release.version)
         if known is None:
             self._db.execute(insert(RELEASE).values(**_values(release), content_key=content_key))
-        elif replace(known, state=release.state, published_at=release.published_at) != release:
+            return
+        noted = replace(known, state=release.state, published_at=release.published_at)
+        if known.requires is None or release.requires is None:
+            noted = replace(noted, requires=release.requires)
+        if noted != release:
             raise RefusedError(
                 "release-exists",
                 f"{release.product} {release.version} was published with other content; give the new one a new version.",
             )
+        if known.requires is None and release.requires is not None:
+            self.set_requirements(release.product, release.version, release.requires)
 
     def get(self, product: str, version: str) -> ReleaseRecord | None:
         """One release."""
@@ -52,6 +66,11 @@ class SqlReleases:
         which = (RELEASE.c.product == product, RELEASE.c.version == version)
         self._db.execute(update(RELEASE).where(*which).values(state=str(state)))
 
+    def set_requirements(self, product: str, version: str, requires: Requirements) -> None:
+        """Note what its manifest requires."""
+        which = (RELEASE.c.product == product, RELEASE.c.version == version)
+        self._db.execute(update(RELEASE).where(*which).values(requires=asdict(requires)))
+
     def add_delta(self, delta: DeltaRecord) -> None:
         """Store a delta; a newer one between the same images replaces it."""
         which = (DELTA.c.source_sha256 == delta.source_sha256, DELTA.c.target_sha256 == delta.target_sha256)
@@ -64,6 +83,7 @@ class SqlReleases:
                 path=delta.file.path,
                 length=delta.file.length,
                 sha256=delta.file.sha256,
+                memory_bytes=delta.memory_bytes,
                 salt=delta.salt,
             )
         )
@@ -95,6 +115,7 @@ def _values(release: ReleaseRecord) -> dict[str, Any]:
         "state": str(release.state),
         "notes": release.notes,
         "published_at": release.published_at,
+        "requires": None if release.requires is None else asdict(release.requires),
     }
 
 
@@ -110,7 +131,14 @@ def _release(row: RowMapping) -> ReleaseRecord:
         state=ReleaseState(row["state"]),
         notes=row["notes"],
         published_at=row["published_at"],
+        requires=_requirements(row["requires"]),
     )
+
+
+def _requirements(value: dict[str, Any] | None) -> Requirements | None:
+    if value is None:
+        return None
+    return Requirements(min_counter=value["min_counter"], through=tuple(value["through"]))
 
 
 def _encrypted(value: dict[str, Any] | None) -> EncryptedImage | None:
@@ -128,4 +156,5 @@ def _delta(row: RowMapping) -> DeltaRecord:
         source_length=row["source_length"],
         target_sha256=row["target_sha256"],
         salt=row["salt"],
+        memory_bytes=MAX_DELTA_MEMORY if row["memory_bytes"] is None else row["memory_bytes"],
     )

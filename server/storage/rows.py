@@ -53,6 +53,7 @@ def assignment_row(row: RowMapping) -> AssignmentRow:
     values = {name: row[name] for name in AssignmentRow.__dataclass_fields__}
     values["state"] = AssignmentState(values["state"])
     values["action"] = Action(values["action"])
+    values["via"] = None if values["via"] is None else ReleaseKey(**values["via"])
     return AssignmentRow(**values)
 
 
@@ -100,6 +101,8 @@ def values_of(row: Row) -> dict[str, Any]:
     if isinstance(row, CampaignRow):
         plain["release"] = asdict(row.release)
         plain["strategy"] = msgspec.to_builtins(row.strategy)
+    if isinstance(row, AssignmentRow) and row.via is not None:
+        plain["via"] = asdict(row.via)
     if isinstance(row, CohortRow):
         plain["counts"] = {str(state): number for state, number in row.counts.items()}
     return plain

@@ -86,6 +86,7 @@ class ReleaseTable(Stored, table=True):
     state: str
     notes: str
     published_at: float
+    requires: dict[str, Any] | None = Field(sa_type=JSON(none_as_null=True))
 
 
 class DeltaTable(Stored, table=True):
@@ -97,6 +98,7 @@ class DeltaTable(Stored, table=True):
     length: int = Field(sa_type=BigInteger)
     sha256: str
     salt: str | None
+    memory_bytes: int | None = Field(sa_type=BigInteger)
 
 
 class TargetTable(Stored, table=True):
@@ -115,6 +117,8 @@ class TargetTable(Stored, table=True):
     version: int
     last_campaign: str | None
     running_slot: str | None
+    running_product: str | None
+    running_counter: int | None = Field(sa_type=BigInteger)
     previous_version: str | None
     last_report_at: float | None
     presence: bool
@@ -147,6 +151,7 @@ class CampaignTable(Stored, table=True):
     selection: dict[str, Any] = Field(sa_type=JSON)
     seed: int = Field(sa_type=BigInteger)
     cohort: int
+    deltas_until: float | None
     reason_kind: str
     reason: str
     changed_at: float
@@ -183,6 +188,7 @@ class AssignmentTable(Stored, table=True):
     attempt: int
     order_hash: str | None
     heard: bool
+    via: dict[str, Any] | None = Field(sa_type=JSON(none_as_null=True))
     permit_nonce: str | None
     permitted_at: float | None
     committed_at: float | None
@@ -195,6 +201,22 @@ class AssignmentTable(Stored, table=True):
         Index(None, "campaign", "cohort", "rank", "target"),
         Index(None, "campaign", "state", "cohort", "rank"),
     )
+
+
+class LegTable(Stored, table=True):
+    __tablename__ = "campaign_leg"
+    campaign: str = Field(primary_key=True, foreign_key="campaign.id")
+    rank: int = Field(primary_key=True)
+    source_sha256: str
+    source_version: str
+    target_sha256: str
+    target_version: str
+    image_bytes: int = Field(sa_type=BigInteger)
+    targets: int
+    capable: int
+    need: str
+    reason: str
+    __table_args__ = (Index(None, "need", "campaign", "rank"),)
 
 
 class GroupTable(Stored, table=True):
@@ -297,6 +319,7 @@ TARGET_LABEL = _table("target_label")
 CAMPAIGN = _table("campaign")
 COHORT = _table("cohort")
 ASSIGNMENT = _table("assignment")
+LEG = _table("campaign_leg")
 GROUP = _table("budget_group")
 TOKEN = _table("token")
 JOURNAL = _table("journal")

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
+from server.campaigns.savings import savings
 from server.errors import DeniedError, NotFoundError
 from server.http.access import Need
 from server.http.bodies import path_id, query_text
@@ -139,6 +140,7 @@ class Pages:
             pictures=_pictures(view, rows),
             stuck=held(await self._explained(stuck[:STUCK_SHOWN])),
             over=view.row.state in OVER,
+            sums=savings(view.legs, min_saving=view.row.strategy.deltas.min_saving) if view.legs else None,
             stuck_more=max(0, len(stuck) - STUCK_SHOWN),
             timeline=gathered(timeline),
             verbs=verbs_for(view.row.state) if session.caller.may(Need.OPERATE) else (),

@@ -47,6 +47,7 @@ class Templates:
         self._environment.globals.update(
             campaign_sentence=wording.campaign_sentence,
             cohort_sentence=wording.cohort_sentence,
+            savings_sentence=wording.savings_sentence,
             tones=wording.TONES,
             campaign_tone=wording.campaign_tone,
             verb_words=wording.VERB_WORDS,

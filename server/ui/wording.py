@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from server.campaigns.savings import Savings
 from server.planner.model import AssignmentState as A
 from server.planner.model import CampaignRow, CampaignState, CohortRow, CohortState, Verb
 
@@ -127,6 +128,10 @@ def campaign_sentence(row: CampaignRow, cohorts: Sequence[CohortRow]) -> str:
     if row.state is CampaignState.DRAFT:
         total = sum(cohort.size for cohort in cohorts)
         return f"A draft for {plural(total, 'target')}; nothing happens until somebody starts it."
+    if row.state is CampaignState.RUNNING and row.deltas_until is not None:
+        return (
+            f"Waiting for deltas, until {clock_time(row.deltas_until)} UTC at the latest; then the first cohort opens."
+        )
     if row.state in (CampaignState.RUNNING, CampaignState.WATCHING):
         open_now = next((cohort for cohort in cohorts if cohort.state is CohortState.OPEN), None)
         return cohort_sentence(open_now) if open_now else "Every cohort is decided; late arrivals are still taken in."
@@ -134,6 +139,16 @@ def campaign_sentence(row: CampaignRow, cohorts: Sequence[CohortRow]) -> str:
         return f"Completed: {plural(_verified(cohorts), 'target')} verified on {row.release.version}."
     text = row.reason or "No reason was given"
     return f"{spoken(row.state).capitalize()}: {text.rstrip('.')}."
+
+
+def savings_sentence(sums: Savings) -> str:
+    """What deltas save a campaign, as far as they are made."""
+    if not sums.needed:
+        return f"No deltas: {size(sums.full_bytes)} to download."
+    made = f"{sums.made} of {plural(sums.needed, 'delta')} made"
+    if sums.refused:
+        made += f", {sums.refused} not to be had"
+    return f"{made}: {size(sums.expected_bytes)} to download instead of {size(sums.full_bytes)}."
 
 
 def cohort_sentence(cohort: CohortRow, *, named: bool = True, over: bool = False) -> str:

@@ -14,6 +14,8 @@ HOMES = {
     "amqtt": ("server/transport/",),
     "paho": ("device_agent/transport/", "simulator/hostile.py"),
     "bsdiff4": ("firmware/delta/", "bench/"),
+    "hdiffpatch": ("firmware/delta/match.py", "bench/"),
+    "numpy": ("firmware/delta/",),
 }
 WRITES = frozenset(
     {"write_bytes", "write_text", "rename", "touch", "rmtree", "fsync", "pwrite", "ftruncate", "truncate"}

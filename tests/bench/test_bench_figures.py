@@ -3,7 +3,7 @@
 import pytest
 
 from bench.measure import in_turns
-from bench.result import Skipped, against_limit, against_peer
+from bench.result import Point, Skipped, against_limit, against_peer
 from bench.table import BEGIN, END, between_markers, figure, table
 
 
@@ -52,6 +52,18 @@ def test_the_table_has_a_row_for_each_figure_and_a_line_for_what_was_skipped() -
     assert lines[2] == "| `delta.make.size` | 178 KiB | bsdiff4 | 175 | **1.02** | 1.02 … 1.02 of 1 | lower |"
     assert lines[3:] == ["", "- `ingest.reports` was skipped. Mosquitto is missing."]
     assert {line.count("|") for line in lines[:3]} == {8}
+
+
+def test_the_ways_to_do_one_thing_have_a_table_of_their_own() -> None:
+    result = against_peer("x", "s", "lower", [1.0], "them", [4.0])
+    point = Point(name="delta.make", way="level 3", size=4.59, unit="MiB", seconds=9.5, peak_mib=210.4)
+    lines = table([point, result]).splitlines()
+    assert lines[3:] == [
+        "",
+        "| way | size | seconds | peak MiB |",
+        "|---|--:|--:|--:|",
+        "| `delta.make` level 3 | 4.59 MiB | 9.5 | 210 |",
+    ]
 
 
 def test_only_what_is_between_the_markers_changes() -> None:

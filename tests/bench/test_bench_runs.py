@@ -28,7 +28,7 @@ def test_a_quick_partial_run_says_its_figures_and_leaves_the_published_ones_alon
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found == json.loads((tmp_path / "results.json").read_text())
-    assert set(found) == {"python", "cpus", "quick", "results", "skipped"}
+    assert set(found) == {"python", "cpus", "quick", "results", "points", "skipped"}
     assert found["quick"] is True
     (result,) = found["results"]
     assert set(result) >= {"name", "value", "unit", "peer", "peer_value", "ratio", "rounds", "better"}

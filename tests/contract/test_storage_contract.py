@@ -37,10 +37,14 @@ from server.ports import (
     AgentStatus,
     ApiToken,
     ClaimToken,
+    DeltaNeed,
     DeltaRecord,
     EncryptedImage,
+    Leg,
+    Origin,
     ReleaseRecord,
     ReleaseState,
+    Requirements,
     Role,
     Selection,
     SeqVerdict,
@@ -245,6 +249,26 @@ class TestReleases:
         assert caught.value.kind == "release-exists"
         assert await database.read(lambda unit: unit.releases.list()) == [stored]
 
+    async def test_what_a_release_requires_is_kept_and_learnt_later(self, database: SqlDatabase) -> None:
+        asks = Requirements(min_counter=1, through=(1, 3))
+        await database.write(lambda unit: unit.releases.add(RELEASE))
+        await database.write(lambda unit: unit.releases.add(replace(RELEASE, requires=asks)))
+        assert await database.read(lambda unit: unit.releases.get("lamp", "2")) == replace(RELEASE, requires=asks)
+        await database.write(lambda unit: unit.releases.add(RELEASE))
+        with pytest.raises(RefusedError):
+            await database.write(lambda unit: unit.releases.add(replace(RELEASE, requires=Requirements())))
+        await database.write(lambda unit: unit.releases.set_requirements("lamp", "2", Requirements()))
+        stored = await database.read(lambda unit: unit.releases.get("lamp", "2"))
+        assert stored == replace(RELEASE, requires=Requirements())
+
+    async def test_the_memory_of_a_delta_is_kept(self, database: SqlDatabase) -> None:
+        file = StoredFile(path="deltas/a-b.otd", length=3, sha256="d" * 64)
+        delta = DeltaRecord(
+            file=file, source_sha256="a" * 64, source_length=7, target_sha256="b" * 64, memory_bytes=1 << 20
+        )
+        await database.write(lambda unit: unit.releases.add_delta(delta))
+        assert await database.read(lambda unit: unit.releases.deltas()) == [delta]
+
     async def test_an_encrypted_release_keeps_its_key_apart(self, database: SqlDatabase) -> None:
         file = StoredFile(path="releases/lamp/2/image.enc", length=99, sha256="c" * 64)
         release = replace(RELEASE, encrypted=EncryptedImage(file=file, salt="d" * 64, key_check="e" * 64))
@@ -286,7 +310,7 @@ class TestFleet:
             enrol(unit, "x1", hardware="hw-2", site="paris")
             loaded = unit.campaigns.load(Footprint(campaign="spring", target="t2"))
             assert loaded.target is not None
-            held = replace(loaded.target, holder="spring", running_version="7")
+            held = replace(loaded.target, holder="spring", running_version="7", running_sha256="7" * 64)
             unit.campaigns.commit(Decision(changes=(Put(row=held),)))
 
         await database.write(work)
@@ -314,6 +338,7 @@ class TestFleet:
             ("label.site", "%"): [],
         }
         assert await database.read(lambda unit: unit.fleet.versions()) == {"7": 1, "unknown": 3}
+        assert await database.read(lambda unit: unit.fleet.images()) == {"7" * 64: 1}
         with pytest.raises(RefusedError) as caught:
             await database.read(lambda unit: unit.fleet.page(query={"id; drop": "x"}))
         assert caught.value.kind == "unknown-filter"
@@ -353,6 +378,97 @@ class TestFleet:
         assert target is not None
         assert (target.progress, target.last_report_at) == ("", 8.0)
         assert (target.running_slot, target.previous_version) == ("B", "1")
+        assert (target.running_product, target.running_counter) == (None, None)
+        await database.write(
+            lambda unit: unit.fleet.note_report(
+                "t1", at=9.0, slot="B", previous_version="1", product="lamp", counter=(1 << 53) - 1
+            )
+        )
+        target = await database.read(lambda unit: unit.fleet.target("t1"))
+        assert target is not None
+        assert (target.running_product, target.running_counter) == ("lamp", (1 << 53) - 1)
+
+
+class TestLegs:
+    LEG = Leg(
+        campaign="spring",
+        rank=0,
+        source_sha256="1" * 64,
+        source_version="1",
+        target_sha256="a" * 64,
+        target_version="2",
+        image_bytes=1 << 40,
+        targets=3,
+        capable=2,
+        need=DeltaNeed.WANTED,
+    )
+
+    @pytest.fixture
+    async def started(self, database: SqlDatabase) -> SqlDatabase:
+        def work(unit: Unit) -> None:
+            plan(unit)
+            row = unit.campaigns.load(Footprint(campaign="spring")).campaign
+            assert row is not None
+            running = replace(row, state=CampaignState.RUNNING, deltas_until=9.0)
+            unit.campaigns.commit(Decision(changes=(Put(row=running),)))
+
+        await database.write(work)
+        return database
+
+    async def test_they_come_by_rank_with_the_deltas_that_are_there(self, started: SqlDatabase) -> None:
+        later = replace(self.LEG, rank=1, source_sha256="3" * 64, need=DeltaNeed.LEFT_OUT, reason="Nobody can.")
+        await started.write(lambda unit: unit.campaigns.set_legs("spring", [later, self.LEG]))
+        assert await started.read(lambda unit: unit.campaigns.legs("spring")) == (self.LEG, later)
+        file = StoredFile(path="deltas/1-2.otd", length=77, sha256="d" * 64)
+        delta = DeltaRecord(file=file, source_sha256="1" * 64, source_length=7, target_sha256="a" * 64)
+        await started.write(lambda unit: unit.releases.add_delta(delta))
+        view = await started.read(lambda unit: unit.campaigns.view("spring"))
+        assert view is not None
+        assert view.legs == (replace(self.LEG, delta_bytes=77), later)
+        await started.write(lambda unit: unit.campaigns.set_legs("spring", [later]))
+        assert await started.read(lambda unit: unit.campaigns.legs("spring")) == (later,)
+
+    async def test_what_is_wanted_next_and_who_waits_for_nothing_more(self, started: SqlDatabase) -> None:
+        second = replace(self.LEG, rank=1, source_sha256="3" * 64)
+        await started.write(lambda unit: unit.campaigns.set_legs("spring", [self.LEG, second]))
+        for expected in (self.LEG, second):
+            assert await started.read(lambda unit: unit.campaigns.next_leg()) == expected
+            assert await started.read(lambda unit: unit.campaigns.awaiting_deltas()) == []
+            await started.write(lambda unit, leg=expected: unit.campaigns.settle_leg(leg, DeltaNeed.REFUSED, "No."))  # type: ignore[misc]
+        assert await started.read(lambda unit: unit.campaigns.next_leg()) is None
+        assert await started.read(lambda unit: unit.campaigns.awaiting_deltas()) == ["spring"]
+        legs = await started.read(lambda unit: unit.campaigns.legs("spring"))
+        assert [(leg.need, leg.reason) for leg in legs] == [(DeltaNeed.REFUSED, "No.")] * 2
+
+    @pytest.mark.parametrize("state", [CampaignState.ABORTED, CampaignState.DRAFT, CampaignState.ROLLING_BACK])
+    async def test_a_campaign_that_is_not_going_wants_nothing(self, started: SqlDatabase, state: CampaignState) -> None:
+        def work(unit: Unit) -> None:
+            unit.campaigns.set_legs("spring", [self.LEG])
+            row = unit.campaigns.load(Footprint(campaign="spring")).campaign
+            assert row is not None
+            unit.campaigns.commit(Decision(changes=(Put(row=replace(row, state=state)),)))
+
+        await started.write(work)
+        assert await started.read(lambda unit: unit.campaigns.next_leg()) is None
+        assert await started.read(lambda unit: unit.campaigns.awaiting_deltas()) == []
+
+    async def test_origins_count_the_planned_targets_that_are_alike(self, started: SqlDatabase) -> None:
+        def work(unit: Unit) -> None:
+            for name, version in (("t1", "7"), ("t2", "7")):
+                loaded = unit.campaigns.load(Footprint(campaign="spring", target=name))
+                assert loaded.target is not None
+                runs = replace(loaded.target, running_version=version, running_sha256=version * 64)
+                unit.campaigns.commit(Decision(changes=(Put(row=runs),)))
+                unit.fleet.note_report(name, at=1.0, slot="A", previous_version=None, product="lamp", counter=7)
+            unit.fleet.set_inventory("t1", labels={}, capabilities=["b", "a"])
+            unit.fleet.set_inventory("t2", labels={}, capabilities=["a", "b"])
+            enrol(unit, "t4")
+            unit.campaigns.add_assignments([assignment("t4", 9, state=AssignmentState.SKIPPED)])
+
+        await started.write(work)
+        known = Origin(hardware="hw-1", sha256="7" * 64, product="lamp", counter=7, capabilities=("a", "b"))
+        unknown = Origin(hardware="hw-1", sha256=None, product=None, counter=None, capabilities=())
+        assert await started.read(lambda unit: unit.campaigns.origins("spring")) == {known: 2, unknown: 1}
 
 
 class TestCampaigns:
@@ -395,6 +511,33 @@ class TestCampaigns:
         assert await eligible(site="berlin", floor="2") == ["t1", "t3"]
         assert await eligible() == ["t1", "t3", "t4"]
         assert await eligible(site="berlin", floor="3") == []
+
+    async def test_a_step_on_the_way_comes_back_as_it_went_in(self, database: SqlDatabase) -> None:
+        via = ReleaseKey(product="lamp", version="1.5", counter=1, sha256="5" * 64)
+
+        def work(unit: Unit) -> None:
+            plan(unit)
+            loaded = unit.campaigns.load(Footprint(campaign="spring", target="t1"))
+            assert loaded.assignment is not None
+            assert loaded.campaign is not None
+            put = (Put(row=replace(loaded.assignment, via=via)), Put(row=replace(loaded.campaign, deltas_until=4.5)))
+            unit.campaigns.commit(Decision(changes=put))
+
+        await database.write(work)
+        loaded = await database.read(lambda unit: unit.campaigns.load(Footprint(campaign="spring", target="t1")))
+        assert loaded.assignment is not None
+        assert loaded.campaign is not None
+        assert (loaded.assignment.via, loaded.campaign.deltas_until) == (via, 4.5)
+
+        def over(unit: Unit) -> None:
+            row = unit.campaigns.load(Footprint(campaign="spring", target="t1")).assignment
+            assert row is not None
+            unit.campaigns.commit(Decision(changes=(Put(row=replace(row, via=None)),)))
+
+        await database.write(over)
+        loaded = await database.read(lambda unit: unit.campaigns.load(Footprint(campaign="spring", target="t1")))
+        assert loaded.assignment is not None
+        assert loaded.assignment.via is None
 
     async def test_assignments_page_by_cohort_and_rank(self, database: SqlDatabase) -> None:
         await database.write(plan)

@@ -23,7 +23,7 @@ PATIENCE_S = 30.0
 PAYLOAD_BYTES = 4 << 20
 GOOD = (HealthCheck(kind="http", url="http://127.0.0.1:{port}/health", timeout_s=5.0, tries=20),)
 SLOW = (*GOOD, HealthCheck(kind="command", argv=["sleep", "3"], timeout_s=20.0, tries=1))
-FACTORY, FULL, SLOW_TRIAL, SIBLING = "1.0.0", "2.0.0", "2.1.0", "2.2.0"
+FACTORY, FULL, SLOW_TRIAL, SIBLING, FAR = "1.0.0", "2.0.0", "2.1.0", "2.2.0", "3.0.0"
 PROGRAMS = Path(__file__).parents[2] / "simulator" / "programs"
 INTERVALS = """
 [intervals]
@@ -49,6 +49,7 @@ strategy:
   healthy: 1s
   retry: 1s
   on_failure: pause
+  deltas: {wait: %(wait)s, at_most: %(deltas)d}
 """
 
 
@@ -113,11 +114,11 @@ class Bench:
 
         return agent_status(self.board.agent_directory)
 
-    def start(self, version: str, *, patience: str = "60s", suffix: str = "") -> str:
-        """Start a campaign for this board alone."""
+    def start(self, version: str, *, patience: str = "60s", suffix: str = "", wait: str = "0s", deltas: int = 0) -> str:
+        """Start a campaign for this board alone, which makes so many deltas and waits so long for them."""
         name = f"{self.name}-{version.replace('.', '-')}{suffix}"
         text = f"name: {name}\nproduct: {PRODUCT}\nversion: {version}\nselection: {{labels: {{rig: {self.name}}}}}\n"
-        return self.rig.lab.apply_campaign(text + STRATEGY % {"patience": patience})
+        return self.rig.lab.apply_campaign(text + STRATEGY % {"patience": patience, "wait": wait, "deltas": deltas})
 
     def command(self, campaign: str, verb: str) -> None:
         """Pause, resume or abort."""
@@ -165,6 +166,19 @@ class Bench:
         records = self.rig.lab.rest.get(f"/audit?target={self.target}&limit=500")["audit"]
         return "\n".join(f"{record['kind']}: {record['text']}" for record in records)
 
+    def slots(self) -> tuple[str, str]:
+        """Which release's image each slot file starts with, byte for byte: the one that runs, and the other."""
+        return self._image_in(self.active_slot()), self._image_in(self.other_slot())
+
+    def _image_in(self, slot: Path) -> str:
+        with slot.open("rb") as file:
+            for version in (FACTORY, FULL, SLOW_TRIAL, SIBLING, FAR):
+                image = (self.rig.lab.directory / f"{version}.img").read_bytes()
+                file.seek(0)
+                if file.read(len(image)) == image:
+                    return version
+        return "none of them"
+
     def assert_verified_once(self, campaign: str) -> None:
         """It ended verified, was counted once, and has nothing left to say."""
         self.wait(lambda: self.counts(campaign) == {"verified": 1}, "verified and counted once")
@@ -192,7 +206,9 @@ def publish_all(lab: Lab) -> None:
         (FULL, "bz2", "gateway-2.0.0.py", GOOD),
         (SLOW_TRIAL, "lzma", "gateway-2.0.0.py", SLOW),
         (SIBLING, "lzma", "gateway-1.0.0.py", GOOD),
+        (FAR, "lzma", "gateway-2.0.0.py", GOOD),
     )
+    through = {FAR: (4,)}
     for counter, (version, packer, program, health) in enumerate(releases, start=1):
         path = lab.directory / f"{version}.img"
         build_slot_image(
@@ -203,12 +219,16 @@ def publish_all(lab: Lab) -> None:
             program=(PROGRAMS / program).read_bytes(),
             payload=[("data.bin", payload_of(packer))],
         )
-        lab.publish(Firmware(version=version, counter=counter, path=path, health=health))
+        firmware = Firmware(
+            version=version, counter=counter, path=path, health=health, through=through.get(version, ())
+        )
+        lab.publish(firmware)
 
 
 @cache
 def payload_of(packer: str) -> bytes:
-    """Packed files of Python's own library: real content, packed differently so that no delta is worth it but 2.1 -> 2.2."""
+    """Packed files of Python's own library: real content, packed differently so that no delta is worth it but those from 2.1
+    to 2.2 and from there to 3.0."""
     pack = {"zlib": zlib.compress, "bz2": bz2.compress, "lzma": partial(lzma.compress, preset=0)}[packer]
     packed, size = [], 0
     for module in sorted(Path(sysconfig.get_paths()["stdlib"]).rglob("*.py")):

@@ -8,7 +8,7 @@ import pytest
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, Timestamp
 
-from tests.e2e.rig import FACTORY, FULL, SIBLING, SLOW_TRIAL, Bench, Rig, flip
+from tests.e2e.rig import FACTORY, FULL, SIBLING, SLOW_TRIAL, Rig, flip
 
 MIDDLE = 3 << 20
 
@@ -94,7 +94,7 @@ def test_a_byte_flipped_in_the_staged_slot_is_found_before_activation(rig: Rig) 
     bench.wait(lambda: bench.view["presence"], "back")
     bench.command(campaign, "resume")
     bench.assert_verified_once(campaign)
-    assert image_in(bench.active_slot(), bench) == FULL
+    assert bench.slots()[0] == FULL
 
 
 def test_a_byte_flipped_in_the_active_slot_makes_the_delta_useless_but_not_the_update(rig: Rig) -> None:
@@ -107,7 +107,7 @@ def test_a_byte_flipped_in_the_active_slot_makes_the_delta_useless_but_not_the_u
     second = bench.start(SIBLING)
     bench.assert_verified_once(second)
     assert bench.link.received - before > 3 << 20, "the full image was not used"
-    assert image_in(bench.active_slot(), bench) == SIBLING
+    assert bench.slots()[0] == SIBLING
 
 
 def test_an_intact_source_uses_the_delta(rig: Rig) -> None:
@@ -119,14 +119,3 @@ def test_an_intact_source_uses_the_delta(rig: Rig) -> None:
     second = bench.start(SIBLING)
     bench.assert_verified_once(second)
     assert bench.link.received - before < 1 << 20, "the delta was not used"
-
-
-def image_in(slot: Path, bench: Bench) -> str:
-    """Which release's image the slot file starts with, byte for byte."""
-    with slot.open("rb") as file:
-        for version in (FACTORY, FULL, SLOW_TRIAL, SIBLING):
-            image = (bench.rig.lab.directory / f"{version}.img").read_bytes()
-            file.seek(0)
-            if file.read(len(image)) == image:
-                return version
-    return "none of them"

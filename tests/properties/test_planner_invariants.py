@@ -22,6 +22,7 @@ from server.planner.model import (
     CohortPolicy,
     CohortState,
     Decision,
+    DeltaPolicy,
     Event,
     GatePolicy,
     GrantPermit,
@@ -42,6 +43,7 @@ from tests.server.planner.playbook import (
     ORDER_TTL_S,
     OTHER,
     PATIENCE_S,
+    STEP,
     Board,
     strategy,
 )
@@ -75,17 +77,26 @@ strategies = st.builds(
     max_attempts=st.integers(1, 2),
     late_max_failures=st.integers(0, 2),
     on_failure=st.sampled_from(["pause", "abort", "rollback"]),
+    deltas=st.builds(DeltaPolicy, wait_s=st.sampled_from([0, 5, HORIZON_S]), at_most=st.integers(0, 1)),
 )
 targets = st.sampled_from(TARGETS)
-images = st.sampled_from([OLD, NEW, OTHER])
+images = st.sampled_from([OLD, NEW, STEP, OTHER])
 
 
 class PlannerMachine(RuleBasedStateMachine):
     """Two campaigns over overlapping targets that share sites and racks."""
 
-    @initialize(first=strategies, second=strategies, page=st.sampled_from([1, 2, 50]), worked=st.integers(0, 5))
-    def make(self, first: object, second: object, page: int, worked: int) -> None:
+    @initialize(
+        first=strategies,
+        second=strategies,
+        page=st.sampled_from([1, 2, 50]),
+        worked=st.integers(0, 5),
+        through=st.booleans(),
+    )
+    def make(self, first: object, second: object, page: int, worked: int, through: bool) -> None:
         self.board = Board(page=page)
+        self.board.through = through
+        self.board.pathless = {TARGETS[6]}
         self.attempts: Counter[tuple[str, int]] = Counter()
         self.hashes: list[str] = []
         self.board.observers.append(self.check_decision)
@@ -159,10 +170,16 @@ class PlannerMachine(RuleBasedStateMachine):
         row = self.board.target(name)
         self.board.rows["target", name] = replace(row, quarantined=quarantined, version=row.version + 1)
 
-    @rule(pages=st.booleans(), recalls=st.booleans(), orders=st.booleans())
-    def crash(self, pages: bool, recalls: bool, orders: bool) -> None:
+    @rule(pages=st.booleans(), recalls=st.booleans(), orders=st.booleans(), deltas=st.booleans())
+    def crash(self, pages: bool, recalls: bool, orders: bool, deltas: bool = False) -> None:
         """Until time passes some commands are lost, as when the server dies between its commit and the next step."""
         self.board.loses_pages, self.board.loses_recalls, self.board.loses_orders = pages, recalls, orders
+        self.board.makes_deltas = not deltas
+
+    @rule(campaign=st.sampled_from(CAMPAIGNS))
+    def deltas_are_made(self, campaign: str) -> None:
+        """Sooner or later, or twice."""
+        self.board.deltas_ready(campaign)
 
     # What must hold, decision by decision
 
@@ -246,6 +263,22 @@ class PlannerMachine(RuleBasedStateMachine):
                 assert row.wake_at is None
 
     @invariant()
+    def nobody_is_verified_on_a_step(self) -> None:
+        for row in self.board.assignments():
+            assert row.state is not A.VERIFIED or row.via is None
+            assert row.action is Action.INSTALL or row.via is None
+
+    @invariant()
+    def a_cohort_waits_for_deltas_only_while_there_is_a_deadline(self) -> None:
+        for name in CAMPAIGNS:
+            campaign, first = self.board.campaign(name), self.board.cohorts(name)[0]
+            if campaign.state is C.RUNNING and first.state is CohortState.CLOSED:
+                assert campaign.deltas_until is not None
+                assert campaign.wake_at == campaign.deltas_until
+            if first.state is not CohortState.CLOSED:
+                assert campaign.deltas_until is None
+
+    @invariant()
     def one_campaign_holds_a_target(self) -> None:
         busy = [row for row in self.board.assignments() if row.state in UNDECIDED and row.state is not A.PLANNED]
         for row in busy:
@@ -266,7 +299,8 @@ class PlannerMachine(RuleBasedStateMachine):
             said = self.board.explain(row.target, row.campaign)
             assert said.text.endswith(".")
             assert said.release_by
-            assert said.until == row.wake_at
+            waits_for_deltas = said.kind == "deltas"
+            assert said.until == (self.board.campaign(row.campaign).deltas_until if waits_for_deltas else row.wake_at)
 
     # Odds and ends
 
@@ -276,8 +310,8 @@ class PlannerMachine(RuleBasedStateMachine):
 
     def one_step(self, row: AssignmentRow, *, good: bool) -> None:
         """The next thing an honest device does."""
-        old = OLD if row.action is Action.INSTALL else NEW
-        new = NEW if row.action is Action.INSTALL else OLD
+        old = self.board.target(row.target).running_sha256 if row.action is Action.INSTALL else NEW
+        new = (row.via.sha256 if row.via else NEW) if row.action is Action.INSTALL else OLD
         match row.state:
             case A.ORDERED:
                 self.board.report(row.target, "downloading")

@@ -23,6 +23,7 @@ from firmware.protocol.words import Action, AgentState
 from server.campaigns.director import Director
 from server.campaigns.engine import Engine
 from server.campaigns.ingest import Ingest
+from server.campaigns.preparation import Preparation
 from server.campaigns.publisher import Publisher
 from server.campaigns.release_keys import ReleaseKeys
 from server.campaigns.service import CampaignService
@@ -34,6 +35,7 @@ from server.ports import (
     DeltaRecord,
     EncryptedImage,
     ReleaseRecord,
+    Requirements,
     StoredFile,
     Unit,
 )
@@ -148,6 +150,7 @@ class Device:
     stale: int = 0
     activations: int = 0
     boot: str = field(default_factory=lambda: secrets.token_hex(8))
+    capabilities: tuple[str, ...] = ("delta-otd1",)
     encryption_key: EncryptionKey | None = None
 
     def hear(self, topic: str, payload: bytes) -> None:
@@ -249,6 +252,7 @@ class Device:
                 slot="A",
                 product=PRODUCT,
                 version=self.version,
+                release_counter=int(self.version),
                 sha256=sha(self.version),
                 previous_version=self.previous,
                 rollback_available=self.previous is not None,
@@ -276,7 +280,7 @@ class Device:
             hardware=HARDWARE,
             agent_version="1",
             labels=labels,
-            capabilities=["delta-otd1"],
+            capabilities=list(self.capabilities),
             encryption_key=self.encryption_key,
         )
         self.report(AgentState.IDLE, inventory=inventory, order_hash=None)
@@ -320,6 +324,33 @@ class CountingDatabase:
         await self.inner.close()
 
 
+@dataclass
+class PaperMaker:
+    """Implements `preparation.DeltaMaker`: records deltas of `length` bytes (None: refuses), and what it was asked for."""
+
+    database: CountingDatabase
+    length: int | None = None
+    error: Exception | None = None
+    asked: list[tuple[str, str]] = field(default_factory=list)
+
+    async def make_delta(self, source: ReleaseRecord, release: ReleaseRecord) -> str:
+        self.asked.append((source.version, release.version))
+        if self.error is not None:
+            raise self.error
+        length = self.length
+        if length is None:
+            return f"No delta from {source.version} to {release.version} is made here."
+        file = StoredFile(path=f"deltas/{source.version}-{release.version}.otd", length=length, sha256="d" * 64)
+        record = DeltaRecord(
+            file=file,
+            source_sha256=source.image.sha256,
+            source_length=source.image.length,
+            target_sha256=release.image.sha256,
+        )
+        await self.database.write(lambda unit: unit.releases.add_delta(record))
+        return ""
+
+
 class Stage:
     """A server on a database file, its broker and its fleet. `boot` starts a new life of the server on the same file."""
 
@@ -329,6 +360,7 @@ class Stage:
         self.broker = FakeBroker()
         self.waiting: list[tuple[str, bytes, bool]] = []
         self.lives: list[CountingDatabase] = []
+        self.prepares = True
         self.boot()
 
     def boot(self, *, epoch: int = 1) -> None:
@@ -340,6 +372,8 @@ class Stage:
         self.ingest = Ingest(self.database, self.clock, director, on_stored=self.stored.set)
         self.engine = Engine(self.database, self.clock, director)
         self.publisher = Publisher(self.database, self.clock, self.broker)
+        self.maker = PaperMaker(self.database)
+        self.preparation = Preparation(database=self.database, maker=self.maker, engine=self.engine, clock=self.clock)
         self.service = CampaignService(self.database, self.clock, self.engine)
         self.waiting.clear()
 
@@ -386,6 +420,23 @@ class Stage:
 
         await self.database.inner.write(work)
 
+    async def publish(self, *releases: tuple[str, int], through: dict[str, tuple[int, ...]] | None = None) -> None:
+        """Releases by version and counter; `through`: what a version says must be passed."""
+        records = [
+            replace(release(*one), requires=Requirements(through=(through or {}).get(one[0], ()))) for one in releases
+        ]
+
+        def work(unit: Unit) -> None:
+            for record in records:
+                unit.releases.add(record)
+
+        await self.database.inner.write(work)
+
+    async def add_delta(self, source: str, target: str, length: int) -> None:
+        file = StoredFile(path=f"deltas/{source}-{target}.otd", length=length, sha256="d" * 64)
+        record = DeltaRecord(file=file, source_sha256=sha(source), source_length=5, target_sha256=sha(target))
+        await self.database.inner.write(lambda unit: unit.releases.add_delta(record))
+
     async def start(self, text: str = CAMPAIGN) -> None:
         view = await self.service.create(self.service.parse(text), by="ann")
         if view.row.state is CampaignState.DRAFT:
@@ -402,6 +453,9 @@ class Stage:
                 await self.ingest.on_message(*message)
             await self.ingest.settle()
             await self.engine.settle()
+            if self.prepares:
+                await self.preparation.settle()
+                await self.engine.settle()
             sent = 0
             if self.broker.connected:
                 with contextlib.suppress(UnavailableError):

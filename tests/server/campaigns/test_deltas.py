@@ -126,7 +126,7 @@ async def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
     new = bytearray(old)
     for at in range(100_000, len(new), 8 << 20):
         new[at : at + 2000 : 3] = noise(667, at)
-    facts = await DeltaFactory(DeltaLimits(memory_bytes=256 << 20)).make(*images(tmp_path, old, bytes(new)))
+    facts = await DeltaFactory(DeltaLimits(memory_bytes=320 << 20)).make(*images(tmp_path, old, bytes(new)))
     assert facts is not None
     assert facts.length < 64 << 10
 

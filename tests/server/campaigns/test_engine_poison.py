@@ -111,6 +111,7 @@ async def test_the_loop_wakes_for_messages_and_for_deadlines(stage: Any) -> None
         view = await stage.database.read(lambda unit: unit.fleet.target("t1"))
         assert view.running_version == "1"
         await stage.start()
+        await stage.preparation.settle()
         done.clear()
         stage.clock.time += 10_000.0  # its patience: nobody sends anything
         stage.engine.wake()

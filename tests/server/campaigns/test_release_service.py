@@ -8,16 +8,20 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from sqlalchemy import update
 
 from firmware.catalogue.publish import Repository
+from firmware.delta.format import HEADER_BYTES, read_header
 from firmware.errors import OtariaError, UnavailableError
-from firmware.manifest import Image, Manifest, describe, encode_manifest
+from firmware.manifest import Image, Manifest, Requires, describe, encode_manifest
 from firmware.protocol.topics import CATALOGUE
 from server.artifacts import ArtifactStore
 from server.campaigns.deltas import DeltaFactory
 from server.campaigns.releases import ReleaseService, delta_sources
 from server.cli import run
+from server.ports import ReleaseRecord, Requirements
 from server.storage.database import SqlDatabase
+from server.storage.tables import RELEASE
 from tests.people_side import NOW, SetClock, release
 
 PROGRAM = b"".join(hashlib.sha256(str(n).encode()).digest() for n in range(20_000))
@@ -34,7 +38,9 @@ class Bench:
     workshop: Repository
     rings: list[int]
 
-    def build(self, version: str, counter: int, data: bytes, *, stored: bool = True) -> tuple[bytes, bytes]:
+    def build(
+        self, version: str, counter: int, data: bytes, *, stored: bool = True, requires: Requires | None = None
+    ) -> tuple[bytes, bytes]:
         """A signed release of these bytes: manifest and product metadata."""
         hasher = describe([data])
         image = Image(
@@ -44,7 +50,14 @@ class Bench:
             windows=hasher.windows,
         )
         manifest = encode_manifest(
-            Manifest(product="gateway", version=version, counter=counter, hardware=["r1"], images=[image])
+            Manifest(
+                product="gateway",
+                version=version,
+                counter=counter,
+                hardware=["r1"],
+                images=[image],
+                requires=requires,
+            )
         )
         if stored:
             self.artifacts.add([data])
@@ -215,10 +228,67 @@ async def test_a_delta_that_the_catalogue_has_and_the_database_forgot_is_taken_u
     assert bench.online.timestamp().version == version
 
 
+async def test_what_a_manifest_requires_is_in_the_record(bench: Bench) -> None:
+    await bench.publish("1.0", bench.build("1.0", 1, PROGRAM))
+    asks = Requires(min_counter=1, through=[1])
+    await bench.publish("1.1", bench.build("1.1", 2, PROGRAM + b"!", requires=asks))
+    records = await bench.database.read(lambda unit: unit.releases.list())
+    assert [record.requires for record in records] == [Requirements(), Requirements(min_counter=1, through=(1,))]
+
+
+async def test_what_older_records_lack_is_read_from_their_manifests(bench: Bench) -> None:
+    await bench.publish("1.1", bench.build("1.1", 2, PROGRAM, requires=Requires(through=[1])))
+    forget = update(RELEASE).values(requires=None)
+    await bench.database.write(lambda unit: unit.releases._db.execute(forget))
+    running = asyncio.create_task(bench.service.run())
+    for _ in range(1000):
+        if (await _record(bench, "1.1")).requires is not None:
+            break
+        await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert (await _record(bench, "1.1")).requires == Requirements(through=(1,))
+
+
+async def _record(bench: Bench, version: str) -> ReleaseRecord:
+    record = await bench.database.read(lambda unit: unit.releases.get("gateway", version))
+    assert record is not None
+    return record
+
+
+async def test_a_delta_is_made_once_and_says_what_memory_it_asks_for(bench: Bench) -> None:
+    await bench.publish("1.0", bench.build("1.0", 1, PROGRAM))
+    await bench.publish("1.1", bench.build("1.1", 2, PROGRAM + b"changed"))
+    old, new = await _record(bench, "1.0"), await _record(bench, "1.1")
+    assert await bench.service.make_delta(old, new) == ""
+    version = bench.online.timestamp().version
+    assert await bench.service.make_delta(old, new) == ""
+    assert bench.online.timestamp().version == version
+    (delta,) = await bench.database.read(lambda unit: unit.releases.deltas())
+    header = read_header(bench.artifacts.find(delta.file.sha256).read_bytes()[:HEADER_BYTES])
+    assert delta.memory_bytes == 1 << header.window_log
+
+
+async def test_of_a_damaged_image_no_delta_is_made_until_it_is_whole_again(bench: Bench) -> None:
+    await bench.publish("1.0", bench.build("1.0", 1, PROGRAM))
+    await bench.publish("1.1", bench.build("1.1", 2, PROGRAM + b"changed"))
+    old, new = await _record(bench, "1.0"), await _record(bench, "1.1")
+    stored = bench.artifacts.find(old.image.sha256)
+    stored.chmod(0o600)
+    stored.write_bytes(PROGRAM[:-1] + b"?")
+    assert "damaged" in await bench.service.make_delta(old, new)
+    assert await bench.database.read(lambda unit: unit.releases.deltas()) == []
+    stored.unlink()
+    assert await bench.service.make_delta(old, new) == "The image of 1.0 is not here."
+    bench.artifacts.add([PROGRAM])
+    assert await bench.service.make_delta(old, new) == ""
+
+
 def test_deltas_start_from_what_the_fleet_runs_and_from_the_release_before() -> None:
     releases = [release(f"1.{number}", number) for number in range(5)]
     foreign = replace(release("1.1", 1), product="other")
-    sources = delta_sources(releases[3], [*releases, foreign], {"1.0": 50, "1.4": 9, "1.1": 60})
+    runs = {releases[0].image.sha256: 50, releases[4].image.sha256: 9, releases[1].image.sha256: 60}
+    sources = delta_sources(releases[3], [*releases, foreign], runs)
     assert [(one.product, one.version) for one in sources] == [
         ("gateway", "1.1"),
         ("gateway", "1.0"),

@@ -12,11 +12,17 @@ import pytest
 from server.planner.model import CampaignState
 
 DEVICES = ("t0", "t1", "t2")
+THROUGH = """
+name: spring
+product: lamp
+version: "3"
+strategy: {name: quick, cohorts: [{name: all}], trial: 60s, healthy: 10s}
+"""
 WORKERS = 3
 """The transactions are dealt out to so many tests, so that they may run side by side."""
 
 
-async def campaign(stage: Any, died: type[BaseException]) -> int:
+async def campaign(stage: Any, died: type[BaseException], *text: str) -> int:
     """A whole campaign, started again wherever the server dies; returns how often it died."""
     deaths = 0
 
@@ -31,7 +37,7 @@ async def campaign(stage: Any, died: type[BaseException]) -> int:
                 stage.boot()
 
     await survive(stage.settle)
-    await survive(stage.start)
+    await survive(lambda: stage.start(*text))
     await survive(lambda: stage.live(lambda view: view.row.state is CampaignState.COMPLETED))
     await survive(lambda: settled(stage))
     return deaths
@@ -108,6 +114,33 @@ async def test_killed_at_any_transaction_nothing_is_lost_or_doubled(
         await check(stage)
         await stage.close()
     assert tried >= 6
+
+
+@pytest.mark.parametrize("after_commit", [False, True], ids=["before", "after"])
+async def test_killed_at_any_transaction_a_target_on_the_way_arrives_once(
+    new_stage: Callable[[], Any], died: type[BaseException], after_commit: bool
+) -> None:
+    """1 -> 2 -> 3, deltas made for both: each installed once, whichever transaction the server died at."""
+    tried = 0
+    for at in range(1, 1000, 2):
+        stage = new_stage()
+        (device,) = await stage.enrol("t0")
+        await stage.publish(("1", 1), ("2", 2), ("3", 3), through={"3": (2,)})
+        stage.database.die_at, stage.database.after_commit = at, after_commit
+        deaths = await campaign(stage, died, THROUGH)
+        assert (device.version, device.previous, device.activations) == ("3", "2", 2)
+        assert [order.release.version for order in device.orders] == ["2", "3"]
+        assert await stage.states() == {"t0": "verified"}
+        await stage.check_books()
+        kinds = await stage.audit_kinds()
+        once = ("campaign-started", "step-ordered", "step-done", "verified", "campaign-completed")
+        assert [kinds.count(kind) for kind in once] == [1] * len(once)
+        assert kinds.count("permit-granted") == 2
+        await stage.close()
+        if not deaths:
+            break
+        tried += 1
+    assert tried >= 12
 
 
 async def test_killed_again_and_again_it_still_ends(stage: Any, died: type[BaseException]) -> None:

@@ -129,6 +129,17 @@ def test_wrong_use_is_exit_code_2_with_a_sentence(capsys: pytest.CaptureFixture[
     assert names() == ["new", "old", "patch"]
 
 
+def test_applying_takes_less_than_48_megabytes_with_all_that_is_imported() -> None:
+    program = """if True:
+        from pathlib import Path
+        from server.cli import run
+        assert run(["delta", "apply", "old", "patch", "-o", "made"]) == 0
+        print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, timeout=60, text=True)
+    assert int(done.stdout.split()[-1]) * 1024 < 48_000_000
+
+
 @pytest.mark.parametrize("command", [[], ["make"], ["apply"], ["inspect"]])
 def test_help_has_an_example(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
     assert run(["delta", *command, "--help"]) == 0

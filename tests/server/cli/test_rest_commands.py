@@ -11,7 +11,7 @@ from server.cli import run
 from server.cli.output import emit, table
 from server.planner.model import Verb
 from server.ports import Role
-from tests.people_side import CAMPAIGN, RELEASE_KEY, PeopleSide
+from tests.people_side import CAMPAIGN, RELEASE_KEY, PeopleSide, run_first_release
 
 Words = tuple[int, str, str]
 
@@ -68,6 +68,15 @@ async def test_a_campaign_from_file_to_abort(otaria: Shell) -> None:
     assert "canary" in out
     assert (await otaria.json("campaign", "abort", "spring"))["state"] == "aborted"
     assert "aborted" in (await otaria("campaign", "list"))[1]
+
+
+async def test_a_started_campaign_shows_what_its_deltas_save(otaria: Shell, people: PeopleSide) -> None:
+    await run_first_release(people, 4)
+    await otaria("campaign", "apply", "-f", str(otaria.directory / "spring.yaml"))
+    assert "download" not in (await otaria("campaign", "show", "spring"))[1]
+    await otaria("campaign", "start", "spring")
+    out = " ".join((await otaria("campaign", "show", "spring"))[1].split())
+    assert "1 of 1 deltas made; 37.7 MB to download instead of 100.7 MB." in out
 
 
 async def test_explaining_says_what_binds_a_target_and_what_would_change_that(otaria: Shell) -> None:

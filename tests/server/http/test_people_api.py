@@ -10,7 +10,7 @@ import pytest
 from server.http.changes import Changes
 from server.http.routes import API
 from server.ports import EncryptedImage, Role, StoredFile
-from tests.people_side import CAMPAIGN, RELEASE_KEY, PeopleSide, add_device, release
+from tests.people_side import CAMPAIGN, RELEASE_KEY, PeopleSide, add_device, release, run_first_release
 
 
 async def _get(people: PeopleSide, path: str) -> dict:
@@ -59,6 +59,22 @@ async def test_a_campaign_is_made_started_paused_and_aborted_with_reasons_on_the
     assert {row["campaign"] for row in rows} == {"spring"}
     trail = [record["text"] for record in (await _get(people, "/audit?campaign=spring"))["audit"]]
     assert any("an alarm" in text for text in trail)
+
+
+async def test_a_started_campaign_says_what_its_targets_download(people: PeopleSide) -> None:
+    await run_first_release(people, 4)
+    made = await _post(people, "/campaigns", CAMPAIGN, 201)
+    assert made["downloads"] is None
+    shown = (await _post(people, "/campaigns/spring/start"))["downloads"]
+    legs = [(leg["source_version"], leg["targets"], leg["need"], leg["delta_bytes"]) for leg in shown.pop("legs")]
+    assert legs == [("1.0.0", 4, "made", 1 << 20), ("", 2, "left_out", None)]
+    assert shown == {
+        "made": 1,
+        "refused": 0,
+        "wanted": 0,
+        "full_bytes": 6 * (16 << 20),
+        "expected_bytes": 4 * (1 << 20) + 2 * (16 << 20),
+    }
 
 
 async def test_a_verb_its_state_does_not_allow_is_refused_and_changes_nothing(people: PeopleSide) -> None:

@@ -30,6 +30,7 @@ from server.planner.model import (
     Commanded,
     Decision,
     Delete,
+    DeltasReady,
     Event,
     Explanation,
     Footprint,
@@ -38,6 +39,7 @@ from server.planner.model import (
     GroupRow,
     Ordered,
     OrderImpossible,
+    PrepareDeltas,
     Recall,
     Recalled,
     Record,
@@ -57,9 +59,12 @@ from server.planner.step import footprint, step
 
 OLD = "1" * 64
 NEW = "2" * 64
+STEP = "5" * 64
 OTHER = "9" * 64
-VERSIONS = {OLD: "1.0", NEW: "2.0", OTHER: "0.9"}
+VERSIONS = {OLD: "1.0", NEW: "2.0", STEP: "1.5", OTHER: "0.9"}
 RELEASE = ReleaseKey(product="cam", version="2.0", counter=2, sha256=NEW)
+ON_THE_WAY = ReleaseKey(product="cam", version="1.5", counter=1, sha256=STEP)
+"""What `Board.through` puts between OLD and NEW."""
 CANARY_THEN_REST = (
     CohortPolicy(name="canary", count=2, gate=GatePolicy(min_verified=2)),
     CohortPolicy(name="rest"),
@@ -111,6 +116,9 @@ class Board:
         self.log: list[tuple[Slice, Event, Decision]] = []
         self.observers: list[Callable[[Slice, Event, Decision], None]] = []
         self.impossible: set[str] = set()
+        self.pathless: set[str] = set()
+        self.through = False
+        self.makes_deltas = True
         self.loses_pages = False
         self.loses_recalls = False
         self.loses_orders = False
@@ -255,6 +263,8 @@ class Board:
         match command:
             case Admit() if not self.loses_pages:
                 self._admit(command)
+            case PrepareDeltas() if self.makes_deltas:
+                self.deltas_ready(command.campaign)
             case Recall() if not self.loses_recalls:
                 self._recall(command)
             case SendOrder() if not self.loses_orders:
@@ -283,13 +293,21 @@ class Board:
             assert self.state(row.target, command.campaign) not in command.states, "a page that makes no progress"
 
     def _sign(self, command: SendOrder) -> None:
-        if command.target in self.impossible:
+        if command.target in self.impossible | self.pathless:
             why = {"reason_kind": "wrong-hardware", "reason": "The release does not fit this hardware."}
+            if command.target in self.pathless:
+                why = {"reason_kind": "no-path", "reason": "2.0 asks for 1.5 first, which was withdrawn."}
             self.feed(OrderImpossible(campaign=command.campaign, target=command.target, at=self.now, **why))
             return
         self._orders += 1
         digest = f"{self._orders:064x}"
-        self.feed(Ordered(campaign=command.campaign, target=command.target, order_hash=digest, at=self.now))
+        is_far = command.action is Action.INSTALL and self.target(command.target).running_sha256 == OLD
+        via = ON_THE_WAY if self.through and is_far else None
+        self.feed(Ordered(campaign=command.campaign, target=command.target, order_hash=digest, at=self.now, via=via))
+
+    def deltas_ready(self, campaign: str = "c") -> None:
+        """The last delta is made, or never will be."""
+        self.feed(DeltasReady(campaign=campaign, at=self.now))
 
     # What people, targets and time do
 
@@ -369,11 +387,12 @@ class Board:
             self.report(target, "activating")
 
     def commit(self, *targets: str) -> None:
-        """From wherever it is: activate, boot the new slot on trial, commit."""
+        """From wherever it is: activate, boot the new slot on trial, commit what was ordered."""
         for target in targets:
             self.activate(target)
-            self.report(target, "trial", runs=NEW)
-            self.report(target, "committed", runs=NEW)
+            via = self.assignment(target, self.target(target).holder or "").via
+            self.report(target, "trial", runs=via.sha256 if via else NEW)
+            self.report(target, "committed", runs=via.sha256 if via else NEW)
 
     def verify(self, *targets: str) -> None:
         self.commit(*targets)
@@ -388,9 +407,17 @@ class Board:
         return Counter(row.state for row in self.assignments(campaign))
 
 
-def fleet(count: int = 6, plan: Strategy | None = None, *, groups: Iterable[str] = (), **options: object) -> Board:
-    """A board with targets t0… and campaign `c` over all of them, started."""
+def fleet(
+    count: int = 6,
+    plan: Strategy | None = None,
+    *,
+    groups: Iterable[str] = (),
+    through: bool = False,
+    **options: object,
+) -> Board:
+    """A board with targets t0… and campaign `c` over all of them, started; `through`: 1.0 has to pass 1.5."""
     board = Board(**options)
+    board.through = through
     names = [f"t{index}" for index in range(count)]
     for name in names:
         board.add_target(name, groups=groups)

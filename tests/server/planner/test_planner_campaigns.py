@@ -464,8 +464,8 @@ def test_start_asks_for_the_first_cohort_only() -> None:
     board = Board()
     board.add_target("a")
     board.add_campaign("c", ["a"])
-    said = board.tell(Verb.START)
-    assert [command for command in said if isinstance(command, Admit)] == [Admit(campaign="c", cohort=0, limit=500)]
+    board.tell(Verb.START)
+    assert [one for one in board.said if isinstance(one, Admit)] == [Admit(campaign="c", cohort=0, limit=500)]
     _, _, decision = board.log[0]
     assert all(isinstance(change, Put) for change in decision.changes)
 

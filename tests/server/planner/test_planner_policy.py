@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firmware.errors import RefusedError
-from server.planner.model import BudgetPolicy, CohortPolicy, GatePolicy, Strategy
+from server.planner.model import BudgetPolicy, CohortPolicy, DeltaPolicy, GatePolicy, Strategy
 from server.planner.policy import READY_MADE, parse_duration, parse_strategy
 
 REST = {"name": "rest"}
@@ -66,6 +66,15 @@ def test_what_is_left_out_has_the_models_default() -> None:
     assert parsed == Strategy(name="mine", cohorts=parsed.cohorts)
 
 
+def test_deltas_are_as_the_strategy_says_and_have_sensible_defaults() -> None:
+    assert parse_strategy(given_with()).deltas == DeltaPolicy(wait_s=600, min_saving=0.2, at_most=8)
+    given = {"wait": "2m", "min_saving": "35%", "at_most": 3}
+    assert parse_strategy(given_with(deltas=given)).deltas == DeltaPolicy(wait_s=120, min_saving=0.35, at_most=3)
+    assert parse_strategy(given_with(deltas={"min_saving": 0.5, "wait": 0})).deltas == DeltaPolicy(
+        wait_s=0, min_saving=0.5
+    )
+
+
 @pytest.mark.parametrize("name", sorted(READY_MADE))
 def test_ready_made_strategies_parse_by_name_and_are_called_so(name: str) -> None:
     assert parse_strategy(name).name == name
@@ -85,6 +94,14 @@ def test_a_strategy_can_extend_a_ready_made_one() -> None:
         ("cautios", "the nearest is cautious"),
         ({"extends": "nope", "name": "x"}, "extends must be one of cautious, standard, emergency"),
         ({}, "cohorts must be given"),
+        (given_with(deltas="no"), "deltas must be a mapping"),
+        (given_with(deltas={"waits": "1m"}), "deltas.waits is no key of a strategy; the nearest is wait"),
+        (given_with(deltas={"wait": "soon"}), "deltas.wait must be a number of seconds"),
+        (given_with(deltas={"min_saving": "10%"}), "deltas.min_saving must be a share from 20% to 100%"),
+        (given_with(deltas={"min_saving": "120%"}), "deltas.min_saving must be a share"),
+        (given_with(deltas={"min_saving": True}), "deltas.min_saving must be a share"),
+        (given_with(deltas={"min_saving": float("nan")}), "deltas.min_saving must be a share"),
+        (given_with(deltas={"at_most": 65}), "deltas.at_most must be a whole number from 0 to 64"),
         (given_with(name="Up!"), "name must be a name of lower-case"),
         (given_with(cohorts=[]), "cohorts must be a list of 1 to 32"),
         (given_with(cohorts=[REST] * 33), "cohorts must be a list of 1 to 32"),

@@ -12,7 +12,8 @@ from sqlalchemy import Engine, text
 
 from firmware.errors import RefusedError, UnavailableError
 from server.errors import ConflictError
-from server.ports import AgentRecord, AgentStatus, ReleaseRecord, StoredFile, Unit
+from server.planner.model import DeltaPolicy
+from server.ports import MAX_DELTA_MEMORY, AgentRecord, AgentStatus, Unit
 from server.storage import SqlDatabase
 from server.storage.engines import make_engine, parse_url
 from server.storage.identities import SqlIdentities
@@ -70,23 +71,51 @@ def test_the_hot_queries_use_an_index_and_sort_nothing(engine: Engine, query: st
     assert "TEMP B-TREE" not in plan
 
 
-async def test_a_database_from_before_encryption_keeps_what_it_has(tmp_path: Path) -> None:
-    path, file = tmp_path / "otaria.db", StoredFile(path="releases/lamp/2/x", length=1, sha256="a" * 64)
-    release = ReleaseRecord(product="lamp", version="2", counter=2, hardware=("hw",), manifest=file, image=file)
-    database = SqlDatabase.open(f"sqlite:///{path}")
-    await database.write(lambda unit: unit.releases.add(release))
+async def test_rows_of_the_first_version_go_on_as_they_are(tmp_path: Path) -> None:
+    made = make_engine(parse_url(f"sqlite:///{tmp_path}/old.db"), writer=True, size=1)
+    with made.begin() as connection:
+        command.upgrade(_config(connection), "0001")
+        for line in OLD_ROWS:
+            connection.execute(text(line))
+    made.dispose()
+    database = SqlDatabase.open(f"sqlite:///{tmp_path}/old.db")
+    release, key, delta, target, view, row = await database.read(
+        lambda unit: (
+            unit.releases.get("lamp", "2"),
+            unit.releases.content_key("lamp", "2"),
+            unit.releases.delta("1", "2"),
+            unit.fleet.target("t1"),
+            unit.campaigns.view("spring"),
+            unit.campaigns.assignments("spring").rows[0],
+        )
+    )
     await database.close()
-    with sqlite3.connect(path) as raw:
-        later = ("agent.evicting", "target.endpoint", "target.services_cas")
-        raw.execute("DROP TABLE certificate")
-        for column in (*later, "release.encrypted", "release.content_key", "delta.salt", "target.encryption_key"):
-            raw.execute("ALTER TABLE {} DROP COLUMN {}".format(*column.split(".")))
-        raw.execute("UPDATE alembic_version SET version_num = '0001'")
-    raw.close()
-    database = SqlDatabase.open(f"sqlite:///{path}")
-    assert await database.read(lambda unit: unit.releases.list()) == [release]
-    assert await database.read(lambda unit: unit.releases.content_key("lamp", "2")) is None
-    await database.close()
+    assert release is not None
+    assert (release.requires, release.encrypted, key) == (None, None, None)
+    assert delta is not None
+    assert (delta.memory_bytes, delta.salt) == (MAX_DELTA_MEMORY, None)
+    assert target is not None
+    assert (target.running_version, target.running_counter) == ("1", None)
+    assert view is not None
+    assert (view.row.deltas_until, view.row.strategy.deltas, view.legs) == (None, DeltaPolicy(), ())
+    assert (row.state, row.via) == ("trial", None)
+
+
+OLD_ROWS = (
+    "INSERT INTO release VALUES ('lamp', '2', 2, '[\"hw\"]', 'm.json', 9, 'e', 'r.img', 9, '2', 'active', '', 1.0)",
+    "INSERT INTO delta VALUES ('1', '2', 9, 'd.otd', 3, 'd')",
+    "INSERT INTO agent VALUES ('t1', 'active', 'k', '{}', '1', 1.0, '')",
+    "INSERT INTO target (id, agent, hardware, running_version, rollback_available, settled, version, presence, progress,"
+    " capabilities) VALUES ('t1', 't1', 'hw', '1', 0, 0, 1, 0, '', '[]')",
+    "INSERT INTO campaign (id, name, change_id, state, release, strategy, selection, seed, cohort, reason_kind, reason,"
+    " changed_at, version, created_at, created_by) VALUES ('spring', 'spring', 'c', 'running',"
+    ' json(\'{"product": "lamp", "version": "2", "counter": 2, "sha256": "2"}\'),'
+    ' json(\'{"name": "s", "cohorts": [{"name": "all"}]}\'), json(\'{"labels": {}}\'), 1, 0,'
+    " 'none', '', 1.0, 1, 1.0, 'ann')",
+    "INSERT INTO assignment (campaign, target, cohort, rank, state, action, attempt, heard, state_since, reason_kind,"
+    " reason, version) VALUES ('spring', 't1', 0, 0, 'trial', 'install', 1, 1, 1.0, 'none', '', 1)",
+)
+"""As the first version of the tables held them."""
 
 
 async def test_a_database_of_a_later_version_is_refused_and_left_alone(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from yarl import URL
 from server.planner.model import AssignmentState, Decision, Put, Verb
 from server.ports import Role
 from server.ui.sessions import COOKIE
-from tests.people_side import CAMPAIGN, PeopleSide, add_device, release
+from tests.people_side import CAMPAIGN, PeopleSide, add_device, release, run_first_release
 
 PAGES = ("/", "/fleet", "/fleet/gw-1", "/releases", "/trail", "/campaigns/spring")
 HOSTILE = "<script>alert('x')</script>\"&"
@@ -154,6 +154,30 @@ async def test_the_live_stream_follows_writes(people: PeopleSide) -> None:
     await people.sign_in()
     async with people.client.get("/live") as stream:
         assert (await stream.content.readuntil(b"\n\n")).startswith(b"event: changed")
+
+
+async def test_a_campaign_page_says_what_deltas_save_and_where_none_is(people: PeopleSide) -> None:
+    await run_first_release(people, 4)
+    await _campaign(people)
+    await people.sign_in()
+    assert "Downloads" not in await _text(people, "/campaigns/spring")
+    await people.desk.command("spring", Verb.START, by="mara", reason="")
+    text = await _text(people, "/campaigns/spring")
+    assert "1 of 1 delta made: 36.0 MiB to download instead of 96.0 MiB." in text
+    assert "No release has the image that these targets run." in text
+
+
+async def test_a_campaign_page_says_until_when_it_waits_for_deltas(people: PeopleSide) -> None:
+    await run_first_release(people, 4)
+    forget = "DELETE FROM delta"
+    await people.database.write(lambda unit: unit.releases._db.exec_driver_sql(forget))
+    await _campaign(people)
+    await people.sign_in()
+    await people.desk.command("spring", Verb.START, by="mara", reason="")
+    text = await _text(people, "/campaigns/spring")
+    assert "Waiting for deltas, until 15 Jan 08:10:00 UTC at the latest" in text
+    assert "0 of 1 delta made: 96.0 MiB to download instead of 96.0 MiB." in text
+    assert "Waiting for deltas" in await _text(people, "/")
 
 
 async def test_a_campaign_page_offers_what_its_state_allows_and_no_more(people: PeopleSide) -> None:
