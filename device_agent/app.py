@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 from securesystemslib.signer import Signer
 
 from device_agent.boot.backend import open_boot
@@ -21,10 +22,14 @@ from device_agent.catalogue import DeviceCatalogue
 from device_agent.config import Config, load_config, runtime_settings, upkeep_pace
 from device_agent.decryption import DECRYPTION_KEY_FILE, DecryptionKey
 from device_agent.effects import FileEffects
+from device_agent.health.reach import Reach
 from device_agent.health.runner import HealthRunner
 from device_agent.identity import REPORT_KEY_FILE, ROOT_FILE, Identity, load_identity
 from device_agent.install.stream import StreamInstaller
 from device_agent.keys import report_signer
+from device_agent.local.desk import Desk, Rights
+from device_agent.local.door import Door
+from device_agent.local.settings import policy_of
 from device_agent.loop import AgentLoop
 from device_agent.ports import MonotonicClock, WayTaken
 from device_agent.renewal import Renewer
@@ -36,6 +41,7 @@ from device_agent.transport.way_http import WayHttp
 from device_agent.transport.ways import Ways
 from device_agent.trusted_time import BUILD_TIME
 from device_agent.upkeep import Upkeep
+from device_agent.watchdog import DeviceFile, Manager, Watchdog
 from device_agent.work import Ports
 from firmware.errors import OtariaError, RefusedError, UnavailableError
 
@@ -71,6 +77,7 @@ class Agent:
     runtime: Runtime
     loop: AgentLoop
     upkeep: Upkeep
+    door: Door | None = None
 
 
 class _Clocked:
@@ -105,6 +112,8 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
     board = (directory / config.board).resolve()
     slots = FileSlots(effects, board)
     decryption = DecryptionKey.load_or_make(effects, directory / DECRYPTION_KEY_FILE)
+    reach = Reach()
+    health = HealthRunner(reach=reach)
     ports = Ports(
         effects=effects,
         slots=slots,
@@ -118,12 +127,15 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
             free_bytes=lambda: shutil.disk_usage(directory).free,
             keys=decryption,
         ),
-        health=HealthRunner(),
+        health=health,
+        reach=reach,
+        policy=policy_of(config.hooks, config.local, health),
         link=link,
         clock=clock,
         chance=SystemChance(),
     )
     settings = replace(runtime_settings(config, version("otaria")), encryption_key=decryption.announced)
+    door = Door(directory / config.local.socket, config.local.group) if config.local.socket else None
     runtime = Runtime(
         identity=identity,
         ports=ports,
@@ -131,11 +143,35 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
         directory=directory,
         settings=settings,
         session=session,
+        notice=door.tell if door else lambda event: None,
         way=lambda: WayTaken(endpoint=ways.current.https_url, services_cas=ways.services_cas),
     )
     clocked.runtime = runtime
-    loop = AgentLoop(runtime, link, clock, on_online=upkeep.online)
-    return Agent(identity=identity, config=config, runtime=runtime, loop=loop, upkeep=upkeep)
+    loop = AgentLoop(
+        runtime,
+        link,
+        clock,
+        watchdog=watchdog_of(config),
+        desk=desk_of(runtime, identity, config),
+        on_online=upkeep.online,
+    )
+    return Agent(identity=identity, config=config, runtime=runtime, loop=loop, upkeep=upkeep, door=door)
+
+
+def desk_of(runtime: Runtime, identity: Identity, config: Config) -> Desk:
+    """Who answers at the socket, within the rights that the settings give."""
+    local = config.local
+    rights = Rights(defer=local.max_defer_s > 0, commit=local.commit, rollback=local.rollback)
+    who = {"agent": identity.agent, "target": identity.target, "hardware": identity.hardware}
+    return Desk(runtime, rights, lambda: {**who, "boot": msgspec.to_builtins(runtime.standing.boot)})
+
+
+def watchdog_of(config: Config) -> Watchdog:
+    """The watchdogs of this process: systemd's, if it started us, and the configured hardware's."""
+    wanted = config.watchdog
+    hardware = DeviceFile(Path(wanted.device)) if wanted.device else None
+    manager = Manager(os.environ, os.getpid())
+    return Watchdog(manager, hardware, timeout_s=wanted.timeout_s, always=wanted.always)
 
 
 class Sides(NamedTuple):
@@ -203,9 +239,25 @@ def run(directory: Path) -> None:
             signal.signal(number, lambda *_: agent.loop.stop())
         agent.upkeep.start()
         try:
-            agent.loop.run()
+            with _open_door(agent):
+                agent.loop.run()
         finally:
             agent.upkeep.stop()
+
+
+@contextlib.contextmanager
+def _open_door(agent: Agent) -> Iterator[None]:
+    """Listen at the socket meanwhile. A device that can't be asked must still be updated."""
+    try:
+        if agent.door is not None:
+            agent.door.start(agent.loop.ask)
+    except (OSError, KeyError) as error:
+        log.error("nobody can ask at the device: the socket can't be made", extra={"reason": str(error)})
+    try:
+        yield
+    finally:
+        if agent.door is not None:
+            agent.door.stop()
 
 
 @contextlib.contextmanager

@@ -13,14 +13,21 @@ from firmware.errors import UnavailableError
 
 
 def check_running(directory: Path) -> HealthResult:
-    """Run the checks of the release in the running slot; raises `UnavailableError` (`no-boot-status`, `no-checks`)."""
+    """Run the checks of the release in the running slot and those of the device.
+
+    Raises `UnavailableError` (`no-boot-status`, `no-checks`).
+    """
     directory = directory.absolute()
     config = load_config(directory)
     status = open_boot(config.boot, directory, (directory / config.board).resolve(), FileEffects()).status()
+    own = config.health.checks
     record = Journal(FileEffects(), directory).load()
     content = record.standing.slots.get(status.slot) if record else None
-    if content is None or content.manifest is None:
+    if content is not None and content.manifest is not None:
+        listed = open_catalogue(directory, None).manifest(content.manifest).health
+    elif own:
+        listed = []
+    else:
         text = "No manifest of the running release is known here (it came from the factory), so there are no checks to run."
         raise UnavailableError("no-checks", text)
-    manifest = open_catalogue(directory, None).manifest(content.manifest)
-    return HealthRunner().run(manifest.health, program_port=status.program_port, stop=lambda: False)
+    return HealthRunner().run([*listed, *own], program_port=status.program_port, stop=lambda: False)

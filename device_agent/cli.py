@@ -6,15 +6,19 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
-from firmware.errors import OtariaError
+from firmware.errors import OtariaError, UnavailableError
 from firmware.logs import log_to_stderr
+
+if TYPE_CHECKING:
+    from device_agent.local.requests import Request
 
 MAX_CLAIM_FILE_BYTES = 8192
 DEFAULT_DIRECTORY = "/var/lib/otaria-agent"
+MAX_DEFER_S = 366 * 86400
 Command = Callable[[argparse.Namespace], int]
 
 
@@ -74,9 +78,33 @@ def _parser() -> argparse.ArgumentParser:
         "run the running release's health checks now",
         "otaria-agent --dir board/agent health",
     )
+    _add_local(commands)
     _add_boot(commands)
     _add_board(commands)
     return parser
+
+
+def _add_local(commands: Any) -> None:
+    defer = _add(
+        commands, "defer", _defer, "put off restarts into a new release", "otaria-agent --dir board/agent defer 2h"
+    )
+    defer.add_argument("time", metavar="TIME", type=_duration, help="how long: 90s, 30m, 2h or 1d")
+    consent = _add(
+        commands, "consent", _consent, "agree to the order that waits", "otaria-agent --dir board/agent consent"
+    )
+    consent.add_argument("--order", metavar="HASH", help="only if the present order is this one")
+    text = "commit the trial as soon as its checks pass"
+    _add(commands, "commit", _commit, text, "otaria-agent --dir board/agent commit")
+    text = "go back to the previous release"
+    _add(commands, "rollback", _rollback, text, "otaria-agent --dir board/agent rollback")
+
+
+def _duration(text: str) -> float:
+    unit = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(text[-1:])
+    number = text[:-1]
+    if unit is None or not (number.isascii() and number.isdigit()) or not 0 < int(number[:9]) * unit <= MAX_DEFER_S:
+        raise argparse.ArgumentTypeError("a time is a whole number with s, m, h or d, such as 2h")
+    return float(int(number[:9]) * unit)
 
 
 def _add(commands: Any, name: str, command: Command, text: str, example: str) -> argparse.ArgumentParser:
@@ -136,18 +164,62 @@ def _enrol(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
+    from device_agent.local.client import ask
+    from device_agent.local.requests import Status
     from device_agent.status import agent_status, status_text
 
-    status = agent_status(arguments.dir)
+    try:
+        status = ask(arguments.dir, Status())
+    except UnavailableError:  # then what it left on the disk is as good
+        status = agent_status(arguments.dir)
     return _say(status, status_text(status), arguments.as_json)
 
 
 def _health(arguments: argparse.Namespace) -> int:
     from device_agent.check import check_running
+    from device_agent.local.client import ask
+    from device_agent.local.requests import Health
 
-    result = check_running(arguments.dir)
-    _say({"healthy": result.healthy, "text": result.text}, result.text, arguments.as_json)
-    return 0 if result.healthy else 1
+    try:
+        answer = ask(arguments.dir, Health(), answer_s=3600.0)
+        healthy, text = bool(answer["healthy"]), str(answer["text"])
+    except UnavailableError:  # then the checks are run here
+        result = check_running(arguments.dir)
+        healthy, text = result.healthy, result.text
+    _say({"healthy": healthy, "text": text}, text, arguments.as_json)
+    return 0 if healthy else 1
+
+
+def _defer(arguments: argparse.Namespace) -> int:
+    from device_agent.local.requests import Defer
+
+    return _asked(arguments, Defer(seconds=arguments.time), "Put off")
+
+
+def _consent(arguments: argparse.Namespace) -> int:
+    from device_agent.local.requests import Consent
+
+    return _asked(arguments, Consent(order=arguments.order), "Agreed")
+
+
+def _commit(arguments: argparse.Namespace) -> int:
+    from device_agent.local.requests import Commit
+
+    return _asked(arguments, Commit(), "It commits when its checks pass")
+
+
+def _rollback(arguments: argparse.Namespace) -> int:
+    from device_agent.local.requests import Rollback
+
+    return _asked(arguments, Rollback(), "It goes back")
+
+
+def _asked(arguments: argparse.Namespace, request: "Request", done: str) -> int:
+    from device_agent.local.client import ask
+    from device_agent.status import status_text
+
+    status = ask(arguments.dir, request)
+    return _say(status, f"{done}.\n{status_text(status)}", arguments.as_json)
 
 
 def _boot(arguments: argparse.Namespace) -> int:

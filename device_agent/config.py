@@ -11,10 +11,12 @@ import msgspec
 from msgspec import Meta, Struct
 
 from device_agent.boot.settings import Boot, Simulated
-from device_agent.core.values import Tuning
+from device_agent.core.values import OwnWatch, Tuning
+from device_agent.local.settings import HookSettings, LocalSettings, policy_of, require_sensible
 from device_agent.post import Pace
 from device_agent.runtime import Settings
 from device_agent.upkeep import UpkeepPace
+from firmware.checks import MAX_CHECKS, HealthCheck, require_understood
 from firmware.errors import RefusedError, UnavailableError
 from firmware.protocol.codec import canonical
 from firmware.protocol.words import Label
@@ -47,6 +49,27 @@ class Intervals(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     upkeep_least_s: PositiveSeconds = 30.0
 
 
+class Health(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the device itself wants of whatever release it runs, beside what the release wants. Seconds; see `OwnWatch`."""
+
+    checks: Annotated[list[HealthCheck], Meta(max_length=MAX_CHECKS)] = []
+    min_uptime_s: Annotated[float, Meta(ge=0, le=86400)] = 0.0
+    soak_s: Annotated[int, Meta(ge=0, le=86400)] = 0
+    every_s: Annotated[float, Meta(gt=0, le=3600)] | None = None
+    may_fail: Annotated[int, Meta(ge=0, le=1000)] | None = None
+    heartbeat_s: Annotated[int, Meta(ge=0, le=86400)] | None = None
+    failures: Annotated[int, Meta(ge=1, le=100)] | None = None
+    on_regression: Literal["report", "rollback"] | None = None
+
+
+class HardwareDog(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The hardware watchdog: its `device` (empty: none), armed for trials or `always`, and the timeout asked of it in seconds."""
+
+    device: Annotated[str, Meta(max_length=256, pattern=r"^(/[^\x00]*)?\Z")] = ""
+    timeout_s: Annotated[int, Meta(ge=5, le=3600)] = 60
+    always: bool = False
+
+
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`board`: the board's directory. `boot`: the device's boot loader. `labels`: facts about this target that campaigns may
     select by."""
@@ -56,6 +79,10 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     labels: Annotated[dict[Annotated[str, Meta(max_length=64)], Label], Meta(max_length=64)] = {}
     intervals: Intervals = Intervals()
     boot: Boot = Simulated()
+    health: Health = Health()
+    watchdog: HardwareDog = HardwareDog()
+    hooks: HookSettings = HookSettings()
+    local: LocalSettings = LocalSettings()
 
 
 def load_config(directory: Path) -> Config:
@@ -70,9 +97,20 @@ def load_config(directory: Path) -> Config:
     if len(data) > MAX_BYTES:
         raise RefusedError("bad-config", f"{path} has more than {MAX_BYTES} bytes.")
     try:
-        config = msgspec.convert(tomllib.loads(data.decode()), Config, strict=True)
+        raw = tomllib.loads(data.decode())
+        config = msgspec.convert(raw, Config, strict=True)
     except (ValueError, RecursionError, msgspec.ValidationError) as error:  # ValueError: also a number of 5,000 digits
         raise RefusedError("bad-config", f"{path}: {error}. Correct it and start again.") from error
+    try:
+        require_understood(config.health.checks)
+        require_sensible(config.hooks, config.local)
+    except RefusedError as error:
+        raise RefusedError("bad-config", f"{path}: {error.text}") from error
+    checks = [*raw.get("health", {}).get("checks", [])]
+    checks += [one["check"] for one in raw.get("local", {}).get("conditions", [])]
+    strange = sorted({name for check in checks for name in check} - (set(HealthCheck.__struct_fields__) - {"other"}))
+    if strange:
+        raise RefusedError("bad-config", f"{path}: a health check has no field {', '.join(strange)[:200]}.")
     size = len(canonical(config.labels))
     if size > MAX_LABELS_BYTES:
         raise RefusedError("bad-config", f"{path}: the labels take {size} bytes; at most {MAX_LABELS_BYTES} fit.")
@@ -89,12 +127,17 @@ def runtime_settings(config: Config, agent_version: str) -> Settings:
             ask_min_s=wait.ask_min_s,
             ask_max_s=wait.ask_max_s,
             soak_s=wait.soak_s,
+            own_watch=_own_watch(config.health),
+            consent_required=config.local.consent == "required",
+            max_defer_s=config.local.max_defer_s,
+            clear_first=policy_of(config.hooks, config.local).asks_before_activation,
         ),
         agent_version=agent_version,
         labels=dict(config.labels),
         pace=Pace(resend_min_s=wait.resend_min_s, resend_max_s=wait.resend_max_s),
         progress_s=wait.progress_s,
         doorbell_spread_s=wait.doorbell_spread_s,
+        own_checks=tuple(config.health.checks),
         min_uptime_s=config.boot.min_uptime_s,
     )
 
@@ -103,3 +146,7 @@ def upkeep_pace(config: Config) -> UpkeepPace:
     """How often certificate and way are looked at."""
     wait = config.intervals
     return UpkeepPace(every_s=wait.upkeep_s, cut_off_s=wait.upkeep_cut_off_s, least_s=wait.upkeep_least_s)
+
+
+def _own_watch(health: Health) -> OwnWatch:
+    return OwnWatch(**{name: getattr(health, name) for name in OwnWatch.__struct_fields__})

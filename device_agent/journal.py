@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from device_agent.core.states import Asking, Staged, Standing
+from device_agent.core.states import Asking, Deferred, Staged, Standing, Trial
 from device_agent.outbox import Outbox
 from device_agent.ports import Effects
 from firmware.errors import RefusedError, UnavailableError
@@ -96,9 +96,17 @@ def decode(data: bytes) -> Record:
 
 
 def durable(record: Record) -> Record:
-    """The record as it may be found after a power cut: an open ask does not outlive its process."""
-    state = record.standing.state
-    if not isinstance(state, Asking):
-        return record
-    staged = Staged(held=state.held, goal=state.goal, boot_id=state.boot_id)
-    return replace(record, standing=replace(record.standing, state=staged))
+    """The record as it may be found after a power cut: an open ask does not outlive its process, nor does the time of the
+    next check. What changes at every check is not worth a write to flash each."""
+    standing = record.standing
+    state, vigil = standing.state, standing.vigil
+    if isinstance(state, Asking):
+        state = Staged(held=state.held, goal=state.goal, boot_id=state.boot_id)
+    elif isinstance(state, Trial):
+        state = replace(state, check_at=None)
+    elif isinstance(state, Deferred):
+        state = replace(state, retry_at=0.0)
+    if vigil is not None:
+        vigil = replace(vigil, beat_at=None, failures=0, retreat=None)
+    local = replace(standing.local, clearance=None)
+    return replace(record, standing=replace(standing, state=state, vigil=vigil, local=local))

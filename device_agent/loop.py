@@ -8,9 +8,14 @@ import queue
 import threading
 from collections.abc import Callable
 
+from device_agent.local.desk import Desk
+from device_agent.local.door import LocalAsk
+from device_agent.local.requests import refusal
 from device_agent.ports import Incoming, Link, MonotonicClock
 from device_agent.runtime import Connected, Input, Runtime
+from device_agent.watchdog import Manager, Watchdog
 from device_agent.work import Job
+from firmware.errors import UnavailableError
 
 MAX_WAIT_S = 3600.0
 JOIN_S = 5.0
@@ -26,21 +31,27 @@ class AgentLoop:
         link: Link,
         clock: MonotonicClock,
         *,
+        watchdog: Watchdog | None = None,
+        desk: Desk | None = None,
         on_online: Callable[[bool], None] = lambda _online: None,
     ) -> None:
-        """`on_online` is told, on the link's thread, when the broker is reached or lost."""
+        """`desk` answers what `ask` takes; without one nobody may ask. `on_online` is told, on the link's thread, when the broker
+        is reached or lost."""
         self._runtime, self._link, self._clock, self._on_online = runtime, link, clock, on_online
-        self._happened: queue.SimpleQueue[Input | BaseException | None] = queue.SimpleQueue()
+        self._watchdog, self._desk = watchdog or Watchdog(Manager({}, 0)), desk
+        self._happened: queue.SimpleQueue[Input | LocalAsk | BaseException | None] = queue.SimpleQueue()
         self._threads: set[threading.Thread] = set()
 
     def run(self) -> None:
         """Start, then serve until stopped. Raises what ended it."""
         self._runtime.start()
         self._link.start(self._take, self._connected)
+        self._watchdog.ready()
         try:
             while self._turn():
                 pass
         finally:
+            self._watchdog.stop()
             self._runtime.stop()
             self._link.stop()
             for thread in tuple(self._threads):
@@ -49,6 +60,13 @@ class AgentLoop:
     def stop(self) -> None:
         """End `run` soon; may be called from a signal handler or another thread."""
         self._happened.put(None)
+
+    def ask(self, ask: LocalAsk) -> None:
+        """A request of somebody at the device; from any thread."""
+        if self._happened.qsize() < MAX_WAITING:
+            self._happened.put(ask)
+        else:
+            ask.reply(refusal(UnavailableError("busy", "The agent has much to do; ask again in a moment.")))
 
     def _connected(self, online: bool) -> None:
         self._on_online(online)
@@ -65,19 +83,24 @@ class AgentLoop:
 
     def _turn(self) -> bool:
         self._start_jobs()
+        self._watchdog.turn(self._runtime.leave(), self._clock.seconds())
         happened = self._next()
         if happened is None:
             return False
         if isinstance(happened, BaseException):
             raise happened
-        if not isinstance(happened, _Waited):
+        if isinstance(happened, LocalAsk):
+            if self._desk is not None:
+                self._desk.take(happened)
+        elif not isinstance(happened, _Waited):
             self._runtime.handle(happened)
         self._runtime.due()
         return True
 
-    def _next(self) -> "Input | BaseException | _Waited | None":
+    def _next(self) -> "Input | LocalAsk | BaseException | _Waited | None":
         wake = self._runtime.next_wake()
-        wait_s = MAX_WAIT_S if wake is None else min(max(0.0, wake - self._clock.seconds()), MAX_WAIT_S)
+        longest_s = self._watchdog.every_s or MAX_WAIT_S
+        wait_s = longest_s if wake is None else min(max(0.0, wake - self._clock.seconds()), longest_s)
         try:
             return self._happened.get(timeout=wait_s)
         except queue.Empty:

@@ -18,6 +18,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from msgspec.structs import replace
 from securesystemslib.signer import Signer
@@ -26,6 +27,7 @@ from device_agent import inbound, outbox, reports, work
 from device_agent.core import commands as do
 from device_agent.core import events as ev
 from device_agent.core import orders
+from device_agent.core.boot import may_live, on_trial
 from device_agent.core.machine import step, wake_at
 from device_agent.core.states import Refused, Standing
 from device_agent.core.values import Content, Tuning
@@ -34,21 +36,31 @@ from device_agent.gate import Bucket, Gate
 from device_agent.identity import Identity
 from device_agent.journal import Journal, Record, durable
 from device_agent.lanes import Lanes
-from device_agent.ports import Incoming, Slot, Slots, WayTaken
+from device_agent.local.hooks import Point
+from device_agent.ports import HealthResult, Incoming, Slot, Slots, WayTaken
 from device_agent.post import Pace, Post
 from device_agent.trusted_time import BUILD_TIME, TrustedTime
 from device_agent.uptime import Uptime
+from device_agent.watchdog import Leave
 from device_agent.work import Job, JobDone, Lane, Ports, StopFlag
+from firmware.checks import HealthCheck
 from firmware.errors import OtariaError, RefusedError
 from firmware.protocol import topics
 from firmware.protocol.codec import canonical
 from firmware.protocol.envelope import seal
 from firmware.protocol.permit import ASK_KIND, Ask
 from firmware.protocol.report import EncryptionKey, Inventory, Presence, Progress, Reason
-from firmware.protocol.words import AgentState
+from firmware.protocol.words import AgentState, ReasonKind
 
 log = logging.getLogger(__name__)
 CAPABILITIES = ("delta-otd1",)
+_LANES = {
+    do.Stage: Lane.SLOT,
+    do.RunHealth: Lane.HEALTH,
+    do.RunHeartbeat: Lane.HEALTH,
+    do.CommitTrial: Lane.BOOT,
+    do.Clear: Lane.LOCAL,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +78,7 @@ class Settings:
     """Intervals in seconds. `pace`: resending of reports. A doorbell is answered within `doorbell_spread_s`; refreshes for
     unknown signatures keep `refresh_min_s` between them. Reports about orders that change nothing stop at `max_waiting_notes`
     unacked reports, and after a few come one per `note_every_s`. The boot loader hears that the system stayed up after
-    `min_uptime_s` (None: never)."""
+    `min_uptime_s` (None: never). `own_checks`: the health checks that the device declares."""
 
     tuning: Tuning = field(default_factory=Tuning)
     agent_version: str = "0"
@@ -80,6 +92,7 @@ class Settings:
     build_time: float = BUILD_TIME
     max_waiting_notes: int = 64
     note_every_s: float = 60.0
+    own_checks: tuple[HealthCheck, ...] = ()
     min_uptime_s: float | None = None
 
 
@@ -96,14 +109,16 @@ class Runtime:
         settings: Settings | None = None,
         session: str | None = None,
         identify_slot: Callable[[Slots, Slot], Content | None] = identify,
+        notice: Callable[[dict[str, Any]], None] = lambda event: None,
         way: Callable[[], WayTaken] = WayTaken,
     ) -> None:
         """`directory` holds the journal. `identify_slot` says what the running slot holds when there is no journal. `session`
-        names this process in its presence; whoever made the link with a last will passes the same. `way`: by which way we
-        come, for the inventory."""
+        names this process in its presence; whoever made the link with a last will passes the same. `notice` is told of every
+        report and of progress, for people at the device; it may be called on any thread. `way`: by which way we come, for
+        the inventory."""
         settings = settings or Settings()
         self._identity, self._ports, self._signer, self._settings = identity, ports, signer, settings
-        self._identify, self._way = identify_slot, way
+        self._identify, self._notice, self._way = identify_slot, notice, way
         self._journal = Journal(ports.effects, directory)
         self._record = Record(outbox=outbox.Outbox(journal="unstarted"))
         self._session = session or ports.chance.nonce()
@@ -114,6 +129,7 @@ class Runtime:
         self._lanes = Lanes()
         self._uptime = Uptime(settings.min_uptime_s)
         self._stops: dict[Lane, StopFlag] = {}
+        self._hooks_stop = StopFlag()
         self._progressed_at = float("-inf")
 
     # Driving
@@ -169,9 +185,29 @@ class Runtime:
         """Jobs to run now; each is handed out once."""
         return self._lanes.take()
 
+    def tell(self, event: ev.Event) -> None:
+        """Take in what somebody at the device wants. Raises `UnavailableError` like `handle`."""
+        self._apply(event)
+
+    def check_now(self, reply: Callable[[HealthResult], None]) -> bool:
+        """Run the checks of what runs and hand their result to `reply`, on the job's thread; False while others run."""
+        if not self._lanes.is_free(Lane.HEALTH):
+            return False
+        content = self.standing.slots.get(self.standing.boot.slot)
+        ports, own, stop = self._ports, self._settings.own_checks, StopFlag()
+        self._stops[Lane.HEALTH] = stop
+        manifest = content.manifest if content else None
+
+        def run() -> JobDone:
+            work.check_now(ports, manifest, own=own, stop=stop, reply=reply)
+            return JobDone(lane=Lane.HEALTH)
+
+        self._lanes.add(Job(lane=Lane.HEALTH, run=run))
+        return True
+
     def stop(self) -> None:
         """Let running jobs end early; the journal already holds all that matters."""
-        for flag in self._stops.values():
+        for flag in (*self._stops.values(), self._hooks_stop):
             flag.set()
 
     # Looking
@@ -183,6 +219,10 @@ class Runtime:
     def trusted_time(self) -> float:
         """Trusted POSIX seconds now; may be read from any thread."""
         return self._time.seconds(self._now())
+
+    def leave(self) -> Leave:
+        """What a watchdog may do now."""
+        return Leave(feed=may_live(self.standing, self._now()), trial=on_trial(self.standing))
 
     @property
     def waiting_reports(self) -> int:
@@ -225,11 +265,13 @@ class Runtime:
         left = outbox.acked(self._record.outbox, opened.ack)
         if left == self._record.outbox:
             return
+        self._ports.reach.heard = True
         self._store(replace(self._record, outbox=left))
         self._post.acked(left, self._now(), self._ports.chance.jitter())
 
     def _connected(self, online: bool) -> None:
         jitter = self._ports.chance.jitter()
+        self._ports.reach.connected = online
         if online:
             topic, present, _ = self.presence
             self._ports.link.publish(topic, present, qos=1, retain=True)
@@ -244,6 +286,7 @@ class Runtime:
             self._apply(done.event)
         elif done.lane is Lane.BOOT and not done.noted:
             self._uptime.begin(self._now())
+        self._ports.reach.heard |= done.refreshed
         if done.lane is Lane.CATALOGUE:
             self._tell_inventory(None)
             for leaf, payload in self._gate.refreshed(self._now(), self._ports.chance.jitter()):
@@ -261,9 +304,22 @@ class Runtime:
         self._store(replace(self._record, standing=after, outbox=box))
         self._log(event, tells)
         self._post.send(box, now, self._ports.chance.jitter())
+        for tell in tells:
+            self._add_hooks(tell)
+            self._notice(_event_of(tell))
         for command in commands:
             if not isinstance(command, do.Tell) and not self._carry_out(command):
                 return
+
+    def _add_hooks(self, tell: do.Tell) -> None:
+        """Hooks that run after something that was reported."""
+        point = _hooked(tell)
+        if point is None or not self._ports.policy.has(point):
+            return
+        ports, stop = self._ports, StopFlag()
+        self._hooks_stop = stop
+        run = lambda: JobDone(lane=Lane.LOCAL, event=work.run_hooks(ports, point, tell, stop=stop))  # noqa: E731
+        self._lanes.add(Job(lane=Lane.LOCAL, run=run))
 
     def _store(self, record: Record) -> None:
         """Make the record durable if anything but the clock moved."""
@@ -290,20 +346,36 @@ class Runtime:
             self._lanes.add(self._job(command))
         return True
 
-    def _job(self, command: do.CheckOrder | do.Stage | do.VerifySlot | do.RunHealth | do.CommitTrial) -> Job:
+    def _job(self, command: do.Work) -> Job:
         ports, jitter = self._ports, self._ports.chance.jitter()
         if isinstance(command, do.CheckOrder):
             return work.as_job(Lane.CATALOGUE, self._check_job(command, jitter))
         if isinstance(command, do.VerifySlot):
             return work.as_job(Lane.SLOT, lambda: work.verify_slot(ports, command))
-        if isinstance(command, do.CommitTrial):
-            return work.as_job(Lane.BOOT, lambda: work.commit_trial(ports, command))
-        lane = Lane.SLOT if isinstance(command, do.Stage) else Lane.HEALTH
+        if isinstance(command, do.VerifyPrevious):
+            nonce = ports.chance.nonce()
+            return work.as_job(Lane.SLOT, lambda: work.verify_previous(ports, command, nonce=nonce))
+        lane = _LANES[type(command)]
         stop = self._stops[lane] = StopFlag()
+        if isinstance(command, do.CommitTrial):
+            return work.as_job(lane, lambda: work.commit_trial(ports, command, stop=stop))
+        trusted_time = self._time.seconds(self._now())
+        if isinstance(command, do.Clear):
+            return work.as_job(
+                lane, lambda: work.clear(ports, command, trusted_time=trusted_time, stop=stop, jitter=jitter)
+            )
+        own = self._settings.own_checks
         if isinstance(command, do.RunHealth):
-            return work.as_job(lane, lambda: work.run_health(ports, command, stop=stop))
+            return work.as_job(lane, lambda: work.run_health(ports, command, own=own, stop=stop))
+        if isinstance(command, do.RunHeartbeat):
+            return work.as_job(lane, lambda: work.run_heartbeat(ports, command, own=own, stop=stop))
         progress = self._progress(command.held.hash)
-        return work.as_job(lane, lambda: work.stage(ports, command, on_progress=progress, stop=stop, jitter=jitter))
+        return work.as_job(
+            lane,
+            lambda: work.stage(
+                ports, command, on_progress=progress, stop=stop, jitter=jitter, trusted_time=trusted_time
+            ),
+        )
 
     def _check_job(self, command: do.CheckOrder, jitter: float) -> Callable[[], ev.Event]:
         standing, trusted_time = self.standing, self._time.seconds(self._now())
@@ -362,6 +434,7 @@ class Runtime:
             self._progressed_at = now
             note = Progress(progress=AgentState.DOWNLOADING, order_hash=order_hash, done=done, total=total)
             self._ports.link.publish(self._topic(topics.Leaf.REPORT), canonical(note), qos=0)
+            self._notice({"event": "progress", "order": order_hash, "done": done, "total": total})
 
         return tell
 
@@ -412,6 +485,25 @@ class Runtime:
                 "reason_kind": tell.reason.kind if tell.reason else None,
             }
             log.info("state %s", tell.state.value, extra=facts)
+
+
+def _event_of(tell: do.Tell) -> dict[str, Any]:
+    return {
+        "event": "state",
+        "state": tell.state.value,
+        "order": tell.held.hash if tell.held else None,
+        "change_id": tell.held.order.change_id if tell.held else None,
+        "reason": {"kind": tell.reason.kind, "text": tell.reason.text} if tell.reason else None,
+    }
+
+
+def _hooked(tell: do.Tell) -> Point | None:
+    """The hooks that go with a report."""
+    if tell.state in (AgentState.FAILED, AgentState.FELL_BACK):
+        return Point.ON_FAILURE if tell.reason and tell.reason.kind != ReasonKind.FAILURE_LOG else None
+    if tell.reason is not None:  # said again, for another reason
+        return None
+    return {AgentState.TRIAL: Point.AFTER_ACTIVATION, AgentState.COMMITTED: Point.AFTER_COMMIT}.get(tell.state)
 
 
 def presence_messages(agent: str, session: str) -> tuple[str, bytes, bytes]:

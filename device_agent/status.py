@@ -11,7 +11,7 @@ from device_agent.core.machine import running_of
 from device_agent.core.states import Standing, word_of
 from device_agent.effects import FileEffects
 from device_agent.identity import load_identity
-from device_agent.journal import Journal, Record
+from device_agent.journal import Journal
 from device_agent.ports import BootStatus
 from firmware.errors import OtariaError
 
@@ -28,7 +28,10 @@ def agent_status(directory: Path) -> dict[str, Any]:
         "hardware": identity.hardware,
         "boot": None if status is None else msgspec.to_builtins(status),
     }
-    return out | (_standing(record) if record else {"state": "unstarted", "waiting_reports": 0})
+    if record is None:
+        return out | {"state": "unstarted", "waiting_reports": 0}
+    facts = standing_facts(record.standing, len(record.outbox.entries))
+    return out | facts | {"journal": record.outbox.journal}
 
 
 def status_text(status: dict[str, Any]) -> str:
@@ -42,11 +45,15 @@ def status_text(status: dict[str, Any]) -> str:
         f"rollback  {running.get('previous_version') or 'not available'}",
         f"reports   {status['waiting_reports']} waiting for the server",
     ]
+    regressed = status.get("regressed")
+    if regressed:
+        lines.append(f"regressed {regressed['text']}")
     return "\n".join(lines)
 
 
-def _standing(record: Record) -> dict[str, Any]:
-    standing: Standing = record.standing
+def standing_facts(standing: Standing, waiting_reports: int) -> dict[str, Any]:
+    """What there is to say about a standing."""
+    vigil = standing.vigil
     held = getattr(standing.state, "held", None)
     reason = getattr(standing.state, "reason", None)
     return {
@@ -56,8 +63,10 @@ def _standing(record: Record) -> dict[str, Any]:
         "change_id": None if held is None else held.order.change_id,
         "running": msgspec.to_builtins(running_of(standing)),
         "counter": None if standing.highest is None else msgspec.to_builtins(standing.highest),
-        "journal": record.outbox.journal,
-        "waiting_reports": len(record.outbox.entries),
+        "waiting_reports": waiting_reports,
+        "regressed": None if vigil is None or vigil.regressed is None else msgspec.to_builtins(vigil.regressed),
+        "put_off_until": int(standing.local.defer_until) or None,
+        "consented": held is not None and standing.local.consent == held.hash,
     }
 
 

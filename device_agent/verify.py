@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from device_agent.core.values import Content, Held
 from device_agent.identity import Identity
+from firmware.checks import Watch
 from firmware.errors import RefusedError
 from firmware.manifest import Image, Manifest
 from firmware.protocol.order import FileRef, Order, check_crit
@@ -125,4 +126,5 @@ def content_of(held: Held, manifest: Manifest) -> Content | None:
         sha256=image.sha256,
         length=image.length,
         manifest=release.manifest,
+        watch=manifest.watch or Watch(),
     )

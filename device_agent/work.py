@@ -4,18 +4,34 @@ What can't be had now is delayed, what is wrong is refused; anything else is a d
 """
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
 from device_agent import inbound, verify
 from device_agent.core import commands as do
 from device_agent.core import events as ev
-from device_agent.core.values import Content, Held
+from device_agent.core.values import Content, Held, Phase
 from device_agent.factory import slot_sha256
-from device_agent.ports import BootControl, Catalogue, Effects, Health, Installer, Link, MonotonicClock, Slots
+from device_agent.health.reach import Reach
+from device_agent.local.hooks import NEVER, Point
+from device_agent.local.policy import CONDITION_EVERY_S, LocalPolicy, No, why
+from device_agent.ports import (
+    BootControl,
+    Catalogue,
+    Effects,
+    Health,
+    HealthResult,
+    Installer,
+    Link,
+    MonotonicClock,
+    Slot,
+    Slots,
+)
+from firmware.checks import HealthCheck
 from firmware.errors import OtariaError, RefusedError, UnavailableError
+from firmware.protocol.order import FileRef
 from firmware.protocol.report import Reason
 from firmware.protocol.words import ReasonKind
 
@@ -31,7 +47,8 @@ class Chance(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Ports:
-    """Everything the agent touches. `link` is only published to; who owns it starts and stops it."""
+    """Everything the agent touches. `link` is only published to; who owns it starts and stops it. `reach` is told whether the
+    server answers, for the checks that ask. `policy`: the device's own say."""
 
     effects: Effects
     slots: Slots
@@ -42,6 +59,8 @@ class Ports:
     link: Link
     clock: MonotonicClock
     chance: Chance
+    reach: Reach = field(default_factory=Reach)
+    policy: LocalPolicy = field(default_factory=LocalPolicy)
 
 
 class Lane(StrEnum):
@@ -51,6 +70,7 @@ class Lane(StrEnum):
     SLOT = "slot"
     HEALTH = "health"
     BOOT = "boot"
+    LOCAL = "local"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,8 +164,31 @@ def stage(
     on_progress: Callable[[int, int], None],
     stop: Callable[[], bool],
     jitter: float,
+    trusted_time: float,
 ) -> ev.Event:
-    """Stage the release; storage errors are final for this try, what could not be fetched is resumed."""
+    """Stage the release, if the device lets it. Storage errors are final for this try, what could not be fetched is resumed."""
+    held, facts = command.held, facts_of(command.held)
+    allowed = ports.policy.look(Phase.DOWNLOAD, facts, trusted_time, stop)
+    if isinstance(allowed, No):
+        return _withheld(held, allowed, jitter)
+    lost = ports.policy.lost(Phase.DOWNLOAD, stop)
+    staged = _stage(ports, command, on_progress=on_progress, stop=lost, jitter=jitter)
+    if lost.reason is not None and isinstance(staged, ev.StageDelayed):
+        return _withheld(held, No(reason=lost.reason, retry_s=CONDITION_EVERY_S), jitter)
+    if isinstance(staged, ev.StageFinished):
+        for point in (Point.AFTER_DOWNLOAD, Point.AFTER_INSTALL):
+            ports.policy.run(point, facts, stop, to_the_end=True)
+    return staged
+
+
+def _stage(
+    ports: Ports,
+    command: do.Stage,
+    *,
+    on_progress: Callable[[int, int], None],
+    stop: Callable[[], bool],
+    jitter: float,
+) -> ev.Event:
     held = command.held
     release = held.order.release
     if release is None:
@@ -164,36 +207,117 @@ def stage(
 
 
 def verify_slot(ports: Ports, command: do.VerifySlot) -> ev.Event:
-    """Read a slot again: window by window when its manifest can be had, else against the hash it had."""
-    content = command.content
+    """Read a slot again."""
+    return ev.SlotVerified(order_hash=command.order_hash, intact=_holds(ports, command.slot, command.content))
+
+
+def _holds(ports: Ports, slot: Slot, content: Content) -> bool:
+    """Whether the slot holds this: window by window when its manifest can be had, else against the hash it had."""
     try:
         if content.manifest is not None:
-            manifest = ports.catalogue.manifest(content.manifest)
-            return ev.SlotVerified(order_hash=command.order_hash, intact=ports.installer.verify(command.slot, manifest))
+            return ports.installer.verify(slot, ports.catalogue.manifest(content.manifest))
     except UnavailableError:
         pass  # the manifest is gone and there is no network: the hash that was verified when it was written will do
     except (RefusedError, OSError):
-        return ev.SlotVerified(order_hash=command.order_hash, intact=False)
+        return False
     try:
-        intact = slot_sha256(ports.slots, command.slot, content.length) == content.sha256
+        return slot_sha256(ports.slots, slot, content.length) == content.sha256
     except (OtariaError, OSError):
-        intact = False
-    return ev.SlotVerified(order_hash=command.order_hash, intact=intact)
+        return False
 
 
-def run_health(ports: Ports, command: do.RunHealth, *, stop: Callable[[], bool]) -> ev.Event:
-    """Run the checks of the release's manifest against the program of this boot."""
+def run_health(
+    ports: Ports, command: do.RunHealth, *, own: Sequence[HealthCheck], stop: Callable[[], bool]
+) -> ev.Event:
+    """Run the checks of the release's manifest and the device's own against the program of this boot."""
     manifest_ref = command.goal.content.manifest
     try:
         checks = ports.catalogue.manifest(manifest_ref).health if manifest_ref is not None else []
-        result = ports.health.run(checks, program_port=ports.boot.status().program_port, stop=stop)
+        result = ports.health.run([*checks, *own], program_port=ports.boot.status().program_port, stop=stop)
     except (OtariaError, OSError) as error:
         return ev.HealthFinished(trial_id=command.trial_id, healthy=False, text=f"The checks could not run: {error}")
     return ev.HealthFinished(trial_id=command.trial_id, healthy=result.healthy, text=result.text)
 
 
-def commit_trial(ports: Ports, command: do.CommitTrial) -> ev.Event:
-    """Tell the boot loader that the trial is good, and wait until it holds that."""
+def run_heartbeat(
+    ports: Ports, command: do.RunHeartbeat, *, own: Sequence[HealthCheck], stop: Callable[[], bool]
+) -> ev.Event:
+    """Run the release's and the device's checks that are looked at after the commit."""
+    try:
+        listed = ports.catalogue.manifest(command.manifest).health if command.manifest is not None else []
+        checks = [check for check in (*listed, *own) if check.beats]
+        result = ports.health.run(checks, program_port=ports.boot.status().program_port, stop=stop)
+    except (OtariaError, OSError) as error:
+        return ev.HeartbeatDone(slot=command.slot, healthy=None, text=f"The checks could not run: {error}")
+    return ev.HeartbeatDone(slot=command.slot, healthy=None if stop() else result.healthy, text=result.text)
+
+
+def check_now(
+    ports: Ports,
+    manifest: FileRef | None,
+    *,
+    own: Sequence[HealthCheck],
+    stop: Callable[[], bool],
+    reply: Callable[[HealthResult], None],
+) -> None:
+    """Run all checks of what runs, for somebody who asked; nothing else comes of it."""
+    try:
+        checks = [*(ports.catalogue.manifest(manifest).health if manifest is not None else []), *own]
+        reply(ports.health.run(checks, program_port=ports.boot.status().program_port, stop=stop))
+    except (OtariaError, OSError) as error:
+        reply(HealthResult(healthy=False, text=f"The checks could not run: {error}"))
+
+
+def verify_previous(ports: Ports, command: do.VerifyPrevious, *, nonce: str) -> ev.Event:
+    """Read the previous slot again, before it is gone back to."""
+    intact = _holds(ports, command.slot, command.content)
+    return ev.PreviousVerified(sha256=command.content.sha256, intact=intact, nonce=nonce)
+
+
+def clear(ports: Ports, command: do.Clear, *, trusted_time: float, stop: Callable[[], bool], jitter: float) -> ev.Event:
+    """Ask windows, conditions and, for an activation, hooks of the device."""
+    if command.phase is Phase.DOWNLOAD:  # whose hooks run when staging starts
+        unmet = ports.policy.unmet(command.phase, stop)
+        said: No | float = 0.0 if unmet is None else No(reason=unmet, retry_s=CONDITION_EVERY_S)
+    else:
+        said = ports.policy.look(command.phase, facts_of(command.held), trusted_time, stop)
+    if isinstance(said, No):
+        return _withheld(command.held, said, jitter)
+    return ev.Cleared(order_hash=command.held.hash, valid_s=said)
+
+
+def _withheld(held: Held, no: No, jitter: float) -> ev.Withheld:
+    return ev.Withheld(order_hash=held.hash, reason=no.reason, retry_s=no.retry_s, veto=no.veto, jitter=jitter)
+
+
+def facts_of(held: Held, reason: Reason | None = None) -> dict[str, str]:
+    """What hooks are told, as `OTARIA_…` in their environment."""
+    order = held.order
+    facts = {"order": held.hash, "action": order.action.value, "change_id": order.change_id, "target": order.target}
+    if order.release is not None:
+        facts |= {"product": order.release.product, "version": order.release.version}
+    if reason is not None:
+        facts |= {"reason_kind": reason.kind, "reason": reason.text}
+    return facts
+
+
+def run_hooks(ports: Ports, point: Point, tell: do.Tell, *, stop: Callable[[], bool]) -> ev.Event | None:
+    """Run hooks after the fact; what those of a failure say is reported."""
+    if tell.held is None:
+        return None
+    said = ports.policy.run(point, facts_of(tell.held, tell.reason), stop, to_the_end=True)
+    if point is not Point.ON_FAILURE or not said.text:
+        return None
+    return ev.FailureLogged(state=tell.state, held=tell.held, text=said.text)
+
+
+def commit_trial(ports: Ports, command: do.CommitTrial, *, stop: Callable[[], bool]) -> ev.Event:
+    """Tell the boot loader that the trial is good, if the device's hooks let it, and wait until it holds that."""
+    said = ports.policy.run(Point.BEFORE_COMMIT, facts_of(command.held), stop)
+    if said.code == NEVER:
+        return ev.CommitVetoed(trial_id=command.trial_id, reason=why(said))
+    if not said.fine or stop():  # a trial that was given up meanwhile must not be committed
+        return ev.CommitFailed(trial_id=command.trial_id, text=said.text)
     try:
         ports.boot.commit(command.trial_id)
     except (OtariaError, OSError):

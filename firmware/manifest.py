@@ -14,6 +14,9 @@ from typing import Annotated, Any, BinaryIO, Literal
 
 from msgspec import Meta, Struct, to_builtins
 
+from firmware.checks import MAX_CHECKS, require_understood
+from firmware.checks import HealthCheck as HealthCheck
+from firmware.checks import Watch as Watch
 from firmware.encryption.layout import CIPHER, encrypted_length
 from firmware.errors import RefusedError
 from firmware.protocol.codec import canonical, convert, parse_json
@@ -42,19 +45,6 @@ Crit = Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(max_length=32)]
 Cve = Annotated[str, Meta(pattern=CVE_PATTERN)]
 Other = dict[str, Any]
 """Fields of the JSON object that the Struct does not know, as they came."""
-
-
-class HealthCheck(Struct, frozen=True, kw_only=True):
-    """One check of the trial boot. `http`: GET `url` answers 200; `{port}` in it is the slot program's port.
-    `command`: `argv` exits 0. Each try has `timeout_s`; it passes if any of `tries` does.
-    """
-
-    kind: Literal["http", "command"]
-    url: Annotated[str, Meta(max_length=512)] | None = None
-    argv: Annotated[list[Annotated[str, Meta(max_length=512)]], Meta(max_length=32)] = []
-    timeout_s: Annotated[float, Meta(gt=0, le=600)] = 5.0
-    tries: Annotated[int, Meta(ge=1, le=100)] = 3
-    other: Other = {}
 
 
 class Image(Struct, frozen=True, kw_only=True):
@@ -127,7 +117,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     kind: Literal["firmware"] = "firmware"
     hardware: Annotated[list[Label], Meta(min_length=1, max_length=256)]
     images: Annotated[list[Image], Meta(min_length=1, max_length=16)]
-    health: Annotated[list[HealthCheck], Meta(max_length=32)] = []
+    health: Annotated[list[HealthCheck], Meta(max_length=MAX_CHECKS)] = []
+    watch: Watch | None = None
     min_uptime_s: Seconds = 0
     notes: Text = ""
     requires: Requires | None = None
@@ -195,6 +186,7 @@ def parse_manifest(data: bytes) -> Manifest:
             raise _malformed(f"image {image.path} has the wrong number of windows")
     if len(set(manifest.fixes)) != len(manifest.fixes):
         raise _malformed("list of fixed CVEs names one twice")
+    require_understood(manifest.health)
     if manifest.requires is not None:
         _check_requires(manifest.requires, manifest.counter)
     unknown = sorted(set(manifest.crit) - _fields(Manifest))
@@ -214,18 +206,25 @@ def encode_manifest(manifest: Manifest) -> bytes:
 def manifest_document(manifest: Manifest) -> dict[str, Any]:
     """The manifest as its JSON object. What is unset and came with a later version of the format is left out."""
     document = _merged(to_builtins(manifest))
-    return {name: value for name, value in document.items() if name not in _LATER or value not in (None, [])}
+    document["health"] = [_without_unset(check, _LATER_IN_CHECK) for check in document["health"]]
+    return _without_unset(document, _LATER)
 
 
-_LATER = ("requires", "sbom", "fixes", "security_counter", "encrypted")
+_LATER = ("requires", "sbom", "fixes", "security_counter", "watch", "encrypted")
+_LATER_IN_CHECK = ("pause_s", "address", "units", "metric", "path", "key", "least", "most", "heartbeat")
 _NESTED: Mapping[str, type[Struct]] = {
     "images": Image,
     "health": HealthCheck,
+    "watch": Watch,
     "requires": Requires,
     "sbom": Sbom,
     "encrypted": Encrypted,
 }
 """Fields of the manifest that hold objects with fields of their own."""
+
+
+def _without_unset(value: dict[str, Any], later: tuple[str, ...]) -> dict[str, Any]:
+    return {name: item for name, item in value.items() if name not in later or item not in (None, [])}
 
 
 def _fields(kind: type[Struct]) -> set[str]:

@@ -7,6 +7,7 @@ side. After a commit the boot loader may still fall back; that is reported too.
 from msgspec.structs import replace
 
 from device_agent.core import events as ev
+from device_agent.core import vigil
 from device_agent.core.commands import Command, CommitTrial, GiveUp, Reboot, RunHealth, Tell
 from device_agent.core.orders import Outcome, take_pending, take_up
 from device_agent.core.soak import soak_of, soak_of_boot
@@ -24,8 +25,9 @@ from device_agent.core.states import (
     Standing,
     Trial,
 )
-from device_agent.core.values import Goal, Held, Moment
+from device_agent.core.values import Goal, Held, Moment, watch_of, watched_s
 from device_agent.ports import BootOutcome
+from firmware.checks import Watch
 from firmware.protocol.report import Reason
 from firmware.protocol.words import AgentState, ReasonKind
 
@@ -43,6 +45,7 @@ def on_booted(standing: Standing, event: ev.Booted, moment: Moment) -> Outcome:
     """Compare the boot with the journal and go on from there."""
     same_boot = standing.boot.boot_id == event.status.boot_id
     now_in = replace(standing, boot=event.status, soak=soak_of_boot(standing, same_boot, moment))
+    now_in = replace(now_in, vigil=vigil.of_boot(now_in, moment))
     state = standing.state
     if isinstance(state, Activating | Trial | Committed) and state.trial_id == event.status.trial_id:
         if event.status.outcome is BootOutcome.FELL_BACK:
@@ -59,18 +62,21 @@ def on_booted(standing: Standing, event: ev.Booted, moment: Moment) -> Outcome:
 
 
 def on_health(standing: Standing, event: ev.HealthFinished, moment: Moment) -> Outcome:
-    """Commit when the checks pass after the minimum up time and before the deadline; otherwise give the trial up."""
+    """Commit when the checks pass after up time and soak, and before the deadline; otherwise give the trial up."""
     state = standing.state
     if not isinstance(state, Trial) or state.trial_id != event.trial_id or state.gave_up or state.committing:
         return standing, ()
+    watch = watch_of(state.goal.content, moment.tuning.own_watch)
     if not event.healthy:
-        return give_up(standing, state, Reason(kind=ReasonKind.HEALTH_FAILED, text=event.text[:1024]))
+        return _failed_round(standing, state, event.text, watch, moment)
     if moment.now >= deadline(state):
         return _too_late(standing, state)
-    ready_at = state.started_at + state.goal.min_uptime_s
+    ready_at = state.started_at + (0 if state.hurried else watched_s(state.goal, moment.tuning.own_watch))
     if moment.now < ready_at:
-        return replace(standing, state=replace(state, check_at=ready_at)), ()
-    return replace(standing, state=replace(state, committing=True)), (CommitTrial(trial_id=state.trial_id),)
+        check_at = min(ready_at, moment.now + watch.every_s) if watch.soak_s > 0 else ready_at
+        return replace(standing, state=replace(state, check_at=check_at)), ()
+    busy = replace(standing, state=replace(state, committing=True))
+    return busy, (CommitTrial(trial_id=state.trial_id, held=state.held),)
 
 
 def on_trial_wake(standing: Standing, state: Trial, moment: Moment) -> Outcome:
@@ -83,8 +89,30 @@ def on_trial_wake(standing: Standing, state: Trial, moment: Moment) -> Outcome:
         return standing, ()
     busy = replace(standing, state=replace(state, check_at=None))
     if state.committing:
-        return busy, (CommitTrial(trial_id=state.trial_id),)
+        return busy, (CommitTrial(trial_id=state.trial_id, held=state.held),)
     return busy, (RunHealth(trial_id=state.trial_id, goal=state.goal),)
+
+
+def on_commit_asked(standing: Standing, event: ev.CommitAsked, moment: Moment) -> Outcome:
+    """Look now, and commit without waiting for up time and soak if the checks pass. Their failure counts as ever."""
+    del event, moment
+    state = standing.state
+    if not isinstance(state, Trial) or state.gave_up is not None or state.committing:
+        return standing, ()
+    hurried = replace(standing, state=replace(state, hurried=True, check_at=None))
+    if state.check_at is None:
+        return hurried, ()
+    return hurried, (RunHealth(trial_id=state.trial_id, goal=state.goal),)
+
+
+def on_rollback_asked(standing: Standing, event: ev.RollbackAsked, moment: Moment) -> Outcome:
+    """Give up the trial, or go back from what was committed."""
+    state = standing.state
+    if not isinstance(state, Trial):
+        return vigil.on_rollback_asked(standing, event, moment)
+    if state.gave_up is not None or state.committing:
+        return standing, ()
+    return give_up(standing, state, event.reason)
 
 
 def on_committed(standing: Standing, event: ev.TrialCommitted, moment: Moment) -> Outcome:
@@ -100,7 +128,17 @@ def on_commit_failed(standing: Standing, event: ev.CommitFailed, moment: Moment)
     state = standing.state
     if not isinstance(state, Trial) or state.trial_id != event.trial_id:
         return standing, ()
-    return replace(standing, state=replace(state, check_at=moment.now + moment.tuning.commit_retry_s)), ()
+    again = replace(state, check_at=moment.now + moment.tuning.commit_retry_s, why_not=event.text[:512])
+    return replace(standing, state=again), ()
+
+
+def on_commit_vetoed(standing: Standing, event: ev.CommitVetoed, moment: Moment) -> Outcome:
+    """A hook of the device forbids it: the old slot comes back."""
+    del moment
+    state = standing.state
+    if not isinstance(state, Trial) or state.trial_id != event.trial_id or state.gave_up is not None:
+        return standing, ()
+    return give_up(standing, state, event.reason)
 
 
 def on_activation_failed(standing: Standing, event: ev.ActivationFailed, moment: Moment) -> Outcome:
@@ -108,9 +146,7 @@ def on_activation_failed(standing: Standing, event: ev.ActivationFailed, moment:
     state = standing.state
     if not isinstance(state, Activating) or state.trial_id != event.trial_id:
         return standing, ()
-    failed = replace(standing, state=Failed(held=state.held, reason=event.reason))
-    tell = Tell(state=AgentState.FAILED, held=state.held, reason=event.reason)
-    return take_pending(failed, (tell, GiveUp(trial_id=state.trial_id)), moment)
+    return _failed(standing, state.held, event.reason, (GiveUp(trial_id=state.trial_id),), moment)
 
 
 def give_up(standing: Standing, state: Trial, reason: Reason) -> Outcome:
@@ -119,13 +155,36 @@ def give_up(standing: Standing, state: Trial, reason: Reason) -> Outcome:
     return after, (GiveUp(trial_id=state.trial_id), Reboot())
 
 
+def on_trial(standing: Standing) -> bool:
+    """Whether a trial runs, also one that was given up and waits for its restart."""
+    return isinstance(standing.state, Trial)
+
+
+def may_live(standing: Standing, now: float) -> bool:
+    """Whether a watchdog is to be fed at monotonic seconds `now`: not in a trial that can't be committed any more."""
+    state = standing.state
+    return not isinstance(state, Trial) or (state.gave_up is None and now < deadline(state))
+
+
 def deadline(state: Trial) -> float:
     """Monotonic seconds after which this agent no longer commits; the boot loader keeps its own."""
     return state.started_at + state.held.order.trial_s
 
 
+def _failed_round(standing: Standing, state: Trial, text: str, watch: Watch, moment: Moment) -> Outcome:
+    """Without a soak the first failure ends the trial; in a soak so many rounds may fail."""
+    failed = state.failed_rounds + 1
+    may_fail = watch.may_fail if watch.soak_s > 0 else 0
+    if failed <= may_fail:
+        again = replace(state, failed_rounds=failed, check_at=moment.now + watch.every_s)
+        return replace(standing, state=again), ()
+    if may_fail:
+        text = f"{failed} rounds of the soak failed, and {may_fail} may. {text}"
+    return give_up(standing, state, Reason(kind=ReasonKind.HEALTH_FAILED, text=text[:1024]))
+
+
 def _too_late(standing: Standing, state: Trial) -> Outcome:
-    text = f"The trial did not commit within {state.held.order.trial_s} s."
+    text = f"The trial did not commit within {state.held.order.trial_s} s. {state.why_not}".strip()
     return give_up(standing, state, Reason(kind=ReasonKind.TRIAL_DEADLINE, text=text))
 
 
@@ -139,6 +198,8 @@ def _in_trial(standing: Standing, state: Activating | Trial | Committed, same_bo
         trial_id=state.trial_id or "",
         started_at=state.started_at if going_on and isinstance(state, Trial) else moment.now,
         gave_up=gave_up,
+        failed_rounds=state.failed_rounds if going_on and isinstance(state, Trial) else 0,
+        retreat=None if isinstance(state, Committed) else state.retreat,
     )
     after = replace(standing, state=trial)
     if gave_up is not None:
@@ -148,15 +209,33 @@ def _in_trial(standing: Standing, state: Activating | Trial | Committed, same_bo
 
 
 def _fell_back(standing: Standing, state: Activating | Trial | Committed, moment: Moment) -> Outcome:
-    reason = state.gave_up if isinstance(state, Trial) else None
-    return _back(standing, state.held, state.goal, reason or _cause(standing.boot.cause), moment)
+    reason = (state.gave_up if isinstance(state, Trial) else None) or _cause(standing.boot.cause)
+    if not isinstance(state, Committed) and state.retreat is not None:
+        return _no_retreat(standing, state, reason, moment)
+    return _back(standing, state.held, state.goal, reason, moment)
 
 
-def _back(standing: Standing, held: Held, goal: Goal, reason: Reason, moment: Moment) -> Outcome:
+def _no_retreat(standing: Standing, state: Activating | Trial, reason: Reason, moment: Moment) -> Outcome:
+    """The previous slot didn't do either: what regressed runs on, and there is nothing more to go back to."""
+    text = f"Going back failed, so what regressed runs on. {reason.text}"[:1024]
+    return _failed(_without_good(standing, state.goal), state.held, Reason(kind=reason.kind, text=text), (), moment)
+
+
+def _without_good(standing: Standing, goal: Goal) -> Standing:
     slots = dict(standing.slots)
     if goal.slot in slots:
         slots[goal.slot] = replace(slots[goal.slot], good=False)
-    after = replace(standing, state=FellBack(held=held, reason=reason), slots=slots)
+    return replace(standing, slots=slots)
+
+
+def _failed(standing: Standing, held: Held, reason: Reason, commands: tuple[Command, ...], moment: Moment) -> Outcome:
+    failed = replace(standing, state=Failed(held=held, reason=reason))
+    tell = Tell(state=AgentState.FAILED, held=held, reason=reason)
+    return take_pending(failed, (tell, *commands), moment)
+
+
+def _back(standing: Standing, held: Held, goal: Goal, reason: Reason, moment: Moment) -> Outcome:
+    after = replace(_without_good(standing, goal), state=FellBack(held=held, reason=reason))
     return take_pending(after, (Tell(state=AgentState.FELL_BACK, held=held, reason=reason),), moment)
 
 
@@ -175,6 +254,8 @@ def _activating_again(standing: Standing, state: Activating, same_boot: bool, mo
         return standing, activation(state)
     if not same_boot and standing.boot.cause == REQUEST_REFUSED:
         return _loader_refused(standing, state, moment)
+    if state.retreat is not None:
+        return _failed(standing, state.held, state.retreat, (GiveUp(trial_id=state.trial_id),), moment)
     text = "The permit ended before the activation did; a new one is asked for."
     reason = Reason(kind=ReasonKind.PERMIT_STALE, text=text)
     staged = replace(standing, state=Staged(held=state.held, goal=state.goal, boot_id=state.boot_id))
@@ -188,18 +269,19 @@ def _activating_again(standing: Standing, state: Activating, same_boot: bool, mo
 def _loader_refused(standing: Standing, state: Activating, moment: Moment) -> Outcome:
     text = "The boot loader refused the trial: it starts one only from the committed slot and never twice with one id."
     reason = Reason(kind=ReasonKind.BOOT_FAILED, text=text)
-    failed = replace(standing, state=Failed(held=state.held, reason=reason))
-    return take_pending(failed, (Tell(state=AgentState.FAILED, held=state.held, reason=reason),), moment)
+    return _failed(standing, state.held, reason, (), moment)
 
 
 def _trial_over(standing: Standing, state: Trial, moment: Moment) -> Outcome:
     """A normal boot ends the trial's story: the slot that runs tells which way it went."""
     if standing.boot.slot is state.goal.slot:
         return _commit(standing, state, moment)
-    return _back(standing, state.held, state.goal, state.gave_up or _cause(standing.boot.cause), moment)
+    return _fell_back(standing, state, moment)
 
 
 def _commit(standing: Standing, state: Trial | Activating, moment: Moment) -> Outcome:
+    if state.retreat is not None:
+        return _gone_back(standing, state, state.retreat, moment)
     committed = Committed(
         held=state.held,
         goal=state.goal,
@@ -209,15 +291,29 @@ def _commit(standing: Standing, state: Trial | Activating, moment: Moment) -> Ou
     slots = {**standing.slots, state.goal.slot: replace(state.goal.content, good=True)}
     soak = soak_of(replace(standing, soak=None), state.goal, moment)
     after = replace(standing, state=committed, slots=slots, soak=soak)
+    after = replace(after, vigil=vigil.begin(after, state.held, moment))
     return take_pending(after, (Tell(state=AgentState.COMMITTED, held=state.held),), moment)
+
+
+def _gone_back(standing: Standing, state: Trial | Activating, why: Reason, moment: Moment) -> Outcome:
+    """The previous release runs and is good; the one that was left is not gone back to any more."""
+    left = _without_good(standing, replace(state.goal, slot=state.goal.slot.other))
+    slots = {**left.slots, state.goal.slot: replace(state.goal.content, good=True)}
+    after = replace(left, state=FellBack(held=state.held, reason=why), slots=slots, soak=None)
+    after = replace(after, vigil=vigil.begin(after, None, moment))
+    return take_pending(after, (Tell(state=AgentState.FELL_BACK, held=state.held, reason=why),), moment)
 
 
 def _waiting(standing: Standing, moment: Moment) -> Outcome:
     """No activation was under way: do the present state's work again, from the start if the slots changed their roles."""
     state = standing.state
-    if isinstance(state, Ordered | Downloading | Staged | Asking) and _leads_to_running_slot(standing, state.goal):
+    if isinstance(state, Ordered | Downloading | Staged | Asking | Deferred) and _leads_to_running_slot(
+        standing, state.goal
+    ):
         return take_up(standing, state.held, moment)
-    if isinstance(state, Deferred):
+    if isinstance(state, Deferred) and state.goal is not None:
+        state = replace(state, retry_at=moment.now)
+    elif isinstance(state, Deferred):
         state = Ordered(held=state.held, attempts=state.attempts, told=state.reason.kind)
     elif isinstance(state, Ordered | Downloading):
         state = replace(state, retry_at=None)

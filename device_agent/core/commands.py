@@ -4,9 +4,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from device_agent.core.values import Content, Goal, Held
+from device_agent.core.values import Content, Goal, Held, Phase
 from device_agent.ports import Slot
-from firmware.protocol.order import Counter
+from firmware.protocol.order import Counter, FileRef
 from firmware.protocol.report import Reason
 from firmware.protocol.words import AgentState
 
@@ -27,7 +27,7 @@ class CheckOrder(Struct, frozen=True, kw_only=True):
 
 
 class Stage(Struct, frozen=True, kw_only=True):
-    """Write the release into the inactive slot → `StageFinished`, `StageRefused`, `StageDelayed`."""
+    """Write the release into the inactive slot → `StageFinished`, `StageRefused`, `StageDelayed`, `Withheld`."""
 
     held: Held
     active: Slot
@@ -73,10 +73,32 @@ class RunHealth(Struct, frozen=True, kw_only=True):
     goal: Goal
 
 
+class Clear(Struct, frozen=True, kw_only=True):
+    """Ask windows, conditions and hooks of the device → `Cleared`, `Withheld`."""
+
+    held: Held
+    phase: Phase
+
+
+class RunHeartbeat(Struct, frozen=True, kw_only=True):
+    """Run the checks of the release in the running slot → `HeartbeatDone`. `manifest` None: only the device's own."""
+
+    slot: Slot
+    manifest: FileRef | None
+
+
+class VerifyPrevious(Struct, frozen=True, kw_only=True):
+    """Read the previous slot from the medium, to go back to it → `PreviousVerified`."""
+
+    slot: Slot
+    content: Content
+
+
 class CommitTrial(Struct, frozen=True, kw_only=True):
-    """Declare the trial good to the boot loader → `TrialCommitted`, `CommitFailed`."""
+    """Declare the trial good to the boot loader → `TrialCommitted`, `CommitFailed`, `CommitVetoed`."""
 
     trial_id: str
+    held: Held
 
 
 class GiveUp(Struct, frozen=True, kw_only=True):
@@ -85,6 +107,6 @@ class GiveUp(Struct, frozen=True, kw_only=True):
     trial_id: str
 
 
-Command = (
-    Tell | CheckOrder | Stage | StopStaging | VerifySlot | SendAsk | TrySlot | Reboot | RunHealth | CommitTrial | GiveUp
-)
+Work = CheckOrder | Clear | Stage | VerifySlot | VerifyPrevious | RunHealth | RunHeartbeat | CommitTrial
+"""What takes time: a job each."""
+Command = Tell | Work | StopStaging | SendAsk | TrySlot | Reboot | GiveUp

@@ -3,9 +3,10 @@
 from msgspec import Struct
 
 from device_agent.core.values import Content, Held
-from device_agent.ports import BootStatus
+from device_agent.ports import BootStatus, Slot
 from firmware.protocol.permit import Permit
 from firmware.protocol.report import Reason
+from firmware.protocol.words import AgentState
 
 
 class Booted(Struct, frozen=True, kw_only=True):
@@ -110,9 +111,80 @@ class TrialCommitted(Struct, frozen=True, kw_only=True):
 
 
 class CommitFailed(Struct, frozen=True, kw_only=True):
-    """The boot loader could not be told; the trial goes on."""
+    """The boot loader could not be told, or a hook wasn't ready; the trial goes on."""
 
     trial_id: str
+    text: str = ""
+
+
+class CommitVetoed(Struct, frozen=True, kw_only=True):
+    """A hook of the device forbids the commit."""
+
+    trial_id: str
+    reason: Reason
+
+
+class HeartbeatDone(Struct, frozen=True, kw_only=True):
+    """The checks of what runs in `slot` ended. `healthy` None: they could not be looked at."""
+
+    slot: Slot
+    healthy: bool | None
+    text: str
+
+
+class PreviousVerified(Struct, frozen=True, kw_only=True):
+    """The previous slot was read from the medium. `intact`: it holds `sha256`. `nonce` is fresh: the id of a trial."""
+
+    sha256: str
+    intact: bool
+    nonce: str
+
+
+class CommitAsked(Struct, frozen=True, kw_only=True):
+    """Somebody at the device wants the trial committed as soon as its checks pass; policy allowed it."""
+
+
+class RollbackAsked(Struct, frozen=True, kw_only=True):
+    """Somebody at the device wants the previous release back; policy allowed it."""
+
+    reason: Reason
+
+
+class Cleared(Struct, frozen=True, kw_only=True):
+    """Windows, conditions and hooks say yes to an order, for the next `valid_s` seconds."""
+
+    order_hash: str
+    valid_s: float
+
+
+class Withheld(Struct, frozen=True, kw_only=True):
+    """They say no: to be asked again after `retry_s`, or with `veto` for good."""
+
+    order_hash: str
+    reason: Reason
+    retry_s: float
+    veto: bool = False
+    jitter: float = 0.5
+
+
+class DeferAsked(Struct, frozen=True, kw_only=True):
+    """Somebody at the device puts off restarts for so many seconds."""
+
+    seconds: float
+
+
+class Consented(Struct, frozen=True, kw_only=True):
+    """Somebody at the device agrees to an order; an empty hash names the present one."""
+
+    order_hash: str = ""
+
+
+class FailureLogged(Struct, frozen=True, kw_only=True):
+    """The device's hook said something about a failure that was reported in `state` about `held`."""
+
+    state: AgentState
+    held: Held
+    text: str
 
 
 class LinkUp(Struct, frozen=True, kw_only=True):
@@ -144,6 +216,16 @@ Event = (
     | HealthFinished
     | TrialCommitted
     | CommitFailed
+    | CommitVetoed
+    | FailureLogged
+    | Cleared
+    | Withheld
+    | DeferAsked
+    | Consented
+    | HeartbeatDone
+    | PreviousVerified
+    | CommitAsked
+    | RollbackAsked
     | LinkUp
     | Woke
 )

@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from device_agent.core import boot, orders, soak, staging
+from device_agent.core import boot, local, orders, soak, staging, vigil
 from device_agent.core import events as ev
 from device_agent.core.commands import Command, Reboot
 from device_agent.core.orders import previous_of
@@ -55,14 +55,16 @@ def step(
 
 def wake_at(standing: Standing) -> float | None:
     """Monotonic seconds at which the core wants a `Woke`, or None. A time that has passed means now."""
-    times = [at for at in (soak.soak_at(standing), _state_wakes_at(standing)) if at is not None]
-    return min(times, default=None)
+    wanted = (soak.soak_at(standing), vigil.beat_at(standing), _state_wakes_at(standing))
+    return min((at for at in wanted if at is not None), default=None)
 
 
 def _state_wakes_at(standing: Standing) -> float | None:
     state = standing.state
     if isinstance(state, Ordered | Downloading | Deferred):
         return state.retry_at
+    if isinstance(state, Staged | Asking) and local.is_clearing(standing):
+        return None
     if isinstance(state, Staged):
         return 0.0 if state.boot_id == standing.boot.boot_id else None
     if isinstance(state, Asking):
@@ -98,8 +100,17 @@ def _on_woke(standing: Standing, event: ev.Woke, moment: Moment) -> tuple[Standi
     soaked_at, at = soak.soak_at(standing), _state_wakes_at(standing)
     if standing.soak is not None and soaked_at is not None and soaked_at <= moment.now:
         standing = soak.raise_floor(standing, standing.soak)
+    beat_at = vigil.beat_at(standing)
+    beat: tuple[Command, ...] = ()
+    if beat_at is not None and beat_at <= moment.now:
+        standing, beat = vigil.beat(standing)
     if at is None or at > moment.now:
-        return standing, ()
+        return standing, beat
+    after, commands = _state_woke(standing, event, moment)
+    return after, (*beat, *commands)
+
+
+def _state_woke(standing: Standing, event: ev.Woke, moment: Moment) -> tuple[Standing, tuple[Command, ...]]:
     state = standing.state
     if isinstance(state, Staged | Asking):
         return staging.ask(standing, event, moment)
@@ -108,6 +119,8 @@ def _on_woke(standing: Standing, event: ev.Woke, moment: Moment) -> tuple[Standi
     if isinstance(state, Activating):
         again = replace(state, reboot_at=moment.now + moment.tuning.reboot_retry_s)
         return replace(standing, state=again), (Reboot(),)
+    if isinstance(state, Deferred) and state.goal is not None:
+        return local.look_again(standing, state, moment)
     if isinstance(state, Deferred):
         state = Ordered(held=state.held, attempts=state.attempts, told=state.reason.kind)
     elif isinstance(state, Ordered | Downloading):
@@ -132,6 +145,16 @@ HANDLERS: dict[type[ev.Event], Handler] = {
     ev.HealthFinished: boot.on_health,
     ev.TrialCommitted: boot.on_committed,
     ev.CommitFailed: boot.on_commit_failed,
+    ev.CommitVetoed: boot.on_commit_vetoed,
+    ev.FailureLogged: orders.on_failure_logged,
+    ev.Cleared: local.on_cleared,
+    ev.Withheld: local.on_withheld,
+    ev.DeferAsked: local.on_defer_asked,
+    ev.Consented: local.on_consented,
+    ev.HeartbeatDone: vigil.on_heartbeat,
+    ev.PreviousVerified: vigil.on_previous_verified,
+    ev.CommitAsked: boot.on_commit_asked,
+    ev.RollbackAsked: boot.on_rollback_asked,
     ev.LinkUp: staging.on_link_up,
     ev.Woke: _on_woke,
 }

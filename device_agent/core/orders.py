@@ -102,6 +102,13 @@ def note(standing: Standing, held: Held, reason: Reason) -> Outcome:
     return replace(standing, noted=noted), (Tell(state=AgentState.REFUSED, held=held, reason=reason),)
 
 
+def on_failure_logged(standing: Standing, event: ev.FailureLogged, moment: Moment) -> Outcome:
+    """Send after a failure what the device itself had to say about it."""
+    del moment
+    reason = Reason(kind=ReasonKind.FAILURE_LOG, text=event.text[:1024])
+    return standing, (Tell(state=event.state, held=event.held, reason=reason),)
+
+
 def expired(held: Held) -> Reason:
     """Why an order whose time has passed is not started."""
     text = f"The order expired at {held.order.expires_at} (POSIX seconds); issue a new one."

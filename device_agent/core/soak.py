@@ -2,7 +2,7 @@
 
 Falling back must stay possible while a release is young, and going back must end once it is trusted. No order that comes
 meanwhile ends a soak, else whoever may sign orders could keep the floor down for ever; only another slot's commit does. A
-reboot begins it anew, and it counts only while its slot runs.
+reboot begins it anew, and it counts only while its slot runs and doesn't fail its checks.
 """
 
 from msgspec.structs import replace
@@ -15,6 +15,8 @@ def soak_at(standing: Standing) -> float | None:
     """When the running release has soaked, or None. Never in mid-activation: then it is about to be left."""
     soak = standing.soak
     if soak is None or soak.slot is not standing.boot.slot or isinstance(standing.state, Activating | Trial):
+        return None
+    if standing.vigil is not None and standing.vigil.regressed is not None:
         return None
     return soak.soaked_at
 

@@ -7,6 +7,7 @@ never afterwards. Staging ahead costs the way back: the slot's content is forgot
 from msgspec.structs import replace
 
 from device_agent.core import events as ev
+from device_agent.core import local
 from device_agent.core.commands import (
     CheckOrder,
     Command,
@@ -31,7 +32,7 @@ from device_agent.core.states import (
     Standing,
     word_of,
 )
-from device_agent.core.values import Goal, Held, Moment, backoff
+from device_agent.core.values import Goal, Held, Moment, backoff, watched_s
 from firmware.protocol.permit import Permit, Verdict
 from firmware.protocol.report import Reason
 from firmware.protocol.words import AgentState, ReasonKind
@@ -46,6 +47,9 @@ def on_checked(standing: Standing, event: ev.OrderChecked, moment: Moment) -> Ou
         return refuse(standing, state.held, expired(state.held))
     active = standing.boot.slot
     goal = Goal(slot=active.other, content=event.content, floor=event.floor, min_uptime_s=event.min_uptime_s)
+    longest_s, needed_s = state.held.order.trial_s, watched_s(goal, moment.tuning.own_watch)
+    if needed_s >= longest_s:
+        return refuse(standing, state.held, _trial_too_short(needed_s, longest_s))
     running = standing.slots.get(active)
     if running is not None and running.good and running.sha256 == event.content.sha256:
         return _already_running(standing, state.held, goal, moment)
@@ -123,6 +127,9 @@ def ask(standing: Standing, event: ev.Woke, moment: Moment) -> Outcome:
     state = standing.state
     if not isinstance(state, Staged | Asking):
         return standing, ()
+    instead = local.before_ask(standing, state, moment)
+    if instead is not None:
+        return instead
     attempts = state.attempts if isinstance(state, Asking) else 0
     tuning = moment.tuning
     asking = Asking(
@@ -153,6 +160,9 @@ def on_permit(standing: Standing, event: ev.PermitArrived, moment: Moment) -> Ou
     below = below_floor(standing, state.goal.content)
     if below is not None:
         return refuse(standing, state.held, below)
+    declined = _declined(standing, state, moment)
+    if declined is not None:
+        return declined
     return _activate(standing, state, permit_until, moment)
 
 
@@ -192,7 +202,18 @@ def _already_running(standing: Standing, held: Held, goal: Goal, moment: Moment)
         trial_id=None,
     )
     soak = soak_of(standing, committed.goal, moment) or standing.soak
-    return replace(standing, state=committed, soak=soak), (Tell(state=AgentState.COMMITTED, held=held, reason=reason),)
+    vigil = standing.vigil and replace(standing.vigil, held=replace(held, envelope=b""))
+    return replace(standing, state=committed, soak=soak, vigil=vigil), (
+        Tell(state=AgentState.COMMITTED, held=held, reason=reason),
+    )
+
+
+def _trial_too_short(needed_s: float, longest_s: int) -> Reason:
+    text = (
+        f"The release has to be up and healthy for {needed_s:g} s before it is committed, and the order's trial ends after "
+        f"{longest_s} s; give the strategy a longer trial."
+    )
+    return Reason(kind=ReasonKind.TRIAL_TOO_SHORT, text=text)
 
 
 def _later(standing: Standing, state: Ordered | Downloading, reason: Reason, jitter: float, moment: Moment) -> Outcome:
@@ -228,6 +249,17 @@ def _answers(permit: Permit, state: Asking) -> bool:
         and permit.boot_id == state.boot_id
         and permit.nonce == state.nonce
     )
+
+
+def _declined(standing: Standing, state: Asking, moment: Moment) -> Outcome | None:
+    """The device's say is kept to the last: between the ask and its permit somebody may have spoken, or a window closed."""
+    stopped = local.obstacle(standing, state.held, moment)
+    if stopped is None and not local.is_cleared(standing, state.held, moment):
+        reason = Reason(kind=ReasonKind.OUTSIDE_WINDOW, text="The permit came after what the device allows had ended.")
+        stopped = reason, moment.tuning.ask_max_s
+    if stopped is None:
+        return None
+    return local.put_off(standing, state, stopped[0], stopped[1], moment, declined=state.nonce)
 
 
 def _activate(standing: Standing, state: Asking, permit_until: float, moment: Moment) -> Outcome:

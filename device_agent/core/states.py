@@ -7,7 +7,7 @@ not in `TABLE` is an error of the program, never a silent no-op; a row's set hol
 from msgspec import Struct
 
 from device_agent.core import events as ev
-from device_agent.core.values import NO_BOOT, Content, Goal, Held
+from device_agent.core.values import NO_BOOT, Content, Goal, Held, Phase
 from device_agent.ports import BootStatus, Slot
 from firmware.protocol.order import Counter
 from firmware.protocol.report import Reason
@@ -60,7 +60,8 @@ class Asking(Struct, frozen=True, kw_only=True, tag=Word.ASKING.value):
 
 
 class Activating(Struct, frozen=True, kw_only=True, tag=Word.ACTIVATING.value):
-    """A permit was given in boot `boot_id`; the boot loader is being asked for the trial and the device restarts."""
+    """A permit was given in boot `boot_id`; the boot loader is being asked for the trial and the device restarts.
+    `retreat`: why the device goes back to its previous slot of its own accord, without a permit."""
 
     held: Held
     goal: Goal
@@ -68,11 +69,13 @@ class Activating(Struct, frozen=True, kw_only=True, tag=Word.ACTIVATING.value):
     trial_id: str
     permit_until: float
     reboot_at: float
+    retreat: Reason | None = None
 
 
 class Trial(Struct, frozen=True, kw_only=True, tag=Word.TRIAL.value):
     """The new slot runs. `check_at`: when to look again (None: checks run now). `committing`: the checks passed.
-    `gave_up`: why the old slot was asked for."""
+    `gave_up`: why the old slot was asked for. `failed_rounds`: of the soak. `hurried`: the device's owner wants the commit as
+    soon as the checks pass. `retreat`: see `Activating`. `why_not`: why the commit failed last."""
 
     held: Held
     goal: Goal
@@ -82,6 +85,10 @@ class Trial(Struct, frozen=True, kw_only=True, tag=Word.TRIAL.value):
     check_at: float | None = None
     committing: bool = False
     gave_up: Reason | None = None
+    failed_rounds: int = 0
+    hurried: bool = False
+    retreat: Reason | None = None
+    why_not: str = ""
 
 
 class Committed(Struct, frozen=True, kw_only=True, tag=Word.COMMITTED.value):
@@ -94,12 +101,16 @@ class Committed(Struct, frozen=True, kw_only=True, tag=Word.COMMITTED.value):
 
 
 class Deferred(Struct, frozen=True, kw_only=True, tag=Word.DEFERRED.value):
-    """Can't start for a reason that passes, such as an expired catalogue."""
+    """Can't start for a reason that passes, such as an expired catalogue (`goal` None); or the device withholds what was checked
+    (`then`: what would come next). `retry_at` None: policy and hooks are being asked."""
 
     held: Held
     reason: Reason
-    retry_at: float
+    retry_at: float | None
     attempts: int = 1
+    goal: Goal | None = None
+    boot_id: str = ""
+    then: Phase = Phase.ACTIVATION
 
 
 class FellBack(Struct, frozen=True, kw_only=True, tag=Word.FELL_BACK.value):
@@ -155,6 +166,38 @@ class Soak(Struct, frozen=True, kw_only=True):
     soaked_at: float
 
 
+class Vigil(Struct, frozen=True, kw_only=True):
+    """What is watched after a commit (`core.vigil`). `slot` runs; `held` brought it, None from the factory. `beat_at`: the next
+    heartbeat (None: it runs now, or there is none). `failures`: beats in a row that failed. `regressed`: reported. `retreat`: why
+    the previous slot is being read, to go back to it; `retreats`: how often that was done."""
+
+    slot: Slot
+    held: Held | None = None
+    beat_at: float | None = None
+    failures: int = 0
+    regressed: Reason | None = None
+    retreat: Reason | None = None
+    retreats: int = 0
+
+
+class Clearance(Struct, frozen=True, kw_only=True):
+    """Windows, conditions and hooks were asked about an order: yes `until` (monotonic), or no answer yet (None)."""
+
+    order_hash: str
+    until: float | None = None
+
+
+class Local(Struct, frozen=True, kw_only=True):
+    """What somebody at the device said. `defer_until`: trusted time. `consent`: hash of the order agreed to. `put_off`: hash of
+    the order put off last, first at trusted time `put_off_since`. `clearance` is never durable."""
+
+    defer_until: float = 0.0
+    consent: str = ""
+    put_off: str = ""
+    put_off_since: float = 0.0
+    clearance: Clearance | None = None
+
+
 class Standing(Struct, frozen=True, kw_only=True):
     """All an agent knows about its target. `pending`: the order to take up when the running activation has ended.
     `noted`: hashes of stale, foreign or equivocal orders that were reported, newest last."""
@@ -167,6 +210,8 @@ class Standing(Struct, frozen=True, kw_only=True):
     slots: dict[Slot, Content] = {}
     noted: tuple[str, ...] = ()
     soak: Soak | None = None
+    vigil: Vigil | None = None
+    local: Local = Local()
     boot: BootStatus = NO_BOOT
 
 
@@ -204,12 +249,12 @@ TABLE: dict[Key, Row] = {
         {
             **{word: {word} for word in _ENDED - {_COMMITTED}},
             _ORDERED: _START,
-            _DEFERRED: {_ORDERED},
+            _DEFERRED: {_ORDERED, _DEFERRED} | _START,
             _DOWN: {_DOWN} | _START,
             _STAGED: {_STAGED} | _START,
             _ASKING: {_STAGED} | _START,
             _ACTIVATING: {_ACTIVATING, _STAGED, _TRIAL, _FAILED} | _AFTER_TRIAL,
-            _TRIAL: {_TRIAL} | _AFTER_TRIAL,
+            _TRIAL: {_TRIAL, _FAILED} | _AFTER_TRIAL,
             _COMMITTED: {_COMMITTED, _TRIAL, _FELL_BACK},
         },
     ),
@@ -225,19 +270,33 @@ TABLE: dict[Key, Row] = {
     **_rows(ev.StageRefused, {_DOWN: {_FAILED, _DOWN}}, late=True),
     **_rows(ev.StageDelayed, {_DOWN: {_DOWN}}, late=True),
     **_rows(ev.SlotVerified, {_ORDERED: {_STAGED, _REFUSED, _ORDERED}, _STAGED: {_STAGED, _DOWN, _REFUSED}}, late=True),
-    **_rows(ev.PermitArrived, {_ASKING: {_ASKING, _ACTIVATING, _REFUSED}}, late=True),
+    **_rows(ev.PermitArrived, {_ASKING: {_ASKING, _ACTIVATING, _REFUSED, _DEFERRED}}, late=True),
+    **_rows(ev.Cleared, {_STAGED: {_STAGED}, _DEFERRED: {_DEFERRED, _STAGED, _DOWN, _REFUSED}}, late=True),
+    **_rows(
+        ev.Withheld,
+        {word: {word, _DEFERRED, _REFUSED} for word in (_DOWN, _STAGED, _DEFERRED)},
+        late=True,
+    ),
+    **_rows(ev.DeferAsked, {word: {word} | ({_DEFERRED} if word in {_STAGED, _ASKING} else set()) for word in EVERY}),
+    **_rows(ev.Consented, {word: {word} for word in EVERY}),
     **_rows(ev.ActivationFailed, {_ACTIVATING: {_FAILED} | _START}),
     **_rows(ev.HealthFinished, {_TRIAL: {_TRIAL}}, late=True),
-    **_rows(ev.TrialCommitted, {_TRIAL: {_COMMITTED} | _START}),
+    **_rows(ev.TrialCommitted, {_TRIAL: _AFTER_TRIAL}),
     **_rows(ev.CommitFailed, {_TRIAL: {_TRIAL}}),
+    **_rows(ev.CommitVetoed, {_TRIAL: {_TRIAL}}),
+    **_rows(ev.FailureLogged, {word: {word} for word in EVERY}),
+    **_rows(ev.HeartbeatDone, {word: {word} for word in EVERY}),
+    **_rows(ev.PreviousVerified, {word: {word, _ACTIVATING} for word in _ENDED}, late=True),
+    **_rows(ev.CommitAsked, {word: {word} for word in EVERY}),
+    **_rows(ev.RollbackAsked, {word: {word} for word in EVERY}),
     **_rows(ev.LinkUp, {word: {word} for word in EVERY}),
     **_rows(
         ev.Woke,
         {
             **{word: {word} for word in _ENDED | {_DOWN, _ORDERED, _ACTIVATING, _TRIAL}},
-            _DEFERRED: {_DEFERRED, _ORDERED},
-            _STAGED: {_STAGED, _ASKING},
-            _ASKING: {_ASKING},
+            _DEFERRED: {_DEFERRED, _ORDERED, _STAGED},
+            _STAGED: {_STAGED, _ASKING, _DEFERRED},
+            _ASKING: {_ASKING, _STAGED, _DEFERRED},
         },
     ),
 }

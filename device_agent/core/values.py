@@ -1,8 +1,12 @@
 """Values that states, events and commands share. Structs, because the journal stores them."""
 
+from enum import StrEnum
+from typing import Literal
+
 from msgspec import Struct
 
 from device_agent.ports import BootOutcome, BootStatus, Slot
+from firmware.checks import Watch
 from firmware.protocol.order import FileRef, Order
 
 
@@ -15,7 +19,8 @@ class Held(Struct, frozen=True, kw_only=True):
 
 
 class Content(Struct, frozen=True, kw_only=True):
-    """What a slot holds: the release, its image's sha256 and length. `good` once committed, or from the factory."""
+    """What a slot holds: the release, its image's sha256 and length. `good` once committed, or from the factory.
+    `watch`: how long its release wants to be watched."""
 
     product: str
     version: str
@@ -24,6 +29,7 @@ class Content(Struct, frozen=True, kw_only=True):
     length: int
     manifest: FileRef | None = None
     good: bool = False
+    watch: Watch = Watch()
 
 
 class Goal(Struct, frozen=True, kw_only=True):
@@ -33,6 +39,26 @@ class Goal(Struct, frozen=True, kw_only=True):
     content: Content
     floor: int = 0
     min_uptime_s: int = 0
+
+
+class Phase(StrEnum):
+    """What the device may withhold."""
+
+    DOWNLOAD = "download"
+    ACTIVATION = "activation"
+
+
+class OwnWatch(Struct, frozen=True, kw_only=True):
+    """What the device's owner says about watching. Of the two up times and soaks the longer counts; anything else that is set
+    here counts instead of the release's own word."""
+
+    min_uptime_s: float = 0.0
+    soak_s: int = 0
+    every_s: float | None = None
+    may_fail: int | None = None
+    heartbeat_s: int | None = None
+    failures: int | None = None
+    on_regression: Literal["report", "rollback"] | None = None
 
 
 class Tuning(Struct, frozen=True, kw_only=True):
@@ -48,6 +74,12 @@ class Tuning(Struct, frozen=True, kw_only=True):
     commit_retry_s: float = 2.0
     soak_s: float = 3600.0
     """How long a committed release runs before it raises the floor."""
+    own_watch: OwnWatch = OwnWatch()
+    consent_required: bool = False
+    max_defer_s: float = 7 * 86400.0
+    """How long an order can be put off by somebody at the device, in all."""
+    clear_first: bool = False
+    """Whether windows, conditions or hooks have to be asked before a permit is."""
 
 
 class Moment(Struct, frozen=True, kw_only=True):
@@ -66,3 +98,21 @@ def backoff(attempts: int, jitter: float, least_s: float, most_s: float) -> floa
     """Seconds until try number `attempts` + 1: doubling from `least_s` to `most_s`, times 0.75 to 1.25 by `jitter` in [0, 1)."""
     delay_s = min(least_s * 2.0 ** min(attempts, 32), most_s)
     return delay_s * (0.75 + 0.5 * jitter)
+
+
+def watch_of(content: Content | None, own: OwnWatch) -> Watch:
+    """How long this release is watched on this device."""
+    watch = content.watch if content is not None else Watch()
+    return Watch(
+        soak_s=max(watch.soak_s, own.soak_s),
+        every_s=watch.every_s if own.every_s is None else own.every_s,
+        may_fail=watch.may_fail if own.may_fail is None else own.may_fail,
+        heartbeat_s=watch.heartbeat_s if own.heartbeat_s is None else own.heartbeat_s,
+        failures=watch.failures if own.failures is None else own.failures,
+        on_regression=watch.on_regression if own.on_regression is None else own.on_regression,
+    )
+
+
+def watched_s(goal: Goal, own: OwnWatch) -> float:
+    """Seconds a trial must be up and healthy before it is committed."""
+    return max(goal.min_uptime_s, own.min_uptime_s, watch_of(goal.content, own).soak_s)

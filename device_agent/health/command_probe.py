@@ -1,81 +1,62 @@
-"""One command with a deadline. It runs in a process group of its own, which is killed when its time is over, and it dies with
-the agent. It gets neither the agent's environment, where an operator may keep a secret, nor its directory."""
+"""Commands as probes: one of the check's own, and systemd's answer about units."""
 
-import contextlib
 import os
-import signal
-import subprocess
-import threading
-import time
 from collections.abc import Sequence
-from typing import IO
+from pathlib import Path
 
-from device_agent.boot.leash import leashed
 from device_agent.health.probe import Deadline, Seen
+from device_agent.process import run_bounded
 
-MAX_OUTPUT_BYTES = 512
-CHUNK_BYTES = 1 << 16
-POLL_S = 0.02
-DRAIN_S = 0.5
-ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+SYSTEMD_RUNS = Path("/run/systemd/system")
+SYSTEMCTL = ("systemctl",)
 
 
 def run_command(argv: Sequence[str], deadline: Deadline) -> Seen:
     """Run `argv`: passed when it exits with 0. The text carries the end code and the start of what it printed."""
-    if not argv:
-        return Seen(passed=False, text="its command is empty")
-    try:
-        child = subprocess.Popen(
-            leashed(argv),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            process_group=0,
-            env=ENVIRONMENT,
-            cwd="/",
-        )
-    except (OSError, ValueError) as error:
-        return Seen(passed=False, text=f"it could not be started ({error})"[:300])
-    said = _Output(child.stdout)
-    try:
-        while child.poll() is None and not deadline.is_over():
-            time.sleep(POLL_S)
-        timed_out = child.returncode is None
-    finally:
-        _kill_group(child)
-    text = said.finish()
-    if timed_out:
-        return Seen(passed=False, text="it was killed because it did not end in time" + text)
-    if child.returncode == 0:
+    ended = run_bounded(argv, deadline.is_over)
+    if ended.error:
+        return Seen(passed=False, text=ended.error)
+    if ended.code is None:
+        return Seen(passed=False, text="it was killed because it did not end in time" + ended.said)
+    if ended.code == 0:
         return Seen(passed=True, text="it exited with 0")
-    return Seen(passed=False, text=f"it exited with {child.returncode}{text}")
+    return Seen(passed=False, text=f"it exited with {ended.code}{ended.said}")
 
 
-def _kill_group(child: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
+class Systemd:
+    """Asks `systemctl`. `systemctl` and `runs` (the directory that is there where systemd is PID 1) are for tests to change."""
 
+    def __init__(self, systemctl: Sequence[str] = SYSTEMCTL, runs: Path = SYSTEMD_RUNS) -> None:
+        self._systemctl, self._runs = tuple(systemctl), runs
 
-class _Output:
-    """Drains a pipe so that the command never blocks, and keeps only the start."""
+    def are_active(self, units: Sequence[str], deadline: Deadline) -> Seen:
+        """Passed when every unit is active; each is asked about alone, because one active unit satisfies `is-active`."""
+        missing = self._missing()
+        if missing:
+            return missing
+        for unit in units:
+            ended = run_bounded([*self._systemctl, "is-active", "--", unit], deadline.is_over)
+            if ended.code is None:
+                return Seen(passed=False, text=ended.error or f"systemd did not answer about {unit} in time")
+            if ended.code != 0 or ended.output != "active":
+                return Seen(passed=False, text=f"unit {unit} is {ended.output[:100] or 'unknown'}")
+        return Seen(passed=True, text="every unit is active")
 
-    def __init__(self, pipe: IO[bytes] | None) -> None:
-        self._kept = b""
-        self._pipe = pipe
-        self._thread = threading.Thread(target=self._drain, name="health-output", daemon=True)
-        self._thread.start()
+    def restarts(self, units: Sequence[str], deadline: Deadline) -> int | Seen:
+        """How often systemd restarted these units, all together."""
+        missing = self._missing()
+        if missing:
+            return missing
+        total = 0
+        for unit in units:
+            argv = [*self._systemctl, "show", "--property=NRestarts", "--value", "--", unit]
+            ended = run_bounded(argv, deadline.is_over)
+            if ended.code != 0 or not ended.output.isdigit():
+                return Seen(passed=False, text=f"systemd does not tell the restarts of {unit}{ended.said}")
+            total += int(ended.output[:18])
+        return total
 
-    def finish(self) -> str:
-        """What was kept, as an end of a sentence. Something that left the process group may still hold the pipe: then it is
-        left to end on its own."""
-        self._thread.join(DRAIN_S)
-        said = " ".join(self._kept.decode(errors="replace").split())
-        return f": {said!r}" if said else ""
-
-    def _drain(self) -> None:
-        if self._pipe is None:
-            return
-        with self._pipe:
-            while chunk := os.read(self._pipe.fileno(), CHUNK_BYTES):
-                self._kept += chunk[: MAX_OUTPUT_BYTES - len(self._kept)]
+    def _missing(self) -> Seen | None:
+        if os.access(self._runs, os.F_OK):
+            return None
+        return Seen(passed=False, text="systemd does not run on this device, so it can't be asked about units")

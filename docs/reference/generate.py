@@ -18,7 +18,7 @@ import yaml
 from msgspec import inspect as ms
 
 from device_agent.cli import _parser
-from firmware import manifest
+from firmware import checks, manifest
 from firmware.protocol import endpoints, enrol, order, permit, renew, report, topics, words
 from server.cli import GROUP, cli
 from server.planner.policy import READY_MADE
@@ -50,7 +50,8 @@ UNSIGNED = (report.Progress, report.Presence)
 MANIFEST = (
     manifest.Manifest,
     manifest.Image,
-    manifest.HealthCheck,
+    checks.HealthCheck,
+    checks.Watch,
     manifest.Requires,
     manifest.Sbom,
     manifest.Encrypted,
@@ -202,7 +203,8 @@ def _integer(kind: Any) -> str:
 
 
 def _float(kind: Any) -> str:
-    return f"number, above {kind.gt:g}, at most {kind.le:g}"
+    least = f"above {kind.gt:g}" if kind.gt is not None else f"at least {kind.ge:g}"
+    return f"number, {least}, at most {kind.le:g}"
 
 
 def _number(value: int) -> str:

@@ -18,7 +18,6 @@ from firmware.images.slot_image import build_slot_image
 from firmware.manifest import (
     WINDOW_BYTES,
     Encrypted,
-    HealthCheck,
     Image,
     Manifest,
     Sbom,
@@ -85,7 +84,7 @@ def pack(
 @click.option("--counter", required=True, type=COUNTER, help="Rises with every release.")
 @click.option("--hardware", multiple=True, required=True, help="Compatible hardware id; repeat for more.")
 @click.option("--image", type=FILE, required=True, help="The image file.")
-@click.option("--health-file", type=FILE, help="JSON list of health checks of the trial boot.")
+@click.option("--health-file", type=FILE, help="JSON of health checks, and how long they are watched.")
 @click.option("--floor", type=COUNTER, default=0, help="Lowest counter to go back to, later.")
 @click.option("--min-uptime", type=click.IntRange(0, 86400), default=0, help="Seconds to be up before it may commit.")
 @click.option("--min-counter", type=COUNTER, default=0, help="Lowest release counter it may be installed over.")
@@ -133,6 +132,7 @@ def build(
     """
     folder = f"releases/{product}/{version}"
     requires = release_contents.requires_of(min_counter, through)
+    health, watch = release_contents.health_of(health_file)
     draft = Manifest(
         product=product,
         version=version,
@@ -140,14 +140,15 @@ def build(
         floor=floor,
         hardware=list(hardware),
         images=[Image(path=f"{folder}/{image.name}", length=1, sha256="0" * 64, windows=["0" * 64])],
-        health=_health(health_file),
+        health=health,
+        watch=watch,
         min_uptime_s=min_uptime,
         notes=notes,
         requires=requires,
         sbom=release_contents.sbom_of(sbom, folder, taken=(MANIFEST, image.name)) if sbom else None,
         fixes=sorted(set(fixes)),
         security_counter=release_contents.security_counter_of(image, security_counter),
-        crit=["requires"] if requires else [],
+        crit=[name for name, needed in (("requires", requires), ("watch", watch)) if needed],
     )
     recipient = release_encryption.read_release_key(encrypt_to) if encrypt_to else None
     _write_release(draft, image, sbom, recipient, output, as_json)
@@ -338,12 +339,3 @@ def _manifest(built: Path) -> tuple[bytes, Manifest]:
     except FileNotFoundError as error:
         raise RefusedError("not-built", f"{built} holds no {MANIFEST}; `otaria release build` makes one.") from error
     return data, parse_manifest(data)
-
-
-def _health(path: Path | None) -> list[HealthCheck]:
-    if path is None:
-        return []
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=list[HealthCheck])
-    except msgspec.MsgspecError as error:
-        raise RefusedError(ReasonKind.MALFORMED, f"{path} is not a JSON list of health checks: {error}.") from error

@@ -3,7 +3,11 @@
 import hashlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
+import msgspec
+
+from firmware.checks import HealthCheck, Watch, require_understood
 from firmware.errors import RefusedError
 from firmware.manifest import MAX_SBOM_BYTES, Requires, Sbom
 from firmware.protocol.codec import parse_json
@@ -16,6 +20,34 @@ def requires_of(min_counter: int, through: Sequence[int]) -> Requires | None:
     if not min_counter and not through:
         return None
     return Requires(min_counter=min_counter, through=sorted(set(through)))
+
+
+def health_of(path: Path | None) -> tuple[list[HealthCheck], Watch | None]:
+    """The checks in a JSON file, and how they are watched: a list of checks, or an object of `checks` and the fields of `Watch`.
+
+    Raises `RefusedError` (`malformed`, `not-understood`); a name that neither has is a mistake here, not something newer.
+    """
+    if path is None:
+        return [], None
+    try:
+        value = msgspec.json.decode(path.read_bytes())
+        fields = dict(value) if isinstance(value, dict) else {"checks": value}
+        listed = fields.pop("checks", [])
+        checks = msgspec.convert(listed, list[HealthCheck])
+        watch = msgspec.convert(fields, Watch) if fields else None
+    except msgspec.MsgspecError as error:
+        text = f"{path} is neither a JSON list of health checks nor an object with `checks`: {error}."
+        raise RefusedError(ReasonKind.MALFORMED, text) from error
+    strange = {name for one in listed for name in _unknown(one, HealthCheck)} | set(_unknown(fields, Watch))
+    if strange:
+        raise RefusedError(ReasonKind.MALFORMED, f"{path} names what there is not: {', '.join(sorted(strange))}.")
+    require_understood(checks)
+    return checks, watch
+
+
+def _unknown(value: dict[str, Any], kind: type[msgspec.Struct]) -> list[str]:
+    """Names that aren't fields; an empty `other` is how a Struct without them is written."""
+    return [name for name in value if name not in kind.__struct_fields__ or (name == "other" and value[name] != {})]
 
 
 def sbom_of(path: Path, folder: str, *, taken: Collection[str]) -> Sbom:

@@ -31,7 +31,7 @@ _ENDS = {
     AssignmentState.FAILED: "It failed.",
     AssignmentState.REFUSED: "The order was refused.",
     AssignmentState.MISSING: "It went silent.",
-    AssignmentState.REGRESSED: "It no longer runs the release that it had committed.",
+    AssignmentState.REGRESSED: "It had committed the release, and regressed.",
     AssignmentState.CANCELLED: "Its order was withdrawn.",
     AssignmentState.EXPIRED: "Its order expired.",
     AssignmentState.SKIPPED: "It was skipped.",

@@ -74,6 +74,8 @@ def reported(ledger: Ledger, event: Reported) -> None:
     is_current = ledger.known and event.order_hash is not None and event.order_hash == ledger.assignment.order_hash
     if not is_current and event.reason_kind != "none":
         ledger.record("report-of-another-order", f"{event.reason} ({event.reason_kind})", target=True)
+    elif event.reason_kind == ReasonKind.FAILURE_LOG:
+        ledger.record("failure-log", event.reason, target=True)
     if not ledger.known or ledger.assignment.state is AssignmentState.PLANNED:
         return
     if is_current:

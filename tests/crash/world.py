@@ -25,12 +25,15 @@ from device_agent.boot.files import (
 )
 from device_agent.boot.layout import Board
 from device_agent.boot.loader import Boot, LoaderState, decide, encode_state, expire, recover
+from device_agent.core.values import Tuning
 from device_agent.identity import Identity
 from device_agent.install.stream import StreamInstaller
+from device_agent.local.policy import LocalPolicy
 from device_agent.ports import BootStatus, Director, HealthResult, Incoming, Link, Slot
 from device_agent.runtime import Connected, Runtime, Settings
 from device_agent.slots.files import FileSlots
 from device_agent.work import Ports
+from firmware.checks import Watch
 from firmware.errors import UnavailableError
 from firmware.manifest import HealthCheck, Image, Manifest, Requires, describe, encode_manifest
 from firmware.protocol.envelope import claimed, open_envelope, payload_hash, seal
@@ -79,7 +82,13 @@ class Release:
 
 
 def release(
-    version: str, counter: int, *, floor: int = 0, min_uptime_s: int = 0, requires: Requires | None = None
+    version: str,
+    counter: int,
+    *,
+    floor: int = 0,
+    min_uptime_s: int = 0,
+    requires: Requires | None = None,
+    watch: Watch | None = None,
 ) -> Release:
     image = slot_image(version, counter)
     shape = describe([image])
@@ -95,6 +104,7 @@ def release(
         health=[HealthCheck(kind="http", url="http://127.0.0.1:{port}/health")],
         min_uptime_s=min_uptime_s,
         requires=requires,
+        watch=watch,
     )
     data = encode_manifest(manifest)
     manifest_ref = FileRef(
@@ -273,7 +283,8 @@ class Checks:
         self._world = world
 
     def run(self, checks: Sequence[HealthCheck], *, program_port: int | None, stop: Callable[[], bool]) -> HealthResult:
-        healthy = self._world.running_version() not in self._world.faulty
+        version, world = self._world.running_version(), self._world
+        healthy = version not in world.faulty and not (version in world.faulty_later and world._state().trial is None)
         return HealthResult(healthy=healthy, text="All is well." if healthy else "GET /health answered 500.")
 
 
@@ -297,11 +308,24 @@ class Wire:
 class World:
     """A device with a server. `run` powers it until the order has ended and every report is acked."""
 
-    def __init__(self, *, faulty: set[str] | None = None, runtime: type[Runtime] = Runtime) -> None:
+    def __init__(
+        self,
+        *,
+        faulty: set[str] | None = None,
+        runtime: type[Runtime] = Runtime,
+        watch: Watch | None = None,
+        policy: LocalPolicy | None = None,
+        consent: bool = False,
+    ) -> None:
+        """`watch`: what the new release wants; `policy`: what the device does. Versions in `faulty_later` fail their checks once
+        they are committed."""
         self.director, self.report_signer = CryptoSigner.generate_ed25519(), CryptoSigner.generate_ed25519()
         self.runtime_class = runtime
+        self.policy = policy or LocalPolicy()
+        self.consent = consent
         self.faulty = faulty or set()
-        self.old, self.new = release("1.0", 1), release("2.0", 2)
+        self.faulty_later: set[str] = set()
+        self.old, self.new = release("1.0", 1), release("2.0", 2, watch=watch)
         key = self.director.public_key
         self.depot = Depot(Director(epoch=1, keys={key.keyid: key.to_dict()}), [self.old, self.new])
         report_key = self.report_signer.public_key
@@ -425,8 +449,10 @@ class World:
             link=link or Wire(self),
             clock=self.clock,
             chance=self.chance,
+            policy=self.policy,
         )
-        settings = Settings(build_time=NOW)
+        tuning = Tuning(clear_first=self.policy.asks_before_activation, consent_required=self.consent)
+        settings = Settings(build_time=NOW, tuning=tuning)
         return self.runtime_class(
             identity=IDENTITY, ports=ports, signer=self.report_signer, directory=BOARD.agent, settings=settings
         )

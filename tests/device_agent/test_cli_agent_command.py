@@ -8,11 +8,13 @@ import pytest
 
 from device_agent.app import compose
 from device_agent.cli import run
-from device_agent.config import load_config
+from device_agent.config import load_config, runtime_settings
+from device_agent.core.values import OwnWatch
 from device_agent.effects import FileEffects
 from device_agent.identity import IDENTITY_FILE, Identity, load_identity, save_identity
 from device_agent.journal import JOURNAL_FILE, Journal, Record
 from device_agent.outbox import Outbox
+from firmware.checks import HealthCheck
 from firmware.errors import RefusedError, UnavailableError
 from firmware.protocol.enrol import Claim, encode_claim
 from tests.crash.world import IDENTITY
@@ -159,9 +161,30 @@ def test_every_command_has_help_with_an_example(command: str, capsys: pytest.Cap
         'board = "a\\u0000b"',
         "board = " + "[" * 30_000,
         "board = " + "9" * 30_000,
+        '[[health.checks]]\nkind = "dance"',
+        '[[health.checks]]\nkind = "tcp"',
+        '[[health.checks]]\nkind = "server"\nretries = 3',
+        "[health]\nsoak_s = -1",
+        '[health]\non_regression = "pray"',
         "[labels]\n" + "".join(f'l{n} = "{"x" * 128}"\n' for n in range(64)).replace("x", r"\u4e2d"),
     ],
-    ids=["type", "unknown", "negative", "nan", "empty", "no-utf8", "nul", "deep", "long-number", "many-labels"],
+    ids=[
+        "type",
+        "unknown",
+        "negative",
+        "nan",
+        "empty",
+        "no-utf8",
+        "nul",
+        "deep",
+        "long-number",
+        "kind",
+        "lacks",
+        "field",
+        "soak",
+        "policy",
+        "many-labels",
+    ],
 )
 def test_bad_configuration_names_the_file(directory: Path, text: str) -> None:
     (directory / "agent.toml").write_bytes(text.encode("latin-1"))
@@ -176,6 +199,15 @@ def test_configuration_is_optional_and_read(directory: Path) -> None:
     (directory / "agent.toml").write_text('[labels]\nsite = "berlin"\n[intervals]\nask_min_s = 0.5\n')
     config = load_config(directory)
     assert (config.labels, config.intervals.ask_min_s) == ({"site": "berlin"}, 0.5)
+
+
+def test_configured_health_reaches_the_runtime(directory: Path) -> None:
+    (directory / "agent.toml").write_text(
+        '[health]\nsoak_s = 60\non_regression = "rollback"\n[[health.checks]]\nkind = "systemd"\nunits = ["a.service"]\n'
+    )
+    settings = runtime_settings(load_config(directory), "1")
+    assert settings.tuning.own_watch == OwnWatch(soak_s=60, on_regression="rollback")
+    assert settings.own_checks == (HealthCheck(kind="systemd", units=["a.service"]),)
 
 
 def test_composition_names_what_enrolment_left_out(directory: Path) -> None:

@@ -113,11 +113,14 @@ def test_every_setting_of_the_agent_is_in_the_reference_with_its_default() -> No
     text = section("config.md", "agent.toml")
     rows = dict(re.findall(r"^\| `([^`]+)` \| `?([^|`]*?)`? \|", text, re.MULTILINE))
     settings = {f"intervals.{name}": f"{getattr(Intervals(), name):g}" for name in Intervals.__struct_fields__}
-    settings |= {
-        name: msgspec.json.encode(getattr(Config(), name)).decode()
-        for name in Config.__struct_fields__
-        if name not in ("intervals", "boot")
-    }
+    for name in Config.__struct_fields__:
+        value = getattr(Config(), name)
+        if isinstance(value, Intervals | Simulated):
+            continue
+        if isinstance(value, msgspec.Struct):
+            settings |= {f"{name}.{inner}": _quoted(getattr(value, inner)) for inner in value.__struct_fields__}
+        else:
+            settings[name] = _quoted(value)
     settings["boot.kind"] = "simulated"
     for kind in (Simulated, Grub, UBoot, SystemdBootSettings):
         fields = msgspec.to_builtins(kind())
@@ -129,6 +132,10 @@ def _shown(value: object) -> str:
     if value is None:
         return "none"
     return f"{value:g}" if isinstance(value, float) else msgspec.json.encode(value).decode().strip('"')
+
+
+def _quoted(value: object) -> str:
+    return msgspec.json.encode(value).decode() if isinstance(value, str) else _shown(value)
 
 
 @pytest.mark.parametrize("title", ["The strategy", "A cohort", "A gate", "A budget"])

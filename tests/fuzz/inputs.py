@@ -14,6 +14,7 @@ from securesystemslib.formats import encode_canonical
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, Role, Root, Snapshot, Targets, Timestamp
 
+from device_agent.local.requests import parse_request
 from firmware.catalogue.client import CatalogueClient
 from firmware.catalogue.metadata import parse
 from firmware.catalogue.store import FileStore
@@ -49,6 +50,7 @@ def targets(scratch: Path) -> dict[str, Target]:
     return {
         **_images(scratch),
         "manifest": Target(run=_manifest, seeds=(_a_manifest(),)),
+        "local-request": Target(run=_local_request, seeds=(b'{"ask":"defer","seconds":7200}', b'{"ask":"status"}')),
         "delta": _delta(scratch),
         **_catalogue(scratch),
         "encrypted": Target(run=_decrypted, seeds=(_ENCRYPTED,)),
@@ -63,6 +65,13 @@ _ENCRYPTED = b"".join(_ENCRYPTION.encrypt([bytes(100_000)]))
 def _decrypted(data: bytes) -> str:
     try:
         return str(sum(map(len, Decryption(_CONTENT_KEY, _ENCRYPTION.salt, 100_000).decrypt([data]))))
+    except RefusedError as error:
+        return error.kind
+
+
+def _local_request(data: bytes) -> str:
+    try:
+        return type(parse_request(data)).__name__
     except RefusedError as error:
         return error.kind
 

@@ -7,6 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from device_agent.core import commands as do
 from device_agent.core import events as ev
+from device_agent.core.local import is_clearing
 from device_agent.core.machine import running_of, step, wake_at
 from device_agent.core.states import (
     Activating,
@@ -18,6 +19,7 @@ from device_agent.core.states import (
     Standing,
     Trial,
 )
+from device_agent.core.values import OwnWatch, Tuning
 from device_agent.journal import Record, decode, encode
 from device_agent.outbox import Outbox
 from device_agent.ports import BootOutcome, BootStatus, Slot
@@ -31,6 +33,9 @@ HASHES = st.none() | st.none() | st.none() | st.sampled_from(STRANGE)
 """None stands for the order that is current."""
 REASONS = st.sampled_from(
     [Reason(kind=kind, text="") for kind in ("unreachable", "catalogue-expired", "artifact-changed")]
+)
+TUNING = Tuning(
+    own_watch=OwnWatch(heartbeat_s=30, failures=2, on_regression="rollback"), consent_required=True, clear_first=True
 )
 SLOTS = st.sampled_from(list(Slot))
 FLAGS = st.booleans()
@@ -53,20 +58,40 @@ class Story(RuleBasedStateMachine):
 
     def tell(self, event: ev.Event) -> None:
         before = self.standing
-        self.standing, commands = step(before, event, self.now, float(NOW))
+        self.standing, commands = step(before, event, self.now, float(NOW), TUNING)
         if before.highest is not None:
             assert self.standing.highest is not None
             assert self.standing.highest >= before.highest, "counters never fall"
         for product, floor in before.floors.items():
             assert self.standing.floors[product] >= floor, "floors never fall"
         if isinstance(self.standing.state, Activating) and not isinstance(before.state, Activating):
-            assert isinstance(event, ev.PermitArrived), "only a permit activates"
+            self.check_activation(before, event, self.standing.state)
+        for command in commands:
+            self.check_command(command)
+
+    def check_activation(self, before: Standing, event: ev.Event, state: Activating) -> None:
+        assert isinstance(event, ev.PermitArrived | ev.PreviousVerified), "only a permit or a regression activates"
+        if isinstance(event, ev.PermitArrived):
             assert isinstance(before.state, Asking)
             assert event.permit.nonce == before.state.nonce
             assert event.permit.nonce not in self.granted, "a permit is good once"
+            local = before.local
+            assert local.defer_until <= NOW, "never activates what somebody put off"
+            assert local.consent == before.state.held.hash, "nor without consent"
+            assert local.clearance is not None
+            assert local.clearance.until is not None
+            assert local.clearance.order_hash == before.state.held.hash
+            assert self.now < local.clearance.until, "nor after the device's yes has ended"
             self.granted.add(event.permit.nonce)
-        for command in commands:
-            self.check_command(command)
+            return
+        assert event.intact
+        assert event.sha256 == before.slots[before.boot.slot.other].sha256, "goes back to what was read"
+        assert state.retreat is not None
+        assert before.vigil is not None
+        assert before.vigil.retreat == state.retreat, "goes back only when that was wanted"
+        assert state.goal.content.good, "goes back only to what ran well"
+        assert state.goal.content.counter >= before.floors.get("demo", 0), "never goes back below the floor"
+        self.granted.add(event.nonce)
 
     def check_command(self, command: do.Command) -> None:
         if isinstance(command, do.TrySlot):
@@ -114,6 +139,8 @@ class Story(RuleBasedStateMachine):
             self.staged(None)
         elif isinstance(state, Staged) and state.boot_id != self.standing.boot.boot_id:
             self.verified(None, well)
+        elif is_clearing(self.standing):
+            self.cleared(None, 5000.0)
         elif isinstance(state, Asking) and state.nonce is not None:
             self.answer(not well)
         elif isinstance(state, Activating):
@@ -125,6 +152,7 @@ class Story(RuleBasedStateMachine):
         elif isinstance(state, Trial):
             self.boot(True, BootOutcome.FELL_BACK, Slot.A)
         elif isinstance(state, Staged | Asking | Deferred):
+            self.tell(ev.Consented())
             self.wake(0.0)
 
     @rule(n=st.integers(1, 9))
@@ -195,6 +223,36 @@ class Story(RuleBasedStateMachine):
         name = state.trial_id if isinstance(state, Trial) and trial_id % 2 else f"nonce-{trial_id}"
         self.tell(ev.HealthFinished(trial_id=name, healthy=healthy, text="seen"))
 
+    @rule(healthy=st.sampled_from([True, False, False, False, None]), slot=st.none() | SLOTS, times=st.integers(1, 4))
+    def heartbeats(self, healthy: bool | None, slot: Slot | None, times: int) -> None:
+        for _ in range(times):
+            self.tell(ev.HeartbeatDone(slot=slot or self.standing.boot.slot, healthy=healthy, text="seen"))
+
+    @rule(intact=st.sampled_from([True, True, False]), version=st.sampled_from(["1", "1", "2", "3"]), now=FLAGS)
+    def previous(self, intact: bool, version: str, now: bool) -> None:
+        other = self.standing.slots.get(self.standing.boot.slot.other)
+        digest = other.sha256 if other and now else version * 64
+        self.nonces += 1
+        self.tell(ev.PreviousVerified(sha256=digest, intact=intact, nonce=f"back-{self.nonces}"))
+
+    @rule(order_hash=HASHES, valid_s=st.sampled_from([0.0, 10.0, 5000.0]))
+    def cleared(self, order_hash: str | None, valid_s: float) -> None:
+        self.tell(ev.Cleared(order_hash=self.which(order_hash), valid_s=valid_s))
+
+    @rule(order_hash=HASHES, veto=st.sampled_from([False, False, False, True]))
+    def withheld(self, order_hash: str | None, veto: bool) -> None:
+        reason = Reason(kind="hook-deferred", text="")
+        self.tell(ev.Withheld(order_hash=self.which(order_hash), reason=reason, retry_s=60, veto=veto))
+
+    @rule(seconds=st.sampled_from([1.0, 4000.0]), consent=FLAGS, order_hash=st.sampled_from(["", "", *STRANGE]))
+    def owner_says(self, seconds: float, consent: bool, order_hash: str) -> None:
+        self.tell(ev.Consented(order_hash=order_hash) if consent else ev.DeferAsked(seconds=seconds))
+
+    @rule(commit=FLAGS)
+    def asked(self, commit: bool) -> None:
+        reason = Reason(kind="rolled-back-locally", text="")
+        self.tell(ev.CommitAsked() if commit else ev.RollbackAsked(reason=reason))
+
     @precondition(lambda self: isinstance(self.standing.state, Trial) and self.standing.state.committing)
     @rule(fails=FLAGS)
     def commit(self, fails: bool) -> None:
@@ -228,6 +286,7 @@ class Story(RuleBasedStateMachine):
         record = Record(standing=self.standing, outbox=Outbox(journal="j"))
         data = encode(record)
         assert encode(decode(data)) == data
+        assert not is_clearing(decode(data).standing)
 
     @invariant()
     def running_release_is_the_running_slots(self) -> None:
@@ -235,7 +294,8 @@ class Story(RuleBasedStateMachine):
 
     @invariant()
     def nothing_waits_without_a_way_on(self) -> None:
-        if isinstance(self.standing.state, Asking | Activating):
+        waits = isinstance(self.standing.state, Asking | Activating | Deferred)
+        if waits and not is_clearing(self.standing):
             assert wake_at(self.standing) is not None
 
 

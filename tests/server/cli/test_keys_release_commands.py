@@ -252,6 +252,37 @@ def test_a_release_that_cannot_be_is_not_built(desk: Desk, version: str, more: t
 
 
 @pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ('{"checks": [{"kind": "dance"}]}', "not-understood"),
+        ('[{"kind": "http"}]', "malformed"),
+        ('[{"kind": "server", "retries": 3}]', "malformed"),
+        ('{"checks": [], "soak": 3}', "malformed"),
+        ('{"checks": [], "other": {"x": 1}}', "malformed"),
+        ('[{"kind": "server", "other": {"x": 1}}]', "malformed"),
+        ('{"checks": {}}', "malformed"),
+        ("[1]", "malformed"),
+        ("{", "malformed"),
+        ("\xff", "malformed"),
+    ],
+)
+def test_health_checks_that_cannot_be_are_not_built(desk: Desk, text: str, error: str) -> None:
+    (desk.dir / "health.json").write_bytes(text.encode("latin-1"))
+    assert desk.build("1.0", 1, "--health-file", desk.dir / "health.json", "--json") == 1
+    assert json.loads(desk.err)["error"] == error
+    assert not (desk.dir / "built").exists()
+
+
+def test_how_a_release_is_watched_goes_into_its_manifest_and_must_be_understood(desk: Desk) -> None:
+    (desk.dir / "health.json").write_text('{"checks": [{"kind": "server"}], "soak_s": 30, "on_regression": "rollback"}')
+    assert desk.build("1.0", 1, "--health-file", desk.dir / "health.json") == 0
+    manifest = json.loads(next(desk.dir.glob("**/manifest.json")).read_text())
+    assert manifest["watch"] == {"on_regression": "rollback", "soak_s": 30}
+    assert [check["kind"] for check in manifest["health"]] == ["server"]
+    assert manifest["crit"] == ["watch"]
+
+
+@pytest.mark.parametrize(
     ("name", "content", "error"),
     [("manifest.json", b"x", "malformed"), ("a b.img", b"x", "malformed"), ("empty.img", b"", "image-empty")],
 )

@@ -160,6 +160,29 @@ def test_a_commit_that_regresses_before_it_was_healthy_long_enough_never_verifie
     assert board.state(name) is A.REGRESSED
 
 
+def test_a_target_that_fails_its_checks_after_the_commit_regresses_though_it_still_runs_the_release() -> None:
+    board = fleet(6)
+    name = board.members("canary")[0]
+    board.verify(*board.members("canary"))
+    reason = "Its checks failed 3 times in a row after the commit."
+    board.report(name, "failed", runs=NEW, reason_kind="health-regressed", reason=reason)
+    assert board.state(name) is A.REGRESSED
+    assert board.explain(name).text == f"It had committed the release, and regressed. {reason}"
+    board.report(name, "fell_back", runs=OLD, reason_kind="health-regressed", reason=reason)
+    assert board.state(name) is A.REGRESSED
+
+
+def test_what_a_device_logged_about_its_failure_is_written_down_and_moves_nothing() -> None:
+    board = fleet(6)
+    name = board.members("canary")[0]
+    board.commit(name)
+    board.report(name, "fell_back", runs=OLD, reason_kind="health-failed", reason="It crashed.")
+    before = board.state(name), board.explain(name).text
+    board.report(name, "fell_back", runs=OLD, reason_kind="failure-log", reason="kernel: out of memory")
+    assert (board.state(name), board.explain(name).text) == before
+    assert [record.text for record in board.records("failure-log")] == ["kernel: out of memory"]
+
+
 def test_a_regression_after_completion_marks_the_release_suspect() -> None:
     board = fleet(2)
     board.verify("t0", "t1")
