@@ -16,7 +16,15 @@ import pytest
 from device_agent.boot.backend import grub_store
 from device_agent.boot.cells import COMPLETE, FIRST, LAST, Copies
 from device_agent.boot.grub_block import BLOCK_BYTES, SECTOR_BYTES, GrubBlock
-from device_agent.boot.ledger import Ledger, Phase, choose, from_variables, to_variables
+from device_agent.boot.ledger import (
+    DEFAULT_LIMITS,
+    Ledger,
+    Phase,
+    choose,
+    commit,
+    from_variables,
+    to_variables,
+)
 from device_agent.ports import Slot
 from firmware.errors import RefusedError
 from tests.boot.grub_machine import GrubMachine, missing_tool
@@ -83,6 +91,22 @@ def test_a_torn_copy_is_passed_over_even_inside_a_sector(machine: GrubMachine, v
     assert loaded is not None
     assert loaded.ledger == (old if torn < len(blocks[1].rstrip(b"#")) else new)
     assert machine.boot().slot == choose(loaded.ledger)[1].value
+
+
+@needs_grub
+@pytest.mark.parametrize("torn", [54, 60, 75])
+def test_a_commit_torn_inside_the_sector_does_not_turn_the_slots_round(machine: GrubMachine, torn: int) -> None:
+    """The new slot beside the old phase would put the old slot on trial."""
+    kept, codec = store(machine), GrubBlock()
+    trial = replace(Ledger(), whole=BOTH, phase=Phase.TRIAL, trial_id="t1", tries=2)
+    kept.create(trial)
+    after = commit(trial, "t1", running=Slot.B, limits=DEFAULT_LIMITS)
+    old, new = (codec.encode({FIRST: n, **to_variables(one), LAST: n}) for n, one in (("1", trial), ("2", after)))
+    mixed = new[:torn] + old[torn:]
+    assert b"otaria_slot=B" in mixed
+    assert b"otaria_phase=trial" in mixed
+    (machine.environment / "state-1.env").write_bytes(mixed)
+    assert machine.boot().slot == "B"
 
 
 @needs_grub

@@ -3,7 +3,8 @@ boot with.
 
 `bootctl list` sorts entries with systemd's own implementation of the specification; `systemd-bless-boot` reads and changes
 the counters. Both want a file system that looks like an ESP, and the second one EFI variables: they get them in a mount
-namespace of their own. What is not run here is systemd-boot's EFI program itself.
+namespace of their own. `test_systemd_boot_in_qemu.py`
+boots systemd-boot itself.
 """
 
 import json
