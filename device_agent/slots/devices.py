@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from device_agent.ports import Media, Medium, Slot
+from device_agent.ports import BootControl, BootOutcome, Media, Medium, Slot
 from device_agent.slots.files import slot_active, slot_too_small
 from device_agent.slots.layers import Extent, Layers, shared
 from device_agent.slots.names import Found, Names, missing, not_block, partition_table_end
 from device_agent.slots.places import Place
 from device_agent.slots.usage import Usage
-from firmware.errors import RefusedError
+from firmware.errors import OtariaError, RefusedError
 from firmware.protocol.words import ReasonKind
 
 _GONE = frozenset({errno.ENOENT, errno.ENXIO, errno.ENODEV, errno.ENOMEDIUM})
@@ -223,6 +223,16 @@ def slot_sets(
     sets = {name: tuple(pair.values()) for name, pair in places.items()}
     others = {name: tuple(place for other, pair in sets.items() if other != name for place in pair) for name in sets}
     return {name: DeviceSlots(storage, pair, others[name]) for name, pair in places.items()}
+
+
+def protected_by(boot: BootControl) -> frozenset[Slot]:
+    """The slots that the boot loader may boot without being asked again: the one that runs, and in a trial the one to fall back
+    to as well. All of them while it says nothing."""
+    try:
+        status = boot.status()
+    except (OtariaError, OSError):
+        return frozenset(Slot)
+    return frozenset(Slot) if status.outcome is BootOutcome.TRIAL else frozenset({status.slot})
 
 
 def _end(place: Place, medium: Medium) -> int:

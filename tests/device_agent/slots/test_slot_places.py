@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from device_agent.boot.control import FileBoot
+from device_agent.boot.files import encode_status
+from device_agent.boot.layout import Board
 from device_agent.config import load_config
-from device_agent.effects import FileMedia, FileMedium
-from device_agent.ports import Slot
-from device_agent.slots.devices import DeviceSlots, slot_sets
+from device_agent.effects import FileEffects, FileMedia, FileMedium
+from device_agent.ports import BootOutcome, BootStatus, Slot
+from device_agent.slots.devices import DeviceSlots, protected_by, slot_sets
 from device_agent.slots.layers import Extent, Layers, shared
 from device_agent.slots.places import Region, SlotTables, parse_size, places_of
 from device_agent.slots.usage import Mount, Usage, parse_mounts, parse_swaps
@@ -237,6 +240,19 @@ def test_where_nothing_can_be_known_about_use_nothing_is_written(machine: Machin
         slots.claim(Slot.B, MIB)
     with pytest.raises(RefusedError):
         slots.write(Slot.B, 0, b"x")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "protected"),
+    [(BootOutcome.NORMAL, {Slot.B}), (BootOutcome.FELL_BACK, {Slot.B}), (BootOutcome.TRIAL, {Slot.A, Slot.B})],
+)
+def test_the_boot_loader_says_what_is_never_written(tmp_path: Path, outcome: BootOutcome, protected: set[Slot]) -> None:
+    board, effects = Board(directory=tmp_path), FileEffects()
+    boot = FileBoot(effects, tmp_path)
+    assert protected_by(boot) == set(Slot), "it says nothing yet"
+    board.status.parent.mkdir()
+    effects.replace(board.status, encode_status(BootStatus(boot_id="b", slot=Slot.B, outcome=outcome)))
+    assert protected_by(boot) == protected
 
 
 def test_every_descriptor_is_given_back(machine: Machine, tmp_path: Path) -> None:
