@@ -282,7 +282,9 @@ async def test_one_agent_with_many_streams_keeps_few_and_delays_nobody(depot: De
 
 
 async def test_blocks_of_agents_of_one_site_alternate(depot: Depot) -> None:
+    """At a rate at which only one block is under way at a time: so the order is the service's, not the disk's."""
     await depot.enrol("a", "b", image=ref(IMAGE))
+    depot.serve(BlockRates(site_bytes_per_s=1_000_000, bytes_per_s=1 << 30))
     async with serving(depot):
         await depot.want("a", image_want(credit=1))
         await depot.want("b", image_want(credit=1))
