@@ -291,6 +291,8 @@ def test_mbr_partitions_have_uuids_too(bench: Bench) -> None:
     slots.claim(Slot.B, 10)
     slots.release(Slot.B)
     assert [slots.capacity(slot) for slot in Slot] == [8 * MIB, 4 * MIB]
+    for slot in Slot:
+        slots.release(slot)
 
 
 def test_file_systems_are_found_by_label_and_uuid(bench: Bench, pair: tuple[Path, Path, Path]) -> None:
