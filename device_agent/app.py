@@ -18,13 +18,14 @@ import msgspec
 from securesystemslib.signer import Signer
 
 from device_agent.boot.backend import open_boot
-from device_agent.catalogue import DeviceCatalogue
+from device_agent.catalogue import CatalogueFiles, DeviceCatalogue
 from device_agent.config import Config, load_config, runtime_settings, upkeep_pace
 from device_agent.decryption import DECRYPTION_KEY_FILE, DecryptionKey
 from device_agent.effects import FileEffects
 from device_agent.health.reach import Reach
 from device_agent.health.runner import HealthRunner
 from device_agent.identity import REPORT_KEY_FILE, ROOT_FILE, Identity, load_identity
+from device_agent.install.blocks import BlockSource
 from device_agent.install.stream import StreamInstaller
 from device_agent.keys import report_signer
 from device_agent.local.desk import Desk, Rights
@@ -34,7 +35,7 @@ from device_agent.loop import AgentLoop
 from device_agent.ports import MonotonicClock, WayTaken
 from device_agent.renewal import Renewer
 from device_agent.runtime import Runtime, presence_messages
-from device_agent.slots.files import FileSlots
+from device_agent.sourcing import open_slots, open_sources, speaks_http
 from device_agent.transport.mqtt import Broker, MqttLink, Will
 from device_agent.transport.tls import client_context
 from device_agent.transport.way_http import WayHttp
@@ -44,6 +45,7 @@ from device_agent.upkeep import Upkeep
 from device_agent.watchdog import DeviceFile, Manager, Watchdog
 from device_agent.work import Ports
 from firmware.errors import OtariaError, RefusedError, UnavailableError
+from firmware.protocol.topics import Leaf, of_target
 
 log = logging.getLogger(__name__)
 CATALOGUE_FOLDER = "catalogue"
@@ -103,26 +105,37 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
     ways = Ways(directory, identity, clocked)
     http = WayHttp(ways)
     topic, _, will = presence_messages(identity.agent, session)
-    link = MqttLink(_broker(identity, config), identity.agent, Will(topic=topic, payload=will), tls=None, ways=ways)
-    catalogue = open_catalogue(directory, http, on_refreshed=lambda: upkeep.nudge())
+    blocks = BlockSource(lambda want: link.publish(wants, want, qos=1), seconds=clock.seconds)
+    wants = of_target(identity.agent, identity.target, Leaf.WANT)
+    link = MqttLink(
+        _broker(identity, config),
+        identity.agent,
+        Will(topic=topic, payload=will),
+        tls=None,
+        ways=ways,
+        on_block=blocks.receive,
+    )
+    files = http if speaks_http(config) else blocks
+    catalogue = open_catalogue(directory, files, on_refreshed=lambda: upkeep.nudge())
     signer = report_signer(_required(directory, REPORT_KEY_FILE))
     upkeep = _upkeep(
         directory, identity, config, Sides(ways, http, link, catalogue, signer, clocked, lambda error: loop.fail(error))
     )
     board = (directory / config.board).resolve()
-    slots = FileSlots(effects, board)
+    boot = open_boot(config.boot, directory, board, effects)
+    slots = open_slots(config, effects, board, boot)
     decryption = DecryptionKey.load_or_make(effects, directory / DECRYPTION_KEY_FILE)
     reach = Reach()
     health = HealthRunner(reach=reach)
     ports = Ports(
         effects=effects,
         slots=slots,
-        boot=open_boot(config.boot, directory, board, effects),
+        boot=boot,
         catalogue=catalogue,
         installer=StreamInstaller(
             effects=effects,
             slots=slots,
-            source=http,
+            source=open_sources(directory, config, http, blocks, clock),
             directory=_folder(directory, INSTALL_FOLDER),
             free_bytes=lambda: shutil.disk_usage(directory).free,
             keys=decryption,
@@ -216,15 +229,15 @@ def _upkeep(directory: Path, identity: Identity, config: Config, sides: Sides) -
 
 
 def open_catalogue(
-    directory: Path, http: WayHttp | None, *, on_refreshed: Callable[[], None] = lambda: None
+    directory: Path, files: CatalogueFiles | None, *, on_refreshed: Callable[[], None] = lambda: None
 ) -> DeviceCatalogue:
-    """The directory's catalogue; without `http` only what is stored."""
+    """The directory's catalogue; without `files` only what is stored."""
     return DeviceCatalogue(
         FileEffects(),
         _folder(directory, CATALOGUE_FOLDER),
         root=_required(directory, ROOT_FILE),
-        fetch_metadata=http.metadata if http else _offline,
-        fetch_target=http.target if http else _offline,
+        fetch_metadata=files.metadata if files else _offline,
+        fetch_target=files.target if files else _offline,
         trusted_time=BUILD_TIME,
         on_refreshed=on_refreshed,
     )

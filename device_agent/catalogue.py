@@ -12,7 +12,7 @@ import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from device_agent.ports import Director, Effects
 from firmware.catalogue.client import CatalogueClient
@@ -26,6 +26,15 @@ log = logging.getLogger(__name__)
 FetchMetadata = Callable[[str, int], bytes | None]
 FetchTarget = Callable[[str, int], bytes | None]
 T = TypeVar("T")
+
+
+class CatalogueFiles(Protocol):
+    """Where the catalogue's files come from: the server's listener, or blocks over the broker."""
+
+    def metadata(self, name: str, max_bytes: int) -> bytes | None: ...
+    def target(self, address: str, max_bytes: int) -> bytes | None: ...
+
+
 ROOT_NAME = "root.json"
 PARSED_KEPT = 4
 MANIFESTS_KEPT = 16

@@ -12,9 +12,11 @@ from msgspec import Meta, Struct
 
 from device_agent.boot.settings import Boot, Simulated
 from device_agent.core.values import OwnWatch, Tuning
+from device_agent.install.addresses import store_address
 from device_agent.local.settings import HookSettings, LocalSettings, policy_of, require_sensible
 from device_agent.post import Pace
 from device_agent.runtime import Settings
+from device_agent.slots.places import Size, SlotTables, parse_size, places_of
 from device_agent.upkeep import UpkeepPace
 from firmware.checks import MAX_CHECKS, HealthCheck, require_understood
 from firmware.errors import RefusedError, UnavailableError
@@ -26,6 +28,10 @@ MAX_BYTES = 65536
 MAX_LABELS_BYTES = 12288
 """All labels as JSON: with the rest of an inventory they fit into one report."""
 
+SERVER_SOURCE, MQTT_SOURCE = "server", "mqtt"
+"""Words that stand for the server's own listener, and for blocks over the broker."""
+
+Address = Annotated[str, Meta(min_length=1, max_length=1024)]
 PositiveSeconds = Annotated[float, Meta(gt=0, le=86400)]
 
 
@@ -70,10 +76,24 @@ class HardwareDog(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     always: bool = False
 
 
-class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`board`: the board's directory. `boot`: the device's boot loader. `labels`: facts about this target that campaigns may
-    select by."""
+class SourceTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A source with its own TLS authority. `ca`: a PEM file; none: those of the system."""
 
+    url: Address
+    ca: Annotated[str, Meta(min_length=1, max_length=1024, pattern=r"^[^\x00]*\Z")] | None = None
+
+
+class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`slots`: where the slots are, by slot and slot set; empty: the files of the board. `board`: the board's directory. `boot`:
+    the device's boot loader.
+    `sources`: where artifacts come from, the best first: `server`, `mqtt`, or addresses. `download_rate`: bytes per second,
+    0 for no limit. `labels`: facts about this target that campaigns may select by."""
+
+    slots: SlotTables = {}
+    sources: Annotated[list[Address | SourceTable], Meta(min_length=1, max_length=8)] = msgspec.field(
+        default_factory=lambda: [SERVER_SOURCE]
+    )
+    download_rate: Size = 0
     board: Annotated[str, Meta(min_length=1, max_length=1024, pattern=r"^[^\x00]*\Z")] = ".."
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     labels: Annotated[dict[Annotated[str, Meta(max_length=64)], Label], Meta(max_length=64)] = {}
@@ -111,10 +131,20 @@ def load_config(directory: Path) -> Config:
     strange = sorted({name for check in checks for name in check} - (set(HealthCheck.__struct_fields__) - {"other"}))
     if strange:
         raise RefusedError("bad-config", f"{path}: a health check has no field {', '.join(strange)[:200]}.")
+    places_of(config.slots)
+    parse_size(config.download_rate)
+    for url in source_urls(config):
+        store_address(url)
     size = len(canonical(config.labels))
     if size > MAX_LABELS_BYTES:
         raise RefusedError("bad-config", f"{path}: the labels take {size} bytes; at most {MAX_LABELS_BYTES} fit.")
     return config
+
+
+def source_urls(config: Config) -> list[str]:
+    """The addresses among the sources."""
+    named = [one if isinstance(one, str) else one.url for one in config.sources]
+    return [name for name in named if name not in (SERVER_SOURCE, MQTT_SOURCE)]
 
 
 def runtime_settings(config: Config, agent_version: str) -> Settings:

@@ -2,11 +2,17 @@
 
 An fsync error is fatal for that try: the kernel may have dropped the dirty pages, so a second fsync that succeeds proves
 nothing. Nothing here retries; the caller starts the whole write again or gives up.
+
+What slots are on is opened once and held: each close of a block device that was open for writing makes the system look at it
+anew, and while a device is held exclusively nobody can mount it.
 """
 
 import errno
 import fcntl
+import mmap
 import os
+import stat
+import struct
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +21,10 @@ TEMPORARY_SUFFIX = ".new"
 PRIVATE_MODE = 0o600
 FIFREEZE, FITHAW = 0xC0045877, 0xC0045878
 MAX_SAID_BYTES = 500
+DIRECT_BYTES = 1 << 20
+DIRECT_ALIGNMENT = 4096
+"""Reads past the page cache start and end on multiples of this, which every sector size divides."""
+_BLKSSZGET, _BLKFLSBUF, _BLKROGET = 0x1268, 0x1261, 0x125E
 
 
 class FileEffects:
@@ -133,6 +143,140 @@ class FileEffects:
             said = error.stderr[-MAX_SAID_BYTES:].decode(errors="replace").strip()
             raise OSError(errno.EIO, f"{argv[0]} failed with {error.returncode}: {said}") from error
         return done.stdout
+
+
+class FileMedia:
+    """`Media` over the real system."""
+
+    def open(self, path: Path, *, writing: bool, exclusive: bool = False) -> "FileMedium":
+        """Open a block device or regular file. `exclusive`: a block device that is mounted or used otherwise raises `OSError`
+        (`EBUSY`). Nothing is created or cut. What is neither is never opened and raises `OSError` (`ENOTBLK`)."""
+        found = path.stat()
+        _require_medium(path, found.st_mode)
+        flags = (os.O_RDWR if writing else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+        descriptor = os.open(path, flags | (os.O_EXCL if exclusive and stat.S_ISBLK(found.st_mode) else 0))
+        try:
+            _require_medium(path, os.fstat(descriptor).st_mode)
+            return FileMedium(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+
+class FileMedium:
+    """`Medium` over an open descriptor, which it owns."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._direct: int | None = None
+        self._buffer = mmap.mmap(-1, DIRECT_BYTES)
+        found = os.fstat(descriptor)
+        self.is_block = stat.S_ISBLK(found.st_mode)
+        if self.is_block:
+            self.number: tuple[int, int] | None = (os.major(found.st_rdev), os.minor(found.st_rdev))
+            self.store = f"{self.number[0]}:{self.number[1]}"
+            self.size_bytes = os.lseek(descriptor, 0, os.SEEK_END)
+            self.sector_bytes = _ioctl_number(descriptor, _BLKSSZGET, 512)
+            self.is_read_only = bool(_ioctl_number(descriptor, _BLKROGET, 0))
+        else:
+            self.number = None
+            self.store = file_store(found)
+            self.size_bytes, self.sector_bytes, self.is_read_only = found.st_size, 512, False
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        """Overwrite in place without fsync; never beyond the end."""
+        if offset < 0 or offset + len(data) > self.size_bytes:
+            raise OSError(errno.ENOSPC, "the write would go beyond the end of the medium")
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self._descriptor, view, offset)
+            view, offset = view[written:], offset + written
+
+    def flush(self) -> None:
+        """Flush data, metadata and the device's own cache; an error is final."""
+        os.fsync(self._descriptor)
+
+    def drop_cache(self) -> None:
+        """Make the next reads come from the medium. A block device's buffers are flushed and forgotten (`BLKFLSBUF`), a file's
+        clean pages are (advice); and from now on reads go past the cache (`O_DIRECT`) where the system can."""
+        if self.is_block:
+            try:
+                fcntl.ioctl(self._descriptor, _BLKFLSBUF, 0)
+            except PermissionError:
+                os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        else:
+            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        if self._direct is None:
+            self._open_direct()
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether reads go past the page cache."""
+        return self._direct is not None
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Up to `size` bytes from `offset`; fewer only at the end."""
+        size = max(0, min(size, self.size_bytes - offset))
+        if self._direct is not None:
+            return self._read_direct(self._direct, offset, size)
+        parts = []
+        while size > 0 and (part := os.pread(self._descriptor, size, offset)):
+            parts.append(part)
+            offset, size = offset + len(part), size - len(part)
+        return b"".join(parts)
+
+    def close(self) -> None:
+        """Let go of it; harmless when that was done."""
+        if self._direct is not None:
+            os.close(self._direct)
+            self._direct = None
+        self._buffer.close()
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
+
+    def _open_direct(self) -> None:
+        """Open the very same device or file once more, past the cache; without it where the file system has no such thing."""
+        try:
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT
+            self._direct = os.open(f"/proc/self/fd/{self._descriptor}", flags)
+        except OSError:
+            self._direct = None
+
+    def _read_direct(self, direct: int, offset: int, size: int) -> bytes:
+        parts: list[bytes] = []
+        while size > 0:
+            start = offset - offset % DIRECT_ALIGNMENT
+            skip = offset - start
+            wanted = min(DIRECT_BYTES, -(-(skip + size) // DIRECT_ALIGNMENT) * DIRECT_ALIGNMENT)
+            part = self._direct_block(direct, start, wanted)[skip : skip + size]
+            if not part:
+                break
+            parts.append(part)
+            offset, size = offset + len(part), size - len(part)
+        return b"".join(parts)
+
+    def _direct_block(self, direct: int, start: int, wanted: int) -> bytes:
+        with memoryview(self._buffer) as whole, whole[:wanted] as into:
+            return bytes(into[: os.preadv(direct, [into], start)])
+
+
+def file_store(found: os.stat_result) -> str:
+    """How a regular file is named among the places that bytes can be: by device and inode."""
+    return f"file {os.major(found.st_dev)}:{os.minor(found.st_dev)}/{found.st_ino}"
+
+
+def _require_medium(path: Path, mode: int) -> None:
+    if not (stat.S_ISBLK(mode) or stat.S_ISREG(mode)):
+        raise OSError(errno.ENOTBLK, "neither a block device nor a regular file", str(path))
+
+
+def _ioctl_number(descriptor: int, request: int, otherwise: int) -> int:
+    """The number that the system answers with, or `otherwise` where it does not know the question."""
+    try:
+        return int(struct.unpack("i", fcntl.ioctl(descriptor, request, bytes(4)))[0])
+    except OSError:
+        return otherwise
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

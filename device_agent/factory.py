@@ -72,10 +72,13 @@ def with_running(
 
 def slot_sha256(slots: Slots, slot: Slot, length: int) -> str:
     """sha256 (hex) of the slot's first `length` bytes, read from the medium."""
-    slots.drop_cache(slot)
     digest = hashlib.sha256()
-    for offset in range(0, length, READ_BYTES):
-        digest.update(slots.read(slot, offset, min(READ_BYTES, length - offset)))
+    try:
+        slots.drop_cache(slot)
+        for offset in range(0, length, READ_BYTES):
+            digest.update(slots.read(slot, offset, min(READ_BYTES, length - offset)))
+    finally:
+        slots.release(slot)
     return digest.hexdigest()
 
 

@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from firmware.errors import UnavailableError
 from firmware.manifest import Encrypted, HealthCheck, Manifest
 from firmware.protocol.order import FileRef, Order
 
@@ -68,10 +69,57 @@ class Effects(Protocol):
         ...
 
 
+class Medium(Protocol):
+    """An open block device or regular file that holds slots. Each verb raises `OSError` as the system would.
+
+    `store` names it among the places that bytes can be; `number` is a block device's (major, minor).
+    """
+
+    is_block: bool
+    number: tuple[int, int] | None
+    store: str
+    size_bytes: int
+    sector_bytes: int
+    is_read_only: bool
+
+    def write_at(self, offset: int, data: bytes) -> None: ...
+    def flush(self) -> None:
+        """Everything written is on the medium afterwards; an error is final."""
+        ...
+
+    def drop_cache(self) -> None:
+        """Make the next reads come from the medium as far as the system can."""
+        ...
+
+    @property
+    def is_direct(self) -> bool: ...
+    def read_at(self, offset: int, size: int) -> bytes: ...
+    def close(self) -> None: ...
+
+
+class Media(Protocol):
+    """Opens what slots are on. Nothing is ever created or cut."""
+
+    def open(self, path: Path, *, writing: bool, exclusive: bool = False) -> Medium: ...
+
+
 class Slots(Protocol):
     """Slot storage. Never lets the active slot be written."""
 
     def capacity(self, slot: Slot) -> int: ...
+    def claim(self, slot: Slot, length: int) -> None:
+        """Make sure, before anything is written, that an image of `length` bytes may go into the slot, and hold it until
+        `release`. Raises `RefusedError` (`slot-active`, `slot-too-small`, `slot-in-use`, `slot-missing`, …)."""
+        ...
+
+    def release(self, slot: Slot) -> None:
+        """Let go of what `claim` and reading opened; harmless when there is nothing."""
+        ...
+
+    def unsteady(self, slot: Slot) -> str | None:
+        """Why the slot's bytes may change while they are read, so that no delta can start from them; None when they can't."""
+        ...
+
     def write(self, slot: Slot, offset: int, data: bytes) -> None:
         """Write into the inactive slot. Raises `RefusedError` for the active slot or beyond its capacity."""
         ...
@@ -159,12 +207,31 @@ class BootControl(Protocol):
         ...
 
 
-class Source(Protocol):
-    """Where artifacts come from."""
+class AbsentError(UnavailableError):
+    """A source does not have the file."""
+
+
+class Fetch(Protocol):
+    """One place that artifacts come from."""
 
     def open(self, file: FileRef, *, offset: int) -> Iterator[bytes]:
-        """Byte chunks of the content-addressed file from `offset`. Raises `UnavailableError` (`unreachable`), also in
-        mid-stream. The caller checks length and hashes; an over-long body must be noticed by it, not read to its end."""
+        """Byte chunks of the content-addressed file from `offset`; empty ones while nothing comes. Raises `UnavailableError`
+        (`unreachable`), also in mid-stream, `AbsentError` when the file is not there, and `RefusedError` (`artifact-…`) when it
+        says itself that its file is another one. The caller checks length and hashes; an over-long body must be noticed by it,
+        not read to its end."""
+        ...
+
+
+class Source(Fetch, Protocol):
+    """Where artifacts come from: one place or several."""
+
+    def again(self, file: FileRef, *, wrong: bool) -> bool:
+        """What was opened last gave `wrong` bytes, or broke off: whether opening the file anew, now, asks somebody else. Raises
+        `UnavailableError` (`artifact-changed`) when all gave wrong bytes and none is beyond doubt: a later try may do better."""
+        ...
+
+    def evidence(self) -> dict[str, object]:
+        """For reports: what came from where."""
         ...
 
 
@@ -260,9 +327,10 @@ class Installer(Protocol):
         active: Slot,
         on_progress: Callable[[int, int], None],
         stop: Callable[[], bool],
-    ) -> None:
+    ) -> dict[str, object]:
         """Download, check every window before it is written, flush, drop caches, read back. A delta is tried first when the
-        order offers one that starts from the active slot's verified bytes; the full image otherwise.
+        order offers one that starts from the active slot's verified bytes; the full image otherwise. Returns
+        facts for the report.
 
         Raises `RefusedError` (`artifact-…`, `cannot-decrypt`, `wrong-source`, `read-back-differs`, `slot-too-small`,
         `storage-fault`) or `UnavailableError` (`unreachable`, `interrupted`): the latter may be tried again and resumes.

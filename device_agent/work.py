@@ -31,6 +31,7 @@ from device_agent.ports import (
 )
 from firmware.checks import HealthCheck
 from firmware.errors import OtariaError, RefusedError, UnavailableError
+from firmware.manifest import Manifest
 from firmware.protocol.order import FileRef
 from firmware.protocol.report import Reason
 from firmware.protocol.words import ReasonKind
@@ -195,15 +196,28 @@ def _stage(
         return ev.StageRefused(order_hash=held.hash, reason=_malformed())
     try:
         manifest = ports.catalogue.manifest(release.manifest)
-        ports.boot.retire(command.active.other)
-        ports.installer.stage(held.order, manifest, active=command.active, on_progress=on_progress, stop=stop)
+        _retire(ports, command.active.other, manifest)
+        evidence = ports.installer.stage(
+            held.order, manifest, active=command.active, on_progress=on_progress, stop=stop
+        )
     except UnavailableError as error:
         return ev.StageDelayed(order_hash=held.hash, reason=_reason(error), jitter=jitter)
     except RefusedError as error:
         return ev.StageRefused(order_hash=held.hash, reason=_reason(error))
     except OSError as error:
         return ev.StageRefused(order_hash=held.hash, reason=_storage_fault(error))
-    return ev.StageFinished(order_hash=held.hash)
+    return ev.StageFinished(order_hash=held.hash, evidence=evidence)
+
+
+def _retire(ports: Ports, slot: Slot, manifest: Manifest) -> None:
+    """Tell the boot loader to leave the slot, once it is known that it can be written: else the way back would be lost for
+    nothing."""
+    image = verify.image_of(manifest)
+    try:
+        ports.slots.claim(slot, image.length if image is not None else 0)
+    finally:
+        ports.slots.release(slot)
+    ports.boot.retire(slot)
 
 
 def verify_slot(ports: Ports, command: do.VerifySlot) -> ev.Event:

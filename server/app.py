@@ -22,7 +22,8 @@ from aiohttp import web
 
 from firmware.errors import OtariaError, RefusedError, UnavailableError
 from firmware.protocol.codec import canonical
-from firmware.protocol.topics import CATALOGUE
+from firmware.protocol.topics import CATALOGUE, Leaf, parse
+from server.campaigns.blocks import BlockService
 from server.campaigns.deltas import DeltaFactory
 from server.campaigns.engine import Engine
 from server.campaigns.eviction import Evictions
@@ -43,7 +44,7 @@ from server.identity.private_files import write_private
 from server.identity.renewal import RenewalOverHttp, RenewalService
 from server.identity.roots import Roots
 from server.people import PeopleParts, people_listener
-from server.transport.mqtt import AiomqttTransport
+from server.transport.mqtt import AiomqttTransport, OnMessage
 from server.transport.takeover import Takeover
 
 log = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ class Core:
     ingest: Ingest
     engine: Engine
     publisher: Publisher
+    blocks: BlockService
     releases: ReleaseService
     preparation: Preparation
     desk: CampaignService
@@ -153,6 +155,7 @@ class Server:
             ("publisher", core.publisher.run()),
             ("engine", core.engine.run()),
             ("ingest", core.ingest.run()),
+            ("block service", core.blocks.run()),
             ("transport", core.transport.run()),
             ("release service", core.releases.run()),
             ("eviction", core.evictions.run()),
@@ -204,7 +207,16 @@ async def run(settings: Settings, *, started: Callable[[Running], None] = lambda
 def _core(base: Foundation) -> Core:
     """Wire the parts to each other: what is stored wakes the engine, what is decided wakes the publisher."""
     ingest = Ingest(base.database, base.clock, base.director, on_stored=lambda: wake())
-    transport = AiomqttTransport(base.endpoint, ingest.on_message, on_link=lambda: _forget_presence(base))
+    transport = AiomqttTransport(
+        base.endpoint, _hand_out(ingest, lambda: blocks), on_link=lambda: _forget_presence(base)
+    )
+    blocks = BlockService(
+        database=base.database,
+        artifacts=base.artifacts,
+        metadata=base.repository.metadata,
+        publish=transport.publish,
+        rates=base.settings.blocks,
+    )
     publisher = Publisher(base.database, base.clock, transport)
     engine = Engine(base.database, base.clock, base.director, on_outbox=publisher.wake)
 
@@ -234,11 +246,22 @@ def _core(base: Foundation) -> Core:
         ingest=ingest,
         engine=engine,
         publisher=publisher,
+        blocks=blocks,
         releases=releases,
         preparation=preparation,
         desk=CampaignService(base.database, base.clock, engine, on_started=preparation.wake),
         evictions=evictions,
     )
+
+
+def _hand_out(ingest: Ingest, blocks: Callable[[], BlockService]) -> OnMessage:
+    """Wants go to the block service, everything else to the inbox."""
+
+    async def hand_out(topic: str, payload: bytes, retained: bool) -> None:
+        taker = blocks().on_want if parse(topic).leaf is Leaf.WANT else ingest.on_message
+        await taker(topic, payload, retained)
+
+    return hand_out
 
 
 def _devices(base: Foundation) -> web.Application:

@@ -19,6 +19,7 @@ from msgspec import Struct
 from firmware.errors import RefusedError
 
 KIND = "config"
+MIN_RATE, MAX_RATE = 1024, 1 << 40
 _URL = re.compile(r"^https://[A-Za-z0-9.\[\]:_-]{1,300}\Z")
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "server": {"state": "state"},
@@ -39,6 +40,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "agents_host": None,
         "services_host": None,
     },
+    "blocks": {"site_bytes_per_s": 1 << 20, "bytes_per_s": 16 << 20},
     "storage": {"url": None},
     "catalogue": {"repository": "repository", "online_keys": "keys/online"},
 }
@@ -97,12 +99,21 @@ class BrokerSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BlockRates:
+    """Bytes per second that blocks over the broker take: of all devices with one `site` label together, and of all devices."""
+
+    site_bytes_per_s: int = 1 << 20
+    bytes_per_s: int = 16 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything the composition root needs to know. `storage_url` None: SQLite in the state directory."""
 
     state: Path
     http: HttpSettings
     broker: BrokerSettings
+    blocks: BlockRates
     storage_url: str | None
     repository: Path
     online_keys: Path
@@ -158,6 +169,7 @@ def validated(settings: Mapping[str, Mapping[str, Any]], *, base: Path) -> Setti
         state=_path(server["state"], "server.state", base),
         http=_http(settings["http"], base),
         broker=_broker(settings["broker"]),
+        blocks=_blocks(settings["blocks"]),
         storage_url=_typed(storage["url"], str | None, "storage.url"),
         repository=_path(catalogue["repository"], "catalogue.repository", base),
         online_keys=_path(catalogue["online_keys"], "catalogue.online_keys", base),
@@ -224,6 +236,13 @@ def _broker(section: Mapping[str, Any]) -> BrokerSettings:
             KIND, 'agents_host and services_host are for `kind = "external"`; remove them from [broker].'
         )
     return BrokerSettings(**msgspec.structs.asdict(raw))
+
+
+def _blocks(section: Mapping[str, Any]) -> BlockRates:
+    for name, value in section.items():
+        if not isinstance(value, int) or isinstance(value, bool) or not MIN_RATE <= value <= MAX_RATE:
+            raise RefusedError(KIND, f"`blocks.{name}` must be bytes per second, {MIN_RATE} to {MAX_RATE}.")
+    return BlockRates(**section)
 
 
 def _refuse_unknown(given: Mapping[str, Any], known: Mapping[str, Any], what: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from device_agent.boot.children import spawn_program
 from device_agent.install.windows import windows_from, windows_of
-from device_agent.ports import Source
+from device_agent.ports import Fetch
 from firmware.delta.apply import apply_delta
 from firmware.delta.format import DeltaEnds
 from firmware.errors import RefusedError
@@ -58,11 +58,11 @@ class Depot:
         self._blobs: dict[str, Blob] = {}
         self._programs: dict[str, tuple[subprocess.Popen[bytes], int]] = {}
 
-    def full(self, file: FileRef, image: Image, source: Source, stop: Stop) -> Blob:
+    def full(self, file: FileRef, image: Image, source: Fetch, stop: Stop) -> Blob:
         """The image, downloaded whole unless it is here. Raises as `Source` and the window check do."""
         return self._get(image, lambda: windows_from(source, file, 0, stop))
 
-    def patched(self, delta: DeltaRef, old: Blob, image: Image, source: Source, stop: Stop) -> Blob:
+    def patched(self, delta: DeltaRef, old: Blob, image: Image, source: Fetch, stop: Stop) -> Blob:
         """The image, made from `old` and the downloaded delta unless it is here."""
 
         def windows() -> Iterable[bytes]:

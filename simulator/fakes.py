@@ -24,7 +24,7 @@ from device_agent.boot.loader import (
     settle,
 )
 from device_agent.install.stream import image_of
-from device_agent.ports import BootOutcome, BootStatus, Slot, Source
+from device_agent.ports import BootOutcome, BootStatus, Fetch, Slot
 from firmware.errors import RefusedError, UnavailableError
 from firmware.manifest import Manifest
 from firmware.protocol.order import Order
@@ -101,6 +101,15 @@ class SharedSlots:
 
     def capacity(self, slot: Slot) -> int:
         return self._capacity
+
+    def claim(self, slot: Slot, length: int) -> None:
+        """Always possible."""
+
+    def release(self, slot: Slot) -> None:
+        """Nothing is held."""
+
+    def unsteady(self, slot: Slot) -> str | None:
+        return None
 
     def write(self, slot: Slot, offset: int, data: bytes) -> None:
         raise RefusedError(ReasonKind.STORAGE_FAULT, "A simulated slot takes whole images, not single writes.")
@@ -217,10 +226,12 @@ class MemoryBoot:
 class SharedInstaller:
     """`Installer` that takes images from the depot, as fast as the device's link would."""
 
-    def __init__(self, slots: SharedSlots, depot: Depot, source: Source, *, bytes_per_s: float) -> None:
+    def __init__(self, slots: SharedSlots, depot: Depot, source: Fetch, *, bytes_per_s: float) -> None:
         self._slots, self._depot, self._source, self._bytes_per_s = slots, depot, source, bytes_per_s
 
-    def stage(self, order: Order, manifest: Manifest, *, active: Slot, on_progress: Progress, stop: Stop) -> None:
+    def stage(
+        self, order: Order, manifest: Manifest, *, active: Slot, on_progress: Progress, stop: Stop
+    ) -> dict[str, object]:
         image, old, delta = image_of(manifest), self._slots.holds(active), order.delta
         if order.image is None:
             raise RefusedError(ReasonKind.MALFORMED, "The order names no image.")
@@ -231,6 +242,7 @@ class SharedInstaller:
             blob = self._depot.full(order.image, image, self._source, stop)
             self._transfer(order.image.length, image.length, on_progress, stop)
         self._slots.put(active.other, blob)
+        return {}
 
     def verify(self, slot: Slot, manifest: Manifest) -> bool:
         blob = self._slots.holds(slot)

@@ -55,9 +55,10 @@ class CheckDelayed(Struct, frozen=True, kw_only=True):
 
 
 class StageFinished(Struct, frozen=True, kw_only=True):
-    """Written, flushed and read back."""
+    """Written, flushed and read back. `evidence`: what the installer has to say about it, for the report."""
 
     order_hash: str
+    evidence: dict[str, object] = {}
 
 
 class StageRefused(Struct, frozen=True, kw_only=True):

@@ -88,7 +88,9 @@ def on_staged(standing: Standing, event: ev.StageFinished, moment: Moment) -> Ou
     content = replace(state.goal.content, good=False)
     slots = {**standing.slots, state.goal.slot: content}
     staged = Staged(held=state.held, goal=state.goal, boot_id=standing.boot.boot_id)
-    return replace(standing, state=staged, slots=slots), (Tell(state=AgentState.STAGED, held=state.held),)
+    return replace(standing, state=staged, slots=slots), (
+        Tell(state=AgentState.STAGED, held=state.held, evidence=event.evidence),
+    )
 
 
 def on_stage_refused(standing: Standing, event: ev.StageRefused, moment: Moment) -> Outcome:

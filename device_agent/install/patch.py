@@ -9,7 +9,7 @@ from pathlib import Path
 
 from device_agent.install.target import storage_faults
 from device_agent.install.windows import Stop, raise_if_stopped, windows_from
-from device_agent.ports import Effects, Source
+from device_agent.ports import Effects, Fetch
 from firmware.errors import RefusedError
 from firmware.manifest import WINDOW_BYTES
 from firmware.protocol.order import FileRef
@@ -23,7 +23,7 @@ class PatchFile:
         self._effects = effects
         self._path = path
 
-    def fetch(self, file: FileRef, source: Source, stop: Stop) -> None:
+    def fetch(self, file: FileRef, source: Fetch, stop: Stop) -> None:
         """Complete the file and check it.
 
         Raises `RefusedError` (`artifact-changed`, `artifact-truncated`, `artifact-too-long`, `storage-fault`) and what the

@@ -1,9 +1,9 @@
 """Writes a release into the inactive slot, as a stream that may be cut off anywhere and goes on where it stopped.
 
-The order of things: room is checked; what an earlier try left is hashed again, window by window; the slot is made unbootable;
-each missing window is fetched, checked, written; all is flushed; the first block is written and flushed; caches are dropped and
-everything is read back. A delta is tried first when the order offers one that starts from the active slot's bytes; after
-`MAX_DELTA_FAILURES` of it, kept over restarts, the full image is fetched.
+The order of things: the slot is claimed; what an earlier try left is hashed again, window by window; the slot is made
+unbootable; each missing window is fetched, from one source after another, checked, written; all is flushed; the first block is
+written and flushed; caches are dropped and everything is read back. A delta is tried first when the order offers one that
+starts from the active slot's bytes; after `MAX_DELTA_FAILURES` of it, kept over restarts, the full image is fetched.
 
 What is encrypted is decrypted chunk by chunk on its way into a window: plain bytes lie in memory and in the slot, nowhere else.
 """
@@ -28,13 +28,12 @@ from device_agent.install.windows import (
     windows_of,
 )
 from device_agent.ports import ContentKeys, Effects, Slot, Slots, Source
-from device_agent.slots.files import SLOT_ACTIVE
 from firmware.delta.apply import apply_delta
 from firmware.delta.format import DeltaEnds
 from firmware.encryption.chunked import Decryption
 from firmware.encryption.content_key import ContentKey
 from firmware.encryption.layout import plain_length
-from firmware.errors import RefusedError, UnavailableError
+from firmware.errors import OtariaError, RefusedError, UnavailableError
 from firmware.manifest import WINDOW_BYTES, Encrypted, Image, Manifest
 from firmware.protocol.order import DeltaRef, FileRef, Order
 from firmware.protocol.words import ReasonKind
@@ -45,14 +44,24 @@ SLOT_SET = "root"
 CHECKPOINT_NAME = "install.json"
 PATCH_NAME = "install-delta.part"
 
-_FAULTS_OF_THE_SLOT = frozenset({ReasonKind.STORAGE_FAULT, ReasonKind.SLOT_TOO_SMALL, SLOT_ACTIVE})
+_FAULTS_OF_THE_SLOT = frozenset({kind for kind in ReasonKind if kind.startswith("slot-")} | {ReasonKind.STORAGE_FAULT})
+
+_FAULTS_OF_THE_SOURCE = frozenset(
+    {
+        ReasonKind.ARTIFACT_CHANGED,
+        ReasonKind.ARTIFACT_TRUNCATED,
+        ReasonKind.ARTIFACT_TOO_LONG,
+        ReasonKind.CANNOT_DECRYPT,
+    }
+)
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class _Job:
-    """One call of `stage`. `key` opens the file, encrypted as `encrypted` says, and a delta; both None when nothing is."""
+    """One call of `stage`. `key` opens the file, encrypted as `encrypted` says, and a delta; both None when nothing is. `done`:
+    windows that are in the slot."""
 
     image: Image
     file: FileRef
@@ -61,9 +70,15 @@ class _Job:
     delta: DeltaRef | None
     active: Slot
     target: SlotImage
+    checkpoint: Checkpoint
     change_id: str
     on_progress: Callable[[int, int], None]
     stop: Stop
+    done: int = 0
+
+    @property
+    def is_complete(self) -> bool:
+        return self.done == len(self.image.windows)
 
 
 class StreamInstaller:
@@ -97,40 +112,51 @@ class StreamInstaller:
         active: Slot,
         on_progress: Callable[[int, int], None],
         stop: Callable[[], bool],
-    ) -> None:
+    ) -> dict[str, object]:
         """Fill the slot that is not `active` with the manifest's image; see `Installer.stage` for what is raised."""
         image = image_of(manifest)
         encrypted = manifest.encryption_of(image)
         file = _ordered_file(order, encrypted or image)
         key = None if encrypted is None else self._opened(order, encrypted)
         target = SlotImage(self._slots, active.other, image)
-        target.check_room()
-        checkpoint = self._resume(image, active.other, order.delta)
-        target.first_block = bytes.fromhex(checkpoint.first_block)
-        job = _Job(
-            image=image,
-            file=file,
-            encrypted=encrypted,
-            key=key,
-            delta=order.delta,
-            active=active,
-            target=target,
-            change_id=order.change_id,
-            on_progress=on_progress,
-            stop=stop,
-        )
-        self._fill(job, checkpoint)
-        target.seal()
-        target.read_back(stop)
+        target.claim()
+        try:
+            job = _Job(
+                image=image,
+                file=file,
+                encrypted=encrypted,
+                key=key,
+                delta=order.delta,
+                active=active,
+                target=target,
+                checkpoint=self._resume(image, active.other, order.delta),
+                change_id=order.change_id,
+                on_progress=on_progress,
+                stop=stop,
+            )
+            self._put(job)
+        finally:
+            target.release()
+            self._slots.release(active)
+        return self._source.evidence()
+
+    def _put(self, job: _Job) -> None:
+        job.target.first_block = bytes.fromhex(job.checkpoint.first_block)
+        self._fill(job)
+        job.target.seal()
+        job.target.read_back(job.stop)
         self._patch.remove()
         self._checkpoints.clear()
 
     def verify(self, slot: Slot, manifest: Manifest) -> bool:
         """Whether the slot holds exactly the manifest's image, read from the medium. Raises `RefusedError` (`storage-fault`)."""
         image = image_of(manifest)
-        if image.length > self._slots.capacity(slot):
-            return False
-        return first_difference(self._slots, slot, image, lambda: False) is None
+        try:
+            if image.length > self._slots.capacity(slot):
+                return False
+            return first_difference(self._slots, slot, image, lambda: False) is None
+        finally:
+            self._slots.release(slot)
 
     def _resume(self, image: Image, slot: Slot, delta: DeltaRef | None) -> Checkpoint:
         """The checkpoint of this very image, slot and delta, or a new one; a patch of another delta is thrown away."""
@@ -146,19 +172,18 @@ class StreamInstaller:
         self._checkpoints.store(checkpoint)
         return checkpoint
 
-    def _fill(self, job: _Job, checkpoint: Checkpoint) -> None:
-        total = len(job.image.windows)
-        done = job.target.good_windows(job.stop)
-        self._tell(job, done)
-        if done == total:
+    def _fill(self, job: _Job) -> None:
+        job.done = job.target.good_windows(job.stop)
+        self._tell(job)
+        if job.is_complete:
             return
-        if done and not checkpoint.first_block:
-            checkpoint = self._keep_first_block(job, checkpoint)
+        if job.done and not job.checkpoint.first_block:
+            self._keep_first_block(job)
         job.target.open()
-        if job.delta is not None and self._is_worth_trying(job, job.delta, checkpoint):
-            done, checkpoint = self._by_delta(job, job.delta, done, checkpoint)
-        if done < total:
-            self._write(job, self._fetched(job, done * WINDOW_BYTES), done, checkpoint)
+        if job.delta is not None and self._is_worth_trying(job, job.delta):
+            self._by_delta(job, job.delta)
+        while not job.is_complete:
+            self._by_download(job)
 
     def _opened(self, order: Order, encrypted: Encrypted) -> ContentKey:
         """The release's key, before anything is fetched or written."""
@@ -175,30 +200,61 @@ class StreamInstaller:
         decryption = Decryption(job.key, job.encrypted.salt, job.image.length)
         return decrypted_from(self._source, job.file, decryption, offset, job.image.length, job.stop)
 
-    def _by_delta(self, job: _Job, delta: DeltaRef, done: int, checkpoint: Checkpoint) -> tuple[int, Checkpoint]:
-        """Try the delta until it is done or has failed too often; returns how many windows are good now."""
-        while checkpoint.delta_failures < MAX_DELTA_FAILURES:
+    def _by_download(self, job: _Job) -> None:
+        """Fetch the missing windows from one source. Returns early when another one is to be asked."""
+        try:
+            self._write(job, self._fetched(job, job.done * WINDOW_BYTES))
+        except (UnavailableError, RefusedError) as error:
+            if not self._asks_another(job.file, error):
+                raise
+
+    def _asks_another(self, file: FileRef, error: OtariaError) -> bool:
+        """Whether the error is one source's and another one is there to be asked."""
+        is_wrong = error.kind in _FAULTS_OF_THE_SOURCE
+        if not is_wrong and error.kind != ReasonKind.UNREACHABLE:
+            return False
+        return self._source.again(file, wrong=is_wrong)
+
+    def _by_delta(self, job: _Job, delta: DeltaRef) -> None:
+        """Try the delta until it is done or has failed too often."""
+        while job.checkpoint.delta_failures < MAX_DELTA_FAILURES:
             is_fetched = False
             try:
-                self._patch.fetch(delta.file, self._source, job.stop)
+                self._fetch_patch(job, delta)
                 is_fetched = True
-                return self._write(job, self._patched(job, delta, done), done, checkpoint)
+                self._write(job, self._patched(job, delta))
+                return
             except RefusedError as error:
                 if is_fetched and error.kind in _FAULTS_OF_THE_SLOT:
                     raise
                 facts = {"reason_kind": error.kind, "reason": error.text, "change_id": job.change_id}
                 _log.warning("the delta failed", extra=facts)
             self._patch.remove()
-            done = job.target.good_windows(job.stop)
-            checkpoint = msgspec.structs.replace(
-                checkpoint, delta_failures=checkpoint.delta_failures + 1, first_block=job.target.first_block.hex()
-            )
-            self._checkpoints.store(checkpoint)
-        return done, checkpoint
+            job.done = job.target.good_windows(job.stop)
+            failures = job.checkpoint.delta_failures + 1
+            first_block = job.target.first_block.hex()
+            job.checkpoint = msgspec.structs.replace(job.checkpoint, delta_failures=failures, first_block=first_block)
+            self._checkpoints.store(job.checkpoint)
 
-    def _patched(self, job: _Job, delta: DeltaRef, done: int) -> Windows:
-        """The image's windows from window `done` on, made from the active slot and the patch."""
-        skip = done * WINDOW_BYTES
+    def _fetch_patch(self, job: _Job, delta: DeltaRef) -> None:
+        """Complete the patch. A source is blamed for wrong bytes only when all of them came from it in one go."""
+        is_whole = self._patch.size() == 0
+        while True:
+            try:
+                self._patch.fetch(delta.file, self._source, job.stop)
+                return
+            except UnavailableError as error:
+                is_whole = False
+                if not self._asks_another(delta.file, error):
+                    raise
+            except RefusedError as error:
+                if not is_whole or not self._asks_another(delta.file, error):
+                    raise
+                self._patch.remove()
+
+    def _patched(self, job: _Job, delta: DeltaRef) -> Windows:
+        """The image's missing windows, made from the active slot and the patch."""
+        skip = job.done * WINDOW_BYTES
         ends = DeltaEnds(
             source_length=delta.source_length,
             source_sha256=delta.source_sha256,
@@ -216,29 +272,27 @@ class StreamInstaller:
             raise RefusedError(ReasonKind.CANNOT_DECRYPT, "The delta is encrypted, and its release is not.")
         return Decryption(job.key, delta.salt, plain_length(delta.file.length)).decrypt(self._patch.read())
 
-    def _write(self, job: _Job, windows: Windows, done: int, checkpoint: Checkpoint) -> tuple[int, Checkpoint]:
-        """Write the windows from number `done` on; what was written is flushed when they stop coming."""
+    def _write(self, job: _Job, windows: Windows) -> None:
+        """Write the missing windows; what was written is flushed when they stop coming."""
         try:
             for window in windows:
-                job.target.write(done, window)
-                if done == 0:
-                    checkpoint = self._keep_first_block(job, checkpoint)
-                done += 1
-                self._tell(job, done)
+                job.target.write(job.done, window)
+                if job.done == 0:
+                    self._keep_first_block(job)
+                job.done += 1
+                self._tell(job)
         except UnavailableError:
             job.target.sync()
             raise
         finally:
             windows.close()
-        return done, checkpoint
 
-    def _keep_first_block(self, job: _Job, checkpoint: Checkpoint) -> Checkpoint:
-        kept = msgspec.structs.replace(checkpoint, first_block=job.target.first_block.hex())
-        self._checkpoints.store(kept)
-        return kept
+    def _keep_first_block(self, job: _Job) -> None:
+        job.checkpoint = msgspec.structs.replace(job.checkpoint, first_block=job.target.first_block.hex())
+        self._checkpoints.store(job.checkpoint)
 
-    def _is_worth_trying(self, job: _Job, delta: DeltaRef, checkpoint: Checkpoint) -> bool:
-        if checkpoint.delta_failures >= MAX_DELTA_FAILURES or delta.file.length >= job.image.length:
+    def _is_worth_trying(self, job: _Job, delta: DeltaRef) -> bool:
+        if job.checkpoint.delta_failures >= MAX_DELTA_FAILURES or delta.file.length >= job.image.length:
             return False
         return self._has_room(job, delta) and self._is_source(job, delta)
 
@@ -251,7 +305,10 @@ class StreamInstaller:
         return False
 
     def _is_source(self, job: _Job, delta: DeltaRef) -> bool:
-        """Whether the active slot's bytes are the ones the delta starts from."""
+        """Whether the active slot's bytes stay as they are, and are the ones the delta starts from."""
+        why = self._slots.unsteady(job.active)
+        if why is not None:
+            return self._wrong_source(job, f"the active slot may change while it is read: it is {why}")
         digest = hashlib.sha256()
         read = self._reader(job.active)
         for offset in range(0, delta.source_length, WINDOW_BYTES):
@@ -259,8 +316,11 @@ class StreamInstaller:
             digest.update(read(offset, min(WINDOW_BYTES, delta.source_length - offset)))
         if digest.hexdigest() == delta.source_sha256:
             return True
-        facts = {"reason_kind": ReasonKind.WRONG_SOURCE.value, "change_id": job.change_id}
-        _log.warning("the delta starts from another image than the one in the active slot", extra=facts)
+        return self._wrong_source(job, "the delta starts from another image than the one in the active slot")
+
+    def _wrong_source(self, job: _Job, why: str) -> bool:
+        facts = {"reason_kind": ReasonKind.WRONG_SOURCE.value, "reason": why, "change_id": job.change_id}
+        _log.warning("no delta, so the full image is fetched", extra=facts)
         return False
 
     def _reader(self, slot: Slot) -> Callable[[int, int], bytes]:
@@ -270,8 +330,8 @@ class StreamInstaller:
 
         return read
 
-    def _tell(self, job: _Job, windows: int) -> None:
-        job.on_progress(min(windows * WINDOW_BYTES, job.image.length), job.image.length)
+    def _tell(self, job: _Job) -> None:
+        job.on_progress(min(job.done * WINDOW_BYTES, job.image.length), job.image.length)
 
 
 def image_of(manifest: Manifest) -> Image:

@@ -28,14 +28,14 @@ class SlotImage:
         self._image = image
         self.first_block = first_block
 
-    def check_room(self) -> None:
-        """Raise `RefusedError` (`slot-too-small`) when the image does not fit."""
-        capacity = self._slots.capacity(self._slot)
-        if self._image.length > capacity:
-            raise RefusedError(
-                ReasonKind.SLOT_TOO_SMALL,
-                f"The image has {self._image.length} bytes and slot {self._slot.value} only {capacity}; use a smaller image.",
-            )
+    def claim(self) -> None:
+        """Hold the slot for the image. Raises `RefusedError` when it must not or can't be written; see `Slots.claim`."""
+        with storage_faults("open", self._slot):
+            self._slots.claim(self._slot, self._image.length)
+
+    def release(self) -> None:
+        """Let go of the slot."""
+        self._slots.release(self._slot)
 
     def good_windows(self, stop: Stop) -> int:
         """How many windows from the front are in the slot already, by hashing them again."""

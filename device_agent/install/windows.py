@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 
-from device_agent.ports import Source
+from device_agent.ports import Fetch
 from firmware.encryption.chunked import Decryption
 from firmware.encryption.layout import encrypted_offset
 from firmware.errors import RefusedError, UnavailableError
@@ -16,7 +16,8 @@ Windows = Generator[bytes, None, None]
 
 
 def windows_of(chunks: Iterable[bytes], length: int, stop: Stop) -> Windows:
-    """Yield `length` bytes in windows of `WINDOW_BYTES`; the last may be shorter and comes only after the stream has ended.
+    """Yield `length` bytes in windows of `WINDOW_BYTES`, each as soon as it is there; the last may be shorter and comes only
+    after the stream has ended.
 
     Raises `RefusedError` (`artifact-too-long` at the first chunk that goes beyond, `artifact-truncated`) and `UnavailableError`
     (`interrupted`) when `stop()` turns true, which is asked at every chunk.
@@ -31,12 +32,12 @@ def windows_of(chunks: Iterable[bytes], length: int, stop: Stop) -> Windows:
         left -= len(chunk)
         view = memoryview(chunk)
         while view:
-            if len(window) == WINDOW_BYTES:
-                yield bytes(window)
-                window.clear()
             room = WINDOW_BYTES - len(window)
             window += view[:room]
             view = view[room:]
+            if len(window) == WINDOW_BYTES and (left or view):
+                yield bytes(window)
+                window.clear()
     if left:
         raise RefusedError(
             ReasonKind.ARTIFACT_TRUNCATED, f"The artifact ends {left} bytes early; publish it again or clear the cache."
@@ -45,14 +46,14 @@ def windows_of(chunks: Iterable[bytes], length: int, stop: Stop) -> Windows:
         yield bytes(window)
 
 
-def windows_from(source: Source, file: FileRef, offset: int, stop: Stop) -> Windows:
+def windows_from(source: Fetch, file: FileRef, offset: int, stop: Stop) -> Windows:
     """The file's bytes from `offset` to its end, in windows; the stream is closed when the caller leaves early."""
     with _opened(source, file, offset) as chunks:
         yield from windows_of(chunks, file.length - offset, stop)
 
 
 def decrypted_from(
-    source: Source, file: FileRef, decryption: Decryption, offset: int, length: int, stop: Stop
+    source: Fetch, file: FileRef, decryption: Decryption, offset: int, length: int, stop: Stop
 ) -> Windows:
     """As `windows_from`, of an encrypted file with `length` plain bytes, from the plain `offset` on; nothing before is fetched.
 
@@ -64,7 +65,7 @@ def decrypted_from(
 
 
 @contextmanager
-def _opened(source: Source, file: FileRef, offset: int) -> Iterator[Iterator[bytes]]:
+def _opened(source: Fetch, file: FileRef, offset: int) -> Iterator[Iterator[bytes]]:
     chunks = source.open(file, offset=offset)
     try:
         yield chunks

@@ -19,7 +19,6 @@ from firmware.protocol.enrol import Hardware
 from firmware.protocol.words import MAX_IMAGE_BYTES, ReasonKind
 
 COPY_BYTES = 1 << 20
-SLOT_ACTIVE = "slot-active"
 
 
 class FileSlots:
@@ -33,12 +32,25 @@ class FileSlots:
         """Bytes that fit; 0 when the slot's file is missing."""
         return self._effects.size(self._board.slot(slot)) or 0
 
+    def claim(self, slot: Slot, length: int) -> None:
+        """Refuse before anything is written. Raises `RefusedError` (`slot-active`, `slot-too-small`)."""
+        if slot in protected_slots(self._effects, self._board):
+            raise slot_active(slot)
+        capacity = self.capacity(slot)
+        if length > capacity:
+            raise slot_too_small(slot, length, capacity)
+
+    def release(self, slot: Slot) -> None:
+        """Nothing is held."""
+
+    def unsteady(self, slot: Slot) -> str | None:
+        """Nobody but the agent writes a board's files."""
+        return None
+
     def write(self, slot: Slot, offset: int, data: bytes) -> None:
         """Write into the inactive slot. Raises `RefusedError` (`slot-active`, `slot-too-small`)."""
-        if slot in self._protected():
-            raise RefusedError(
-                SLOT_ACTIVE, f"Slot {slot.value} is in use and is never written; stage into the other one."
-            )
+        if slot in protected_slots(self._effects, self._board):
+            raise slot_active(slot)
         if offset < 0 or offset + len(data) > self.capacity(slot):
             raise RefusedError(
                 ReasonKind.SLOT_TOO_SMALL,
@@ -56,15 +68,28 @@ class FileSlots:
         """Up to `size` bytes; fewer only at the end of the slot."""
         return self._effects.read_at(self._board.slot(slot), offset, size)
 
-    def _protected(self) -> frozenset[Slot]:
-        state = read_state(self._effects, self._board)
-        try:
-            used = {read_status(self._effects, self._board).slot}
-        except UnavailableError:
-            used = set() if state is not None else set(Slot)
-        if state is not None:
-            used |= {state.active} | ({state.trial.slot} if state.trial is not None else set())
-        return frozenset(used)
+
+def protected_slots(effects: Effects, board: Board) -> frozenset[Slot]:
+    """The slots of a simulated board that must not be written now: the one that runs, the one to fall back to, the one on
+    trial. All of them while the boot loader's files tell nothing."""
+    state = read_state(effects, board)
+    try:
+        used = {read_status(effects, board).slot}
+    except UnavailableError:
+        used = set() if state is not None else set(Slot)
+    if state is not None:
+        used |= {state.active} | ({state.trial.slot} if state.trial is not None else set())
+    return frozenset(used)
+
+
+def slot_active(slot: Slot) -> RefusedError:
+    text = f"Slot {slot.value} is in use and is never written; stage into the other one."
+    return RefusedError(ReasonKind.SLOT_ACTIVE, text)
+
+
+def slot_too_small(slot: Slot, length: int, capacity: int) -> RefusedError:
+    text = f"The image has {length} bytes and slot {slot.value} only {capacity}; use a smaller image."
+    return RefusedError(ReasonKind.SLOT_TOO_SMALL, text)
 
 
 def create_board(directory: Path, image: Path, capacity_bytes: int, hardware: str) -> Board:

@@ -6,31 +6,19 @@ Nothing that comes from here is trusted; whoever asks checks lengths, hashes and
 import ssl
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
 import urllib3
 
 from device_agent.problems import problem_of
+from device_agent.transport.store_http import CHUNK_BYTES, HttpPatience, artifact, timeout_of
 from firmware.errors import RefusedError, UnavailableError
 from firmware.protocol.order import FileRef
 from firmware.protocol.words import ReasonKind
 
-CHUNK_BYTES = 1 << 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class HttpPatience:
-    """Seconds to wait for a connection, for the next bytes, and for all of a small file, however slowly it drips. An artifact
-    may take as long as its link needs; who waits for it can stop at every byte that comes."""
-
-    connect_s: float = 10.0
-    read_s: float = 30.0
-    small_s: float = 120.0
-
 
 class DeviceHttp:
-    """The server's device listener: a `Source` of artifacts, and the catalogue's files. May be used by several threads.
+    """The server's device listener: a source of artifacts, and the catalogue's files. May be used by several threads.
     Raises `RefusedError` (`malformed`) for an address that is none."""
 
     def __init__(
@@ -49,7 +37,7 @@ class DeviceHttp:
         self._pool = urllib3.HTTPSConnectionPool(
             host,
             port,
-            timeout=urllib3.Timeout(connect=patience.connect_s, read=patience.read_s),
+            timeout=timeout_of(patience),
             maxsize=2,
             retries=False,
             ssl_context=context,
@@ -58,18 +46,8 @@ class DeviceHttp:
             self._pool.ConnectionCls = _Unverified
 
     def open(self, file: FileRef, *, offset: int) -> Iterator[bytes]:
-        """Byte chunks of an artifact from `offset`; raises `UnavailableError` (`unreachable`), also in mid-stream."""
-        headers = {"Range": f"bytes={offset}-"} if offset else {}
-        response = self._get(f"/v1/artifacts/sha256/{file.sha256}", headers)
-        try:
-            if response.status not in (200, 206) or (offset and not _starts_at(response, offset)):
-                raise _unreachable(f"the server answered {response.status} for {file.path}")
-            while chunk := response.read1(CHUNK_BYTES, decode_content=False):
-                yield chunk
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise _unreachable(f"the download of {file.path} broke off: {error}") from error
-        finally:
-            response.close()
+        """Byte chunks of an artifact from `offset`; see `Fetch.open`."""
+        return artifact(self._pool, f"/v1/artifacts/sha256/{file.sha256}", file, offset, "the server")
 
     def metadata(self, name: str, max_bytes: int) -> bytes | None:
         """A metadata file of the catalogue by its URL-quoted name, at most `max_bytes` + 1 bytes; None: there is none."""
@@ -152,10 +130,6 @@ def _bounded(response: urllib3.BaseHTTPResponse, limit: int, deadline: float) ->
         if time.monotonic() > deadline:
             raise TimeoutError("it came too slowly")
     return b"".join(parts)
-
-
-def _starts_at(response: urllib3.BaseHTTPResponse, offset: int) -> bool:
-    return response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {offset}-")
 
 
 def _unreachable(what: str) -> UnavailableError:

@@ -68,11 +68,19 @@ class MqttLink:
     """`Link` over paho. The client id is the agent's id, as the broker demands."""
 
     def __init__(
-        self, broker: Broker, agent: str, will: Will, *, tls: ssl.SSLContext | None, ways: Ways | None = None
+        self,
+        broker: Broker,
+        agent: str,
+        will: Will,
+        *,
+        tls: ssl.SSLContext | None,
+        ways: Ways | None = None,
+        on_block: Callable[[bytes], None] | None = None,
     ) -> None:
         """`tls` None is for a broker on loopback without TLS. `ways` say anew for each connection where the broker is and
-        with which TLS; then `broker` only says how patient to be."""
+        with which TLS; then `broker` only says how patient to be. `on_block` takes the blocks, which wait in no queue."""
         self._broker, self._agent, self._will, self._tls, self._ways = broker, agent, will, tls, ways
+        self._on_block = on_block
         self._stopping = threading.Event()
         self._up = False
         self._thread: threading.Thread | None = None
@@ -116,6 +124,7 @@ class MqttLink:
         client.will_set(self._will.topic, self._will.payload, qos=1, retain=True)
         if self._tls is not None:
             client.tls_set_context(self._tls)
+        client.on_socket_register_write = _leave_it_to_the_loop
         client.on_connect = self._connected
         client.on_disconnect = self._disconnected
         client.on_message = self._received
@@ -196,8 +205,17 @@ class MqttLink:
             log.warning("message too large, dropped", extra={"size_bytes": len(message.payload)})
             return
         incoming = _incoming(message.topic, bytes(message.payload), self._agent)
-        if incoming is not None:
+        if incoming is None:
+            return
+        if incoming.leaf != topics.Leaf.BLOCK:
             self._on_message(incoming)
+        elif self._on_block is not None and not message.retain:
+            self._on_block(incoming.payload)
+
+
+def _leave_it_to_the_loop(client: paho.Client, userdata: Any, sock: Any) -> None:
+    """Without this callback, paho writes to the socket on the thread that publishes, beside the loop's own thread; over TLS that
+    breaks the connection. The loop is woken for what was queued."""
 
 
 def _incoming(topic: str, payload: bytes, agent: str) -> Incoming | None:

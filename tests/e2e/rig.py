@@ -68,14 +68,15 @@ class Rig:
             bench.link.close()
         self.benches.clear()
 
-    def board(self, name: str, *, bytes_per_s: float | None = None) -> "Bench":
-        """A powered board of its own with quick intervals, whose HTTPS goes through a link that can be slowed and cut."""
+    def board(self, name: str, *, bytes_per_s: float | None = None, settings: str = "") -> "Bench":
+        """A powered board of its own with quick intervals and `settings` above them, whose HTTPS goes through a link that can be
+        slowed and cut."""
         board = self.lab.board(name, self.lab.directory / f"{FACTORY}.img", labels={"rig": name})
         identity_file = board.agent_directory / "identity.json"
         identity = json.loads(identity_file.read_text())
         link = SlowLink(int(identity["https_url"].rpartition(":")[2]), bytes_per_s=bytes_per_s)
         identity_file.write_text(json.dumps(identity | {"https_url": f"https://127.0.0.1:{link.port}"}))
-        (board.agent_directory / "agent.toml").write_text(INTERVALS)
+        (board.agent_directory / "agent.toml").write_text(settings + INTERVALS)
         bench = Bench(rig=self, board=board, link=link, name=name, target=board.target)
         self.benches.append(bench)
         board.power_on()

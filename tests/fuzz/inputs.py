@@ -29,6 +29,7 @@ from firmware.images.facts import ImageFacts
 from firmware.images.identify import recognise
 from firmware.images.source import Source
 from firmware.manifest import Image, Manifest, describe, encode_manifest, parse_manifest
+from firmware.protocol.blocks import Block, Want, artifact_name, encode_block, encode_want, parse_block, parse_want
 from tests.firmware.images import makers
 
 Run = Callable[[bytes], str]
@@ -51,10 +52,29 @@ def targets(scratch: Path) -> dict[str, Target]:
         **_images(scratch),
         "manifest": Target(run=_manifest, seeds=(_a_manifest(),)),
         "local-request": Target(run=_local_request, seeds=(b'{"ask":"defer","seconds":7200}', b'{"ask":"status"}')),
+        "want": Target(run=_frame(parse_want), seeds=(_A_WANT,)),
+        "block": Target(run=_frame(parse_block), seeds=(_A_BLOCK,)),
         "delta": _delta(scratch),
         **_catalogue(scratch),
         "encrypted": Target(run=_decrypted, seeds=(_ENCRYPTED,)),
     }
+
+
+# Frames
+
+_A_WANT = encode_want(Want(stream=7, offset=4096, credit=65536, name=artifact_name("ab" * 32)))
+_A_BLOCK = encode_block(Block(stream=7, offset=4096, total=1 << 20, data=b"some bytes" * 20))
+
+
+def _frame(parse: Callable[[bytes], object]) -> Run:
+    def run(data: bytes) -> str:
+        try:
+            parse(data)
+        except RefusedError as error:
+            return error.kind
+        return "taken"
+
+    return run
 
 
 _CONTENT_KEY = ContentKey.new()

@@ -13,7 +13,7 @@ from tests.fuzz.guard import check, mutated
 from tests.fuzz.inputs import Target, targets
 
 NAMES = (
-    *("images", "manifest", "local-request", "delta", "metadata", "catalogue", "encrypted"),
+    *("images", "manifest", "local-request", "want", "block", "delta", "metadata", "catalogue", "encrypted"),
     *(f"image-{name}" for name in ("slot-image", "tar", "elf", "squashfs", "ext", "fat", "mcuboot", "esp32")),
     *(f"image-{name}" for name in ("gpt", "mbr", "wrapped")),
 )

@@ -433,3 +433,42 @@ def test_a_failing_slot_is_not_blamed_on_the_delta(rig: Rig) -> None:
     rig.effects.fault = lambda verb, path: OSError(errno.EIO, "no") if (verb, path) == ("write_at", failing) else None
     assert rig.refused(delta).kind == "storage-fault"
     assert rig.stage.shelf.opened == [("deltas/a-b.otd", 0)]
+
+
+def test_a_source_slot_that_may_change_is_no_source(rig: Rig) -> None:
+    class Mounted(FileSlots):
+        def unsteady(self, slot: Slot) -> str | None:
+            return "mounted at /" if slot is Slot.A else None
+
+    rig.slots = Mounted(rig.effects, rig.board.directory)
+    rig.run(rig.stage.delta())
+    assert rig.is_staged()
+    assert {path for path, _ in rig.stage.shelf.opened} == {rig.stage.file.path}
+
+
+def test_the_slots_are_let_go_of_however_staging_ends(rig: Rig) -> None:
+    released: list[Slot] = []
+
+    class Noted(FileSlots):
+        def release(self, slot: Slot) -> None:
+            released.append(slot)
+
+    rig.slots = Noted(rig.effects, rig.board.directory)
+    rig.stage.shelf.faults[rig.stage.file.sha256] = ["dead 1500000"]
+    assert rig.refused().kind == "unreachable"
+    assert set(released) == {Slot.A, Slot.B}
+    released.clear()
+    rig.run()
+    assert set(released) == {Slot.A, Slot.B}
+
+
+def test_a_slot_that_is_refused_is_not_touched(rig: Rig) -> None:
+    class Used(FileSlots):
+        def claim(self, slot: Slot, length: int) -> None:
+            raise RefusedError("slot-in-use", "Slot B is mounted.")
+
+    rig.slots = Used(rig.effects, rig.board.directory)
+    before = rig.slot(Slot.B)
+    assert rig.refused().kind == "slot-in-use"
+    assert rig.slot(Slot.B) == before
+    assert not rig.stage.shelf.opened

@@ -134,3 +134,21 @@ def drop(link: MqttLink) -> None:
     assert socket is not None
     with contextlib.suppress(OSError):
         socket.shutdown(2)
+
+
+async def test_several_threads_may_publish_over_one_connection(linked: Linked, yard: Yard) -> None:
+    """While orders come in, too: only the loop's own thread may touch the socket, or TLS breaks."""
+
+    def talk() -> None:
+        for _ in range(200):
+            linked.link.publish(topics.of_target(A, A, topics.Leaf.REPORT), bytes(4000), qos=0)
+
+    async with yard.server() as server:
+
+        async def orders() -> None:
+            for number in range(100):
+                await server.publish(topics.of_target(A, A, topics.Leaf.ORDER), bytes([number]) * 2000, qos=1)
+
+        await asyncio.gather(orders(), *(asyncio.to_thread(talk) for _ in range(4)))
+        await until(lambda: linked.ears.messages.qsize() == 100)
+    assert linked.ears.up == [True]

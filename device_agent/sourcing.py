@@ -1,0 +1,55 @@
+"""From `agent.toml` to the slots and the sources that it names."""
+
+import ssl
+import time
+from pathlib import Path
+
+from device_agent.config import MQTT_SOURCE, SERVER_SOURCE, Config, SourceTable
+from device_agent.effects import FileMedia
+from device_agent.install.blocks import BlockSource
+from device_agent.install.rate import RateLimit
+from device_agent.install.sources import Named, Sources
+from device_agent.ports import BootControl, Effects, Fetch, MonotonicClock, Slots
+from device_agent.slots.devices import protected_by, slot_sets
+from device_agent.slots.files import FileSlots
+from device_agent.slots.places import ROOT_SET, parse_size, places_of
+from device_agent.transport.store_http import HttpStore
+from firmware.errors import RefusedError
+
+LEAST_BURST_BYTES = 1 << 16
+
+
+def open_slots(config: Config, effects: Effects, board: Path, boot: BootControl) -> Slots:
+    """The slots that `agent.toml` names, or the board's files when it names none."""
+    places = places_of(config.slots)
+    if not places:
+        return FileSlots(effects, board)
+    return slot_sets(places, FileMedia(), protected=lambda: protected_by(boot))[ROOT_SET]
+
+
+def open_sources(directory: Path, config: Config, server: Fetch, blocks: BlockSource, clock: MonotonicClock) -> Sources:
+    """The sources of artifacts in the operator's order, under the operator's rate. Raises `RefusedError` (`bad-config`)."""
+    named = [_source(directory, one, server, blocks) for one in config.sources]
+    rate = parse_size(config.download_rate)
+    limit = None
+    if rate:
+        limit = RateLimit(rate, max(rate, LEAST_BURST_BYTES), seconds=clock.seconds, sleep=time.sleep)
+    return Sources(named, seconds=clock.seconds, limit=limit)
+
+
+def speaks_http(config: Config) -> bool:
+    """Whether the catalogue comes from the server's listener: unless the operator names the broker, and not the server."""
+    return SERVER_SOURCE in config.sources or MQTT_SOURCE not in config.sources
+
+
+def _source(directory: Path, given: str | SourceTable, server: Fetch, blocks: BlockSource) -> Named:
+    if given == SERVER_SOURCE:
+        return Named(name=SERVER_SOURCE, source=server, is_server=True)
+    if given == MQTT_SOURCE:
+        return Named(name=MQTT_SOURCE, source=blocks)
+    table = SourceTable(url=given) if isinstance(given, str) else given
+    try:
+        context = ssl.create_default_context(cafile=directory / table.ca) if table.ca else None
+    except OSError as error:
+        raise RefusedError("bad-config", f"{table.ca} is no readable PEM file: {error}. Correct agent.toml.") from error
+    return Named(name=table.url, source=HttpStore(table.url, context))
