@@ -99,7 +99,7 @@ class Fleet:
         """Start a campaign for this board alone."""
         name = board.directory.name
         text = f"name: {name}{suffix}\nproduct: {PRODUCT}\nversion: {NEXT}\nselection: {{labels: {{rig: {name}}}}}\n"
-        return self.lab.apply_campaign(text + STRATEGY % {"patience": "60s"})
+        return self.lab.apply_campaign(text + STRATEGY % {"patience": "60s", "wait": "0s", "deltas": 0})
 
     def counts(self, campaign: str) -> dict[str, int]:
         """The campaign's assignments by state."""
