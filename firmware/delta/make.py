@@ -1,8 +1,8 @@
 """Makes `otd1` deltas: the server's side.
 
-What lies side by side in both images is found quickly by anchors (`anchors`); only the rest goes to a matcher with a suffix array
-(`match`), in pieces of bounded size (`pieces`), on as many threads as there are processors. So memory is a few hundred
-MiB however large the images are. Every patch is applied once before it gets its name: what is published works.
+What lies side by side in both images is found quickly by anchors (`anchors`); only the rest, or of small images all, goes to a
+matcher with a suffix array (`match`), in pieces of bounded size (`pieces`), on as many threads as there are processors. So memory
+is a few hundred MiB however large the images are. Every patch is applied once before it gets its name: what is published works.
 """
 
 import os
