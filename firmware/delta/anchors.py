@@ -24,7 +24,7 @@ MIN_COVER_BYTES = 256
 """Shorter stretches are left to the matcher, which knows more places to look."""
 
 _WORD_BYTES = 8
-_CHUNK_BYTES = 2 << 20
+_CHUNK_BYTES = 1 << 19
 _NEIGHBOUR_BYTES = 4096
 """An anchor counts only if another, so near at most, agrees with it."""
 

@@ -23,7 +23,7 @@ from firmware.delta.image_file import ImageFile
 BATCH_BYTES = 1 << 19
 """Output that a batch gathers. Larger ones gain little and cost memory where they are applied."""
 
-COPY_BYTES = 1 << 14
+COPY_BYTES = 1 << 16
 """Equal stretches from this length on are copied: a COPY is cheap to carry out, but it ends a batch."""
 
 BETWEEN_BYTES = 512

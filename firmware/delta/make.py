@@ -1,8 +1,8 @@
 """Makes `otd1` deltas: the server's side.
 
-What lies side by side in both images is found quickly by anchors (`anchors`); only the rest goes to a matcher with a suffix array
-(`match`), in pieces of bounded size (`pieces`), on as many threads as there are processors. So memory is a few hundred
-MiB however large the images are. Every patch is applied once before it gets its name: what is published works.
+What lies side by side in both images is found quickly by anchors (`anchors`); only the rest, or of small images all, goes to a
+matcher with a suffix array (`match`), in pieces of bounded size (`pieces`), on as many threads as there are processors. So memory
+is a few hundred MiB however large the images are. Every patch is applied once before it gets its name: what is published works.
 """
 
 import os
@@ -10,7 +10,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -22,10 +21,11 @@ from firmware.delta.anchors import aligned_covers
 from firmware.delta.apply import apply_delta
 from firmware.delta.covers import NO_COVERS, Covers, is_in_order, joined
 from firmware.delta.encode import write_operations
+from firmware.delta.facts import DeltaFacts
 from firmware.delta.format import DEFAULT_LEVEL, MIN_WINDOW_LOG, DeltaEnds, DeltaHeader, write_header
 from firmware.delta.image_file import ImageFile, open_image
 from firmware.delta.match import matcher
-from firmware.delta.pieces import Piece, gathered, in_place, pieces_between
+from firmware.delta.pieces import Piece, gathered, in_place, pieces_beside, pieces_between
 from firmware.errors import RefusedError, UnavailableError
 from firmware.manifest import WindowHasher
 from firmware.protocol.words import ReasonKind
@@ -34,8 +34,8 @@ WINDOW_LOG = 22
 MAX_WORKERS = 2
 """Threads at most. Each takes memory for a piece."""
 
-MAX_WHOLE_BYTES = 16 << 20
-MIN_HALVED_BYTES = 4 << 20
+MAX_SMALL_BYTES = 32 << 20
+SMALL_PIECE_BYTES = 3 << 18
 """Of both images together."""
 
 _HELD_BYTES = 4 << 20
@@ -43,18 +43,11 @@ _BLOCK_BYTES = 1 << 16
 _ALIGNED, _MATCHED = 0.15, 0.65
 """How much of the work is done, about, when the images are aligned, and when they are matched."""
 
+_FRUGAL = {"strategy": zstandard.STRATEGY_BTULTRA, "hash_log": 17}
+"""Of zstd at high levels, where the content is short: a first pass and a larger table cost more than the 0.1 % that they gain."""
+
 Progress = Callable[[int, int], None]
 """Called with how much of the work is done, in bytes of output, and all there is."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeltaFacts:
-    """A delta that was made: what it joins, its own length in bytes and sha256, and the seconds it took."""
-
-    ends: DeltaEnds
-    length: int
-    sha256: str
-    seconds: float
 
 
 def make_delta(
@@ -131,12 +124,14 @@ def _covers(source: ImageFile, target: ImageFile, pool: Executor, told: "_Told")
     aligned = aligned_covers(source, target, pool)
     told.reach(0, _ALIGNED, 1, 1)
     tool = matcher()
-    piece_bytes, both = tool.piece_bytes, source.length + target.length
-    if both <= MAX_WHOLE_BYTES and is_in_order(aligned):
-        # What is small is matched whole, or in halves at once: quick enough, and a little smaller. What has moved is not,
-        # because only the alignment tells which parts belong together.
-        aligned, piece_bytes = NO_COVERS, max(min(both, MIN_HALVED_BYTES), -(-both // 2))
-    pieces = pieces_between(aligned, source.length, target.length, piece_bytes)
+    both = source.length + target.length
+    if both <= MAX_SMALL_BYTES and is_in_order(aligned):
+        # Of what is small all is matched: quick enough, and smaller. What has moved is not, because only the
+        # alignment tells which parts belong together.
+        pieces = pieces_beside(aligned, source.length, target.length, SMALL_PIECE_BYTES)
+        aligned = NO_COVERS
+    else:
+        pieces = pieces_between(aligned, source.length, target.length, tool.piece_bytes)
 
     def match(piece: Piece) -> Covers:
         found = tool.covers(gathered(source, piece.old), gathered(target, piece.new))
@@ -193,7 +188,8 @@ class _Frame:
             self._level,
             source_size=size,
             window_log=max(MIN_WINDOW_LOG, min(WINDOW_LOG, sized.window_log)),
-            threads=self._workers,
+            **(_FRUGAL if size and sized.strategy == zstandard.STRATEGY_BTULTRA2 else {}),
+            threads=0 if size else self._workers,
         )
         compressor = zstandard.ZstdCompressor(compression_params=settings)
         self._stream = stream = compressor.stream_writer(self._patch, closefd=False)

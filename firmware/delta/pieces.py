@@ -24,6 +24,12 @@ _GRAIN_BYTES = 1 << 18
 _FAR_BYTES = 8 << 20
 """Covers further apart in the old image than this, and much further than in the new one, are no neighbours there."""
 
+_MARGIN_BYTES = 1 << 16
+"""So much more of the old image is looked at on both sides of what lies beside a piece of the new one."""
+
+_GUIDE_BYTES = 4096
+"""Shorter covers do not tell what lies beside what: they may be there by chance."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
@@ -46,6 +52,31 @@ def pieces_between(covers: Covers, old_length: int, new_length: int, piece_bytes
     new_cuts, old_cuts = np.searchsorted(places, cuts), np.searchsorted(old[:, 0], cuts)
     parts = zip(np.split(new, new_cuts), np.split(old, old_cuts), strict=True)
     return [Piece(old=there, new=_ascending(some)) for here, there in parts for some in _portions(here, piece_bytes)]
+
+
+def pieces_beside(covers: Covers, old_length: int, new_length: int, piece_bytes: int) -> list[Piece]:
+    """Pieces that hold all of the new image, covered or not, each with what lies beside it in the old one and a margin.
+
+    They weigh about `piece_bytes` each, old and new, where the covers have the same order in both images and the images lie
+    side by side; more of the old one where nothing shows how they lie.
+    """
+    guides = covers[covers[:, 2] >= _GUIDE_BYTES]
+    in_old, in_new = (
+        np.concatenate(([0], np.stack((guides[:, side], guides[:, side] + guides[:, 2]), axis=1).ravel(), [length]))
+        for side, length in ((0, old_length), (1, new_length))
+    )
+    count = max(1, -(-(old_length + new_length) // piece_bytes))
+    cuts = np.unique(np.arange(count + 1) * new_length // count)
+    before = np.clip(np.searchsorted(in_new, cuts, side="right"), 1, len(in_new) - 1) - 1
+    # A cut lies as far behind the last guide as in the new image, or as far before the next, or in between.
+    places = np.stack([in_old[row] - in_new[row] + cuts for row in (before, before + 1)])
+    pieces = []
+    for row, (start, end) in enumerate(zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True)):
+        beside = np.append(in_old[(in_new >= start) & (in_new <= end)], places[:, row : row + 2])
+        first = max(0, int(beside.min()) - _MARGIN_BYTES)
+        last = min(old_length, int(beside.max()) + _MARGIN_BYTES)
+        pieces.append(Piece(old=np.array([[first, last]]), new=np.array([[start, end]])))
+    return pieces
 
 
 def gathered(image: ImageFile, spans: Spans) -> bytes:

@@ -19,8 +19,8 @@ from typing import Any
 
 import msgspec
 
+from firmware.delta.facts import DeltaFacts
 from firmware.delta.format import DEFAULT_LEVEL, DeltaEnds
-from firmware.delta.make import DeltaFacts, make_delta
 from firmware.errors import OtariaError, UnavailableError
 from server.campaigns.private_deltas import EncryptedDelta, Secrets, make_encrypted_delta
 
@@ -158,6 +158,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _made(options: argparse.Namespace, told: bytes | None) -> dict[str, Any]:
+    from firmware.delta.make import make_delta  # only the worker has a use for its numpy
+
     if told is None:
         return asdict(make_delta(*options.paths, level=options.level))
     source, target, out = options.paths

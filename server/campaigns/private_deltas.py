@@ -13,7 +13,7 @@ from tempfile import TemporaryFile
 from typing import IO
 
 from firmware.atomic import atomic_output
-from firmware.delta.make import DeltaFacts, write_delta
+from firmware.delta.facts import DeltaFacts
 from firmware.encryption.chunked import Decryption, Encryption
 from firmware.encryption.content_key import ContentKey
 
@@ -50,6 +50,8 @@ class EncryptedDelta:
 
 def make_encrypted_delta(source: Path, target: Path, out: Path, secrets: Secrets, *, level: int) -> EncryptedDelta:
     """Write to `out`, atomically, an encrypted delta. Raises as `make_delta`, and `RefusedError` as `Decryption.decrypt`."""
+    from firmware.delta.make import write_delta  # only the worker has a use for its numpy
+
     folder = out.parent
     encryption, digest, length = Encryption(_key(secrets.target)), hashlib.sha256(), 0
     with (

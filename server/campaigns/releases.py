@@ -17,8 +17,8 @@ from tuf.api.metadata import TargetFile, Targets
 from firmware.catalogue.metadata import parse
 from firmware.catalogue.publish import Repository, product_role, release_targets
 from firmware.catalogue.trust import Limits
+from firmware.delta.facts import DeltaFacts
 from firmware.delta.format import HEADER_BYTES, read_header
-from firmware.delta.make import DeltaFacts
 from firmware.encryption.chunked import Decryption
 from firmware.encryption.content_key import ContentKey
 from firmware.errors import OtariaError, RefusedError, UnavailableError

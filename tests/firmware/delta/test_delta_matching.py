@@ -16,7 +16,7 @@ from firmware.delta.covers import Covers, is_in_order, joined, uncovered
 from firmware.delta.format import MAX_RUN
 from firmware.delta.image_file import open_image
 from firmware.delta.match import Matcher, bsdiff_covers, hdiffpatch_covers
-from firmware.delta.pieces import Piece, in_place, pieces_between
+from firmware.delta.pieces import Piece, in_place, pieces_beside, pieces_between
 
 MEBI = 1 << 20
 
@@ -135,6 +135,58 @@ def test_pieces_hold_all_that_is_not_covered_and_are_bounded(
     assert (seen == 1).all()
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    gaps=st.lists(st.tuples(st.integers(0, MEBI), st.integers(0, MEBI), st.integers(1, MEBI)), max_size=5),
+    ends=st.tuples(st.integers(0, MEBI), st.integers(0, MEBI)),
+    piece=st.integers(1 << 16, MEBI),
+)
+def test_pieces_of_what_lies_side_by_side_hold_all_and_what_is_beside(
+    gaps: list[tuple[int, int, int]], ends: tuple[int, int], piece: int
+) -> None:
+    rows, old_at, new_at = [], 0, 0
+    for old_gap, new_gap, size in gaps:
+        rows.append([old_at + old_gap, new_at + new_gap, size])
+        old_at, new_at = old_at + old_gap + size, new_at + new_gap + size
+    old_length, new_length = old_at + ends[0], new_at + ends[1]
+    covers: Covers = np.array(rows, np.int64).reshape(-1, 3)
+    pieces = pieces_beside(covers, old_length, new_length, piece)
+    news = [part.new.tolist() for part in pieces]
+    assert [start for ((start, _),) in news] == [0, *(end for ((_, end),) in news)][: len(news)]
+    assert not news or news[-1][0][1] == new_length
+    for part in pieces:
+        ((start, end),), ((first, last),) = part.new.tolist(), part.old.tolist()
+        assert end - start <= piece
+        assert 0 <= first <= last <= old_length
+        for old, new, size in rows:
+            if size >= 4096 and max(start, new) < min(end, new + size):
+                assert first <= old + max(0, start - new)
+                assert last >= old + min(size, end - new)
+
+
+def test_a_stray_guide_at_a_cut_hides_nothing() -> None:
+    covers: Covers = np.array([[0, 0, 510_000], [10_000, 510_000, 20_000], [530_000, 530_000, 470_000]])
+    first, second = pieces_beside(covers, 1_000_000, 1_000_000, 1_000_000)
+    assert first.old.tolist()[0][1] >= 510_000
+    assert second.old.tolist()[0] == [0, 1_000_000]
+
+
+@pytest.mark.parametrize(
+    ("cut", "inserted", "dropped", "most"),
+    [(0, 300_003, 0, 302_000), (300_003, 0, 0, 2000), (0, 300_000, 0, 302_000), (0, 50_003, 50_003, 52_000)],
+    ids=["inserted", "removed", "inserted in words", "pushed out at the end"],
+)
+def test_a_small_image_that_is_shifted_is_found_in_every_piece(
+    tmp_path: Path, cut: int, inserted: int, dropped: int, most: int
+) -> None:
+    """Shifts by other than words leave no anchor, so nothing shows how the images lie but their lengths."""
+    old = noise(3 * MEBI)
+    (tmp_path / "old").write_bytes(old)
+    (tmp_path / "new").write_bytes(noise(inserted, 2) + old[cut : len(old) - dropped])
+    facts = make.make_delta(tmp_path / "old", tmp_path / "new", tmp_path / "patch", level=3)
+    assert facts.length < most
+
+
 def test_covers_between_gathered_bytes_are_cut_where_spans_meet() -> None:
     piece = Piece(old=np.array([[100, 110], [200, 220]]), new=np.array([[5, 12], [50, 70]]))
     rows = list(in_place(np.array([[2, 3, 20]]), piece))
@@ -182,6 +234,7 @@ def test_more_changes_than_a_batch_may_hold_are_put_into_several(tmp_path: Path)
     found: Matcher = Matcher(name="whole", covers=lambda a, b: np.array([[0, 0, len(b)]]), piece_bytes=64 * MEBI)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(make, "matcher", lambda: found)
+        patch.setattr(make, "SMALL_PIECE_BYTES", 64 * MEBI)
         facts = make.make_delta(tmp_path / "old", tmp_path / "new", tmp_path / "patch")
     chunks = iter([(tmp_path / "patch").read_bytes()])
     assert b"".join(apply_delta(chunks, lambda at, size: old[at : at + size], expect=facts.ends)) == new

@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from firmware.delta.apply import BLOCK_BYTES, apply_delta
+from firmware.delta.facts import DeltaFacts
 from firmware.delta.format import HEADER_BYTES, MAX_BATCH_BYTES, read_header
-from firmware.delta.make import DeltaFacts, make_delta
+from firmware.delta.make import make_delta
 from firmware.errors import UnavailableError
 
 

@@ -4,6 +4,8 @@ import asyncio
 import os
 import random
 import signal
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -129,6 +131,13 @@ async def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
     facts = await DeltaFactory(DeltaLimits(memory_bytes=320 << 20)).make(*images(tmp_path, old, bytes(new)))
     assert facts is not None
     assert facts.length < 64 << 10
+
+
+def test_the_server_does_without_the_numpy_of_its_workers() -> None:
+    program = (
+        "import server.app, sys; assert 'server.campaigns.deltas' in sys.modules; assert 'numpy' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 def test_the_worker_says_what_is_wrong_with_its_arguments(capsys: pytest.CaptureFixture[str]) -> None:
