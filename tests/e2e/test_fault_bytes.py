@@ -55,19 +55,20 @@ def test_a_damaged_artifact_is_refused_with_its_reason(rig: Rig, damage: Callabl
 
 
 def test_an_expired_catalogue_starts_nothing_and_says_why(rig: Rig) -> None:
-    for version in (FULL, SLOW_TRIAL, SIBLING):  # a delta that is made meanwhile signs a fresh catalogue
+    bench = rig.board("expired")
+    for version in (FULL, SLOW_TRIAL, SIBLING):  # a delta that is made later would sign a fresh catalogue
         rig.lab.wait_for_deltas(version)
     path = rig.lab.repository / "metadata" / "timestamp.json"
     fresh: Metadata[Timestamp] = Metadata.from_bytes(path.read_bytes())
     stale: Metadata[Timestamp] = Metadata.from_bytes(path.read_bytes())
     stale.signed.expires = datetime.now(UTC).replace(microsecond=0) - timedelta(days=1)
+    stale.signed.version += 1
     signer = signer_of((rig.lab.repository / "keys" / "online" / "timestamp.pem").read_bytes())
     stale.sign(signer)
-    fresh.signed.version += 1
+    fresh.signed.version += 2
     fresh.sign(signer)
     try:
         path.write_bytes(stale.to_bytes())
-        bench = rig.board("expired")
         campaign = bench.start(FULL)
         bench.wait(lambda: "catalogue-expired" in bench.words() + bench.view["reason_kind"], "the reason")
         assert bench.view["running_version"] == FACTORY

@@ -295,7 +295,7 @@ def fleet_on(directory: Path, broker: str, capsys: pytest.CaptureFixture[str]) -
 
 def copied(directory: Path, to: Path) -> Path:
     """The agent's files, as a thief has them."""
-    shutil.copytree(directory, to)
+    shutil.copytree(directory, to, ignore=shutil.ignore_patterns("*.sock"))
     return to
 
 
