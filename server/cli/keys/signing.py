@@ -36,7 +36,10 @@ RESTART = "Restart `otaria serve`: it holds the keys it started with."
     "--key", "uris", metavar="URI", multiple=True, required=True, help="file:PATH, hsm:ID?label=TOKEN, a KMS URI."
 )
 @click.option(
-    "--against", metavar="DIR", type=DIRECTORY, help="Your own copy of the catalogue: what it replaces must be this."
+    "--against",
+    metavar="DIR",
+    type=DIRECTORY,
+    help="Your own copy of the catalogue, or of its metadata: what it replaces must be this.",
 )
 @click.option("-o", "--output", metavar="FILE", type=NEW_FILE, help="Write here instead of into PROPOSAL.")
 @yes_option
@@ -52,7 +55,7 @@ def sign(
         require_free(output)
     proposal = load(path)
     if against is not None:
-        _require_base(proposal, Repository.workspace(against))
+        _require_base(proposal, _own_copy(against))
     elif proposal.base:
         click.echo("Only --against DIR checks what this replaces; without it, believe the lines as a whole.", err=True)
     for role in proposal.expired(time.time()):
@@ -114,6 +117,12 @@ def save(proposal: Proposal, path: Path) -> None:
     """Write a proposal file, whole or not at all."""
     with atomic_output(path) as file:
         file.write(proposal.encode())
+
+
+def _own_copy(directory: Path) -> Repository:
+    """People copy the catalogue's directory or only the `metadata` in it; both are meant."""
+    within = directory / "metadata"
+    return Repository(within if within.is_dir() else directory)
 
 
 def _require_base(proposal: Proposal, repository: Repository) -> None:

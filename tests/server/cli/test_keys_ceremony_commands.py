@@ -70,11 +70,17 @@ def test_a_signers_own_copy_says_whether_the_before_is_true(desk: Desk) -> None:
     assert desk.run("init", desk.acme, "--product", "pump") == 0
     proposal, root = desk.dir / "p.json", f"file:{desk.acme}/keys/offline/root-1.pem"
     assert desk.run("renew", "root", "--repository", desk.acme, "-o", proposal, "--yes") == 0
-    value = json.loads(proposal.read_text())
+    honest = proposal.read_bytes()
+    value = json.loads(honest)
     value["base"]["root"]["signed"]["roles"]["root"]["threshold"] = 1
-    proposal.write_text(json.dumps(value))
-    assert desk.run("sign", proposal, "--key", root, "--against", desk.acme, "--yes") == 1
-    assert "other-base" in desk.err
+    lie = json.dumps(value).encode()
+    for copy in (desk.acme, desk.acme / "metadata"):
+        proposal.write_bytes(lie)
+        assert desk.run("sign", proposal, "--key", root, "--against", copy, "--yes") == 1
+        assert "other-base" in desk.err
+        proposal.write_bytes(honest)
+        assert desk.run("sign", proposal, "--key", root, "--against", copy, "--yes") == 0, desk.err
+    proposal.write_bytes(lie)
     assert desk.run("sign", proposal, "--key", root, "--yes") == 0
     assert "Only --against DIR checks what this replaces" in desk.err
 
