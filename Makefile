@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 CACHE  ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/otaria
 ARGS   ?=
-JOBS   ?= 2
+JOBS   ?= 3
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 

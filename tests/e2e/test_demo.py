@@ -45,6 +45,7 @@ def test_the_demo_on_mosquitto() -> None:
     check(run_demo("--broker", "mosquitto"), 50)
 
 
+@pytest.mark.deep  # the fault tests run whole updates on both brokers
 @pytest.mark.e2e
 @pytest.mark.timeout(300)
 def test_the_demo_on_the_embedded_broker() -> None:

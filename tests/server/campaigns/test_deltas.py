@@ -64,7 +64,7 @@ async def test_a_worker_over_its_memory_is_a_typed_failure(tmp_path: Path) -> No
 
 
 async def test_a_worker_over_its_time_is_ended(tmp_path: Path) -> None:
-    error = await failure(DeltaFactory(DeltaLimits(timeout_s=0.6)), slow_images(tmp_path))
+    error = await failure(DeltaFactory(DeltaLimits(timeout_s=0.1)), slow_images(tmp_path))
     assert error.kind == "delta-too-slow"
     assert not workers(tmp_path)
 
