@@ -302,8 +302,15 @@ def test_file_systems_are_found_by_label_and_uuid(bench: Bench, pair: tuple[Path
     uuid = run("blkid", "-o", "value", "-s", "UUID", str(device_b))
     for name in (f"LABEL=B{bench.tag.upper()}", f"UUID={uuid}"):
         slots = slots_of(f"LABEL=a-{bench.tag}", name)
-        slots.claim(Slot.B, 10)
+        mark = name.encode().ljust(4096, b".")
+        slots.claim(Slot.B, MIB + len(mark))
+        slots.write(Slot.B, MIB, mark)
+        slots.sync(Slot.B)
         slots.release(Slot.B)
+        for device, holds in ((device_b, True), (device_a, False)):
+            with device.open("rb") as file:
+                file.seek(MIB)
+                assert (file.read(len(mark)) == mark) is holds, f"{name} was taken for another device"
 
 
 def test_a_region_of_a_disk_leaves_its_partitions_and_table_alone(bench: Bench) -> None:
