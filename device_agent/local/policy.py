@@ -8,10 +8,10 @@ from datetime import UTC, datetime, tzinfo
 from device_agent.core.values import Phase
 from device_agent.health.runner import HealthRunner
 from device_agent.local.hooks import LATER, NEVER, Hooks, Point, Said
-from device_agent.local.windows import Window, opening
 from firmware.checks import HealthCheck
 from firmware.protocol.report import Reason
 from firmware.protocol.words import ReasonKind
+from firmware.windows import Window, opening
 
 VALID_S = 600.0
 """How long a yes holds, unless a window closes earlier."""

@@ -10,10 +10,10 @@ from device_agent.core.values import Phase
 from device_agent.health.runner import HealthRunner
 from device_agent.local.hooks import MAX_HOOKS, Hook, Hooks, Point
 from device_agent.local.policy import Condition, LocalPolicy
-from device_agent.local.windows import DAYS, Window, load_zone
 from firmware.checks import HealthCheck, require_understood
 from firmware.errors import RefusedError
 from firmware.protocol.words import Kind
+from firmware.windows import DAYS, Window, load_zone
 
 CLOCK_PATTERN = r"^([01][0-9]|2[0-3]):[0-5][0-9]\Z"
 AbsolutePath = Annotated[str, Meta(max_length=512, pattern=r"^(/[^\x00]*)?\Z")]

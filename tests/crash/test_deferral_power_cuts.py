@@ -7,8 +7,8 @@ from datetime import time
 from device_agent.core import events as ev
 from device_agent.core.states import Committed
 from device_agent.local.policy import LocalPolicy
-from device_agent.local.windows import Window
 from firmware.protocol.words import Action
+from firmware.windows import Window
 from tests.crash.disk import Cut, Disk, PowerCut
 from tests.crash.world import World
 

@@ -11,10 +11,10 @@ from device_agent.local import policy as policy_module
 from device_agent.local.hooks import Hook, Hooks, Point
 from device_agent.local.policy import VALID_S, Condition, LocalPolicy, No
 from device_agent.local.settings import ConditionEntry, HookSettings, LocalSettings, WindowEntry, policy_of
-from device_agent.local.windows import Window
 from firmware.checks import HealthCheck
 from firmware.errors import RefusedError
 from firmware.protocol.words import Action
+from firmware.windows import Window
 from tests.crash.world import BOARD, World
 
 DAILY = Window(days=frozenset(range(7)), start=time(2), end=time(4))

@@ -1,4 +1,4 @@
-"""Maintenance windows of the device: weekly, in its own time zone. Pure but for the zone's data.
+"""Maintenance windows: weekly, in a time zone. Pure but for the zone's data. Devices and the planner read them alike.
 
 A window belongs to the day on which it starts, and ends on the next when it crosses midnight; equal start and end are a whole
 day. When the clocks change, the window is what the wall clock says: 01:30 to 03:30 in Berlin lasts one hour in the night in
@@ -55,9 +55,7 @@ def load_zone(name: str) -> tzinfo:
         with open(LOCAL_FILE, "rb") as file:  # noqa: PTH123  # what from_file wants
             return ZoneInfo.from_file(file)
     except (ZoneInfoNotFoundError, OSError, ValueError) as error:
-        raise ValueError(
-            f"there is no time zone {name!r} on this device ({error}); install tzdata or correct it"
-        ) from error
+        raise ValueError(f"there is no time zone {name!r} here ({error}); install tzdata or correct it") from error
 
 
 def _spans(windows: Sequence[Window], zone: tzinfo, at: float) -> Iterator[tuple[float, float]]:

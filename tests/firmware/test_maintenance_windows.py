@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_agent.local.windows import DAYS, Opening, Window, load_zone, opening
+from firmware.windows import DAYS, Opening, Window, load_zone, opening
 
 BERLIN = ZoneInfo("Europe/Berlin")
 EVERY_DAY = frozenset(range(7))
