@@ -14,29 +14,26 @@ from server.planner.model import (
     Asked,
     AssignmentDue,
     AssignmentRow,
-    BudgetPolicy,
     CampaignDue,
     CampaignRow,
     CampaignState,
     Candidate,
     CohortDrained,
-    CohortPolicy,
     Command,
     Commanded,
     Event,
-    GatePolicy,
     GrantPermit,
     Ordered,
     ReleaseKey,
     Reported,
     Row,
     SendOrder,
-    Strategy,
     TargetRow,
     TellWait,
     Verb,
 )
 from server.planner.step import footprint, step
+from server.planner.strategy import BudgetPolicy, CohortPolicy, GatePolicy, Strategy
 
 CAMPAIGN = "bench"
 SITES = 50

@@ -19,17 +19,9 @@ from server.campaigns.engine import Engine
 from server.campaigns.ingest import Ingest
 from server.campaigns.service import CampaignService
 from server.foundation import SystemClock
-from server.planner.model import (
-    BudgetPolicy,
-    CohortPolicy,
-    Decision,
-    Event,
-    Reported,
-    Slice,
-    Strategy,
-    Verb,
-)
+from server.planner.model import Decision, Event, Reported, Slice, Verb
 from server.planner.step import step
+from server.planner.strategy import BudgetPolicy, CohortPolicy, Strategy
 from server.ports import (
     AgentRecord,
     AgentStatus,

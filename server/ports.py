@@ -18,9 +18,9 @@ from server.planner.model import (
     Decision,
     Footprint,
     Slice,
-    Strategy,
     TokenRow,
 )
+from server.planner.strategy import Strategy
 
 T = TypeVar("T")
 

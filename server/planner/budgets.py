@@ -13,8 +13,9 @@ Rules
 from dataclasses import dataclass, replace
 
 from server.planner.ledger import Ledger
-from server.planner.model import GroupRow, Strategy, TargetRow, TokenKind, TokenRow, campaign_group
+from server.planner.model import GroupRow, TargetRow, TokenKind, TokenRow, campaign_group
 from server.planner.states import TransitionError
+from server.planner.strategy import Strategy
 
 UNLIMITED = (1 << 31) - 1
 CAMPAIGN = "campaign"

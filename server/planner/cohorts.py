@@ -11,15 +11,8 @@ import hashlib
 from collections.abc import Container, Iterable, Mapping
 from fractions import Fraction
 
-from server.planner.model import (
-    LATE,
-    AssignmentRow,
-    AssignmentState,
-    CohortPolicy,
-    CohortRow,
-    CohortState,
-    Strategy,
-)
+from server.planner.model import LATE, AssignmentRow, AssignmentState, CohortRow, CohortState
+from server.planner.strategy import CohortPolicy, Strategy
 
 
 def split(

@@ -9,8 +9,9 @@ Rules
 """
 
 from firmware.protocol.words import Action
-from server.planner.model import AssignmentRow, AssignmentState, Strategy
+from server.planner.model import AssignmentRow, AssignmentState
 from server.planner.states import IN_FLIGHT, WAITING
+from server.planner.strategy import Strategy
 
 HEARD_FACTOR = 10
 _FETCHING = (AssignmentState.ORDERED, AssignmentState.DOWNLOADING)

@@ -8,8 +8,9 @@ Rules
 - A cohort that had nothing to do (empty, or all of it runs the release already) passes.
 """
 
-from server.planner.model import AssignmentState, CohortRow, GatePolicy, GateVerdict
+from server.planner.model import AssignmentState, CohortRow, GateVerdict
 from server.planner.states import FAILURES, NEUTRAL, UNDECIDED
+from server.planner.strategy import GatePolicy
 
 
 def judge(policy: GatePolicy, cohort: CohortRow) -> tuple[GateVerdict, str]:

@@ -16,7 +16,8 @@ from typing import Any
 from firmware.errors import RefusedError
 from firmware.protocol.words import ID_PATTERN
 from server.planner.budgets import UNLIMITED
-from server.planner.model import LATE, BudgetPolicy, CohortPolicy, DeltaPolicy, GatePolicy, Strategy
+from server.planner.model import LATE
+from server.planner.strategy import BudgetPolicy, CohortPolicy, DeltaPolicy, GatePolicy, Strategy
 
 MAX_COHORTS = 32
 MAX_BUDGETS = 16

@@ -19,11 +19,11 @@ from server.planner.model import (
     GroupRow,
     ReleaseKey,
     Row,
-    Strategy,
     TargetRow,
     TokenKind,
     TokenRow,
 )
+from server.planner.strategy import Strategy
 from server.storage.tables import ASSIGNMENT, CAMPAIGN, COHORT, GROUP, TARGET, TOKEN
 
 CAMPAIGN_COLUMNS = tuple(CAMPAIGN.c[name] for name in CampaignRow.__dataclass_fields__)

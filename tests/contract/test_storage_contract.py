@@ -14,24 +14,21 @@ from server.errors import ConflictError
 from server.planner.model import (
     AssignmentRow,
     AssignmentState,
-    BudgetPolicy,
     CampaignRow,
     CampaignState,
-    CohortPolicy,
     CohortRow,
     CohortState,
     Decision,
     Delete,
     Footprint,
-    GatePolicy,
     GroupRow,
     Put,
     ReleaseKey,
-    Strategy,
     TokenKind,
     TokenRow,
     campaign_group,
 )
+from server.planner.strategy import BudgetPolicy, CohortPolicy, GatePolicy, Strategy
 from server.ports import (
     AgentRecord,
     AgentStatus,

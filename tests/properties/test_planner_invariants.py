@@ -16,15 +16,11 @@ from server.planner.budgets import limits_of
 from server.planner.model import (
     AssignmentRow,
     AssignmentState,
-    BudgetPolicy,
     CampaignDue,
     CampaignState,
-    CohortPolicy,
     CohortState,
     Decision,
-    DeltaPolicy,
     Event,
-    GatePolicy,
     GrantPermit,
     GroupRow,
     Record,
@@ -35,6 +31,7 @@ from server.planner.model import (
 )
 from server.planner.states import FAILURES, GOING_BACK, IN_FLIGHT, LIVE, UNDECIDED, TransitionError
 from server.planner.step import step
+from server.planner.strategy import BudgetPolicy, CohortPolicy, DeltaPolicy, GatePolicy
 from tests.server.planner.playbook import (
     HEALTHY_S,
     HORIZON_S,

@@ -24,7 +24,6 @@ from server.planner.model import (
     CampaignState,
     Candidate,
     CohortDrained,
-    CohortPolicy,
     CohortRow,
     Command,
     Commanded,
@@ -34,7 +33,6 @@ from server.planner.model import (
     Event,
     Explanation,
     Footprint,
-    GatePolicy,
     GrantPermit,
     GroupRow,
     Ordered,
@@ -48,7 +46,6 @@ from server.planner.model import (
     Row,
     SendOrder,
     Slice,
-    Strategy,
     TargetRow,
     TellWait,
     TokenRow,
@@ -56,6 +53,7 @@ from server.planner.model import (
     campaign_group,
 )
 from server.planner.step import footprint, step
+from server.planner.strategy import CohortPolicy, GatePolicy, Strategy
 
 OLD = "1" * 64
 NEW = "2" * 64

@@ -13,10 +13,8 @@ from server.planner.model import (
     AssignmentState,
     CampaignDue,
     CampaignState,
-    CohortPolicy,
     CohortState,
     Commanded,
-    GatePolicy,
     GateVerdict,
     GrantPermit,
     Put,
@@ -26,6 +24,7 @@ from server.planner.model import (
 )
 from server.planner.states import TransitionError
 from server.planner.step import step
+from server.planner.strategy import CohortPolicy, GatePolicy
 from tests.server.planner.playbook import (
     HEALTHY_S,
     HORIZON_S,

@@ -6,17 +6,8 @@ import pytest
 
 from server.errors import NotFoundError
 from server.planner.explain import explain
-from server.planner.model import (
-    AssignmentState,
-    BudgetPolicy,
-    CampaignState,
-    CohortPolicy,
-    Footprint,
-    Slice,
-    TokenKind,
-    TokenRow,
-    Verb,
-)
+from server.planner.model import AssignmentState, CampaignState, Footprint, Slice, TokenKind, TokenRow, Verb
+from server.planner.strategy import BudgetPolicy, CohortPolicy
 from tests.server.planner.playbook import HORIZON_S, NEW, OLD, PATIENCE_S, Board, fleet, strategy
 
 ALL = (CohortPolicy(name="all"),)

@@ -2,16 +2,8 @@
 
 from firmware.protocol.words import Action
 from server.planner.deadlines import HEARD_FACTOR
-from server.planner.model import (
-    AssignmentState,
-    CampaignState,
-    CohortPolicy,
-    CohortState,
-    GatePolicy,
-    GrantPermit,
-    TellWait,
-    Verb,
-)
+from server.planner.model import AssignmentState, CampaignState, CohortState, GrantPermit, TellWait, Verb
+from server.planner.strategy import CohortPolicy, GatePolicy
 from tests.server.planner.playbook import (
     HEALTHY_S,
     HORIZON_S,

@@ -4,19 +4,9 @@ import pytest
 
 from server.planner import ask_events, budgets
 from server.planner.ask_events import CHECKS, Check
-from server.planner.model import (
-    AssignmentState,
-    BudgetPolicy,
-    CampaignState,
-    CohortPolicy,
-    GatePolicy,
-    GrantPermit,
-    TargetRow,
-    TellWait,
-    TokenKind,
-    Verb,
-)
+from server.planner.model import AssignmentState, CampaignState, GrantPermit, TargetRow, TellWait, TokenKind, Verb
 from server.planner.states import TransitionError
+from server.planner.strategy import BudgetPolicy, CohortPolicy, GatePolicy
 from tests.server.planner.playbook import (
     HEALTHY_S,
     HORIZON_S,

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firmware.errors import RefusedError
-from server.planner.model import BudgetPolicy, CohortPolicy, DeltaPolicy, GatePolicy, Strategy
 from server.planner.policy import READY_MADE, parse_duration, parse_strategy
+from server.planner.strategy import BudgetPolicy, CohortPolicy, DeltaPolicy, GatePolicy, Strategy
 
 REST = {"name": "rest"}
 

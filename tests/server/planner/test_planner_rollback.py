@@ -1,15 +1,8 @@
 """Going back: who is recalled, under which budgets, and what is said of those who can't."""
 
 from firmware.protocol.words import Action
-from server.planner.model import (
-    AssignmentState,
-    BudgetPolicy,
-    CampaignState,
-    CohortPolicy,
-    GrantPermit,
-    TellWait,
-    Verb,
-)
+from server.planner.model import AssignmentState, CampaignState, GrantPermit, TellWait, Verb
+from server.planner.strategy import BudgetPolicy, CohortPolicy
 from tests.server.planner.playbook import HEALTHY_S, HORIZON_S, NEW, OLD, ORDER_TTL_S, Board, fleet, strategy
 
 A, C = AssignmentState, CampaignState

@@ -5,17 +5,8 @@ from dataclasses import replace
 import pytest
 
 from firmware.protocol.words import Action
-from server.planner.model import (
-    AssignmentState,
-    BudgetPolicy,
-    CampaignState,
-    CohortPolicy,
-    CohortState,
-    GatePolicy,
-    GrantPermit,
-    TellWait,
-    Verb,
-)
+from server.planner.model import AssignmentState, CampaignState, CohortState, GrantPermit, TellWait, Verb
+from server.planner.strategy import BudgetPolicy, CohortPolicy, GatePolicy
 from tests.server.planner.playbook import (
     HEALTHY_S,
     HORIZON_S,

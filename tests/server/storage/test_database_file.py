@@ -12,7 +12,7 @@ from sqlalchemy import Engine, text
 
 from firmware.errors import RefusedError, UnavailableError
 from server.errors import ConflictError
-from server.planner.model import DeltaPolicy
+from server.planner.strategy import DeltaPolicy
 from server.ports import MAX_DELTA_MEMORY, AgentRecord, AgentStatus, Unit
 from server.storage import SqlDatabase
 from server.storage.engines import make_engine, parse_url

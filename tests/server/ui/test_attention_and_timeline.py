@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from server.planner.model import AssignmentState as A
-from server.planner.model import CampaignRow, CampaignState, CohortRow, CohortState, ReleaseKey, Strategy
+from server.planner.model import CampaignRow, CampaignState, CohortRow, CohortState, ReleaseKey
+from server.planner.strategy import Strategy
 from server.ports import AuditRecord, CampaignView
 from server.ui.attention import needs
 from server.ui.pictures import picture

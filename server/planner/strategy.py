@@ -1,0 +1,71 @@
+"""Policy as code: the values of a strategy, as `server.planner.policy` validated them."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatePolicy:
+    """`all`: every attempted target of the cohort verifies, at least `min_verified` of them. `rate`: at most `max_failure_rate`
+    of the attempted fail, judged when none is undecided (or at once when the bound can no longer hold)."""
+
+    kind: str = "all"
+    min_verified: int = 1
+    max_failure_rate: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CohortPolicy:
+    """One cohort: `count` targets, or `percent` of the campaign's (rounded up); neither means all the rest. Targets with all
+    the labels in `first` are taken before others; who they are among equals is random."""
+
+    name: str
+    count: int | None = None
+    percent: float | None = None
+    gate: GatePolicy = GatePolicy()
+    first: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetPolicy:
+    """At most `limit` targets of a group down at once. `by` is `campaign` or the name of a label whose value names the group."""
+
+    by: str
+    limit: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeltaPolicy:
+    """How a campaign treats deltas. `wait_s`: for how long its first cohort waits for them. `min_saving`: the share of the full
+    image that a delta must save to be offered. `at_most`: so many are made for it, those that most of its targets need."""
+
+    wait_s: float = 600
+    min_saving: float = 0.2
+    at_most: int = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strategy:
+    """Policy as code, validated. Durations in seconds.
+
+    `patience_s`: how long an ordered target may stay silent before it is moved to the `late` cohort.
+    `horizon_s`: a target must be committed this long after its permit, or its silence is failure.
+    `healthy_s`: committed and not regressed for this long makes it verified.
+    `permit_valid_s`, `trial_s`, `order_ttl_s`: as in the permit and order. `on_failure`: `pause`, `abort` or `rollback`.
+    `retry_s`: after how long a target that was told to wait asks again, and a target held by another campaign is tried again.
+    `late_max_failures`: how many of `late` may fail; one more pauses the campaign.
+    """
+
+    name: str
+    cohorts: tuple[CohortPolicy, ...]
+    budgets: tuple[BudgetPolicy, ...] = ()
+    patience_s: float = 3600
+    horizon_s: float = 1800
+    healthy_s: float = 60
+    permit_valid_s: int = 300
+    trial_s: int = 600
+    order_ttl_s: int = 30 * 86400
+    max_attempts: int = 1
+    late_max_failures: int = 1
+    on_failure: str = "pause"
+    retry_s: int = 30
+    deltas: DeltaPolicy = DeltaPolicy()
