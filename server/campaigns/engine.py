@@ -159,6 +159,7 @@ def _asked(ask: Ask, now: float) -> Asked:
 
 
 def _reported(report: Report, received_at: float) -> Reported:
+    declined = report.evidence.get("declined")
     return Reported(
         target=report.target,
         state=report.state,
@@ -169,4 +170,5 @@ def _reported(report: Report, received_at: float) -> Reported:
         reason_kind=report.reason.kind if report.reason else "none",
         reason=report.reason.text if report.reason else "",
         at=received_at,
+        declined=declined if isinstance(declined, str) else None,
     )

@@ -124,6 +124,12 @@ def count_attempt(ledger: Ledger) -> None:
         ledger.set_cohort(ledger.assignment.cohort, attempted=ledger.cohort.attempted + 1)
 
 
+def discount_attempt(ledger: Ledger) -> None:
+    """Take back an attempt that was counted and never began."""
+    if ledger.assignment.action is Action.INSTALL:
+        ledger.set_cohort(ledger.assignment.cohort, attempted=ledger.cohort.attempted - 1)
+
+
 def _may_admit(ledger: Ledger) -> bool:
     state, cohort = ledger.campaign.state, ledger.cohort
     if cohort.state is not CohortState.OPEN:

@@ -282,6 +282,8 @@ class Reported:
     reason_kind: str
     reason: str
     at: float
+    declined: str | None = None
+    """The nonce of a permit that came and was not used, and never will be."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,8 @@ Rules
   other gives (a stale, foreign or equivocal order was refused) is written down for people.
 - `committed` counts only when the target runs the image that its order installs; success is never counted before that.
 - A failure at a release on the way is the target's failure, and its reason names that release.
+- Who declines the permit that it was given last, because somebody at the device put it off meanwhile, is not down: its tokens
+  and the attempt are given back. A permit that was declined before another one was given is history.
 - Whoever runs the release and then shows another image has regressed, whatever the report is about.
 - A word that the table doesn't have, from an agent, is written down and moves nothing.
 """
@@ -12,7 +14,17 @@ Rules
 from firmware.errors import RefusedError
 from firmware.protocol.words import Action, AgentState, ReasonKind
 from server.planner import budgets, progress, states, steps
-from server.planner.admission import admit, count_attempt, go_on, move_to_late, order, rejoin, send_back, withdraw
+from server.planner.admission import (
+    admit,
+    count_attempt,
+    discount_attempt,
+    go_on,
+    move_to_late,
+    order,
+    rejoin,
+    send_back,
+    withdraw,
+)
 from server.planner.ledger import Ledger
 from server.planner.model import (
     AssignmentDue,
@@ -110,7 +122,9 @@ def assignment_due(ledger: Ledger, event: AssignmentDue) -> None:
 def _take_word(ledger: Ledger, event: Reported) -> None:
     before = ledger.assignment
     cause = _cause(ledger, event)
-    if not states.has_row(before.state, cause):
+    if cause == Move.DECLINE:
+        _declined(ledger, event)
+    elif not states.has_row(before.state, cause):
         ledger.record("report-unexpected", f"It reports {event.state} while it is {before.state}.", target=True)
     elif states.next_assignment(before.state, cause) is before.state:
         _heard_again(ledger, event)
@@ -125,6 +139,8 @@ def _cause(ledger: Ledger, event: Reported) -> str:
     assignment, word = ledger.assignment, AgentState(event.state)
     if assignment.state not in _OPEN:
         return word
+    if event.declined is not None and event.declined == assignment.permit_nonce:
+        return Move.DECLINE if states.has_row(assignment.state, Move.DECLINE) else word
     if word is AgentState.COMMITTED:
         runs_it = event.running_sha256 == steps.current(ledger).sha256
         if assignment.action is Action.INSTALL:
@@ -135,6 +151,24 @@ def _cause(ledger: Ledger, event: Reported) -> str:
     if word is AgentState.REFUSED and event.reason_kind in _WITHDRAWN:
         return AgentState.CANCELLED
     return word
+
+
+def _declined(ledger: Ledger, event: Reported) -> None:
+    """The permit was not used: nothing went down, and it asks again when the device lets it."""
+    discount_attempt(ledger)
+    attempt = ledger.assignment.attempt - 1
+    ledger.move(
+        Move.DECLINE,
+        heard=True,
+        attempt=attempt,
+        permit_nonce=None,
+        permitted_at=None,
+        reason_kind=event.reason_kind,
+        reason=event.reason,
+    )
+    budgets.release(ledger)
+    ledger.record("permit-declined", f"It declined its permit. {event.reason}".strip(), target=True)
+    withdraw(ledger)
 
 
 def _heard_again(ledger: Ledger, event: Reported) -> None:

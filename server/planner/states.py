@@ -4,7 +4,9 @@ Rules
 - An assignment moves by an agent's word (a signed report about its current order) or by a `Move` of the server.
 - Before activation an assignment follows what the target says, also when it skips steps or goes back one.
 - Once a permit was given, words from before the activation are history: asks and reports travel apart, so they arrive late.
-- `missing` is left only by a signed report of how it ended, or by a new permit. Ends are sticky: whatever comes later is history.
+- A signed word that the permit was declined takes it back, and only for the permit that was given last.
+- `missing` is left only by a signed report of how it ended or that it never began, or by a new permit.
+  Ends are sticky: whatever comes later is history.
 - Whoever is decommissioned while it may be down counts as silent, because nobody will ever know; anywhere else it is skipped.
 - `committed` and `verified` become `regressed` when the target falls back or shows another image.
 - Who committed a release on the way is ordered on once it has stayed healthy; it is `verified` only on the campaign's own.
@@ -35,6 +37,7 @@ class Move(StrEnum):
     STAY = "stay"
     TELL_WAIT = "tell-wait"
     PERMIT = "permit"
+    DECLINE = "decline"
     HORIZON = "horizon"
     HEALTHY = "healthy"
     OTHER_IMAGE = "other-image"
@@ -137,6 +140,7 @@ ASSIGNMENT: Mapping[A, Row] = {
         Word.ACTIVATING: A.ACTIVATING,
         Word.TRIAL: A.TRIAL,
         Move.PERMIT: A.ACTIVATING,
+        Move.DECLINE: A.DEFERRED,
     },
     A.TRIAL: {**_in_flight(A.TRIAL), **_stay(A.TRIAL, _GOING)},
     A.COMMITTED: {
@@ -150,6 +154,7 @@ ASSIGNMENT: Mapping[A, Row] = {
         **_stay(A.MISSING, (*_BEFORE, *_GOING)),
         **_DONE,
         Move.PERMIT: A.ACTIVATING,
+        Move.DECLINE: A.DEFERRED,
         Move.OTHER_IMAGE: A.FAILED,
         Move.WENT_BACK: A.ROLLED_BACK,
         Move.EXPIRE: A.EXPIRED,

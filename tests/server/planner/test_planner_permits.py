@@ -416,3 +416,59 @@ def test_without_a_constraint_its_scene_would_grant(check: Check) -> None:
             board.ask(name)
     else:
         assert isinstance(board.ask(name), GrantPermit)
+
+
+def declined(board: Board, target: str, nonce: str) -> None:
+    reason = {"reason_kind": "put-off", "reason": "Somebody at the device put it off."}
+    board.report(target, "deferred", declined=nonce, **reason)
+
+
+def test_a_declined_permit_gives_its_tokens_and_its_attempt_back() -> None:
+    board = one_at_a_time()
+    board.stage("t0", "t1")
+    board.ask("t0", nonce="abc")
+    assert refused(board.ask("t1")) == "budget"
+    declined(board, "t0", "abc")
+    row = board.assignment("t0")
+    assert (row.state, row.attempt, row.reason_kind) == (A.DEFERRED, 0, "put-off")
+    assert board.cohort("all").attempted == 0
+    assert not board.tokens(SITE)
+    assert isinstance(board.ask("t1"), GrantPermit)
+    assert refused(board.ask("t0")) == "budget"
+    board.wait(HORIZON_S)
+    assert board.state("t0") is A.ASKING, "nothing waits for what never began"
+
+
+def test_a_declined_permit_that_is_not_the_last_one_moves_nothing() -> None:
+    board = one_at_a_time()
+    board.stage("t0")
+    board.ask("t0", nonce="first")
+    board.ask("t0", nonce="second")
+    declined(board, "t0", "first")
+    assert board.state("t0") is A.ACTIVATING
+    assert len(board.tokens(SITE)) == 1
+    board.report("t0", "trial", runs=NEW)
+    declined(board, "t0", "second")
+    assert board.state("t0") is A.TRIAL, "who is in its trial has used it"
+    assert len(board.tokens(SITE)) == 1
+
+
+def test_a_permit_declined_late_takes_the_silence_back() -> None:
+    board = bearing_one_at_a_time()
+    board.stage("t0")
+    board.ask("t0", nonce="abc")
+    board.wait(HORIZON_S)
+    assert board.state("t0") is A.MISSING
+    declined(board, "t0", "abc")
+    assert board.state("t0") is A.DEFERRED
+    assert not board.tokens(SITE)
+    assert isinstance(board.ask("t0"), GrantPermit)
+
+
+def test_a_permit_declined_after_the_campaign_ended_withdraws_the_order() -> None:
+    board = one_at_a_time()
+    board.stage("t0")
+    board.ask("t0", nonce="abc")
+    board.tell(Verb.ABORT)
+    declined(board, "t0", "abc")
+    assert board.state("t0") is A.CANCELLED
