@@ -2,60 +2,54 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from device_agent.calls import SystemCalls
 from device_agent.effects import FileEffects
 
 
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Records fsync and rename by the name of what they touch."""
-    seen: list[str] = []
-    real_fsync, real_rename = os.fsync, Path.rename
+class NotingCalls(SystemCalls):
+    """Notes fsync and rename by the name of what they touch. `error`: raised by every fsync."""
 
-    def fsync(descriptor: int) -> None:
-        seen.append("fsync " + Path(f"/proc/self/fd/{descriptor}").readlink().name)
-        real_fsync(descriptor)
+    def __init__(self, error: OSError | None = None) -> None:
+        self.seen: list[str] = []
+        self._error = error
 
-    def rename(self: Path, target: Any) -> Path:
-        seen.append(f"rename {self.name}")
-        return real_rename(self, target)
+    def fsync(self, descriptor: int) -> None:  # type: ignore[override]
+        self.seen.append("fsync " + Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        if self._error:
+            raise self._error
+        os.fsync(descriptor)
 
-    monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(Path, "rename", rename)
-    return seen
+    def rename(self, old: Path, new: Path) -> None:  # type: ignore[override]
+        self.seen.append(f"rename {old.name}")
+        os.rename(old, new)  # noqa: PTH104
 
 
-def test_replace_is_temp_fsync_rename_fsync_of_the_directory(tmp_path: Path, calls: list[str]) -> None:
-    FileEffects().replace(tmp_path / "f", b"new")
-    assert calls == ["fsync f.new", "rename f.new", f"fsync {tmp_path.name}"]
+def test_replace_is_temp_fsync_rename_fsync_of_the_directory(tmp_path: Path) -> None:
+    calls = NotingCalls()
+    FileEffects(calls).replace(tmp_path / "f", b"new")
+    assert calls.seen == ["fsync f.new", "rename f.new", f"fsync {tmp_path.name}"]
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
 
 
-def test_replace_that_fails_leaves_the_old_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    effects, path = FileEffects(), tmp_path / "f"
-    effects.replace(path, b"old")
-    tries = []
-
-    def fsync(descriptor: int) -> None:
-        tries.append(descriptor)
-        raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(os, "fsync", fsync)
+def test_replace_that_fails_leaves_the_old_bytes(tmp_path: Path) -> None:
+    path, calls = tmp_path / "f", NotingCalls(OSError(5, "Input/output error"))
+    FileEffects().replace(path, b"old")
     with pytest.raises(OSError, match="Input/output"):
-        effects.replace(path, b"new")
+        FileEffects(calls).replace(path, b"new")
     assert path.read_bytes() == b"old"
-    assert len(tries) == 1, "an fsync that failed is never tried again"
+    assert calls.seen == ["fsync f.new"], "an fsync that failed is never tried again"
 
 
-def test_append_syncs_the_directory_of_a_new_file_only(tmp_path: Path, calls: list[str]) -> None:
-    effects = FileEffects()
+def test_append_syncs_the_directory_of_a_new_file_only(tmp_path: Path) -> None:
+    calls = NotingCalls()
+    effects = FileEffects(calls)
     effects.append(tmp_path / "f", b"one")
-    assert calls == ["fsync f", f"fsync {tmp_path.name}"]
+    assert calls.seen == ["fsync f", f"fsync {tmp_path.name}"]
     effects.append(tmp_path / "f", b"two")
-    assert calls[2:] == ["fsync f"]
+    assert calls.seen[2:] == ["fsync f"]
     assert effects.read(tmp_path / "f") == b"onetwo"
 
 
