@@ -13,8 +13,9 @@ from bench.plan import Plan
 from bench.reports import report
 from bench.result import Outcome, against_peer
 from firmware.protocol.codec import canonical
-from firmware.protocol.envelope import open_envelope, payload_type, seal
+from firmware.protocol.envelope import open_envelope, seal
 from firmware.protocol.report import REPORT_KIND, Report
+from firmware.protocol.unverified import payload_type
 
 ROUNDS, MESSAGES = 7, 2000
 

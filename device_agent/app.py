@@ -32,6 +32,7 @@ from device_agent.local.desk import Desk, Rights
 from device_agent.local.door import Door
 from device_agent.local.settings import policy_of
 from device_agent.loop import AgentLoop
+from device_agent.notary import KeyNotary
 from device_agent.ports import MonotonicClock, WayTaken
 from device_agent.renewal import Renewer
 from device_agent.runtime import Runtime, presence_messages
@@ -132,6 +133,7 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
         slots=slots,
         boot=boot,
         catalogue=catalogue,
+        notary=KeyNotary(catalogue, signer),
         installer=StreamInstaller(
             effects=effects,
             slots=slots,
@@ -152,7 +154,6 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
     runtime = Runtime(
         identity=identity,
         ports=ports,
-        signer=signer,
         directory=directory,
         settings=settings,
         session=session,

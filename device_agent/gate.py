@@ -1,4 +1,4 @@
-"""Between the broker and the core: opens messages with the director's keys, and decides when the catalogue is refreshed.
+"""Between the broker and the core: has messages verified, and decides when the catalogue is refreshed.
 
 A message that no known key signed may be signed by a new one, so the newest of its kind is kept for one more try after a
 refresh. Refreshes asked for by strangers' messages keep a distance, so that a flood of forgeries costs no traffic. Signed
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from device_agent import inbound
 from device_agent.core.values import backoff
 from device_agent.identity import Identity
-from device_agent.ports import Catalogue
-from firmware.errors import OtariaError, RefusedError
+from device_agent.ports import Notary, Verified
+from firmware.errors import RefusedError, UnavailableError
 from firmware.protocol.words import ReasonKind
 
 log = logging.getLogger(__name__)
@@ -37,21 +37,17 @@ class Bucket:
 
 
 class Gate:
-    """Holds the director's keys as last verified. `refresh_at`: monotonic seconds of the next wanted refresh, or None."""
+    """Has messages verified. `refresh_at`: monotonic seconds of the next wanted refresh, or None. `believed_until`: POSIX seconds
+    up to which the word about the time of whoever signed the latest message is taken."""
 
-    def __init__(self, catalogue: Catalogue, *, refresh_min_s: float) -> None:
-        self._catalogue, self._refresh_min_s = catalogue, refresh_min_s
-        self._keys: inbound.DirectorKeys | None = None
+    def __init__(self, notary: Notary, *, refresh_min_s: float) -> None:
+        self._notary, self._refresh_min_s = notary, refresh_min_s
         self._doubtful: dict[str, bytes] = {}
         self._doorbell: bytes | None = None
         self._refreshed_at = self._rung_at = float("-inf")
         self._failures = 0
         self.refresh_at: float | None = None
-
-    @property
-    def believed_until(self) -> float:
-        """POSIX seconds up to which the director's word about the time is taken."""
-        return self._keys.director.until if self._keys is not None else 0.0
+        self.believed_until = 0.0
 
     def want_refresh(self, at: float) -> None:
         """Refresh at monotonic seconds `at`, or earlier if that is wanted already."""
@@ -77,10 +73,9 @@ class Gate:
         return True
 
     def refreshed(self, now: float, jitter: float) -> Sequence[tuple[str, bytes]]:
-        """A job of the catalogue ended: take the keys it left, and give back the messages that wait for them."""
+        """A job of the catalogue ended: give back the messages that wait for the keys it left."""
         self._refreshed_at = now
-        self._load()
-        if self._keys is None:
+        if not self._notary.knows_director():
             self._failures += 1
             self.want_refresh(now + backoff(self._failures, jitter, 1.0, MAX_RETRY_S))
             return ()
@@ -90,30 +85,24 @@ class Gate:
 
     def open(self, leaf: str, payload: bytes, identity: Identity, now: float) -> inbound.Opened | None:
         """The verified message, or None for one that is dropped or waits for a refresh."""
-        self._load()
         try:
-            if self._keys is None:
-                log.info("message waits for a catalogue that names a director", extra={"leaf": leaf})
-                self._doubt(leaf, payload, now)
-                return None
-            return inbound.open_message(leaf, payload, self._keys, identity)
+            return inbound.open_message(leaf, payload, self, identity)
+        except UnavailableError as error:
+            log.info("message waits to be verified", extra={"leaf": leaf, "reason": error.text})
+            self._doubt(leaf, payload, now)
         except RefusedError as error:
             log.warning("message not accepted", extra={"leaf": leaf, "reason_kind": error.kind, "reason": error.text})
             if error.kind == ReasonKind.BAD_SIGNATURE:
                 self._doubt(leaf, payload, now)
-            return None
+        return None
+
+    def verify(self, envelope: bytes, kind: str, *, max_bytes: int) -> Verified:
+        """See `Verifier.verify`; keeps what is known of the director that signed it."""
+        verified = self._notary.verify(envelope, kind, max_bytes=max_bytes)
+        self.believed_until = verified.until
+        return verified
 
     def _doubt(self, leaf: str, payload: bytes, now: float) -> None:
         """Keep it for one more try after a refresh, which comes at once only when the last one was long ago."""
         self._doubtful[leaf] = payload
         self.want_refresh(max(now, self._refreshed_at + self._refresh_min_s))
-
-    def _load(self) -> None:
-        """Take over whom the catalogue names now; nobody, when it names nobody."""
-        try:
-            director = self._catalogue.director()
-            if self._keys is None or self._keys.director != director:
-                self._keys = inbound.DirectorKeys(director)
-        except OtariaError as error:
-            self._keys = None
-            log.debug("no director known", extra={"reason": error.text})

@@ -267,6 +267,37 @@ class Catalogue(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Verified:
+    """What is known of the director that signed a message: its epoch, and up to when (POSIX seconds) it is believed about the
+    time."""
+
+    epoch: int
+    until: float
+
+
+class Verifier(Protocol):
+    def verify(self, envelope: bytes, kind: str, *, max_bytes: int) -> Verified:
+        """Make sure that the director, as the catalogue held now names it, signed this envelope of a message of this kind.
+
+        Raises `RefusedError` (`too-large`, `malformed`, `bad-signature`), or `UnavailableError` when no director is known, or
+        nobody is there to verify it.
+        """
+        ...
+
+
+class Notary(Verifier, Protocol):
+    """Everything that is done with keys to the agent's messages."""
+
+    def knows_director(self) -> bool:
+        """Whether the catalogue held names one."""
+        ...
+
+    def seal(self, payload: bytes, kind: str) -> bytes:
+        """The envelope of a message (canonical JSON), signed with the report key. Raises `UnavailableError`."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
 class HealthResult:
     """Whether all checks passed, and what was seen, for people."""
 

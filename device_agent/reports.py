@@ -3,10 +3,10 @@
 What the server would refuse must never get in: reports leave in order, so one of them would hold up all after it for ever.
 """
 
+import hashlib
 from dataclasses import dataclass
 
 from msgspec.structs import replace
-from securesystemslib.signer import Signer
 
 from device_agent import outbox as box
 from device_agent.core.commands import Tell
@@ -14,7 +14,8 @@ from device_agent.core.machine import running_of
 from device_agent.core.states import Standing, word_of
 from device_agent.identity import Identity
 from device_agent.outbox import Entry, Outbox
-from firmware.protocol.envelope import payload_hash, seal
+from device_agent.ports import Notary
+from firmware.protocol.codec import canonical
 from firmware.protocol.report import REPORT_KIND, Inventory, Reason, Report
 from firmware.protocol.topics import Leaf
 from firmware.protocol.words import MAX_TEXT
@@ -22,10 +23,10 @@ from firmware.protocol.words import MAX_TEXT
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """Who reports, signed with what, at which trusted time (POSIX seconds)."""
+    """Who reports, who signs it, at which trusted time (POSIX seconds)."""
 
     identity: Identity
-    signer: Signer
+    notary: Notary
     at: int
 
 
@@ -49,7 +50,7 @@ def enqueue(outbox: Outbox, tell: Tell, standing: Standing, facts: Facts) -> Out
         reason=_fitting(tell.reason),
         evidence=tell.evidence,
     )
-    return _add(outbox, report, Leaf.REPORT, facts.signer)
+    return _add(outbox, report, Leaf.REPORT, facts.notary)
 
 
 def enqueue_inventory(
@@ -70,7 +71,7 @@ def enqueue_inventory(
         reason=_fitting(reason),
         inventory=inventory,
     )
-    return _add(outbox, report, Leaf.INVENTORY, facts.signer)
+    return _add(outbox, report, Leaf.INVENTORY, facts.notary)
 
 
 def _fitting(reason: Reason | None) -> Reason | None:
@@ -80,6 +81,8 @@ def _fitting(reason: Reason | None) -> Reason | None:
     return replace(reason, text=reason.text.encode(errors="replace").decode()[:MAX_TEXT])
 
 
-def _add(outbox: Outbox, report: Report, leaf: Leaf, signer: Signer) -> Outbox:
-    envelope = seal(report, REPORT_KIND, signer)
-    return box.add(outbox, Entry(seq=report.seq, hash=payload_hash(report), leaf=leaf.value, envelope=envelope))
+def _add(outbox: Outbox, report: Report, leaf: Leaf, notary: Notary) -> Outbox:
+    payload = canonical(report)
+    digest = hashlib.sha256(payload).hexdigest()
+    envelope = notary.seal(payload, REPORT_KIND)
+    return box.add(outbox, Entry(seq=report.seq, hash=digest, leaf=leaf.value, envelope=envelope))

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
-from securesystemslib.signer import Signer
 
 from device_agent import inbound, outbox, reports, work
 from device_agent.core import commands as do
@@ -47,7 +46,6 @@ from firmware.checks import HealthCheck
 from firmware.errors import OtariaError, RefusedError
 from firmware.protocol import topics
 from firmware.protocol.codec import canonical
-from firmware.protocol.envelope import seal
 from firmware.protocol.permit import ASK_KIND, Ask
 from firmware.protocol.report import EncryptionKey, Inventory, Presence, Progress, Reason
 from firmware.protocol.words import AgentState, ReasonKind
@@ -104,7 +102,6 @@ class Runtime:
         *,
         identity: Identity,
         ports: Ports,
-        signer: Signer,
         directory: Path,
         settings: Settings | None = None,
         session: str | None = None,
@@ -117,14 +114,14 @@ class Runtime:
         report and of progress, for people at the device; it may be called on any thread. `way`: by which way we come, for
         the inventory."""
         settings = settings or Settings()
-        self._identity, self._ports, self._signer, self._settings = identity, ports, signer, settings
+        self._identity, self._ports, self._settings = identity, ports, settings
         self._identify, self._notice, self._way = identify_slot, notice, way
         self._journal = Journal(ports.effects, directory)
         self._record = Record(outbox=outbox.Outbox(journal="unstarted"))
         self._session = session or ports.chance.nonce()
         self._time = TrustedTime(settings.build_time, ports.clock.seconds())
         self._post = Post(ports.link, identity, settings.pace)
-        self._gate = Gate(ports.catalogue, refresh_min_s=settings.refresh_min_s)
+        self._gate = Gate(ports.notary, refresh_min_s=settings.refresh_min_s)
         self._notes = Bucket(size=orders.MAX_NOTED, every_s=settings.note_every_s)
         self._lanes = Lanes()
         self._uptime = Uptime(settings.min_uptime_s)
@@ -404,7 +401,9 @@ class Runtime:
             boot_id=command.boot_id,
             nonce=command.nonce,
         )
-        self._ports.link.publish(self._topic(topics.Leaf.REPORT), seal(ask, ASK_KIND, self._signer), qos=1)
+        self._ports.link.publish(
+            self._topic(topics.Leaf.REPORT), self._ports.notary.seal(canonical(ask), ASK_KIND), qos=1
+        )
 
     def _try_slot(self, command: do.TrySlot) -> bool:
         try:
@@ -460,7 +459,9 @@ class Runtime:
         self._post.send(box, self._now(), self._ports.chance.jitter())
 
     def _facts(self) -> reports.Facts:
-        return reports.Facts(identity=self._identity, signer=self._signer, at=int(self._time.seconds(self._now())))
+        return reports.Facts(
+            identity=self._identity, notary=self._ports.notary, at=int(self._time.seconds(self._now()))
+        )
 
     def _is_noise(self, tell: do.Tell, after: Standing) -> bool:
         """Whether a report about an order that changes nothing would only help whoever floods us with such orders."""

@@ -26,6 +26,7 @@ from device_agent.ports import (
     Installer,
     Link,
     MonotonicClock,
+    Notary,
     Slot,
     Slots,
 )
@@ -55,6 +56,7 @@ class Ports:
     slots: Slots
     boot: BootControl
     catalogue: Catalogue
+    notary: Notary
     installer: Installer
     health: Health
     link: Link
@@ -136,8 +138,9 @@ def check_order(
     order = held.order
     try:
         ports.catalogue.refresh(trusted_time)
-        keys = inbound.DirectorKeys(ports.catalogue.director())
-        reason = inbound.no_longer_signed(held, keys) or verify.contradicts_catalogue(order, ports.catalogue.file)
+        reason = inbound.no_longer_signed(held, ports.notary) or verify.contradicts_catalogue(
+            order, ports.catalogue.file
+        )
         if reason is not None or order.release is None:
             return ev.CheckRefused(order_hash=held.hash, reason=reason or _malformed(), jitter=jitter)
         manifest = ports.catalogue.manifest(order.release.manifest)

@@ -21,6 +21,7 @@ from device_agent.enrol import enrol
 from device_agent.health.runner import HealthRunner
 from device_agent.identity import REPORT_KEY_FILE, ROOT_FILE, Identity
 from device_agent.keys import report_signer
+from device_agent.notary import KeyNotary
 from device_agent.ports import Incoming, Link, Slot, Slots
 from device_agent.runtime import Connected, Input, Runtime, Settings, presence_messages
 from device_agent.transport.http import DeviceHttp
@@ -119,7 +120,6 @@ class Device:
         self.runtime = Runtime(
             identity=self.identity,
             ports=self._ports(),
-            signer=self._signer,
             directory=ROOM,
             settings=self._world.settings,
             identify_slot=self._identify,
@@ -171,6 +171,7 @@ class Device:
             slots=self._slots,
             boot=self.boot,
             catalogue=catalogue,
+            notary=KeyNotary(catalogue, self._signer),
             installer=self._installer,
             health=HealthRunner(),
             link=self._link,

@@ -21,7 +21,7 @@ from device_agent.ports import Incoming
 from device_agent.transport.ways import Ways
 from firmware.errors import RefusedError
 from firmware.protocol import topics
-from firmware.protocol.envelope import DEFAULT_MAX_BYTES
+from firmware.protocol.unverified import DEFAULT_MAX_BYTES
 
 log = logging.getLogger(__name__)
 OnMessage = Callable[[Incoming], None]

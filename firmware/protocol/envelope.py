@@ -4,7 +4,6 @@ A message's *hash* is the sha256 of its payload, so that two signatures over the
 """
 
 import hashlib
-from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -16,11 +15,10 @@ from securesystemslib.signer import Key, Signer, SSlibKey
 
 from firmware.errors import RefusedError
 from firmware.protocol.codec import canonical, convert, parse_json
+from firmware.protocol.unverified import DEFAULT_MAX_BYTES, payload_type, read_envelope
 from firmware.protocol.words import ReasonKind
 
 M = TypeVar("M", bound=Struct)
-MAX_SIGNATURES = 8
-DEFAULT_MAX_BYTES = 65536
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,19 +30,14 @@ class Opened(Generic[M]):
     keyid: str
 
 
-def payload_type(kind: str) -> str:
-    """The DSSE payload type of a message kind, such as `order`."""
-    return f"application/vnd.otaria.{kind}.v1+json"
-
-
-def payload_hash(message: Struct) -> str:
-    """sha256 (hex) of the canonical payload, as `Opened.hash` will say at the other end."""
-    return hashlib.sha256(canonical(message)).hexdigest()
-
-
 def seal(message: Struct, kind: str, *signers: Signer) -> bytes:
     """Sign a message with each signer; returns the DSSE envelope as JSON bytes."""
-    envelope = Envelope(canonical(message), payload_type(kind), {})
+    return seal_payload(canonical(message), kind, *signers)
+
+
+def seal_payload(payload: bytes, kind: str, *signers: Signer) -> bytes:
+    """As `seal`, for a message that was encoded already."""
+    envelope = Envelope(payload, payload_type(kind), {})
     for signer in signers:
         envelope.sign(signer)
     return canonical(envelope.to_dict())
@@ -64,6 +57,15 @@ def open_envelope(
     Raises `RefusedError`: `too-large`, `malformed`, or `bad-signature` when the type differs, no given key signed it, or
     the signature does not verify.
     """
+    payload, keyid = verify_envelope(data, kind, keys, max_bytes=max_bytes)
+    message = convert(parse_json(payload, max_bytes=max_bytes), model)
+    return Opened(message=message, hash=hashlib.sha256(payload).hexdigest(), keyid=keyid)
+
+
+def verify_envelope(
+    data: bytes, kind: str, keys: Mapping[str, Key], *, max_bytes: int = DEFAULT_MAX_BYTES
+) -> tuple[bytes, str]:
+    """Verify an envelope as `open_envelope` does; its payload, and the id of the key that signed it."""
     envelope = _envelope(data, max_bytes)
     if envelope.payload_type != payload_type(kind):
         raise RefusedError(ReasonKind.BAD_SIGNATURE, f"The envelope does not hold a message of kind {kind}.")
@@ -71,9 +73,7 @@ def open_envelope(
         accepted = envelope.verify(list(keys.values()), 1)
     except (DsseError, ValueError) as error:
         raise RefusedError(ReasonKind.BAD_SIGNATURE, f"No trusted key signed this {kind}.") from error
-    message = convert(parse_json(envelope.payload, max_bytes=max_bytes), model)
-    digest = hashlib.sha256(envelope.payload).hexdigest()
-    return Opened(message=message, hash=digest, keyid=next(iter(accepted)))
+    return envelope.payload, next(iter(accepted))
 
 
 def key_from_dict(keyid: str, value: dict[str, Any]) -> Key:
@@ -85,14 +85,11 @@ def key_from_dict(keyid: str, value: dict[str, Any]) -> Key:
 
 
 def _envelope(data: bytes, max_bytes: int) -> Envelope:
-    value = parse_json(data, max_bytes=max_bytes)
-    signatures = value.get("signatures")
-    if not isinstance(signatures, list) or not 1 <= len(signatures) <= MAX_SIGNATURES:
-        raise RefusedError(ReasonKind.MALFORMED, f"An envelope carries 1 to {MAX_SIGNATURES} signatures.")
+    value, payload = read_envelope(data, max_bytes=max_bytes)
     try:
         envelope = Envelope.from_dict(value)
     except Exception as error:
         raise RefusedError(ReasonKind.MALFORMED, "The envelope is not DSSE.") from error
-    if b64encode(envelope.payload).decode() != value.get("payload"):
+    if envelope.payload != payload:
         raise RefusedError(ReasonKind.MALFORMED, "The envelope's payload is not canonical base64.")
     return envelope

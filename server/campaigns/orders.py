@@ -9,8 +9,9 @@ from msgspec.structs import replace
 from firmware.encryption.content_key import key_id
 from firmware.errors import RefusedError
 from firmware.protocol.codec import convert
-from firmware.protocol.envelope import claimed, payload_hash
+from firmware.protocol.envelope import claimed
 from firmware.protocol.order import Counter, DeltaRef, FileRef, Order, ReleaseRef, WrappedKey
+from firmware.protocol.unverified import payload_hash
 from firmware.protocol.words import Action, ReasonKind
 from server.campaigns.director import Director
 from server.campaigns.legs import next_hop

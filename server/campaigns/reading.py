@@ -12,7 +12,7 @@ import msgspec
 
 from firmware.errors import RefusedError
 from firmware.protocol.codec import convert, parse_json
-from firmware.protocol.envelope import Opened, key_from_dict, open_envelope, payload_type
+from firmware.protocol.envelope import Opened, key_from_dict, open_envelope
 from firmware.protocol.permit import ASK_KIND, Ask
 from firmware.protocol.permit import MAX_BYTES as MAX_ASK_BYTES
 from firmware.protocol.report import (
@@ -25,6 +25,7 @@ from firmware.protocol.report import (
     Report,
 )
 from firmware.protocol.topics import Leaf, Topic, parse
+from firmware.protocol.unverified import payload_type
 from firmware.protocol.words import ReasonKind
 from server.ports import AgentRecord, AgentStatus, Unit
 

@@ -29,6 +29,7 @@ from device_agent.core.values import Tuning
 from device_agent.identity import Identity
 from device_agent.install.stream import StreamInstaller
 from device_agent.local.policy import LocalPolicy
+from device_agent.notary import KeyNotary
 from device_agent.ports import BootStatus, Director, HealthResult, Incoming, Link, Slot
 from device_agent.runtime import Connected, Runtime, Settings
 from device_agent.slots.files import FileSlots
@@ -36,10 +37,11 @@ from device_agent.work import Ports
 from firmware.checks import Watch
 from firmware.errors import UnavailableError
 from firmware.manifest import HealthCheck, Image, Manifest, Requires, describe, encode_manifest
-from firmware.protocol.envelope import claimed, open_envelope, payload_hash, seal
+from firmware.protocol.envelope import claimed, open_envelope, seal
 from firmware.protocol.order import Counter, FileRef, Order, ReleaseRef
 from firmware.protocol.permit import Ask, Permit, Verdict
 from firmware.protocol.report import Ack, Report
+from firmware.protocol.unverified import payload_hash
 from firmware.protocol.words import Action
 from tests.crash.disk import Disk
 
@@ -445,11 +447,13 @@ class World:
             monotonic=self.clock.seconds,
             sleep=lambda seconds: self._hear(self.boots[-1]),
         )
+        catalogue = DepotCatalogue(self.depot)
         ports = Ports(
             effects=self.disk,
             slots=slots,
             boot=boot,
-            catalogue=DepotCatalogue(self.depot),
+            catalogue=catalogue,
+            notary=KeyNotary(catalogue, self.report_signer),
             installer=installer,
             health=Checks(self),
             link=link or Wire(self),
@@ -459,9 +463,7 @@ class World:
         )
         tuning = Tuning(clear_first=self.policy.asks_before_activation, consent_required=self.consent)
         settings = Settings(build_time=NOW, tuning=tuning)
-        return self.runtime_class(
-            identity=IDENTITY, ports=ports, signer=self.report_signer, directory=BOARD.agent, settings=settings
-        )
+        return self.runtime_class(identity=IDENTITY, ports=ports, directory=BOARD.agent, settings=settings)
 
     def retained(self) -> list[Incoming]:
         return [Incoming(leaf="order", target="dev-1", payload=order) for order in self.server.orders[-1:]]

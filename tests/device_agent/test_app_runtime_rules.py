@@ -11,6 +11,7 @@ from msgspec import structs
 from securesystemslib.signer import CryptoSigner
 
 from device_agent.core.states import word_of
+from device_agent.notary import KeyNotary
 from device_agent.ports import Director, Incoming, Slot
 from device_agent.runtime import Connected
 from firmware.errors import RefusedError, UnavailableError
@@ -477,12 +478,13 @@ def test_security_no_director_any_more_means_that_nobody_is_believed() -> None:
         def director(self) -> Director:
             raise UnavailableError("unreachable", "No verified catalogue is held.")
 
-    real, runtime._gate._catalogue = runtime._gate._catalogue, Nobody()  # type: ignore[assignment]
+    signer = world.report_signer
+    real, runtime._gate._notary = runtime._gate._notary, KeyNotary(Nobody(), signer)  # type: ignore[arg-type]
     runtime.handle(ack_for(world))
     assert runtime.waiting_reports == 1
     runtime.handle(order_message(world.server.order(Action.NOTHING)))
     assert runtime.standing == before
-    runtime._gate._catalogue = real
+    runtime._gate._notary = real
     runtime.handle(ack_for(world))
     assert runtime.waiting_reports == 0
 

@@ -9,17 +9,18 @@ from securesystemslib.signer import CryptoSigner
 from device_agent.config import CONFIG_FILE, MAX_LABELS_BYTES, load_config
 from device_agent.core.commands import Tell
 from device_agent.core.states import Standing
+from device_agent.notary import KeyNotary
 from device_agent.outbox import Outbox
 from device_agent.reports import Facts, enqueue, enqueue_inventory
 from firmware.protocol.envelope import open_envelope
 from firmware.protocol.order import Counter
 from firmware.protocol.report import MAX_REPORT_BYTES, REPORT_KIND, Inventory, Reason, Report
 from firmware.protocol.words import MAX_TEXT, Action, AgentState
-from tests.crash.world import BOARD, IDENTITY, World
+from tests.crash.world import BOARD, IDENTITY, DepotCatalogue, World
 from tests.device_agent.core.playbook import Player, held
 
 SIGNER = CryptoSigner.generate_ed25519()
-FACTS = Facts(identity=IDENTITY, signer=SIGNER, at=1)
+FACTS = Facts(identity=IDENTITY, notary=KeyNotary(DepotCatalogue(World().depot), SIGNER), at=1)
 
 
 def read(outbox: Outbox) -> Report:

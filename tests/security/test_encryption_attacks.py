@@ -18,7 +18,8 @@ from securesystemslib.signer import CryptoSigner
 from device_agent import verify
 from device_agent.decryption import DecryptionKey
 from device_agent.identity import Identity
-from device_agent.inbound import DirectorKeys, open_order
+from device_agent.inbound import open_order
+from device_agent.notary import DirectorKeys
 from device_agent.ports import Director
 from firmware.catalogue.releases import release_targets
 from firmware.encryption.content_key import SUITE, ContentKey, Purpose, key_id, public_text, to_text, unwrap, wrap

@@ -12,7 +12,8 @@ from securesystemslib.signer import CryptoSigner
 from device_agent import verify
 from device_agent.core import events as ev
 from device_agent.identity import Identity
-from device_agent.inbound import DirectorKeys, open_message, open_order
+from device_agent.inbound import open_message, open_order
+from device_agent.notary import DirectorKeys
 from device_agent.ports import Director
 from firmware.errors import RefusedError
 from firmware.protocol.envelope import seal

@@ -10,8 +10,9 @@ from securesystemslib.signer import CryptoSigner
 
 from firmware.errors import RefusedError
 from firmware.protocol import order as orders
-from firmware.protocol.envelope import open_envelope, payload_hash, seal
+from firmware.protocol.envelope import open_envelope, seal
 from firmware.protocol.order import Counter, Order, check_crit
+from firmware.protocol.unverified import payload_hash
 
 SIGNER = CryptoSigner.generate_ecdsa()
 OTHER = CryptoSigner.generate_ecdsa()

@@ -13,12 +13,13 @@ from securesystemslib.signer import CryptoSigner
 
 from firmware.errors import UnavailableError
 from firmware.protocol import permit as permits
-from firmware.protocol.envelope import open_envelope, payload_hash, seal
+from firmware.protocol.envelope import open_envelope, seal
 from firmware.protocol.order import KIND as ORDER
 from firmware.protocol.order import Counter, Order
 from firmware.protocol.permit import Ask, Permit, Verdict
 from firmware.protocol.report import Ack, EncryptionKey, Inventory, Reason, Report, Running
 from firmware.protocol.topics import CATALOGUE, Leaf, of_target, parse
+from firmware.protocol.unverified import payload_hash
 from firmware.protocol.words import Action, AgentState
 from server.campaigns.director import Director
 from server.campaigns.engine import Engine
