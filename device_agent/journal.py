@@ -2,10 +2,15 @@
 
 A power cut can't damage it; a failing medium can. A damaged journal never stops the agent: it starts a new one with a new
 id, says so in its first report, and the server sees a new sequence.
+
+The other slot's agent may be older or newer (`device_agent.lineage`). The file holds the record in the oldest schema that may
+still be read, and beside it (`later`) what differs in the writer's own. Both are of the same moment, so whoever comes back finds
+every counter, floor and report number where they were left: a copy kept from the commit would make it number reports twice.
 """
 
 import errno
 import hashlib
+import json
 from pathlib import Path
 
 import msgspec
@@ -13,38 +18,51 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from device_agent.core.states import Asking, Deferred, Staged, Standing, Trial
+from device_agent.lineage import OWN, SCHEMA, Body, Lineage, Reader, forms_of, readers_of
 from device_agent.outbox import Outbox
-from device_agent.ports import Effects
+from device_agent.ports import Effects, Slot
 from firmware.errors import RefusedError, UnavailableError
 from firmware.protocol.codec import canonical
 from firmware.protocol.words import ReasonKind
 
 JOURNAL_FILE = "journal.json"
-SCHEMA = 1
 MAX_BYTES = 32 << 20
 
 
 class Record(Struct, frozen=True, kw_only=True):
-    """`trusted_time`: POSIX seconds, never falls. `inventory_hash`: sha256 of the inventory last reported."""
+    """`trusted_time`: POSIX seconds, never falls. `inventory_hash`: sha256 of the inventory last reported. `readers`: who may
+    come to read this, by slot."""
 
     schema: int = SCHEMA
     standing: Standing = Standing()
     outbox: Outbox
     trusted_time: float = 0.0
     inventory_hash: str = ""
+    readers: dict[Slot, Reader] = {}
 
 
-class _Sealed(Struct, frozen=True, kw_only=True):
+class _Later(Struct, frozen=True, kw_only=True):
+    """What is different in a later schema. `checksum`: of the whole file's two parts, so that they belong together."""
+
+    schema: int
+    checksum: str
+    changes: msgspec.Raw
+
+
+class _Sealed(Struct, frozen=True, kw_only=True, omit_defaults=True):
     checksum: str
     record: msgspec.Raw
+    later: _Later | None = None
 
 
 class Journal:
     """Loads and stores the record. Everything durable goes through `effects`."""
 
-    def __init__(self, effects: Effects, directory: Path) -> None:
+    def __init__(self, effects: Effects, directory: Path, lineage: Lineage = OWN) -> None:
         self._effects = effects
         self._path = directory / JOURNAL_FILE
+        self._lineage = lineage
+        self._found = lineage.schema
 
     def load(self) -> Record | None:
         """The stored record, None when there never was one. Raises `RefusedError` (`journal-damaged`), also when the medium
@@ -60,12 +78,15 @@ class Journal:
                 ReasonKind.STORAGE_FAULT,
                 f"The journal {self._path} cannot be read: {error.strerror or error}; check its owner and its kind.",
             ) from error
-        return None if data is None else decode(data)
+        if data is None:
+            return None
+        record, self._found = _decode(data, self._lineage)
+        return record
 
     def store(self, record: Record) -> None:
         """Durably replace the record; raises `UnavailableError` (`storage-fault`), after which the old one still counts."""
         try:
-            self._effects.replace(self._path, encode(record))
+            self._effects.replace(self._path, encode(record, self._lineage, self._found))
         except OSError as error:
             raise UnavailableError(
                 ReasonKind.STORAGE_FAULT,
@@ -73,26 +94,25 @@ class Journal:
             ) from error
 
 
-def encode(record: Record) -> bytes:
-    """The file's bytes: canonical JSON with the sha256 of the record before it."""
-    body = canonical(durable(record))
-    return canonical(_Sealed(checksum=hashlib.sha256(body).hexdigest(), record=msgspec.Raw(body)))
+def encode(record: Record, lineage: Lineage = OWN, found: int | None = None) -> bytes:
+    """The file's bytes: canonical JSON with the sha256 of the record before it, in the schemas that its readers need."""
+    standing, own = record.standing, lineage.schema
+    readers = readers_of(record.readers, standing, own)
+    body = canonical(durable(replace(record, readers=readers, schema=own)))
+    forms = forms_of(readers, standing, own, own if found is None else found)
+    if forms == (own,):
+        return canonical(_Sealed(checksum=_sha256(body), record=msgspec.Raw(body)))
+    newest: Body = json.loads(body)
+    oldest = lineage.down(newest, forms[0])
+    old = canonical(oldest)
+    later = None if len(forms) == 1 else _later(oldest, newest, old, own)
+    return canonical(_Sealed(checksum=_sha256(old), record=msgspec.Raw(old), later=later))
 
 
-def decode(data: bytes) -> Record:
-    """The record in the file's bytes; raises `RefusedError` (`journal-damaged`) for anything that `encode` did not make."""
-    try:
-        sealed = msgspec.json.decode(data[: MAX_BYTES + 1], type=_Sealed)
-        if hashlib.sha256(bytes(sealed.record)).hexdigest() != sealed.checksum:
-            raise RefusedError("journal-damaged", "The journal's checksum is wrong; a new one is begun.")
-        record = msgspec.json.decode(sealed.record, type=Record)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RefusedError("journal-damaged", "The journal cannot be read; a new one is begun.") from error
-    if record.schema != SCHEMA:
-        raise RefusedError(
-            "journal-damaged", f"The journal has schema {record.schema}, not {SCHEMA}; a new one is begun."
-        )
-    return record
+def decode(data: bytes, lineage: Lineage = OWN) -> Record:
+    """The record in the file's bytes, in the latest schema we know that it has; raises `RefusedError` (`journal-damaged`) for
+    anything that `encode` did not make."""
+    return _decode(data, lineage)[0]
 
 
 def durable(record: Record) -> Record:
@@ -110,3 +130,47 @@ def durable(record: Record) -> Record:
         vigil = replace(vigil, beat_at=None, failures=0, retreat=None)
     local = replace(standing.local, clearance=None)
     return replace(record, standing=replace(standing, state=state, vigil=vigil, local=local))
+
+
+def _later(oldest: Body, newest: Body, old: bytes, schema: int) -> _Later:
+    lacking = object()
+    changes = canonical({name: value for name, value in newest.items() if oldest.get(name, lacking) != value})
+    return _Later(schema=schema, checksum=_sha256(old + changes), changes=msgspec.Raw(changes))
+
+
+def _decode(data: bytes, lineage: Lineage) -> tuple[Record, int]:
+    """The record, and the oldest schema that the file has it in."""
+    try:
+        sealed = msgspec.json.decode(data[: MAX_BYTES + 1], type=_Sealed)
+        record = bytes(sealed.record)
+        if _sha256(record) != sealed.checksum:
+            raise RefusedError("journal-damaged", "The journal's checksum is wrong; a new one is begun.")
+        schema = msgspec.json.decode(record, type=_Schema).schema
+        if schema > lineage.schema or schema < 1:
+            text = f"The journal has schema {schema}, and this agent reads up to {lineage.schema}; a new one is begun."
+            raise RefusedError("journal-damaged", text)
+        return msgspec.json.decode(_newest(sealed, record, schema, lineage), type=Record), schema
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RefusedError("journal-damaged", "The journal cannot be read; a new one is begun.") from error
+
+
+def _newest(sealed: _Sealed, record: bytes, schema: int, lineage: Lineage) -> bytes:
+    """The record in our own schema, as JSON."""
+    if schema == lineage.schema:
+        return record
+    body: Body = msgspec.json.decode(record)
+    later = sealed.later
+    if later is not None and schema < later.schema <= lineage.schema:
+        changes = bytes(later.changes)
+        if _sha256(record + changes) != later.checksum:
+            raise RefusedError("journal-damaged", "The journal's two parts don't belong together; a new one is begun.")
+        body, schema = {**body, **msgspec.json.decode(changes, type=dict)}, later.schema
+    return canonical(lineage.up(body, schema))
+
+
+class _Schema(Struct, frozen=True, kw_only=True):
+    schema: int
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -35,6 +35,7 @@ from device_agent.gate import Bucket, Gate
 from device_agent.identity import Identity
 from device_agent.journal import Journal, Record, durable
 from device_agent.lanes import Lanes
+from device_agent.lineage import OWN, Lineage
 from device_agent.local.hooks import Point
 from device_agent.ports import HealthResult, Incoming, Slot, Slots, WayTaken
 from device_agent.post import Pace, Post
@@ -108,15 +109,16 @@ class Runtime:
         identify_slot: Callable[[Slots, Slot], Content | None] = identify,
         notice: Callable[[dict[str, Any]], None] = lambda event: None,
         way: Callable[[], WayTaken] = WayTaken,
+        lineage: Lineage = OWN,
     ) -> None:
         """`directory` holds the journal. `identify_slot` says what the running slot holds when there is no journal. `session`
         names this process in its presence; whoever made the link with a last will passes the same. `notice` is told of every
         report and of progress, for people at the device; it may be called on any thread. `way`: by which way we come, for
-        the inventory."""
+        the inventory. `lineage`: in which schema the journal is written."""
         settings = settings or Settings()
         self._identity, self._ports, self._settings = identity, ports, settings
         self._identify, self._notice, self._way = identify_slot, notice, way
-        self._journal = Journal(ports.effects, directory)
+        self._journal = Journal(ports.effects, directory, lineage)
         self._record = Record(outbox=outbox.Outbox(journal="unstarted"))
         self._session = session or ports.chance.nonce()
         self._time = TrustedTime(settings.build_time, ports.clock.seconds())

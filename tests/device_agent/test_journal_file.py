@@ -12,6 +12,7 @@ from device_agent.core.states import Asking, Staged, Standing
 from device_agent.core.values import Goal
 from device_agent.effects import FileEffects
 from device_agent.journal import JOURNAL_FILE, MAX_BYTES, Journal, Record, decode, encode
+from device_agent.lineage import SCHEMA, Lineage, Step, readers_of
 from device_agent.outbox import MAX_ENTRIES, Entry, Outbox
 from device_agent.ports import Slot
 from firmware.errors import RefusedError, UnavailableError
@@ -34,7 +35,11 @@ def test_every_state_comes_back_as_it_was_stored(state: str, tmp_path: Path) -> 
     stored = record(getattr(Player(), state)().standing)
     journal = Journal(FileEffects(), tmp_path)
     journal.store(stored)
-    assert journal.load() == stored
+    assert journal.load() == with_readers(stored)
+
+
+def with_readers(stored: Record) -> Record:
+    return replace(stored, readers=readers_of(stored.readers, stored.standing, SCHEMA))
 
 
 def test_open_ask_does_not_outlive_its_process() -> None:
@@ -66,8 +71,9 @@ def test_garbage_is_a_typed_error(data: bytes) -> None:
 
 
 def test_journal_of_a_later_schema_is_not_guessed_at() -> None:
+    later = Lineage(schema=2, steps={2: Step(up=dict, down=dict)})
     with pytest.raises(RefusedError, match="schema 2"):
-        decode(encode(replace(record(), schema=2)))
+        decode(encode(record(), later))
 
 
 def test_failed_write_is_a_typed_error_and_leaves_the_old_record() -> None:
@@ -82,7 +88,7 @@ def test_failed_write_is_a_typed_error_and_leaves_the_old_record() -> None:
     with pytest.raises(UnavailableError) as caught:
         journal.store(replace(record(), trusted_time=9.0))
     assert caught.value.kind == "storage-fault"
-    assert journal.load() == record()
+    assert journal.load() == with_readers(record())
 
 
 def test_file_is_private(tmp_path: Path) -> None:
@@ -123,4 +129,4 @@ def test_full_outbox_of_the_largest_reports_is_read_again() -> None:
     full = Record(outbox=Outbox(journal="j", next_seq=MAX_ENTRIES + 1, entries=entries))
     data = encode(full)
     assert len(data) <= MAX_BYTES
-    assert decode(data) == full
+    assert decode(data) == with_readers(full)
