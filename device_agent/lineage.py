@@ -6,7 +6,8 @@ lose what the older agent has no place for, and must give it everything that it 
 released, and no schema is ever skipped. A field with a default that an older agent may pass over needs no step at all.
 
 Why both ways: a trial boots a new agent on the old one's journal, and falling back does the reverse. Until its commit the new
-agent writes only what the old one reads; afterwards it writes both forms until the old slot is overwritten (`device_agent.journal`).
+agent writes only what the old one reads; afterwards it writes both forms, until the old slot is overwritten (see
+`device_agent.journal`).
 """
 
 from collections.abc import Callable, Mapping
