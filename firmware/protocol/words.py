@@ -117,3 +117,6 @@ class ReasonKind(StrEnum):
     VETOED = "vetoed"
     ROLLED_BACK_LOCALLY = "rolled-back-locally"
     FAILURE_LOG = "failure-log"
+    BUNDLE_MALFORMED = "bundle-malformed"
+    NOT_IN_BUNDLE = "not-in-bundle"
+    ATTENDED_ORDER = "attended-order"

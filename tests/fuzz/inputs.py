@@ -15,6 +15,9 @@ from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, Role, Root, Snapshot, Targets, Timestamp
 
 from device_agent.local.requests import parse_request
+from firmware.bundle.code import parse_code
+from firmware.bundle.evidence import from_text, parse_line, to_line, to_text
+from firmware.bundle.read import Bundle
 from firmware.catalogue.client import CatalogueClient
 from firmware.catalogue.metadata import parse
 from firmware.catalogue.store import FileStore
@@ -30,6 +33,7 @@ from firmware.images.identify import recognise
 from firmware.images.source import Source
 from firmware.manifest import Image, Manifest, describe, encode_manifest, parse_manifest
 from firmware.protocol.blocks import Block, Want, artifact_name, encode_block, encode_want, parse_block, parse_want
+from tests.firmware.bundle.makers import IMAGE_SHA256, Held, whole
 from tests.firmware.images import makers
 
 Run = Callable[[bytes], str]
@@ -56,8 +60,56 @@ def targets(scratch: Path) -> dict[str, Target]:
         "block": Target(run=_frame(parse_block), seeds=(_A_BLOCK,)),
         "delta": _delta(scratch),
         **_catalogue(scratch),
+        "bundle": Target(run=_bundle, seeds=(whole(), whole([f"dev-{place}" for place in range(40)]))),
+        "report-text": Target(run=_report_text, seeds=("".join(to_text(_REPORTS)).encode(),)),
+        "report-line": Target(run=_report_line, seeds=(to_line(*_REPORTS[0]),)),
+        "typed-code": Target(run=_typed_code, seeds=(b"0000-0000-0000-0000",)),
         "encrypted": Target(run=_decrypted, seeds=(_ENCRYPTED,)),
     }
+
+
+# Bundles
+
+_REPORTS = [("report", b'{"payload":"e30=","payloadType":"kind","signatures":[{"keyid":"ab","sig":"cd"}]}')]
+
+
+def _bundle(data: bytes) -> str:
+    """Open it and read all that is in it."""
+    try:
+        bundle = Bundle(Held(data))
+        for target in bundle.orders():
+            bundle.order(target)
+        bundle.metadata("1.root.json", 1000)
+        if bundle.length(IMAGE_SHA256) is not None:
+            for _ in bundle.artifact(IMAGE_SHA256):
+                pass
+    except RefusedError as error:
+        return error.kind
+    return "taken"
+
+
+def _report_text(data: bytes) -> str:
+    try:
+        from_text(data.decode("latin-1"))
+    except RefusedError as error:
+        return error.kind
+    return "taken"
+
+
+def _report_line(data: bytes) -> str:
+    try:
+        parse_line(data)
+    except RefusedError as error:
+        return error.kind
+    return "taken"
+
+
+def _typed_code(data: bytes) -> str:
+    try:
+        parse_code(data.decode("latin-1"))
+    except RefusedError as error:
+        return error.kind
+    return "taken"
 
 
 # Frames
