@@ -35,14 +35,15 @@ class Opening:
 
 def opening(windows: Sequence[Window], zone: tzinfo, at: float) -> Opening:
     """How it stands at POSIX seconds `at`. Windows that touch or overlap are one."""
-    spans = sorted(_spans(windows, zone, at))
+    today = datetime.fromtimestamp(at, zone).date()
+    around = sorted(spans(windows, zone, today - timedelta(days=1), _DAYS_AHEAD + 2))
     end = at
-    for start, stop in spans:
+    for start, stop in around:
         if start <= end < stop:
             end = stop
     if end > at:
         return Opening(is_open=True, until=end if end - at < _WEEK_S else float("inf"))
-    return Opening(is_open=False, until=min((start for start, stop in spans if start > at), default=float("inf")))
+    return Opening(is_open=False, until=min((start for start, stop in around if start > at), default=float("inf")))
 
 
 def load_zone(name: str) -> tzinfo:
@@ -58,24 +59,23 @@ def load_zone(name: str) -> tzinfo:
         raise ValueError(f"there is no time zone {name!r} here ({error}); install tzdata or correct it") from error
 
 
-def _spans(windows: Sequence[Window], zone: tzinfo, at: float) -> Iterator[tuple[float, float]]:
-    today = datetime.fromtimestamp(at, zone).date()
-    for ahead in range(-1, _DAYS_AHEAD + 1):
-        day = today + timedelta(days=ahead)
+def spans(windows: Sequence[Window], zone: tzinfo, first: date, days: int) -> Iterator[tuple[float, float]]:
+    """From when up to when (POSIX seconds) the windows are open that start on one of these days."""
+    for day in (first + timedelta(days=ahead) for ahead in range(days)):
         for window in windows:
             if day.weekday() in window.days:
                 last = day if window.end > window.start else day + timedelta(days=1)
-                start, stop = _posix(day, window.start, zone, fold=0), _posix(last, window.end, zone, fold=1)
+                start, stop = moment(day, window.start, zone), moment(last, window.end, zone, fold=1)
                 if start < stop:
                     yield start, stop
 
 
-def _posix(day: date, clock: time, zone: tzinfo, *, fold: int) -> float:
-    """POSIX seconds of a wall-clock time. One that comes twice: the first for a start, the second for an end. One that is
-    skipped: the moment of the change."""
-    moment = datetime.combine(day, clock, zone).replace(fold=fold)
-    posix = moment.timestamp()
-    if datetime.fromtimestamp(posix, zone).replace(tzinfo=None) == moment.replace(tzinfo=None, fold=0):
+def moment(day: date, clock: time, zone: tzinfo, *, fold: int = 0) -> float:
+    """POSIX seconds of a wall-clock time. One that comes twice: the first for a start, the second (`fold=1`) for an end. One that
+    is skipped: the moment of the change."""
+    wall = datetime.combine(day, clock, zone).replace(fold=fold)
+    posix = wall.timestamp()
+    if datetime.fromtimestamp(posix, zone).replace(tzinfo=None) == wall.replace(tzinfo=None, fold=0):
         return posix
     before = datetime.combine(day, clock, zone).replace(fold=1).timestamp()
     return _change(before - 86400, before + 86400, zone)

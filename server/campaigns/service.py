@@ -11,6 +11,7 @@ from server.campaigns.engine import Engine
 from server.campaigns.orders import key_of
 from server.campaigns.strategy_file import parse_campaign
 from server.errors import NotFoundError
+from server.planner.calendar import check_feasible
 from server.planner.cohorts import split
 from server.planner.explain import explain
 from server.planner.model import (
@@ -114,6 +115,7 @@ class CampaignService:
                 "nothing-selected",
                 f"No active target fits the selection and {release.product} {release.version}'s hardware; check both.",
             )
+        check_feasible(spec.strategy.calendar, self._clock.now(), needs_s=spec.strategy.away_s)
         row = self._row(spec, release)
         cohorts, assignments = split(row.id, targets, spec.strategy, row.seed, _firsts(unit, spec, release))
         if not keep:

@@ -9,12 +9,15 @@ Rules
 - The same ask gets the same answer. An ask of a target that is done, or in its trial, is history and gets none.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import tzinfo
 
 from firmware.protocol.words import Action
 from server.planner import budgets, progress
 from server.planner.admission import count_attempt, rejoin, withdraw
+from server.planner.calendar import LOOKAHEAD_DAYS, Calendar, frozen, next_fit, shown, zone_of
 from server.planner.ledger import Ledger
 from server.planner.model import (
     Asked,
@@ -29,18 +32,22 @@ from server.planner.states import GOING_BACK, OVER, WAITING, Move
 HISTORY = frozenset({AssignmentState.TRIAL, AssignmentState.COMMITTED, AssignmentState.VERIFIED})
 ASKABLE = frozenset({*WAITING, AssignmentState.ACTIVATING, AssignmentState.MISSING})
 UNKNOWN_AGAIN_S = 300
+LONGEST_RETRY_S = 3600
+"""A target whose window is far off asks again this often at least, because strategies and freezes change."""
 PATIENT_FACTOR = 4
 """How much later than `retry_s` to ask again when only people can change the answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wait:
-    """Why not now: a stable kind, a sentence, what would release it, and after how many seconds to ask again."""
+    """Why not now: a stable kind, a sentence, what would release it, after how many seconds to ask again, and until when it
+    holds if that is known."""
 
     kind: str
     text: str
     release_by: str
     retry_s: int
+    until: float | None = None
 
 
 Check = Callable[[Ledger], Wait | None]
@@ -98,6 +105,37 @@ def attempts_left(ledger: Ledger) -> Wait | None:
     return _wait(ledger, "attempts-exhausted", text, "a signed report says how the attempt ended", PATIENT_FACTOR)
 
 
+def in_window(ledger: Ledger) -> Wait | None:
+    """What the strategy's calendar allows now leaves room for the restart and, should it come to that, for the way back."""
+    calendar, at = ledger.campaign.strategy.calendar, ledger.at
+    if not calendar or (ledger.assignment.action is Action.ROLLBACK and not calendar.binds_rollback):
+        return None
+    name = ledger.target.zone or calendar.zone
+    zone = zone_of(name)
+    if zone is None:
+        text = f"Its label timezone is '{name}', and there is no such time zone, so nobody knows when its window is."
+        return _wait(ledger, "no-timezone", text, "its label is corrected", PATIENT_FACTOR)
+    needs_s = ledger.campaign.strategy.away_s
+    opens_at = next_fit(calendar, zone, at, needs_s)
+    if opens_at == at:
+        return None
+    if opens_at is None:
+        text = f"No window of the next {LOOKAHEAD_DAYS} days has the {needs_s / 60:g} minutes that it needs."
+        return _wait(ledger, "window", text, "another strategy", PATIENT_FACTOR)
+    kind, text = _shut(calendar, zone, at, opens_at, needs_s)
+    retry_s = max(1, min(LONGEST_RETRY_S, math.ceil(opens_at - at)))
+    return Wait(kind=kind, text=text, release_by="that time coming", retry_s=retry_s, until=opens_at)
+
+
+def _shut(calendar: Calendar, zone: tzinfo, at: float, opens_at: float, needs_s: float) -> tuple[str, str]:
+    """The kind and the sentence for a time at which nothing may start."""
+    held, then = frozen(calendar, zone, at), f"it may go from {shown(opens_at, zone)} on"
+    if held is not None:
+        why = f" ({held[1]})" if held[1] else ""
+        return "freeze", f"A freeze holds until {shown(held[0], zone)}{why}; {then}."
+    return "window", f"It is outside its windows, or {needs_s / 60:g} minutes don't fit into what is left; {then}."
+
+
 def budgets_have_room(ledger: Ledger) -> Wait | None:
     """Every group of the target has a token for it, or it holds one already."""
     full = budgets.first_full(ledger)
@@ -112,6 +150,7 @@ CHECKS: tuple[Check, ...] = (
     campaign_grants,
     cohort_may_go,
     attempts_left,
+    in_window,
     budgets_have_room,
 )
 
@@ -179,6 +218,8 @@ def _keep_waiting(ledger: Ledger, wait: Wait) -> None:
     if assignment.reason_kind != wait.kind:
         ledger.record("permit-refused", wait.text, target=True)
     ledger.move(Move.TELL_WAIT, reason_kind=wait.kind, reason=wait.text)
+    asks_again = ledger.at + wait.retry_s + ledger.campaign.strategy.patience_s
+    ledger.set_assignment(wake_at=max(asks_again, ledger.assignment.wake_at or 0.0))
 
 
 def _tell(ledger: Ledger, event: Asked, wait: Wait) -> None:

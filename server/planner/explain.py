@@ -140,7 +140,8 @@ def _waiting_at(ledger: Ledger, loaded: Slice) -> Explanation:
         return _say(ledger, "signing", "Its order is being signed.", "the order being stored", since)
     wait = binding(ledger)
     if wait is not None and (assignment.state in _READY or wait.kind in ("paused", "withdrawn", "quarantined")):
-        return _say(ledger, wait.kind, wait.text + _holders(ledger, loaded, wait), wait.release_by, since)
+        said = _say(ledger, wait.kind, wait.text + _holders(ledger, loaded, wait), wait.release_by, since)
+        return said if wait.until is None else replace(said, until=wait.until)
     if assignment.state in _READY:
         return _say(
             ledger, "ask", "Nothing stands in its way; it may activate when it next asks.", "its next ask", since

@@ -174,6 +174,8 @@ class TargetRow:
     gone: bool = False
     """Shut out of the fleet for ever."""
     groups: tuple[str, ...] = ()
+    zone: str | None = None
+    """The name that a label gives its time zone, whether or not there is such a zone."""
     holder: str | None = None
     """The campaign that holds this target: the one its reports and asks are about."""
     settled: bool = True

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from server.planner.calendar import Calendar
+
 
 @dataclass(frozen=True, kw_only=True)
 class GatePolicy:
@@ -69,3 +71,9 @@ class Strategy:
     on_failure: str = "pause"
     retry_s: int = 30
     deltas: DeltaPolicy = DeltaPolicy()
+    calendar: Calendar = field(default_factory=Calendar)
+
+    @property
+    def away_s(self) -> float:
+        """What must fit into a window: a permit's life, being away, and the way back."""
+        return self.permit_valid_s + self.calendar.takes_s + self.calendar.reserve_s

@@ -26,6 +26,8 @@ from server.planner.model import (
 from server.planner.strategy import Strategy
 from server.storage.tables import ASSIGNMENT, CAMPAIGN, COHORT, GROUP, TARGET, TOKEN
 
+ZONE_LABELS = ("timezone", "agent.timezone")
+"""What names a target's time zone: an operator's word before the device's own."""
 CAMPAIGN_COLUMNS = tuple(CAMPAIGN.c[name] for name in CampaignRow.__dataclass_fields__)
 ASSIGNMENT_COLUMNS = tuple(ASSIGNMENT.c[name] for name in AssignmentRow.__dataclass_fields__)
 

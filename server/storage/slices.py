@@ -27,6 +27,7 @@ from server.ports import AgentStatus
 from server.storage.rows import (
     ASSIGNMENT_COLUMNS,
     CAMPAIGN_COLUMNS,
+    ZONE_LABELS,
     assignment_row,
     campaign_row,
     cohort_row,
@@ -143,7 +144,11 @@ def _target(db: Connection, target: str) -> TargetRow | None:
     status = AgentStatus(values.pop("status"))
     labels = {label.name: label.value for label in db.execute(_LABELS, {"target": target})}
     return TargetRow(
-        **values, quarantined=status is not AgentStatus.ACTIVE, gone=status.shut_out, groups=group_keys(labels)
+        **values,
+        quarantined=status is not AgentStatus.ACTIVE,
+        gone=status.shut_out,
+        groups=group_keys(labels),
+        zone=next((labels[name] for name in ZONE_LABELS if name in labels), None),
     )
 
 

@@ -220,6 +220,19 @@ class TestIdentities:
         assert target is not None
         assert (target.agent, target.hardware, target.labels) == ("t1", "hw-1", {"site": "berlin"})
 
+    async def test_an_operators_word_on_the_time_zone_counts_before_the_devices_own(
+        self, database: SqlDatabase
+    ) -> None:
+        def work(unit: Unit) -> list[str | None]:
+            enrol(unit, "told", timezone="Asia/Tokyo")
+            enrol(unit, "says", "silent")
+            for name in ("told", "says"):
+                unit.fleet.set_inventory(name, labels={"timezone": "Europe/Berlin"}, capabilities=[])
+            targets = [unit.campaigns.load(Footprint(target=name)).target for name in ("told", "says", "silent")]
+            return [target.zone for target in targets if target]
+
+        assert await database.write(work) == ["Asia/Tokyo", "Europe/Berlin", None]
+
     @pytest.mark.parametrize("other", [agent("t1"), agent("t2", report_keyid="key-t1")])
     async def test_an_id_and_a_report_key_belong_to_one_agent(self, database: SqlDatabase, other: AgentRecord) -> None:
         await database.write(lambda unit: enrol(unit, "t1"))

@@ -21,7 +21,7 @@ from server.http.devices import DeviceRoutes
 from server.http.fleet import FleetRoutes
 from server.http.people import SystemRoutes
 from server.http.releases import ReleaseRoutes
-from server.planner import ask_events, policy
+from server.planner import ask_events, plain, policy, times
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 GENERATED = ("cli.md", "strategy.md", "wire.md")
@@ -64,7 +64,7 @@ def strategy_keys() -> dict[str, tuple[str, ...]]:
 
 
 def known_keys(strategy: dict[str, Any]) -> tuple[str, ...]:
-    with pytest.raises(policy.RefusedError) as refused:
+    with pytest.raises(plain.RefusedError) as refused:
         policy.parse_strategy(strategy)
     return tuple(refused.value.text.partition("known are ")[2].rstrip(".").split(", "))
 
@@ -105,8 +105,8 @@ def test_the_defaults_of_the_server_are_in_the_reference() -> None:
     text = section("config.md", "otaria.toml")
     shown = dict(re.findall(r"^\| `([^`]+)` \| `([^`]*)` \|", text, re.MULTILINE))
     given = {f"{name}.{key}": value for name, keys in DEFAULTS.items() for key, value in keys.items()}
-    plain = {name: value for name, value in given.items() if value is not None and name != "http.max_artifact_bytes"}
-    assert shown == {name: msgspec.json.encode(value).decode() for name, value in plain.items()}
+    simple = {name: value for name, value in given.items() if value is not None and name != "http.max_artifact_bytes"}
+    assert shown == {name: msgspec.json.encode(value).decode() for name, value in simple.items()}
 
 
 def test_every_setting_of_the_agent_is_in_the_reference_with_its_default() -> None:
@@ -150,9 +150,10 @@ def test_the_defaults_of_a_strategy_are_in_the_reference() -> None:
     text = section("strategy.md", "The strategy").partition("\n### ")[0]
     parsed = policy.parse_strategy({"name": "s", "cohorts": [{"name": "all"}]})
     shown = re.findall(r"^\| `(\w+)` \| `(\d+[smhd])` \|", text, re.MULTILINE)
-    assert len(shown) == 7
+    assert len(shown) == 9
     for name, value in shown:
-        assert getattr(parsed, f"{name}_s") == policy.parse_duration(value, name)
+        holder = parsed.calendar if name in times.KEYS else parsed
+        assert getattr(holder, f"{name}_s") == plain.duration(value, name)
 
 
 def test_every_route_is_in_the_reference_with_its_need_and_none_else() -> None:

@@ -48,6 +48,33 @@ async def test_an_order_carries_what_the_catalogue_says_and_the_delta_from_what_
     assert order.expires_at - order.issued_at == 30 * 86400
 
 
+NIGHTLY = """timezone: UTC,
+  windows: [{start: "02:00", end: "04:00"}, {cron: "0 12 * * SUN", lasts: 1h}],
+  freezes: [{from: 1970-01-13, to: "1970-01-14 03:00", why: migration}],
+  cohorts:"""
+
+
+async def test_windows_and_freezes_are_kept_with_the_campaign_and_obeyed(stage: Any) -> None:
+    devices = await prepared(stage)
+    spec = stage.service.parse(_text().replace("cohorts:", NIGHTLY))
+    view = await stage.service.create(spec, by="ann")
+    assert (await stage.service.view("spring")).row.strategy == spec.strategy == view.row.strategy
+    await stage.service.command("spring", Verb.START, by="ann", reason="")
+    thaw_s = 13 * 86400 + 3 * 3600.0
+    for moment_s, kind in ((stage.clock.time, "window"), (thaw_s - 1800, "freeze")):
+        stage.clock.time = moment_s
+        await stage.live(lambda view: True)
+        for device in devices:
+            device.act()
+        await stage.settle()
+        said = await stage.service.explain(next(device.name for device in devices if device.orders))
+        assert (said.kind, said.until) == (kind, thaw_s)
+    assert [device.activations for device in devices] == [0] * 4
+    stage.clock.time = thaw_s
+    await stage.live(lambda view: view.row.state is CampaignState.COMPLETED)
+    assert [device.activations for device in devices] == [1] * 4
+
+
 async def test_a_failed_canary_stops_the_campaign_before_the_wave(stage: Any) -> None:
     devices = await prepared(stage, good=False)
     await stage.start()
@@ -174,6 +201,7 @@ class TestPeople:
         [
             ('"2"', '"9"', "release-unknown"),
             ("strategy:", "selection: {labels: {site: mars}}\nstrategy:", "nothing-selected"),
+            ("cohorts:", 'windows: [{start: "02:00", end: "02:10"}], cohorts:', "bad-strategy"),
         ],
     )
     async def test_what_cannot_be_is_refused_and_stores_nothing(

@@ -1,9 +1,12 @@
 """Asks, permits and budgets: who may be down at once, and that nobody can ask their way around it."""
 
+from datetime import time
+
 import pytest
 
 from server.planner import ask_events, budgets
 from server.planner.ask_events import CHECKS, Check
+from server.planner.calendar import Calendar, Times, Weekly
 from server.planner.model import AssignmentState, CampaignState, GrantPermit, TargetRow, TellWait, TokenKind, Verb
 from server.planner.states import TransitionError
 from server.planner.strategy import BudgetPolicy, CohortPolicy, GatePolicy
@@ -386,12 +389,20 @@ def scene_full() -> tuple[Board, str]:
     return board, "t0"
 
 
+def scene_outside_its_window() -> tuple[Board, str]:
+    night = Calendar(windows=Times(weekly=(Weekly(start=time(2), end=time(4)),)), takes_s=60, reserve_s=60)
+    board = fleet(1, strategy(calendar=night))
+    board.stage("t0")
+    return board, "t0"
+
+
 SCENES = {
     ask_events.not_quarantined: scene_quarantined,
     ask_events.not_ended: scene_ended,
     ask_events.campaign_grants: scene_paused,
     ask_events.cohort_may_go: scene_late_before_the_canaries,
     ask_events.attempts_left: scene_exhausted,
+    ask_events.in_window: scene_outside_its_window,
     ask_events.budgets_have_room: scene_full,
 }
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firmware.errors import RefusedError
-from server.planner.policy import READY_MADE, parse_duration, parse_strategy
+from server.planner import plain
+from server.planner.policy import READY_MADE, parse_strategy
 from server.planner.strategy import BudgetPolicy, CohortPolicy, DeltaPolicy, GatePolicy, Strategy
 
 REST = {"name": "rest"}
@@ -170,10 +171,10 @@ def test_what_is_wrong_is_named_with_its_place(value: object, says: str) -> None
     ("value", "seconds"), [("30s", 30), ("10m", 600), ("2h", 7200), ("1d", 86400), ("1.5h", 5400), (7, 7), (0.5, 0.5)]
 )
 def test_durations(value: object, seconds: float) -> None:
-    assert parse_duration(value, "x") == seconds
+    assert plain.duration(value, "x") == seconds
 
 
-plain = st.recursive(
+values = st.recursive(
     st.none()
     | st.booleans()
     | st.integers()
@@ -187,7 +188,7 @@ plain = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(["name", "cohorts", "budgets", "patience", "retry", "on_failure", "x"]), plain))
+@given(st.dictionaries(st.sampled_from(["name", "cohorts", "budgets", "patience", "retry", "on_failure", "x"]), values))
 def test_any_value_is_a_strategy_or_a_refusal(value: dict[str, Any]) -> None:
     try:
         parsed = parse_strategy({"extends": "standard", **value})
