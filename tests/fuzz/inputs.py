@@ -35,6 +35,7 @@ from firmware.manifest import Image, Manifest, describe, encode_manifest, parse_
 from firmware.protocol.blocks import Block, Want, artifact_name, encode_block, encode_want, parse_block, parse_want
 from tests.firmware.bundle.makers import IMAGE_SHA256, Held, whole
 from tests.firmware.images import makers
+from tests.fuzz.device_inputs import environments, signed
 
 Run = Callable[[bytes], str]
 MEBIBYTE = 1 << 20
@@ -65,6 +66,7 @@ def targets(scratch: Path) -> dict[str, Target]:
         "report-line": Target(run=_report_line, seeds=(to_line(*_REPORTS[0]),)),
         "typed-code": Target(run=_typed_code, seeds=(b"0000-0000-0000-0000",)),
         "encrypted": Target(run=_decrypted, seeds=(_ENCRYPTED,)),
+        **{name: Target(run=run, seeds=(seed,)) for name, (run, seed) in {**signed(), **environments()}.items()},
     }
 
 
