@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import tzinfo
 
 from firmware.protocol.words import Action
-from server.planner import budgets, progress
+from server.planner import budgets, pace, progress
 from server.planner.admission import count_attempt, rejoin, withdraw
 from server.planner.calendar import LOOKAHEAD_DAYS, Calendar, frozen, next_fit, shown, zone_of
 from server.planner.ledger import Ledger
@@ -136,6 +136,18 @@ def _shut(calendar: Calendar, zone: tzinfo, at: float, opens_at: float, needs_s:
     return "window", f"It is outside its windows, or {needs_s / 60:g} minutes don't fit into what is left; {then}."
 
 
+def rate_allows(ledger: Ledger) -> Wait | None:
+    """No rate is used up; an attempt that has begun goes on."""
+    held = None if ledger.assignment.state is AssignmentState.ACTIVATING else pace.first_fast(ledger)
+    if held is None:
+        return None
+    policy, key, free_at = held
+    name = "the whole campaign" if "=" not in key else key
+    text = f"Not now: the rate of {name} is used up; its next activation may begin in {free_at - ledger.at:.0f} s."
+    retry_s = min(LONGEST_RETRY_S, max(pace.retry_s(ledger, policy, free_at), ledger.campaign.strategy.retry_s))
+    return Wait(kind="rate", text=text, release_by="its turn coming", retry_s=math.ceil(retry_s), until=free_at)
+
+
 def budgets_have_room(ledger: Ledger) -> Wait | None:
     """Every group of the target has a token for it, or it holds one already."""
     full = budgets.first_full(ledger)
@@ -152,6 +164,7 @@ CHECKS: tuple[Check, ...] = (
     attempts_left,
     in_window,
     budgets_have_room,
+    rate_allows,
 )
 
 
@@ -190,6 +203,7 @@ def _grant(ledger: Ledger, event: Asked) -> None:
         ledger.move(Move.PERMIT, attempt=assignment.attempt + 1, permit_nonce=event.nonce, permitted_at=ledger.at)
         count_attempt(ledger)
         budgets.take(ledger)
+        pace.note(ledger)
         ledger.record(
             "permit-granted", f"May activate now; must be committed within {strategy.horizon_s:g} s.", target=True
         )

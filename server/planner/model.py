@@ -185,11 +185,13 @@ class TargetRow:
 
 @dataclass(frozen=True, kw_only=True)
 class GroupRow:
-    """A budget group. `used` counts tokens; `limit` the strictest of the running campaigns that name it."""
+    """A budget group. `used` counts tokens; `limit` the strictest of the running campaigns that name it. `paced_at`: before that
+    time no activation of it may begin under a rate."""
 
     key: str
     limit: int
     used: int = 0
+    paced_at: float = 0.0
     version: int = 0
 
 

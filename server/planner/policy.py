@@ -14,7 +14,7 @@ from typing import Any
 from server.planner import plain, times
 from server.planner.budgets import UNLIMITED
 from server.planner.model import LATE
-from server.planner.strategy import BudgetPolicy, CohortPolicy, DeltaPolicy, GatePolicy, Strategy
+from server.planner.strategy import BudgetPolicy, CohortPolicy, DeltaPolicy, GatePolicy, RatePolicy, Strategy
 
 MAX_COHORTS = 32
 MAX_BUDGETS = 16
@@ -176,6 +176,32 @@ def _budget(value: object, where: str) -> BudgetPolicy:
     return BudgetPolicy(by=by, limit=plain.integer(limit, f"{where}.limit", 1, UNLIMITED))
 
 
+def _rates(value: object, where: str) -> tuple[RatePolicy, ...]:
+    items = plain.sequence(value, where, 0, MAX_BUDGETS)
+    rates = tuple(_rate(item, f"{where}[{index}]") for index, item in enumerate(items))
+    names = [rate.by for rate in rates]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise plain.bad(f"{where}[{index}].by", f"be different from the other rates' ({name} was used before)")
+    return rates
+
+
+def _rate(value: object, where: str) -> RatePolicy:
+    fields = plain.mapping(value, where)
+    plain.known(fields, ("by", "count", "every", "grow", "after", "most"), where)
+    by = fields.get("by", "campaign")
+    if not isinstance(by, str) or not _LABEL.fullmatch(by):
+        raise plain.bad(f"{where}.by", "be 'campaign' or the name of a label, such as site")
+    count = plain.integer(fields.get("count"), f"{where}.count", 1, UNLIMITED)
+    grow = plain.number(fields.get("grow", 1.0), f"{where}.grow", 1, 100)
+    after = plain.integer(fields["after"], f"{where}.after", 1, UNLIMITED) if "after" in fields else 0
+    if (grow > 1) != bool(after):
+        raise plain.bad(where, "have both grow (above 1) and after, or neither")
+    most = plain.integer(fields["most"], f"{where}.most", count, UNLIMITED) if "most" in fields else None
+    every_s = plain.positive_duration(fields.get("every"), f"{where}.every")
+    return RatePolicy(by=by, count=count, every_s=every_s, grow=grow, after=after, most=most)
+
+
 def _deltas(value: object, where: str) -> DeltaPolicy:
     fields = plain.mapping(value, where)
     plain.known(fields, ("wait", "min_saving", "at_most"), where)
@@ -205,6 +231,8 @@ _FIELDS: Mapping[str, Callable[[object, str], Any]] = {
     "name": plain.name,
     "cohorts": _cohorts,
     "budgets": _budgets,
+    "rates": _rates,
+    "rollback_rates": _rates,
     "patience": plain.positive_duration,
     "horizon": plain.positive_duration,
     "healthy": plain.duration,

@@ -36,6 +36,19 @@ class BudgetPolicy:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RatePolicy:
+    """At most `count` activations of a group in `every_s` seconds, evenly. `by`: as for budgets. `grow`: by what the rate is
+    multiplied whenever `after` (0: never) more targets have verified, up to `most` (None: no bound) in `every_s`."""
+
+    count: int
+    every_s: float
+    by: str = "campaign"
+    grow: float = 1.0
+    after: int = 0
+    most: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class DeltaPolicy:
     """How a campaign treats deltas. `wait_s`: for how long its first cohort waits for them. `min_saving`: the share of the full
     image that a delta must save to be offered. `at_most`: so many are made for it, those that most of its targets need."""
@@ -60,6 +73,8 @@ class Strategy:
     name: str
     cohorts: tuple[CohortPolicy, ...]
     budgets: tuple[BudgetPolicy, ...] = ()
+    rates: tuple[RatePolicy, ...] = ()
+    rollback_rates: tuple[RatePolicy, ...] = ()
     patience_s: float = 3600
     horizon_s: float = 1800
     healthy_s: float = 60

@@ -224,6 +224,7 @@ class GroupTable(Stored, table=True):
     key: str = Field(primary_key=True)
     limit: int
     used: int
+    paced_at: float = 0.0
     version: int
 
 

@@ -59,6 +59,7 @@ def strategy_keys() -> dict[str, tuple[str, ...]]:
         "A cohort": {"name": "s", "cohorts": [{**cohort, "?": 1}]},
         "A gate": {"name": "s", "cohorts": [{**cohort, "gate": {"?": 1}}]},
         "A budget": {"name": "s", "cohorts": [cohort], "budgets": [{"?": 1}]},
+        "A rate": {"name": "s", "cohorts": [cohort], "rates": [{"?": 1}]},
     }
     return {title: known_keys(value) for title, value in asked.items()}
 

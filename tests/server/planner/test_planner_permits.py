@@ -9,7 +9,7 @@ from server.planner.ask_events import CHECKS, Check
 from server.planner.calendar import Calendar, Times, Weekly
 from server.planner.model import AssignmentState, CampaignState, GrantPermit, TargetRow, TellWait, TokenKind, Verb
 from server.planner.states import TransitionError
-from server.planner.strategy import BudgetPolicy, CohortPolicy, GatePolicy
+from server.planner.strategy import BudgetPolicy, CohortPolicy, GatePolicy, RatePolicy
 from tests.server.planner.playbook import (
     HEALTHY_S,
     HORIZON_S,
@@ -396,6 +396,13 @@ def scene_outside_its_window() -> tuple[Board, str]:
     return board, "t0"
 
 
+def scene_too_fast() -> tuple[Board, str]:
+    board = fleet(2, strategy(cohorts=ALL, rates=(RatePolicy(count=1, every_s=60),)))
+    board.activate("t1")
+    board.stage("t0")
+    return board, "t0"
+
+
 SCENES = {
     ask_events.not_quarantined: scene_quarantined,
     ask_events.not_ended: scene_ended,
@@ -404,6 +411,7 @@ SCENES = {
     ask_events.attempts_left: scene_exhausted,
     ask_events.in_window: scene_outside_its_window,
     ask_events.budgets_have_room: scene_full,
+    ask_events.rate_allows: scene_too_fast,
 }
 
 
