@@ -139,7 +139,7 @@ def _quoted(value: object) -> str:
     return msgspec.json.encode(value).decode() if isinstance(value, str) else _shown(value)
 
 
-@pytest.mark.parametrize("title", ["The strategy", "A cohort", "A gate", "A budget"])
+@pytest.mark.parametrize("title", ["The strategy", "A cohort", "A gate", "A budget", "A rate"])
 def test_every_key_of_a_strategy_is_in_the_reference_and_none_else(title: str) -> None:
     keys = strategy_keys()[title]
     assert len(keys) > 1
