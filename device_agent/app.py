@@ -5,60 +5,46 @@ import fcntl
 import logging
 import os
 import secrets
-import shutil
 import signal
-import time
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-from securesystemslib.signer import Signer
 
 from device_agent.boot.backend import open_boot
-from device_agent.catalogue import CatalogueFiles, DeviceCatalogue
 from device_agent.config import Config, load_config, runtime_settings, upkeep_pace
-from device_agent.decryption import DECRYPTION_KEY_FILE, DecryptionKey
 from device_agent.effects import FileEffects
 from device_agent.health.reach import Reach
 from device_agent.health.runner import HealthRunner
-from device_agent.identity import REPORT_KEY_FILE, ROOT_FILE, Identity, load_identity
-from device_agent.install.blocks import BlockSource
-from device_agent.install.stream import StreamInstaller
-from device_agent.keys import report_signer
+from device_agent.identity import REPORT_KEY_FILE, ROOT_FILE, Identity, load_identity, required
 from device_agent.local.desk import Desk, Rights
 from device_agent.local.door import Door
 from device_agent.local.settings import policy_of
 from device_agent.loop import AgentLoop
-from device_agent.notary import KeyNotary
+from device_agent.monotonic import BootClock
 from device_agent.ports import MonotonicClock, WayTaken
-from device_agent.renewal import Renewer
 from device_agent.runtime import Runtime, presence_messages
-from device_agent.sourcing import open_slots, open_sources, speaks_http
+from device_agent.sourcing import open_slots
 from device_agent.transport.mqtt import Broker, MqttLink, Will
-from device_agent.transport.tls import client_context
-from device_agent.transport.way_http import WayHttp
 from device_agent.transport.ways import Ways
 from device_agent.trusted_time import BUILD_TIME
 from device_agent.upkeep import Upkeep
 from device_agent.watchdog import DeviceFile, Manager, Watchdog
 from device_agent.work import Ports
+from device_agent.worker.client import Ears, Worker, start_process
+from device_agent.worker.known import KnownFacts
+from device_agent.worker.proxies import WorkerCatalogue, WorkerInstaller, WorkerNotary, WorkerRenewal
+from device_agent.worker.wire import Meet
 from firmware.errors import OtariaError, RefusedError, UnavailableError
 from firmware.protocol.topics import Leaf, of_target
 
 log = logging.getLogger(__name__)
-CATALOGUE_FOLDER = "catalogue"
-INSTALL_FOLDER = "install"
+MEET_S = 60.0
 LOCK_FILE = "agent.lock"
-
-
-class BootClock:
-    """Monotonic seconds of this boot; goes on while the device sleeps."""
-
-    def seconds(self) -> float:
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class SystemChance:
@@ -80,6 +66,7 @@ class Agent:
     runtime: Runtime
     loop: AgentLoop
     upkeep: Upkeep
+    worker: Worker
     door: Door | None = None
 
 
@@ -96,52 +83,49 @@ class _Clocked:
 def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
     """The agent of a directory that enrolment filled.
 
-    Raises `UnavailableError` (`not-enrolled`) or `RefusedError` (`bad-config`, `bad-directory`, `bad-key`, `catalogue-refused`,
-    `boot-environment-unsafe`).
+    Raises `UnavailableError` (`not-enrolled`) or `RefusedError` (`bad-config`, `bad-directory`, `bad-key`,
+    `boot-environment-unsafe`; at the first start also what keeps a worker from starting).
     """
     directory = _unicode(directory.absolute())
     identity, config = load_identity(directory), load_config(directory)
     clock, clocked, session = clock or BootClock(), _Clocked(), secrets.token_urlsafe(18)
     effects = FileEffects()
+    for name in (ROOT_FILE, REPORT_KEY_FILE):
+        required(directory, name)
     ways = Ways(directory, identity, clocked)
-    http = WayHttp(ways)
+    known = KnownFacts(effects, directory)
     topic, _, will = presence_messages(identity.agent, session)
-    blocks = BlockSource(lambda want: link.publish(wants, want, qos=1), seconds=clock.seconds)
     wants = of_target(identity.agent, identity.target, Leaf.WANT)
+    worker = Worker(
+        lambda: start_process([sys.executable, "-m", "device_agent.worker.app", str(directory)]),
+        Ears(facts=known.tell, want=lambda want: link.publish(wants, want, qos=1)),
+        trusted_time=clocked,
+        way=lambda: ways.current,
+        idle_s=config.intervals.worker_idle_s,
+    )
     link = MqttLink(
         _broker(identity, config),
         identity.agent,
         Will(topic=topic, payload=will),
         tls=None,
         ways=ways,
-        on_block=blocks.receive,
+        on_block=worker.give,
     )
-    files = http if speaks_http(config) else blocks
-    catalogue = open_catalogue(directory, files, on_refreshed=lambda: upkeep.nudge())
-    signer = report_signer(_required(directory, REPORT_KEY_FILE))
-    upkeep = _upkeep(
-        directory, identity, config, Sides(ways, http, link, catalogue, signer, clocked, lambda error: loop.fail(error))
-    )
+    upkeep = _upkeep(config, Sides(ways, worker, link, known, clocked, lambda error: loop.fail(error)))
+    if known.is_empty:
+        _meet(worker)
     board = (directory / config.board).resolve()
     boot = open_boot(config.boot, directory, board, effects)
     slots = open_slots(config, effects, board, boot)
-    decryption = DecryptionKey.load_or_make(effects, directory / DECRYPTION_KEY_FILE)
     reach = Reach()
     health = HealthRunner(reach=reach)
     ports = Ports(
         effects=effects,
         slots=slots,
         boot=boot,
-        catalogue=catalogue,
-        notary=KeyNotary(catalogue, signer),
-        installer=StreamInstaller(
-            effects=effects,
-            slots=slots,
-            source=open_sources(directory, config, http, blocks, clock),
-            directory=_folder(directory, INSTALL_FOLDER),
-            free_bytes=lambda: shutil.disk_usage(directory).free,
-            keys=decryption,
-        ),
+        catalogue=WorkerCatalogue(worker, upkeep.nudge),
+        notary=WorkerNotary(worker, known, clock),
+        installer=WorkerInstaller(worker),
         health=health,
         reach=reach,
         policy=policy_of(config.hooks, config.local, health),
@@ -149,16 +133,16 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
         clock=clock,
         chance=SystemChance(),
     )
-    settings = replace(runtime_settings(config, version("otaria")), encryption_key=decryption.announced)
     door = Door(directory / config.local.socket, config.local.group) if config.local.socket else None
     runtime = Runtime(
         identity=identity,
         ports=ports,
         directory=directory,
-        settings=settings,
+        settings=runtime_settings(config, version("otaria")),
         session=session,
         notice=door.tell if door else lambda event: None,
         way=lambda: WayTaken(endpoint=ways.current.https_url, services_cas=ways.services_cas),
+        encryption_key=lambda: known.facts.encryption_key,
     )
     clocked.runtime = runtime
     loop = AgentLoop(
@@ -169,7 +153,7 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
         desk=desk_of(runtime, identity, config),
         on_online=upkeep.online,
     )
-    return Agent(identity=identity, config=config, runtime=runtime, loop=loop, upkeep=upkeep, door=door)
+    return Agent(identity=identity, config=config, runtime=runtime, loop=loop, upkeep=upkeep, worker=worker, door=door)
 
 
 def desk_of(runtime: Runtime, identity: Identity, config: Config) -> Desk:
@@ -192,56 +176,40 @@ class Sides(NamedTuple):
     """What upkeep stands between."""
 
     ways: Ways
-    http: WayHttp
+    worker: Worker
     link: MqttLink
-    catalogue: DeviceCatalogue
-    signer: Signer
+    known: KnownFacts
     clocked: _Clocked
     on_defect: Callable[[BaseException], None]
 
 
-def _upkeep(directory: Path, identity: Identity, config: Config, sides: Sides) -> Upkeep:
-    """Upkeep that begins with what the stored catalogue says and what a cut left behind."""
-    ways, clocked = sides.ways, sides.clocked
-    renewer = Renewer(
-        directory,
-        identity,
-        effects=FileEffects(),
-        server=sides.http,
-        signer=sides.signer,
-        context=lambda path: client_context(directory, clocked, pins=ways.pins, certificate=path),
-    )
+def _upkeep(config: Config, sides: Sides) -> Upkeep:
+    """Upkeep that begins with what the stored catalogue said."""
+    ways = sides.ways
+    renewal = WorkerRenewal(sides.worker, lambda: ways.current)
     try:
-        renewer.finish()
-        ways.take(sides.catalogue.endpoints())
+        ways.take(sides.known.facts.endpoints)
     except OtariaError as error:
         log.warning("the catalogue's way is not taken", extra={"reason_kind": error.kind, "reason": error.text})
     return Upkeep(
         ways=ways,
-        renewer=renewer,
+        renewer=renewal,
         link=sides.link,
-        answers=sides.http.answers,
-        endpoints=sides.catalogue.endpoints,
-        trusted_time=clocked,
+        answers=renewal.answers,
+        endpoints=lambda: sides.known.facts.endpoints,
+        trusted_time=sides.clocked,
         jitter=SystemChance().jitter,
         pace=upkeep_pace(config),
         on_defect=sides.on_defect,
     )
 
 
-def open_catalogue(
-    directory: Path, files: CatalogueFiles | None, *, on_refreshed: Callable[[], None] = lambda: None
-) -> DeviceCatalogue:
-    """The directory's catalogue; without `files` only what is stored."""
-    return DeviceCatalogue(
-        FileEffects(),
-        _folder(directory, CATALOGUE_FOLDER),
-        root=_required(directory, ROOT_FILE),
-        fetch_metadata=files.metadata if files else _offline,
-        fetch_target=files.target if files else _offline,
-        trusted_time=BUILD_TIME,
-        on_refreshed=on_refreshed,
-    )
+def _meet(worker: Worker) -> None:
+    """The first start of a directory: hear from a worker what the device says of itself, such as its encryption key."""
+    try:
+        worker.ask(Meet(), type(None), limit_s=MEET_S)
+    except UnavailableError as error:
+        log.warning("no worker yet", extra={"reason_kind": error.kind, "reason": error.text})
 
 
 def run(directory: Path) -> None:
@@ -256,6 +224,7 @@ def run(directory: Path) -> None:
             with _open_door(agent):
                 agent.loop.run()
         finally:
+            agent.worker.stop()
             agent.upkeep.stop()
 
 
@@ -308,20 +277,3 @@ def _unicode(directory: Path) -> Path:
         text = f"The name of {directory!r} is not UTF-8; use another directory."
         raise RefusedError("bad-directory", text) from error
     return directory
-
-
-def _folder(directory: Path, name: str) -> Path:
-    folder = directory / name
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
-
-
-def _required(directory: Path, name: str) -> bytes:
-    try:
-        return (directory / name).read_bytes()
-    except OSError as error:
-        raise UnavailableError("not-enrolled", f"{directory} lacks {name}; enrol again.") from error
-
-
-def _offline(name: str, max_bytes: int) -> bytes | None:
-    raise UnavailableError("unreachable", f"{name} is not stored here, and this command does not use the network.")

@@ -14,7 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from device_agent.effects import FileEffects
+from device_agent.identity import ROOT_FILE, required
 from device_agent.ports import Director, Effects
+from device_agent.trusted_time import BUILD_TIME
 from firmware.catalogue.client import CatalogueClient
 from firmware.errors import OtariaError, RefusedError, UnavailableError
 from firmware.manifest import MAX_BYTES, Manifest, parse_manifest
@@ -36,6 +39,7 @@ class CatalogueFiles(Protocol):
 
 
 ROOT_NAME = "root.json"
+CATALOGUE_FOLDER = "catalogue"
 PARSED_KEPT = 4
 MANIFESTS_KEPT = 16
 
@@ -178,6 +182,28 @@ class DeviceCatalogue:
             )
         except OtariaError:
             return None
+
+
+def open_catalogue(
+    directory: Path, files: CatalogueFiles | None, *, on_refreshed: Callable[[], None] = lambda: None
+) -> DeviceCatalogue:
+    """The catalogue of an agent's directory; without `files` only what is stored. Raises as `DeviceCatalogue`, and
+    `UnavailableError` (`not-enrolled`)."""
+    folder = directory / CATALOGUE_FOLDER
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return DeviceCatalogue(
+        FileEffects(),
+        folder,
+        root=required(directory, ROOT_FILE),
+        fetch_metadata=files.metadata if files else _offline,
+        fetch_target=files.target if files else _offline,
+        trusted_time=BUILD_TIME,
+        on_refreshed=on_refreshed,
+    )
+
+
+def _offline(name: str, max_bytes: int) -> bytes | None:
+    raise UnavailableError("unreachable", f"{name} is not stored here, and this command does not use the network.")
 
 
 def _manifest_name(sha256: str) -> str:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from device_agent.app import open_catalogue
 from device_agent.boot.backend import open_boot
+from device_agent.catalogue import open_catalogue
 from device_agent.config import load_config
 from device_agent.effects import FileEffects
 from device_agent.health.runner import HealthRunner

@@ -37,7 +37,8 @@ PositiveSeconds = Annotated[float, Meta(gt=0, le=86400)]
 
 class Intervals(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Seconds. Each pair is the least and most wait of a jittered, doubling retry. `upkeep_s`: between two looks at certificate
-    and way; `upkeep_cut_off_s`: while the broker can't be reached; `upkeep_least_s`: at the least."""
+    and way; `upkeep_cut_off_s`: while the broker can't be reached; `upkeep_least_s`: at the least.
+    `worker_idle_s`: how long a worker process without anything to do is kept."""
 
     ask_min_s: PositiveSeconds = 5.0
     ask_max_s: PositiveSeconds = 60.0
@@ -53,6 +54,7 @@ class Intervals(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     upkeep_s: PositiveSeconds = 21600.0
     upkeep_cut_off_s: PositiveSeconds = 60.0
     upkeep_least_s: PositiveSeconds = 30.0
+    worker_idle_s: PositiveSeconds = 10.0
 
 
 class Health(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

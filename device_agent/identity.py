@@ -58,3 +58,11 @@ def load_identity(directory: Path) -> Identity:
 def save_identity(directory: Path, identity: Identity, effects: Effects) -> None:
     """Atomically write `identity.json`; call it after every other file of the enrolment is on disk."""
     effects.replace((directory / IDENTITY_FILE).absolute(), canonical(identity))
+
+
+def required(directory: Path, name: str) -> bytes:
+    """A file that enrolment left. Raises `UnavailableError` (`not-enrolled`)."""
+    try:
+        return (directory / name).read_bytes()
+    except OSError as error:
+        raise UnavailableError("not-enrolled", f"{directory} lacks {name}; enrol again.") from error

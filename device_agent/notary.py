@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from securesystemslib.signer import Key, Signer
 
-from device_agent.ports import Catalogue, Director, Verified
+from device_agent.ports import Directed, Director, Verified
 from firmware.errors import UnavailableError
 from firmware.protocol.envelope import key_from_dict, seal_payload, verify_envelope
 
@@ -25,7 +25,7 @@ class DirectorKeys:
 class KeyNotary:
     """`Notary` over a catalogue and a key. May be used by several threads."""
 
-    def __init__(self, catalogue: Catalogue, signer: Signer) -> None:
+    def __init__(self, catalogue: Directed, signer: Signer) -> None:
         self._catalogue, self._signer = catalogue, signer
         self._keys: DirectorKeys | None = None
 

@@ -245,16 +245,19 @@ class Director:
     until: float = float("inf")
 
 
+class Directed(Protocol):
+    def director(self) -> Director:
+        """Who may sign orders, from verified metadata held, expired or not (expiry gates only starting an install). Raises
+        `UnavailableError` (`unreachable`) while nobody is named."""
+        ...
+
+
 class Catalogue(Protocol):
     """The device's catalogue client, as the agent needs it. All verified by TUF."""
 
     def refresh(self, now: float) -> None:
         """Fetch and verify new metadata at trusted time `now`. Raises `UnavailableError` or `RefusedError`
         (`catalogue-expired`, `catalogue-refused`)."""
-        ...
-
-    def director(self) -> Director:
-        """From verified metadata held, expired or not (expiry gates only starting an install)."""
         ...
 
     def file(self, path: str) -> FileRef | None:
@@ -358,10 +361,11 @@ class Installer(Protocol):
         active: Slot,
         on_progress: Callable[[int, int], None],
         stop: Callable[[], bool],
+        envelope: bytes = b"",
     ) -> dict[str, object]:
         """Download, check every window before it is written, flush, drop caches, read back. A delta is tried first when the
         order offers one that starts from the active slot's verified bytes; the full image otherwise. Returns
-        facts for the report.
+        facts for the report. `envelope` is the order as it was signed, for whoever takes nobody's word for it.
 
         Raises `RefusedError` (`artifact-…`, `cannot-decrypt`, `wrong-source`, `read-back-differs`, `slot-too-small`,
         `storage-fault`) or `UnavailableError` (`unreachable`, `interrupted`): the latter may be tried again and resumes.

@@ -83,7 +83,6 @@ class Settings:
     agent_version: str = "0"
     labels: dict[str, str] = field(default_factory=dict)
     capabilities: tuple[str, ...] = CAPABILITIES
-    encryption_key: EncryptionKey | None = None
     pace: Pace = field(default_factory=Pace)
     progress_s: float = 2.0
     doorbell_spread_s: float = 5.0
@@ -110,14 +109,17 @@ class Runtime:
         notice: Callable[[dict[str, Any]], None] = lambda event: None,
         way: Callable[[], WayTaken] = WayTaken,
         lineage: Lineage = OWN,
+        encryption_key: Callable[[], EncryptionKey | None] = lambda: None,
     ) -> None:
         """`directory` holds the journal. `identify_slot` says what the running slot holds when there is no journal. `session`
         names this process in its presence; whoever made the link with a last will passes the same. `notice` is told of every
         report and of progress, for people at the device; it may be called on any thread. `way`: by which way we come, for
-        the inventory. `lineage`: in which schema the journal is written."""
+        the inventory; so is `encryption_key`, whose private half the device holds. `lineage`: in which schema the journal is
+        written."""
         settings = settings or Settings()
         self._identity, self._ports, self._settings = identity, ports, settings
         self._identify, self._notice, self._way = identify_slot, notice, way
+        self._encryption_key = encryption_key
         self._journal = Journal(ports.effects, directory, lineage)
         self._record = Record(outbox=outbox.Outbox(journal="unstarted"))
         self._session = session or ports.chance.nonce()
@@ -449,7 +451,7 @@ class Runtime:
             agent_version=settings.agent_version,
             labels=settings.labels,
             capabilities=list(settings.capabilities),
-            encryption_key=settings.encryption_key,
+            encryption_key=self._encryption_key(),
             endpoint=way.endpoint,
             services_cas=list(way.services_cas),
         )

@@ -13,7 +13,6 @@ from device_agent.ports import BootControl, Effects, Fetch, MonotonicClock, Slot
 from device_agent.slots.devices import protected_by, slot_sets
 from device_agent.slots.files import FileSlots
 from device_agent.slots.places import ROOT_SET, parse_size, places_of
-from device_agent.transport.store_http import HttpStore
 from firmware.errors import RefusedError
 
 LEAST_BURST_BYTES = 1 << 16
@@ -47,6 +46,8 @@ def _source(directory: Path, given: str | SourceTable, server: Fetch, blocks: Bl
         return Named(name=SERVER_SOURCE, source=server, is_server=True)
     if given == MQTT_SOURCE:
         return Named(name=MQTT_SOURCE, source=blocks)
+    from device_agent.transport.store_http import HttpStore  # only a worker fetches: the resident process needs no HTTP
+
     table = SourceTable(url=given) if isinstance(given, str) else given
     try:
         context = ssl.create_default_context(cafile=directory / table.ca) if table.ca else None

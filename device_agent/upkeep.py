@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from device_agent.renewal import Renewer
 from device_agent.transport.ways import Way, Ways
 from firmware.errors import OtariaError
 from firmware.protocol.endpoints import Endpoints
@@ -29,6 +28,12 @@ class UpkeepPace:
     least_s: float = 30.0
 
 
+class Renews(Protocol):
+    """Who keeps the certificate fresh; see `device_agent.renewal`."""
+
+    def look(self, trusted_time: float) -> bool: ...
+
+
 class RestartableLink(Protocol):
     """A link whose next connection uses other keys, or another way."""
 
@@ -42,7 +47,7 @@ class Upkeep:
         self,
         *,
         ways: Ways,
-        renewer: Renewer,
+        renewer: Renews,
         link: RestartableLink,
         answers: Callable[[Way], bool],
         endpoints: Callable[[], Endpoints | None],

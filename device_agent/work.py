@@ -201,7 +201,7 @@ def _stage(
         manifest = ports.catalogue.manifest(release.manifest)
         _retire(ports, command.active.other, manifest)
         evidence = ports.installer.stage(
-            held.order, manifest, active=command.active, on_progress=on_progress, stop=stop
+            held.order, manifest, active=command.active, on_progress=on_progress, stop=stop, envelope=held.envelope
         )
     except UnavailableError as error:
         return ev.StageDelayed(order_hash=held.hash, reason=_reason(error), jitter=jitter)

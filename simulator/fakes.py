@@ -230,7 +230,14 @@ class SharedInstaller:
         self._slots, self._depot, self._source, self._bytes_per_s = slots, depot, source, bytes_per_s
 
     def stage(
-        self, order: Order, manifest: Manifest, *, active: Slot, on_progress: Progress, stop: Stop
+        self,
+        order: Order,
+        manifest: Manifest,
+        *,
+        active: Slot,
+        on_progress: Progress,
+        stop: Stop,
+        envelope: bytes = b"",
     ) -> dict[str, object]:
         image, old, delta = image_of(manifest), self._slots.holds(active), order.delta
         if order.image is None:

@@ -112,6 +112,7 @@ class StreamInstaller:
         active: Slot,
         on_progress: Callable[[int, int], None],
         stop: Callable[[], bool],
+        envelope: bytes = b"",
     ) -> dict[str, object]:
         """Fill the slot that is not `active` with the manifest's image; see `Installer.stage` for what is raised."""
         image = image_of(manifest)

@@ -5,10 +5,8 @@ time, so it can prove that a certificate *is* over, and that is what is checked.
 """
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-
-from cryptography import x509
 
 from device_agent.identity import SERVICES_CA_FILE, TLS_CERTIFICATE_FILE, TLS_KEY_FILE, TLS_RENEWED_FILE
 from firmware.errors import OtariaError, RefusedError, UnavailableError
@@ -66,12 +64,17 @@ def _unusable(directory: Path, error: OSError) -> OtariaError:
     return UnavailableError("not-enrolled", f"{directory} lacks a key or certificate; enrol again.")
 
 
-def refuse_expired(certificate_der: bytes | None, trusted_time: float) -> None:
-    """Raise `ssl.SSLCertVerificationError` when the peer's certificate was over before the trusted time."""
-    if certificate_der is None:
+def refuse_expired(certificate: Mapping[str, object] | None, trusted_time: float) -> None:
+    """Raise `ssl.SSLCertVerificationError` when the peer's certificate (as `getpeercert` gives it) was over before the trusted
+    time, or does not say when it is."""
+    ends = (certificate or {}).get("notAfter")
+    if not isinstance(ends, str):
         raise ssl.SSLCertVerificationError("The server showed no certificate.")
-    ends = x509.load_der_x509_certificate(certificate_der).not_valid_after_utc.timestamp()
-    if ends < trusted_time:
+    try:
+        is_over = ssl.cert_time_to_seconds(ends) < trusted_time
+    except ValueError as error:
+        raise ssl.SSLCertVerificationError("The server's certificate does not say when it ends.") from error
+    if is_over:
         raise ssl.SSLCertVerificationError("The server's certificate has expired.")
 
 
@@ -82,7 +85,7 @@ def _dated_socket(trusted_time: TrustedClock) -> type[ssl.SSLSocket]:
         def do_handshake(self, block: bool = False) -> None:
             try:
                 super().do_handshake(block)
-                refuse_expired(self.getpeercert(binary_form=True), trusted_time())
+                refuse_expired(self.getpeercert(), trusted_time())
             except BaseException:
                 self.close()
                 raise

@@ -7,14 +7,14 @@ device some minutes and no more. `Upkeep` looks from time to time whether the fi
 Which CAs are trusted is no such question: the catalogue's, or before it names any, the one that enrolment pinned.
 """
 
+import hashlib
 import logging
+import re
+import ssl
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 
 from device_agent.identity import SERVICES_CA_FILE, Identity
 from device_agent.transport import tls
@@ -24,6 +24,7 @@ from firmware.protocol.endpoints import Endpoints
 
 log = logging.getLogger(__name__)
 TRIES = 3
+_CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,12 +129,15 @@ class Ways:
             tls.client_context(directory, clock, pins=pins),
             tls.server_context(directory, clock, pins=pins),
         )
-        trusted = x509.load_pem_x509_certificates(
-            pins.encode() if pins else (directory / SERVICES_CA_FILE).read_bytes()
-        )
-        self._services_cas = tuple(one.fingerprint(hashes.SHA256()).hex() for one in trusted)
+        trusted = pins if pins else (directory / SERVICES_CA_FILE).read_text(encoding="ascii", errors="replace")
+        self._services_cas = tuple(_fingerprint(pem) for pem in _CERTIFICATE.findall(trusted))
         self.context, self.bare_context = context, bare
 
 
 def _line(pem: str) -> str:
     return pem if pem.endswith("\n") else pem + "\n"
+
+
+def _fingerprint(pem: str) -> str:
+    """sha256 (hex) of the DER of a certificate that OpenSSL has loaded."""
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()

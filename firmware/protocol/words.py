@@ -107,6 +107,7 @@ class ReasonKind(StrEnum):
     SUPERSEDED = "superseded"
     NO_PREVIOUS = "no-previous"
     INTERRUPTED = "interrupted"
+    WORKER_ENDED = "worker-ended"
     BUSY = "busy"
     PUT_OFF = "put-off"
     CONSENT_NEEDED = "consent-needed"
