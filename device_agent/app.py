@@ -16,6 +16,9 @@ from typing import NamedTuple
 import msgspec
 
 from device_agent.boot.backend import open_boot
+from device_agent.bundle.bringing import Bundles
+from device_agent.bundle.returns import Returns
+from device_agent.bundle.shelf import Shelf
 from device_agent.config import Config, load_config, runtime_settings, upkeep_pace
 from device_agent.effects import FileEffects
 from device_agent.health.reach import Reach
@@ -117,6 +120,7 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
     board = (directory / config.board).resolve()
     boot = open_boot(config.boot, directory, board, effects)
     slots = open_slots(config, effects, board, boot)
+    shelf = Shelf(effects, directory)
     reach = Reach()
     health = HealthRunner(reach=reach)
     ports = Ports(
@@ -129,6 +133,7 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
         health=health,
         reach=reach,
         policy=policy_of(config.hooks, config.local, health),
+        bundles=Bundles(shelf=shelf, returns=Returns(effects, shelf, identity.target)),
         link=link,
         clock=clock,
         chance=SystemChance(),
@@ -159,7 +164,7 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
 def desk_of(runtime: Runtime, identity: Identity, config: Config) -> Desk:
     """Who answers at the socket, within the rights that the settings give."""
     local = config.local
-    rights = Rights(defer=local.max_defer_s > 0, commit=local.commit, rollback=local.rollback)
+    rights = Rights(defer=local.max_defer_s > 0, commit=local.commit, rollback=local.rollback, install=local.install)
     who = {"agent": identity.agent, "target": identity.target, "hardware": identity.hardware}
     return Desk(runtime, rights, lambda: {**who, "boot": msgspec.to_builtins(runtime.standing.boot)})
 
@@ -214,18 +219,22 @@ def _meet(worker: Worker) -> None:
 
 def run(directory: Path) -> None:
     """Run the agent until SIGTERM or SIGINT. Raises `UnavailableError` (`agent-running`) when another one holds the directory."""
-    with _sole_agent(directory):
-        agent = compose(directory)
-        logging.getLogger("device_agent").setLevel(agent.config.log_level.upper())
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: agent.loop.stop())
-        agent.upkeep.start()
-        try:
-            with _open_door(agent):
-                agent.loop.run()
-        finally:
-            agent.worker.stop()
-            agent.upkeep.stop()
+    with sole_agent(directory):
+        serve(compose(directory))
+
+
+def serve(agent: Agent) -> None:
+    """Run a composed agent, whose directory the caller holds, until it is stopped or a signal comes."""
+    logging.getLogger("device_agent").setLevel(agent.config.log_level.upper())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: agent.loop.stop())
+    agent.upkeep.start()
+    try:
+        with _open_door(agent):
+            agent.loop.run()
+    finally:
+        agent.worker.stop()
+        agent.upkeep.stop()
 
 
 @contextlib.contextmanager
@@ -244,7 +253,7 @@ def _open_door(agent: Agent) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _sole_agent(directory: Path) -> Iterator[None]:
+def sole_agent(directory: Path) -> Iterator[None]:
     """Hold the directory's lock, which ends with this process."""
     try:
         descriptor = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

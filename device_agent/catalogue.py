@@ -14,10 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from device_agent.bundle.intake import fetch_of, take_over
+from device_agent.bundle.shelf import StickFile
 from device_agent.effects import FileEffects
 from device_agent.identity import ROOT_FILE, required
 from device_agent.ports import Director, Effects
 from device_agent.trusted_time import BUILD_TIME
+from firmware.bundle.read import Bundle
 from firmware.catalogue.client import CatalogueClient
 from firmware.errors import OtariaError, RefusedError, UnavailableError
 from firmware.manifest import MAX_BYTES, Manifest, parse_manifest
@@ -83,6 +86,7 @@ class DeviceCatalogue:
         store = EffectsStore(effects, directory)
         if store.read(ROOT_NAME) is None:
             CatalogueClient.initialise(store, root)
+        self._store = store
         self._client = CatalogueClient(store, fetch_metadata, prefetch=())
         self._fetch_target, self._effects, self._directory = fetch_target, effects, directory
         self._lock, self._fetching = threading.Lock(), threading.Lock()
@@ -98,6 +102,23 @@ class DeviceCatalogue:
                 self._client.refresh(now)
             finally:
                 self._director = self._read_director()
+        self._on_refreshed()
+
+    def use_held(self, now: float) -> None:
+        """Use what is held, if it is whole and not expired; see `Catalogue.use_held`."""
+        with self._lock:
+            self._client.load_cached(now)
+            self._director = self._read_director()
+
+    def bring(self, path: Path, envelope: bytes, now: float) -> None:
+        """Take over the catalogue of a bundle, as far as an order needs it; see `Catalogue.bring`."""
+        bundle = Bundle(StickFile(self._effects, path))
+        with self._lock:
+            try:
+                client = CatalogueClient(self._store, fetch_of(bundle), prefetch=())
+                take_over(bundle, envelope, client, now, self._keep)
+            finally:
+                self._director = self._cached_director(now)
         self._on_refreshed()
 
     def endpoints(self) -> Endpoints | None:
@@ -136,9 +157,13 @@ class DeviceCatalogue:
             if stored is not None:
                 return stored
             fetched = self._fetched(file)
-            _guarded(lambda: self._effects.replace(self._manifest_path(file), fetched))
-            _guarded(lambda: self._prune(file))
+            self._keep(file, fetched)
             return fetched
+
+    def _keep(self, file: FileRef, data: bytes) -> None:
+        """Keep a manifest whose hash was checked."""
+        _guarded(lambda: self._effects.replace(self._manifest_path(file), data))
+        _guarded(lambda: self._prune(file))
 
     def _prune(self, newest: FileRef) -> None:
         """Forget the manifests that were fetched first. A slot whose manifest is gone is still verified by its hash."""

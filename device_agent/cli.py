@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         "otaria-agent --dir board/agent health",
     )
     _add_local(commands)
+    _add_bundle(commands)
     _add_boot(commands)
     _add_board(commands)
     return parser
@@ -121,6 +122,25 @@ def _add_enrol(commands: Any) -> None:
     parser = _add(commands, "enrol", _enrol, "get an identity with a claim token", example)
     parser.add_argument("--claim", required=True, help="the claim token, or @FILE that holds it")
     parser.add_argument("--hardware", required=True, help="the hardware id that releases name")
+
+
+def _add_bundle(commands: Any) -> None:
+    example = "otaria-agent --dir /var/lib/otaria-agent install /media/stick/spring.bundle --wait"
+    install = _add(commands, "install", _install, "install from an offline bundle", example)
+    install.add_argument("file", type=Path, metavar="FILE", help="the bundle, as the server wrote it")
+    install.add_argument("--wait", action="store_true", help="stay until the update has ended")
+    report = _add(
+        commands,
+        "report",
+        _report,
+        "give out the reports that wait, for a server that is not reached",
+        "otaria-agent --dir /var/lib/otaria-agent report --to /media/stick/otaria-reports",
+    )
+    way = report.add_mutually_exclusive_group(required=True)
+    way.add_argument("--to", type=Path, metavar="DIR", help="write them into this folder")
+    way.add_argument("--text", action="store_true", help="print them as text")
+    way.add_argument("--qr", action="store_true", help="draw them as QR codes")
+    way.add_argument("--code", action="store_true", help="show the code to type: how the last order ended, no more")
 
 
 def _add_boot(commands: Any) -> None:
@@ -220,6 +240,37 @@ def _asked(arguments: argparse.Namespace, request: "Request", done: str) -> int:
 
     status = ask(arguments.dir, request)
     return _say(status, f"{done}.\n{status_text(status)}", arguments.as_json)
+
+
+def _install(arguments: argparse.Namespace) -> int:
+    from device_agent.bundle.commands import ENDED, install
+    from device_agent.status import status_text
+
+    def tell(status: dict[str, Any]) -> None:
+        if not arguments.as_json:
+            print(f"{status['state'].replace('_', ' ')} …", flush=True)
+
+    log_to_stderr(logging.WARNING, sparing=True)
+    status = install(arguments.dir, arguments.file, tell, wait=arguments.wait)
+    _say(status, status_text(status), arguments.as_json)
+    return 0 if status["state"] not in ENDED - {"committed"} else 1
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from device_agent.bundle import commands
+
+    if arguments.to is not None:
+        path = commands.reports_to(arguments.dir, arguments.to)
+        return _say({"file": str(path)}, f"Written to {path}.", arguments.as_json)
+    if arguments.code:
+        code = commands.code_of(arguments.dir)
+        return _say({"code": code}, code, arguments.as_json)
+    parts = commands.reports_as_text(arguments.dir)
+    if arguments.qr and not arguments.as_json:
+        from device_agent.bundle.pictures import draw
+
+        return draw(parts)
+    return _say({"text": parts}, "\n".join(parts), arguments.as_json)
 
 
 def _boot(arguments: argparse.Namespace) -> int:

@@ -11,13 +11,14 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from device_agent.ports import Effects
+from firmware.bundle import code as typed
 from firmware.encryption import content_key
 from firmware.encryption.content_key import ContentKey, Purpose
 from firmware.errors import RefusedError
 from firmware.manifest import Encrypted
 from firmware.protocol.order import Order
 from firmware.protocol.report import EncryptionKey
-from firmware.protocol.words import ReasonKind
+from firmware.protocol.words import AgentState, ReasonKind
 
 DECRYPTION_KEY_FILE = "decryption.key"
 _log = logging.getLogger(__name__)
@@ -75,6 +76,20 @@ class DecryptionKey:
         except ValueError as error:
             raise _cannot("The release's key is damaged; issue a new order.") from error
         return content_key.unwrap(data, self._private, purpose, check=encrypted.key_check)
+
+    def code(self, order: Order, order_hash: str, outcome: AgentState) -> str:
+        """The typed code about how this order ended. Raises `RefusedError` (`no-code`)."""
+        wanted = order.code_key
+        if wanted is None or wanted.suite != typed.SUITE or wanted.key_id != content_key.key_id(self._public):
+            raise RefusedError(
+                "no-code",
+                "The order's key for a code is for another key than this device's; use --text or --qr instead.",
+            )
+        try:
+            public = content_key.public_from_text(wanted.public)
+            return typed.make_code(typed.code_key(self._private, public, order_hash), order.target, order_hash, outcome)
+        except ValueError as error:
+            raise RefusedError("no-code", f"There is no code for {outcome}.") from error
 
 
 def _cannot(text: str) -> RefusedError:

@@ -260,6 +260,16 @@ class Catalogue(Protocol):
         (`catalogue-expired`, `catalogue-refused`)."""
         ...
 
+    def use_held(self, now: float) -> None:
+        """Go by the metadata held, without fetching any, if it is whole and not expired at trusted time `now`. Raises
+        `RefusedError` (`catalogue-expired`, `catalogue-refused`)."""
+        ...
+
+    def bring(self, path: Path, envelope: bytes, now: float) -> None:
+        """Refresh out of the bundle in this file instead of over the network, and keep the manifest and all metadata that the
+        order in `envelope` needs. Raises as `refresh`, and `RefusedError` (`bundle-malformed`)."""
+        ...
+
     def file(self, path: str) -> FileRef | None:
         """The signed length and hash of a catalogue path, or None when no trusted role lists it."""
         ...

@@ -23,6 +23,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from device_agent import inbound, outbox, reports, work
+from device_agent.bundle import bringing
+from device_agent.bundle.bringing import Reply
 from device_agent.core import commands as do
 from device_agent.core import events as ev
 from device_agent.core import orders
@@ -152,6 +154,7 @@ class Runtime:
         self._uptime.begin(self._now())
         self._apply(ev.Booted(status=status))
         self._tell_inventory(trouble)
+        self._return_reports()
 
     def handle(self, happened: Input) -> None:
         """Take in one thing that happened. Raises `UnavailableError` (`storage-fault`) when it can't be made durable."""
@@ -205,6 +208,12 @@ class Runtime:
 
         self._lanes.add(Job(lane=Lane.HEALTH, run=run))
         return True
+
+    def bring(self, path: Path, reply: Reply) -> None:
+        """Take the order for this target out of a bundle. `reply` is told on any thread whether it was taken up, or why not."""
+        ports, target, trusted_time = self._ports, self._identity.target, self.trusted_time()
+        run = lambda: work.bring_bundle(ports, target, path, trusted_time=trusted_time, reply=reply)  # noqa: E731
+        self._lanes.add(Job(lane=Lane.CATALOGUE, run=run))
 
     def stop(self) -> None:
         """Let running jobs end early; the journal already holds all that matters."""
@@ -288,10 +297,24 @@ class Runtime:
         elif done.lane is Lane.BOOT and not done.noted:
             self._uptime.begin(self._now())
         self._ports.reach.heard |= done.refreshed
+        if done.brought is not None:
+            self._take_brought(done.brought)
         if done.lane is Lane.CATALOGUE:
             self._tell_inventory(None)
             for leaf, payload in self._gate.refreshed(self._now(), self._ports.chance.jitter()):
                 self._open(leaf, payload)
+
+    def _take_brought(self, brought: bringing.Brought) -> None:
+        try:
+            opened = bringing.as_brought(inbound.open_order(brought.envelope, self._gate, self._identity))
+        except OtariaError as error:
+            brought.reply(error)
+            return
+        now, why_not = self._now(), bringing.why_not(self.standing, opened)
+        self._time.learn(opened.held.order.issued_at, now, until=self._gate.believed_until)
+        known = bringing.is_known(self.standing, opened)
+        self._apply(ev.LinkUp(jitter=0.0) if known else opened)
+        brought.reply(opened.held.hash if why_not is None else RefusedError(why_not.kind, why_not.text))
 
     # One step
 
@@ -305,6 +328,8 @@ class Runtime:
         self._store(replace(self._record, standing=after, outbox=box))
         self._log(event, tells)
         self._post.send(box, now, self._ports.chance.jitter())
+        if tells:
+            self._return_reports()
         for tell in tells:
             self._add_hooks(tell)
             self._notice(_event_of(tell))
@@ -321,6 +346,19 @@ class Runtime:
         self._hooks_stop = stop
         run = lambda: JobDone(lane=Lane.LOCAL, event=work.run_hooks(ports, point, tell, stop=stop))  # noqa: E731
         self._lanes.add(Job(lane=Lane.LOCAL, run=run))
+
+    def _return_reports(self) -> None:
+        """Write what waits beside the bundle, if there is one."""
+        bundles, box = self._ports.bundles, self._record.outbox
+        if bundles is None:
+            return
+
+        def run() -> JobDone:
+            bundles.returns.write(box)
+            return JobDone(lane=Lane.STICK)
+
+        self._lanes.drop(Lane.STICK)
+        self._lanes.add(Job(lane=Lane.STICK, run=run))
 
     def _store(self, record: Record) -> None:
         """Make the record durable if anything but the clock moved."""

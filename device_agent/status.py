@@ -8,7 +8,7 @@ import msgspec
 from device_agent.boot.backend import open_boot
 from device_agent.config import Config, load_config
 from device_agent.core.machine import running_of
-from device_agent.core.states import Standing, word_of
+from device_agent.core.states import Downloading, Ordered, Standing, word_of
 from device_agent.effects import FileEffects
 from device_agent.identity import load_identity
 from device_agent.journal import Journal
@@ -62,12 +62,20 @@ def standing_facts(standing: Standing, waiting_reports: int) -> dict[str, Any]:
         "order": None if held is None else held.hash,
         "change_id": None if held is None else held.order.change_id,
         "running": msgspec.to_builtins(running_of(standing)),
+        "waits_because": _waits_because(standing),
         "counter": None if standing.highest is None else msgspec.to_builtins(standing.highest),
         "waiting_reports": waiting_reports,
         "regressed": None if vigil is None or vigil.regressed is None else msgspec.to_builtins(vigil.regressed),
         "put_off_until": int(standing.local.defer_until) or None,
         "consented": held is not None and standing.local.consent == held.hash,
     }
+
+
+def _waits_because(standing: Standing) -> str | None:
+    """The kind of what keeps an order from being checked or fetched just now."""
+    state = standing.state
+    is_waiting = isinstance(state, Ordered | Downloading) and state.retry_at is not None
+    return state.told or None if is_waiting and isinstance(state, Ordered | Downloading) else None
 
 
 def _boot_status(directory: Path, config: Config) -> BootStatus | None:

@@ -5,6 +5,7 @@ Pure functions over verified facts. They return a `Reason` to refuse with, or No
 
 from collections.abc import Callable
 
+from device_agent.core.unattended import has_windows
 from device_agent.core.values import Content, Held
 from device_agent.identity import Identity
 from firmware.checks import Watch
@@ -36,6 +37,9 @@ def reject(order: Order, identity: Identity) -> Reason | None:
     if order.hardware != identity.hardware:
         text = f"The order is for hardware {order.hardware}; this is {identity.hardware}."
         return Reason(kind=ReasonKind.WRONG_HARDWARE, text=text)
+    if order.unattended and order.action is not Action.NOTHING and not has_windows(order):
+        text = "An order for unattended use must list the times at which it may restart the device; issue a new one."
+        return Reason(kind=ReasonKind.MALFORMED, text=text)
     if order.action is Action.INSTALL and (order.release is None or order.image is None):
         return Reason(kind=ReasonKind.MALFORMED, text="An install order must name a release and an image.")
     return None

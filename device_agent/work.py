@@ -7,9 +7,11 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Protocol
 
 from device_agent import inbound, verify
+from device_agent.bundle.bringing import Brought, Bundles, Reply, bring
 from device_agent.core import commands as do
 from device_agent.core import events as ev
 from device_agent.core.values import Content, Held, Phase
@@ -33,7 +35,7 @@ from device_agent.ports import (
 from firmware.checks import HealthCheck
 from firmware.errors import OtariaError, RefusedError, UnavailableError
 from firmware.manifest import Manifest
-from firmware.protocol.order import FileRef
+from firmware.protocol.order import FileRef, Order
 from firmware.protocol.report import Reason
 from firmware.protocol.words import ReasonKind
 
@@ -50,7 +52,7 @@ class Chance(Protocol):
 @dataclass(frozen=True, kw_only=True)
 class Ports:
     """Everything the agent touches. `link` is only published to; who owns it starts and stops it. `reach` is told whether the
-    server answers, for the checks that ask. `policy`: the device's own say."""
+    server answers, for the checks that ask. `policy`: the device's own say. `bundles`: None where none are installed from."""
 
     effects: Effects
     slots: Slots
@@ -64,6 +66,7 @@ class Ports:
     chance: Chance
     reach: Reach = field(default_factory=Reach)
     policy: LocalPolicy = field(default_factory=LocalPolicy)
+    bundles: Bundles | None = None
 
 
 class Lane(StrEnum):
@@ -74,17 +77,19 @@ class Lane(StrEnum):
     HEALTH = "health"
     BOOT = "boot"
     LOCAL = "local"
+    STICK = "stick"
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobDone:
     """A job's answer, to be handed to `Runtime.handle`. `event` None: a catalogue refresh, `refreshed` or not, or the boot loader
-    was told that the system stayed up (`noted`) or could not be."""
+    was told that the system stayed up (`noted`) or could not be. `brought`: an order out of a bundle."""
 
     lane: Lane
     event: ev.Event | None = None
     refreshed: bool = False
     noted: bool = False
+    brought: Brought | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +142,7 @@ def check_order(
     """
     order = held.order
     try:
-        ports.catalogue.refresh(trusted_time)
+        _refresh_for(ports.catalogue, order, trusted_time)
         reason = inbound.no_longer_signed(held, ports.notary) or verify.contradicts_catalogue(
             order, ports.catalogue.file
         )
@@ -159,6 +164,19 @@ def check_order(
     return ev.OrderChecked(
         order_hash=held.hash, content=content, floor=manifest.floor, min_uptime_s=manifest.min_uptime_s
     )
+
+
+def _refresh_for(catalogue: Catalogue, order: Order, trusted_time: float) -> None:
+    """Refresh; without a network an unattended order is started by what is held, as long as that is not expired."""
+    try:
+        catalogue.refresh(trusted_time)
+    except UnavailableError as error:
+        if not order.unattended:
+            raise
+        try:
+            catalogue.use_held(trusted_time)
+        except RefusedError as held:
+            raise (held if held.kind == ReasonKind.CATALOGUE_EXPIRED else error) from held
 
 
 def stage(
@@ -340,6 +358,15 @@ def commit_trial(ports: Ports, command: do.CommitTrial, *, stop: Callable[[], bo
     except (OtariaError, OSError):
         return ev.CommitFailed(trial_id=command.trial_id)
     return ev.TrialCommitted(trial_id=command.trial_id)
+
+
+def bring_bundle(ports: Ports, target: str, path: Path, *, trusted_time: float, reply: Reply) -> JobDone:
+    """Take over what a bundle brings; see `device_agent.bundle.bringing`."""
+    if ports.bundles is None:
+        reply(RefusedError("not-allowed", "This agent installs from no bundles."))
+        return JobDone(lane=Lane.CATALOGUE)
+    brought = bring(ports.bundles, ports.catalogue, target, path, trusted_time, reply)
+    return JobDone(lane=Lane.CATALOGUE, brought=brought)
 
 
 def note_uptime(ports: Ports) -> JobDone:

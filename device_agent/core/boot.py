@@ -256,7 +256,8 @@ def _activating_again(standing: Standing, state: Activating, same_boot: bool, mo
         return _loader_refused(standing, state, moment)
     if state.retreat is not None:
         return _failed(standing, state.held, state.retreat, (GiveUp(trial_id=state.trial_id),), moment)
-    text = "The permit ended before the activation did; a new one is asked for."
+    again = "it starts over in the order's windows" if state.held.order.unattended else "a new one is asked for"
+    text = f"The permit ended before the activation did; {again}."
     reason = Reason(kind=ReasonKind.PERMIT_STALE, text=text)
     staged = replace(standing, state=Staged(held=state.held, goal=state.goal, boot_id=state.boot_id))
     tell = Tell(state=AgentState.STAGED, held=state.held, reason=reason)

@@ -8,6 +8,7 @@ put off longer than `Tuning.max_defer_s` in all. Going back after a regression a
 from msgspec.structs import replace
 
 from device_agent.core import events as ev
+from device_agent.core import unattended
 from device_agent.core.commands import Clear, Command, Stage, Tell, VerifySlot
 from device_agent.core.orders import Outcome, expired, refuse
 from device_agent.core.states import Asking, Clearance, Deferred, Downloading, Staged, Standing
@@ -21,7 +22,8 @@ LOOK_AGAIN_S = 900.0
 
 
 def obstacle(standing: Standing, held: Held, moment: Moment) -> tuple[Reason, float] | None:
-    """Why somebody at the device keeps the order from being activated, and for how many seconds at least."""
+    """Why somebody at the device, or the windows of an unattended order, keep it from being activated, and for how many seconds
+    at least."""
     local = standing.local
     left_s = local.defer_until - moment.trusted_time
     if left_s > 0 and not _put_off_too_long(standing, held, moment):
@@ -30,6 +32,10 @@ def obstacle(standing: Standing, held: Held, moment: Moment) -> tuple[Reason, fl
     if moment.tuning.consent_required and local.consent != held.hash:
         text = "It waits for somebody at the device to consent: `otaria-agent consent`."
         return Reason(kind=ReasonKind.CONSENT_NEEDED, text=text), LOOK_AGAIN_S
+    closed_s = unattended.closed_for(held, moment.trusted_time)
+    if closed_s is not None:
+        text = "It waits for the next window of the order."
+        return Reason(kind=ReasonKind.OUTSIDE_WINDOW, text=text), closed_s
     return None
 
 
@@ -85,6 +91,9 @@ def put_off(
 
 def look_again(standing: Standing, state: Deferred, moment: Moment) -> Outcome:
     """The time of a deferred order has come: wait on, ask the shell, or go on."""
+    late = unattended.too_late(state.held, moment.trusted_time) if state.then is Phase.ACTIVATION else None
+    if late is not None:
+        return refuse(standing, state.held, late)
     stopped = obstacle(standing, state.held, moment) if state.then is Phase.ACTIVATION else None
     if stopped is not None:
         return _wait_on(standing, state, stopped[0], stopped[1], moment)

@@ -7,7 +7,7 @@ never afterwards. Staging ahead costs the way back: the slot's content is forgot
 from msgspec.structs import replace
 
 from device_agent.core import events as ev
-from device_agent.core import local
+from device_agent.core import local, unattended
 from device_agent.core.commands import (
     CheckOrder,
     Command,
@@ -125,13 +125,18 @@ def on_verified(standing: Standing, event: ev.SlotVerified, moment: Moment) -> O
 
 
 def ask(standing: Standing, event: ev.Woke, moment: Moment) -> Outcome:
-    """Send a new ask and set the time of the next."""
+    """Send a new ask and set the time of the next; an unattended order asks nobody."""
     state = standing.state
     if not isinstance(state, Staged | Asking):
         return standing, ()
+    late = unattended.too_late(state.held, moment.trusted_time)
+    if late is not None:
+        return refuse(standing, state.held, late)
     instead = local.before_ask(standing, state, moment)
     if instead is not None:
         return instead
+    if state.held.order.unattended:
+        return _by_itself(standing, state, event.nonce, moment)
     attempts = state.attempts if isinstance(state, Asking) else 0
     tuning = moment.tuning
     asking = Asking(
@@ -165,7 +170,7 @@ def on_permit(standing: Standing, event: ev.PermitArrived, moment: Moment) -> Ou
     declined = _declined(standing, state, moment)
     if declined is not None:
         return declined
-    return _activate(standing, state, permit_until, moment)
+    return _activate(standing, state, state.nonce or "", permit_until, moment)
 
 
 def on_link_up(standing: Standing, event: ev.LinkUp, moment: Moment) -> Outcome:
@@ -174,7 +179,9 @@ def on_link_up(standing: Standing, event: ev.LinkUp, moment: Moment) -> Outcome:
     soon = moment.now + moment.tuning.ask_spread_s * event.jitter
     if isinstance(state, Asking) and state.nonce is not None:
         return replace(standing, state=replace(state, ask_at=min(state.ask_at, soon))), ()
-    if isinstance(state, Ordered | Downloading) and state.retry_at is not None:
+    if isinstance(state, Deferred) and state.goal is not None:  # somebody at the device has the say
+        return standing, ()
+    if isinstance(state, Ordered | Downloading | Deferred) and state.retry_at is not None:
         return replace(standing, state=replace(state, retry_at=min(state.retry_at, soon))), ()
     return standing, ()
 
@@ -264,8 +271,18 @@ def _declined(standing: Standing, state: Asking, moment: Moment) -> Outcome | No
     return local.put_off(standing, state, stopped[0], stopped[1], moment, declined=state.nonce)
 
 
-def _activate(standing: Standing, state: Asking, permit_until: float, moment: Moment) -> Outcome:
-    trial_id = state.nonce or ""
+def _by_itself(standing: Standing, state: Staged | Asking, trial_id: str, moment: Moment) -> Outcome:
+    """A window of the order is open, and that is its permit."""
+    below = below_floor(standing, state.goal.content)
+    if below is not None:
+        return refuse(standing, state.held, below)
+    valid_s = min(unattended.open_for(state.held, moment.trusted_time), unattended.ACTIVATION_VALID_S)
+    return _activate(standing, state, trial_id, moment.now + valid_s, moment)
+
+
+def _activate(
+    standing: Standing, state: Staged | Asking, trial_id: str, permit_until: float, moment: Moment
+) -> Outcome:
     activating = Activating(
         held=state.held,
         goal=state.goal,

@@ -294,8 +294,8 @@ TABLE: dict[Key, Row] = {
         ev.Woke,
         {
             **{word: {word} for word in _ENDED | {_DOWN, _ORDERED, _ACTIVATING, _TRIAL}},
-            _DEFERRED: {_DEFERRED, _ORDERED, _STAGED},
-            _STAGED: {_STAGED, _ASKING, _DEFERRED},
+            _DEFERRED: {_DEFERRED, _ORDERED, _STAGED, _REFUSED},
+            _STAGED: {_STAGED, _ASKING, _DEFERRED, _ACTIVATING, _REFUSED},
             _ASKING: {_ASKING, _STAGED, _DEFERRED},
         },
     ),

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from device_agent.core import events as ev
@@ -14,7 +15,7 @@ from device_agent.local.requests import refusal
 from device_agent.ports import HealthResult
 from device_agent.runtime import Runtime
 from device_agent.status import standing_facts
-from firmware.errors import RefusedError, UnavailableError
+from firmware.errors import OtariaError, RefusedError, UnavailableError
 from firmware.protocol.report import Reason
 from firmware.protocol.words import ReasonKind
 
@@ -28,6 +29,7 @@ class Rights:
     defer: bool = True
     commit: bool = False
     rollback: bool = False
+    install: bool = True
 
 
 class Desk:
@@ -46,6 +48,9 @@ class Desk:
                     refusal(UnavailableError(ReasonKind.BUSY, "The checks are being run already; wait for them."))
                 )
             return
+        if isinstance(ask.request, requests.Install) and self._rights.install:
+            self._runtime.bring(Path(ask.request.path), lambda became: ask.reply(_taken(became)))
+            return
         try:
             answer = self._answer(ask)
         except RefusedError as error:
@@ -62,6 +67,8 @@ class Desk:
             self._commit()
         elif isinstance(request, requests.Rollback):
             self._rollback(ask.uid)
+        elif isinstance(request, requests.Install):
+            _require(self._rights.install, "Installing from bundles is not allowed here: local.install is false.")
         return {"ok": True, **self._facts(), **standing_facts(self._standing, self._runtime.waiting_reports)}
 
     @property
@@ -98,6 +105,11 @@ class Desk:
 def _require(allowed: bool, text: str) -> None:
     if not allowed:
         raise RefusedError("not-allowed", text)
+
+
+def _taken(became: str | OtariaError) -> dict[str, Any]:
+    """What became of a bundle's order."""
+    return {"ok": True, "order": became} if isinstance(became, str) else refusal(became)
 
 
 def _seen(result: HealthResult) -> dict[str, Any]:

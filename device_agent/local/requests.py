@@ -45,7 +45,13 @@ class Rollback(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, ta
     """Go back to the previous release, if the settings allow it."""
 
 
-Request = Status | Subscribe | Defer | Consent | Health | Commit | Rollback
+class Install(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="ask", tag="install"):
+    """Take up the order for this target in the bundle at this absolute path."""
+
+    path: Annotated[str, Meta(max_length=2048, pattern=r"^/[^\x00]+\Z")]
+
+
+Request = Status | Subscribe | Defer | Consent | Health | Commit | Rollback | Install
 
 
 def parse_request(line: bytes) -> Request:

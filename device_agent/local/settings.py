@@ -56,7 +56,7 @@ class ConditionEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class LocalSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the device's owner decides. `commit`, `rollback`: whether somebody at the socket may ask for them."""
+    """What the device's owner decides. `commit`, `rollback`, `install`: whether somebody at the socket may ask for them."""
 
     consent: Literal["required", "not-required"] = "not-required"
     max_defer_s: Annotated[float, Meta(ge=0, le=366 * 86400)] = 7 * 86400.0
@@ -65,6 +65,7 @@ class LocalSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     conditions: Annotated[list[ConditionEntry], Meta(max_length=32)] = []
     commit: bool = False
     rollback: bool = False
+    install: bool = True
     socket: Annotated[str, Meta(max_length=512, pattern=r"^[^\x00]*\Z")] = "agent.sock"
     group: Annotated[str, Meta(max_length=64)] = ""
 

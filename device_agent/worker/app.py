@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from device_agent.boot.backend import open_boot
+from device_agent.bundle.shelf import Shelf
+from device_agent.bundle.source import BundleFirst
 from device_agent.catalogue import DeviceCatalogue, open_catalogue
 from device_agent.config import load_config
 from device_agent.decryption import DECRYPTION_KEY_FILE, DecryptionKey
@@ -75,12 +77,13 @@ def compose(directory: Path, service: Service) -> Tools:
     board = (directory / config.board).resolve()
     slots = open_slots(config, effects, board, open_boot(config.boot, directory, board, effects))
     decryption = DecryptionKey.load_or_make(effects, directory / DECRYPTION_KEY_FILE)
+    source = BundleFirst(Shelf(effects, directory), open_sources(directory, config, http, blocks, clock))
     folder = directory / INSTALL_FOLDER
     folder.mkdir(mode=0o700, exist_ok=True)
     installer = StreamInstaller(
         effects=effects,
         slots=slots,
-        source=open_sources(directory, config, http, blocks, clock),
+        source=source,
         directory=folder,
         free_bytes=lambda: shutil.disk_usage(directory).free,
         keys=decryption,
@@ -121,6 +124,7 @@ def compose(directory: Path, service: Service) -> Tools:
         facts=facts,
         set_out=set_out,
         renewed=ways.reload,
+        brought=source.forgive,
     )
 
 

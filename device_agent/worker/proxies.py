@@ -3,6 +3,7 @@
 import hashlib
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from device_agent.gate import Bucket
@@ -10,7 +11,20 @@ from device_agent.ports import MonotonicClock, Slot, Verified
 from device_agent.transport.ways import Way
 from device_agent.worker.client import Worker
 from device_agent.worker.known import KnownFacts
-from device_agent.worker.wire import Check, Facts, Knock, LookUp, Read, Refresh, Renew, Seal, Stage, Verify
+from device_agent.worker.wire import (
+    Bring,
+    Check,
+    Facts,
+    Knock,
+    LookUp,
+    Read,
+    Refresh,
+    Renew,
+    Seal,
+    Stage,
+    UseHeld,
+    Verify,
+)
 from firmware.errors import RefusedError, UnavailableError
 from firmware.manifest import Manifest
 from firmware.protocol.order import FileRef, Order
@@ -77,6 +91,15 @@ class WorkerCatalogue:
     def refresh(self, now: float) -> None:
         """See `Catalogue.refresh`; the time is the one that every call brings along."""
         self._worker.ask(Refresh(), type(None), limit_s=NETWORK_S)
+        self._on_refreshed()
+
+    def use_held(self, now: float) -> None:
+        """See `Catalogue.use_held`."""
+        self._worker.ask(UseHeld(), type(None), limit_s=QUICK_S)
+
+    def bring(self, path: Path, envelope: bytes, now: float) -> None:
+        """See `Catalogue.bring`."""
+        self._worker.ask(Bring(path=str(path), envelope=envelope), type(None), limit_s=NETWORK_S)
         self._on_refreshed()
 
     def file(self, path: str) -> FileRef | None:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -23,6 +24,7 @@ from device_agent.worker.wire import (
     Answered,
     Asked,
     Block,
+    Bring,
     Check,
     Down,
     Facts,
@@ -38,6 +40,7 @@ from device_agent.worker.wire import (
     Stage,
     Told,
     Up,
+    UseHeld,
     Verify,
     encode,
     read_frame,
@@ -60,7 +63,7 @@ class Looks(Protocol):
 @dataclass(frozen=True, kw_only=True)
 class Tools:
     """What calls are answered with. `facts` are those of now; `set_out` is told time and way of every call; `renewed` that
-    another certificate is in use."""
+    another certificate is in use, `brought` that a bundle came."""
 
     notary: Notary
     catalogue: Catalogue
@@ -72,6 +75,7 @@ class Tools:
     facts: Callable[[], Facts]
     set_out: Callable[[float, Way], None]
     renewed: Callable[[], None]
+    brought: Callable[[], None]
 
 
 class Service:
@@ -136,9 +140,9 @@ class Service:
             return tools.notary.verify(call.envelope, call.kind, max_bytes=call.max_bytes)
         if isinstance(call, Seal):
             return tools.notary.seal(call.payload, call.kind)
-        if isinstance(call, Refresh):
+        if isinstance(call, Refresh | UseHeld | Bring):
             try:
-                return tools.catalogue.refresh(asked.trusted_time)
+                return _refresh(call, asked.trusted_time, tools)
             finally:
                 self.say(tools.facts())
         if isinstance(call, LookUp):
@@ -164,6 +168,17 @@ class Service:
         return tools.installer.stage(
             order, manifest, active=call.active, on_progress=life.tell, stop=life.is_over, envelope=call.envelope
         )
+
+
+def _refresh(call: Refresh | UseHeld | Bring, now: float, tools: Tools) -> None:
+    """Bring the catalogue up to date, by the way that the call says."""
+    if isinstance(call, Refresh):
+        tools.catalogue.refresh(now)
+    elif isinstance(call, UseHeld):
+        tools.catalogue.use_held(now)
+    else:
+        tools.catalogue.bring(Path(call.path), call.envelope, now)
+        tools.brought()
 
 
 class _Life:

@@ -49,6 +49,17 @@ class Refresh(Struct, frozen=True, kw_only=True, tag=True):
     """Fetch and verify new metadata. Answered with nothing, after `Facts`."""
 
 
+class UseHeld(Struct, frozen=True, kw_only=True, tag=True):
+    """Go by the metadata held, if it is whole and not expired. Answered with nothing, after `Facts`."""
+
+
+class Bring(Struct, frozen=True, kw_only=True, tag=True):
+    """Refresh out of a bundle what this order needs. Answered with nothing, after `Facts`."""
+
+    path: str
+    envelope: bytes
+
+
 class LookUp(Struct, frozen=True, kw_only=True, tag=True):
     """A path in the catalogue. Answered with its `FileRef`, or nothing."""
 
@@ -89,7 +100,7 @@ class Meet(Struct, frozen=True, kw_only=True, tag=True):
     """Only start. Answered with nothing, after `Facts`."""
 
 
-Call = Meet | Verify | Seal | Refresh | LookUp | Read | Stage | Check | Renew | Knock
+Call = Meet | Verify | Seal | Refresh | UseHeld | Bring | LookUp | Read | Stage | Check | Renew | Knock
 
 
 class Asked(Struct, frozen=True, kw_only=True, tag=True):

@@ -41,6 +41,8 @@ PARTS = (
     order.DeltaRef,
     order.ReleaseRef,
     order.WrappedKey,
+    order.Span,
+    order.CodeKey,
     report.Reason,
     report.Running,
     report.Inventory,

@@ -23,6 +23,7 @@ from firmware.protocol.words import (
 
 KIND = "order"
 MAX_BYTES = 16384
+MAX_SPANS = 128
 
 
 class Counter(Struct, frozen=True, kw_only=True, order=True):
@@ -68,11 +69,29 @@ class ReleaseRef(Struct, frozen=True, kw_only=True):
     manifest: FileRef
 
 
+class Span(Struct, frozen=True, kw_only=True):
+    """From `start` until before `end`, POSIX seconds."""
+
+    start: Posix
+    end: Posix
+
+
+class CodeKey(Struct, frozen=True, kw_only=True):
+    """For a typed code (`firmware.bundle.code`): the server's `public` key by `suite`, and the device's key it belongs with
+    (`key_id`, as in `WrappedKey`)."""
+
+    suite: Kind
+    key_id: Sha256
+    public: Base64Url
+
+
 class Order(Struct, frozen=True, kw_only=True):
     """What the director signs for one target.
 
     `action` install needs `release`, `image`; `delta` is optional beside it. rollback and nothing need neither. `image` is the
     file to fetch. An encrypted release needs `wrapped_key` too, and names it in `crit`.
+    An `unattended` order needs no permit: the target activates by itself inside one of its `windows` (rising, apart), never
+    outside and never once the order has expired. It names `windows` in `crit`.
     `trial_s`: seconds a trial boot has to commit before the boot loader takes it back. Times are POSIX seconds.
     """
 
@@ -87,6 +106,8 @@ class Order(Struct, frozen=True, kw_only=True):
     issued_at: Posix
     expires_at: Posix
     unattended: bool = False
+    windows: Annotated[list[Span], Meta(max_length=MAX_SPANS)] = []
+    code_key: CodeKey | None = None
     release: ReleaseRef | None = None
     image: FileRef | None = None
     delta: DeltaRef | None = None

@@ -25,12 +25,13 @@ from device_agent.boot.files import (
 )
 from device_agent.boot.layout import Board
 from device_agent.boot.loader import Boot, LoaderState, decide, encode_state, expire, recover
+from device_agent.bundle.bringing import Bundles
 from device_agent.core.values import Tuning
 from device_agent.identity import Identity
 from device_agent.install.stream import StreamInstaller
 from device_agent.local.policy import LocalPolicy
 from device_agent.notary import KeyNotary
-from device_agent.ports import BootStatus, Director, HealthResult, Incoming, Link, Slot
+from device_agent.ports import BootStatus, Catalogue, Director, HealthResult, Incoming, Link, Slot, Source
 from device_agent.runtime import Connected, Runtime, Settings
 from device_agent.slots.files import FileSlots
 from device_agent.work import Ports
@@ -140,6 +141,8 @@ class Depot:
         raise UnavailableError("unreachable", "No such manifest.")
 
     def open(self, file: FileRef, *, offset: int) -> Iterator[bytes]:
+        if self.down:
+            raise self.down
         for one in self.releases:
             if one.image_ref.sha256 == file.sha256:
                 yield from (one.image[at : at + 16384] for at in range(offset, len(one.image), 16384))
@@ -159,6 +162,12 @@ class DepotCatalogue:
     def __init__(self, depot: Depot) -> None:
         self._depot = depot
         self.refresh, self.file, self.manifest = depot.refresh, depot.file, depot.manifest
+
+    def use_held(self, now: float) -> None:
+        return
+
+    def bring(self, path: Path, envelope: bytes, now: float) -> None:
+        raise AssertionError("there is no stick here")
 
     def director(self) -> Director:
         return self._depot.director
@@ -385,7 +394,7 @@ class World:
         boot, boot_id = self._power_on()
         self.runtime = self._agent()
         self.runtime.start()
-        waiting: list[Any] = [Connected(online=True), *self.retained()]
+        waiting: list[Any] = self.arrivals()
         deadline = None if boot.deadline_s is None else self.clock.now + boot.deadline_s
         for _ in range(400):
             waiting += self._advance(waiting.pop(0) if waiting else None)
@@ -398,6 +407,10 @@ class World:
             if not waiting and ended():
                 return True
         raise AssertionError(f"stuck in {type(self.runtime.standing.state).__name__}")
+
+    def arrivals(self) -> list[Any]:
+        """What reaches the agent at the start of a boot."""
+        return [Connected(online=True), *self.retained()]
 
     def powered_agent(self, link: Link) -> Runtime:
         """The agent of a fresh boot on another link, for a loop of its own."""
@@ -440,14 +453,15 @@ class World:
 
     def _agent(self, link: Link | None = None) -> Runtime:
         slots = FileSlots(self.disk, BOARD.directory)
-        installer = StreamInstaller(effects=self.disk, slots=slots, source=self.depot, directory=BOARD.agent)
+        bundles, source = self.bundles()
+        installer = StreamInstaller(effects=self.disk, slots=slots, source=source, directory=BOARD.agent)
         boot = FileBoot(
             self.disk,
             BOARD.directory,
             monotonic=self.clock.seconds,
             sleep=lambda seconds: self._hear(self.boots[-1]),
         )
-        catalogue = DepotCatalogue(self.depot)
+        catalogue = self.catalogue()
         ports = Ports(
             effects=self.disk,
             slots=slots,
@@ -460,10 +474,19 @@ class World:
             clock=self.clock,
             chance=self.chance,
             policy=self.policy,
+            bundles=bundles,
         )
         tuning = Tuning(clear_first=self.policy.asks_before_activation, consent_required=self.consent)
         settings = Settings(build_time=NOW, tuning=tuning)
         return self.runtime_class(identity=IDENTITY, ports=ports, directory=BOARD.agent, settings=settings)
+
+    def catalogue(self) -> Catalogue:
+        """The device's catalogue."""
+        return DepotCatalogue(self.depot)
+
+    def bundles(self) -> tuple[Bundles | None, Source]:
+        """What it installs from beside the network, and the source of artifacts; see `tests.crash.stick`."""
+        return None, self.depot
 
     def retained(self) -> list[Incoming]:
         return [Incoming(leaf="order", target="dev-1", payload=order) for order in self.server.orders[-1:]]
