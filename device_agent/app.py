@@ -20,6 +20,8 @@ from device_agent.bundle.bringing import Bundles
 from device_agent.bundle.returns import Returns
 from device_agent.bundle.shelf import Shelf
 from device_agent.config import Config, load_config, runtime_settings, upkeep_pace
+from device_agent.data.store import DataStore
+from device_agent.data.trees import FileTrees
 from device_agent.effects import FileEffects
 from device_agent.health.reach import Reach
 from device_agent.health.runner import HealthRunner
@@ -131,6 +133,7 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
         notary=WorkerNotary(worker, known, clock),
         installer=WorkerInstaller(worker),
         health=health,
+        data=_data(config),
         reach=reach,
         policy=policy_of(config.hooks, config.local, health),
         bundles=Bundles(shelf=shelf, returns=Returns(effects, shelf, identity.target)),
@@ -266,6 +269,12 @@ def sole_agent(directory: Path) -> Iterator[None]:
         raise UnavailableError("agent-running", f"Another agent runs in {directory}; stop it first.") from error
     finally:
         os.close(descriptor)
+
+
+def _data(config: Config) -> DataStore | None:
+    """What is kept beside the slots, if this device's settings say where."""
+    wanted = config.data
+    return DataStore(FileTrees(), Path(wanted.directory), Path(wanted.link)) if wanted.directory else None
 
 
 def _broker(identity: Identity, config: Config) -> Broker:

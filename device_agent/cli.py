@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
-from firmware.errors import OtariaError, UnavailableError
+from firmware.errors import OtariaError, RefusedError, UnavailableError
 from firmware.logs import log_to_stderr
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_local(commands)
     _add_bundle(commands)
+    _add_data(commands)
     _add_boot(commands)
     _add_board(commands)
     return parser
@@ -141,6 +142,13 @@ def _add_bundle(commands: Any) -> None:
     way.add_argument("--text", action="store_true", help="print them as text")
     way.add_argument("--qr", action="store_true", help="draw them as QR codes")
     way.add_argument("--code", action="store_true", help="show the code to type: how the last order ended, no more")
+
+
+def _add_data(commands: Any) -> None:
+    example = 'cd "$(otaria-agent data path --wait 60s)"'
+    parser = _add(commands, "data", _data, "say where what runs keeps its data", example)
+    parser.add_argument("what", choices=("path",), help="the folder of the data that belongs to what runs")
+    parser.add_argument("--wait", metavar="TIME", type=_duration, default=0.0, help="wait so long while it is migrated")
 
 
 def _add_boot(commands: Any) -> None:
@@ -271,6 +279,17 @@ def _report(arguments: argparse.Namespace) -> int:
 
         return draw(parts)
     return _say({"text": parts}, "\n".join(parts), arguments.as_json)
+
+
+def _data(arguments: argparse.Namespace) -> int:
+    from device_agent.config import load_config
+    from device_agent.data.store import shown
+
+    settings = load_config(arguments.dir).data
+    if not settings.directory:
+        raise RefusedError("no-data", "This device keeps no data for its releases: agent.toml has no [data] directory.")
+    path = str(shown(Path(settings.link), wait_s=arguments.wait))
+    return _say({"path": path}, path, arguments.as_json)
 
 
 def _boot(arguments: argparse.Namespace) -> int:

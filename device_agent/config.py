@@ -11,15 +11,16 @@ import msgspec
 from msgspec import Meta, Struct
 
 from device_agent.boot.settings import Boot, Simulated
-from device_agent.core.values import OwnWatch, Tuning
+from device_agent.core.values import DataPolicy, OwnWatch, Tuning
 from device_agent.install.addresses import store_address
-from device_agent.local.settings import HookSettings, LocalSettings, policy_of, require_sensible
+from device_agent.local.settings import AbsolutePath, HookSettings, LocalSettings, policy_of, require_sensible
 from device_agent.post import Pace
 from device_agent.runtime import Settings
 from device_agent.slots.places import Size, SlotTables, parse_size, places_of
 from device_agent.upkeep import UpkeepPace
 from firmware.checks import MAX_CHECKS, HealthCheck, require_understood
 from firmware.errors import RefusedError, UnavailableError
+from firmware.manifest import Schema
 from firmware.protocol.codec import canonical
 from firmware.protocol.words import Label
 
@@ -78,6 +79,16 @@ class HardwareDog(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     always: bool = False
 
 
+class DataSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Data beside the slots. `directory`: where its folders are (empty: there is none). `schema`: what is there from the factory.
+    `link`: where what runs finds its folder, in a file system that a reboot empties. `keep_previous_s`: see `DataPolicy`."""
+
+    directory: AbsolutePath = ""
+    schema: Schema = 1
+    link: AbsolutePath = "/run/otaria-agent/data"
+    keep_previous_s: Annotated[float, Meta(ge=0, le=10 * 366 * 86400)] | None = None
+
+
 class SourceTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A source with its own TLS authority. `ca`: a PEM file; none: those of the system."""
 
@@ -105,6 +116,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     watchdog: HardwareDog = HardwareDog()
     hooks: HookSettings = HookSettings()
     local: LocalSettings = LocalSettings()
+    data: DataSettings = DataSettings()
 
 
 def load_config(directory: Path) -> Config:
@@ -162,6 +174,7 @@ def runtime_settings(config: Config, agent_version: str) -> Settings:
             own_watch=_own_watch(config.health),
             consent_required=config.local.consent == "required",
             max_defer_s=config.local.max_defer_s,
+            data=_data_policy(config.data),
             clear_first=policy_of(config.hooks, config.local).asks_before_activation,
         ),
         agent_version=agent_version,
@@ -178,6 +191,10 @@ def upkeep_pace(config: Config) -> UpkeepPace:
     """How often certificate and way are looked at."""
     wait = config.intervals
     return UpkeepPace(every_s=wait.upkeep_s, cut_off_s=wait.upkeep_cut_off_s, least_s=wait.upkeep_least_s)
+
+
+def _data_policy(data: DataSettings) -> DataPolicy | None:
+    return DataPolicy(factory_schema=data.schema, keep_s=data.keep_previous_s) if data.directory else None
 
 
 def _own_watch(health: Health) -> OwnWatch:

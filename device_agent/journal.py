@@ -128,8 +128,8 @@ def durable(record: Record) -> Record:
         state = replace(state, retry_at=0.0)
     if vigil is not None:
         vigil = replace(vigil, beat_at=None, failures=0, retreat=None)
-    local = replace(standing.local, clearance=None)
-    return replace(record, standing=replace(standing, state=state, vigil=vigil, local=local))
+    local, data = replace(standing.local, clearance=None), replace(standing.data, look_at=None)
+    return replace(record, standing=replace(standing, state=state, vigil=vigil, local=local, data=data))
 
 
 def _later(oldest: Body, newest: Body, old: bytes, schema: int) -> _Later:

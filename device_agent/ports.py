@@ -5,7 +5,7 @@ can cut the power before, in and after each. `MonotonicClock` never goes back an
 clock here that anything may be decided by.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -66,6 +66,72 @@ class Effects(Protocol):
     def run(self, argv: Sequence[str], *, data: bytes = b"", timeout_s: float) -> bytes:
         """Run a foreign tool with `data` on its standard input; its standard output. Raises `OSError` when it fails, with what
         it said."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How a program ended. `code`: its exit code, negative for a signal; None when it was killed for its time, or never started
+    (`error` then says why). `output`: the start of what it printed."""
+
+    code: int | None
+    output: str = ""
+    error: str = ""
+
+    @property
+    def said(self) -> str:
+        """The output as the end of a sentence."""
+        line = " ".join(self.output.split())
+        return f": {line!r}" if line else ""
+
+
+class Trees(Protocol):
+    """Folders with what is in them, for data that is kept beside the slots. Paths are absolute. Each raises `OSError` as the
+    system would."""
+
+    def exists(self, path: Path) -> bool: ...
+    def names(self, folder: Path) -> list[str]:
+        """What is in a folder, sorted; nothing when there is no such folder."""
+        ...
+
+    def make(self, path: Path) -> None:
+        """Durably make a folder, and those above it; one that is there is fine."""
+        ...
+
+    def copy(self, source: Path, target: Path, *, is_over: Callable[[], bool]) -> None:
+        """Copy a folder with all it holds, owners and times included, to `target`, which must not be there. Durable after
+        `sync`. Raises `OSError` (`ETIMEDOUT`) when `is_over()` first."""
+        ...
+
+    def sync(self, path: Path) -> None:
+        """Everything in the folder is on the medium afterwards; an error is final."""
+        ...
+
+    def rename(self, old: Path, new: Path) -> None:
+        """Durably give a folder another name beside it, which must be free."""
+        ...
+
+    def remove(self, path: Path, *, most: int) -> bool:
+        """Remove up to `most` entries of a folder, the folder last; whether all is gone."""
+        ...
+
+    def link(self, path: Path, to: Path) -> None:
+        """Atomically make `path` a symbolic link to `to`, or to another place than before. Meant for file systems that forget."""
+        ...
+
+    def unlink(self, path: Path) -> None:
+        """Remove a link; one that isn't there is fine."""
+        ...
+
+    def bytes_in(self, path: Path) -> int:
+        """Bytes that the folder takes on its medium."""
+        ...
+
+    def free_bytes(self, folder: Path) -> int: ...
+    def run(
+        self, argv: Sequence[str], folder: Path, environment: Mapping[str, str], *, is_over: Callable[[], bool]
+    ) -> Ended:
+        """Run a program in a folder, in a process group of its own, until it ends or `is_over()`."""
         ...
 
 

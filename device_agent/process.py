@@ -11,10 +11,11 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 from device_agent.boot.leash import leashed
+from device_agent.ports import Ended as Ended
 
 KEPT_BYTES = 512
 CHUNK_BYTES = 1 << 16
@@ -23,30 +24,15 @@ DRAIN_S = 0.5
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ended:
-    """How it ended. `code`: its exit code, negative for a signal; None when it was killed for its time, or never started
-    (`error` then says why). `output`: the start of what it printed."""
-
-    code: int | None
-    output: str = ""
-    error: str = ""
-
-    @property
-    def said(self) -> str:
-        """The output as the end of a sentence."""
-        line = " ".join(self.output.split())
-        return f": {line!r}" if line else ""
-
-
 def run_bounded(
     argv: Sequence[str],
     is_over: Callable[[], bool],
     *,
     environment: Mapping[str, str] | None = None,
     kept_bytes: int = KEPT_BYTES,
+    folder: Path = Path("/"),
 ) -> Ended:
-    """Run `argv` until it ends or `is_over()`. `environment` is added to `ENVIRONMENT`."""
+    """Run `argv` in `folder` until it ends or `is_over()`. `environment` is added to `ENVIRONMENT`."""
     if not argv:
         return Ended(code=None, error="its command is empty")
     try:
@@ -57,7 +43,7 @@ def run_bounded(
             stderr=subprocess.STDOUT,
             process_group=0,
             env={**ENVIRONMENT, **(environment or {})},
-            cwd="/",
+            cwd=folder,
         )
     except (OSError, ValueError) as error:
         return Ended(code=None, error=f"it could not be started ({error})"[:300])

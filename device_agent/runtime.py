@@ -32,6 +32,7 @@ from device_agent.core.boot import may_live, on_trial
 from device_agent.core.machine import step, wake_at
 from device_agent.core.states import Refused, Standing
 from device_agent.core.values import Content, Tuning
+from device_agent.data import jobs
 from device_agent.factory import identify, with_running
 from device_agent.gate import Bucket, Gate
 from device_agent.identity import Identity
@@ -61,6 +62,8 @@ _LANES = {
     do.RunHeartbeat: Lane.HEALTH,
     do.CommitTrial: Lane.BOOT,
     do.Clear: Lane.LOCAL,
+    do.Migrate: Lane.DATA,
+    do.RemoveData: Lane.DATA,
 }
 
 
@@ -394,10 +397,16 @@ class Runtime:
         if isinstance(command, do.VerifyPrevious):
             nonce = ports.chance.nonce()
             return work.as_job(Lane.SLOT, lambda: work.verify_previous(ports, command, nonce=nonce))
+        if isinstance(command, do.ShowData):
+            return Job(lane=Lane.DATA, run=_quietly(Lane.DATA, lambda: jobs.show(ports, command)))
         lane = _LANES[type(command)]
         stop = self._stops[lane] = StopFlag()
         if isinstance(command, do.CommitTrial):
             return work.as_job(lane, lambda: work.commit_trial(ports, command, stop=stop))
+        if isinstance(command, do.Migrate):
+            return work.as_job(lane, lambda: jobs.migrate(ports, command, stop=stop))
+        if isinstance(command, do.RemoveData):
+            return Job(lane=lane, run=_quietly(lane, lambda: jobs.remove(ports, command, stop=stop)))
         trusted_time = self._time.seconds(self._now())
         if isinstance(command, do.Clear):
             return work.as_job(
@@ -528,6 +537,16 @@ class Runtime:
                 "reason_kind": tell.reason.kind if tell.reason else None,
             }
             log.info("state %s", tell.state.value, extra=facts)
+
+
+def _quietly(lane: Lane, work: Callable[[], None]) -> Callable[[], JobDone]:
+    """A job that nothing follows from."""
+
+    def run() -> JobDone:
+        work()
+        return JobDone(lane=lane)
+
+    return run
 
 
 def _event_of(tell: do.Tell) -> dict[str, Any]:

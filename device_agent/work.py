@@ -15,6 +15,7 @@ from device_agent.bundle.bringing import Brought, Bundles, Reply, bring
 from device_agent.core import commands as do
 from device_agent.core import events as ev
 from device_agent.core.values import Content, Held, Phase
+from device_agent.data.store import DataStore
 from device_agent.factory import slot_sha256
 from device_agent.health.reach import Reach
 from device_agent.local.hooks import NEVER, Point
@@ -34,7 +35,7 @@ from device_agent.ports import (
 )
 from firmware.checks import HealthCheck
 from firmware.errors import OtariaError, RefusedError, UnavailableError
-from firmware.manifest import Manifest
+from firmware.manifest import Data, Manifest
 from firmware.protocol.order import FileRef, Order
 from firmware.protocol.report import Reason
 from firmware.protocol.words import ReasonKind
@@ -52,7 +53,8 @@ class Chance(Protocol):
 @dataclass(frozen=True, kw_only=True)
 class Ports:
     """Everything the agent touches. `link` is only published to; who owns it starts and stops it. `reach` is told whether the
-    server answers, for the checks that ask. `policy`: the device's own say. `bundles`: None where none are installed from."""
+    server answers, for the checks that ask. `policy`: the device's own say. `bundles`: None where none are installed from.
+    `data`: what is kept beside the slots; None where nothing is."""
 
     effects: Effects
     slots: Slots
@@ -64,6 +66,7 @@ class Ports:
     link: Link
     clock: MonotonicClock
     chance: Chance
+    data: DataStore | None = None
     reach: Reach = field(default_factory=Reach)
     policy: LocalPolicy = field(default_factory=LocalPolicy)
     bundles: Bundles | None = None
@@ -78,6 +81,7 @@ class Lane(StrEnum):
     BOOT = "boot"
     LOCAL = "local"
     STICK = "stick"
+    DATA = "data"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,8 +165,15 @@ def check_order(
     content = verify.content_of(held, manifest)
     if reason is not None or content is None:
         return ev.CheckRefused(order_hash=held.hash, reason=reason or _malformed(), jitter=jitter)
+    lacking = _lacks_room(ports, manifest.data, running)
+    if lacking is not None:
+        return ev.CheckDelayed(order_hash=held.hash, reason=lacking, jitter=jitter)
     return ev.OrderChecked(
-        order_hash=held.hash, content=content, floor=manifest.floor, min_uptime_s=manifest.min_uptime_s
+        order_hash=held.hash,
+        content=content,
+        floor=manifest.floor,
+        min_uptime_s=manifest.min_uptime_s,
+        data=manifest.data,
     )
 
 
@@ -177,6 +188,17 @@ def _refresh_for(catalogue: Catalogue, order: Order, trusted_time: float) -> Non
             catalogue.use_held(trusted_time)
         except RefusedError as held:
             raise (held if held.kind == ReasonKind.CATALOGUE_EXPIRED else error) from held
+
+
+def _lacks_room(ports: Ports, data: Data | None, running: Content | None) -> Reason | None:
+    """Why there is too little room to migrate the data: better known now than in the trial."""
+    schema = running.data_schema if running is not None else None
+    if ports.data is None or data is None or schema is None or schema not in data.migrates:
+        return None
+    try:
+        return ports.data.lacks_room(schema, data.room_bytes)
+    except OSError as error:
+        return storage_fault(error)
 
 
 def stage(
@@ -226,7 +248,7 @@ def _stage(
     except RefusedError as error:
         return ev.StageRefused(order_hash=held.hash, reason=_reason(error))
     except OSError as error:
-        return ev.StageRefused(order_hash=held.hash, reason=_storage_fault(error))
+        return ev.StageRefused(order_hash=held.hash, reason=storage_fault(error))
     return ev.StageFinished(order_hash=held.hash, evidence=evidence)
 
 
@@ -242,8 +264,22 @@ def _retire(ports: Ports, slot: Slot, manifest: Manifest) -> None:
 
 
 def verify_slot(ports: Ports, command: do.VerifySlot) -> ev.Event:
-    """Read a slot again."""
-    return ev.SlotVerified(order_hash=command.order_hash, intact=_holds(ports, command.slot, command.content))
+    """Read a slot again, and look for its data."""
+    return ev.SlotVerified(
+        order_hash=command.order_hash,
+        intact=_holds(ports, command.slot, command.content),
+        has_data=_has_data(ports, command.content),
+    )
+
+
+def _has_data(ports: Ports, content: Content) -> bool:
+    """Whether the data that the content keeps is there; where none is kept, nothing lacks."""
+    if ports.data is None or content.data_schema is None:
+        return True
+    try:
+        return ports.data.has(content.data_schema)
+    except OSError:
+        return False
 
 
 def _holds(ports: Ports, slot: Slot, content: Content) -> bool:
@@ -306,7 +342,8 @@ def check_now(
 def verify_previous(ports: Ports, command: do.VerifyPrevious, *, nonce: str) -> ev.Event:
     """Read the previous slot again, before it is gone back to."""
     intact = _holds(ports, command.slot, command.content)
-    return ev.PreviousVerified(sha256=command.content.sha256, intact=intact, nonce=nonce)
+    has_data = _has_data(ports, command.content)
+    return ev.PreviousVerified(sha256=command.content.sha256, intact=intact, nonce=nonce, has_data=has_data)
 
 
 def clear(ports: Ports, command: do.Clear, *, trusted_time: float, stop: Callable[[], bool], jitter: float) -> ev.Event:
@@ -383,7 +420,7 @@ def _reason(error: OtariaError) -> Reason:
     return Reason(kind=error.kind, text=error.text[:1024])
 
 
-def _storage_fault(error: OSError) -> Reason:
+def storage_fault(error: OSError) -> Reason:
     return Reason(kind=ReasonKind.STORAGE_FAULT, text=f"The storage failed: {error.strerror or error}."[:1024])
 
 

@@ -43,6 +43,7 @@ CVE_PATTERN = r"^CVE-[0-9]{4}-[0-9]{4,19}\Z"
 
 Crit = Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(max_length=32)]
 Cve = Annotated[str, Meta(pattern=CVE_PATTERN)]
+Schema = Annotated[int, Meta(ge=1, le=(1 << 31) - 1)]
 Other = dict[str, Any]
 """Fields of the JSON object that the Struct does not know, as they came."""
 
@@ -102,11 +103,25 @@ class Sbom(Struct, frozen=True, kw_only=True):
     other: Other = {}
 
 
+class Data(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the release keeps on the device's data partition: data of `schema`. A device whose data is of a schema in `migrates`
+    makes a copy of it, and runs `argv` (a program of this release) in the copy before the trial is judged: for at most
+    `timeout_s`, with `room_bytes` free beside the copy. What it started from stays as it was, for the way back.
+    """
+
+    schema: Schema
+    migrates: Annotated[list[Schema], Meta(max_length=64)] = []
+    argv: Annotated[list[Annotated[str, Meta(min_length=1, max_length=512)]], Meta(max_length=32)] = []
+    timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 300.0
+    room_bytes: Annotated[int, Meta(ge=0, le=MAX_IMAGE_BYTES)] = 0
+    other: Other = {}
+
+
 class Manifest(Struct, frozen=True, kw_only=True):
     """One release of one product. `counter` rises with every release of the product; `floor` is what targets raise their
     own floor to once this release is committed and has soaked; `hardware` lists the compatible hardware ids. `fixes`: CVEs
     that this release repairs. `security_counter`: the one in the image itself, which the boot loader of the chip enforces.
-    `encrypted`, named in `crit`: what of the images is stored encrypted.
+    `encrypted`, named in `crit`: what of the images is stored encrypted. `data`, named in `crit`: what is kept beside the slots.
     """
 
     v: Annotated[int, Meta(ge=1, le=1)] = 1
@@ -126,6 +141,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     fixes: Annotated[list[Cve], Meta(max_length=1024)] = []
     security_counter: Annotated[int, Meta(ge=0, le=(1 << 32) - 1)] | None = None
     encrypted: Annotated[list[Encrypted], Meta(max_length=16)] = []
+    data: Data | None = None
     crit: Crit = []
     other: Other = {}
 
@@ -195,6 +211,7 @@ def parse_manifest(data: bytes) -> Manifest:
             ReasonKind.NOT_UNDERSTOOD, f"The release needs fields this version does not know: {', '.join(unknown)}."
         )
     _check_encrypted(manifest)
+    _check_data(manifest)
     return manifest
 
 
@@ -210,7 +227,7 @@ def manifest_document(manifest: Manifest) -> dict[str, Any]:
     return _without_unset(document, _LATER)
 
 
-_LATER = ("requires", "sbom", "fixes", "security_counter", "watch", "encrypted")
+_LATER = ("requires", "sbom", "fixes", "security_counter", "watch", "encrypted", "data")
 _LATER_IN_CHECK = ("pause_s", "address", "units", "metric", "path", "key", "least", "most", "heartbeat")
 _NESTED: Mapping[str, type[Struct]] = {
     "images": Image,
@@ -219,6 +236,7 @@ _NESTED: Mapping[str, type[Struct]] = {
     "requires": Requires,
     "sbom": Sbom,
     "encrypted": Encrypted,
+    "data": Data,
 }
 """Fields of the manifest that hold objects with fields of their own."""
 
@@ -278,6 +296,19 @@ def _check_encrypted(manifest: Manifest) -> None:
             )
         if encrypted_length(lengths.pop(one.image, 0)) != one.length or one.path in plain:
             raise _malformed(f"encrypted file {one.path} is of no image, or has another length than its image's")
+
+
+def _check_data(manifest: Manifest) -> None:
+    """`crit` says so: what doesn't know it would run the release on data that it doesn't understand."""
+    data = manifest.data
+    if data is None:
+        return
+    if "data" not in manifest.crit:
+        raise _malformed("data is not marked as critical")
+    if data.schema in data.migrates or len(set(data.migrates)) != len(data.migrates):
+        raise _malformed("data migrates from its own schema, or names one twice")
+    if bool(data.migrates) != bool(data.argv):
+        raise _malformed("data names schemas to migrate from, or a program, without the other")
 
 
 def _malformed(what: str) -> RefusedError:

@@ -6,9 +6,9 @@ side. After a commit the boot loader may still fall back; that is reported too.
 
 from msgspec.structs import replace
 
+from device_agent.core import data, vigil
 from device_agent.core import events as ev
-from device_agent.core import vigil
-from device_agent.core.commands import Command, CommitTrial, GiveUp, Reboot, RunHealth, Tell
+from device_agent.core.commands import Command, CommitTrial, GiveUp, Migrate, Reboot, RunHealth, ShowData, Tell
 from device_agent.core.orders import Outcome, take_pending, take_up
 from device_agent.core.soak import soak_of, soak_of_boot
 from device_agent.core.staging import activation, resume_work
@@ -42,7 +42,12 @@ _CAUSES = {
 
 
 def on_booted(standing: Standing, event: ev.Booted, moment: Moment) -> Outcome:
-    """Compare the boot with the journal and go on from there."""
+    """Compare the boot with the journal and go on from there; show what runs its data."""
+    after, commands = _on_booted(standing, event, moment)
+    return data.booted(after, commands, moment)
+
+
+def _on_booted(standing: Standing, event: ev.Booted, moment: Moment) -> Outcome:
     same_boot = standing.boot.boot_id == event.status.boot_id
     now_in = replace(standing, boot=event.status, soak=soak_of_boot(standing, same_boot, moment))
     now_in = replace(now_in, vigil=vigil.of_boot(now_in, moment))
@@ -71,12 +76,39 @@ def on_health(standing: Standing, event: ev.HealthFinished, moment: Moment) -> O
         return _failed_round(standing, state, event.text, watch, moment)
     if moment.now >= deadline(state):
         return _too_late(standing, state)
-    ready_at = state.started_at + (0 if state.hurried else watched_s(state.goal, moment.tuning.own_watch))
+    ready_at = max(state.started_at, state.watched_from) + (
+        0 if state.hurried else watched_s(state.goal, moment.tuning.own_watch)
+    )
     if moment.now < ready_at:
         check_at = min(ready_at, moment.now + watch.every_s) if watch.soak_s > 0 else ready_at
         return replace(standing, state=replace(state, check_at=check_at)), ()
     busy = replace(standing, state=replace(state, committing=True))
     return busy, (CommitTrial(trial_id=state.trial_id, held=state.held),)
+
+
+def on_migrated(standing: Standing, event: ev.Migrated, moment: Moment) -> Outcome:
+    """The trial has its data: show it, and look how the release does."""
+    state = standing.state
+    if (
+        not isinstance(state, Trial)
+        or state.trial_id != event.trial_id
+        or state.gave_up
+        or state.goal.migration is None
+    ):
+        return standing, ()
+    migration = state.goal.migration
+    after = data.migrated(standing, migration)
+    after = replace(after, state=replace(state, migrated=True, watched_from=moment.now))
+    return after, (ShowData(schema=migration.schema), RunHealth(trial_id=state.trial_id, goal=state.goal))
+
+
+def on_migration_failed(standing: Standing, event: ev.MigrationFailed, moment: Moment) -> Outcome:
+    """Without its data a release is no good here: the old slot comes back, to the data that it left."""
+    del moment
+    state = standing.state
+    if not isinstance(state, Trial) or state.trial_id != event.trial_id or state.gave_up is not None:
+        return standing, ()
+    return give_up(standing, state, event.reason)
 
 
 def on_trial_wake(standing: Standing, state: Trial, moment: Moment) -> Outcome:
@@ -200,11 +232,15 @@ def _in_trial(standing: Standing, state: Activating | Trial | Committed, same_bo
         gave_up=gave_up,
         failed_rounds=state.failed_rounds if going_on and isinstance(state, Trial) else 0,
         retreat=None if isinstance(state, Committed) else state.retreat,
+        migrated=isinstance(state, Committed) or (isinstance(state, Trial) and state.migrated),
+        watched_from=state.watched_from if going_on and isinstance(state, Trial) else 0.0,
     )
     after = replace(standing, state=trial)
     if gave_up is not None:
         return after, (GiveUp(trial_id=trial.trial_id), Reboot())
     tell: tuple[Command, ...] = () if going_on else (Tell(state=AgentState.TRIAL, held=state.held),)
+    if data.needs_migration(trial) and trial.goal.migration is not None:
+        return after, (*tell, Migrate(trial_id=trial.trial_id, held=trial.held, migration=trial.goal.migration))
     return after, (*tell, RunHealth(trial_id=trial.trial_id, goal=trial.goal))
 
 
@@ -212,7 +248,9 @@ def _fell_back(standing: Standing, state: Activating | Trial | Committed, moment
     reason = (state.gave_up if isinstance(state, Trial) else None) or _cause(standing.boot.cause)
     if not isinstance(state, Committed) and state.retreat is not None:
         return _no_retreat(standing, state, reason, moment)
-    return _back(standing, state.held, state.goal, reason, moment)
+    after, removal = (standing, ()) if isinstance(state, Committed) else data.fell_back(standing, state.goal)
+    back, commands = _back(after, state.held, state.goal, reason, moment)
+    return back, (*commands, *removal)
 
 
 def _no_retreat(standing: Standing, state: Activating | Trial, reason: Reason, moment: Moment) -> Outcome:
@@ -236,7 +274,8 @@ def _failed(standing: Standing, held: Held, reason: Reason, commands: tuple[Comm
 
 def _back(standing: Standing, held: Held, goal: Goal, reason: Reason, moment: Moment) -> Outcome:
     after = replace(_without_good(standing, goal), state=FellBack(held=held, reason=reason))
-    return take_pending(after, (Tell(state=AgentState.FELL_BACK, held=held, reason=reason),), moment)
+    tell = Tell(state=AgentState.FELL_BACK, held=held, reason=reason, evidence=data.kept_from(goal))
+    return take_pending(after, (tell,), moment)
 
 
 def _cause(cause: str) -> Reason:
@@ -293,7 +332,9 @@ def _commit(standing: Standing, state: Trial | Activating, moment: Moment) -> Ou
     soak = soak_of(replace(standing, soak=None), state.goal, moment)
     after = replace(standing, state=committed, slots=slots, soak=soak)
     after = replace(after, vigil=vigil.begin(after, state.held, moment))
-    return take_pending(after, (Tell(state=AgentState.COMMITTED, held=state.held),), moment)
+    after = data.committed(after, state.goal, moment)
+    evidence = {} if state.goal.migration is not None else data.lost_since(standing, state.goal, moment.tuning)
+    return take_pending(after, (Tell(state=AgentState.COMMITTED, held=state.held, evidence=evidence),), moment)
 
 
 def _gone_back(standing: Standing, state: Trial | Activating, why: Reason, moment: Moment) -> Outcome:
@@ -302,7 +343,10 @@ def _gone_back(standing: Standing, state: Trial | Activating, why: Reason, momen
     slots = {**left.slots, state.goal.slot: replace(state.goal.content, good=True)}
     after = replace(left, state=FellBack(held=state.held, reason=why), slots=slots, soak=None)
     after = replace(after, vigil=vigil.begin(after, None, moment))
-    return take_pending(after, (Tell(state=AgentState.FELL_BACK, held=state.held, reason=why),), moment)
+    evidence = data.lost_since(standing, state.goal, moment.tuning)
+    return take_pending(
+        after, (Tell(state=AgentState.FELL_BACK, held=state.held, reason=why, evidence=evidence),), moment
+    )
 
 
 def _waiting(standing: Standing, moment: Moment) -> Outcome:

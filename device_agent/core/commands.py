@@ -4,7 +4,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from device_agent.core.values import Content, Goal, Held, Phase
+from device_agent.core.values import Content, Goal, Held, Migration, Phase
 from device_agent.ports import Slot
 from firmware.protocol.order import Counter, FileRef
 from firmware.protocol.report import Reason
@@ -66,6 +66,28 @@ class Reboot(Struct, frozen=True, kw_only=True):
     """Restart the device."""
 
 
+class Migrate(Struct, frozen=True, kw_only=True):
+    """Make the data of the trial's schema out of a copy of the old → `Migrated`, `MigrationFailed`."""
+
+    trial_id: str
+    held: Held
+    migration: Migration
+
+
+class ShowData(Struct, frozen=True, kw_only=True):
+    """Let the data of this schema be found by what runs; make it, empty, where there never was any."""
+
+    schema: int
+
+
+class RemoveData(Struct, frozen=True, kw_only=True):
+    """Remove the data of these schemas, as far as it is there. `retire`: the slot that nothing can go back to without it; the
+    boot loader is told first."""
+
+    schemas: tuple[int, ...]
+    retire: Slot | None = None
+
+
 class RunHealth(Struct, frozen=True, kw_only=True):
     """Run the release's health checks → `HealthFinished`."""
 
@@ -107,6 +129,18 @@ class GiveUp(Struct, frozen=True, kw_only=True):
     trial_id: str
 
 
-Work = CheckOrder | Clear | Stage | VerifySlot | VerifyPrevious | RunHealth | RunHeartbeat | CommitTrial
+Work = (
+    CheckOrder
+    | Clear
+    | Stage
+    | VerifySlot
+    | VerifyPrevious
+    | Migrate
+    | ShowData
+    | RemoveData
+    | RunHealth
+    | RunHeartbeat
+    | CommitTrial
+)
 """What takes time: a job each."""
 Command = Tell | Work | StopStaging | SendAsk | TrySlot | Reboot | GiveUp

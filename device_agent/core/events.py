@@ -4,6 +4,7 @@ from msgspec import Struct
 
 from device_agent.core.values import Content, Held
 from device_agent.ports import BootStatus, Slot
+from firmware.manifest import Data
 from firmware.protocol.permit import Permit
 from firmware.protocol.report import Reason
 from firmware.protocol.words import AgentState
@@ -30,12 +31,14 @@ class OrderForeign(Struct, frozen=True, kw_only=True):
 
 
 class OrderChecked(Struct, frozen=True, kw_only=True):
-    """The order agrees with the catalogue and its manifest. `content` is what the slot will hold."""
+    """The order agrees with the catalogue and its manifest. `content` is what the slot will hold, `data` what the release says
+    about data beside the slots."""
 
     order_hash: str
     content: Content
     floor: int
     min_uptime_s: int
+    data: Data | None = None
 
 
 class CheckRefused(Struct, frozen=True, kw_only=True):
@@ -77,10 +80,12 @@ class StageDelayed(Struct, frozen=True, kw_only=True):
 
 
 class SlotVerified(Struct, frozen=True, kw_only=True):
-    """A staged or previous slot was read again from the medium. `intact`: it holds exactly what it should."""
+    """A staged or previous slot was read again from the medium. `intact`: it holds exactly what it should.
+    `has_data`: what it keeps beside the slots is there."""
 
     order_hash: str
     intact: bool
+    has_data: bool = True
 
 
 class PermitArrived(Struct, frozen=True, kw_only=True):
@@ -103,6 +108,19 @@ class HealthFinished(Struct, frozen=True, kw_only=True):
     trial_id: str
     healthy: bool
     text: str
+
+
+class Migrated(Struct, frozen=True, kw_only=True):
+    """The data that the trial needs is there, durably."""
+
+    trial_id: str
+
+
+class MigrationFailed(Struct, frozen=True, kw_only=True):
+    """It can't be had; what it would have been made of is as it was."""
+
+    trial_id: str
+    reason: Reason
 
 
 class TrialCommitted(Struct, frozen=True, kw_only=True):
@@ -134,11 +152,13 @@ class HeartbeatDone(Struct, frozen=True, kw_only=True):
 
 
 class PreviousVerified(Struct, frozen=True, kw_only=True):
-    """The previous slot was read from the medium. `intact`: it holds `sha256`. `nonce` is fresh: the id of a trial."""
+    """The previous slot was read from the medium. `intact`: it holds `sha256`. `has_data`: what it keeps beside the slots is
+    there. `nonce` is fresh: the id of a trial."""
 
     sha256: str
     intact: bool
     nonce: str
+    has_data: bool = True
 
 
 class CommitAsked(Struct, frozen=True, kw_only=True):
@@ -215,6 +235,8 @@ Event = (
     | PermitArrived
     | ActivationFailed
     | HealthFinished
+    | Migrated
+    | MigrationFailed
     | TrialCommitted
     | CommitFailed
     | CommitVetoed

@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from device_agent.core import boot, local, orders, soak, staging, vigil
+from device_agent.core import boot, data, local, orders, soak, staging, vigil
 from device_agent.core import events as ev
 from device_agent.core.commands import Command, Reboot
 from device_agent.core.orders import previous_of
@@ -55,7 +55,7 @@ def step(
 
 def wake_at(standing: Standing) -> float | None:
     """Monotonic seconds at which the core wants a `Woke`, or None. A time that has passed means now."""
-    wanted = (soak.soak_at(standing), vigil.beat_at(standing), _state_wakes_at(standing))
+    wanted = (soak.soak_at(standing), vigil.beat_at(standing), data.look_at(standing), _state_wakes_at(standing))
     return min((at for at in wanted if at is not None), default=None)
 
 
@@ -104,6 +104,10 @@ def _on_woke(standing: Standing, event: ev.Woke, moment: Moment) -> tuple[Standi
     beat: tuple[Command, ...] = ()
     if beat_at is not None and beat_at <= moment.now:
         standing, beat = vigil.beat(standing)
+    looked_at = data.look_at(standing)
+    if looked_at is not None and looked_at <= moment.now:
+        standing, removal = data.look(standing, moment)
+        beat = (*beat, *removal)
     if at is None or at > moment.now:
         return standing, beat
     after, commands = _state_woke(standing, event, moment)
@@ -143,6 +147,8 @@ HANDLERS: dict[type[ev.Event], Handler] = {
     ev.PermitArrived: staging.on_permit,
     ev.ActivationFailed: boot.on_activation_failed,
     ev.HealthFinished: boot.on_health,
+    ev.Migrated: boot.on_migrated,
+    ev.MigrationFailed: boot.on_migration_failed,
     ev.TrialCommitted: boot.on_committed,
     ev.CommitFailed: boot.on_commit_failed,
     ev.CommitVetoed: boot.on_commit_vetoed,

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from device_agent.core import events as ev
 from device_agent.core.commands import CheckOrder, Command, StopStaging, Tell, VerifySlot
+from device_agent.core.data import why_gone
 from device_agent.core.states import (
     Activating,
     Asking,
@@ -121,7 +122,7 @@ def previous_of(standing: Standing, slot: Slot) -> Content | Reason:
     if content is None or not content.good:
         text = "The other slot holds no release that ran well here; there is nothing to go back to."
         return Reason(kind=ReasonKind.NO_PREVIOUS, text=text)
-    return below_floor(standing, content) or content
+    return below_floor(standing, content) or why_gone(standing, content) or content
 
 
 def below_floor(standing: Standing, content: Content) -> Reason | None:

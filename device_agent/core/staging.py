@@ -6,8 +6,8 @@ never afterwards. Staging ahead costs the way back: the slot's content is forgot
 
 from msgspec.structs import replace
 
+from device_agent.core import data, local, unattended
 from device_agent.core import events as ev
-from device_agent.core import local, unattended
 from device_agent.core.commands import (
     CheckOrder,
     Command,
@@ -18,6 +18,7 @@ from device_agent.core.commands import (
     TrySlot,
     VerifySlot,
 )
+from device_agent.core.data import with_data
 from device_agent.core.orders import Outcome, below_floor, expired, refuse
 from device_agent.core.soak import soak_of
 from device_agent.core.states import (
@@ -46,8 +47,12 @@ def on_checked(standing: Standing, event: ev.OrderChecked, moment: Moment) -> Ou
     if state.held.order.expires_at <= moment.trusted_time:
         return refuse(standing, state.held, expired(state.held))
     active = standing.boot.slot
-    goal = Goal(slot=active.other, content=event.content, floor=event.floor, min_uptime_s=event.min_uptime_s)
+    plain = Goal(slot=active.other, content=event.content, floor=event.floor, min_uptime_s=event.min_uptime_s)
+    goal = with_data(plain, event.data, standing, moment.tuning)
+    if isinstance(goal, Reason):
+        return refuse(standing, state.held, goal)
     longest_s, needed_s = state.held.order.trial_s, watched_s(goal, moment.tuning.own_watch)
+    needed_s += goal.migration.timeout_s if goal.migration is not None else 0
     if needed_s >= longest_s:
         return refuse(standing, state.held, _trial_too_short(needed_s, longest_s))
     running = standing.slots.get(active)
@@ -81,16 +86,14 @@ def on_check_delayed(standing: Standing, event: ev.CheckDelayed, moment: Moment)
 
 def on_staged(standing: Standing, event: ev.StageFinished, moment: Moment) -> Outcome:
     """The slot holds the release; asking comes with the next wake."""
-    del moment
     state = standing.state
     if not isinstance(state, Downloading) or state.held.hash != event.order_hash:
         return standing, ()
     content = replace(state.goal.content, good=False)
     slots = {**standing.slots, state.goal.slot: content}
     staged = Staged(held=state.held, goal=state.goal, boot_id=standing.boot.boot_id)
-    return replace(standing, state=staged, slots=slots), (
-        Tell(state=AgentState.STAGED, held=state.held, evidence=event.evidence),
-    )
+    after, removal = data.staged(replace(standing, state=staged, slots=slots), moment.tuning)
+    return after, (Tell(state=AgentState.STAGED, held=state.held, evidence=event.evidence), *removal)
 
 
 def on_stage_refused(standing: Standing, event: ev.StageRefused, moment: Moment) -> Outcome:
@@ -117,6 +120,8 @@ def on_verified(standing: Standing, event: ev.SlotVerified, moment: Moment) -> O
     state = standing.state
     if not isinstance(state, Ordered | Staged) or state.held.hash != event.order_hash or state.goal is None:
         return standing, ()
+    if not event.has_data and state.held.order.release is None:
+        return refuse(data.lost(standing, state.goal.content), state.held, data.not_there(state.goal.content))
     if event.intact:
         staged = Staged(held=state.held, goal=state.goal, boot_id=standing.boot.boot_id)
         tell = (Tell(state=AgentState.STAGED, held=state.held),) if isinstance(state, Ordered) else ()

@@ -75,7 +75,8 @@ class Activating(Struct, frozen=True, kw_only=True, tag=Word.ACTIVATING.value):
 class Trial(Struct, frozen=True, kw_only=True, tag=Word.TRIAL.value):
     """The new slot runs. `check_at`: when to look again (None: checks run now). `committing`: the checks passed.
     `gave_up`: why the old slot was asked for. `failed_rounds`: of the soak. `hurried`: the device's owner wants the commit as
-    soon as the checks pass. `retreat`: see `Activating`. `why_not`: why the commit failed last."""
+    soon as the checks pass. `retreat`: see `Activating`. `why_not`: why the commit failed last. `migrated`: its data is
+    of its schema; then the watch begins at `watched_from`."""
 
     held: Held
     goal: Goal
@@ -89,6 +90,8 @@ class Trial(Struct, frozen=True, kw_only=True, tag=Word.TRIAL.value):
     hurried: bool = False
     retreat: Reason | None = None
     why_not: str = ""
+    migrated: bool = False
+    watched_from: float = 0.0
 
 
 class Committed(Struct, frozen=True, kw_only=True, tag=Word.COMMITTED.value):
@@ -198,6 +201,17 @@ class Local(Struct, frozen=True, kw_only=True):
     clearance: Clearance | None = None
 
 
+class Data(Struct, frozen=True, kw_only=True):
+    """Data beside the slots, by schema (`core.data`). `held`: what may be on the medium; `gone`: what was removed, or is to be.
+    `leaving` goes at trusted time `leaves_at`, looked at again at `look_at`."""
+
+    held: tuple[int, ...] = ()
+    gone: tuple[int, ...] = ()
+    leaving: int | None = None
+    leaves_at: float = 0.0
+    look_at: float | None = None
+
+
 class Standing(Struct, frozen=True, kw_only=True):
     """All an agent knows about its target. `pending`: the order to take up when the running activation has ended.
     `noted`: hashes of stale, foreign or equivocal orders that were reported, newest last."""
@@ -212,6 +226,7 @@ class Standing(Struct, frozen=True, kw_only=True):
     soak: Soak | None = None
     vigil: Vigil | None = None
     local: Local = Local()
+    data: Data = Data()
     boot: BootStatus = NO_BOOT
 
 
@@ -284,6 +299,8 @@ TABLE: dict[Key, Row] = {
     **_rows(ev.TrialCommitted, {_TRIAL: _AFTER_TRIAL}),
     **_rows(ev.CommitFailed, {_TRIAL: {_TRIAL}}),
     **_rows(ev.CommitVetoed, {_TRIAL: {_TRIAL}}),
+    **_rows(ev.Migrated, {_TRIAL: {_TRIAL}}, late=True),
+    **_rows(ev.MigrationFailed, {_TRIAL: {_TRIAL}}, late=True),
     **_rows(ev.FailureLogged, {word: {word} for word in EVERY}),
     **_rows(ev.HeartbeatDone, {word: {word} for word in EVERY}),
     **_rows(ev.PreviousVerified, {word: {word, _ACTIVATING} for word in _ENDED}, late=True),

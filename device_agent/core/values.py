@@ -20,7 +20,8 @@ class Held(Struct, frozen=True, kw_only=True):
 
 class Content(Struct, frozen=True, kw_only=True):
     """What a slot holds: the release, its image's sha256 and length. `good` once committed, or from the factory.
-    `watch`: how long its release wants to be watched."""
+    `watch`: how long its release wants to be watched. `data_schema`: of the data that it keeps beside the slots (None: what a
+    device has from the factory)."""
 
     product: str
     version: str
@@ -30,15 +31,29 @@ class Content(Struct, frozen=True, kw_only=True):
     manifest: FileRef | None = None
     good: bool = False
     watch: Watch = Watch()
+    data_schema: int | None = None
+
+
+class Migration(Struct, frozen=True, kw_only=True):
+    """How the data of schema `source` becomes that of `schema`: `argv` is run in a copy of it, for at most `timeout_s`, with
+    `room_bytes` free beside the copy."""
+
+    source: int
+    schema: int
+    argv: tuple[str, ...]
+    timeout_s: float
+    room_bytes: int = 0
 
 
 class Goal(Struct, frozen=True, kw_only=True):
-    """Where an order leads: the slot to boot, what it will hold, and what the manifest says about committing it."""
+    """Where an order leads: the slot to boot, what it will hold, and what the manifest says about committing it. `migration`:
+    what its data needs in the trial."""
 
     slot: Slot
     content: Content
     floor: int = 0
     min_uptime_s: int = 0
+    migration: Migration | None = None
 
 
 class Phase(StrEnum):
@@ -61,6 +76,14 @@ class OwnWatch(Struct, frozen=True, kw_only=True):
     on_regression: Literal["report", "rollback"] | None = None
 
 
+class DataPolicy(Struct, frozen=True, kw_only=True):
+    """A device that keeps data beside its slots. `factory_schema`: what its data is before any release says so. `keep_s`: how
+    long the previous schema's data is kept after a commit (None: until the next release takes the previous slot)."""
+
+    factory_schema: int = 1
+    keep_s: float | None = None
+
+
 class Tuning(Struct, frozen=True, kw_only=True):
     """Intervals in seconds. A retry doubles from the first value to the second and is jittered."""
 
@@ -80,6 +103,8 @@ class Tuning(Struct, frozen=True, kw_only=True):
     """How long an order can be put off by somebody at the device, in all."""
     clear_first: bool = False
     """Whether windows, conditions or hooks have to be asked before a permit is."""
+    data: DataPolicy | None = None
+    """None: the device keeps no data for its releases."""
 
 
 class Moment(Struct, frozen=True, kw_only=True):

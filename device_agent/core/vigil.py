@@ -11,6 +11,7 @@ Nothing is watched between a permit and the end of the trial, and nothing is gon
 
 from msgspec.structs import replace
 
+from device_agent.core import data
 from device_agent.core import events as ev
 from device_agent.core.commands import Command, RunHeartbeat, Tell, VerifyPrevious
 from device_agent.core.orders import Outcome, previous_of
@@ -98,6 +99,9 @@ def on_previous_verified(standing: Standing, event: ev.PreviousVerified, moment:
         return asked, ()
     if not event.intact:
         return _lost(asked, vigil.held)
+    if not event.has_data:
+        told = Tell(state=AgentState.FAILED, held=vigil.held, reason=data.not_there(content))
+        return data.lost(asked, content), (told,)
     if not isinstance(standing.state, _AT_REST) or standing.pending is not None:
         return asked, ()
     tried = replace(asked, vigil=replace(vigil, retreat=None, retreats=vigil.retreats + 1))

@@ -57,6 +57,7 @@ MANIFEST = (
     manifest.Requires,
     manifest.Sbom,
     manifest.Encrypted,
+    manifest.Data,
 )
 RENEWAL = (renew.Challenge, renew.RenewRequest, renew.Renewal, renew.RenewResponse)
 ENDPOINTS = (endpoints.Endpoints, endpoints.Endpoint)

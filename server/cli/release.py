@@ -85,6 +85,9 @@ def pack(
 @click.option("--hardware", multiple=True, required=True, help="Compatible hardware id; repeat for more.")
 @click.option("--image", type=FILE, required=True, help="The image file.")
 @click.option("--health-file", type=FILE, help="JSON of health checks, and how long they are watched.")
+@click.option(
+    "--data-file", type=FILE, help="JSON of the data that it keeps beside the slots, and how that is migrated."
+)
 @click.option("--floor", type=COUNTER, default=0, help="Lowest counter to go back to, later.")
 @click.option("--min-uptime", type=click.IntRange(0, 86400), default=0, help="Seconds to be up before it may commit.")
 @click.option("--min-counter", type=COUNTER, default=0, help="Lowest release counter it may be installed over.")
@@ -112,6 +115,7 @@ def build(
     hardware: tuple[str, ...],
     image: Path,
     health_file: Path | None,
+    data_file: Path | None,
     floor: int,
     min_uptime: int,
     min_counter: int,
@@ -133,6 +137,7 @@ def build(
     folder = f"releases/{product}/{version}"
     requires = release_contents.requires_of(min_counter, through)
     health, watch = release_contents.health_of(health_file)
+    data = release_contents.data_of(data_file)
     draft = Manifest(
         product=product,
         version=version,
@@ -148,7 +153,8 @@ def build(
         sbom=release_contents.sbom_of(sbom, folder, taken=(MANIFEST, image.name)) if sbom else None,
         fixes=sorted(set(fixes)),
         security_counter=release_contents.security_counter_of(image, security_counter),
-        crit=[name for name, needed in (("requires", requires), ("watch", watch)) if needed],
+        data=data,
+        crit=[name for name, needed in (("requires", requires), ("watch", watch), ("data", data)) if needed],
     )
     recipient = release_encryption.read_release_key(encrypt_to) if encrypt_to else None
     _write_release(draft, image, sbom, recipient, output, as_json)

@@ -9,7 +9,7 @@ import msgspec
 
 from firmware.checks import HealthCheck, Watch, require_understood
 from firmware.errors import RefusedError
-from firmware.manifest import MAX_SBOM_BYTES, Requires, Sbom
+from firmware.manifest import MAX_SBOM_BYTES, Data, Requires, Sbom
 from firmware.protocol.codec import parse_json
 from firmware.protocol.words import ReasonKind
 from server.cli.release_facts import image_facts
@@ -43,6 +43,23 @@ def health_of(path: Path | None) -> tuple[list[HealthCheck], Watch | None]:
         raise RefusedError(ReasonKind.MALFORMED, f"{path} names what there is not: {', '.join(sorted(strange))}.")
     require_understood(checks)
     return checks, watch
+
+
+def data_of(path: Path | None) -> Data | None:
+    """What a JSON file says about the data that the release keeps beside the slots. Raises `RefusedError` (`malformed`)."""
+    if path is None:
+        return None
+    try:
+        value = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        data = msgspec.convert(value, Data)
+    except msgspec.MsgspecError as error:
+        raise RefusedError(
+            ReasonKind.MALFORMED, f"{path} is not a JSON object that describes data: {error}."
+        ) from error
+    strange = _unknown(value, Data)
+    if strange:
+        raise RefusedError(ReasonKind.MALFORMED, f"{path} names what there is not: {', '.join(sorted(strange))}.")
+    return data
 
 
 def _unknown(value: dict[str, Any], kind: type[msgspec.Struct]) -> list[str]:

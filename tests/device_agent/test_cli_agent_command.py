@@ -9,7 +9,7 @@ import pytest
 from device_agent.app import compose
 from device_agent.cli import run
 from device_agent.config import load_config, runtime_settings
-from device_agent.core.values import OwnWatch
+from device_agent.core.values import DataPolicy, OwnWatch
 from device_agent.effects import FileEffects
 from device_agent.identity import IDENTITY_FILE, Identity, load_identity, save_identity
 from device_agent.journal import JOURNAL_FILE, Journal, Record
@@ -229,3 +229,21 @@ def test_identity_comes_back(tmp_path: Path) -> None:
     save_identity(tmp_path, IDENTITY, FileEffects())
     assert load_identity(tmp_path) == IDENTITY
     assert isinstance(IDENTITY, Identity)
+
+
+def test_configured_data_reaches_the_core_and_none_is_none(directory: Path) -> None:
+    assert runtime_settings(load_config(directory), "1").tuning.data is None
+    (directory / "agent.toml").write_text('[data]\ndirectory = "/data"\nschema = 3\nkeep_previous_s = 60\n')
+    assert runtime_settings(load_config(directory), "1").tuning.data == DataPolicy(factory_schema=3, keep_s=60)
+
+
+def test_the_data_path_is_said_once_it_is_shown(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--dir", str(directory), "data", "path", "--json"]) == 1
+    assert json.loads(capsys.readouterr().err)["error"] == "no-data"
+    link = directory / "link"
+    (directory / "agent.toml").write_text(f'[data]\ndirectory = "/data"\nlink = "{link}"\n')
+    assert run(["--dir", str(directory), "data", "path", "--json"]) == 1
+    assert json.loads(capsys.readouterr().err)["error"] == "data-not-ready"
+    link.symlink_to("/data/v3")
+    assert run(["--dir", str(directory), "data", "path", "--wait", "5s"]) == 0
+    assert capsys.readouterr().out == "/data/v3\n"

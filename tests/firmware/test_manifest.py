@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from firmware.errors import RefusedError
 from firmware.manifest import (
     WINDOW_BYTES,
+    Data,
     HealthCheck,
     Image,
     Manifest,
@@ -193,3 +194,38 @@ def test_following_the_requirements_step_by_step_ends_at_the_release(
 )
 def test_out_of_bounds_is_refused(changes: dict[str, object]) -> None:
     assert refused(a_manifest(**changes)).kind == "malformed"
+
+
+DATA = {"schema": 4, "migrates": [2, 3], "argv": ["/usr/bin/migrate"], "timeout_s": 20.0, "room_bytes": 5}
+
+
+def test_data_beside_the_slots_comes_back_as_it_was_signed() -> None:
+    manifest = parsed(data=DATA | {"x-note": 1}, crit=["data"])
+    assert manifest.data is not None
+    assert (manifest.data.schema, manifest.data.migrates, manifest.data.room_bytes) == (4, [2, 3], 5)
+    assert json.loads(encode_manifest(manifest))["data"] == DATA | {"x-note": 1}
+    assert parsed(data={"schema": 4}, crit=["data"]).data == Data(schema=4)
+    assert "data" not in a_manifest()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"schema": 0},
+        {"schema": 3, "migrates": [3], "argv": ["m"]},
+        {"schema": 4, "migrates": [3, 3], "argv": ["m"]},
+        {"schema": 4, "migrates": [3]},
+        {"schema": 4, "argv": ["m"]},
+        {"schema": 4, "migrates": [3], "argv": [""]},
+        {"schema": 4, "migrates": [3], "argv": ["m"], "timeout_s": 0},
+        {"schema": 4, "room_bytes": -1},
+        {"migrates": []},
+    ],
+)
+def test_data_that_can_not_be_meant_is_refused(wrong: dict[str, object]) -> None:
+    assert refused(a_manifest(data=wrong, crit=["data"])).kind == "malformed"
+
+
+def test_data_must_be_critical() -> None:
+    """Who doesn't know it would run the release on data that it doesn't understand."""
+    assert refused(a_manifest(data=DATA)).kind == "malformed"

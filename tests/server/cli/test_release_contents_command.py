@@ -114,3 +114,20 @@ def test_a_bill_of_materials_that_changed_after_the_build_is_not_signed(desk: Pa
     done = CliRunner().invoke(release, ["sign", str(desk / "built"), "--repository", str(desk)])
     assert isinstance(done.exception, RefusedError)
     assert done.exception.kind == "image-changed"
+
+
+def test_data_beside_the_slots_is_written_and_marked_critical(desk: Path) -> None:
+    (desk / "data.json").write_text('{"schema": 4, "migrates": [3], "argv": ["/usr/bin/migrate"]}')
+    assert build(desk, "--data-file", desk / "data.json").exit_code == 0
+    manifest = parse_manifest((desk / "built" / "manifest.json").read_bytes())
+    assert manifest.data is not None
+    assert (manifest.data.schema, manifest.data.argv) == (4, ["/usr/bin/migrate"])
+    assert manifest.crit == ["data"]
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{", '{"schema": "4"}', '{"schema": 4, "migrate": []}', '{"schema": 4, "migrates": [3]}']
+)
+def test_data_that_is_not_understood_is_refused_before_anything_is_written(desk: Path, text: str) -> None:
+    (desk / "data.json").write_text(text)
+    assert refusal(desk, "--data-file", desk / "data.json") == "malformed"
