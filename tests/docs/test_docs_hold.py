@@ -15,7 +15,7 @@ from device_agent.cli import _parser, _UsageError
 from device_agent.config import CONFIG_FILE, Config, load_config
 from server.campaigns.strategy_file import parse_campaign
 from server.cli import cli
-from server.cli.release_contents import health_of
+from server.cli.release_contents import data_of, health_of
 from server.config import merged, validated
 from server.planner.policy import parse_strategy
 
@@ -164,9 +164,10 @@ def test_every_config_in_the_docs_is_taken(page: str, text: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize(("page", "text"), blocks("json"))
-def test_every_file_of_health_checks_in_the_docs_is_taken(page: str, text: str, tmp_path: Path) -> None:
-    (tmp_path / "health.json").write_text(text)
-    assert health_of(tmp_path / "health.json")[0]
+def test_every_file_for_a_release_in_the_docs_is_taken(page: str, text: str, tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    path.write_text(text)
+    assert data_of(path) if '"schema"' in text else health_of(path)[0]
 
 
 def test_the_guards_can_fail() -> None:
