@@ -234,9 +234,6 @@ class Releases(Protocol):
 
 # Fleet
 
-AGENT_LABEL = "agent."
-"""Prefix of labels an agent gave itself: it cannot choose its selection or budget group with them unless asked to."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class TargetView:
@@ -268,6 +265,17 @@ class TargetView:
     """The public key that it announced for encrypted releases."""
     endpoint: str | None = None
     services_cas: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drift:
+    """A counter of a group's members, or of those that are offline, that was not what it should be."""
+
+    key: str
+    members: int
+    members_counted: int
+    offline: int
+    offline_counted: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,6 +349,10 @@ class Fleet(Protocol):
 
     def set_way(self, target: str, *, endpoint: str | None, services_cas: Sequence[str]) -> None:
         """Note by which address a target said it comes, and which services CAs it trusts."""
+        ...
+
+    def recount_groups(self) -> Sequence[Drift]:
+        """Count the members of every group anew, and repair what was counted wrong; returns what that was."""
         ...
 
     def endpoints(self) -> Mapping[str, int]:

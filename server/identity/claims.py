@@ -11,7 +11,8 @@ from firmware.errors import RefusedError
 from firmware.protocol.enrol import Claim, encode_claim, parse_claim
 from server.identity.roots import Roots
 from server.identity.secrets import hashed, new_id, new_secret
-from server.ports import AGENT_LABEL, ClaimToken, Clock, Database, Unit
+from server.planner.surroundings import AGENT_LABEL
+from server.ports import ClaimToken, Clock, Database, Unit
 
 MAX_USES = 100_000
 MIN_EXPIRES_S = 60

@@ -11,7 +11,7 @@ Rules
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import tzinfo
 
 from firmware.protocol.words import Action
@@ -40,14 +40,15 @@ PATIENT_FACTOR = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Wait:
-    """Why not now: a stable kind, a sentence, what would release it, after how many seconds to ask again, and until when it
-    holds if that is known."""
+    """Why not now: a stable kind, a sentence, what would release it, after how many seconds to ask again, until when it holds
+    if that is known, and the group whose tokens are waited for."""
 
     kind: str
     text: str
     release_by: str
     retry_s: int
     until: float | None = None
+    group: str | None = None
 
 
 Check = Callable[[Ledger], Wait | None]
@@ -153,7 +154,13 @@ def budgets_have_room(ledger: Ledger) -> Wait | None:
     full = budgets.first_full(ledger)
     if full is None:
         return None
-    return _wait(ledger, "budget", f"Not now: {full.text}.", f"a target of {full.key} comes back healthy")
+    if full.is_too_small:
+        release_by = f"more members of {full.key}, or a strategy that lets more of them be down"
+        wait = _wait(ledger, "too-few-members", f"Not now: {full.text}.", release_by, PATIENT_FACTOR)
+    else:
+        back = "comes back healthy or online" if full.offline else "comes back healthy"
+        wait = _wait(ledger, "budget", f"Not now: {full.text}.", f"a target of {full.key} {back}")
+    return replace(wait, group=full.key)
 
 
 CHECKS: tuple[Check, ...] = (

@@ -3,72 +3,132 @@
 Rules
 - Admission takes one token in every group of the target, or none. It may raise no group above its limit.
 - A member that is already counted is free to act on, or a broken target could never be repaired.
-- Facts may exceed a limit: a target that says it is activating is counted, permit or not. Then nobody else is admitted.
+- Facts may exceed a limit: a target that says it is activating is counted, permit or not; so is one that says it is unhealthy, or
+  that regressed. Then nobody else is admitted.
 - A token is given back by proof only: a signed report that shows the target up on a known image. Silence keeps it (`missing`),
   and so does a failure that leaves open what the target runs (`failed`).
 - Every target counts in all of its groups, whether or not this campaign limits them: another campaign may.
-- A group's limit is the strictest of the campaigns that have taken tokens of it since it was last empty.
+- What binds a group is the strictest of this campaign and of those that have taken tokens of it since it was last empty.
+- Members that are offline are told by the broker, unsigned. So they can only be added to those that are down: a lie delays, and
+  nobody is admitted for being offline. Who asks isn't offline.
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 from server.planner.ledger import Ledger
 from server.planner.model import GroupRow, TargetRow, TokenKind, TokenRow, campaign_group
-from server.planner.states import TransitionError
-from server.planner.strategy import Strategy
+from server.planner.states import LIVE, TransitionError
+from server.planner.strategy import BudgetPolicy, Strategy
+from server.planner.surroundings import GroupSize
 
 UNLIMITED = (1 << 31) - 1
 CAMPAIGN = "campaign"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Demand:
+    """What a group is held to: at most `limit` of it down, at least `keep` of it up."""
+
+    limit: int = UNLIMITED
+    keep: int = 0
+    counts_offline: bool = False
+
+    def allowed(self, members: int) -> int:
+        """How many of so many members may be down."""
+        return min(self.limit, members - self.keep) if self.keep else self.limit
+
+    def stricter(self, other: "Demand") -> "Demand":
+        """What satisfies both."""
+        return Demand(
+            limit=min(self.limit, other.limit),
+            keep=max(self.keep, other.keep),
+            counts_offline=self.counts_offline or other.counts_offline,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Full:
-    """A group that has no token left."""
+    """A group that has no token left. `offline`: how many count as down because they are offline."""
 
     key: str
     used: int
     limit: int
+    members: int
+    offline: int = 0
+    keep: int = 0
+
+    @property
+    def is_too_small(self) -> bool:
+        """Whether nobody may go even when all are up."""
+        return self.limit <= 0
 
     @property
     def text(self) -> str:
         name = "the whole campaign" if "=" not in self.key else self.key
-        return f"the budget of {name} is used up: {self.used} of {self.limit} may be down and are"
+        if self.is_too_small and self.keep:
+            has = "1 member" if self.members == 1 else f"{self.members} members"
+            return f"{name} has {has}, and {self.keep} must stay up, so none may go down"
+        if self.is_too_small:
+            return f"the share of {name} that may be down comes to less than one of its {self.members}"
+        text = f"the budget of {name} is used up: {self.used} of {self.limit} may be down and are"
+        return f"{text}, and {self.offline} more are offline" if self.offline else text
 
 
-def limits_of(strategy: Strategy, campaign: str, target: TargetRow) -> dict[str, int]:
-    """Every group the target counts in, with this campaign's limit for it (`UNLIMITED` when it names none)."""
-    limits = dict.fromkeys(target.groups, UNLIMITED)
+def limits_of(strategy: Strategy, campaign: str, target: TargetRow, sizes: Iterable[GroupSize] = ()) -> dict[str, int]:
+    """Every group the target counts in, with this campaign's limit for it (`UNLIMITED` when it names none); `sizes` as in
+    `demands_of`."""
+    members = {size.key: size.members for size in sizes}
+    demands = demands_of(strategy, campaign, target, members)
+    return {key: demand.allowed(members.get(key, 0)) for key, demand in demands.items()}
+
+
+def demands_of(strategy: Strategy, campaign: str, target: TargetRow, members: Mapping[str, int]) -> dict[str, Demand]:
+    """Every group the target counts in, with what this campaign demands of it. `members`: of each group, the campaign's own
+    among them."""
+    demands = {key: Demand() for key in target.groups}
     for budget in strategy.budgets:
         if budget.by == CAMPAIGN:
-            limits[campaign_group(campaign)] = budget.limit
+            key = campaign_group(campaign)
+            demands[key] = _demand(budget, members.get(key, 0))
         for key in target.groups:
             if key.startswith(f"{budget.by}="):
-                limits[key] = min(limits[key], budget.limit)
-    return limits
+                demands[key] = demands[key].stricter(_demand(budget, members.get(key, 0)))
+    return demands
+
+
+def share_of(budget: BudgetPolicy, members: int) -> int:
+    """How many of a group of so many members a budget lets be down."""
+    return max(0, _demand(budget, members).allowed(members))
 
 
 def first_full(ledger: Ledger) -> Full | None:
     """The first group that stands in the way of admitting the target, or None when all have room for it."""
-    for key, limit in _limits(ledger).items():
-        group = ledger.groups.get(key)
-        used = group.used if group else 0
-        allowed = _strictest(group, limit)
-        if key not in ledger.tokens and used + 1 > allowed:
-            return Full(key=key, used=used, limit=allowed)
+    members = _members(ledger)
+    for key, demand in _demands(ledger).items():
+        if key not in ledger.tokens:
+            full = _full(ledger, key, demand, members.get(key, 0))
+            if full is not None:
+                return full
     return None
 
 
 def take(ledger: Ledger) -> None:
     """Count the target as in flight in all of its groups. Whether there is room was asked before (`first_full`)."""
-    for key, limit in _limits(ledger).items():
-        held = ledger.tokens.get(key)
-        if held is None:
-            group = ledger.groups.get(key, GroupRow(key=key, limit=limit))
-            ledger.put_group(replace(group, limit=_strictest(group, limit), used=group.used + 1))
-            held = TokenRow(
-                group=key, target=ledger.target.id, campaign="", kind=TokenKind.IN_FLIGHT, since=ledger.at, version=0
-            )
-        ledger.put_token(replace(held, campaign=ledger.campaign.id, kind=TokenKind.IN_FLIGHT, since=ledger.at))
+    for key, demand in _demands(ledger).items():
+        _hold(ledger, key, demand, TokenKind.IN_FLIGHT)
+
+
+def count_unasked(ledger: Ledger, kind: TokenKind) -> None:
+    """Count a target that holds no token in all of its groups, because of what it says of itself; whether it is part of a
+    campaign or not."""
+    if ledger.tokens:
+        return
+    is_ours = ledger.known and ledger.campaign.state in LIVE
+    demands = _demands(ledger) if is_ours else {key: Demand() for key in ledger.target.groups}
+    for key, demand in demands.items():
+        _hold(ledger, key, demand, kind)
 
 
 def mark(ledger: Ledger, kind: TokenKind) -> None:
@@ -87,9 +147,62 @@ def release(ledger: Ledger) -> None:
         ledger.drop_token(key)
 
 
-def _limits(ledger: Ledger) -> dict[str, int]:
-    return limits_of(ledger.campaign.strategy, ledger.campaign.id, ledger.target)
+def release_kinds(ledger: Ledger, *kinds: TokenKind) -> None:
+    """Give every token back, if all were taken for one of these reasons."""
+    if all(token.kind in kinds for token in ledger.tokens.values()):
+        release(ledger)
 
 
-def _strictest(group: GroupRow | None, limit: int) -> int:
-    return min(group.limit, limit) if group and group.used else limit
+def _hold(ledger: Ledger, key: str, demand: Demand, kind: TokenKind) -> None:
+    held = ledger.tokens.get(key)
+    if held is None:
+        group = ledger.groups.get(key, GroupRow(key=key, limit=demand.limit))
+        both = demand.stricter(_held_to(group)) if group.used else demand
+        ledger.put_group(
+            replace(group, limit=both.limit, keep=both.keep, counts_offline=both.counts_offline, used=group.used + 1)
+        )
+        held = TokenRow(group=key, target=ledger.target.id, campaign="", kind=kind, since=ledger.at, version=0)
+    campaign = ledger.campaign.id if ledger.known else ""
+    ledger.put_token(replace(held, campaign=campaign, kind=kind, since=ledger.at))
+
+
+def _full(ledger: Ledger, key: str, demand: Demand, members: int) -> Full | None:
+    group = ledger.groups.get(key)
+    used = group.used if group else 0
+    both = demand.stricter(_held_to(group)) if group and used else demand
+    offline = _others_offline(ledger, key) if both.counts_offline else 0
+    allowed = both.allowed(members)
+    if used + offline + 1 <= allowed:
+        return None
+    return Full(key=key, used=used, limit=allowed, members=members, offline=offline, keep=both.keep)
+
+
+def _others_offline(ledger: Ledger, key: str) -> int:
+    """How many other members are offline and hold no token; the target itself holds none of this group either."""
+    size = next((size for size in ledger.around.sizes if size.key == key), None)
+    return 0 if size is None else max(0, size.offline - ledger.target.offline)
+
+
+def _held_to(group: GroupRow) -> Demand:
+    return Demand(limit=group.limit, keep=group.keep, counts_offline=group.counts_offline)
+
+
+def _demand(budget: BudgetPolicy, members: int) -> Demand:
+    if budget.keep is not None:
+        return Demand(keep=budget.keep, counts_offline=budget.offline_counts)
+    if budget.percent is not None:
+        share = int(Fraction(str(budget.percent)) * members // 100)
+        return Demand(limit=max(share, budget.at_least), counts_offline=budget.offline_counts)
+    limit = UNLIMITED if budget.limit is None else budget.limit
+    return Demand(limit=limit, counts_offline=budget.offline_counts)
+
+
+def _demands(ledger: Ledger) -> dict[str, Demand]:
+    return demands_of(ledger.campaign.strategy, ledger.campaign.id, ledger.target, _members(ledger))
+
+
+def _members(ledger: Ledger) -> dict[str, int]:
+    """Of each group the number of its members; of the campaign's own, how many targets it has."""
+    members = {size.key: size.members for size in ledger.around.sizes}
+    members[campaign_group(ledger.campaign.id)] = sum(cohort.size for cohort in ledger.cohorts.values())
+    return members

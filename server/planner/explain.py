@@ -8,7 +8,7 @@ Rules
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from server.planner import budgets, steps
+from server.planner import steps
 from server.planner.ask_events import Wait, binding
 from server.planner.ledger import Ledger
 from server.planner.model import (
@@ -17,6 +17,7 @@ from server.planner.model import (
     CohortState,
     Explanation,
     Slice,
+    TokenRow,
 )
 from server.planner.states import IN_FLIGHT, WAITING
 
@@ -140,7 +141,7 @@ def _waiting_at(ledger: Ledger, loaded: Slice) -> Explanation:
         return _say(ledger, "signing", "Its order is being signed.", "the order being stored", since)
     wait = binding(ledger)
     if wait is not None and (assignment.state in _READY or wait.kind in ("paused", "withdrawn", "quarantined")):
-        said = _say(ledger, wait.kind, wait.text + _holders(ledger, loaded, wait), wait.release_by, since)
+        said = _say(ledger, wait.kind, wait.text + _holders(loaded, wait), wait.release_by, since)
         return said if wait.until is None else replace(said, until=wait.until)
     if assignment.state in _READY:
         return _say(
@@ -161,15 +162,15 @@ def _late(ledger: Ledger) -> str:
     return ", and moved to the late cohort" if ledger.is_late else ""
 
 
-def _holders(ledger: Ledger, loaded: Slice, wait: Wait) -> str:
-    full = budgets.first_full(ledger)
-    if wait.kind != "budget" or full is None:
-        return ""
-    tokens = sorted((t for t in loaded.holders if t.group == full.key), key=lambda token: token.since)
-    names = ", ".join(
-        f"{token.target} ({token.kind.replace('_', ' ')}, campaign {token.campaign})" for token in tokens[:5]
-    )
+def _holders(loaded: Slice, wait: Wait) -> str:
+    tokens = sorted((t for t in loaded.holders if t.group == wait.group), key=lambda token: token.since)
+    names = ", ".join(f"{token.target} ({_why_held(token)})" for token in tokens[:5])
     return f" Held by {names}." if names else ""
+
+
+def _why_held(token: TokenRow) -> str:
+    kind = token.kind.replace("_", " ")
+    return f"{kind}, campaign {token.campaign}" if token.campaign else kind
 
 
 def _ended(ledger: Ledger) -> Explanation:

@@ -43,6 +43,7 @@ class Ledger:
         self.tokens: dict[str, TokenRow] = {token.group: token for token in loaded.tokens}
         self.cohorts: dict[int, CohortRow] = {cohort.index: cohort for cohort in loaded.cohorts}
         self.commands: list[Command] = []
+        self.around = loaded.around
         self._campaign = loaded.campaign
         self._assignment = loaded.assignment
         self._target = loaded.target

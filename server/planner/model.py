@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from firmware.protocol.words import Action
 from server.planner.strategy import Strategy
+from server.planner.surroundings import NOWHERE, Surroundings
 
 LATE = "late"
 
@@ -72,6 +73,8 @@ class TokenKind(StrEnum):
     IN_FLIGHT = "in_flight"
     FAILED = "failed"
     MISSING = "missing"
+    UNHEALTHY = "unhealthy"
+    REGRESSED = "regressed"
 
 
 class Verb(StrEnum):
@@ -174,6 +177,8 @@ class TargetRow:
     gone: bool = False
     """Shut out of the fleet for ever."""
     groups: tuple[str, ...] = ()
+    offline: bool = False
+    """By the broker's unsigned word: it may only make others wait."""
     zone: str | None = None
     """The name that a label gives its time zone, whether or not there is such a zone."""
     holder: str | None = None
@@ -185,12 +190,14 @@ class TargetRow:
 
 @dataclass(frozen=True, kw_only=True)
 class GroupRow:
-    """A budget group. `used` counts tokens; `limit` the strictest of the running campaigns that name it. `paced_at`: before that
-    time no activation of it may begin under a rate."""
+    """A budget group. `used` counts tokens; `limit`, `keep` and `counts_offline` are the strictest of the campaigns that took
+    them. `paced_at`: before that time no activation of it may begin under a rate."""
 
     key: str
     limit: int
     used: int = 0
+    keep: int = 0
+    counts_offline: bool = False
     paced_at: float = 0.0
     version: int = 0
 
@@ -384,6 +391,7 @@ class Slice:
     """Tokens held by this target, whichever campaign took them."""
     holders: tuple[TokenRow, ...] = ()
     """Some tokens of the groups, whoever holds them. Only `explain` looks here; a shell may leave it empty."""
+    around: Surroundings = NOWHERE
 
 
 def campaign_group(campaign: str) -> str:

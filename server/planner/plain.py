@@ -13,6 +13,8 @@ from firmware.errors import RefusedError
 from firmware.protocol.words import ID_PATTERN
 
 MAX_SECONDS = 366 * 86400
+LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+"""The name of a label, as strategies write it."""
 _PERCENT = re.compile(r"([0-9]{1,2}(?:\.[0-9]{1,4})?) ?%")
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(s|m|h|d)")
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}

@@ -7,17 +7,16 @@ Rules
 - A strategy is a name of a ready-made one, or a mapping; `extends: NAME` starts from a ready-made one and replaces what it names.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from server.planner import plain, times
 from server.planner.budgets import UNLIMITED
+from server.planner.group_policy import MAX_BUDGETS, parse_budgets
 from server.planner.model import LATE
-from server.planner.strategy import BudgetPolicy, CohortPolicy, DeltaPolicy, GatePolicy, RatePolicy, Strategy
+from server.planner.strategy import CohortPolicy, DeltaPolicy, GatePolicy, RatePolicy, Strategy
 
 MAX_COHORTS = 32
-MAX_BUDGETS = 16
 MAX_LABELS = 16
 MAX_LABEL = 128
 ON_FAILURE = ("pause", "abort", "rollback")
@@ -67,8 +66,6 @@ READY_MADE: Mapping[str, Mapping[str, Any]] = {
         "on_failure": "pause",
     },
 }
-
-_LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
 
 def parse_strategy(value: object) -> Strategy:
@@ -132,7 +129,7 @@ def _cohort(value: object, where: str) -> CohortPolicy:
 def _first(value: object, where: str) -> dict[str, str]:
     fields = plain.mapping(value, where)
     for name, text in fields.items():
-        if not _LABEL.fullmatch(name) or not isinstance(text, str) or len(text) > MAX_LABEL:
+        if not plain.LABEL.fullmatch(name) or not isinstance(text, str) or len(text) > MAX_LABEL:
             raise plain.bad(
                 where, f"map label names to texts of at most {MAX_LABEL} characters, such as {{ring: canary}}"
             )
@@ -154,28 +151,6 @@ def _gate(value: object, where: str) -> GatePolicy:
     return GatePolicy(kind=kind, min_verified=least, max_failure_rate=rate)
 
 
-def _budgets(value: object, where: str) -> tuple[BudgetPolicy, ...]:
-    items = plain.sequence(value, where, 0, MAX_BUDGETS)
-    budgets = tuple(_budget(item, f"{where}[{index}]") for index, item in enumerate(items))
-    names = [budget.by for budget in budgets]
-    for index, name in enumerate(names):
-        if name in names[:index]:
-            raise plain.bad(f"{where}[{index}].by", f"be different from the other budgets' ({name} was used before)")
-    return budgets
-
-
-def _budget(value: object, where: str) -> BudgetPolicy:
-    fields = plain.mapping(value, where)
-    plain.known(fields, ("by", "limit"), where)
-    by = fields.get("by")
-    if not isinstance(by, str) or not _LABEL.fullmatch(by):
-        raise plain.bad(f"{where}.by", "be 'campaign' or the name of a label, such as site")
-    limit = fields.get("limit")
-    if limit == 0:
-        raise plain.bad(f"{where}.limit", "be at least 1; with 0 no target could ever activate")
-    return BudgetPolicy(by=by, limit=plain.integer(limit, f"{where}.limit", 1, UNLIMITED))
-
-
 def _rates(value: object, where: str) -> tuple[RatePolicy, ...]:
     items = plain.sequence(value, where, 0, MAX_BUDGETS)
     rates = tuple(_rate(item, f"{where}[{index}]") for index, item in enumerate(items))
@@ -190,7 +165,7 @@ def _rate(value: object, where: str) -> RatePolicy:
     fields = plain.mapping(value, where)
     plain.known(fields, ("by", "count", "every", "grow", "after", "most"), where)
     by = fields.get("by", "campaign")
-    if not isinstance(by, str) or not _LABEL.fullmatch(by):
+    if not isinstance(by, str) or not plain.LABEL.fullmatch(by):
         raise plain.bad(f"{where}.by", "be 'campaign' or the name of a label, such as site")
     count = plain.integer(fields.get("count"), f"{where}.count", 1, UNLIMITED)
     grow = plain.number(fields.get("grow", 1.0), f"{where}.grow", 1, 100)
@@ -230,7 +205,7 @@ def _ready_made(name: object, where: str) -> Mapping[str, Any]:
 _FIELDS: Mapping[str, Callable[[object, str], Any]] = {
     "name": plain.name,
     "cohorts": _cohorts,
-    "budgets": _budgets,
+    "budgets": parse_budgets,
     "rates": _rates,
     "rollback_rates": _rates,
     "patience": plain.positive_duration,

@@ -13,7 +13,7 @@ Rules
 
 from firmware.errors import RefusedError
 from firmware.protocol.words import Action, AgentState, ReasonKind
-from server.planner import budgets, progress, states, steps
+from server.planner import budgets, progress, states, steps, unwell
 from server.planner.admission import (
     admit,
     count_attempt,
@@ -88,11 +88,15 @@ def reported(ledger: Ledger, event: Reported) -> None:
         ledger.record("report-of-another-order", f"{event.reason} ({event.reason_kind})", target=True)
     elif event.reason_kind == ReasonKind.FAILURE_LOG:
         ledger.record("failure-log", event.reason, target=True)
-    if not ledger.known or ledger.assignment.state is AssignmentState.PLANNED:
+    unwell.uncount(ledger, event)
+    before = ledger.assignment.state if ledger.known else None
+    if before in (None, AssignmentState.PLANNED):
+        unwell.count(ledger, event, before)
         return
     if is_current:
         _take_word(ledger, event)
     _look_for_drift(ledger, event)
+    unwell.count(ledger, event, before)
     if progress.recalling(ledger) and ledger.assignment.state is AssignmentState.COMMITTED:
         send_back(ledger)
     progress.settle(ledger)

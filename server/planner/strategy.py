@@ -29,10 +29,18 @@ class CohortPolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetPolicy:
-    """At most `limit` targets of a group down at once. `by` is `campaign` or the name of a label whose value names the group."""
+    """How many targets of a group may be down at once. `by` is `campaign` or the name of a label whose value names the group.
+
+    One of: `limit`; `percent` of the group's members, rounded down, but `at_least` so many; `keep`: so many of the members must
+    stay up. `offline_counts`: whether members that are offline by the broker's word count as down.
+    """
 
     by: str
-    limit: int
+    limit: int | None = None
+    percent: float | None = None
+    at_least: int = 0
+    keep: int | None = None
+    offline_counts: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,9 @@ from sqlalchemy import (
 
 from firmware.errors import RefusedError
 from server.planner.model import AssignmentState
-from server.ports import AGENT_LABEL, AgentStatus, Page, TargetView
+from server.planner.surroundings import AGENT_LABEL
+from server.ports import AgentStatus, Drift, Page, TargetView
+from server.storage import group_sizes
 from server.storage.tables import AGENT, ASSIGNMENT, TARGET, TARGET_LABEL
 
 UNKNOWN = "unknown"
@@ -82,11 +84,13 @@ class SqlFleet:
 
     def set_presence(self, agent: str, *, online: bool, at: float) -> None:
         """Note the presence hint for the agent's targets."""
+        group_sizes.before_presence(self._db, agent, online=online)
         self._db.execute(update(TARGET).where(TARGET.c.agent == agent).values(presence=online, presence_at=at))
 
     def forget_presence(self) -> None:
         """Nobody is known to be online: the broker's word for it is about to come anew."""
         self._db.execute(update(TARGET).where(TARGET.c.presence.is_(True)).values(presence=False))
+        group_sizes.recount(self._db)
 
     def set_progress(self, target: str, text: str) -> None:
         """Note the progress hint of a target."""
@@ -120,15 +124,25 @@ class SqlFleet:
         told = {"capabilities": list(capabilities), "encryption_key": encryption_key}
         self._db.execute(update(TARGET).where(TARGET.c.id == target).values(**told))
         own = (TARGET_LABEL.c.target == target, TARGET_LABEL.c.name.startswith(AGENT_LABEL, autoescape=True))
+        before = {row.name: row.value for row in self._db.execute(select(TARGET_LABEL).where(*own))}
+        after = {AGENT_LABEL + name: value for name, value in labels.items()}
+        if before == after:
+            return
+        group_sizes.before_leaving(self._db, target, before)
         self._db.execute(delete(TARGET_LABEL).where(*own))
-        rows = [{"target": target, "name": AGENT_LABEL + name, "value": value} for name, value in labels.items()]
-        if rows:
+        if after:
+            rows = [{"target": target, "name": name, "value": value} for name, value in after.items()]
             self._db.execute(insert(TARGET_LABEL), rows)
+        group_sizes.after_joining(self._db, target, after)
 
     def set_way(self, target: str, *, endpoint: str | None, services_cas: Sequence[str]) -> None:
         """Note by which address a target said it comes, and which services CAs it trusts."""
         values = {"endpoint": endpoint, "services_cas": list(services_cas)}
         self._db.execute(_UPDATE, {**values, "of_target": target})
+
+    def recount_groups(self) -> Sequence[Drift]:
+        """Count the members of every group anew, and repair what was counted wrong; returns what that was."""
+        return group_sizes.recount(self._db)
 
     def endpoints(self) -> Mapping[str, int]:
         """Number of targets that are not shut out, by the address they said they use (empty: none said yet)."""

@@ -7,6 +7,7 @@ from sqlalchemy import Connection, RowMapping, bindparam, delete, func, insert, 
 
 from firmware.errors import RefusedError
 from server.ports import AgentRecord, AgentStatus, ApiToken, CertificateRecord, ClaimToken, Role
+from server.storage import group_sizes
 from server.storage.tables import AGENT, API_TOKEN, CERTIFICATE, CLAIM_TOKEN, TARGET, TARGET_LABEL
 
 _RECORD = tuple(AGENT.c[name] for name in AgentRecord.__dataclass_fields__)
@@ -91,6 +92,7 @@ class SqlIdentities:
         if labels:
             rows = [{"target": agent.id, "name": name, "value": value} for name, value in labels.items()]
             self._db.execute(insert(TARGET_LABEL), rows)
+            group_sizes.after_joining(self._db, agent.id, labels)
 
     def agent(self, agent_id: str) -> AgentRecord | None:
         """The agent of this id, whatever its standing."""
@@ -104,6 +106,7 @@ class SqlIdentities:
 
     def set_agent_status(self, agent_id: str, status: AgentStatus) -> None:
         """Quarantine, revoke or restore; an unknown agent is left alone."""
+        group_sizes.before_status(self._db, agent_id, shut_out=status.shut_out)
         self._db.execute(update(AGENT).where(AGENT.c.id == agent_id).values(status=str(status)))
 
     def add_certificate(self, certificate: CertificateRecord) -> None:

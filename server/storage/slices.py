@@ -23,7 +23,9 @@ from server.planner.model import (
     TokenRow,
     campaign_group,
 )
+from server.planner.surroundings import NOWHERE
 from server.ports import AgentStatus
+from server.storage import around, group_sizes
 from server.storage.rows import (
     ASSIGNMENT_COLUMNS,
     CAMPAIGN_COLUMNS,
@@ -49,6 +51,7 @@ _TARGET_COLUMNS = (
     TARGET.c.holder,
     TARGET.c.settled,
     TARGET.c.version,
+    TARGET.c.presence,
     AGENT.c.status,
 )
 _CAMPAIGN = select(*CAMPAIGN_COLUMNS).where(CAMPAIGN.c.id == bindparam("campaign"))
@@ -85,6 +88,7 @@ def load(db: Connection, footprint: Footprint) -> Slice:
         assignment=None if campaign is None or target is None else _assignment(db, campaign.id, target.id),
         groups=() if target is None else _groups(db, target, tokens, campaign_id),
         tokens=tokens,
+        around=NOWHERE if target is None else around.load(db, target),
     )
 
 
@@ -93,6 +97,7 @@ def commit(db: Connection, decision: Decision) -> None:
     if not decision.changes:
         return
     with db.begin_nested():
+        group_sizes.before_tokens(db, decision.changes)
         for change in decision.changes:
             if isinstance(change, model.Delete):
                 _found(db, _DELETES[key_of(change.row)[0]], change.row, {})
@@ -141,10 +146,11 @@ def _target(db: Connection, target: str) -> TargetRow | None:
     if row is None:
         return None
     values = dict(row)
-    status = AgentStatus(values.pop("status"))
+    status, online = AgentStatus(values.pop("status")), values.pop("presence")
     labels = {label.name: label.value for label in db.execute(_LABELS, {"target": target})}
     return TargetRow(
         **values,
+        offline=not online,
         quarantined=status is not AgentStatus.ACTIVE,
         gone=status.shut_out,
         groups=group_keys(labels),

@@ -225,7 +225,19 @@ class GroupTable(Stored, table=True):
     limit: int
     used: int
     paced_at: float = 0.0
+    keep: int
+    counts_offline: bool
     version: int
+
+
+class GroupSizeTable(Stored, table=True):
+    """How many targets carry a label (`key` is `name=value`), those of agents that are shut out left out; `offline`: how many of
+    them are offline and hold no token of it. Kept by `group_sizes`."""
+
+    __tablename__ = "group_size"
+    key: str = Field(primary_key=True)
+    members: int
+    offline: int
 
 
 class TokenTable(Stored, table=True):
@@ -322,6 +334,7 @@ COHORT = _table("cohort")
 ASSIGNMENT = _table("assignment")
 LEG = _table("campaign_leg")
 GROUP = _table("budget_group")
+GROUP_SIZE = _table("group_size")
 TOKEN = _table("token")
 JOURNAL = _table("journal")
 INBOX = _table("inbox")

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from firmware.protocol.words import Action, AgentState
-from server.planner.budgets import limits_of
 from server.planner.model import (
     AssignmentRow,
     AssignmentState,
@@ -28,6 +27,7 @@ from server.planner.model import (
     TargetRow,
     TokenKind,
     Verb,
+    campaign_group,
 )
 from server.planner.states import FAILURES, GOING_BACK, IN_FLIGHT, LIVE, UNDECIDED, TransitionError
 from server.planner.step import step
@@ -62,8 +62,14 @@ cohort_lists = st.lists(st.tuples(st.sampled_from([1, 2, 3]), gates), max_size=2
         )
     )
 )
+labels = st.sampled_from(["site", "rack"])
 budget_lists = st.lists(
-    st.builds(BudgetPolicy, by=st.sampled_from(["campaign", "site", "rack"]), limit=st.integers(1, 3)),
+    st.one_of(
+        st.builds(BudgetPolicy, by=st.just("campaign"), limit=st.integers(1, 3)),
+        st.builds(BudgetPolicy, by=labels, limit=st.integers(1, 3), offline_counts=st.booleans()),
+        st.builds(BudgetPolicy, by=labels, percent=st.sampled_from([30, 50, 100]), at_least=st.integers(0, 1)),
+        st.builds(BudgetPolicy, by=labels, keep=st.integers(1, 3), offline_counts=st.booleans()),
+    ),
     max_size=3,
     unique_by=lambda budget: budget.by,
 ).map(tuple)
@@ -140,7 +146,10 @@ class PlannerMachine(RuleBasedStateMachine):
             self.behave(name, steps, good=True)
 
     @rule(
-        name=targets, word=st.sampled_from(AgentState), runs=images, reason=st.sampled_from(["none", "order-expired"])
+        name=targets,
+        word=st.sampled_from(AgentState),
+        runs=images,
+        reason=st.sampled_from(["none", "order-expired", "health-regressed", "health-recovered"]),
     )
     def babble(self, name: str, word: AgentState, runs: str, reason: str) -> None:
         """Any word about the current order."""
@@ -166,6 +175,10 @@ class PlannerMachine(RuleBasedStateMachine):
     def quarantine(self, name: str, quarantined: bool) -> None:
         row = self.board.target(name)
         self.board.rows["target", name] = replace(row, quarantined=quarantined, version=row.version + 1)
+
+    @rule(name=targets, offline=st.booleans())
+    def presence(self, name: str, offline: bool) -> None:
+        self.board.rows["target", name] = replace(self.board.target(name), offline=offline)
 
     @rule(pages=st.booleans(), recalls=st.booleans(), orders=st.booleans(), deltas=st.booleans())
     def crash(self, pages: bool, recalls: bool, orders: bool, deltas: bool = False) -> None:
@@ -201,14 +214,34 @@ class PlannerMachine(RuleBasedStateMachine):
         assert campaign.state in (GOING_BACK if back else {C.RUNNING, C.WATCHING})
         assert not target.quarantined
         assert before.state not in (A.TRIAL, A.COMMITTED, A.VERIFIED)
-        limits = limits_of(campaign.strategy, campaign.id, target)
-        raised = [change.row for change in decision.changes if isinstance(change.row, GroupRow)]
-        assert all(group.used <= min(group.limit, limits[group.key]) for group in raised)
+        held = {token.group for token in loaded.tokens}
+        for budget in campaign.strategy.budgets:
+            for key in self.groups_of(budget, campaign.id, target):
+                if key not in held:
+                    self.check_budget(budget, key, target)
         if before.state is not A.ACTIVATING:
             assert before.attempt < campaign.strategy.max_attempts
             cohort = loaded.cohorts[before.cohort]
             assert back or cohort.state in (CohortState.OPEN, CohortState.PASSED)
-            assert {token.group for token in self.board.tokens() if token.target == target.id} >= set(limits)
+            assert {token.group for token in self.board.tokens() if token.target == target.id} >= set(target.groups)
+
+    def groups_of(self, budget: BudgetPolicy, campaign: str, target: TargetRow) -> list[str]:
+        if budget.by == "campaign":
+            return [campaign_group(campaign)]
+        return [key for key in target.groups if key.startswith(f"{budget.by}=")]
+
+    def check_budget(self, budget: BudgetPolicy, key: str, admitted: TargetRow) -> None:
+        """Counted from the rows, as they are after an admission."""
+        fleet = [row for row in self.board.rows.values() if isinstance(row, TargetRow)]
+        members = {row.id for row in fleet if key in row.groups}
+        down = {token.target for token in self.board.tokens(key)}
+        assert admitted.id in down
+        if budget.offline_counts:
+            down |= {row.id for row in fleet if row.offline and row.id in members}
+        assert budget.limit is None or len(down) <= budget.limit
+        assert budget.keep is None or len(members - down) >= budget.keep
+        if budget.percent is not None:
+            assert len(down) <= max(budget.at_least, len(members) * budget.percent / 100)
 
     # What must hold, always
 
@@ -231,9 +264,11 @@ class PlannerMachine(RuleBasedStateMachine):
         assert {group.key: group.used for group in groups if group.used} == used
         states = {(row.campaign, row.target): row.state for row in self.board.assignments()}
         for token in self.board.tokens():
-            state = states[token.campaign, token.target]
+            state = states.get((token.campaign, token.target))
             holder = self.board.target(token.target).holder
-            if token.kind is TokenKind.IN_FLIGHT:
+            if token.kind in (TokenKind.UNHEALTHY, TokenKind.REGRESSED):
+                assert state not in IN_FLIGHT
+            elif token.kind is TokenKind.IN_FLIGHT:
                 assert state in IN_FLIGHT
             elif holder == token.campaign:
                 assert state in FAILURES

@@ -54,6 +54,7 @@ from server.planner.model import (
 )
 from server.planner.step import footprint, step
 from server.planner.strategy import CohortPolicy, GatePolicy, Strategy
+from server.planner.surroundings import NOWHERE, GroupSize, Surroundings
 
 OLD = "1" * 64
 NEW = "2" * 64
@@ -229,7 +230,18 @@ class Board:
             assignment=assignment,
             groups=tuple(sorted(groups, key=lambda group: group.key)) if target else (),
             tokens=tuple(sorted(tokens, key=lambda token: token.group)),
+            around=NOWHERE if target is None else self._around(target),
         )
+
+    def _around(self, target: TargetRow) -> Surroundings:
+        held = {(token.group, token.target) for token in self.tokens()}
+        fleet = [row for row in self.rows.values() if isinstance(row, TargetRow) and not row.gone]
+        sizes = []
+        for key in target.groups:
+            members = [row for row in fleet if key in row.groups]
+            offline = sum(row.offline and (key, row.id) not in held for row in members)
+            sizes.append(GroupSize(key=key, members=len(members), offline=offline))
+        return Surroundings(sizes=tuple(sizes))
 
     def feed(self, event: Event) -> list[Command]:
         """Decide, store, and answer what the decision asks for; returns this event's own commands."""

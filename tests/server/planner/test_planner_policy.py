@@ -143,7 +143,7 @@ def test_a_strategy_can_extend_a_ready_made_one() -> None:
             "min_verified must be at most",
         ),
         (given_with(budgets=[{"by": "site", "limit": 0}]), r"budgets\[0\].limit must be at least 1"),
-        (given_with(budgets=[{"by": "site"}]), r"budgets\[0\].limit must be a whole number"),
+        (given_with(budgets=[{"by": "site"}]), r"budgets\[0\] must have one of limit, percent and keep"),
         (given_with(budgets=[{"by": "a=b", "limit": 1}]), r"budgets\[0\].by must be"),
         (given_with(budgets=[{"by": "s", "limit": 1}] * 2), r"budgets\[1\].by must be different"),
         (given_with(patience="soon"), "patience must be a number of seconds or a duration such as"),
