@@ -156,7 +156,9 @@ class Ledger:
         self.groups[group.key] = group
 
     def put_token(self, token: TokenRow) -> None:
-        self.tokens[token.group] = token
+        """Keep or take a token; one that this event gave back and takes again stays the row that it was."""
+        stored = next((row for row in self._loaded.tokens if row.group == token.group), None)
+        self.tokens[token.group] = token if stored is None else replace(token, version=stored.version)
 
     def drop_token(self, group: str) -> None:
         del self.tokens[group]

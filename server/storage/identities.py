@@ -106,7 +106,7 @@ class SqlIdentities:
 
     def set_agent_status(self, agent_id: str, status: AgentStatus) -> None:
         """Quarantine, revoke or restore; an unknown agent is left alone."""
-        group_sizes.before_status(self._db, agent_id, shut_out=status.shut_out)
+        group_sizes.before_status(self._db, agent_id, shut_out=AgentStatus(status).shut_out)
         self._db.execute(update(AGENT).where(AGENT.c.id == agent_id).values(status=str(status)))
 
     def add_certificate(self, certificate: CertificateRecord) -> None:

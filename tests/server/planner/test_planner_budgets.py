@@ -258,3 +258,12 @@ def test_an_unhealthy_target_of_a_campaign_that_is_over_is_held_to_no_limit_of_i
     assert board.campaign().state is CampaignState.COMPLETED
     board.report("t0", "failed", **REGRESSED)
     assert board.group(PAIR).limit == budgets.UNLIMITED
+
+
+def test_a_target_that_is_up_in_one_respect_and_unhealthy_in_another_stays_counted() -> None:
+    board = made(1)
+    board.activate("t0")
+    board.report("t0", "refused", **REGRESSED)
+    assert board.state("t0") is A.REFUSED
+    assert [token.kind for token in board.tokens(PAIR)] == [TokenKind.UNHEALTHY]
+    assert board.group(PAIR).used == 1
