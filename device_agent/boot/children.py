@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from device_agent.boot.leash import leashed
 
@@ -91,9 +92,12 @@ def end_all(children: Sequence[Child], grace_s: float) -> None:
         child.kill()
 
 
-def spawn_agent(argv: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start the agent; it dies with this thread."""
-    return subprocess.Popen(leashed(argv), stdin=subprocess.DEVNULL, process_group=0)
+def spawn_agent(argv: Sequence[str], package: Path | None = None) -> subprocess.Popen[bytes]:
+    """Start the agent; it dies with this thread. `package`: the wheel that its code comes from, before what is installed."""
+    environment = dict(os.environ)
+    if package is not None:
+        environment |= {"PYTHONPATH": str(package), "PYTHONSAFEPATH": "1"}
+    return subprocess.Popen(leashed(argv), stdin=subprocess.DEVNULL, process_group=0, env=environment)
 
 
 def spawn_program(program: bytes, port: int) -> subprocess.Popen[bytes]:

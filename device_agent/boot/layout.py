@@ -38,6 +38,11 @@ class Board:
         return self.directory / "run" / "status.json"
 
     @property
+    def slot_agent(self) -> Path:
+        """The agent of the slot that runs, when its image brings one: taken out of the slot's own bytes at every boot."""
+        return self.directory / "run" / "agent.whl"
+
+    @property
     def reboot(self) -> Path:
         """Holds the id of the boot that the agent asks to end."""
         return self.directory / "run" / "reboot"

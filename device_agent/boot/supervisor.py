@@ -1,7 +1,8 @@
 """Power supply, boot loader and init of a simulated board, in one process.
 
 At power-on and at every reboot: read the state and the request, decide (`loader.py`), store the counted state, load the program
-from the selected slot's own bytes, say what this boot is, start the program and the agent. While they run: start again what
+(and the agent, where the image brings one) from the selected slot's own bytes, say what this boot is, start the program and the
+agent. While they run: start again what
 ends, take up a commit, watch the trial's deadline on a monotonic clock of its own, and reboot when asked.
 
 `SIGTERM` and `SIGINT` power the board off cleanly. `SIGKILL` is a power cut: the children die with this process.
@@ -48,7 +49,7 @@ from device_agent.boot.loader import (
 from device_agent.boot.wary import WaryEffects
 from device_agent.ports import BootOutcome, BootStatus, Effects, Slot
 from firmware.errors import OtariaError, RefusedError
-from firmware.images.slot_image import read_program
+from firmware.images.slot_image import read_agent, read_program
 from firmware.protocol.words import ReasonKind
 
 _log = logging.getLogger(__name__)
@@ -151,10 +152,10 @@ class Supervisor:
         deadline_at = None if boot.deadline_s is None else time.monotonic() + boot.deadline_s
         running = Running(boot=boot, boot_id=boot_id, program=program, deadline_at=deadline_at, hears_requests=hears)
         self._say(running)
-        respawn = self._settings.respawn
+        respawn, package = self._settings.respawn, self._unpack_agent(boot.slot)
         running.children = [
             Child("program", lambda: self._spawn_program(running), respawn),
-            Child("agent", lambda: spawn_agent(self._agent_argv), respawn),
+            Child("agent", lambda: spawn_agent(self._agent_argv, package), respawn),
         ]
         return running
 
@@ -263,6 +264,18 @@ class Supervisor:
             _log.error("could not store the boot loader's state: %s", error)
             return False
         return True
+
+    def _unpack_agent(self, slot: Slot) -> Path | None:
+        """The wheel of the slot's own agent as a file; None when the installed one is to run."""
+        path = self._board.slot(slot)
+        try:
+            wheel = read_agent(lambda offset, size: self._effects.read_at(path, offset, size))
+            if wheel is None:
+                return None
+            self._effects.replace(self._board.slot_agent, wheel)
+        except (OSError, RefusedError) as error:
+            _log.error("the agent of slot %s can't be unpacked: %s", slot.value, error)
+        return self._board.slot_agent
 
     def _load(self, slot: Slot) -> bytes | None:
         """The program in the slot's bytes, or None when there is none."""

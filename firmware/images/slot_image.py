@@ -1,9 +1,10 @@
 """The slot image: an uncompressed tar that a file-backed board boots from.
 
 Its first member is `otaria/slot.json`, `{"product", "version", "counter", "entry"}`; its second is the member `entry`
-names, a Python program that runs from memory with a port as its argument; then comes the payload. Building is
-deterministic: equal content gives equal bytes. Reading takes the two members straight from the slot's bytes and looks at
-nothing behind them, because a slot is longer than its image.
+names, a Python program that runs from memory with a port as its argument. A third, `otaria/agent.whl`, may be the agent that
+belongs to the release: then `slot.json` names it as `agent`. Then comes the payload. Building is deterministic: equal content
+gives equal bytes. Reading takes these members straight from the slot's bytes and looks at nothing behind them, because a slot
+is longer than its image.
 """
 
 import io
@@ -22,7 +23,9 @@ from firmware.protocol.words import Path as MemberName
 
 FACTS_MEMBER = "otaria/slot.json"
 ENTRY_MEMBER = "otaria/main.py"
+AGENT_MEMBER = "otaria/agent.whl"
 MAX_FACTS_BYTES = 4096
+MAX_AGENT_BYTES = 16 << 20
 MAX_PROGRAM_BYTES = 1 << 20
 
 _BLOCK_BYTES = tarfile.BLOCKSIZE
@@ -35,6 +38,7 @@ class SlotInfo(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     version: Version
     counter: Count
     entry: MemberName
+    agent: MemberName | None = None
 
 
 def build_slot_image(
@@ -45,13 +49,21 @@ def build_slot_image(
     counter: int,
     program: bytes,
     payload: Iterable[tuple[str, Path | bytes]],
+    agent: bytes | None = None,
 ) -> None:
     """Write a slot image to `out`, atomically. `payload` names files below the image's root and gives their bytes or paths.
+    `agent`: a wheel of the agent that belongs to the release.
 
-    Raises `RefusedError` (`malformed`) for facts or names that are not allowed, `too-large` for the program, and `OSError`.
+    Raises `RefusedError` (`malformed`) for facts or names that are not allowed, `too-large` for program or agent, and `OSError`.
     """
-    facts = {"product": product, "version": version, "counter": counter, "entry": ENTRY_MEMBER}
+    facts: dict[str, object] = {"product": product, "version": version, "counter": counter, "entry": ENTRY_MEMBER}
+    if agent is not None:
+        facts["agent"] = AGENT_MEMBER
     convert(facts, SlotInfo)
+    if agent is not None and len(agent) > MAX_AGENT_BYTES:
+        raise RefusedError(
+            ReasonKind.TOO_LARGE, f"The agent has {len(agent)} bytes; at most {MAX_AGENT_BYTES} are allowed."
+        )
     if len(program) > MAX_PROGRAM_BYTES:
         raise RefusedError(
             ReasonKind.TOO_LARGE, f"The program has {len(program)} bytes; at most {MAX_PROGRAM_BYTES} are allowed."
@@ -61,6 +73,8 @@ def build_slot_image(
     with atomic_output(out) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
         _add(tar, FACTS_MEMBER, canonical(facts))
         _add(tar, ENTRY_MEMBER, program)
+        if agent is not None:
+            _add(tar, AGENT_MEMBER, agent)
         for name, content in members:
             _add(tar, name, content)
 
@@ -71,13 +85,27 @@ def read_program(read: Callable[[int, int], bytes], limit: int = MAX_PROGRAM_BYT
     Raises `RefusedError` (`boot-failed`) for anything but an image that `build_slot_image` could have made, or for a program of
     more than `limit` bytes. What `read` raises passes through.
     """
-    facts, after = _member(read, 0, FACTS_MEMBER, MAX_FACTS_BYTES)
-    try:
-        info = convert(parse_json(facts, max_bytes=MAX_FACTS_BYTES), SlotInfo)
-    except RefusedError as error:
-        raise _unbootable(f"its {FACTS_MEMBER} is not understood: {error.text}") from error
+    info, after = _info(read)
     program, _ = _member(read, after, info.entry, limit)
     return info, program
+
+
+def read_agent(read: Callable[[int, int], bytes]) -> bytes | None:
+    """The wheel of the agent in the slot, or None when the image brings none. Raises as `read_program`."""
+    info, after = _info(read)
+    if info.agent is None:
+        return None
+    _, after = _member(read, after, info.entry, MAX_PROGRAM_BYTES)
+    return _member(read, after, info.agent, MAX_AGENT_BYTES)[0]
+
+
+def _info(read: Callable[[int, int], bytes]) -> tuple[SlotInfo, int]:
+    """What the image says of itself, and where its next member is."""
+    facts, after = _member(read, 0, FACTS_MEMBER, MAX_FACTS_BYTES)
+    try:
+        return convert(parse_json(facts, max_bytes=MAX_FACTS_BYTES), SlotInfo), after
+    except RefusedError as error:
+        raise _unbootable(f"its {FACTS_MEMBER} is not understood: {error.text}") from error
 
 
 def _check_names(names: list[str]) -> None:
