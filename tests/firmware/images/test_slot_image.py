@@ -10,7 +10,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from firmware.errors import RefusedError
-from firmware.images.slot_image import FACTS_MEMBER, MAX_FACTS_BYTES, SlotInfo, build_slot_image, read_program
+from firmware.images.slot_image import (
+    FACTS_MEMBER,
+    MAX_AGENT_BYTES,
+    MAX_FACTS_BYTES,
+    SlotInfo,
+    build_slot_image,
+    read_agent,
+    read_program,
+)
 
 FACTS = b'{"counter":7,"entry":"otaria/main.py","product":"gateway","version":"2.0.0"}'
 PROGRAM = b"print('up')\n"
@@ -175,3 +183,23 @@ def test_mutated_slots_boot_or_are_refused(at: int, patch: bytes) -> None:
     except RefusedError as error:
         booted = error.kind
     assert booted in ("boot-failed", f"otaria/main.py {len(PROGRAM) * 40}")
+
+
+def test_an_image_may_bring_its_own_agent(tmp_path: Path) -> None:
+    image = build(tmp_path / "image", agent=b"PK wheel", payload=[("a", b"1")])
+    assert read_agent(reader(image)) == b"PK wheel"
+    assert read_program(reader(image))[1] == PROGRAM
+    assert read_agent(reader(build(tmp_path / "plain"))) is None
+
+
+def test_an_agent_that_is_named_and_not_there_is_refused(tmp_path: Path) -> None:
+    facts = FACTS[:-1] + b',"agent":"otaria/agent.whl"}'
+    for members in (
+        (("otaria/slot.json", facts), ("otaria/main.py", PROGRAM)),
+        (("otaria/slot.json", facts), ("otaria/main.py", PROGRAM), ("otaria/other", b"x")),
+    ):
+        with pytest.raises(RefusedError) as caught:
+            read_agent(reader(tar_of(*members)))
+        assert caught.value.kind == "boot-failed"
+    with pytest.raises(RefusedError, match="at most"):
+        build(tmp_path / "big", agent=bytes(MAX_AGENT_BYTES + 1))
