@@ -11,6 +11,7 @@ from server.campaigns.decommission import DecommissionService
 from server.campaigns.director import Director
 from server.campaigns.standing import StandingService
 from server.http.access import Tokens
+from server.http.accounts import AccountRoutes, Accounts
 from server.http.authorities import CaRoutes
 from server.http.campaigns import CampaignRoutes, Desk
 from server.http.changes import Changes
@@ -29,13 +30,17 @@ class CampaignDesk(Desk, Explainer, Protocol):
     """Everything people ask about campaigns."""
 
 
+class TokenDesk(Tokens, Accounts, Protocol):
+    """Knows tokens, makes them and takes them away."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PeopleParts:
     """What the people's side is made of. `secure`: it is served over TLS. `on_outbox` is told when there is something to send,
     `on_shut_out` when somebody may have been shut out."""
 
     database: Database
-    tokens: Tokens
+    tokens: TokenDesk
     claims: Claims
     authorities: AuthoritiesService
     desk: CampaignDesk
@@ -82,6 +87,7 @@ def people_listener(parts: PeopleParts) -> web.Application:
     )
     routes = (
         *fleet.routes(),
+        *AccountRoutes(accounts=parts.tokens).routes(),
         *CaRoutes(database=database, authorities=parts.authorities).routes(),
         *CampaignRoutes(database=database, desk=desk).routes(),
         *releases.routes(),

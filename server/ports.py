@@ -139,6 +139,13 @@ class Identities(Protocol):
     def evicting(self, limit: int) -> Sequence[str]: ...
     def add_api_token(self, token: ApiToken) -> None: ...
     def api_token(self, secret_sha256: str) -> ApiToken | None: ...
+    def api_tokens(self) -> Sequence[ApiToken]:
+        """All of them, by name."""
+        ...
+
+    def remove_api_tokens(self, name: str) -> int:
+        """Remove every token of this name; how many there were."""
+        ...
 
 
 # Releases
@@ -383,6 +390,8 @@ class CampaignSpec:
     version: str
     strategy: Strategy
     selection: Selection = Selection()
+    start_at: float | None = None
+    """POSIX seconds; once started and approved it waits for this time."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from server.campaigns.engine import Engine
 from server.campaigns.orders import key_of
 from server.campaigns.strategy_file import parse_campaign
 from server.errors import NotFoundError
+from server.planner.approvals import labels_of, with_needed
 from server.planner.calendar import check_feasible
 from server.planner.cohorts import split
 from server.planner.explain import explain
@@ -117,6 +118,7 @@ class CampaignService:
             )
         check_feasible(spec.strategy.calendar, self._clock.now(), needs_s=spec.strategy.away_s)
         row = self._row(spec, release)
+        row = with_needed(row, size=len(targets), labelled=_labelled(unit, spec, release))
         cohorts, assignments = split(row.id, targets, spec.strategy, row.seed, _firsts(unit, spec, release))
         if not keep:
             return CampaignView(
@@ -137,6 +139,7 @@ class CampaignService:
             state=CampaignState.DRAFT,
             release=key_of(release),
             strategy=spec.strategy,
+            start_at=spec.start_at,
             seed=secrets.randbits(SEED_BITS),
             changed_at=self._clock.now(),
         )
@@ -184,8 +187,21 @@ def _firsts(unit: Unit, spec: CampaignSpec, release: ReleaseRecord) -> dict[int,
     }
 
 
+def _labelled(unit: Unit, spec: CampaignSpec, release: ReleaseRecord) -> set[int]:
+    """The rules of approval whose labels some of the campaign's targets have."""
+    return {
+        index
+        for index, labels in labels_of(spec.strategy).items()
+        if all(spec.selection.labels.get(name, value) == value for name, value in labels.items())
+        and unit.campaigns.eligible(
+            release.product, release.hardware, Selection(labels={**spec.selection.labels, **labels})
+        )
+    }
+
+
 def _same(known: CampaignView, spec: CampaignSpec, release: ReleaseRecord) -> CampaignView:
-    if (known.row.release, known.row.strategy, known.selection) != (key_of(release), spec.strategy, spec.selection):
+    theirs = (known.row.release, known.row.strategy, known.selection, known.row.start_at)
+    if theirs != (key_of(release), spec.strategy, spec.selection, spec.start_at):
         raise RefusedError(
             "campaign-exists", f"There is another campaign {spec.name} already; give this one a name of its own."
         )

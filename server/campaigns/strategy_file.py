@@ -12,6 +12,7 @@ strategy: standard    # a ready-made one, or a mapping of your own
 
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import yaml
@@ -25,7 +26,7 @@ from server.ports import CampaignSpec, Selection
 MAX_BYTES = 256 * 1024
 MAX_ALIASES = 64
 KIND = "bad-campaign"
-_KEYS = ("name", "product", "version", "selection", "strategy")
+_KEYS = ("name", "product", "version", "selection", "start_at", "strategy")
 _ID = re.compile(ID_PATTERN)
 _VERSION = re.compile(VERSION_PATTERN)
 
@@ -44,6 +45,7 @@ def parse_campaign(text: str) -> CampaignSpec:
         version=_matching(fields, "version", _VERSION, 'a version in quotes, such as "2.1"'),
         strategy=parse_strategy(fields["strategy"]),
         selection=Selection(labels=_labels(fields.get("selection", {}))),
+        start_at=_start_at(fields.get("start_at")),
     )
 
 
@@ -91,6 +93,19 @@ def _matching(fields: Mapping[str, Any], key: str, pattern: re.Pattern[str], mus
     if not isinstance(value, str) or not pattern.match(value):
         raise _bad(f"`{key}` must be {must}.")
     return value
+
+
+def _start_at(value: object) -> float | None:
+    """POSIX seconds of a moment with its offset; YAML makes a moment of a text that is one."""
+    if value is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(str(value))
+    except ValueError:
+        moment = datetime(1970, 1, 1)  # noqa: DTZ001 (refused below)
+    if moment.tzinfo is None:
+        raise _bad("`start_at` must be a moment with its offset from UTC, such as 2026-12-01T02:00+01:00.")
+    return moment.timestamp()
 
 
 def _labels(selection: object) -> dict[str, str]:

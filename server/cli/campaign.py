@@ -79,7 +79,9 @@ def _verb(name: str, does: str, example: str) -> None:
         emit(view, as_json=as_json, text=_sentence(view))
 
 
-_verb("start", "Open the first cohort.", "spring-1f3a")
+_verb("start", "Open the first cohort; or ask for approval, or wait for its time.", "spring-1f3a")
+_verb("approve", "Agree to a start that somebody else asked for.", "spring-1f3a --reason 'CHG-4711'")
+_verb("reject", "Be against it; the campaign is a draft again.", "spring-1f3a --reason 'not this week'")
 _verb(
     "pause", "Grant no further orders and permits; what is under way comes to its end.", "spring-1f3a --reason 'alarm'"
 )
@@ -199,6 +201,8 @@ def _downloads(view: dict[str, Any]) -> str | None:
 def _sentence(view: dict[str, Any]) -> str:
     why = f": {view['reason']}" if view["reason"] else ""
     release = view["release"]
+    if view["owed_approvals"]:
+        why += f" It still owes {view['owed_approvals']} approvals: otaria campaign approve {view['id']}"
     return f"{view['name']} ({view['id']}) → {release['product']} {release['version']} is {view['state'].replace('_', ' ')}{why}"
 
 

@@ -1,47 +1,15 @@
 """`otaria fleet`: the targets and their standing, and the claim tokens that let new ones in."""
 
-import re
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
 from server.cli.authorities import ca, endpoints
-from server.cli.output import emit, json_option, table
+from server.cli.output import emit, json_option, stamp, table
+from server.cli.params import Duration, KeyValue
 from server.cli.rest import RestClient, connect, segment, server_options
-
-_DURATION = re.compile(r"^([1-9][0-9]{0,6})(s|m|h|d)\Z")
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-class Duration(click.ParamType[Any]):
-    """A duration such as 30m, 12h or 7d; becomes seconds."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        match = _DURATION.match(str(value))
-        if not match:
-            self.fail(f"{value!r} is not a duration; write one such as 30m, 12h or 7d.", param, ctx)
-        return int(match.group(1)) * _UNITS[match.group(2)]
-
-
-class KeyValue(click.ParamType[Any]):
-    """`name=value`; becomes a pair."""
-
-    name = "name=value"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        if isinstance(value, tuple):
-            return value
-        name, equals, text = str(value).partition("=")
-        if not (name and equals and text):
-            self.fail(f"{value!r} is not of the form name=value, such as site=berlin.", param, ctx)
-        return name, text
 
 
 @click.group()
@@ -222,7 +190,7 @@ def list_tokens(server: str | None, token_file: Path | None, state: Path | None,
     """
     answer = connect(server, token_file, state).get("/claim-tokens")
     rows = [
-        (one["id"], one["uses_left"], _time(one["expires_at"]), _pairs(one["labels"]), one["created_by"])
+        (one["id"], one["uses_left"], stamp(one["expires_at"]), _pairs(one["labels"]), one["created_by"])
         for one in answer["claim_tokens"]
     ]
     emit(answer, as_json=as_json, text=table(("id", "uses left", "expires", "labels", "made by"), rows))
@@ -250,15 +218,11 @@ def _plain(name: str, value: Any) -> str:
         return _pairs(value)
     if isinstance(value, list):
         return ", ".join(map(str, value))
-    return _time(value) if name.endswith("_at") else str(value)
+    return stamp(value) if name.endswith("_at") else str(value)
 
 
 def _pairs(labels: dict[str, str]) -> str:
     return " ".join(f"{name}={value}" for name, value in sorted(labels.items()))
-
-
-def _time(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 fleet.add_command(ca)

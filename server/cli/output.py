@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -30,6 +31,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: st
     for row in rows:
         out.add_row(*("" if cell is None else str(cell) for cell in row))
     return out
+
+
+def stamp(at: float) -> str:
+    """A moment (POSIX seconds), UTC."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def report_error(kind: str, text: str, *, as_json: bool, more: Mapping[str, Any] | None = None) -> None:

@@ -16,17 +16,19 @@ MAX_TOKEN_CHARS = 256
 
 
 class Need(StrEnum):
-    """What a route takes. Everybody with a token reads; operators publish releases and run campaigns; only
-    administrators let new devices in."""
+    """What a route takes. Everybody with a token reads; operators publish releases and run campaigns, approvers
+    agree to them, and only administrators let new devices in."""
 
     READ = "read"
     OPERATE = "operate"
+    APPROVE = "approve"
     ADMINISTER = "administer"
 
 
 _ALLOWED: dict[Need, frozenset[Role]] = {
     Need.READ: frozenset(Role),
     Need.OPERATE: frozenset({Role.OPERATOR, Role.ADMIN}),
+    Need.APPROVE: frozenset({Role.APPROVER, Role.ADMIN}),
     Need.ADMINISTER: frozenset({Role.ADMIN}),
 }
 

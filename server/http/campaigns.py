@@ -14,6 +14,7 @@ from server.errors import NotFoundError
 from server.http.access import Caller, Need
 from server.http.bodies import path_id, query_count, query_text, read_bytes, read_json
 from server.http.routes import Route, reply
+from server.planner.approvals import owed
 from server.planner.model import AssignmentState, Verb
 from server.ports import CampaignSpec, CampaignView, Database
 
@@ -49,7 +50,7 @@ class CampaignRoutes:
             Route(method="POST", path="/campaigns", need=Need.OPERATE, action=self.create),
             Route(method="GET", path=one, need=Need.READ, action=self.show),
             Route(method="GET", path=f"{one}/assignments", need=Need.READ, action=self.assignments),
-            *(Route(method="POST", path=f"{one}/{verb}", need=Need.OPERATE, action=self.command) for verb in Verb),
+            *(Route(method="POST", path=f"{one}/{verb}", need=need_of(verb), action=self.command) for verb in Verb),
         )
 
     async def list(self, request: web.Request, caller: Caller) -> web.StreamResponse:
@@ -92,6 +93,11 @@ class CampaignRoutes:
         return reply(campaign_json(view))
 
 
+def need_of(verb: Verb) -> Need:
+    """What it takes to tell a campaign this."""
+    return Need.APPROVE if verb in (Verb.APPROVE, Verb.REJECT) else Need.OPERATE
+
+
 def campaign_json(view: CampaignView) -> dict[str, Any]:
     """A campaign as the API shows it: the row's fields, its name, its cohorts with their counters and, for one that was
     started and is looked at alone, what its targets download."""
@@ -105,6 +111,7 @@ def campaign_json(view: CampaignView) -> dict[str, Any]:
         "cohorts": cohorts,
         "created_at": view.created_at,
         "created_by": view.created_by,
+        "owed_approvals": owed(view.row),
         "downloads": _downloads(view) if view.legs else None,
     }
 

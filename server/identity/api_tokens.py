@@ -1,9 +1,11 @@
 """Bearer tokens of people and scripts: `otp1_` and 256 random bits, stored as their sha256, each with a role."""
 
+from collections.abc import Sequence
+
 from firmware.errors import RefusedError
-from server.errors import DeniedError
+from server.errors import DeniedError, NotFoundError
 from server.identity.secrets import hashed, new_secret
-from server.ports import ApiToken, Clock, Database, Role
+from server.ports import ApiToken, Clock, Database, Role, Unit
 
 PREFIX = "otp1_"
 MAX_CHARS = 256
@@ -16,7 +18,7 @@ class ApiTokens:
         self._database = database
         self._clock = clock
 
-    async def create(self, name: str, role: Role, *, expires_s: float | None = None) -> str:
+    async def create(self, name: str, role: Role, *, expires_s: float | None = None, by: str = "") -> str:
         """Store a new token; returns its secret, which is kept nowhere. Raises `RefusedError` (`bad-token`)."""
         if not 1 <= len(name) <= 128 or not name.isprintable():
             raise RefusedError("bad-token", "A token needs a name of 1 to 128 printable characters.")
@@ -25,8 +27,33 @@ class ApiTokens:
         secret = PREFIX + new_secret()
         expires_at = None if expires_s is None else self._clock.now() + expires_s
         token = ApiToken(secret_sha256=hashed(secret), name=name, role=role, expires_at=expires_at)
-        await self._database.write(lambda unit: unit.identities.add_api_token(token))
+
+        def work(unit: Unit) -> None:
+            unit.identities.add_api_token(token)
+            text = f"{name} was given access as {role}."
+            unit.audit.add(at=self._clock.now(), kind="access-given", text=text, actor=by)
+
+        await self._database.write(work)
         return secret
+
+    async def list(self) -> Sequence[ApiToken]:
+        """All tokens, also those that have expired."""
+        return await self._database.read(lambda unit: unit.identities.api_tokens())
+
+    async def remove(self, name: str, *, by: str) -> None:
+        """Take a person's or script's tokens away. Raises `NotFoundError`, and `RefusedError` (`own-token`) for one's own."""
+        if name == by:
+            raise RefusedError("own-token", "You can't take your own token away; let another administrator do it.")
+
+        def work(unit: Unit) -> int:
+            removed = unit.identities.remove_api_tokens(name)
+            if removed:
+                text = f"The access of {name} was taken away."
+                unit.audit.add(at=self._clock.now(), kind="access-removed", text=text, actor=by)
+            return removed
+
+        if not await self._database.write(work):
+            raise NotFoundError(f"Nobody called {name} has a token; `otaria people list` shows who has.")
 
     async def authenticate(self, secret: str) -> ApiToken:
         """The token with this secret; raises `DeniedError` (`unauthenticated`) when it is unknown or expired."""

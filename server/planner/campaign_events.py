@@ -10,7 +10,7 @@ Rules
 """
 
 from firmware.protocol.words import Action
-from server.planner import budgets, progress
+from server.planner import approvals, budgets, progress
 from server.planner.admission import admit, send_back, withdraw
 from server.planner.ledger import Ledger
 from server.planner.model import (
@@ -26,16 +26,34 @@ from server.planner.model import (
     Recalled,
     Verb,
 )
-from server.planner.states import CAN_GO_BACK, IN_FLIGHT, OVER, UNDECIDED, Move, TransitionError, next_campaign
+from server.planner.states import (
+    CAN_GO_BACK,
+    IN_FLIGHT,
+    OVER,
+    UNDECIDED,
+    Move,
+    TransitionError,
+    may_be_told,
+    next_campaign,
+)
 
 
 def commanded(ledger: Ledger, event: Commanded) -> None:
     """Carry out a verb; raises `TransitionError` (`wrong-state`, `gate-failed`) and then changes nothing."""
-    next_campaign(ledger.campaign.state, event.verb)
+    if not may_be_told(ledger.campaign.state, event.verb):
+        next_campaign(ledger.campaign.state, event.verb)
     reason = f"{event.verb} by {event.by}" + (f": {event.reason}" if event.reason else "")
     match event.verb:
         case Verb.START:
-            _start(ledger, reason)
+            if ledger.campaign.state is CampaignState.SCHEDULED:
+                _start(ledger, reason, waits=False)
+            elif approvals.ask(ledger, event):
+                _start(ledger, reason)
+        case Verb.APPROVE:
+            if approvals.approve(ledger, event):
+                _start(ledger, reason, cause=Verb.APPROVE)
+        case Verb.REJECT:
+            approvals.reject(ledger, event)
         case Verb.RESUME:
             _resume(ledger, reason)
         case Verb.PAUSE:
@@ -53,7 +71,9 @@ def campaign_due(ledger: Ledger, event: CampaignDue) -> None:
     if campaign.wake_at is None or event.at < campaign.wake_at:
         return
     ledger.set_campaign(wake_at=None)
-    if campaign.state is CampaignState.SCHEDULED:
+    if campaign.state is CampaignState.AWAITING_APPROVAL:
+        approvals.lapse(ledger)
+    elif campaign.state is CampaignState.SCHEDULED:
         _start(ledger, "the scheduled time came")
         progress.settle(ledger)
     elif campaign.state is CampaignState.RUNNING and campaign.deltas_until is not None:
@@ -119,8 +139,10 @@ def decommissioned(ledger: Ledger, event: Decommissioned) -> None:
     progress.settle(ledger)
 
 
-def _start(ledger: Ledger, reason: str) -> None:
-    state = next_campaign(ledger.campaign.state, Verb.START)
+def _start(ledger: Ledger, reason: str, *, cause: Verb = Verb.START, waits: bool = True) -> None:
+    if waits and approvals.wait_for_time(ledger, reason):
+        return
+    state = next_campaign(ledger.campaign.state, cause)
     ledger.set_campaign(state=state, reason_kind="none", reason=reason, changed_at=ledger.at, wake_at=None)
     ledger.record("campaign-started", f"Started: {reason}")
     deltas = ledger.campaign.strategy.deltas

@@ -81,6 +81,8 @@ class Verb(StrEnum):
     """What people tell a campaign."""
 
     START = "start"
+    APPROVE = "approve"
+    REJECT = "reject"
     PAUSE = "pause"
     RESUME = "resume"
     ABORT = "abort"
@@ -98,6 +100,15 @@ class ReleaseKey:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Approval:
+    """Somebody agreed to a campaign's start."""
+
+    by: str
+    at: float
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CampaignRow:
     id: str
     change_id: str
@@ -109,6 +120,12 @@ class CampaignRow:
     """Index of the cohort that is open (or was last); in a rollback that of `late`, once every waiting order is withdrawn."""
     deltas_until: float | None = None
     """Until when the first cohort waits for deltas, at most; None: it waits for none (any more)."""
+    start_at: float | None = None
+    """Before that time it doesn't start."""
+    approvals_needed: int = 0
+    approvals: tuple[Approval, ...] = ()
+    asked_by: str = ""
+    """Who asked for its start last."""
     reason_kind: str = "none"
     reason: str = ""
     changed_at: float = 0.0

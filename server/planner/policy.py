@@ -14,7 +14,15 @@ from server.planner import plain, times
 from server.planner.budgets import UNLIMITED
 from server.planner.group_policy import MAX_BUDGETS, parse_budgets
 from server.planner.model import LATE
-from server.planner.strategy import CohortPolicy, DeltaPolicy, GatePolicy, RatePolicy, Strategy
+from server.planner.strategy import (
+    ApprovalPolicy,
+    ApprovalRule,
+    CohortPolicy,
+    DeltaPolicy,
+    GatePolicy,
+    RatePolicy,
+    Strategy,
+)
 
 MAX_COHORTS = 32
 MAX_LABELS = 16
@@ -22,6 +30,8 @@ MAX_LABEL = 128
 ON_FAILURE = ("pause", "abort", "rollback")
 GATE_KINDS = ("all", "rate")
 MAX_DELTAS = 64
+MAX_APPROVALS = 5
+MAX_APPROVAL_RULES = 16
 LEAST_SAVING = 0.2
 """A delta that saves less of the full image is not kept at all."""
 
@@ -177,6 +187,30 @@ def _rate(value: object, where: str) -> RatePolicy:
     return RatePolicy(by=by, count=count, every_s=every_s, grow=grow, after=after, most=most)
 
 
+def _approvals(value: object, where: str) -> ApprovalPolicy:
+    fields = plain.mapping(value, where)
+    plain.known(fields, ("need", "rules", "expires"), where)
+    usual = ApprovalPolicy()
+    items = plain.sequence(fields.get("rules", ()), f"{where}.rules", 0, MAX_APPROVAL_RULES)
+    return ApprovalPolicy(
+        need=plain.integer(fields.get("need", usual.need), f"{where}.need", 0, MAX_APPROVALS),
+        rules=tuple(_approval_rule(item, f"{where}.rules[{index}]") for index, item in enumerate(items)),
+        expires_s=plain.positive_duration(fields.get("expires", usual.expires_s), f"{where}.expires"),
+    )
+
+
+def _approval_rule(value: object, where: str) -> ApprovalRule:
+    fields = plain.mapping(value, where)
+    plain.known(fields, ("need", "targets", "labels"), where)
+    if not fields.keys() & {"targets", "labels"}:
+        raise plain.bad(where, "say for which campaigns it is, with targets or labels or both")
+    return ApprovalRule(
+        need=plain.integer(fields.get("need"), f"{where}.need", 1, MAX_APPROVALS),
+        targets=plain.integer(fields.get("targets", 0), f"{where}.targets", 0, UNLIMITED),
+        labels=_first(fields.get("labels", {}), f"{where}.labels"),
+    )
+
+
 def _deltas(value: object, where: str) -> DeltaPolicy:
     fields = plain.mapping(value, where)
     plain.known(fields, ("wait", "min_saving", "at_most"), where)
@@ -207,6 +241,8 @@ _FIELDS: Mapping[str, Callable[[object, str], Any]] = {
     "cohorts": _cohorts,
     "budgets": parse_budgets,
     "rates": _rates,
+    "approvals": _approvals,
+    "emergency": plain.flag,
     "rollback_rates": _rates,
     "patience": plain.positive_duration,
     "horizon": plain.positive_duration,

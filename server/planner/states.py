@@ -53,6 +53,9 @@ class Move(StrEnum):
 class Turn(StrEnum):
     """What the planner itself does to a campaign."""
 
+    ASKED = "asked-for-approval"
+    NOT_APPROVED = "not-approved"
+    SCHEDULED = "scheduled"
     ALL_PASSED = "all-passed"
     ALL_DECIDED = "all-decided"
     ALL_BACK = "all-back"
@@ -163,8 +166,19 @@ ASSIGNMENT: Mapping[A, Row] = {
 }
 
 CAMPAIGN: Mapping[C, Mapping[str, C]] = {
-    C.DRAFT: {Verb.START: C.RUNNING, Verb.ABORT: C.ABORTED},
-    C.AWAITING_APPROVAL: {Verb.ABORT: C.ABORTED},
+    C.DRAFT: {
+        Verb.START: C.RUNNING,
+        Turn.ASKED: C.AWAITING_APPROVAL,
+        Turn.SCHEDULED: C.SCHEDULED,
+        Verb.ABORT: C.ABORTED,
+    },
+    C.AWAITING_APPROVAL: {
+        Verb.APPROVE: C.RUNNING,
+        Verb.REJECT: C.DRAFT,
+        Turn.NOT_APPROVED: C.DRAFT,
+        Turn.SCHEDULED: C.SCHEDULED,
+        Verb.ABORT: C.ABORTED,
+    },
     C.SCHEDULED: {Verb.START: C.RUNNING, Verb.ABORT: C.ABORTED},
     C.RUNNING: {
         Verb.PAUSE: C.PAUSED,
@@ -224,6 +238,11 @@ def next_campaign(state: C, cause: str) -> C:
             "wrong-state", f"The campaign is {state.replace('_', ' ')}, so it can't {cause}; {possible}."
         )
     return row[cause]
+
+
+def may_be_told(state: C, verb: Verb) -> bool:
+    """Whether a campaign in this state knows the verb; to approve is also possible afterwards."""
+    return verb in CAMPAIGN[state] or (verb is Verb.APPROVE and state not in (C.DRAFT, C.SCHEDULED))
 
 
 def next_cohort(state: CohortState, to: CohortState) -> CohortState:

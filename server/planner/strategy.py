@@ -57,6 +57,25 @@ class RatePolicy:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ApprovalRule:
+    """`need` people must agree to a campaign with `targets` or more, some of which have all of `labels`."""
+
+    need: int
+    targets: int = 0
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApprovalPolicy:
+    """`need`: how many must agree to any campaign; the strictest of it and the fitting `rules` counts. `expires_s`: how long they
+    may take."""
+
+    need: int = 0
+    rules: tuple[ApprovalRule, ...] = ()
+    expires_s: float = 3 * 86400
+
+
+@dataclass(frozen=True, kw_only=True)
 class DeltaPolicy:
     """How a campaign treats deltas. `wait_s`: for how long its first cohort waits for them. `min_saving`: the share of the full
     image that a delta must save to be offered. `at_most`: so many are made for it, those that most of its targets need."""
@@ -76,6 +95,7 @@ class Strategy:
     `permit_valid_s`, `trial_s`, `order_ttl_s`: as in the permit and order. `on_failure`: `pause`, `abort` or `rollback`.
     `retry_s`: after how long a target that was told to wait asks again, and a target held by another campaign is tried again.
     `late_max_failures`: how many of `late` may fail; one more pauses the campaign.
+    `emergency`: it starts before its approvals are there, and owes them.
     """
 
     name: str
@@ -94,6 +114,8 @@ class Strategy:
     on_failure: str = "pause"
     retry_s: int = 30
     deltas: DeltaPolicy = DeltaPolicy()
+    approvals: ApprovalPolicy = ApprovalPolicy()
+    emergency: bool = False
     calendar: Calendar = field(default_factory=Calendar)
 
     @property

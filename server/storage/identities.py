@@ -163,7 +163,18 @@ class SqlIdentities:
         """The token with this hash; whether it has expired is the caller's to judge."""
         query = select(API_TOKEN).where(API_TOKEN.c.secret_sha256 == secret_sha256)
         row = self._db.execute(query).mappings().first()
-        return None if row is None else ApiToken(**{**row, "role": Role(row["role"])})
+        return None if row is None else _token(row)
+
+    def api_tokens(self) -> Sequence[ApiToken]:
+        query = select(API_TOKEN).order_by(API_TOKEN.c.name, API_TOKEN.c.secret_sha256)
+        return [_token(row) for row in self._db.execute(query).mappings()]
+
+    def remove_api_tokens(self, name: str) -> int:
+        return self._db.execute(delete(API_TOKEN).where(API_TOKEN.c.name == name)).rowcount
+
+
+def _token(row: RowMapping) -> ApiToken:
+    return ApiToken(**{**row, "role": Role(row["role"])})
 
 
 def _agent(row: RowMapping) -> AgentRecord:

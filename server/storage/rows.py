@@ -9,6 +9,7 @@ from sqlalchemy import RowMapping, Table
 
 from firmware.protocol.words import Action
 from server.planner.model import (
+    Approval,
     AssignmentRow,
     AssignmentState,
     CampaignRow,
@@ -38,6 +39,7 @@ def campaign_row(row: RowMapping) -> CampaignRow:
     values["state"] = CampaignState(values["state"])
     values["release"] = ReleaseKey(**values["release"])
     values["strategy"] = msgspec.convert(values["strategy"], Strategy)
+    values["approvals"] = tuple(Approval(**one) for one in values["approvals"])
     return CampaignRow(**values)
 
 
@@ -103,6 +105,7 @@ def values_of(row: Row) -> dict[str, Any]:
     if isinstance(row, CampaignRow):
         plain["release"] = asdict(row.release)
         plain["strategy"] = msgspec.to_builtins(row.strategy)
+        plain["approvals"] = [asdict(one) for one in row.approvals]
     if isinstance(row, AssignmentRow) and row.via is not None:
         plain["via"] = asdict(row.via)
     if isinstance(row, CohortRow):

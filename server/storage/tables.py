@@ -152,6 +152,10 @@ class CampaignTable(Stored, table=True):
     seed: int = Field(sa_type=BigInteger)
     cohort: int
     deltas_until: float | None
+    start_at: float | None
+    approvals_needed: int = 0
+    approvals: list[Any] = Field(sa_type=JSON)
+    asked_by: str = ""
     reason_kind: str
     reason: str
     changed_at: float

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from server.planner.approvals import owed
 from server.planner.model import AssignmentState as A
 from server.planner.model import CampaignState, CohortState
 from server.ports import CampaignView
@@ -45,6 +46,12 @@ def _need(view: CampaignView, *, is_newest: bool) -> Need | None:
     state = view.row.state
     if state is CampaignState.DRAFT:
         return Need(view=view, tone="waiting", text=_sentence(view), advice="Start it when you are ready.")
+    if state is CampaignState.AWAITING_APPROVAL:
+        return Need(view=view, tone="attention", text=_sentence(view), advice="Approve it, or reject it with a reason.")
+    missing = owed(view.row)
+    if missing:
+        text = f"ran as an emergency and still owes {plural(missing, 'approval')}; {view.row.asked_by} started it."
+        return Need(view=view, tone="attention", text=text, advice="Look at what was done, and approve it afterwards.")
     if state in WAIT_FOR_SOMEBODY:
         tone = "bad" if stopped_by_gate(view) else "attention"
         return Need(view=view, tone=tone, text=_sentence(view), advice="Look at why, then resume or abort it.")

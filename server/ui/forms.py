@@ -5,7 +5,7 @@ from aiohttp import web
 from server.errors import DeniedError, NotFoundError
 from server.http.access import MAX_TOKEN_CHARS, Need, require
 from server.http.bodies import path_id
-from server.http.campaigns import Desk
+from server.http.campaigns import Desk, need_of
 from server.planner.model import Verb
 from server.ports import Database
 from server.ui.rendering import Templates
@@ -14,6 +14,8 @@ from server.ui.sessions import COOKIE, LIFETIME_S, Sessions, same_origin
 MAX_REASON_CHARS = 500
 CONSEQUENCES = {
     Verb.START: "The first cohort opens and its targets are told to fetch and stage. Restarts still need a permit each.",
+    Verb.APPROVE: "You agree to this campaign. With the last approval that it takes, it starts, or waits for its time.",
+    Verb.REJECT: "The campaign is a draft again. Somebody may change it, or ask for its start anew.",
     Verb.PAUSE: "No further orders or permits. What is already on its way comes to its end, and nothing is undone.",
     Verb.RESUME: "Orders and permits flow again where the campaign stopped.",
     Verb.ABORT: "Orders that are not activated yet are withdrawn. Targets that already run the release keep it.",
@@ -71,8 +73,8 @@ class Forms:
     async def confirm(self, request: web.Request) -> web.StreamResponse:
         """Ask once more, say what will happen, and take a reason."""
         session = await self._sessions.of(request)
-        require(session.caller, Need.OPERATE)
         verb, name = _verb(request), path_id(request, "campaign")
+        require(session.caller, need_of(verb))
         view = await self._database.read(lambda unit: unit.campaigns.view(name))
         if view is None:
             raise NotFoundError(f"There is no campaign {name}.")
@@ -81,8 +83,8 @@ class Forms:
         )
 
     async def command(self, request: web.Request) -> web.StreamResponse:
-        session, fields = await self._sessions.for_form(request, Need.OPERATE)
         verb, name = _verb(request), path_id(request, "campaign")
+        session, fields = await self._sessions.for_form(request, need_of(verb))
         reason = " ".join(fields.get("reason", "").split())[:MAX_REASON_CHARS]
         await self._desk.command(name, verb, by=session.caller.name, reason=reason)
         return web.Response(status=303, headers={"Location": f"/campaigns/{name}"})

@@ -13,10 +13,12 @@ from server.campaigns.savings import savings
 from server.errors import DeniedError, NotFoundError
 from server.http.access import Need
 from server.http.bodies import path_id, query_text
+from server.http.campaigns import need_of
 from server.http.changes import Changes
 from server.http.fleet import FILTERS, Explainer, filters
 from server.http.problems import Render
-from server.planner.model import AssignmentRow, AssignmentState, CampaignState, Explanation, Verb
+from server.planner import approvals
+from server.planner.model import AssignmentRow, AssignmentState, CampaignRow, CampaignState, Explanation, Verb
 from server.planner.states import CAMPAIGN
 from server.ports import CampaignView, Clock, Database, Unit
 from server.ui.attention import needs
@@ -143,7 +145,8 @@ class Pages:
             sums=savings(view.legs, min_saving=view.row.strategy.deltas.min_saving) if view.legs else None,
             stuck_more=max(0, len(stuck) - STUCK_SHOWN),
             timeline=gathered(timeline),
-            verbs=verbs_for(view.row.state) if session.caller.may(Need.OPERATE) else (),
+            verbs=[verb for verb in verbs_for(view.row) if session.caller.may(need_of(verb))],
+            owed=approvals.owed(view.row),
         )
 
     async def fleet(self, request: web.Request, session: Session) -> web.StreamResponse:
@@ -212,9 +215,10 @@ class Pages:
         return handler
 
 
-def verbs_for(state: CampaignState) -> tuple[Verb, ...]:
-    """What a person can tell a campaign in this state: what the planner's table has a row for."""
-    return tuple(verb for verb in Verb if verb in CAMPAIGN[state])
+def verbs_for(row: CampaignRow) -> tuple[Verb, ...]:
+    """What a person can tell a campaign now: what the planner's table has a row for, and to approve what it owes."""
+    owes = approvals.owed(row) > 0
+    return tuple(verb for verb in Verb if verb in CAMPAIGN[row.state] or (verb is Verb.APPROVE and owes))
 
 
 def _rank(state: CampaignState) -> int:

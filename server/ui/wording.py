@@ -59,6 +59,8 @@ GATE_WORDS: dict[CohortState, str] = {
 }
 VERB_WORDS: dict[Verb, str] = {
     Verb.START: "Start",
+    Verb.APPROVE: "Approve",
+    Verb.REJECT: "Reject",
     Verb.PAUSE: "Pause",
     Verb.RESUME: "Resume",
     Verb.ABORT: "Abort",
@@ -128,6 +130,8 @@ def campaign_sentence(row: CampaignRow, cohorts: Sequence[CohortRow]) -> str:
     if row.state is CampaignState.DRAFT:
         total = sum(cohort.size for cohort in cohorts)
         return f"A draft for {plural(total, 'target')}; nothing happens until somebody starts it."
+    if row.state is CampaignState.SCHEDULED and row.start_at is not None:
+        return f"Starts by itself on {clock_time(row.start_at)} UTC."
     if row.state is CampaignState.RUNNING and row.deltas_until is not None:
         return (
             f"Waiting for deltas, until {clock_time(row.deltas_until)} UTC at the latest; then the first cohort opens."

@@ -15,6 +15,7 @@ from device_agent.boot.settings import Grub, Simulated, SystemdBootSettings, UBo
 from device_agent.config import Config, Intervals
 from firmware.protocol.words import ReasonKind
 from server.config import DEFAULTS
+from server.http.accounts import AccountRoutes
 from server.http.authorities import CaRoutes
 from server.http.campaigns import CampaignRoutes
 from server.http.devices import DeviceRoutes
@@ -59,6 +60,7 @@ def strategy_keys() -> dict[str, tuple[str, ...]]:
         "A cohort": {"name": "s", "cohorts": [{**cohort, "?": 1}]},
         "A gate": {"name": "s", "cohorts": [{**cohort, "gate": {"?": 1}}]},
         "A budget": {"name": "s", "cohorts": [cohort], "budgets": [{"?": 1}]},
+        "Approvals": {"name": "s", "cohorts": [cohort], "approvals": {"?": 1}},
         "A rate": {"name": "s", "cohorts": [cohort], "rates": [{"?": 1}]},
     }
     return {title: known_keys(value) for title, value in asked.items()}
@@ -72,7 +74,7 @@ def known_keys(strategy: dict[str, Any]) -> tuple[str, ...]:
 
 def routes() -> Iterator[tuple[str, str]]:
     """`METHOD /path` below /api/v1 and the need of each."""
-    for kind in (SystemRoutes, FleetRoutes, CaRoutes, CampaignRoutes, ReleaseRoutes):
+    for kind in (SystemRoutes, FleetRoutes, AccountRoutes, CaRoutes, CampaignRoutes, ReleaseRoutes):
         for route in unfurnished(kind).routes():
             yield f"{route.method} {route.path}", route.need.value
 
@@ -139,7 +141,7 @@ def _quoted(value: object) -> str:
     return msgspec.json.encode(value).decode() if isinstance(value, str) else _shown(value)
 
 
-@pytest.mark.parametrize("title", ["The strategy", "A cohort", "A gate", "A budget", "A rate"])
+@pytest.mark.parametrize("title", ["The strategy", "A cohort", "A gate", "A budget", "A rate", "Approvals"])
 def test_every_key_of_a_strategy_is_in_the_reference_and_none_else(title: str) -> None:
     keys = strategy_keys()[title]
     assert len(keys) > 1

@@ -39,7 +39,14 @@ OPERATE = {
     "POST /releases",
     "POST /releases/{product}/{version}/deltas",
 }
+APPROVE = {
+    "POST /campaigns/{campaign}/approve",
+    "POST /campaigns/{campaign}/reject",
+}
 ADMINISTER = {
+    "GET /people",
+    "POST /people",
+    "DELETE /people",
     "GET /claim-tokens",
     "POST /claim-tokens",
     "POST /fleet/{target}/release",
@@ -50,11 +57,11 @@ ADMINISTER = {
 ALLOWED = {
     Role.VIEWER: READ,
     Role.AUDITOR: READ,
-    Role.APPROVER: READ,
+    Role.APPROVER: READ | APPROVE,
     Role.OPERATOR: READ | OPERATE,
-    Role.ADMIN: READ | OPERATE | ADMINISTER,
+    Role.ADMIN: READ | OPERATE | APPROVE | ADMINISTER,
 }
-EVERY = sorted(READ | OPERATE | ADMINISTER)
+EVERY = sorted(READ | OPERATE | APPROVE | ADMINISTER)
 
 
 def _address(route: str) -> tuple[str, str]:
@@ -108,6 +115,8 @@ async def test_an_expired_token_ends_its_sessions_too(people: PeopleSide) -> Non
     assert (answer.status, answer.headers["Location"]) == (303, "/login?next=%2Ffleet")
 
 
-def test_every_campaign_verb_is_an_operators_route(people: PeopleSide) -> None:
+def test_every_campaign_verb_is_an_operators_route_but_the_word_of_approvers(people: PeopleSide) -> None:
     routes = CampaignRoutes(database=people.database, desk=people.desk).routes()
-    assert all(route.need is Need.OPERATE for route in routes if route.method == "POST")
+    needs = {route.path.rpartition("/")[2]: route.need for route in routes if route.method == "POST"}
+    assert {name for name, need in needs.items() if need is Need.APPROVE} == {"approve", "reject"}
+    assert {need for name, need in needs.items() if name not in ("approve", "reject")} == {Need.OPERATE}

@@ -84,6 +84,66 @@ async def test_a_verb_its_state_does_not_allow_is_refused_and_changes_nothing(pe
     assert (await _get(people, "/campaigns/spring"))["state"] == "draft"
 
 
+APPROVED = CAMPAIGN.replace("strategy: standard", "strategy: {extends: standard, approvals: {need: 1}}")
+
+
+async def test_two_people_start_a_campaign_that_takes_approval(people: PeopleSide) -> None:
+    await _post(people, "/campaigns", APPROVED, 201)
+    asked = await _post(people, "/campaigns/spring/start", {"reason": "CHG-1"})
+    assert (asked["state"], asked["approvals_needed"], asked["owed_approvals"]) == ("awaiting_approval", 1, 0)
+    problem = await _post(people, "/campaigns/spring/approve", None, 422)
+    assert problem["type"] == "approval-not-yours"
+    answer = await people.client.post(
+        f"{API}/campaigns/spring/approve", headers=people.headers(Role.APPROVER), json={"reason": "fine"}
+    )
+    assert (await answer.json())["state"] == "running"
+    shown = await _get(people, "/campaigns/spring")
+    assert [(one["by"], one["reason"]) for one in shown["approvals"]] == [("the approver", "fine")]
+
+
+async def test_an_emergency_runs_and_shows_what_it_owes(people: PeopleSide) -> None:
+    urgent = "strategy: {extends: standard, emergency: true, approvals: {need: 2}}"
+    await _post(people, "/campaigns", CAMPAIGN.replace("strategy: standard", urgent), 201)
+    started = await _post(people, "/campaigns/spring/start")
+    assert (started["state"], started["owed_approvals"]) == ("running", 2)
+
+
+async def test_rules_by_label_look_at_who_is_selected(people: PeopleSide) -> None:
+    rules = "rules: [{need: 2, labels: {site: rome}}, {need: 3, labels: {site: nowhere}}]"
+    strategy = f"strategy: {{extends: standard, approvals: {{{rules}}}}}"
+    made = await _post(people, "/campaigns?dry_run=1", CAMPAIGN.replace("strategy: standard", strategy))
+    assert made["approvals_needed"] == 2
+    berlin = "selection: {labels: {site: berlin}}\n"
+    made = await _post(people, "/campaigns?dry_run=1", berlin + CAMPAIGN.replace("strategy: standard", strategy))
+    assert made["approvals_needed"] == 0
+
+
+async def test_a_start_time_is_kept_and_waited_for(people: PeopleSide) -> None:
+    await _post(people, "/campaigns", CAMPAIGN + 'start_at: "2100-01-01T02:00+01:00"\n', 201)
+    started = await _post(people, "/campaigns/spring/start")
+    assert (started["state"], started["start_at"]) == ("scheduled", 4102448400.0)
+    problem = await _post(people, "/campaigns", CAMPAIGN.replace("spring", "other") + "start_at: 2100-01-01\n", 422)
+    assert "with its offset" in problem["detail"]
+
+
+async def test_access_is_given_listed_and_taken_away(people: PeopleSide) -> None:
+    made = await _post(people, "/people", {"name": "bob", "role": "approver", "expires_s": 3600}, 201)
+    assert (await people.client.get(f"{API}/fleet", headers={"Authorization": f"Bearer {made['token']}"})).status == 200
+    answer = await people.client.get(f"{API}/people", headers=people.headers())
+    listed = {one["name"]: one for one in (await answer.json())["people"]}
+    assert (listed["bob"]["role"], "token" in listed["bob"]) == ("approver", False)
+    gone = await people.client.delete(f"{API}/people", headers=people.headers(), json={"name": "bob"})
+    assert gone.status == 200
+    assert (await people.client.get(f"{API}/fleet", headers={"Authorization": f"Bearer {made['token']}"})).status == 401
+    again = await people.client.delete(f"{API}/people", headers=people.headers(), json={"name": "bob"})
+    assert again.status == 404
+    own = await people.client.delete(f"{API}/people", headers=people.headers(), json={"name": "the admin"})
+    assert (await own.json())["type"] == "own-token"
+    trail = [record["text"] for record in (await _get(people, "/audit"))["audit"]]
+    assert "bob was given access as approver." in trail
+    assert "The access of bob was taken away." in trail
+
+
 async def test_claim_tokens_are_shown_once_and_listed_without_their_secret(people: PeopleSide) -> None:
     made = await _post(people, "/claim-tokens", {"uses": 3, "expires_s": 600, "labels": {"site": "oslo"}}, 201)
     assert made["token"] == "otc1.paper"

@@ -367,7 +367,7 @@ def test_a_gate_that_fails_during_a_pause_still_aborts() -> None:
     [
         (C.DRAFT, Verb.PAUSE, "possible now: start, abort"),
         (C.DRAFT, Verb.RESUME, "possible now: start, abort"),
-        (C.AWAITING_APPROVAL, Verb.START, "possible now: abort"),
+        (C.AWAITING_APPROVAL, Verb.START, "possible now: approve, reject, abort"),
         (C.RUNNING, Verb.START, "possible now: pause, abort, rollback"),
         (C.PAUSED, Verb.PAUSE, "possible now: resume, abort, rollback"),
         (C.COMPLETED, Verb.ABORT, "possible now: rollback"),

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from server.planner.model import CampaignState
+from server.planner.model import CampaignState, Verb
 from server.ports import Role
 from server.ui.sessions import COOKIE
 from tests.people_side import CAMPAIGN, PeopleSide
@@ -110,3 +110,40 @@ async def test_a_verb_that_does_not_fit_says_so_on_a_page(signed_in: PeopleSide)
     answer = await signed_in.client.post("/campaigns/spring/resume", data=data)
     assert (answer.status, answer.content_type) == (422, "text/html")
     assert await _state(signed_in) is CampaignState.DRAFT
+
+
+APPROVED = CAMPAIGN.replace("strategy: standard", "strategy: {extends: standard, approvals: {need: 1}}")
+
+
+@pytest.mark.parametrize(("role", "offered"), [(Role.OPERATOR, {"abort"}), (Role.APPROVER, {"approve", "reject"})])
+async def test_each_role_is_offered_what_it_may_say(people: PeopleSide, role: Role, offered: set[str]) -> None:
+    await people.desk.create(people.desk.parse(APPROVED), by="mara")
+    await people.desk.command("spring", Verb.START, by="mara", reason="")
+    await people.sign_in(role)
+    page = await (await people.client.get("/campaigns/spring")).text()
+    assert set(re.findall(r'href="/campaigns/spring/([a-z]+)"', page)) == offered
+    assert "mara asks for its start; one more must approve it" in page
+    assert "Approve it, or reject it with a reason." in await (await people.client.get("/")).text()
+
+
+async def test_an_approver_approves_by_form(people: PeopleSide) -> None:
+    await people.desk.create(people.desk.parse(APPROVED), by="mara")
+    await people.desk.command("spring", Verb.START, by="mara", reason="")
+    await people.sign_in(Role.APPROVER)
+    data = {"csrf": await _csrf(people, "/campaigns/spring/approve"), "reason": "CHG-1"}
+    await people.client.post("/campaigns/spring/approve", data=data)
+    assert await _state(people) is CampaignState.RUNNING
+    page = await (await people.client.get("/campaigns/spring")).text()
+    assert "Approved by the approver" in page
+
+
+async def test_an_emergency_is_on_the_overview_until_it_is_approved(people: PeopleSide) -> None:
+    urgent = CAMPAIGN.replace(
+        "strategy: standard", "strategy: {extends: standard, emergency: true, approvals: {need: 1}}"
+    )
+    await people.desk.create(people.desk.parse(urgent), by="mara")
+    await people.desk.command("spring", Verb.START, by="mara", reason="")
+    await people.sign_in(Role.APPROVER)
+    assert "still owes 1 approval; mara started it" in await (await people.client.get("/")).text()
+    await people.desk.command("spring", Verb.APPROVE, by="bob", reason="")
+    assert "still owes" not in await (await people.client.get("/")).text()

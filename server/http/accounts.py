@@ -1,0 +1,69 @@
+"""Who has access, over REST: a name, a role and a secret that is shown once."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Protocol
+
+from aiohttp import web
+from msgspec import Meta, Struct
+
+from server.http.access import Caller, Need
+from server.http.bodies import read_json
+from server.http.routes import Route, reply
+from server.ports import ApiToken, Role
+
+MAX_EXPIRES_S = 3650 * 86400
+
+
+class Accounts(Protocol):
+    """Gives access and takes it away. Raises typed errors."""
+
+    async def create(self, name: str, role: Role, *, expires_s: float | None = None, by: str = "") -> str: ...
+    async def list(self) -> Sequence[ApiToken]: ...
+    async def remove(self, name: str, *, by: str) -> None: ...
+
+
+class NewAccess(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of `POST /people`."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=128)]
+    role: Role
+    expires_s: Annotated[int, Meta(ge=1, le=MAX_EXPIRES_S)] | None = None
+
+
+class WhoseAccess(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of `DELETE /people`: names hold any characters, so they don't go into addresses."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=128)]
+
+
+class AccountRoutes:
+    """Handlers about people, for administrators."""
+
+    def __init__(self, *, accounts: Accounts) -> None:
+        self._accounts = accounts
+
+    def routes(self) -> Sequence[Route]:
+        return (
+            Route(method="GET", path="/people", need=Need.ADMINISTER, action=self.list),
+            Route(method="POST", path="/people", need=Need.ADMINISTER, action=self.add),
+            Route(method="DELETE", path="/people", need=Need.ADMINISTER, action=self.remove),
+        )
+
+    async def list(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        return reply({"people": [_shown(token) for token in await self._accounts.list()]})
+
+    async def add(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """Give somebody a token. Its secret is in this answer and nowhere else."""
+        new = await read_json(request, NewAccess)
+        secret = await self._accounts.create(new.name, new.role, expires_s=new.expires_s, by=caller.name)
+        return reply({"name": new.name, "role": new.role, "token": secret}, status=201)
+
+    async def remove(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """Take all tokens of somebody away; their sessions end with them."""
+        whose = await read_json(request, WhoseAccess)
+        await self._accounts.remove(whose.name, by=caller.name)
+        return reply({"removed": whose.name})
+
+
+def _shown(token: ApiToken) -> dict[str, Any]:
+    return {"name": token.name, "role": token.role, "expires_at": token.expires_at}
