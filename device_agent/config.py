@@ -5,7 +5,7 @@ Paths are relative to the agent's directory. What enrolment learnt is in `identi
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -15,14 +15,16 @@ from device_agent.core.values import DataPolicy, OwnWatch, Tuning
 from device_agent.install.addresses import store_address
 from device_agent.local.settings import AbsolutePath, HookSettings, LocalSettings, policy_of, require_sensible
 from device_agent.post import Pace
-from device_agent.runtime import Settings
 from device_agent.slots.places import Size, SlotTables, parse_size, places_of
-from device_agent.upkeep import UpkeepPace
 from firmware.checks import MAX_CHECKS, HealthCheck, require_understood
 from firmware.errors import RefusedError, UnavailableError
 from firmware.manifest import Schema
 from firmware.protocol.codec import canonical
 from firmware.protocol.words import Label
+
+if TYPE_CHECKING:  # a worker reads the configuration too, and has no use for the core
+    from device_agent.runtime import Settings
+    from device_agent.upkeep import UpkeepPace
 
 CONFIG_FILE = "agent.toml"
 MAX_BYTES = 65536
@@ -161,9 +163,11 @@ def source_urls(config: Config) -> list[str]:
     return [name for name in named if name not in (SERVER_SOURCE, MQTT_SOURCE)]
 
 
-def runtime_settings(config: Config, agent_version: str) -> Settings:
+def runtime_settings(config: Config, agent_version: str) -> "Settings":
     """The runtime's settings out of the configuration."""
     wait = config.intervals
+    from device_agent.runtime import Settings
+
     return Settings(
         tuning=Tuning(
             retry_min_s=wait.retry_min_s,
@@ -187,9 +191,11 @@ def runtime_settings(config: Config, agent_version: str) -> Settings:
     )
 
 
-def upkeep_pace(config: Config) -> UpkeepPace:
+def upkeep_pace(config: Config) -> "UpkeepPace":
     """How often certificate and way are looked at."""
     wait = config.intervals
+    from device_agent.upkeep import UpkeepPace
+
     return UpkeepPace(every_s=wait.upkeep_s, cut_off_s=wait.upkeep_cut_off_s, least_s=wait.upkeep_least_s)
 
 

@@ -1,6 +1,6 @@
 """Upkeep of the agent's way to its server: renews the certificate, and goes back to the preferred address when it answers.
 
-One thread, apart from the core: nothing here moves an order. It looks at the start, from time to time, when the catalogue
+One thread, apart from the core: nothing here moves an order. It looks soon after the start, from time to time, when the catalogue
 was refreshed (the doorbell is how a server makes its fleet look), and sooner while the broker can't be reached.
 """
 
@@ -120,6 +120,8 @@ class Upkeep:
             raise
 
     def _look(self) -> None:
+        """A process that starts has its catalogue refreshed: then is the time for the first look, and soon enough without."""
+        self._nudged.wait(self._stretched(self._pace.cut_off_s))
         while not self._stopping.is_set():
             self._nudged.clear()
             self.turn()

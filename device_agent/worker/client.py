@@ -46,6 +46,7 @@ TRIES = 2
 STOP_EVERY_S = 0.25
 END_S = 5.0
 SEND_S = 30.0
+MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}
 
 
 class Spawned(NamedTuple):
@@ -340,8 +341,9 @@ def start_process(argv: list[str]) -> Spawned:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, without what systemd tells the main process. Few arenas: each thread's own would stay after it."""
+    """Ours, without what systemd tells the main process. One arena, because each thread's own would stay after it; and what is
+    large goes back to the system when it is let go, because most of what a worker holds is windows."""
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith(("NOTIFY_", "WATCHDOG_", "LISTEN_"))
     }
-    return {"MALLOC_ARENA_MAX": "1", **kept}
+    return {**MALLOC, **kept}
