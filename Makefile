@@ -30,6 +30,7 @@ check: $(VENV)/dev.stamp ## format, lint, types, import rules
 	@$(BIN)/lint-imports
 
 bench: $(VENV)/dev.stamp ## benchmarks as ratios against peers in the same run
+	@deploy/bench-tools.sh
 	@OTARIA_CACHE=$(CACHE) $(BIN)/python -m bench $(ARGS)
 
 format: $(VENV)/dev.stamp ## put the code into the project's format

@@ -21,6 +21,8 @@ from bench.catalogue import catalogue
 from bench.delta import delta
 from bench.envelope import envelope
 from bench.ingest import ingest
+from bench.install import install
+from bench.install_memory import install_memory
 from bench.plan import Plan
 from bench.planner import planner
 from bench.result import Outcome, Point, Result, Skipped
@@ -34,6 +36,8 @@ BENCHMARKS: dict[str, Callable[[Plan], list[Outcome]]] = {
     "ingest": ingest,
     "envelope": envelope,
     "agent": agent,
+    "install-memory": install_memory,
+    "install": install,
     "catalogue": catalogue,
 }
 _TOP = Path(__file__).parent.parent

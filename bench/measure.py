@@ -1,7 +1,9 @@
 """How things are measured: by turns, in fresh processes where memory counts, with no garbage of the turn before."""
 
+import contextlib
 import gc
 import json
+import os
 import subprocess
 import sys
 import time
@@ -54,6 +56,32 @@ def peak_bytes() -> int:
 def pss_bytes(pid: int) -> int:
     """Resident memory of a process, pages it shares counted in proportion."""
     return _status_kib(Path(f"/proc/{pid}/smaps_rollup"), "Pss") << 10
+
+
+def family(pid: int) -> list[int]:
+    """A process and all that it started, as far as they run now."""
+    found, waiting = list[int](), [pid]
+    while waiting:
+        found.append(waiting.pop())
+        for task in Path(f"/proc/{found[-1]}/task").glob("*/children"):
+            with contextlib.suppress(OSError):  # it ended meanwhile
+                waiting += map(int, task.read_text().split())
+    return found
+
+
+def family_pss_bytes(pid: int) -> int:
+    """Resident memory of a process and all that it started; 0 when it is gone."""
+    total = 0
+    for one in family(pid):
+        with contextlib.suppress(OSError, RuntimeError):
+            total += pss_bytes(one)
+    return total
+
+
+def cpu_s(pid: int) -> float:
+    """Seconds of processor time that a process, its threads and its ended children have taken."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def rss_bytes(pid: int) -> int:

@@ -288,10 +288,13 @@ class Lab:
 
     # Boards
 
-    def board(self, name: str, image: Path, *, labels: dict[str, str] | None = None) -> Board:
-        """Make a board with a factory image in slot A, enrol it; it has no power yet."""
+    def board(
+        self, name: str, image: Path, *, labels: dict[str, str] | None = None, capacity_bytes: int | None = None
+    ) -> Board:
+        """Make a board with a factory image in slot A, enrol it; it has no power yet. `capacity_bytes` of each slot: a little
+        more than the image's unless given."""
         directory = self.directory / "boards" / name
-        create_board(directory, image, capacity_bytes=image.stat().st_size + (4 << 20), hardware=HARDWARE)
+        create_board(directory, image, capacity_bytes or image.stat().st_size + (4 << 20), HARDWARE)
         board = Board(directory=directory)
         claim = self.directory / f"claim-{name}.txt"
         claim.write_text(self.claim(uses=1, labels=labels))
