@@ -31,8 +31,8 @@ from firmware.protocol.order import FileRef, Order
 from firmware.protocol.words import ReasonKind
 
 QUICK_S = 25.0
-"""For what only computes, a worker's start on a slow device included. The agent's own loop waits for it, at worst for two workers in
-turn: that must be less than the time of its watchdog."""
+"""For what only computes, a worker's start on a slow device included. The agent's own loop waits for it, at worst for two workers
+in turn: that must be less than the time of its watchdog."""
 NETWORK_S = 1800.0
 STAGE_SILENT_S = 900.0
 READ_SLOT_S = 6 * 3600.0
