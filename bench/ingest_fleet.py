@@ -26,6 +26,7 @@ from server.ports import (
     AgentRecord,
     AgentStatus,
     CampaignSpec,
+    ReleaseImage,
     ReleaseRecord,
     Selection,
     StoredFile,
@@ -119,7 +120,7 @@ def _enrol(unit: Unit, signers: dict[str, CryptoSigner]) -> None:
             counter=2,
             hardware=(HARDWARE,),
             manifest=StoredFile(path=f"{place}/manifest.json", length=100, sha256="e" * 64),
-            image=StoredFile(path=f"{place}/root.img", length=1 << 24, sha256=NEW_SHA256),
+            images=(ReleaseImage(file=StoredFile(path=f"{place}/root.img", length=1 << 24, sha256=NEW_SHA256)),),
         )
     )
 

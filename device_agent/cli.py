@@ -166,7 +166,12 @@ def _add_board(commands: Any) -> None:
     example = "otaria-agent board board --image release-1.img --hardware demo-board"
     parser = _add(commands, "board", _board, "power a file-backed board until SIGTERM", example)
     parser.add_argument("board", type=Path, metavar="BOARD", help="the board's directory")
-    parser.add_argument("--image", type=Path, help="first make the board, with this slot image in slot A")
+    parser.add_argument(
+        "--image",
+        action="append",
+        metavar="[SET=]FILE",
+        help="first make the board, with this slot image in slot A; repeat with SET= for more slot sets",
+    )
     parser.add_argument("--hardware", help="hardware id of the board to make")
     parser.add_argument("--capacity", type=int, metavar="BYTES", help="size of each slot (default: twice the image's)")
 
@@ -306,13 +311,17 @@ def _boot(arguments: argparse.Namespace) -> int:
 def _board(arguments: argparse.Namespace) -> int:
     from device_agent.boot.supervisor import main as power
     from device_agent.slots.files import create_board
+    from firmware.contents import ROOT_SET, named_file
 
     if arguments.image is not None:
         if arguments.hardware is None:
             raise _UsageError("--image needs --hardware as well. See `otaria-agent board --help`.")
+        images = dict(named_file(text) for text in arguments.image)
+        if ROOT_SET not in images or len(images) != len(arguments.image):
+            raise _UsageError("Each slot set takes one --image, and one of them is of no set or of `root`.")
         asked: int | None = arguments.capacity
-        capacity_bytes = 2 * arguments.image.stat().st_size if asked is None else asked
-        create_board(arguments.board, arguments.image, capacity_bytes, arguments.hardware)
+        capacity_bytes = 2 * max(path.stat().st_size for path in images.values()) if asked is None else asked
+        create_board(arguments.board, images.pop(ROOT_SET), capacity_bytes, arguments.hardware, images)
     return power(arguments.board)
 
 

@@ -15,7 +15,7 @@ from firmware.bundle import code as typed
 from firmware.encryption import content_key
 from firmware.encryption.content_key import ContentKey, Purpose
 from firmware.errors import RefusedError
-from firmware.manifest import Encrypted
+from firmware.manifest import Manifest
 from firmware.protocol.order import Order
 from firmware.protocol.report import EncryptionKey
 from firmware.protocol.words import AgentState, ReasonKind
@@ -49,10 +49,10 @@ class DecryptionKey:
         """What the inventory says."""
         return EncryptionKey(suite=content_key.SUITE, public=self._public)
 
-    def open(self, order: Order, encrypted: Encrypted) -> ContentKey:
+    def open(self, order: Order, manifest: Manifest) -> ContentKey:
         """The key of the order's release; see `ContentKeys.open`."""
         release, wrapped = order.release, order.wrapped_key
-        if release is None or wrapped is None:
+        if release is None or wrapped is None or not manifest.encrypted:
             raise _cannot("The release is encrypted and the order brings no key to it; issue a new order.")
         if wrapped.suite != content_key.SUITE:
             raise _cannot(
@@ -67,7 +67,7 @@ class DecryptionKey:
             product=release.product,
             version=release.version,
             counter=release.counter,
-            artifact=encrypted.sha256,
+            artifact=manifest.encrypted_sha256,
             target=order.target,
             hardware=order.hardware,
         )
@@ -75,7 +75,7 @@ class DecryptionKey:
             data = content_key.from_text(wrapped.data)
         except ValueError as error:
             raise _cannot("The release's key is damaged; issue a new order.") from error
-        return content_key.unwrap(data, self._private, purpose, check=encrypted.key_check)
+        return content_key.unwrap(data, self._private, purpose, check=manifest.encrypted[0].key_check)
 
     def code(self, order: Order, order_hash: str, outcome: AgentState) -> str:
         """The typed code about how this order ended. Raises `RefusedError` (`no-code`)."""

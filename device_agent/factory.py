@@ -1,7 +1,7 @@
 """What the running slot holds when no journal tells: read from the slot itself.
 
 A slot image is an uncompressed tar whose first member, `otaria/slot.json`, names the release. The image ends where its
-archive ends, rounded up to tar's record size.
+archive ends, rounded up to tar's record size. What other slot sets hold must be archives too, to be known by their hashes.
 """
 
 import hashlib
@@ -11,8 +11,9 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from device_agent.core.values import Content
-from device_agent.ports import BootOutcome, BootStatus, Slot, Slots
+from device_agent.core.values import Content, Part, content_of_parts
+from device_agent.ports import BootOutcome, BootStatus, Slot, Slots, SlotSets
+from firmware.contents import ROOT_SET
 from firmware.errors import RefusedError
 from firmware.protocol.codec import convert, parse_json
 from firmware.protocol.words import Count, Id, Version
@@ -30,33 +31,54 @@ class SlotFacts(Struct, frozen=True, kw_only=True):
     counter: Count
 
 
-def identify(slots: Slots, slot: Slot) -> Content | None:
-    """What the slot holds by its own account, with the hash of its bytes; None when that can't be read.
+def identify(sets: SlotSets, slot: Slot) -> Content | None:
+    """What the slot holds by its own account, with the hashes of its bytes; None when that can't be read.
 
+    `root` says which release it is; of the other sets it is only known where their images end, so they must be archives as well.
     The hash is of what is there, not proof of a release: it decides which delta fits, and every delta is checked.
     """
-    reader = io.BufferedReader(_SlotReader(slots, slot))
     try:
-        with tarfile.open(fileobj=reader, mode="r:") as archive:
+        facts = _facts(sets[ROOT_SET], slot)
+        if facts is None:
+            return None
+        parts = [_part(name, sets[name], slot) for name in sorted(sets)]
+    finally:
+        for slots in sets.values():
+            slots.release(slot)
+    known = [part for part in parts if part is not None]
+    if len(known) != len(parts):
+        return None
+    return content_of_parts(known, product=facts.product, version=facts.version, counter=facts.counter, good=True)
+
+
+_DAMAGE = (tarfile.TarError, RefusedError, OSError, ValueError, IndexError)
+"""`tarfile`'s answers to damaged headers."""
+
+
+def _facts(slots: Slots, slot: Slot) -> SlotFacts | None:
+    """What the slot's first member says."""
+    try:
+        with tarfile.open(fileobj=io.BufferedReader(_SlotReader(slots, slot)), mode="r:") as archive:
             member = archive.next()
             if member is None or member.name != SLOT_FACTS or member.size > MAX_FACTS_BYTES:
                 return None
             body = archive.extractfile(member)
-            facts = convert(parse_json(body.read() if body else b"", max_bytes=MAX_FACTS_BYTES), SlotFacts)
+            return convert(parse_json(body.read() if body else b"", max_bytes=MAX_FACTS_BYTES), SlotFacts)
+    except _DAMAGE:
+        return None
+
+
+def _part(name: str, slots: Slots, slot: Slot) -> Part | None:
+    """What one set's slot holds: the bytes up to the end of its archive."""
+    try:
+        with tarfile.open(fileobj=io.BufferedReader(_SlotReader(slots, slot)), mode="r:") as archive:
             while archive.next() is not None:
                 archive.members.clear()  # type: ignore[attr-defined]  # else it remembers every file of the image
             length = -(-(archive.offset + 2 * tarfile.BLOCKSIZE) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
-    except (tarfile.TarError, RefusedError, OSError, ValueError, IndexError):  # tarfile's answers to damaged headers
+    except _DAMAGE:
         return None
     length = min(length, slots.capacity(slot))
-    return Content(
-        product=facts.product,
-        version=facts.version,
-        counter=facts.counter,
-        sha256=slot_sha256(slots, slot, length),
-        length=length,
-        good=True,
-    )
+    return Part(slot_set=name, sha256=slot_sha256(slots, slot, length), length=length)
 
 
 def with_running(

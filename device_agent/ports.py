@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from firmware.errors import UnavailableError
-from firmware.manifest import Encrypted, HealthCheck, Manifest
+from firmware.manifest import HealthCheck, Manifest
 from firmware.protocol.order import FileRef, Order
 
 if TYPE_CHECKING:  # the core imports this module, and needs no cryptography
@@ -170,7 +170,7 @@ class Media(Protocol):
 
 
 class Slots(Protocol):
-    """Slot storage. Never lets the active slot be written."""
+    """Storage of one slot set: its slots A and B. Never lets the active slot be written."""
 
     def capacity(self, slot: Slot) -> int: ...
     def claim(self, slot: Slot, length: int) -> None:
@@ -193,6 +193,10 @@ class Slots(Protocol):
     def sync(self, slot: Slot) -> None: ...
     def drop_cache(self, slot: Slot) -> None: ...
     def read(self, slot: Slot, offset: int, size: int) -> bytes: ...
+
+
+SlotSets = Mapping[str, Slots]
+"""All slot sets of a device by name; `root` is always among them. The boot loader switches them together."""
 
 
 class BootOutcome(StrEnum):
@@ -413,8 +417,8 @@ class Link(Protocol):
 class ContentKeys(Protocol):
     """Opens the keys of encrypted releases for this device."""
 
-    def open(self, order: Order, encrypted: Encrypted) -> "ContentKey":
-        """The key that the order brings for a file of its release. Raises `RefusedError` (`cannot-decrypt`)."""
+    def open(self, order: Order, manifest: Manifest) -> "ContentKey":
+        """The key that the order brings to what of its release is encrypted. Raises `RefusedError` (`cannot-decrypt`)."""
         ...
 
 
@@ -427,7 +431,7 @@ class WayTaken:
 
 
 class Installer(Protocol):
-    """Writes a release into the inactive slot. Blocking; resumable after a kill at any point."""
+    """Writes a release into the inactive slot, all its slot sets. Blocking; resumable after a kill at any point."""
 
     def stage(
         self,
@@ -439,17 +443,18 @@ class Installer(Protocol):
         stop: Callable[[], bool],
         envelope: bytes = b"",
     ) -> dict[str, object]:
-        """Download, check every window before it is written, flush, drop caches, read back. A delta is tried first when the
-        order offers one that starts from the active slot's verified bytes; the full image otherwise. Returns
-        facts for the report. `envelope` is the order as it was signed, for whoever takes nobody's word for it.
+        """Download all images, check every window before it is written, flush, drop caches, read back. A delta is tried first
+        when the order offers one that starts from the verified bytes of the set's active slot; the full image otherwise. Every
+        set is claimed before the first byte of any is written. Returns facts for the report. `envelope` is the order as it was
+        signed, for whoever takes nobody's word for it.
 
-        Raises `RefusedError` (`artifact-…`, `cannot-decrypt`, `wrong-source`, `read-back-differs`, `slot-too-small`,
+        Raises `RefusedError` (`artifact-…`, `cannot-decrypt`, `wrong-source`, `read-back-differs`, `slot-…`,
         `storage-fault`) or `UnavailableError` (`unreachable`, `interrupted`): the latter may be tried again and resumes.
         """
         ...
 
     def verify(self, slot: Slot, manifest: Manifest) -> bool:
-        """Whether the slot holds exactly the manifest's image, read from the medium."""
+        """Whether the slot holds exactly the manifest's images, each in its set, read from the medium."""
         ...
 
 

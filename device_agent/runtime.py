@@ -40,7 +40,7 @@ from device_agent.journal import Journal, Record, durable
 from device_agent.lanes import Lanes
 from device_agent.lineage import OWN, Lineage
 from device_agent.local.hooks import Point
-from device_agent.ports import HealthResult, Incoming, Slot, Slots, WayTaken
+from device_agent.ports import HealthResult, Incoming, Slot, SlotSets, WayTaken
 from device_agent.post import Pace, Post
 from device_agent.trusted_time import BUILD_TIME, TrustedTime
 from device_agent.uptime import Uptime
@@ -110,7 +110,7 @@ class Runtime:
         directory: Path,
         settings: Settings | None = None,
         session: str | None = None,
-        identify_slot: Callable[[Slots, Slot], Content | None] = identify,
+        identify_slot: Callable[[SlotSets, Slot], Content | None] = identify,
         notice: Callable[[dict[str, Any]], None] = lambda event: None,
         way: Callable[[], WayTaken] = WayTaken,
         lineage: Lineage = OWN,

@@ -9,21 +9,21 @@ from device_agent.effects import FileMedia
 from device_agent.install.blocks import BlockSource
 from device_agent.install.rate import RateLimit
 from device_agent.install.sources import Named, Sources
-from device_agent.ports import BootControl, Effects, Fetch, MonotonicClock, Slots
+from device_agent.ports import BootControl, Effects, Fetch, MonotonicClock, SlotSets
 from device_agent.slots.devices import protected_by, slot_sets
-from device_agent.slots.files import FileSlots
-from device_agent.slots.places import ROOT_SET, parse_size, places_of
+from device_agent.slots.files import board_slots
+from device_agent.slots.places import parse_size, places_of
 from firmware.errors import RefusedError
 
 LEAST_BURST_BYTES = 1 << 16
 
 
-def open_slots(config: Config, effects: Effects, board: Path, boot: BootControl) -> Slots:
+def open_slots(config: Config, effects: Effects, board: Path, boot: BootControl) -> SlotSets:
     """The slots that `agent.toml` names, or the board's files when it names none."""
     places = places_of(config.slots)
     if not places:
-        return FileSlots(effects, board)
-    return slot_sets(places, FileMedia(), protected=lambda: protected_by(boot))[ROOT_SET]
+        return board_slots(effects, board)
+    return slot_sets(places, FileMedia(), protected=lambda: protected_by(boot))
 
 
 def open_sources(directory: Path, config: Config, server: Fetch, blocks: BlockSource, clock: MonotonicClock) -> Sources:

@@ -18,6 +18,7 @@ from device_agent.core.values import Content, Held, Phase
 from device_agent.data.store import DataStore
 from device_agent.factory import slot_sha256
 from device_agent.health.reach import Reach
+from device_agent.install.claims import claimed
 from device_agent.local.hooks import NEVER, Point
 from device_agent.local.policy import CONDITION_EVERY_S, LocalPolicy, No, why
 from device_agent.ports import (
@@ -31,7 +32,7 @@ from device_agent.ports import (
     MonotonicClock,
     Notary,
     Slot,
-    Slots,
+    SlotSets,
 )
 from firmware.checks import HealthCheck
 from firmware.errors import OtariaError, RefusedError, UnavailableError
@@ -57,7 +58,7 @@ class Ports:
     `data`: what is kept beside the slots; None where nothing is."""
 
     effects: Effects
-    slots: Slots
+    slots: SlotSets
     boot: BootControl
     catalogue: Catalogue
     notary: Notary
@@ -159,6 +160,7 @@ def check_order(
         return ev.CheckRefused(order_hash=held.hash, reason=_reason(error), jitter=jitter)
     reason = (
         verify.contradicts_manifest(order, manifest, hardware, floors)
+        or verify.misfits(manifest, ports.slots)
         or verify.lacks_key(order, manifest)
         or verify.jumps_over(manifest, running)
     )
@@ -253,13 +255,10 @@ def _stage(
 
 
 def _retire(ports: Ports, slot: Slot, manifest: Manifest) -> None:
-    """Tell the boot loader to leave the slot, once it is known that it can be written: else the way back would be lost for
+    """Tell the boot loader to leave the slot, once it is known that all of it can be written: else the way back would be lost for
     nothing."""
-    image = verify.image_of(manifest)
-    try:
-        ports.slots.claim(slot, image.length if image is not None else 0)
-    finally:
-        ports.slots.release(slot)
+    with claimed(ports.slots, slot, {image.slot: image.length for image in manifest.images}):
+        pass
     ports.boot.retire(slot)
 
 
@@ -292,8 +291,8 @@ def _holds(ports: Ports, slot: Slot, content: Content) -> bool:
     except (RefusedError, OSError):
         return False
     try:
-        return slot_sha256(ports.slots, slot, content.length) == content.sha256
-    except (OtariaError, OSError):
+        return all(slot_sha256(ports.slots[one.slot_set], slot, one.length) == one.sha256 for one in content.parts)
+    except (OtariaError, OSError, KeyError):  # KeyError: the device had a slot set then that it lacks now
         return False
 
 

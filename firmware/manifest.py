@@ -17,6 +17,7 @@ from msgspec import Meta, Struct, to_builtins
 from firmware.checks import MAX_CHECKS, require_understood
 from firmware.checks import HealthCheck as HealthCheck
 from firmware.checks import Watch as Watch
+from firmware.contents import MAX_IMAGES, ROOT_SET, contents_sha256, twice
 from firmware.encryption.layout import CIPHER, encrypted_length
 from firmware.errors import RefusedError
 from firmware.protocol.codec import canonical, convert, parse_json
@@ -51,7 +52,7 @@ Other = dict[str, Any]
 class Image(Struct, frozen=True, kw_only=True):
     """One image: the slot set it goes to (`root` unless told), catalogue path, length, sha256, window hashes in order."""
 
-    slot: Id = "root"
+    slot: Id = ROOT_SET
     path: Path
     length: Annotated[int, Meta(ge=1, le=WINDOW_BYTES * MAX_WINDOWS)]
     sha256: Sha256
@@ -119,9 +120,10 @@ class Data(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class Manifest(Struct, frozen=True, kw_only=True):
     """One release of one product. `counter` rises with every release of the product; `floor` is what targets raise their
-    own floor to once this release is committed and has soaked; `hardware` lists the compatible hardware ids. `fixes`: CVEs
-    that this release repairs. `security_counter`: the one in the image itself, which the boot loader of the chip enforces.
-    `encrypted`, named in `crit`: what of the images is stored encrypted. `data`, named in `crit`: what is kept beside the slots.
+    own floor to once this release is committed and has soaked; `hardware` lists the compatible hardware ids. `images`: one for
+    each slot set that a device has, all of which switch together. `fixes`: CVEs that this release repairs.
+    `security_counter`: the one in the image itself, which the boot loader of the chip enforces. `encrypted`, named in `crit`:
+    what of the images is stored encrypted. `data`, named in `crit`: what is kept beside the slots.
     """
 
     v: Annotated[int, Meta(ge=1, le=1)] = 1
@@ -131,7 +133,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     floor: Count = 0
     kind: Literal["firmware"] = "firmware"
     hardware: Annotated[list[Label], Meta(min_length=1, max_length=256)]
-    images: Annotated[list[Image], Meta(min_length=1, max_length=16)]
+    images: Annotated[list[Image], Meta(min_length=1, max_length=MAX_IMAGES)]
     health: Annotated[list[HealthCheck], Meta(max_length=MAX_CHECKS)] = []
     watch: Watch | None = None
     min_uptime_s: Seconds = 0
@@ -140,10 +142,26 @@ class Manifest(Struct, frozen=True, kw_only=True):
     sbom: Sbom | None = None
     fixes: Annotated[list[Cve], Meta(max_length=1024)] = []
     security_counter: Annotated[int, Meta(ge=0, le=(1 << 32) - 1)] | None = None
-    encrypted: Annotated[list[Encrypted], Meta(max_length=16)] = []
+    encrypted: Annotated[list[Encrypted], Meta(max_length=MAX_IMAGES)] = []
     data: Data | None = None
     crit: Crit = []
     other: Other = {}
+
+    @property
+    def sha256(self) -> str:
+        """The hash of what a slot holds with all of its images in it."""
+        return contents_sha256((image.slot, image.sha256) for image in self.images)
+
+    @property
+    def length(self) -> int:
+        """Bytes of all its images."""
+        return sum(image.length for image in self.images)
+
+    @property
+    def encrypted_sha256(self) -> str:
+        """What the release's key is for: the encrypted files, as a whole. Of one in `root` it is that file's own hash."""
+        slots = {image.path: image.slot for image in self.images}
+        return contents_sha256((slots[one.image], one.sha256) for one in self.encrypted)
 
     def encryption_of(self, image: Image) -> Encrypted | None:
         """How the image is encrypted; None when it is stored as it is."""
@@ -200,6 +218,7 @@ def parse_manifest(data: bytes) -> Manifest:
     for image in manifest.images:
         if len(image.windows) != -(-image.length // WINDOW_BYTES):
             raise _malformed(f"image {image.path} has the wrong number of windows")
+    _check_images(manifest)
     if len(set(manifest.fixes)) != len(manifest.fixes):
         raise _malformed("list of fixed CVEs names one twice")
     require_understood(manifest.health)
@@ -275,6 +294,16 @@ def _merged(value: dict[str, Any]) -> dict[str, Any]:
     return {**other, **value}
 
 
+def _check_images(manifest: Manifest) -> None:
+    """No slot set gets two images, and no file is two images."""
+    for what, name in (
+        ("slot set", twice(image.slot for image in manifest.images)),
+        ("file", twice(image.path for image in manifest.images)),
+    ):
+        if name is not None:
+            raise _malformed(f"list of images names the {what} {name} twice")
+
+
 def _check_requires(requires: Requires, counter: int) -> None:
     steps = requires.through
     if steps != sorted(set(steps)):
@@ -284,9 +313,15 @@ def _check_requires(requires: Requires, counter: int) -> None:
 
 
 def _check_encrypted(manifest: Manifest) -> None:
-    """Ciphers we know; one for an image, which it fits; and `crit` says so, because it can't be installed without."""
+    """Ciphers we know; one for an image, which it fits, under a salt of its own, because all have one key; and `crit` says so,
+    because it can't be installed without."""
     if manifest.encrypted and "encrypted" not in manifest.crit:
         raise _malformed("encryption is not marked as critical")
+    if (
+        twice(one.salt for one in manifest.encrypted) is not None
+        or len({one.key_check for one in manifest.encrypted}) > 1
+    ):
+        raise _malformed("encrypted files share a salt, or are under several keys")
     lengths = {image.path: image.length for image in manifest.images}
     plain = set(lengths)
     for one in manifest.encrypted:

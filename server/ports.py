@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
+from firmware.contents import ROOT_SET, contents_sha256
 from firmware.protocol.order import Counter
 from server.planner.model import (
     AssignmentRow,
@@ -184,22 +185,54 @@ class EncryptedImage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReleaseImage:
+    """A release's image for one slot set. `file` is the plain one, which nobody has to fetch when there is `encrypted`."""
+
+    slot: str = ROOT_SET
+    file: StoredFile
+    encrypted: EncryptedImage | None = None
+
+    @property
+    def stored(self) -> StoredFile:
+        """What is in the store and fetched."""
+        return self.encrypted.file if self.encrypted else self.file
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReleaseRecord:
-    """A published release: what its manifest says, and where the manifest is. One image in this version. `image` is the plain
-    one, which nobody has to fetch when there is `encrypted`. `requires` is None for a release that was published before the
-    server kept it, until its manifest is read again."""
+    """A published release: what its manifest says, and where the manifest is. `images`: one for each slot set. `requires` is None
+    for a release that was published before the server kept it, until its manifest is read again."""
 
     product: str
     version: str
     counter: int
     hardware: tuple[str, ...]
     manifest: StoredFile
-    image: StoredFile
-    encrypted: EncryptedImage | None = None
+    images: tuple[ReleaseImage, ...]
     state: ReleaseState = ReleaseState.ACTIVE
     notes: str = ""
     published_at: float = 0.0
     requires: Requirements | None = None
+
+    @property
+    def sha256(self) -> str:
+        """The hash of what a target's slot holds with this release in it, as reports have it."""
+        return contents_sha256((image.slot, image.file.sha256) for image in self.images)
+
+    @property
+    def length(self) -> int:
+        """Plain bytes of all its images."""
+        return sum(image.file.length for image in self.images)
+
+    @property
+    def encrypted_sha256(self) -> str | None:
+        """What its key is for, as in its manifest; None when nothing of it is encrypted."""
+        files = [(image.slot, image.encrypted.file.sha256) for image in self.images if image.encrypted]
+        return contents_sha256(files) if files else None
+
+    def image(self, slot: str) -> ReleaseImage | None:
+        """Its image for a slot set."""
+        return next((image for image in self.images if image.slot == slot), None)
 
 
 MAX_DELTA_MEMORY = 8 << 20
@@ -231,6 +264,10 @@ class Releases(Protocol):
         ...
 
     def get(self, product: str, version: str) -> ReleaseRecord | None: ...
+    def holding(self, sha256: str) -> ReleaseRecord | None:
+        """A release with this content (`ReleaseRecord.sha256`), whichever of several."""
+        ...
+
     def list(self) -> Sequence[ReleaseRecord]: ...
     def set_state(self, product: str, version: str, state: ReleaseState) -> None: ...
     def set_requirements(self, product: str, version: str, requires: Requirements) -> None: ...
@@ -417,12 +454,13 @@ class DeltaNeed(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Leg:
-    """One installation that targets of a campaign need, planned when it was started: from an image to a release's. `rank`
+    """One image that targets of a campaign need, planned when it was started: from what a slot set holds to a release's. `rank`
     orders the deltas to be made; `capable` of the `targets` can apply one. `source_sha256` is empty for images that no release
     has. `delta_bytes` is the length of the delta that is there by now."""
 
     campaign: str
     rank: int
+    slot: str = ROOT_SET
     source_sha256: str
     source_version: str
     target_sha256: str

@@ -23,11 +23,11 @@ from device_agent.boot.loader import (
     retire,
     settle,
 )
-from device_agent.install.stream import image_of
 from device_agent.ports import BootOutcome, BootStatus, Fetch, Slot
+from device_agent.verify import ordered_images
 from firmware.errors import RefusedError, UnavailableError
-from firmware.manifest import Manifest
-from firmware.protocol.order import Order
+from firmware.manifest import Image, Manifest
+from firmware.protocol.order import Order, OrderedImage
 from firmware.protocol.words import ReasonKind
 from simulator.depot import Blob, Depot, Stop
 
@@ -239,21 +239,25 @@ class SharedInstaller:
         stop: Stop,
         envelope: bytes = b"",
     ) -> dict[str, object]:
-        image, old, delta = image_of(manifest), self._slots.holds(active), order.delta
-        if order.image is None:
-            raise RefusedError(ReasonKind.MALFORMED, "The order names no image.")
+        (image, said), old = self._only(order, manifest), self._slots.holds(active)
+        delta = said.delta
         if delta is not None and old is not None and old.sha256 == delta.source_sha256:
             blob = self._depot.patched(delta, old, image, self._source, stop)
             self._transfer(delta.file.length, image.length, on_progress, stop)
         else:
-            blob = self._depot.full(order.image, image, self._source, stop)
-            self._transfer(order.image.length, image.length, on_progress, stop)
+            blob = self._depot.full(said.file, image, self._source, stop)
+            self._transfer(said.file.length, image.length, on_progress, stop)
         self._slots.put(active.other, blob)
         return {}
 
     def verify(self, slot: Slot, manifest: Manifest) -> bool:
         blob = self._slots.holds(slot)
-        return blob is not None and blob.sha256 == image_of(manifest).sha256
+        return blob is not None and blob.sha256 == manifest.sha256
+
+    def _only(self, order: Order, manifest: Manifest) -> tuple[Image, OrderedImage]:
+        """The one image there may be: a simulated device has no slot set but `root`, and `verify.misfits` refuses all else."""
+        [pair] = ordered_images(order, manifest)
+        return pair
 
     def _transfer(self, size: int, total: int, on_progress: Progress, stop: Stop) -> None:
         took_s = size / self._bytes_per_s

@@ -263,7 +263,9 @@ class Lab:
         """The deltas that lead to a release, once they are made: `from_version` and `length` in bytes of each."""
         made = self.rest.post(f"/releases/{PRODUCT}/{version}/deltas")["deltas"]
         versions = {
-            release["image"]["sha256"]: release["version"] for release in self.rest.get("/releases")["releases"]
+            image["file"]["sha256"]: release["version"]
+            for release in self.rest.get("/releases")["releases"]
+            for image in release["images"]
         }
         return [{"from_version": versions[delta["source_sha256"]], "length": delta["file"]["length"]} for delta in made]
 

@@ -22,13 +22,14 @@ from device_agent.health.runner import HealthRunner
 from device_agent.identity import REPORT_KEY_FILE, ROOT_FILE, Identity
 from device_agent.keys import report_signer
 from device_agent.notary import KeyNotary
-from device_agent.ports import Incoming, Link, Slot, Slots
+from device_agent.ports import Incoming, Link, Slot, SlotSets
 from device_agent.runtime import Connected, Input, Runtime, Settings, presence_messages
 from device_agent.transport.http import DeviceHttp
 from device_agent.transport.mqtt import Broker, MqttLink, Will
 from device_agent.transport.tls import client_context
 from device_agent.trusted_time import BUILD_TIME
 from device_agent.work import Job, Ports
+from firmware.contents import ROOT_SET
 from simulator.depot import Blob, Depot, facts_of
 from simulator.fakes import MemoryBoot, MemoryEffects, SharedInstaller, SharedSlots
 
@@ -168,7 +169,7 @@ class Device:
         )
         return Ports(
             effects=self._effects,
-            slots=self._slots,
+            slots={ROOT_SET: self._slots},
             boot=self.boot,
             catalogue=catalogue,
             notary=KeyNotary(catalogue, self._signer),
@@ -179,7 +180,7 @@ class Device:
             chance=self._chance,
         )
 
-    def _identify(self, slots: Slots, slot: Slot) -> Content | None:
+    def _identify(self, sets: SlotSets, slot: Slot) -> Content | None:
         blob = self._slots.holds(slot)
         if blob is None:
             return None

@@ -29,6 +29,7 @@ from server.ports import (
     AgentStatus,
     ClaimToken,
     DeltaRecord,
+    ReleaseImage,
     ReleaseRecord,
     Role,
     StoredFile,
@@ -220,7 +221,7 @@ def release(version: str, counter: int, notes: str = "") -> ReleaseRecord:
         counter=counter,
         hardware=("gateway-r1",),
         manifest=StoredFile(path=f"{folder}/manifest.json", length=900, sha256=_hash(f"manifest {version}")),
-        image=StoredFile(path=f"{folder}/root.img", length=16 << 20, sha256=_hash(version)),
+        images=(ReleaseImage(file=StoredFile(path=f"{folder}/root.img", length=16 << 20, sha256=_hash(version))),),
         notes=notes,
         published_at=NOW,
     )

@@ -7,9 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from device_agent.boot.leash import leashed
 
@@ -100,13 +101,17 @@ def spawn_agent(argv: Sequence[str], package: Path | None = None) -> subprocess.
     return subprocess.Popen(leashed(argv), stdin=subprocess.DEVNULL, process_group=0, env=environment)
 
 
-def spawn_program(program: bytes, port: int) -> subprocess.Popen[bytes]:
-    """Run a slot's program from memory with Python, isolated, with the port as its argument; it dies with this thread."""
+def spawn_program(
+    program: bytes, port: int, others: Mapping[str, Path] = MappingProxyType({})
+) -> subprocess.Popen[bytes]:
+    """Run a slot's program from memory with Python, isolated, with the port as its argument; it dies with this thread. What the
+    other slot sets hold it finds in files: `SET=FILE` follows for each."""
+    arguments = [str(port), *(f"{name}={path}" for name, path in others.items())]
     memory = os.memfd_create("slot-program", os.MFD_CLOEXEC)
     try:
         with os.fdopen(os.dup(memory), "wb") as file:
             file.write(program)
         os.lseek(memory, 0, os.SEEK_SET)
-        return subprocess.Popen(leashed([sys.executable, "-I", "-", str(port)]), stdin=memory, process_group=0)
+        return subprocess.Popen(leashed([sys.executable, "-I", "-", *arguments]), stdin=memory, process_group=0)
     finally:
         os.close(memory)

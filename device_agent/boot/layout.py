@@ -5,10 +5,16 @@ The boot loader owns `loader-0.json`, `loader-1.json`, `status.json` and the slo
 other owns.
 """
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from device_agent.ports import Slot
+from firmware.contents import ROOT_SET
+from firmware.protocol.words import ID_PATTERN
+
+_OTHER_SET = re.compile(rf"slot-[ab]\.({ID_PATTERN.removeprefix('^').removesuffix(chr(92) + 'Z')})\.img\Z")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +23,15 @@ class Board:
 
     directory: Path
 
-    def slot(self, slot: Slot) -> Path:
-        return self.directory / f"slot-{slot.value.lower()}.img"
+    def slot(self, slot: Slot, slot_set: str = ROOT_SET) -> Path:
+        """Where a slot of a set is: `slot-a.img` for `root`, else `slot-a.SET.img`."""
+        letter = slot.value.lower()
+        return self.directory / (f"slot-{letter}.img" if slot_set == ROOT_SET else f"slot-{letter}.{slot_set}.img")
+
+    def sets_among(self, names: Iterable[str]) -> list[str]:
+        """The slot sets that a board with files of these names has, `root` first."""
+        found = {match[1] for name in names if (match := _OTHER_SET.match(name))}
+        return [ROOT_SET, *sorted(found - {ROOT_SET})]
 
     @property
     def facts(self) -> Path:

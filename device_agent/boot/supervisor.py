@@ -238,7 +238,12 @@ class Supervisor:
         with _free_port() as port:
             running.port = port
             self._say(running)
-        return spawn_program(running.program, port)
+        return spawn_program(running.program, port, self._others(running.boot.slot))
+
+    def _others(self, slot: Slot) -> dict[str, Path]:
+        """Where the selected slot's other sets are: one letter selects them all."""
+        sets = self._board.sets_among(self._effects.names(self._board.directory))
+        return {name: self._board.slot(slot, name) for name in sets[1:]}
 
     def _say(self, running: Running) -> None:
         boot = running.boot

@@ -23,7 +23,7 @@ from device_agent.core.states import (
 )
 from device_agent.core.values import Content, Moment, Tuning
 from firmware.errors import OtariaError
-from firmware.protocol.report import Running
+from firmware.protocol.report import Running, RunningImage
 
 Handler = Callable[[Standing, Any, Moment], tuple[Standing, tuple[Command, ...]]]
 DEFAULT_TUNING = Tuning()
@@ -91,6 +91,7 @@ def running_of(standing: Standing) -> Running:
         release_counter=content.counter,
         sha256=content.sha256,
         length=content.length,
+        images=[RunningImage(slot=one.slot_set, sha256=one.sha256, length=one.length) for one in content.images],
         previous_version=previous.version if previous else None,
         rollback_available=previous is not None,
     )

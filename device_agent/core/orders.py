@@ -148,8 +148,8 @@ def _cancel(standing: Standing, held: Held) -> Outcome:
 
 
 def _begin_install(standing: Standing, held: Held) -> Outcome:
-    if held.order.release is None or held.order.image is None:
-        text = "An install order must name a release and an image."
+    if held.order.release is None or not held.order.images:
+        text = "An install order must name a release and its images."
         return refuse(standing, held, Reason(kind=ReasonKind.MALFORMED, text=text))
     tell = Tell(state=AgentState.ORDERED, held=held)
     return replace(standing, state=Ordered(held=held)), (tell, CheckOrder(held=held))

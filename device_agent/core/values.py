@@ -1,5 +1,6 @@
 """Values that states, events and commands share. Structs, because the journal stores them."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Literal
 
@@ -7,6 +8,7 @@ from msgspec import Struct
 
 from device_agent.ports import BootOutcome, BootStatus, Slot
 from firmware.checks import Watch
+from firmware.contents import ROOT_SET, contents_sha256
 from firmware.protocol.order import FileRef, Order
 
 
@@ -18,20 +20,35 @@ class Held(Struct, frozen=True, kw_only=True):
     envelope: bytes = b""
 
 
+class Part(Struct, frozen=True, kw_only=True):
+    """What one slot set of a slot holds: sha256 and length of its image."""
+
+    slot_set: str
+    sha256: str
+    length: int
+
+
 class Content(Struct, frozen=True, kw_only=True):
-    """What a slot holds: the release, its image's sha256 and length. `good` once committed, or from the factory.
-    `watch`: how long its release wants to be watched. `data_schema`: of the data that it keeps beside the slots (None: what a
-    device has from the factory)."""
+    """What a slot holds: the release, and all its images. `sha256` names them as a whole (`firmware.contents`), `length` is their
+    bytes together. `images` is empty when there is just one, in `root`: so agents that know no more can read it. `good` once
+    committed, or from the factory. `watch`: how long its release wants to be watched. `data_schema`: of the data that it keeps
+    beside the slots (None: what a device has from the factory)."""
 
     product: str
     version: str
     counter: int
     sha256: str
     length: int
+    images: tuple[Part, ...] = ()
     manifest: FileRef | None = None
     good: bool = False
     watch: Watch = Watch()
     data_schema: int | None = None
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What each slot set holds."""
+        return self.images or (Part(slot_set=ROOT_SET, sha256=self.sha256, length=self.length),)
 
 
 class Migration(Struct, frozen=True, kw_only=True):
@@ -43,6 +60,20 @@ class Migration(Struct, frozen=True, kw_only=True):
     argv: tuple[str, ...]
     timeout_s: float
     room_bytes: int = 0
+
+
+def content_of_parts(parts: Sequence[Part], *, product: str, version: str, counter: int, good: bool = False) -> Content:
+    """The content that these parts make together."""
+    only_root = [part.slot_set for part in parts] == [ROOT_SET]
+    return Content(
+        product=product,
+        version=version,
+        counter=counter,
+        sha256=contents_sha256((part.slot_set, part.sha256) for part in parts),
+        length=sum(part.length for part in parts),
+        images=() if only_root else tuple(parts),
+        good=good,
+    )
 
 
 class Goal(Struct, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from device_agent.install.windows import Stop, raise_if_stopped
 from device_agent.ports import Slot, Slots
+from firmware.contents import ROOT_SET
 from firmware.errors import RefusedError
 from firmware.manifest import WINDOW_BYTES, Image
 from firmware.protocol.words import ReasonKind
@@ -29,15 +30,6 @@ class SlotImage:
         self._slot = slot
         self._image = image
         self.first_block = first_block
-
-    def claim(self) -> None:
-        """Hold the slot for the image. Raises `RefusedError` when it must not or can't be written; see `Slots.claim`."""
-        with storage_faults("open", self._slot):
-            self._slots.claim(self._slot, self._image.length)
-
-    def release(self) -> None:
-        """Let go of the slot."""
-        self._slots.release(self._slot)
 
     def good_windows(self, stop: Stop) -> int:
         """How many windows from the front are in the slot already, by hashing them again."""
@@ -57,12 +49,18 @@ class SlotImage:
                 self._slots.write(self._slot, 0, blank)
                 self._slots.sync(self._slot)
 
+    def blank(self) -> None:
+        """Likewise, as far as the medium lets us."""
+        with contextlib.suppress(RefusedError):
+            self.open()
+
     def write(self, index: int, window: bytes) -> None:
         """Check a window against the manifest, then write it. Raises `RefusedError` (`artifact-changed`, `storage-fault`)."""
         if hashlib.sha256(window).hexdigest() != self._image.windows[index]:
             raise RefusedError(
                 ReasonKind.ARTIFACT_CHANGED,
-                f"Bytes from {index * WINDOW_BYTES} on are not the ones that were signed; nothing of them was written.",
+                f"Bytes of {self._image.path} from {index * WINDOW_BYTES} on are not the ones that were signed; nothing of them "
+                "was written.",
             )
         with storage_faults("write", self._slot):
             held = self._first_length() if index == 0 else 0
@@ -89,12 +87,16 @@ class SlotImage:
         found = first_difference(self._slots, self._slot, self._image, stop)
         if found is None:
             return
-        with contextlib.suppress(RefusedError):
-            self.open()
+        self.blank()
         raise RefusedError(
             ReasonKind.READ_BACK_DIFFERS,
-            f"Slot {self._slot.value} does not give back what was written from byte {found} on; its storage may be failing.",
+            f"{self._title} does not give back what was written from byte {found} on; its storage may be failing.",
         )
+
+    @property
+    def _title(self) -> str:
+        of = "" if self._image.slot == ROOT_SET else f" of {self._image.slot}"
+        return f"Slot {self._slot.value}{of}"
 
     def _first_length(self) -> int:
         return min(BLOCK_BYTES, self._image.length)

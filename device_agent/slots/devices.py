@@ -9,7 +9,7 @@ the slot is released, so that nobody can mount the slot meanwhile. What a name m
 import contextlib
 import errno
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from device_agent.ports import BootControl, BootOutcome, Media, Medium, Slot
@@ -24,15 +24,44 @@ from firmware.protocol.words import ReasonKind
 _GONE = frozenset({errno.ENOENT, errno.ENXIO, errno.ENODEV, errno.ENOMEDIUM})
 
 
+class Holds:
+    """Devices that are held for writing: regions of one device that belong to several sets share one hold, because a device can
+    be held exclusively only once."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[int, int], tuple[Medium, int]] = {}
+
+    def take(self, number: tuple[int, int] | None, open_: Callable[[], Medium]) -> Medium:
+        """The device, opened now unless it is held already. What has no number is opened for each."""
+        if number is None:
+            return open_()
+        medium, holders = self._held.get(number) or (open_(), 0)
+        self._held[number] = (medium, holders + 1)
+        return medium
+
+    def drop(self, medium: Medium) -> None:
+        """One holder lets go; the last one closes."""
+        for number, (held, holders) in self._held.items():
+            if held is medium:
+                self._held[number] = (held, holders - 1)
+                if holders > 1:
+                    return
+                del self._held[number]
+                break
+        medium.close()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Storage:
-    """The system that the slots are on. `protected`: slots that the boot loader may boot without being asked again."""
+    """The system that the slots are on. `protected`: slots that the boot loader may boot without being asked again. `holds`: what
+    its sets have opened for writing."""
 
     media: Media
     names: Names
     usage: Usage
     layers: Layers
     protected: Callable[[], frozenset[Slot]]
+    holds: Holds = field(default_factory=Holds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +103,9 @@ class DeviceSlots:
         try:
             self._check(place, opened)
             if length > opened.end - opened.start:
-                raise slot_too_small(slot, length, opened.end - opened.start)
+                raise slot_too_small(slot, length, opened.end - opened.start, place.slot_set)
         except BaseException:
-            opened.medium.close()
+            self._storage.holds.drop(opened.medium)
             raise
         self._claimed[slot] = opened
 
@@ -85,7 +114,7 @@ class DeviceSlots:
         for held in (self._claimed, self._reading):
             opened = held.pop(slot, None)
             if opened is not None:
-                opened.medium.close()
+                self._storage.holds.drop(opened.medium)
 
     def unsteady(self, slot: Slot) -> str | None:
         """Why the slot's bytes may change while they are read; None when it is mounted read-only or not at all."""
@@ -104,7 +133,7 @@ class DeviceSlots:
         if opened is None:
             raise RefusedError(ReasonKind.SLOT_IN_USE, f"{self._places[slot].title} was not claimed; claim it first.")
         if offset < 0 or offset + len(data) > opened.end - opened.start:
-            raise slot_too_small(slot, offset + len(data), opened.end - opened.start)
+            raise slot_too_small(slot, offset + len(data), opened.end - opened.start, self._places[slot].slot_set)
         opened.medium.write_at(opened.start + offset, data)
 
     def sync(self, slot: Slot) -> None:
@@ -142,8 +171,11 @@ class DeviceSlots:
         """Open what the name means, and make sure that it is that very thing, and still means it."""
         found = self._storage.names.find(place)
         exclusive = writing and (found.number is None or not self._storage.layers.partitions(found.number))
+        holds, number = self._storage.holds, found.number if writing else None
         with _opening(place, lambda: self._use_of(found)):
-            medium = self._storage.media.open(found.path, writing=writing, exclusive=exclusive)
+            medium = holds.take(
+                number, lambda: self._storage.media.open(found.path, writing=writing, exclusive=exclusive)
+            )
         try:
             if medium.number != found.number or self._storage.names.find(place) != found:
                 raise _moved(place)
@@ -151,7 +183,7 @@ class DeviceSlots:
                 raise _read_only(place)
             return _Opened(medium=medium, start=place.offset, end=_end(place, medium))
         except BaseException:
-            medium.close()
+            holds.drop(medium)
             raise
 
     def _use_of(self, found: Found) -> str:

@@ -12,11 +12,10 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from device_agent.ports import Slot
+from firmware.contents import ROOT_SET
 from firmware.errors import RefusedError
 from firmware.protocol.words import MAX_IMAGE_BYTES, Id
 
-ROOT_SET = "root"
-"""The slot set that every device has: the one its boot loader boots."""
 TAGS = ("PARTLABEL", "PARTUUID", "LABEL", "UUID")
 ALIGNMENT = 4096
 _SIZE = re.compile(r"([0-9]{1,15})(B|KiB|MiB|GiB|)\Z")

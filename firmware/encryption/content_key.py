@@ -58,7 +58,8 @@ class ContentKey:
 
 
 class Purpose(Struct, frozen=True, kw_only=True):
-    """What a wrapped key is for. `artifact`: sha256 of the encrypted image. `target` and `hardware` for a device only."""
+    """What a wrapped key is for. `artifact`: sha256 of the encrypted image, or of all of them
+    together (`firmware.contents`). `target` and `hardware` for a device only."""
 
     recipient: Literal["server", "device"]
     product: str

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from firmware.contents import ROOT_SET
 from firmware.errors import RefusedError
 from firmware.protocol.words import (
     Action,
@@ -22,8 +23,11 @@ from firmware.protocol.words import (
 )
 
 KIND = "order"
-MAX_BYTES = 16384
+MAX_BYTES = 65536
+"""Room for `firmware.contents.MAX_IMAGES` images, each with a delta and paths as long as paths may be."""
 MAX_SPANS = 128
+MAX_LISTED = 64
+"""So many images are read, to be refused in words; more are not read at all."""
 
 
 class Counter(Struct, frozen=True, kw_only=True, order=True):
@@ -51,9 +55,18 @@ class DeltaRef(Struct, frozen=True, kw_only=True):
     salt: Sha256 | None = None
 
 
+class OrderedImage(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What to put into the slot of one slot set: the file to fetch, and optionally a delta from what the active slot of that set
+    holds."""
+
+    slot: Id = ROOT_SET
+    file: FileRef
+    delta: DeltaRef | None = None
+
+
 class WrappedKey(Struct, frozen=True, kw_only=True):
     """The key of an encrypted release for one device: `data` opens with the device's key `key_id` (sha256 of its public key as
-    the inventory has it) by `suite`, and only for this target, hardware, release and image."""
+    the inventory has it) by `suite`, and only for this target, hardware, release and images."""
 
     suite: Kind
     key_id: Sha256
@@ -88,8 +101,8 @@ class CodeKey(Struct, frozen=True, kw_only=True):
 class Order(Struct, frozen=True, kw_only=True):
     """What the director signs for one target.
 
-    `action` install needs `release`, `image`; `delta` is optional beside it. rollback and nothing need neither. `image` is the
-    file to fetch. An encrypted release needs `wrapped_key` too, and names it in `crit`.
+    `action` install needs `release` and `images`, one for every image of its manifest; rollback and nothing need neither. A
+    release of which anything is encrypted needs `wrapped_key` too, and names it in `crit`.
     An `unattended` order needs no permit: the target activates by itself inside one of its `windows` (rising, apart), never
     outside and never once the order has expired. It names `windows` in `crit`.
     `trial_s`: seconds a trial boot has to commit before the boot loader takes it back. Times are POSIX seconds.
@@ -109,8 +122,7 @@ class Order(Struct, frozen=True, kw_only=True):
     windows: Annotated[list[Span], Meta(max_length=MAX_SPANS)] = []
     code_key: CodeKey | None = None
     release: ReleaseRef | None = None
-    image: FileRef | None = None
-    delta: DeltaRef | None = None
+    images: Annotated[list[OrderedImage], Meta(max_length=MAX_LISTED)] = []
     wrapped_key: WrappedKey | None = None
     trial_s: Seconds = 600
     crit: Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(max_length=32)] = []

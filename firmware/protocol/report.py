@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
+from firmware.contents import MAX_IMAGES
 from firmware.protocol.order import Counter
 from firmware.protocol.words import (
     AgentState,
@@ -34,8 +35,18 @@ class Reason(Struct, frozen=True, kw_only=True):
     text: Text = ""
 
 
+class RunningImage(Struct, frozen=True, kw_only=True):
+    """One image of several that run: its slot set, sha256 and length."""
+
+    slot: Id
+    sha256: Sha256
+    length: Length
+
+
 class Running(Struct, frozen=True, kw_only=True):
-    """What a target runs now, and whether it can go back. `slot` A or B; `sha256` is that of the image, if known."""
+    """What a target runs now, and whether it can go back. `slot` A or B; `sha256`, if known, is that of the image, or of all the
+    `images` when there are several (`firmware.contents`), and `length` their bytes together.
+    """
 
     slot: Annotated[str, Meta(pattern=r"^[AB]\Z")]
     product: Id | None = None
@@ -43,6 +54,7 @@ class Running(Struct, frozen=True, kw_only=True):
     release_counter: Count = 0
     sha256: Sha256 | None = None
     length: Length = 0
+    images: Annotated[list[RunningImage], Meta(max_length=MAX_IMAGES)] = []
     previous_version: Version | None = None
     rollback_available: bool = False
 

@@ -84,6 +84,7 @@ class ReasonKind(StrEnum):
     CANNOT_DECRYPT = "cannot-decrypt"
     WRONG_SOURCE = "wrong-source"
     READ_BACK_DIFFERS = "read-back-differs"
+    IMAGE_MISSING = "image-missing"
     SLOT_TOO_SMALL = "slot-too-small"
     SLOT_ACTIVE = "slot-active"
     SLOT_IN_USE = "slot-in-use"

@@ -10,12 +10,12 @@ from firmware.encryption.content_key import key_id
 from firmware.errors import RefusedError
 from firmware.protocol.codec import convert
 from firmware.protocol.envelope import claimed
-from firmware.protocol.order import Counter, DeltaRef, FileRef, Order, ReleaseRef, WrappedKey
+from firmware.protocol.order import Counter, DeltaRef, FileRef, Order, OrderedImage, ReleaseRef, WrappedKey
 from firmware.protocol.unverified import payload_hash
 from firmware.protocol.words import Action, ReasonKind
 from server.campaigns.director import Director
 from server.campaigns.legs import next_hop
-from server.campaigns.paths import Hop
+from server.campaigns.paths import Fetch, Hop
 from server.planner.model import CampaignRow, ReleaseKey, TargetRow
 from server.ports import DeltaRecord, ReleaseRecord, ReleaseState, StoredFile, StoredOrder, Unit
 
@@ -68,13 +68,12 @@ def make_order(
         issued_at=int(now),
         expires_at=int(now) + campaign.strategy.order_ttl_s,
         release=_release_ref(release) if release else None,
-        image=_file_ref(release.encrypted.file if release.encrypted else release.image) if release else None,
-        delta=_delta_ref(hop.delta) if hop and hop.delta else None,
+        images=[_ordered(fetch) for fetch in hop.fetches] if hop else [],
         wrapped_key=key,
         crit=KEY_IS_CRITICAL if key else [],
         trial_s=campaign.strategy.trial_s,
     )
-    via = None if release is None or release.image.sha256 == campaign.release.sha256 else key_of(release)
+    via = None if release is None or release.sha256 == campaign.release.sha256 else key_of(release)
     return _stored(message, director), via
 
 
@@ -91,9 +90,7 @@ def sign_again(unit: Unit, director: Director, current: StoredOrder, now: float,
         expires_at=int(now) + lives_s,
     )
     if withdraw:
-        message = replace(
-            message, action=Action.NOTHING, release=None, image=None, delta=None, wrapped_key=None, crit=[]
-        )
+        message = replace(message, action=Action.NOTHING, release=None, images=[], wrapped_key=None, crit=[])
     elif before.release is not None and before.wrapped_key is not None:
         release = unit.releases.get(before.release.product, before.release.version)
         key = _key(unit, director, release, before.target, before.hardware) if release else None
@@ -113,7 +110,7 @@ def holds_old_key(unit: Unit, current: StoredOrder) -> bool:
 
 def _key(unit: Unit, director: Director, release: ReleaseRecord, target: str, hardware: str) -> WrappedKey | None:
     """The key to an encrypted release for this target; None when the release is not encrypted."""
-    if release.encrypted is None:
+    if release.encrypted_sha256 is None:
         return None
     if director.release_keys is None:
         raise RefusedError(
@@ -135,9 +132,7 @@ def _stored(message: Order, director: Director) -> StoredOrder:
 
 def key_of(release: ReleaseRecord) -> ReleaseKey:
     """The release as the planner knows it."""
-    return ReleaseKey(
-        product=release.product, version=release.version, counter=release.counter, sha256=release.image.sha256
-    )
+    return ReleaseKey(product=release.product, version=release.version, counter=release.counter, sha256=release.sha256)
 
 
 def _hop(unit: Unit, campaign: CampaignRow, target: TargetRow) -> Hop:
@@ -148,7 +143,7 @@ def _hop(unit: Unit, campaign: CampaignRow, target: TargetRow) -> Hop:
 def _release(unit: Unit, campaign: CampaignRow, target: TargetRow) -> ReleaseRecord:
     key = campaign.release
     release = unit.releases.get(key.product, key.version)
-    if release is None or release.image.sha256 != key.sha256:
+    if release is None or release.sha256 != key.sha256:
         raise RefusedError(
             "release-unknown",
             f"{key.product} {key.version} is not published as the campaign knew it; publish it again.",
@@ -160,6 +155,11 @@ def _release(unit: Unit, campaign: CampaignRow, target: TargetRow) -> ReleaseRec
             ReasonKind.WRONG_HARDWARE, f"{key.product} {key.version} is not made for the hardware {target.hardware}."
         )
     return release
+
+
+def _ordered(fetch: Fetch) -> OrderedImage:
+    delta = _delta_ref(fetch.delta) if fetch.delta else None
+    return OrderedImage(slot=fetch.image.slot, file=_file_ref(fetch.image.stored), delta=delta)
 
 
 def _delta_ref(record: DeltaRecord) -> DeltaRef:

@@ -6,8 +6,9 @@ Rules
 - Every hop is one that the agent accepts: the running release's counter is at least the next one's `min_counter`, and every
   counter that it lists in `through`, and that is newer than where the target set out, was installed on the way.
 - In between come only active releases of the same product for the same hardware, rising; a suspect or withdrawn one never.
-- A delta is taken when it starts from exactly what runs then, the target can apply its format, declares no less memory than
-  the delta asks for, and it saves enough of the full image.
+- A delta is taken, image by image, when it starts from exactly what runs then, the target can apply its format, declares no less
+  memory than the delta asks for, and it saves enough of the full image. An image that runs already is not fetched at all: the
+  target has it in its other slot.
 
 No I/O, no clock: the same arguments give the same way.
 """
@@ -16,9 +17,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from firmware.contents import ROOT_SET
 from firmware.delta.format import CAPABILITY
 from firmware.errors import RefusedError
-from server.ports import DeltaRecord, Origin, ReleaseRecord, ReleaseState, Requirements
+from server.ports import DeltaRecord, Origin, ReleaseImage, ReleaseRecord, ReleaseState, Requirements
 
 NO_PATH = "no-path"
 MEMORY_CAPABILITY = "delta-memory-"
@@ -33,17 +35,37 @@ Deltas = Mapping[tuple[str, str], DeltaRecord]
 """By sha256 of the image that a delta starts from and of the one that it makes."""
 
 
+Sources = Mapping[str, str]
+"""What runs: the sha256 of each slot set's image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetch:
+    """How an image comes to a target: by a delta, in full (None), or not at all because it `runs` already."""
+
+    image: ReleaseImage
+    delta: DeltaRecord | None = None
+    runs: bool = False
+
+    @property
+    def length(self) -> int:
+        """How many bytes that are."""
+        if self.runs:
+            return 0
+        return self.delta.file.length if self.delta else self.image.file.length
+
+
 @dataclass(frozen=True, kw_only=True)
 class Hop:
-    """One installation: the release, and the delta that it is fetched by (None: the full image)."""
+    """One installation: the release, and how each of its images is fetched."""
 
     release: ReleaseRecord
-    delta: DeltaRecord | None
+    fetches: tuple[Fetch, ...]
 
     @property
     def length(self) -> int:
         """How many bytes it fetches."""
-        return self.delta.file.length if self.delta else self.release.image.length
+        return sum(fetch.length for fetch in self.fetches)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +101,14 @@ def find_path(
     for _ in range(MAX_HOPS):
         ready = [way for way in ways if not way.owed and start >= _lowest(way.first)]
         if ready:
-            done = (_longer(way, origin.sha256, origin, deltas, min_saving) for way in ready)
+            runs = running_images(origin, known)
+            done = (_longer(way, runs, origin, deltas, min_saving) for way in ready)
             return min(done, key=lambda way: way.cost).hops
         ways = _cheapest(
             _Way(
                 first=before,
                 owed=_owed(before, way.owed, start),
-                hops=_longer(way, before.image.sha256, origin, deltas, min_saving).hops,
+                hops=_longer(way, images_of(before), origin, deltas, min_saving).hops,
             )
             for way in ways
             for before in between
@@ -103,9 +126,22 @@ def counter_of(origin: Origin, product: str, releases: Iterable[ReleaseRecord]) 
     """The release counter of what a target runs: of the release that has this image, else as the target says; `UNKNOWN` for
     content of another product or none."""
     for release in releases:
-        if release.product == product and release.image.sha256 == origin.sha256:
+        if release.product == product and release.sha256 == origin.sha256:
             return release.counter
     return origin.counter if origin.product == product and origin.counter is not None else UNKNOWN
+
+
+def images_of(release: ReleaseRecord) -> Sources:
+    """The sha256 of its image for each slot set."""
+    return {image.slot: image.file.sha256 for image in release.images}
+
+
+def running_images(origin: Origin, releases: Iterable[ReleaseRecord]) -> Sources:
+    """What each slot set of a target holds: by the release that it runs, or for any other content its one image, if it is one."""
+    for release in releases:
+        if release.sha256 == origin.sha256:
+            return images_of(release)
+    return {ROOT_SET: origin.sha256} if origin.sha256 else {}
 
 
 def can_apply(origin: Origin, memory_bytes: int) -> bool:
@@ -154,14 +190,22 @@ def _may_precede(before: ReleaseRecord, way: _Way) -> bool:
     return lowest <= before.counter < way.first.counter
 
 
-def _longer(way: _Way, source_sha256: str | None, origin: Origin, deltas: Deltas, min_saving: float) -> _Way:
-    """The way with the hop into its first release, from an image."""
-    delta = deltas.get((source_sha256 or "", way.first.image.sha256))
+def _longer(way: _Way, runs: Sources, origin: Origin, deltas: Deltas, min_saving: float) -> _Way:
+    """The way with the hop into its first release, from images that run before it."""
+    fetches = tuple(_fetch(image, runs, origin, deltas, min_saving) for image in way.first.images)
+    return _Way(first=way.first, owed=way.owed, hops=(Hop(release=way.first, fetches=fetches), *way.hops))
+
+
+def _fetch(image: ReleaseImage, runs: Sources, origin: Origin, deltas: Deltas, min_saving: float) -> Fetch:
+    source = runs.get(image.slot, "")
+    if source == image.file.sha256:
+        return Fetch(image=image, runs=True)
+    delta = deltas.get((source, image.file.sha256))
     if delta is not None and not (
-        can_apply(origin, delta.memory_bytes) and saves_enough(delta.file.length, way.first.image.length, min_saving)
+        can_apply(origin, delta.memory_bytes) and saves_enough(delta.file.length, image.file.length, min_saving)
     ):
         delta = None
-    return _Way(first=way.first, owed=way.owed, hops=(Hop(release=way.first, delta=delta), *way.hops))
+    return Fetch(image=image, delta=delta)
 
 
 def _cheapest(ways: Iterable[_Way]) -> list[_Way]:

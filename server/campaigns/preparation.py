@@ -21,9 +21,10 @@ log = logging.getLogger(__name__)
 
 
 class DeltaMaker(Protocol):
-    """Makes one delta unless it is there; an empty text, or why there is none. Raises typed errors."""
+    """Makes one delta, between two releases' images for a slot set, unless it is there; an empty text, or why there is none.
+    Raises typed errors."""
 
-    async def make_delta(self, source: ReleaseRecord, release: ReleaseRecord) -> str: ...
+    async def make_delta(self, source: ReleaseRecord, release: ReleaseRecord, slot: str) -> str: ...
 
 
 class Preparation:
@@ -74,7 +75,7 @@ class Preparation:
         if source is None or release is None:
             return "One of its releases is gone."
         try:
-            return await self._maker.make_delta(source, release)
+            return await self._maker.make_delta(source, release, leg.slot)
         except OtariaError as error:
             log.warning("no delta to %s: %s", release.version, error, extra={"kind": error.kind})
             return str(error)
@@ -84,8 +85,15 @@ class Preparation:
 
 
 def _ends(unit: Unit, leg: Leg) -> tuple[ReleaseRecord | None, ReleaseRecord | None]:
-    releases = {release.image.sha256: release for release in unit.releases.list()}
-    return releases.get(leg.source_sha256), releases.get(leg.target_sha256)
+    """The releases whose images for the leg's slot set are the ends of its delta; those of its versions before others."""
+    found: dict[str, ReleaseRecord] = {}
+    for release in unit.releases.list():
+        image = release.image(leg.slot)
+        if image is None:
+            continue
+        if image.file.sha256 not in found or release.version in (leg.source_version, leg.target_version):
+            found[image.file.sha256] = release
+    return found.get(leg.source_sha256), found.get(leg.target_sha256)
 
 
 def _settled(unit: Unit, leg: Leg, trouble: str) -> None:

@@ -15,7 +15,7 @@ from firmware.encryption.content_key import ContentKey, Purpose
 from firmware.errors import RefusedError
 from firmware.protocol.order import WrappedKey
 from server.identity.private_files import write_private
-from server.ports import AgentStatus, EncryptedImage, ReleaseRecord, Unit
+from server.ports import AgentStatus, ReleaseRecord, Unit
 
 RELEASE_KEY_FILE = "release-key.x25519"
 """Not `.pem`: it signs nothing, and must not be offered where signing keys are looked for."""
@@ -35,8 +35,7 @@ class ReleaseKeys:
 
     def open(self, release: ReleaseRecord, wrapped: bytes) -> ContentKey:
         """The content key that a maker wrapped. Raises `RefusedError` (`cannot-decrypt`, `release-key-unusable`)."""
-        encrypted = _encrypted(release)
-        return content_key.unwrap(wrapped, self._key(), _purpose(release), check=encrypted.key_check)
+        return content_key.unwrap(wrapped, self._key(), _purpose(release), check=_key_check(release))
 
     def wrap_for(self, unit: Unit, release: ReleaseRecord, *, target: str, hardware: str) -> WrappedKey:
         """The release's key for one target, as it announced its own.
@@ -82,19 +81,28 @@ class ReleaseKeys:
         return made
 
 
-def _encrypted(release: ReleaseRecord) -> EncryptedImage:
-    if release.encrypted is None:
-        raise RefusedError("not-encrypted", f"{release.product} {release.version} is not encrypted.")
-    return release.encrypted
+def _key_check(release: ReleaseRecord) -> str:
+    """Its key's check value; all that is encrypted of a release is so by one key."""
+    encrypted = next((image.encrypted for image in release.images if image.encrypted), None)
+    if encrypted is None:
+        raise _not_encrypted(release)
+    return encrypted.key_check
+
+
+def _not_encrypted(release: ReleaseRecord) -> RefusedError:
+    return RefusedError("not-encrypted", f"{release.product} {release.version} is not encrypted.")
 
 
 def _purpose(release: ReleaseRecord, *, target: str = "", hardware: str = "") -> Purpose:
+    artifact = release.encrypted_sha256
+    if artifact is None:
+        raise _not_encrypted(release)
     return Purpose(
         recipient="device" if target else "server",
         product=release.product,
         version=release.version,
         counter=release.counter,
-        artifact=_encrypted(release).file.sha256,
+        artifact=artifact,
         target=target,
         hardware=hardware,
     )

@@ -8,7 +8,8 @@ publishing again.
 import asyncio
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,12 +18,13 @@ from tuf.api.metadata import TargetFile, Targets
 from firmware.catalogue.metadata import parse
 from firmware.catalogue.publish import Repository, product_role, release_targets
 from firmware.catalogue.trust import Limits
+from firmware.contents import ROOT_SET
 from firmware.delta.facts import DeltaFacts
 from firmware.delta.format import HEADER_BYTES, read_header
 from firmware.encryption.chunked import Decryption
 from firmware.encryption.content_key import ContentKey
 from firmware.errors import OtariaError, RefusedError, UnavailableError
-from firmware.manifest import WINDOW_BYTES, Encrypted, Manifest, describe, parse_manifest
+from firmware.manifest import WINDOW_BYTES, Encrypted, Image, Manifest, describe, parse_manifest
 from firmware.protocol.codec import canonical
 from firmware.protocol.topics import CATALOGUE
 from firmware.protocol.words import ReasonKind
@@ -37,6 +39,7 @@ from server.ports import (
     Database,
     DeltaRecord,
     EncryptedImage,
+    ReleaseImage,
     ReleaseRecord,
     ReleaseState,
     Requirements,
@@ -81,7 +84,7 @@ class ReleaseService:
         wrapped for this server.
 
         Raises `RefusedError`: `malformed`, `wrong-release`, `artifact-missing`, `artifact-changed`, `catalogue-mismatch`,
-        `release-exists`, `content-key-missing`, `cannot-decrypt`, or what `Repository.accept_product` raises;
+        `image-missing`, `release-exists`, `content-key-missing`, `cannot-decrypt`, or what `Repository.accept_product` raises;
         `UnavailableError` (`storage-fault`).
         """
         facts = _facts(manifest, product, version)
@@ -103,29 +106,32 @@ class ReleaseService:
         return await asyncio.to_thread(self._keys().public)
 
     async def make_deltas(self, product: str, version: str) -> Sequence[DeltaRecord]:
-        """Make what deltas to a release are missing; returns all that lead to it.
+        """Make what deltas to a release's images are missing; returns all that lead to them.
 
         Raises `NotFoundError`, and `UnavailableError` (`storage-fault`) when the disk refuses.
         """
         release, sources = await self._database.read(lambda unit: _plan(unit, product, version))
         for source in sources:
-            await self.make_delta(source, release)
+            for image in release.images:
+                await self.make_delta(source, release, image.slot)
         deltas = await self._database.read(lambda unit: unit.releases.deltas())
-        return [delta for delta in deltas if delta.target_sha256 == release.image.sha256]
+        return deltas_to(release, deltas)
 
-    async def make_delta(self, source: ReleaseRecord, release: ReleaseRecord) -> str:
-        """Make one delta, unless it is there; an empty text, or why there is none. One at a time, so that who waits for one
-        waits at most for the one that is being made.
+    async def make_delta(self, source: ReleaseRecord, release: ReleaseRecord, slot: str) -> str:
+        """Make the delta between two releases' images for one slot set, unless it is there; an empty text, or why there is none.
+        One at a time, so that who waits for one waits at most for the one that is being made.
 
         Raises `UnavailableError` (`storage-fault`) when the disk refuses.
         """
-        pair = (source.image.sha256, release.image.sha256)
+        ends = _Ends.of(source, release, slot)
+        if ends is None:
+            return f"{source.version} and {release.version} differ in no image for {slot} that both have."
         async with self._making:
-            if pair in self._hopeless:
-                return self._hopeless[pair]
-            if await self._database.read(lambda unit: unit.releases.delta(*pair)) is not None:
+            if ends.pair in self._hopeless:
+                return self._hopeless[ends.pair]
+            if await self._database.read(lambda unit: unit.releases.delta(*ends.pair)) is not None:
                 return ""
-            return await self._make_or_say(source, release)
+            return await self._make_or_say(ends)
 
     async def run(self) -> None:
         """Make deltas for every release that is published, and once for those that are there, until cancelled."""
@@ -162,7 +168,7 @@ class ReleaseService:
 
     def _opened(self, record: ReleaseRecord, wrapped: bytes | None) -> ContentKey | None:
         """The key of an encrypted release; None for any other."""
-        if record.encrypted is None:
+        if record.encrypted_sha256 is None:
             return None
         if wrapped is None:
             name = f"{record.product} {record.version}"
@@ -212,86 +218,80 @@ class ReleaseService:
             unit.audit.add(at=self._clock.now(), kind="release-published", text=text, actor=by)
             self._ring(unit)
 
-    async def _make_or_say(self, source: ReleaseRecord, release: ReleaseRecord) -> str:
+    async def _make_or_say(self, ends: "_Ends") -> str:
         try:
-            return await self._make(source, release)
+            return await self._make(ends)
         except OSError as error:
-            text = f"The delta from {source.version} to {release.version} could not be stored: {error}."
-            raise UnavailableError(ReasonKind.STORAGE_FAULT, text) from error
+            raise UnavailableError(ReasonKind.STORAGE_FAULT, f"{ends.title} could not be stored: {error}.") from error
 
-    async def _make(self, source: ReleaseRecord, release: ReleaseRecord) -> str:
-        if source.encrypted and not release.encrypted:
-            return f"{source.version} is encrypted and {release.version} is not: a delta would show what has changed."
-        pair = (source.image.sha256, release.image.sha256)
-        old, new = (self._artifacts.find(_stored(one).sha256) for one in (source, release))
+    async def _make(self, ends: "_Ends") -> str:
+        if ends.old.encrypted and not ends.new.encrypted:
+            return f"{ends.source.version} is encrypted and {ends.release.version} is not: a delta would show what has changed."
+        old, new = (self._artifacts.find(image.stored.sha256) for image in (ends.old, ends.new))
         if old is None or new is None:
-            return f"The image of {source.version if old is None else release.version} is not here."
-        if await self._adopted(source, release):
+            return f"The image of {ends.source.version if old is None else ends.release.version} is not here."
+        if await self._adopted(ends):
             return ""
         with tempfile.TemporaryDirectory(dir=self._artifacts.incoming) as folder:
             try:
-                facts, salt = await self._run_factory(old, new, Path(folder) / "delta.otd", source, release)
+                facts, salt = await self._run_factory(old, new, Path(folder) / "delta.otd", ends)
             except OtariaError as error:
-                text = f"No delta from {source.version} to {release.version}: {error}"
-                return await self._give_up(pair, text, kind=error.kind)
+                return await self._give_up(ends.pair, f"{ends.title} can't be made: {error}", kind=error.kind)
             if facts is None:
-                text = f"A delta from {source.version} to {release.version} would save too little."
-                return await self._give_up(pair, text, kind="delta-too-large")
-            if (facts.ends.source_sha256, facts.ends.output_sha256) != pair:
-                return f"The stored image of {source.version} or {release.version} is damaged; upload it again."
+                return await self._give_up(ends.pair, f"{ends.title} would save too little.", kind="delta-too-large")
+            if (facts.ends.source_sha256, facts.ends.output_sha256) != ends.pair:
+                return (
+                    f"The stored image of {ends.source.version} or {ends.release.version} is damaged; upload it again."
+                )
             sha256, length = await asyncio.to_thread(self._artifacts.add_file, Path(folder) / "delta.otd")
-        file = StoredFile(path=_delta_path(source, release, salt), length=length, sha256=sha256)
+        file = StoredFile(path=ends.path(salt), length=length, sha256=sha256)
         await asyncio.to_thread(
             self._repository.add_delta, file.path, length=length, sha256=sha256, now=self._clock.now()
         )
-        await self._keep(file, source, release, salt)
+        await self._keep(file, ends, salt)
         return ""
 
     async def _run_factory(
-        self, old: Path, new: Path, out: Path, source: ReleaseRecord, release: ReleaseRecord
+        self, old: Path, new: Path, out: Path, ends: "_Ends"
     ) -> tuple[DeltaFacts | None, str | None]:
         """The delta's facts, None when it isn't worth it, and its salt when it is encrypted."""
-        if release.encrypted is None:
+        if ends.new.encrypted is None:
             return await self._factory.make(old, new, out), None
-        opener = await self._opener(source) if source.encrypted else None
-        secrets = Secrets(source=opener, target=await self._opener(release))
+        opener = await self._opener(ends.source, ends.old) if ends.old.encrypted else None
+        secrets = Secrets(source=opener, target=await self._opener(ends.release, ends.new))
         made = await self._factory.make_encrypted(old, new, out, secrets)
         return (made.facts, made.salt) if made else (None, None)
 
-    async def _opener(self, release: ReleaseRecord) -> Opener:
-        """What opens an encrypted release's image. Raises `RefusedError`."""
+    async def _opener(self, release: ReleaseRecord, image: ReleaseImage) -> Opener:
+        """What opens an encrypted image. Raises `RefusedError`."""
         wrapped = await self._database.read(lambda unit: unit.releases.content_key(release.product, release.version))
-        if release.encrypted is None or wrapped is None:
+        if image.encrypted is None or wrapped is None:
             raise RefusedError("content-key-missing", f"The key to {release.version} is not here; publish it again.")
         key = await asyncio.to_thread(self._keys().open, release, wrapped)
-        return Opener(key=key.reveal().hex(), salt=release.encrypted.salt, length=release.image.length)
+        return Opener(key=key.reveal().hex(), salt=image.encrypted.salt, length=image.file.length)
 
-    async def _adopted(self, source: ReleaseRecord, release: ReleaseRecord) -> bool:
+    async def _adopted(self, ends: "_Ends") -> bool:
         """Whether the catalogue lists this delta already, from before a crash or a restored backup; it is then recorded.
 
         A delta that is made again may differ byte for byte, and a path is never given other content. An encrypted one is never
         found: its salt is in its path.
         """
-        listed = await asyncio.to_thread(self._repository.files, _delta_path(source, release))
+        listed = await asyncio.to_thread(self._repository.files, ends.path())
         if listed is None or self._artifacts.find(listed.sha256) is None:
             return False
-        file = StoredFile(path=listed.path, length=listed.length, sha256=listed.sha256)
-        await self._keep(file, source, release)
+        await self._keep(StoredFile(path=listed.path, length=listed.length, sha256=listed.sha256), ends)
         return True
 
-    async def _keep(
-        self, file: StoredFile, source: ReleaseRecord, release: ReleaseRecord, salt: str | None = None
-    ) -> None:
+    async def _keep(self, file: StoredFile, ends: "_Ends", salt: str | None = None) -> None:
         delta = DeltaRecord(
             file=file,
-            source_sha256=source.image.sha256,
-            source_length=source.image.length,
-            target_sha256=release.image.sha256,
+            source_sha256=ends.old.file.sha256,
+            source_length=ends.old.file.length,
+            target_sha256=ends.new.file.sha256,
             memory_bytes=await asyncio.to_thread(self._memory_of, file),
             salt=salt,
         )
-        sizes = f"has {file.length} bytes; the image {release.image.length}"
-        text = f"The delta from {source.version} to {release.version} {sizes}."
+        text = f"{ends.title} has {file.length} bytes; the image {ends.new.file.length}."
         await self._database.write(lambda unit: self._add_delta(unit, delta, text))
         self._on_outbox()
 
@@ -324,45 +324,76 @@ class ReleaseService:
         unit.outbox.add(CATALOGUE, canonical({"at": int(self._clock.now())}), retain=True)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Ends:
+    """What a delta joins: two releases, and their images for one slot set."""
+
+    source: ReleaseRecord
+    release: ReleaseRecord
+    old: ReleaseImage
+    new: ReleaseImage
+
+    @classmethod
+    def of(cls, source: ReleaseRecord, release: ReleaseRecord, slot: str) -> "_Ends | None":
+        """The ends for a slot set; None when there is nothing to make."""
+        old, new = source.image(slot), release.image(slot)
+        if old is None or new is None or old.file.sha256 == new.file.sha256:
+            return None
+        return cls(source=source, release=release, old=old, new=new)
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        return self.old.file.sha256, self.new.file.sha256
+
+    @property
+    def title(self) -> str:
+        of = "" if len(self.release.images) == 1 else f" of {self.new.slot}"
+        return f"The delta{of} from {self.source.version} to {self.release.version}"
+
+    def path(self, salt: str | None = None) -> str:
+        """Its path in the catalogue."""
+        ending = f"-{salt[:16]}.otd.enc" if salt else ".otd"
+        return f"deltas/{self.pair[0][:16]}-{self.pair[1][:16]}{ending}"
+
+
+def deltas_to(release: ReleaseRecord, deltas: Iterable[DeltaRecord]) -> list[DeltaRecord]:
+    """The deltas that lead to a release's images."""
+    images = {image.file.sha256 for image in release.images}
+    return [delta for delta in deltas if delta.target_sha256 in images]
+
+
 def delta_sources(
     release: ReleaseRecord, releases: Sequence[ReleaseRecord], images: Mapping[str, int]
 ) -> list[ReleaseRecord]:
-    """Earlier releases that a delta to `release` should start from: those whose image the fleet runs, the most common first,
-    and the one before it. `images`: how many targets run each, by sha256."""
+    """Earlier releases that deltas to `release` should start from: those whose content the fleet runs, the most common first,
+    and the one before it. `images`: how many targets run each, by the content's sha256."""
     earlier = [
         other
         for other in releases
-        if other.product == release.product
-        and other.counter < release.counter
-        and other.image.sha256 != release.image.sha256
+        if other.product == release.product and other.counter < release.counter and other.sha256 != release.sha256
     ]
     before = max(earlier, key=lambda other: other.counter, default=None)
-    useful = [other for other in earlier if images.get(other.image.sha256, 0) or other is before]
-    return sorted(useful, key=lambda other: (-images.get(other.image.sha256, 0), -other.counter))[:MAX_SOURCES]
+    useful = [other for other in earlier if images.get(other.sha256, 0) or other is before]
+    return sorted(useful, key=lambda other: (-images.get(other.sha256, 0), -other.counter))[:MAX_SOURCES]
 
 
 def _plan(unit: Unit, product: str, version: str) -> tuple[ReleaseRecord, list[ReleaseRecord]]:
-    """A release and the sources that deltas to it are still missing from."""
+    """A release and the sources that deltas to it should start from."""
     release = unit.releases.get(product, version)
     if release is None:
         raise NotFoundError(f"There is no release {version} of {product}; `otaria release publish` makes one.")
     sources = delta_sources(release, unit.releases.list(), unit.fleet.images())
-    missing = [one for one in sources if unit.releases.delta(one.image.sha256, release.image.sha256) is None]
-    return release, missing
-
-
-def _delta_path(source: ReleaseRecord, release: ReleaseRecord, salt: str | None = None) -> str:
-    ending = f"-{salt[:16]}.otd.enc" if salt else ".otd"
-    return f"deltas/{source.image.sha256[:16]}-{release.image.sha256[:16]}{ending}"
-
-
-def _stored(release: ReleaseRecord) -> StoredFile:
-    return release.encrypted.file if release.encrypted else release.image
+    return release, sources
 
 
 def _plain(file: BinaryIO, salt: str, length: int, key: ContentKey) -> Iterator[bytes]:
     portions = iter(lambda: file.read(WINDOW_BYTES), b"")
     return Decryption(key, salt, length).decrypt(portions)
+
+
+def _image(facts: Manifest, image: Image) -> ReleaseImage:
+    file = StoredFile(path=image.path, length=image.length, sha256=image.sha256)
+    return ReleaseImage(slot=image.slot, file=file, encrypted=_encrypted(facts.encryption_of(image)))
 
 
 def _encrypted(one: Encrypted | None) -> EncryptedImage | None:
@@ -388,8 +419,9 @@ def _facts(manifest: bytes, product: str, version: str) -> Manifest:
         raise RefusedError(
             "wrong-release", f"The manifest is of {facts.product} {facts.version}, not of {product} {version}."
         )
-    if len(facts.images) != 1:
-        raise RefusedError("too-many-images", "This version publishes releases with exactly one image.")
+    if all(image.slot != ROOT_SET for image in facts.images):
+        text = f"The release has no image for {ROOT_SET}, which every device boots; build it again with one."
+        raise RefusedError(ReasonKind.IMAGE_MISSING, text)
     return facts
 
 
@@ -403,7 +435,6 @@ def _require_signed(offered: Mapping[str, TargetFile], wanted: Mapping[str, Targ
 
 
 def _record(facts: Manifest, wanted: Mapping[str, TargetFile], now: float) -> ReleaseRecord:
-    image = facts.images[0]
     manifest = next(target for path, target in wanted.items() if path.endswith("/manifest.json"))
     return ReleaseRecord(
         product=facts.product,
@@ -411,8 +442,7 @@ def _record(facts: Manifest, wanted: Mapping[str, TargetFile], now: float) -> Re
         counter=facts.counter,
         hardware=tuple(facts.hardware),
         manifest=StoredFile(path=manifest.path, length=manifest.length, sha256=manifest.hashes["sha256"]),
-        image=StoredFile(path=image.path, length=image.length, sha256=image.sha256),
-        encrypted=_encrypted(facts.encryption_of(image)),
+        images=tuple(_image(facts, image) for image in facts.images),
         notes=facts.notes,
         published_at=now,
         requires=_requirements(facts),

@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
 from firmware.atomic import atomic_output
 from firmware.catalogue.publish import Repository, release_targets
-from firmware.encryption.content_key import key_id, public_from_text, public_text
+from firmware.contents import MAX_IMAGES, ROOT_SET, named_file, twice
+from firmware.encryption.content_key import ContentKey, key_id, public_from_text, public_text
 from firmware.errors import RefusedError
 from firmware.images.slot_image import build_slot_image
 from firmware.manifest import (
@@ -36,6 +37,20 @@ MANIFEST = "manifest.json"
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 COUNTER = click.IntRange(0, (1 << 53) - 1)
 BUILT = click.Path(path_type=Path, exists=True, file_okay=False)
+
+
+def _images_of(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, Path]:
+    """The image files by slot set, `root` first."""
+    pairs = [named_file(text) for text in given]
+    for what, name in (("slot set", twice(slot for slot, _ in pairs)), ("file name", twice(p.name for _, p in pairs))):
+        if name is not None:
+            raise click.BadParameter(f"two images have the {what} {name}.", context, parameter)
+    images = dict(sorted(pairs, key=lambda pair: (pair[0] != ROOT_SET, pair[0])))
+    if ROOT_SET not in images or len(images) > MAX_IMAGES:
+        raise click.BadParameter(f"give one for {ROOT_SET}, and {MAX_IMAGES} at most.", context, parameter)
+    for path in images.values():
+        FILE.convert(path, parameter, context)
+    return images
 
 
 @click.group()
@@ -83,7 +98,15 @@ def pack(
 @click.option("--version", required=True, help="The release's version.")
 @click.option("--counter", required=True, type=COUNTER, help="Rises with every release.")
 @click.option("--hardware", multiple=True, required=True, help="Compatible hardware id; repeat for more.")
-@click.option("--image", type=FILE, required=True, help="The image file.")
+@click.option(
+    "--image",
+    "image",
+    metavar="[SLOT=]FILE",
+    multiple=True,
+    required=True,
+    callback=_images_of,
+    help="An image file, for the slot set root; repeat with SLOT= for each other set of the device.",
+)
 @click.option("--health-file", type=FILE, help="JSON of health checks, and how long they are watched.")
 @click.option(
     "--data-file", type=FILE, help="JSON of the data that it keeps beside the slots, and how that is migrated."
@@ -113,7 +136,7 @@ def build(
     version: str,
     counter: int,
     hardware: tuple[str, ...],
-    image: Path,
+    image: dict[str, Path],
     health_file: Path | None,
     data_file: Path | None,
     floor: int,
@@ -128,13 +151,15 @@ def build(
     output: Path,
     as_json: bool,
 ) -> None:
-    """Hash an image window by window and write OUTDIR/manifest.json and a copy of the image, and of the bill of materials.
+    """Hash images window by window and write OUTDIR/manifest.json and a copy of each image, and of the bill of materials.
 
-    With --encrypt-to only an encrypted copy is written. Needs no network.
+    A device whose slots are made of several sets needs an image for each: all of them switch together. With --encrypt-to only
+    encrypted copies are written. Needs no network.
 
     Example: otaria release build --product pump --version 2.0 --counter 2 --hardware pump-a --image pump.img -o pump-2.0
     """
     folder = f"releases/{product}/{version}"
+    names = [path.name for path in image.values()]
     requires = release_contents.requires_of(min_counter, through)
     health, watch = release_contents.health_of(health_file)
     data = release_contents.data_of(data_file)
@@ -144,15 +169,18 @@ def build(
         counter=counter,
         floor=floor,
         hardware=list(hardware),
-        images=[Image(path=f"{folder}/{image.name}", length=1, sha256="0" * 64, windows=["0" * 64])],
+        images=[
+            Image(slot=slot, path=f"{folder}/{path.name}", length=1, sha256="0" * 64, windows=["0" * 64])
+            for slot, path in image.items()
+        ],
         health=health,
         watch=watch,
         min_uptime_s=min_uptime,
         notes=notes,
         requires=requires,
-        sbom=release_contents.sbom_of(sbom, folder, taken=(MANIFEST, image.name)) if sbom else None,
+        sbom=release_contents.sbom_of(sbom, folder, taken=(MANIFEST, *names)) if sbom else None,
         fixes=sorted(set(fixes)),
-        security_counter=release_contents.security_counter_of(image, security_counter),
+        security_counter=release_contents.security_counter_of(image[ROOT_SET], security_counter),
         data=data,
         crit=[name for name, needed in (("requires", requires), ("watch", watch), ("data", data)) if needed],
     )
@@ -161,36 +189,62 @@ def build(
 
 
 def _write_release(
-    draft: Manifest, image: Path, sbom: Path | None, to: X25519PublicKey | None, output: Path, as_json: bool
+    draft: Manifest,
+    images: dict[str, Path],
+    sbom: Path | None,
+    to: X25519PublicKey | None,
+    output: Path,
+    as_json: bool,
 ) -> None:
     """Check the draft before anything is written, then write the files, the manifest last."""
     release_targets(draft.product, encode_manifest(draft))
-    if image.stat().st_size == 0:
-        raise RefusedError("image-empty", f"{image} is empty; a release needs an image.")
+    for path in images.values():
+        if path.stat().st_size == 0:
+            raise RefusedError("image-empty", f"{path} is empty; a release needs an image.")
     _require_new(output)
-    if to is None:
-        hashes = _copy_hashed(image, output / image.name)
-    else:
-        hashes, encrypted = release_encryption.encrypt_image(draft, image, output, to)
-        draft = msgspec.structs.replace(draft, encrypted=[encrypted], crit=[*draft.crit, "encrypted"])
+    manifest = _with_images(draft, images, output, to)
     if sbom is not None:
         _copy_hashed(sbom, output / sbom.name)
-    shape = {"length": hashes.length, "sha256": hashes.sha256, "windows": hashes.windows}
-    described = msgspec.structs.replace(draft.images[0], **shape)
-    data = encode_manifest(msgspec.structs.replace(draft, images=[described]))
+    data = encode_manifest(manifest)
     parse_manifest(data)
     with atomic_output(output / MANIFEST) as file:
         file.write(data)
-    facts: dict[str, str | int] = {"directory": str(output), "product": draft.product, "version": draft.version}
-    facts["length"] = hashes.length
-    text = (
-        f"Built {draft.product} {draft.version} in {output}: {hashes.length} bytes, {len(hashes.windows)} windows. "
-        "Sign it next."
-    )
+    windows = sum(len(image.windows) for image in manifest.images)
+    facts: dict[str, object] = {"directory": str(output), "product": draft.product, "version": draft.version}
+    facts |= {"length": manifest.length, "sha256": manifest.sha256, "images": _shown(manifest)}
+    several = "" if len(images) == 1 else f" in {len(images)} images ({', '.join(images)})"
+    size = f"{manifest.length} bytes, {windows} windows{several}"
+    text = f"Built {draft.product} {draft.version} in {output}: {size}. Sign it next."
     if to is not None:
         facts["encrypted_to"] = key_id(public_text(to))
         text += f" Encrypted for the server whose release key has the sha256 {facts['encrypted_to']}."
-    emit({**facts, "sha256": hashes.sha256}, as_json=as_json, text=text)
+    emit(facts, as_json=as_json, text=text)
+
+
+def _with_images(draft: Manifest, images: dict[str, Path], output: Path, to: X25519PublicKey | None) -> Manifest:
+    """Write the images, encrypted when there is somebody `to` encrypt to; the manifest with what they are."""
+    described: list[Image] = []
+    encrypted: list[Encrypted] = []
+    key = ContentKey.new() if to else None
+    for image in draft.images:
+        path = images[image.slot]
+        if key is None:
+            hashes = _copy_hashed(path, output / path.name)
+        else:
+            hashes, one = release_encryption.encrypt_image(key, path, image.path, output)
+            encrypted.append(one)
+        shape = {"length": hashes.length, "sha256": hashes.sha256, "windows": hashes.windows}
+        described.append(msgspec.structs.replace(image, **shape))
+    manifest = msgspec.structs.replace(draft, images=described)
+    if key is None or to is None:
+        return manifest
+    manifest = msgspec.structs.replace(manifest, encrypted=encrypted, crit=[*draft.crit, "encrypted"])
+    release_encryption.write_content_key(key, manifest, output, to)
+    return manifest
+
+
+def _shown(manifest: Manifest) -> list[dict[str, object]]:
+    return [{"slot": one.slot, "path": one.path, "length": one.length, "sha256": one.sha256} for one in manifest.images]
 
 
 @release.command()

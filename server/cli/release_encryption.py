@@ -1,7 +1,7 @@
 """Encrypted releases, as their maker builds them: offline, with nothing but the server's public release key.
 
-The release's key is made here, wrapped for that server, and forgotten. No file ever holds it, and of the image only the encrypted
-form is written.
+The release's key is made here, wrapped for that server, and forgotten. No file ever holds it, and of the images only the
+encrypted form is written. One key is for all images of a release, each under a salt of its own.
 """
 
 import hashlib
@@ -35,13 +35,10 @@ def read_release_key(path: Path) -> X25519PublicKey:
         ) from error
 
 
-def encrypt_image(draft: Manifest, image: Path, output: Path, to: X25519PublicKey) -> tuple[WindowHasher, Encrypted]:
-    """Write the image encrypted into `output`, and its key wrapped for the server beside it.
-
-    Returns what the plain image is, and what the manifest says about the encrypted one.
-    """
-    key, hasher = ContentKey.new(), WindowHasher()
-    encryption = Encryption(key)
+def encrypt_image(key: ContentKey, image: Path, catalogue_path: str, output: Path) -> tuple[WindowHasher, Encrypted]:
+    """Write the image encrypted into `output`. Returns what the plain image is, and what the manifest says about the encrypted
+    one."""
+    hasher, encryption = WindowHasher(), Encryption(key)
     destination, digest, length = output / (image.name + SUFFIX), hashlib.sha256(), 0
     with atomic_output(destination) as out:
         for chunk in encryption.encrypt(_hashed(image, hasher)):
@@ -49,23 +46,27 @@ def encrypt_image(draft: Manifest, image: Path, output: Path, to: X25519PublicKe
             length += len(chunk)
             out.write(chunk)
     encrypted = Encrypted(
-        image=draft.images[0].path,
-        path=draft.images[0].path + SUFFIX,
+        image=catalogue_path,
+        path=catalogue_path + SUFFIX,
         length=length,
         sha256=digest.hexdigest(),
         salt=encryption.salt,
         key_check=key.check(),
     )
+    return hasher, encrypted
+
+
+def write_content_key(key: ContentKey, manifest: Manifest, output: Path, to: X25519PublicKey) -> None:
+    """Write the release's key, wrapped for the server, beside what it opens."""
     purpose = Purpose(
         recipient="server",
-        product=draft.product,
-        version=draft.version,
-        counter=draft.counter,
-        artifact=encrypted.sha256,
+        product=manifest.product,
+        version=manifest.version,
+        counter=manifest.counter,
+        artifact=manifest.encrypted_sha256,
     )
     with atomic_output(output / CONTENT_KEY) as out:
         out.write(content_key.wrap(key, to, purpose))
-    return hasher, encrypted
 
 
 def read_content_key(built: Path) -> bytes:

@@ -123,5 +123,6 @@ class ReleaseRoutes:
 def release_json(release: ReleaseRecord, deltas: Sequence[DeltaRecord]) -> dict[str, Any]:
     """A release as the API shows it, with the deltas that lead to it."""
     shown: dict[str, Any] = msgspec.to_builtins(release)
-    to_it = [delta for delta in deltas if delta.target_sha256 == release.image.sha256]
-    return {**shown, "deltas": msgspec.to_builtins(to_it)}
+    images = {image.file.sha256 for image in release.images}
+    to_it = [delta for delta in deltas if delta.target_sha256 in images]
+    return {**shown, "sha256": release.sha256, "length": release.length, "deltas": msgspec.to_builtins(to_it)}

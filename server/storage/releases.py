@@ -11,6 +11,7 @@ from server.ports import (
     MAX_DELTA_MEMORY,
     DeltaRecord,
     EncryptedImage,
+    ReleaseImage,
     ReleaseRecord,
     ReleaseState,
     Requirements,
@@ -49,6 +50,12 @@ class SqlReleases:
         """One release."""
         query = select(RELEASE).where(RELEASE.c.product == product, RELEASE.c.version == version)
         row = self._db.execute(query).mappings().first()
+        return None if row is None else _release(row)
+
+    def holding(self, sha256: str) -> ReleaseRecord | None:
+        """A release with this content, the one published first."""
+        query = select(RELEASE).where(RELEASE.c.sha256 == sha256).order_by(RELEASE.c.published_at, RELEASE.c.version)
+        row = self._db.execute(query.limit(1)).mappings().first()
         return None if row is None else _release(row)
 
     def content_key(self, product: str, version: str) -> bytes | None:
@@ -108,10 +115,8 @@ def _values(release: ReleaseRecord) -> dict[str, Any]:
         "manifest_path": release.manifest.path,
         "manifest_length": release.manifest.length,
         "manifest_sha256": release.manifest.sha256,
-        "image_path": release.image.path,
-        "image_length": release.image.length,
-        "image_sha256": release.image.sha256,
-        "encrypted": None if release.encrypted is None else asdict(release.encrypted),
+        "sha256": release.sha256,
+        "images": [asdict(image) for image in release.images],
         "state": str(release.state),
         "notes": release.notes,
         "published_at": release.published_at,
@@ -125,9 +130,8 @@ def _release(row: RowMapping) -> ReleaseRecord:
         version=row["version"],
         counter=row["counter"],
         hardware=tuple(row["hardware"]),
-        manifest=_file(row, "manifest"),
-        image=_file(row, "image"),
-        encrypted=_encrypted(row["encrypted"]),
+        manifest=StoredFile(path=row["manifest_path"], length=row["manifest_length"], sha256=row["manifest_sha256"]),
+        images=tuple(_image(value) for value in row["images"]),
         state=ReleaseState(row["state"]),
         notes=row["notes"],
         published_at=row["published_at"],
@@ -141,12 +145,13 @@ def _requirements(value: dict[str, Any] | None) -> Requirements | None:
     return Requirements(min_counter=value["min_counter"], through=tuple(value["through"]))
 
 
+def _image(value: dict[str, Any]) -> ReleaseImage:
+    file, encrypted = StoredFile(**value["file"]), _encrypted(value["encrypted"])
+    return ReleaseImage(slot=value["slot"], file=file, encrypted=encrypted)
+
+
 def _encrypted(value: dict[str, Any] | None) -> EncryptedImage | None:
     return None if value is None else EncryptedImage(**{**value, "file": StoredFile(**value["file"])})
-
-
-def _file(row: RowMapping, which: str) -> StoredFile:
-    return StoredFile(path=row[f"{which}_path"], length=row[f"{which}_length"], sha256=row[f"{which}_sha256"])
 
 
 def _delta(row: RowMapping) -> DeltaRecord:

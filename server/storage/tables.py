@@ -78,10 +78,8 @@ class ReleaseTable(Stored, table=True):
     manifest_path: str
     manifest_length: int = Field(sa_type=BigInteger)
     manifest_sha256: str
-    image_path: str
-    image_length: int = Field(sa_type=BigInteger)
-    image_sha256: str
-    encrypted: dict[str, Any] | None = Field(sa_type=JSON(none_as_null=True))
+    sha256: str = Field(index=True)
+    images: list[Any] = Field(sa_type=JSON)
     content_key: bytes | None = Field(sa_type=LargeBinary)
     state: str
     notes: str
@@ -211,6 +209,7 @@ class LegTable(Stored, table=True):
     __tablename__ = "campaign_leg"
     campaign: str = Field(primary_key=True, foreign_key="campaign.id")
     rank: int = Field(primary_key=True)
+    slot: str
     source_sha256: str
     source_version: str
     target_sha256: str

@@ -20,7 +20,7 @@ from server.http.problems import Render
 from server.planner import approvals
 from server.planner.model import AssignmentRow, AssignmentState, CampaignRow, CampaignState, Explanation, Verb
 from server.planner.states import CAMPAIGN
-from server.ports import CampaignView, Clock, Database, Unit
+from server.ports import CampaignView, Clock, Database, DeltaRecord, ReleaseImage, ReleaseRecord, Unit
 from server.ui.attention import needs
 from server.ui.pictures import MAX_CELLS, CohortPicture, picture, versions_bar
 from server.ui.rendering import STATIC, STATIC_TYPES, Templates
@@ -194,8 +194,8 @@ class Pages:
             lambda unit: (unit.releases.list(), unit.releases.deltas(), unit.fleet.versions())
         )
         ordered = sorted(releases, key=lambda release: (release.product, -release.counter))
-        names = {release.image.sha256: release.version for release in releases}
-        shown = [(release, [d for d in deltas if d.target_sha256 == release.image.sha256]) for release in ordered]
+        names = {image.file.sha256: release.version for release in releases for image in release.images}
+        shown = [(release, _deltas_to(release, deltas)) for release in ordered]
         return self._templates.page("releases.html", request, session, releases=shown, names=names, versions=versions)
 
     async def trail(self, request: web.Request, session: Session) -> web.StreamResponse:
@@ -213,6 +213,11 @@ class Pages:
             return await page(request, session)
 
         return handler
+
+
+def _deltas_to(release: ReleaseRecord, deltas: Sequence[DeltaRecord]) -> list[tuple[ReleaseImage, list[DeltaRecord]]]:
+    """Each image of a release with the deltas that lead to it."""
+    return [(one, [d for d in deltas if d.target_sha256 == one.file.sha256]) for one in release.images]
 
 
 def verbs_for(row: CampaignRow) -> tuple[Verb, ...]:

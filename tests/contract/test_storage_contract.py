@@ -39,6 +39,7 @@ from server.ports import (
     EncryptedImage,
     Leg,
     Origin,
+    ReleaseImage,
     ReleaseRecord,
     ReleaseState,
     Requirements,
@@ -85,7 +86,7 @@ RELEASE = ReleaseRecord(
     counter=2,
     hardware=("hw-1", "hw-2"),
     manifest=StoredFile(path="releases/lamp/2/manifest.json", length=10, sha256="b" * 64),
-    image=StoredFile(path="releases/lamp/2/image", length=1 << 40, sha256="a" * 64),
+    images=(ReleaseImage(file=StoredFile(path="releases/lamp/2/image", length=1 << 40, sha256="a" * 64)),),
 )
 
 
@@ -281,7 +282,8 @@ class TestReleases:
 
     async def test_an_encrypted_release_keeps_its_key_apart(self, database: SqlDatabase) -> None:
         file = StoredFile(path="releases/lamp/2/image.enc", length=99, sha256="c" * 64)
-        release = replace(RELEASE, encrypted=EncryptedImage(file=file, salt="d" * 64, key_check="e" * 64))
+        encrypted = EncryptedImage(file=file, salt="d" * 64, key_check="e" * 64)
+        release = replace(RELEASE, images=(replace(RELEASE.images[0], encrypted=encrypted),))
         await database.write(lambda unit: unit.releases.add(release, content_key=b"\0wrapped"))
         assert await database.read(lambda unit: unit.releases.get("lamp", "2")) == release
         assert await database.read(lambda unit: unit.releases.content_key("lamp", "2")) == b"\0wrapped"

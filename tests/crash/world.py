@@ -33,13 +33,14 @@ from device_agent.local.policy import LocalPolicy
 from device_agent.notary import KeyNotary
 from device_agent.ports import BootStatus, Catalogue, Director, HealthResult, Incoming, Link, Slot, Source
 from device_agent.runtime import Connected, Runtime, Settings
-from device_agent.slots.files import FileSlots
+from device_agent.slots.files import board_slots
 from device_agent.work import Ports
 from firmware.checks import Watch
+from firmware.contents import ROOT_SET
 from firmware.errors import UnavailableError
 from firmware.manifest import HealthCheck, Image, Manifest, Requires, describe, encode_manifest
 from firmware.protocol.envelope import claimed, open_envelope, seal
-from firmware.protocol.order import Counter, FileRef, Order, ReleaseRef
+from firmware.protocol.order import Counter, FileRef, Order, OrderedImage, ReleaseRef
 from firmware.protocol.permit import Ask, Permit, Verdict
 from firmware.protocol.report import Ack, Report
 from firmware.protocol.unverified import payload_hash
@@ -74,36 +75,75 @@ def slot_image(version: str, counter: int) -> bytes:
     return out.getvalue()
 
 
+def other_image(slot_set: str, version: str) -> bytes:
+    """An image for a set that isn't booted, of about 20 KiB; `"same"` as a version gives what every release has."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        info = tarfile.TarInfo(f"{slot_set}/{version}")
+        info.size = 9_000
+        archive.addfile(info, io.BytesIO(hashlib.shake_256(f"{slot_set} {version}".encode()).digest(info.size)))
+    return out.getvalue()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """A published release with its image."""
+    """A published release with its images, by slot set."""
 
     manifest: Manifest
     manifest_ref: FileRef
-    image: bytes
-    image_ref: FileRef
+    images: dict[str, bytes]
+    refs: dict[str, FileRef]
+
+    @property
+    def image(self) -> bytes:
+        return self.images[ROOT_SET]
+
+    @property
+    def image_ref(self) -> FileRef:
+        return self.refs[ROOT_SET]
+
+    @property
+    def ordered(self) -> list[OrderedImage]:
+        """What an order says about its images."""
+        return [OrderedImage(slot=name, file=file) for name, file in self.refs.items()]
 
 
 def release(
     version: str,
     counter: int,
     *,
+    sets: Sequence[str] = (ROOT_SET,),
+    unchanged: Sequence[str] = (),
     floor: int = 0,
     min_uptime_s: int = 0,
     requires: Requires | None = None,
     watch: Watch | None = None,
 ) -> Release:
-    image = slot_image(version, counter)
-    shape = describe([image])
-    path = f"releases/demo/{version}/image"
-    ref = FileRef(path=path, length=shape.length, sha256=shape.sha256)
+    """`sets`: the slot sets that it has images for; those `unchanged` are the same in every release."""
+    images = {ROOT_SET: slot_image(version, counter)} | {
+        name: other_image(name, "same" if name in unchanged else version) for name in sets if name != ROOT_SET
+    }
+    images = {name: images[name] for name in sets}
+    shapes = {name: describe([image]) for name, image in images.items()}
+    place = f"releases/demo/{version}"
+    refs = {
+        name: FileRef(
+            path=f"{place}/image" if name == ROOT_SET else f"{place}/{name}.image",
+            length=shape.length,
+            sha256=shape.sha256,
+        )
+        for name, shape in shapes.items()
+    }
     manifest = Manifest(
         product="demo",
         version=version,
         counter=counter,
         floor=floor,
         hardware=["board-1"],
-        images=[Image(path=path, length=shape.length, sha256=shape.sha256, windows=shape.windows)],
+        images=[
+            Image(slot=name, path=ref.path, length=ref.length, sha256=ref.sha256, windows=shapes[name].windows)
+            for name, ref in refs.items()
+        ],
         health=[HealthCheck(kind="http", url="http://127.0.0.1:{port}/health")],
         min_uptime_s=min_uptime_s,
         requires=requires,
@@ -113,7 +153,7 @@ def release(
     manifest_ref = FileRef(
         path=f"releases/demo/{version}/manifest.json", length=len(data), sha256=hashlib.sha256(data).hexdigest()
     )
-    return Release(manifest=manifest, manifest_ref=manifest_ref, image=image, image_ref=ref)
+    return Release(manifest=manifest, manifest_ref=manifest_ref, images=images, refs=refs)
 
 
 @dataclass
@@ -131,7 +171,7 @@ class Depot:
             raise self.down
 
     def file(self, path: str) -> FileRef | None:
-        refs = [ref for one in self.releases for ref in (one.manifest_ref, one.image_ref)]
+        refs = [ref for one in self.releases for ref in (one.manifest_ref, *one.refs.values())]
         return next((ref for ref in refs if ref.path == path), None)
 
     def manifest(self, file: FileRef) -> Manifest:
@@ -144,9 +184,11 @@ class Depot:
         if self.down:
             raise self.down
         for one in self.releases:
-            if one.image_ref.sha256 == file.sha256:
-                yield from (one.image[at : at + 16384] for at in range(offset, len(one.image), 16384))
-                return
+            for name, ref in one.refs.items():
+                if ref.sha256 == file.sha256:
+                    image = one.images[name]
+                    yield from (image[at : at + 16384] for at in range(offset, len(image), 16384))
+                    return
         raise UnavailableError("unreachable", "No such artifact.")
 
     def again(self, file: FileRef, *, wrong: bool) -> bool:
@@ -196,7 +238,7 @@ class Server:
             ref = ReleaseRef(
                 product="demo", version=new.manifest.version, counter=new.manifest.counter, manifest=new.manifest_ref
             )
-            named = {"release": ref, "image": new.image_ref}
+            named = {"release": ref, "images": new.ordered}
         values = {
             "target": "dev-1",
             "agent": "dev-1",
@@ -333,16 +375,21 @@ class World:
         watch: Watch | None = None,
         policy: LocalPolicy | None = None,
         consent: bool = False,
+        images: Sequence[str] = (ROOT_SET,),
+        unchanged: Sequence[str] = (),
     ) -> None:
         """`watch`: what the new release wants; `policy`: what the device does. Versions in `faulty_later` fail their checks once
-        they are committed."""
+        they are committed. `images`: the slot sets of device and releases, such as `("root", "boot", "app")`; those `unchanged`
+        are the same in both releases."""
         self.director, self.report_signer = CryptoSigner.generate_ed25519(), CryptoSigner.generate_ed25519()
         self.runtime_class = runtime
         self.policy = policy or LocalPolicy()
         self.consent = consent
         self.faulty = faulty or set()
         self.faulty_later: set[str] = set()
-        self.old, self.new = release("1.0", 1), release("2.0", 2, watch=watch)
+        self.sets = tuple(images)
+        self.old = release("1.0", 1, sets=images, unchanged=unchanged)
+        self.new = release("2.0", 2, sets=images, unchanged=unchanged, watch=watch)
         key = self.director.public_key
         self.depot = Depot(Director(epoch=1, keys={key.keyid: key.to_dict()}), [self.old, self.new])
         report_key = self.report_signer.public_key
@@ -354,11 +401,11 @@ class World:
         self.clock = Clock()
 
     def _fresh_files(self) -> dict[Path, bytes]:
-        return {
-            BOARD.slot(Slot.A): self.old.image.ljust(CAPACITY, b"\0"),
-            BOARD.slot(Slot.B): bytes(CAPACITY),
-            BOARD.loader_copies[0]: encode_state(LoaderState()),
-        }
+        files = {BOARD.loader_copies[0]: encode_state(LoaderState())}
+        for name, image in self.old.images.items():
+            files[BOARD.slot(Slot.A, name)] = image.ljust(CAPACITY, b"\0")
+            files[BOARD.slot(Slot.B, name)] = bytes(CAPACITY)
+        return files
 
     # Power
 
@@ -385,6 +432,10 @@ class World:
     def running_version(self) -> str:
         data = self.disk.read_at(BOARD.slot(self.boots[-1].slot), 512, 200)
         return str(json.loads(data.rstrip(b"\0"))["version"])
+
+    def holds(self, slot: Slot, what: Release) -> bool:
+        """Whether a slot holds a release's image in every set."""
+        return all(self.disk.files[BOARD.slot(slot, name)].startswith(image) for name, image in what.images.items())
 
     # One boot
 
@@ -452,7 +503,7 @@ class World:
         return state
 
     def _agent(self, link: Link | None = None) -> Runtime:
-        slots = FileSlots(self.disk, BOARD.directory)
+        slots = board_slots(self.disk, BOARD.directory)
         bundles, source = self.bundles()
         installer = StreamInstaller(effects=self.disk, slots=slots, source=source, directory=BOARD.agent)
         boot = FileBoot(

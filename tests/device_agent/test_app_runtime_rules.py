@@ -16,7 +16,7 @@ from device_agent.ports import Director, Incoming, Slot
 from device_agent.runtime import Connected
 from firmware.errors import RefusedError, UnavailableError
 from firmware.protocol.envelope import seal
-from firmware.protocol.order import Counter
+from firmware.protocol.order import Counter, OrderedImage
 from firmware.protocol.permit import Verdict
 from firmware.protocol.report import Ack
 from firmware.protocol.words import Action
@@ -110,7 +110,7 @@ def test_order_that_differs_from_the_catalogue_is_refused(field: str) -> None:
     image = world.new.image_ref
     other: dict[str, Any] = {"path": "releases/demo/9.0/image", "length": image.length + 1, "sha256": "f" * 64}
     fields = {"path": image.path, "length": image.length, "sha256": image.sha256, field: other[field]}
-    world.server.order(Action.INSTALL, world.new, image=type(image)(**fields))
+    world.server.order(Action.INSTALL, world.new, images=[OrderedImage(file=type(image)(**fields))])
     world.run()
     assert reasons(world)[-1] == "catalogue-mismatch"
     assert world.running_version() == "1.0"

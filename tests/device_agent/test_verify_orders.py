@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from device_agent import verify
 from device_agent.core.values import Content
 from firmware.manifest import Requires
-from firmware.protocol.order import DeltaRef, FileRef, Order
+from firmware.protocol.order import DeltaRef, FileRef, Order, OrderedImage
 from firmware.protocol.words import Action
 from tests.crash.world import IDENTITY, Release, World, release
 from tests.device_agent.core.playbook import held
@@ -24,7 +24,7 @@ def order() -> Order:
     plain = held().order
     assert plain.release is not None
     release = replace(plain.release, manifest=NEW.manifest_ref)
-    return replace(plain, release=release, image=NEW.image_ref, delta=DELTA)
+    return replace(plain, release=release, images=[OrderedImage(file=NEW.image_ref, delta=DELTA)])
 
 
 def test_order_that_agrees_is_followed() -> None:

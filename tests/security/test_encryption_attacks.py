@@ -27,7 +27,7 @@ from firmware.errors import RefusedError
 from firmware.manifest import Encrypted, Manifest, encode_manifest, parse_manifest
 from firmware.protocol.codec import canonical
 from firmware.protocol.envelope import claimed, key_from_dict, open_envelope, seal
-from firmware.protocol.order import KIND, Counter, FileRef, Order, ReleaseRef, WrappedKey
+from firmware.protocol.order import KIND, Counter, FileRef, Order, OrderedImage, ReleaseRef, WrappedKey
 from firmware.protocol.report import REPORT_KIND, EncryptionKey, Inventory, Report, Running
 from firmware.protocol.words import Action
 from server.campaigns.release_keys import ReleaseKeys
@@ -67,7 +67,7 @@ class Release:
         )
         if reason is None:
             try:
-                DecryptionKey(self.private).open(order, self.encrypted)
+                DecryptionKey(self.private).open(order, self.manifest)
             except RefusedError as error:
                 return error.kind
         return reason.kind if reason else "followed"
@@ -107,7 +107,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
         release=ReleaseRef(
             product="pump", version="2.0", counter=2, manifest=catalogue["releases/pump/2.0/manifest.json"]
         ),
-        image=catalogue[encrypted.path],
+        images=[OrderedImage(file=catalogue[encrypted.path])],
         wrapped_key=WrappedKey(
             suite=SUITE, key_id=key_id(public_text(public)), data=to_text(wrap(key, public, for_device))
         ),
@@ -137,7 +137,7 @@ def test_store_broker_and_catalogue_show_no_byte_of_the_image(release: Release) 
         seal(release.order, KIND, DIRECTOR),
         json.dumps([str(one) for one in release.catalogue.values()]).encode(),
     ]
-    key = DecryptionKey(release.private).open(release.order, release.encrypted).reveal()
+    key = DecryptionKey(release.private).open(release.order, release.manifest).reveal()
     pieces = [IMAGE[at : at + 16] for at in range(0, len(IMAGE) - 16, 4093)]
     assert len(pieces) > 700
     for secret in (*pieces, key, key.hex().encode(), to_text(key).encode()):
@@ -151,7 +151,7 @@ def test_a_device_cannot_open_another_devices_key(release: Release) -> None:
     mine = replace(release.order.wrapped_key, key_id=key_id(other.announced.public))
     for order in (release.order, replace(release.order, wrapped_key=mine)):
         with pytest.raises(RefusedError) as caught:
-            other.open(order, release.encrypted)
+            other.open(order, release.manifest)
         assert caught.value.kind == "cannot-decrypt"
 
 
@@ -220,10 +220,9 @@ def test_a_stolen_director_key_orders_no_plain_image_in_place_of_an_encrypted_on
     image = release.manifest.images[0]
     plain = FileRef(path=image.path, length=image.length, sha256=image.sha256)
     bare = {"wrapped_key": None, "crit": []}
-    assert release.refusal(replace(release.order, image=plain, **bare)) == "catalogue-mismatch"
-    assert release.refusal(replace(release.order, image=replace(plain, path=release.encrypted.path), **bare)) == (
-        "catalogue-mismatch"
-    )
+    assert release.refusal(replace(release.order, images=[OrderedImage(file=plain)], **bare)) == "catalogue-mismatch"
+    disguised = OrderedImage(file=replace(plain, path=release.encrypted.path))
+    assert release.refusal(replace(release.order, images=[disguised], **bare)) == "catalogue-mismatch"
     manifest = replace(release.manifest, encrypted=[], crit=[])
     assert release.refusal(release.order, manifest) == "catalogue-mismatch"
 
@@ -249,6 +248,6 @@ def test_a_stolen_director_key_cannot_leave_the_key_out_or_bring_its_own(release
 def test_a_key_to_what_is_not_encrypted_is_refused(release: Release) -> None:
     plain = replace(release.manifest, encrypted=[], crit=[])
     image = plain.images[0]
-    named = FileRef(path=image.path, length=image.length, sha256=image.sha256)
-    assert verify.lacks_key(replace(release.order, image=named), plain) is not None
-    assert verify.lacks_key(replace(release.order, image=named, wrapped_key=None), plain) is None
+    named = [OrderedImage(file=FileRef(path=image.path, length=image.length, sha256=image.sha256))]
+    assert verify.lacks_key(replace(release.order, images=named), plain) is not None
+    assert verify.lacks_key(replace(release.order, images=named, wrapped_key=None), plain) is None

@@ -17,7 +17,7 @@ from device_agent.notary import DirectorKeys
 from device_agent.ports import Director
 from firmware.errors import RefusedError
 from firmware.protocol.envelope import seal
-from firmware.protocol.order import KIND, Counter, FileRef, Order
+from firmware.protocol.order import KIND, Counter, Order, OrderedImage
 from firmware.protocol.topics import Leaf
 from firmware.protocol.words import Action
 from tests.crash.world import IDENTITY, World
@@ -142,7 +142,7 @@ def test_wrong_software_for_the_hardware() -> None:
     assert Player().tell(event).told == [("refused", "wrong-hardware")]
     genuine = order()
     assert genuine.release is not None
-    lying = replace(genuine, release=replace(genuine.release, manifest=NEW.manifest_ref), image=NEW.image_ref)
+    lying = replace(genuine, release=replace(genuine.release, manifest=NEW.manifest_ref), images=NEW.ordered)
     other = replace(NEW.manifest, hardware=["board-9"])
     reason = verify.contradicts_manifest(lying, other, IDENTITY.hardware, {})
     assert reason is not None
@@ -157,21 +157,21 @@ def test_arbitrary_software_through_a_stolen_director_key() -> None:
     lying = replace(
         genuine,
         release=replace(genuine.release, manifest=NEW.manifest_ref),
-        image=FileRef(path=NEW.image_ref.path, length=NEW.image_ref.length, sha256="e" * 64),
+        images=[OrderedImage(file=replace(NEW.image_ref, sha256="e" * 64))],
     )
     listed = {file.path: file for file in (NEW.manifest_ref, NEW.image_ref)}
     reason = verify.contradicts_catalogue(lying, listed.get)
     assert reason is not None
     assert reason.kind == "catalogue-mismatch"
     assert "lists other bytes for" in reason.text
-    assert verify.contradicts_catalogue(replace(lying, image=NEW.image_ref), listed.get) is None
+    assert verify.contradicts_catalogue(replace(lying, images=NEW.ordered), listed.get) is None
 
 
 def test_rollback_to_a_release_below_the_floor() -> None:
     """The thief orders a release that was signed offline years ago. The floor, signed offline too, stops it."""
     genuine = order()
     assert genuine.release is not None
-    true = replace(genuine, release=replace(genuine.release, manifest=NEW.manifest_ref), image=NEW.image_ref)
+    true = replace(genuine, release=replace(genuine.release, manifest=NEW.manifest_ref), images=NEW.ordered)
     reason = verify.contradicts_manifest(true, NEW.manifest, IDENTITY.hardware, {NEW.manifest.product: 99})
     assert reason is not None
     assert reason.kind == "below-floor"

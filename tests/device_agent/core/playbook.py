@@ -8,7 +8,7 @@ from device_agent.core.machine import step, wake_at
 from device_agent.core.states import Standing
 from device_agent.core.values import Content, Held, Tuning
 from device_agent.ports import BootOutcome, BootStatus, Slot
-from firmware.protocol.order import Counter, FileRef, Order, ReleaseRef
+from firmware.protocol.order import Counter, FileRef, Order, OrderedImage, ReleaseRef
 from firmware.protocol.permit import Permit, Verdict
 from firmware.protocol.words import Action
 
@@ -32,7 +32,7 @@ def held(n: int = 1, action: Action = Action.INSTALL, *, epoch: int = 1, name: s
         release = ReleaseRef(
             product="demo", version="2.0", counter=2, manifest=file_ref("releases/demo/2.0/m.json", "a")
         )
-        named = {"release": release, "image": file_ref("releases/demo/2.0/image", "2")}
+        named = {"release": release, "images": [OrderedImage(file=file_ref("releases/demo/2.0/image", "2"))]}
     values: dict[str, Any] = {
         "target": "dev-1",
         "agent": "dev-1",

@@ -17,7 +17,7 @@ from firmware.encryption.chunked import Encryption
 from firmware.encryption.content_key import SUITE, ContentKey, Purpose, key_id, public_text, to_text, wrap
 from firmware.errors import UnavailableError
 from firmware.manifest import Encrypted, Image, Manifest, describe
-from firmware.protocol.order import Counter, DeltaRef, FileRef, Order, ReleaseRef, WrappedKey
+from firmware.protocol.order import Counter, DeltaRef, FileRef, Order, OrderedImage, ReleaseRef, WrappedKey
 from firmware.protocol.words import Action
 
 
@@ -149,8 +149,7 @@ class Stage:
             issued_at=0,
             expires_at=10,
             release=ReleaseRef(product="demo", version="2.0", counter=2, manifest=self.file),
-            image=self.file,
-            delta=delta,
+            images=[OrderedImage(file=self.file, delta=delta)],
             wrapped_key=self.wrapped_key,
         )
 

@@ -14,7 +14,7 @@ from device_agent.install.blocks import BlockPatience, BlockSource
 from device_agent.install.sources import Named, Sources
 from device_agent.install.stream import StreamInstaller
 from device_agent.ports import AbsentError, BootOutcome, BootStatus, Slot
-from device_agent.slots.files import FileSlots, create_board
+from device_agent.slots.files import board_slots, create_board
 from firmware.errors import UnavailableError
 from firmware.manifest import WINDOW_BYTES
 from firmware.protocol.blocks import Block, Want, artifact_name, encode_block, parse_want
@@ -232,7 +232,7 @@ def test_forged_blocks_delay_and_no_wrong_byte_is_written(line: Line, stage: Any
 
     line.spoil = forge
     sources = Sources([Named(name="mqtt", source=line.source)], seconds=line.seconds)
-    slots = FileSlots(effects, board.directory)
+    slots = board_slots(effects, board.directory)
     installer = StreamInstaller(effects=effects, slots=slots, source=sources, directory=board.agent)
 
     def run() -> None:

@@ -16,11 +16,11 @@ from device_agent.decryption import DECRYPTION_KEY_FILE, DecryptionKey
 from device_agent.effects import FileEffects
 from device_agent.install.stream import StreamInstaller
 from device_agent.ports import BootOutcome, BootStatus, Slot
-from device_agent.slots.files import FileSlots, create_board
+from device_agent.slots.files import board_slots, create_board
 from firmware.encryption.layout import CHUNK_BYTES, TAG_BYTES, encrypted_offset
 from firmware.errors import OtariaError, UnavailableError
 from firmware.manifest import WINDOW_BYTES
-from firmware.protocol.order import DeltaRef, Order
+from firmware.protocol.order import DeltaRef, Order, OrderedImage
 
 CAPACITY = 4 << 20
 SEALED = CHUNK_BYTES + TAG_BYTES
@@ -50,7 +50,7 @@ class Device:
     def run(self, delta: DeltaRef | None = None, order: Order | None = None) -> None:
         installer = StreamInstaller(
             effects=self.effects,
-            slots=FileSlots(self.effects, self.board.directory),
+            slots=board_slots(self.effects, self.board.directory),
             source=self.stage.shelf,
             directory=self.board.agent,
             keys=DecryptionKey(self.private) if self.has_keys else None,
@@ -192,7 +192,7 @@ def test_security_an_agent_without_a_key_fetches_nothing(device: Device) -> None
 def test_security_the_plain_image_cannot_be_ordered(device: Device) -> None:
     image = device.stage.manifest.images[0]
     plain = device.stage.shelf.put(device.stage.new, image.path)
-    assert device.refused(device.order(image=plain)).kind == "catalogue-mismatch"
+    assert device.refused(device.order(images=[OrderedImage(file=plain)])).kind == "catalogue-mismatch"
 
 
 def test_an_encrypted_delta_arrives_as_the_plain_image_and_lies_encrypted_on_the_device(device: Device) -> None:

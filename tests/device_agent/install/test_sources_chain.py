@@ -13,7 +13,7 @@ from device_agent.install.rate import NAP_S, RateLimit
 from device_agent.install.sources import Manners, Named, Sources
 from device_agent.install.stream import StreamInstaller
 from device_agent.ports import AbsentError, BootOutcome, BootStatus, Slot
-from device_agent.slots.files import FileSlots, create_board
+from device_agent.slots.files import board_slots, create_board
 from firmware.errors import OtariaError, RefusedError, UnavailableError
 from firmware.manifest import WINDOW_BYTES
 from firmware.protocol.order import FileRef
@@ -78,7 +78,7 @@ class Market:
         self.sources = Sources(named, seconds=self.clock, manners=MANNERS, limit=limit)
         self.installer = StreamInstaller(
             effects=self.effects,
-            slots=FileSlots(self.effects, self.board.directory),
+            slots=board_slots(self.effects, self.board.directory),
             source=self.sources,
             directory=self.board.agent,
         )
@@ -325,7 +325,7 @@ def test_the_count_of_delta_failures_outlives_restarts_and_then_the_full_image_c
         market.sources = Sources([Named(name="server", source=Lone(), is_server=True)], seconds=market.clock)
         market.installer = StreamInstaller(
             effects=market.effects,
-            slots=FileSlots(market.effects, market.board.directory),
+            slots=board_slots(market.effects, market.board.directory),
             source=market.sources,
             directory=market.board.agent,
         )

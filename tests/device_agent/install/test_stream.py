@@ -8,16 +8,18 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from device_agent.boot.files import encode_status
 from device_agent.boot.layout import Board
 from device_agent.effects import FileEffects
-from device_agent.install.stream import CHECKPOINT_NAME, PATCH_NAME, RESERVE_BYTES, StreamInstaller
+from device_agent.install.filling import RESERVE_BYTES
+from device_agent.install.stream import CHECKPOINT_NAME, PATCH_NAME, StreamInstaller
 from device_agent.ports import BootOutcome, BootStatus, Slot
-from device_agent.slots.files import FileSlots, create_board
+from device_agent.slots.files import FileSlots, board_slots, create_board
 from firmware.errors import OtariaError, RefusedError, UnavailableError
 from firmware.manifest import WINDOW_BYTES
-from firmware.protocol.order import DeltaRef, FileRef, Order
+from firmware.protocol.order import DeltaRef, FileRef, Order, OrderedImage
 
 CAPACITY = 4 << 20
 
@@ -62,7 +64,7 @@ class Rig:
         self.effects = FaultyEffects()
         status = BootStatus(boot_id="b", slot=Slot.A, outcome=BootOutcome.NORMAL)
         self.effects.replace(self.board.status, encode_status(status))
-        self.slots = FileSlots(self.effects, self.board.directory)
+        self.slots = board_slots(self.effects, self.board.directory)
         self.progress: list[tuple[int, int]] = []
         self.stop_after: int | None = None
         self.free_bytes: int | None = None
@@ -181,7 +183,7 @@ def test_security_endless_data_is_not_read_to_its_end(rig: Rig) -> None:
 def test_security_an_image_that_is_not_the_manifests_is_refused(rig: Rig) -> None:
     other = rig.stage.shelf.put(b"something else", "releases/demo/2.0/image.img")
     order = rig.stage.order()
-    wrong = Order(**{name: getattr(order, name) for name in order.__struct_fields__ if name != "image"}, image=other)
+    wrong = replace(order, images=[OrderedImage(file=other)])
     with pytest.raises(RefusedError) as caught:
         rig.run(order=wrong)
     assert caught.value.kind == "catalogue-mismatch"
@@ -326,7 +328,7 @@ def test_security_a_patch_nobody_vouched_for_is_not_decoded(rig: Rig, monkeypatc
     def decoded(*_: object, **__: object) -> None:
         raise AssertionError("the patch reached the decoder")
 
-    monkeypatch.setattr("device_agent.install.stream.apply_delta", decoded)
+    monkeypatch.setattr("device_agent.install.filling.apply_delta", decoded)
     rig.run(delta)
     assert rig.is_staged()
 
@@ -386,7 +388,7 @@ def test_a_medium_that_loses_a_write_is_noticed_on_read_back(rig: Rig) -> None:
             if offset != WINDOW_BYTES:
                 super().write(slot, offset, data)
 
-    rig.slots = Forgetful(rig.effects, rig.board.directory)
+    rig.slots = {"root": Forgetful(rig.effects, rig.board.directory)}
     error = rig.refused()
     assert error.kind == "read-back-differs"
     assert str(WINDOW_BYTES) in error.text
@@ -408,7 +410,7 @@ def test_memory_is_one_window_however_large_the_chunks_are(rig: Rig) -> None:
             sizes.append(len(data))
             super().write(slot, offset, data)
 
-    rig.slots = Measured(rig.effects, rig.board.directory)
+    rig.slots = {"root": Measured(rig.effects, rig.board.directory)}
     rig.run()
     assert max(sizes) <= WINDOW_BYTES
 
@@ -440,7 +442,7 @@ def test_a_source_slot_that_may_change_is_no_source(rig: Rig) -> None:
         def unsteady(self, slot: Slot) -> str | None:
             return "mounted at /" if slot is Slot.A else None
 
-    rig.slots = Mounted(rig.effects, rig.board.directory)
+    rig.slots = {"root": Mounted(rig.effects, rig.board.directory)}
     rig.run(rig.stage.delta())
     assert rig.is_staged()
     assert {path for path, _ in rig.stage.shelf.opened} == {rig.stage.file.path}
@@ -453,7 +455,7 @@ def test_the_slots_are_let_go_of_however_staging_ends(rig: Rig) -> None:
         def release(self, slot: Slot) -> None:
             released.append(slot)
 
-    rig.slots = Noted(rig.effects, rig.board.directory)
+    rig.slots = {"root": Noted(rig.effects, rig.board.directory)}
     rig.stage.shelf.faults[rig.stage.file.sha256] = ["dead 1500000"]
     assert rig.refused().kind == "unreachable"
     assert set(released) == {Slot.A, Slot.B}
@@ -467,7 +469,7 @@ def test_a_slot_that_is_refused_is_not_touched(rig: Rig) -> None:
         def claim(self, slot: Slot, length: int) -> None:
             raise RefusedError("slot-in-use", "Slot B is mounted.")
 
-    rig.slots = Used(rig.effects, rig.board.directory)
+    rig.slots = {"root": Used(rig.effects, rig.board.directory)}
     before = rig.slot(Slot.B)
     assert rig.refused().kind == "slot-in-use"
     assert rig.slot(Slot.B) == before

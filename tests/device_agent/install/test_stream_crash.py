@@ -18,6 +18,7 @@ from device_agent.boot.loader import LoaderState, encode_state
 from device_agent.install.stream import StreamInstaller
 from device_agent.ports import BootOutcome, BootStatus, Slot
 from device_agent.slots.files import FileSlots
+from firmware.contents import ROOT_SET
 
 BOARD = Board(directory=Path("/board"))
 CAPACITY = 3 << 20
@@ -139,7 +140,7 @@ def fresh(stage: Any, before: bytes) -> dict[Path, bytes]:
 def install(stage: Any, medium: Medium, delta: Any, slots: type[FileSlots] = FileSlots) -> None:
     installer = StreamInstaller(
         effects=medium,
-        slots=slots(medium, BOARD.directory),
+        slots={ROOT_SET: slots(medium, BOARD.directory)},
         source=stage.shelf,
         directory=BOARD.agent,
         keys=stage.keys,

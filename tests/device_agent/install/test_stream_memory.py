@@ -19,13 +19,13 @@ from device_agent.boot.loader import LoaderState, encode_state
 from device_agent.effects import FileEffects
 from device_agent.install.stream import StreamInstaller
 from device_agent.ports import BootOutcome, BootStatus, Slot
-from device_agent.slots.files import FileSlots
+from device_agent.slots.files import board_slots
 from firmware.encryption.chunked import Encryption
 from firmware.encryption.content_key import ContentKey
 from firmware.encryption.layout import encrypted_length
 from firmware.manifest import Encrypted as EncryptedImage
 from firmware.manifest import WINDOW_BYTES, Image, Manifest
-from firmware.protocol.order import Counter, FileRef, Order
+from firmware.protocol.order import Counter, FileRef, Order, OrderedImage
 from firmware.protocol.words import Action
 
 def high_water_kib():
@@ -48,7 +48,7 @@ file = FileRef(path="releases/demo/2.0/image", length=windows * WINDOW_BYTES, sh
 image = Image(path=file.path, length=file.length, sha256=file.sha256, windows=[window] * windows)
 manifest = Manifest(product="demo", version="2.0", counter=2, hardware=["h"], images=[image])
 order = Order(target="d", agent="d", hardware="h", counter=Counter(epoch=1, n=1), action=Action.INSTALL,
-              change_id="c", issued_at=0, expires_at=1, image=file)
+              change_id="c", issued_at=0, expires_at=1, images=[OrderedImage(file=file)])
 
 class Source:
     def open(self, file, *, offset):
@@ -75,8 +75,8 @@ if sys.argv[3] == "encrypted":
     file = FileRef(path=file.path + ".enc", length=length, sha256=file.sha256)
     how = {"image": image.path, "path": file.path, "length": length, "sha256": file.sha256}
     one = EncryptedImage(**how, salt=source.encryption.salt, key_check=source.key.check())
-    manifest, order = replace(manifest, encrypted=[one], crit=["encrypted"]), replace(order, image=file)
-installer = StreamInstaller(effects=effects, slots=FileSlots(effects, board.directory), source=source,
+    manifest, order = replace(manifest, encrypted=[one], crit=["encrypted"]), replace(order, images=[OrderedImage(file=file)])
+installer = StreamInstaller(effects=effects, slots=board_slots(effects, board.directory), source=source,
                             directory=board.agent, keys=Keys())
 before = high_water_kib()
 installer.stage(order, manifest, active=Slot.A, on_progress=lambda done, total: None, stop=lambda: False)

@@ -35,6 +35,7 @@ from server.ports import (
     CampaignView,
     DeltaRecord,
     EncryptedImage,
+    ReleaseImage,
     ReleaseRecord,
     Requirements,
     StoredFile,
@@ -76,8 +77,12 @@ def release(version: str, counter: int) -> ReleaseRecord:
         counter=counter,
         hardware=(HARDWARE,),
         manifest=StoredFile(path=f"{place}/manifest.json", length=100, sha256="e" * 64),
-        image=StoredFile(path=f"{place}/root.img", length=1 << 24, sha256=sha(version)),
+        images=(ReleaseImage(file=StoredFile(path=f"{place}/root.img", length=1 << 24, sha256=sha(version))),),
     )
+
+
+def with_encrypted(record: ReleaseRecord, encrypted: EncryptedImage | None) -> ReleaseRecord:
+    return replace(record, images=(replace(record.images[0], encrypted=encrypted),))
 
 
 class Died(BaseException):
@@ -334,19 +339,20 @@ class PaperMaker:
     error: Exception | None = None
     asked: list[tuple[str, str]] = field(default_factory=list)
 
-    async def make_delta(self, source: ReleaseRecord, release: ReleaseRecord) -> str:
+    async def make_delta(self, source: ReleaseRecord, release: ReleaseRecord, slot: str) -> str:
         self.asked.append((source.version, release.version))
         if self.error is not None:
             raise self.error
         length = self.length
         if length is None:
             return f"No delta from {source.version} to {release.version} is made here."
+        old, new = (one.image(slot).file for one in (source, release))  # type: ignore[union-attr]
         file = StoredFile(path=f"deltas/{source.version}-{release.version}.otd", length=length, sha256="d" * 64)
         record = DeltaRecord(
             file=file,
-            source_sha256=source.image.sha256,
-            source_length=source.image.length,
-            target_sha256=release.image.sha256,
+            source_sha256=old.sha256,
+            source_length=old.length,
+            target_sha256=new.sha256,
         )
         await self.database.write(lambda unit: unit.releases.add_delta(record))
         return ""
@@ -412,7 +418,7 @@ class Stage:
     ) -> None:
         def work(unit: Unit) -> None:
             unit.releases.add(release("1", 1))
-            unit.releases.add(replace(release("2", 2), encrypted=encrypted), content_key=content_key)
+            unit.releases.add(with_encrypted(release("2", 2), encrypted), content_key=content_key)
             if delta:
                 file = StoredFile(path="deltas/1-2.otd", length=9, sha256="d" * 64)
                 unit.releases.add_delta(

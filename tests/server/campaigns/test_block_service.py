@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from firmware.errors import UnavailableError
 from firmware.protocol.blocks import Block, Want, artifact_name, encode_want, metadata_name, parse_block
-from firmware.protocol.order import Counter, DeltaRef, FileRef, Order, ReleaseRef
+from firmware.protocol.order import Counter, DeltaRef, FileRef, Order, OrderedImage, ReleaseRef
 from firmware.protocol.topics import Leaf, of_target, parse
 from firmware.protocol.words import Action
 from server.artifacts import ArtifactStore
@@ -43,7 +43,7 @@ def order_of(target: str, image: FileRef) -> Order:
         change_id="c",
         issued_at=1,
         expires_at=2,
-        image=image,
+        images=[OrderedImage(file=image)],
     )
 
 
@@ -258,7 +258,9 @@ def test_every_file_of_an_order_is_named_wherever_it_stands() -> None:
     image, patch, manifest = ref(IMAGE), ref(OTHER, "deltas/x.otd"), ref(b"{}", "releases/lamp/2/manifest.json")
     release = ReleaseRef(product="lamp", version="2", counter=2, manifest=manifest)
     delta = DeltaRef(file=patch, source_sha256="0" * 64, source_length=1)
-    order = Order(**(vars_of(order_of("a", image)) | {"release": release, "delta": delta}))
+    order = Order(
+        **(vars_of(order_of("a", image)) | {"release": release, "images": [OrderedImage(file=image, delta=delta)]})
+    )
     assert set(ordered_files(order)) == {image.sha256, patch.sha256, manifest.sha256}
 
 

@@ -49,8 +49,8 @@ async def test_old_targets_pass_through_and_all_arrive_in_one_campaign(stage: An
     assert installed(devices[1]) == [("install", "3")]
     assert set((await stage.states()).values()) == {"verified", "skipped"}
     first, second = devices[0].orders
-    assert first.delta.source_sha256 == "31".rjust(64, "0")
-    assert second.delta.source_sha256 == first.image.sha256
+    assert first.images[0].delta.source_sha256 == "31".rjust(64, "0")
+    assert second.images[0].delta.source_sha256 == first.images[0].file.sha256
     assert sum(cohort.attempted for cohort in view.cohorts) == 5
     await stage.check_books()
 

@@ -77,7 +77,7 @@ async def test_an_order_brings_the_key_for_its_target_alone_and_says_it_must_be_
     holder = Holder()
     device = await prepared(stage, holder)
     (order,) = device.orders
-    assert (order.image.path, order.image.sha256) == (SECRET.file.path, SECRET.file.sha256)
+    assert (order.images[0].file.path, order.images[0].file.sha256) == (SECRET.file.path, SECRET.file.sha256)
     assert order.crit == ["wrapped_key"]
     assert order.wrapped_key.key_id == key_id(holder.announced.public)
     assert holder.open(order) == CONTENT_KEY.reveal()

@@ -145,9 +145,10 @@ async def test_only_the_encrypted_file_comes_into_catalogue_and_store(bench: Ben
     assert bench.online.files("releases/pump/1.0/pump.img") is None
     listed = bench.online.files("releases/pump/1.0/pump.img.enc")
     assert (listed.length, listed.sha256) == (encrypted.length, encrypted.sha256)
-    assert record.encrypted is not None
-    assert record.encrypted.file.sha256 == encrypted.sha256
-    assert record.image.sha256 == facts.images[0].sha256
+    (image,) = record.images
+    assert image.encrypted is not None
+    assert image.encrypted.file.sha256 == encrypted.sha256
+    assert record.sha256 == facts.images[0].sha256
     data = bench.artifacts.find(encrypted.sha256).read_bytes()
     opened = Decryption(await bench.key_of("1.0"), encrypted.salt, len(NEW)).decrypt([data])
     assert b"".join(opened) == NEW, "other bytes"
@@ -287,8 +288,8 @@ def assert_delta(bench: Bench, delta: DeltaRecord, key: ContentKey) -> None:
 async def test_a_wrong_key_costs_the_delta_and_leaves_nothing(bench: Bench, tmp_path: Path) -> None:
     await bench.publish(await bench.build("1.0", 1, OLD))
     release = await bench.database.read(lambda unit: unit.releases.get("pump", "1.0"))
-    path = bench.artifacts.find(release.encrypted.file.sha256)
-    wrong = Opener(key="00" * 32, salt=release.encrypted.salt, length=len(OLD))
+    path = bench.artifacts.find(release.images[0].encrypted.file.sha256)
+    wrong = Opener(key="00" * 32, salt=release.images[0].encrypted.salt, length=len(OLD))
     folder = tmp_path / "making"
     folder.mkdir()
     with pytest.raises(OtariaError) as caught:

@@ -79,7 +79,7 @@ async def test_the_first_cohort_opens_with_the_last_delta_and_offers_them(stage:
     assert {device.version for device in devices} == {"4"}
     for device in devices:
         (order,) = device.orders
-        assert order.delta.file.length == 1 << 20
+        assert order.images[0].delta.file.length == 1 << 20
 
 
 async def test_a_delta_that_fails_blocks_nothing_and_says_why(stage: Any) -> None:
@@ -90,7 +90,7 @@ async def test_a_delta_that_fails_blocks_nothing_and_says_why(stage: Any) -> Non
     assert view.cohorts[0].state is CohortState.OPEN
     assert {(leg.need, leg.reason) for leg in view.legs} == {(DeltaNeed.REFUSED, "The disk is full.")}
     await stage.live(lambda view: view.row.state is CampaignState.COMPLETED)
-    assert [order.delta for device in devices for order in device.orders] == [None, None]
+    assert [order.images[0].delta for device in devices for order in device.orders] == [None, None]
 
 
 async def test_the_wait_is_bounded_and_what_comes_later_is_made_all_the_same(stage: Any) -> None:
@@ -123,10 +123,10 @@ async def test_a_restart_in_the_middle_goes_on_with_what_is_left(stage: Any, die
     await prepared(stage, "1", "2", "3")
     stage.maker.length = 1 << 20
 
-    async def dies_after_one(source: Any, release: Any, make: Any = stage.maker.make_delta) -> str:
+    async def dies_after_one(source: Any, release: Any, slot: str, make: Any = stage.maker.make_delta) -> str:
         if stage.maker.asked:
             raise died
-        return str(await make(source, release))
+        return str(await make(source, release, slot))
 
     stage.maker.make_delta = dies_after_one
     with pytest.raises(died):
@@ -177,7 +177,7 @@ async def test_a_delta_that_saves_less_than_the_strategy_asks_is_not_offered(sta
     (leg,) = (await stage.service.view("spring")).legs
     assert (leg.need, leg.reason) == (DeltaNeed.REFUSED, "It would save less than the 20% that the strategy asks for.")
     await stage.settle()
-    assert [order.delta for order in devices[0].orders] == [None]
+    assert [order.images[0].delta for order in devices[0].orders] == [None]
 
 
 async def test_nothing_is_made_for_a_campaign_that_is_over(stage: Any) -> None:

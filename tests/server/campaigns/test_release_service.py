@@ -260,9 +260,9 @@ async def test_a_delta_is_made_once_and_says_what_memory_it_asks_for(bench: Benc
     await bench.publish("1.0", bench.build("1.0", 1, PROGRAM))
     await bench.publish("1.1", bench.build("1.1", 2, PROGRAM + b"changed"))
     old, new = await _record(bench, "1.0"), await _record(bench, "1.1")
-    assert await bench.service.make_delta(old, new) == ""
+    assert await bench.service.make_delta(old, new, "root") == ""
     version = bench.online.timestamp().version
-    assert await bench.service.make_delta(old, new) == ""
+    assert await bench.service.make_delta(old, new, "root") == ""
     assert bench.online.timestamp().version == version
     (delta,) = await bench.database.read(lambda unit: unit.releases.deltas())
     header = read_header(bench.artifacts.find(delta.file.sha256).read_bytes()[:HEADER_BYTES])
@@ -273,21 +273,21 @@ async def test_of_a_damaged_image_no_delta_is_made_until_it_is_whole_again(bench
     await bench.publish("1.0", bench.build("1.0", 1, PROGRAM))
     await bench.publish("1.1", bench.build("1.1", 2, PROGRAM + b"changed"))
     old, new = await _record(bench, "1.0"), await _record(bench, "1.1")
-    stored = bench.artifacts.find(old.image.sha256)
+    stored = bench.artifacts.find(old.sha256)
     stored.chmod(0o600)
     stored.write_bytes(PROGRAM[:-1] + b"?")
-    assert "damaged" in await bench.service.make_delta(old, new)
+    assert "damaged" in await bench.service.make_delta(old, new, "root")
     assert await bench.database.read(lambda unit: unit.releases.deltas()) == []
     stored.unlink()
-    assert await bench.service.make_delta(old, new) == "The image of 1.0 is not here."
+    assert await bench.service.make_delta(old, new, "root") == "The image of 1.0 is not here."
     bench.artifacts.add([PROGRAM])
-    assert await bench.service.make_delta(old, new) == ""
+    assert await bench.service.make_delta(old, new, "root") == ""
 
 
 def test_deltas_start_from_what_the_fleet_runs_and_from_the_release_before() -> None:
     releases = [release(f"1.{number}", number) for number in range(5)]
     foreign = replace(release("1.1", 1), product="other")
-    runs = {releases[0].image.sha256: 50, releases[4].image.sha256: 9, releases[1].image.sha256: 60}
+    runs = {releases[0].sha256: 50, releases[4].sha256: 9, releases[1].sha256: 60}
     sources = delta_sources(releases[3], [*releases, foreign], runs)
     assert [(one.product, one.version) for one in sources] == [
         ("gateway", "1.1"),

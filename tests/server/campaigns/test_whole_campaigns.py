@@ -39,10 +39,10 @@ async def test_an_order_carries_what_the_catalogue_says_and_the_delta_from_what_
     (order,) = device.orders
     release = await stage.database.read(lambda unit: unit.releases.get("lamp", "2"))
     assert order.release is not None
-    assert order.image is not None
-    assert order.delta is not None
-    assert (order.release.manifest.path, order.image.sha256) == (release.manifest.path, release.image.sha256)
-    assert order.delta.source_sha256 == device.made("idle").running.sha256
+    (image,) = order.images
+    assert image.delta is not None
+    assert (order.release.manifest.path, image.file.sha256) == (release.manifest.path, release.sha256)
+    assert image.delta.source_sha256 == device.made("idle").running.sha256
     assert (order.counter.epoch, order.counter.n, order.hardware) == (1, 1, "hw-1")
     assert order.trial_s == 60
     assert order.expires_at - order.issued_at == 30 * 86400

@@ -103,8 +103,9 @@ class Desk:
         return json.loads(self.out)
 
     def build(self, version: str = "1.0", counter: int = 1, *more: object, out: str = "built") -> int:
-        fixed = ("--product", "pump", "--hardware", "hw-a", "--image", self.dir / "pump.img", "-o", self.dir / out)
-        return self.run("release", "build", "--version", version, "--counter", counter, *fixed, *more)
+        fixed = ("--product", "pump", "--hardware", "hw-a", "-o", self.dir / out)
+        image = () if "--image" in more else ("--image", self.dir / "pump.img")
+        return self.run("release", "build", "--version", version, "--counter", counter, *fixed, *image, *more)
 
     def publish(self, *more: object) -> int:
         where = ("--server", self.url, "--token-file", self.dir / "token")

@@ -181,7 +181,8 @@ async def test_the_key_of_an_encrypted_release_reaches_the_publisher_and_is_neve
     assert people.publisher.content_keys == [b"\0\1\2"]
     file = StoredFile(path="releases/gateway/3.0.0/root.img.enc", length=99, sha256="c" * 64)
     encrypted = EncryptedImage(file=file, salt="d" * 64, key_check="e" * 64)
-    secret = replace(release("3.0.0", 30), encrypted=encrypted)
+    plain = release("3.0.0", 30)
+    secret = replace(plain, images=(replace(plain.images[0], encrypted=encrypted),))
     await people.database.write(lambda unit: unit.releases.add(secret, content_key=b"wrapped-for-the-server"))
     for path in ("/releases", "/releases/gateway/3.0.0"):
         answer = await people.client.get(f"/api/v1{path}", headers=people.headers())

@@ -91,7 +91,7 @@ async def test_rows_of_the_first_version_go_on_as_they_are(tmp_path: Path) -> No
     )
     await database.close()
     assert release is not None
-    assert (release.requires, release.encrypted, key) == (None, None, None)
+    assert (release.requires, release.images[0].encrypted, key) == (None, None, None)
     assert delta is not None
     assert (delta.memory_bytes, delta.salt) == (MAX_DELTA_MEMORY, None)
     assert target is not None
