@@ -1,8 +1,10 @@
 """The journal: old or new, never between; what it says is what was stored; damage is noticed, never believed."""
 
 import errno
+import hashlib
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -74,6 +76,23 @@ def test_journal_of_a_later_schema_is_not_guessed_at() -> None:
     later = Lineage(schema=2, steps={2: Step(up=dict, down=dict)})
     with pytest.raises(RefusedError, match="schema 2"):
         decode(encode(record(), later))
+
+
+def test_an_agent_from_before_several_images_and_one_of_now_read_each_others_journals() -> None:
+    """Its orders had one `image`, and a slot's content no list; a slot of one image is still written without."""
+    goal = Goal(slot=Slot.B, content=content())
+    body = msgspec.to_builtins(record(Standing(state=Staged(held=held(), goal=goal, boot_id="b"))))
+    order = body["standing"]["state"]["held"]["order"]
+    (image,) = order.pop("images")
+    order |= {"image": image["file"], "delta": None}
+    for one in (body["standing"]["state"]["goal"]["content"], *body["standing"]["slots"].values()):
+        assert not one.pop("images")
+    raw = msgspec.json.encode(body)
+    sealed = {"checksum": hashlib.sha256(raw).hexdigest(), "record": msgspec.Raw(raw)}
+    state = decode(msgspec.json.encode(sealed)).standing.state
+    assert isinstance(state, Staged)
+    assert state.goal == goal
+    assert [part.slot_set for part in state.goal.content.parts] == ["root"]
 
 
 def test_failed_write_is_a_typed_error_and_leaves_the_old_record() -> None:

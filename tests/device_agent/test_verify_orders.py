@@ -56,6 +56,112 @@ def test_image_of_another_slot_set_is_not_taken() -> None:
     assert verify.contradicts_manifest(order(), other, "board-1", {}) is not None
 
 
+THREE = release("2.0", 2, sets=("root", "boot", "app"))
+
+
+def order_for_three(**changes: Any) -> Order:
+    plain = order()
+    assert plain.release is not None
+    named = replace(plain.release, manifest=THREE.manifest_ref)
+    return replace(plain, release=named, images=THREE.ordered, **changes)
+
+
+def test_every_image_must_be_the_manifests_of_its_set() -> None:
+    assert verify.contradicts_manifest(order_for_three(), THREE.manifest, "board-1", {}) is None
+    root, boot, app = THREE.ordered
+    lies = (
+        [root, boot],
+        [root, boot, app, replace(app, slot="modem")],
+        [root, replace(boot, file=app.file), replace(app, file=boot.file)],
+        [root, boot, replace(app, slot="modem")],
+    )
+    for images in lies:
+        reason = verify.contradicts_manifest(replace(order_for_three(), images=images), THREE.manifest, "board-1", {})
+        assert reason is not None
+        assert reason.kind == "catalogue-mismatch"
+
+
+def test_every_image_and_every_delta_must_be_the_catalogues() -> None:
+    listed = {file.path: file for file in (THREE.manifest_ref, *THREE.refs.values(), DELTA.file)}
+    with_delta = [replace(one, delta=DELTA) if one.slot == "app" else one for one in THREE.ordered]
+    whole = replace(order_for_three(), images=with_delta)
+    assert verify.contradicts_catalogue(whole, listed.get) is None
+    for path in listed:
+        others = {name: file for name, file in listed.items() if name != path}
+        assert verify.contradicts_catalogue(whole, others.get) is not None, path
+
+
+def test_security_a_slot_set_that_is_listed_twice_is_refused_from_the_orders_own_words() -> None:
+    root, boot, app = THREE.ordered
+    twice = verify.reject(replace(order_for_three(), images=[root, boot, app, replace(boot, file=app.file)]), IDENTITY)
+    assert twice is not None
+    assert (twice.kind, twice.text) == (
+        "malformed",
+        "The order lists two images for the slot set boot; order it again.",
+    )
+
+
+def test_security_seventeen_images_are_refused_from_the_orders_own_words() -> None:
+    images = [replace(THREE.ordered[1], slot=f"s{n}") for n in range(17)]
+    many = verify.reject(replace(order_for_three(), images=images), IDENTITY)
+    assert many is not None
+    assert many.kind == "too-large"
+    assert verify.reject(replace(order_for_three(), images=images[:16]), IDENTITY) is None
+
+
+@pytest.mark.parametrize(
+    ("sets", "kind"),
+    [
+        (("root", "boot", "app"), None),
+        (("root", "boot"), "slot-missing"),
+        (("root", "boot", "app", "modem"), "image-missing"),
+        (("root", "boot", "modem"), "slot-missing"),
+    ],
+)
+def test_a_release_brings_exactly_the_sets_of_the_device(sets: tuple[str, ...], kind: str | None) -> None:
+    reason = verify.misfits(THREE.manifest, sets)
+    assert (reason and reason.kind) == kind
+
+
+@pytest.mark.parametrize(
+    ("device", "kind"), [(("root", "boot"), "slot-missing"), (("root", "app", "x"), "image-missing")]
+)
+def test_an_agent_refuses_what_does_not_fit_its_sets_once_and_writes_nothing(
+    device: tuple[str, ...], kind: str
+) -> None:
+    world = World(images=device)
+    new = release("3.0", 3, sets=("root", "boot", "app") if kind == "slot-missing" else ("root", "app"))
+    world.depot.releases.append(new)
+    before = {path: data for path, data in world.disk.files.items() if path.name.startswith("slot-")}
+    world.server.order(Action.INSTALL, new)
+    world.run()
+    world.run()
+    told = [(report.state.value, report.reason.kind) for report in world.server.told if report.reason]
+    assert told == [("refused", kind)]
+    assert {path: world.disk.files[path] for path in before} == before
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kind"),
+    [
+        (lambda images: [*images, images[1]], "malformed"),
+        (lambda images: [replace(images[0], slot=f"s{n}") for n in range(17)], "too-large"),
+        (lambda images: images[:2], "catalogue-mismatch"),
+        (lambda images: [images[0], replace(images[1], file=images[2].file), images[2]], "catalogue-mismatch"),
+        (lambda images: [], "malformed"),
+    ],
+)
+def test_security_a_signed_order_with_wrong_images_is_reported_once_and_writes_nothing(spoil: Any, kind: str) -> None:
+    world = World(images=("root", "boot", "app"))
+    before = {path: data for path, data in world.disk.files.items() if path.name.startswith("slot-")}
+    world.server.order(Action.INSTALL, world.new, images=spoil(world.new.ordered))
+    world.run()
+    world.run()
+    told = [(report.state.value, report.reason.kind) for report in world.server.told if report.reason]
+    assert told == [("refused", kind)]
+    assert {path: world.disk.files[path] for path in before} == before
+
+
 def runs(counter: int, product: str = "demo") -> Content:
     return Content(product=product, version="x", counter=counter, sha256="0" * 64, length=1)
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from firmware.encryption.layout import CIPHER, encrypted_length
 from firmware.errors import RefusedError
 from firmware.manifest import (
     WINDOW_BYTES,
@@ -229,3 +230,55 @@ def test_data_that_can_not_be_meant_is_refused(wrong: dict[str, object]) -> None
 def test_data_must_be_critical() -> None:
     """Who doesn't know it would run the release on data that it doesn't understand."""
     assert refused(a_manifest(data=DATA)).kind == "malformed"
+
+
+def second(**changes: object) -> dict[str, object]:
+    """The manifest's image once more, for another set."""
+    (image,) = a_manifest()["images"]  # type: ignore[misc]
+    return {**image, "slot": "app", "path": "releases/p/1/app", **changes}
+
+
+def test_a_release_of_several_images_has_one_hash_and_one_length() -> None:
+    value = a_manifest()
+    manifest = parse_manifest(json.dumps(a_manifest(images=[*value["images"], second()])).encode())  # type: ignore[misc]
+    assert manifest.length == 2 * manifest.images[0].length
+    assert manifest.sha256 not in {image.sha256 for image in manifest.images}
+    assert parse_manifest(encode_manifest(manifest)) == manifest
+
+
+@pytest.mark.parametrize("changes", [{"slot": "root"}, {"path": "releases/p/1/image"}])
+def test_security_one_slot_set_or_one_file_for_two_images_is_refused(changes: dict[str, object]) -> None:
+    value = a_manifest()
+    error = refused(a_manifest(images=[*value["images"], second(**changes)]))  # type: ignore[misc]
+    assert error.kind == "malformed"
+    assert "twice" in error.text
+
+
+def test_security_seventeen_images_are_refused() -> None:
+    many = [second(slot=f"s{n}", path=f"releases/p/1/{n}") for n in range(17)]
+    assert refused(a_manifest(images=many)).kind == "malformed"
+    assert parse_manifest(json.dumps(a_manifest(images=many[:16])).encode())
+
+
+def encrypted(path: str, **changes: object) -> dict[str, object]:
+    data: dict[str, object] = {
+        "cipher": CIPHER,
+        "image": path,
+        "path": f"{path}.enc",
+        "length": encrypted_length(WINDOW_BYTES + 1),
+        "sha256": "a" * 64,
+        "salt": hashlib.sha256(path.encode()).hexdigest(),
+        "key_check": "b" * 64,
+    }
+    return {**data, **changes}
+
+
+def test_security_encrypted_images_have_one_key_and_a_salt_each() -> None:
+    value = a_manifest()
+    both = [*value["images"], second()]  # type: ignore[misc]
+    one, other = encrypted("releases/p/1/image"), encrypted("releases/p/1/app")
+    facts: dict[str, object] = {"images": both, "crit": ["encrypted"]}
+    fine = parse_manifest(json.dumps(a_manifest(**facts, encrypted=[one, other])).encode())
+    assert fine.encrypted_sha256 not in {"a" * 64, fine.sha256}
+    for lie in ({"salt": one["salt"]}, {"key_check": "c" * 64}, {"path": one["path"], "image": one["image"]}):
+        assert refused(a_manifest(**facts, encrypted=[one, {**other, **lie}])).kind == "malformed", lie

@@ -8,6 +8,7 @@ from device_agent.core import events as ev
 from device_agent.core.machine import TransitionError, running_of, step, wake_at
 from device_agent.core.soak import soak_at
 from device_agent.core.states import TABLE, Downloading, FellBack, Refused, Standing
+from device_agent.core.values import Content, Part, content_of_parts
 from device_agent.ports import BootOutcome, Slot
 from firmware.protocol.order import Counter
 from firmware.protocol.permit import Verdict
@@ -61,6 +62,31 @@ def test_staging_forgets_the_previous_release_before_its_first_byte() -> None:
 def test_release_that_already_runs_is_committed_without_writing() -> None:
     p = Player().committed().downloading(held(2, name="again"))
     assert (p.word, p.told, p.done) == ("committed", [("committed", "already-running")], [])
+
+
+def of_three(app: str, *, good: bool = False) -> Content:
+    parts = [
+        Part(slot_set=name, sha256=digit * 64, length=10)
+        for name, digit in (("app", app), ("boot", "b"), ("root", "2"))
+    ]
+    return content_of_parts(parts, product="demo", version="2.0", counter=2, good=good)
+
+
+def test_several_images_run_already_only_if_all_of_them_do() -> None:
+    """The same `root` and `boot` with another `app` is another content, and is staged."""
+    for app, word in (("a", "committed"), ("c", "downloading")):
+        p = Player(Standing(slots={Slot.A: of_three("a", good=True)}))
+        p.ordered()
+        p.tell(ev.OrderChecked(order_hash=held().hash, content=of_three(app), floor=0, min_uptime_s=0))
+        assert p.word == word, app
+
+
+def test_a_report_names_every_image_that_runs() -> None:
+    p = Player(Standing(slots={Slot.A: of_three("a", good=True)}))
+    running = running_of(p.standing)
+    assert [(image.slot, image.sha256[0]) for image in running.images] == [("app", "a"), ("boot", "b"), ("root", "2")]
+    assert (running.sha256, running.length) == (of_three("a").sha256, 30)
+    assert running_of(Player().standing).images == []
 
 
 # Orders
