@@ -158,6 +158,8 @@ class Device:
     boot: str = field(default_factory=lambda: secrets.token_hex(8))
     capabilities: tuple[str, ...] = ("delta-otd1",)
     encryption_key: EncryptionKey | None = None
+    content: Callable[[str], str] = sha
+    """What a version's images are called together."""
 
     def hear(self, topic: str, payload: bytes) -> None:
         if not payload:
@@ -259,7 +261,7 @@ class Device:
                 product=PRODUCT,
                 version=self.version,
                 release_counter=int(self.version),
-                sha256=sha(self.version),
+                sha256=self.content(self.version),
                 previous_version=self.previous,
                 rollback_available=self.previous is not None,
             ),

@@ -39,28 +39,35 @@ class Bench:
     rings: list[int]
 
     def build(
-        self, version: str, counter: int, data: bytes, *, stored: bool = True, requires: Requires | None = None
+        self,
+        version: str,
+        counter: int,
+        data: bytes,
+        *,
+        stored: bool = True,
+        requires: Requires | None = None,
+        root: str = "root",
+        **others: bytes,
     ) -> tuple[bytes, bytes]:
-        """A signed release of these bytes: manifest and product metadata."""
-        hasher = describe([data])
-        image = Image(
-            path=f"releases/gateway/{version}/root.img",
-            length=hasher.length,
-            sha256=hasher.sha256,
-            windows=hasher.windows,
-        )
+        """A signed release of these bytes: manifest and product metadata. `others`: images of more slot sets."""
+        images = []
+        for slot, content in {root: data, **others}.items():
+            hasher = describe([content])
+            shape = {"length": hasher.length, "sha256": hasher.sha256, "windows": hasher.windows}
+            images.append(Image(slot=slot, path=f"releases/gateway/{version}/{slot}.img", **shape))
         manifest = encode_manifest(
             Manifest(
                 product="gateway",
                 version=version,
                 counter=counter,
                 hardware=["r1"],
-                images=[image],
+                images=images,
                 requires=requires,
             )
         )
         if stored:
-            self.artifacts.add([data])
+            for content in (data, *others.values()):
+                self.artifacts.add([content])
         return manifest, self.workshop.sign_release("gateway", manifest, now=NOW)
 
     async def publish(self, version: str, signed: tuple[bytes, bytes]) -> None:
