@@ -14,7 +14,7 @@ from firmware.checks import Watch
 from firmware.contents import MAX_IMAGES, ROOT_SET, twice
 from firmware.errors import RefusedError
 from firmware.manifest import Encrypted, Image, Manifest
-from firmware.protocol.order import FileRef, Order, OrderedImage, check_crit
+from firmware.protocol.order import FileRef, Order, OrderedImage, check_crit, files_of
 from firmware.protocol.report import Reason
 from firmware.protocol.words import Action, ReasonKind
 
@@ -62,10 +62,7 @@ def _badly_listed(order: Order) -> Reason | None:
 
 def contradicts_catalogue(order: Order, lookup: Lookup) -> Reason | None:
     """Whether a path, length or hash of an install order differs from what the catalogue signed."""
-    named = [order.release.manifest] if order.release else []
-    for image in order.images:
-        named += [image.file] if image.delta is None else [image.file, image.delta.file]
-    for file in named:
+    for file in files_of(order):
         listed = lookup(file.path)
         if listed != file:
             how = "does not list" if listed is None else "lists other bytes for"

@@ -12,7 +12,7 @@ from firmware.catalogue.client import CatalogueClient, Fetch
 from firmware.errors import RefusedError
 from firmware.manifest import MAX_BYTES as MAX_MANIFEST_BYTES
 from firmware.protocol import order as order_message
-from firmware.protocol.order import FileRef, Order
+from firmware.protocol.order import FileRef, Order, files_of
 from firmware.protocol.unverified import read_unverified
 from firmware.protocol.words import ReasonKind
 
@@ -45,12 +45,6 @@ def take_over(
     manifest = order.release.manifest if order.release else None
     if manifest is not None and client.file(manifest.path) == manifest:
         keep(manifest, _manifest(bundle, manifest))
-
-
-def files_of(order: Order) -> list[FileRef]:
-    """The catalogue's files that an order names."""
-    named = [order.release.manifest] if order.release else []
-    return named + [file for file in (order.image, order.delta.file if order.delta else None) if file is not None]
 
 
 def _manifest(bundle: Bundle, file: FileRef) -> bytes:

@@ -128,6 +128,14 @@ class Order(Struct, frozen=True, kw_only=True):
     crit: Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(max_length=32)] = []
 
 
+def files_of(order: Order) -> list[FileRef]:
+    """The catalogue's files that an order names: its manifest, images and deltas."""
+    named = [order.release.manifest] if order.release else []
+    for image in order.images:
+        named += [image.file] if image.delta is None else [image.file, image.delta.file]
+    return named
+
+
 def check_crit(order: Order) -> None:
     """Raise `RefusedError` (`not-understood`) when the order marks a field critical that this version does not know."""
     unknown = sorted(set(order.crit) - set(Order.__struct_fields__))

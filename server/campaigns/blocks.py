@@ -10,17 +10,15 @@ import logging
 import os
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-from msgspec import Struct
 
 from firmware.errors import OtariaError, RefusedError
 from firmware.protocol.blocks import MAX_PAYLOAD_BYTES, Block, Want, encode_block, parse_want
 from firmware.protocol.codec import convert
 from firmware.protocol.envelope import claimed
-from firmware.protocol.order import FileRef, Order
+from firmware.protocol.order import FileRef, Order, files_of
 from firmware.protocol.topics import Leaf, of_target, parse
 from server.artifacts import ArtifactStore
 from server.campaigns.pace import Pace
@@ -299,19 +297,8 @@ class _Bucket:
 
 
 def ordered_files(order: Order) -> Mapping[str, FileRef]:
-    """Every file that an order names, by its hash, wherever in the order it stands."""
-    return {file.sha256: file for file in _files(order)}
-
-
-def _files(value: object) -> Iterator[FileRef]:
-    if isinstance(value, FileRef):
-        yield value
-    elif isinstance(value, Struct):
-        for name in value.__struct_fields__:
-            yield from _files(getattr(value, name))
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _files(item)
+    """Every file that an order names, by its hash."""
+    return {file.sha256: file for file in files_of(order)}
 
 
 def _read(path: Path, offset: int, size: int) -> bytes:
