@@ -38,6 +38,7 @@ SIGNED = (order.Order, permit.Ask, permit.Permit, report.Report, report.Ack)
 PARTS = (
     order.Counter,
     order.FileRef,
+    order.OrderedImage,
     order.DeltaRef,
     order.ReleaseRef,
     order.WrappedKey,
@@ -45,6 +46,7 @@ PARTS = (
     order.CodeKey,
     report.Reason,
     report.Running,
+    report.RunningImage,
     report.Inventory,
     report.EncryptionKey,
 )

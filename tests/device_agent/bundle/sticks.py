@@ -17,7 +17,7 @@ from firmware.errors import UnavailableError
 from firmware.manifest import parse_manifest
 from firmware.protocol.codec import canonical
 from firmware.protocol.envelope import seal
-from firmware.protocol.order import Counter, FileRef, Order, ReleaseRef, Span
+from firmware.protocol.order import Counter, FileRef, Order, OrderedImage, ReleaseRef, Span
 from firmware.protocol.words import Action
 
 IDENTITY = Identity(
@@ -68,7 +68,7 @@ class Stick:
             "unattended": True,
             "windows": [Span(start=now, end=now + 86400)],
             "release": ReleaseRef(product="pump", version="2.0", counter=2, manifest=self.manifest_ref),
-            "image": self.image_ref,
+            "images": [OrderedImage(file=self.image_ref)],
             "crit": ["windows"],
             **fields,
         }
