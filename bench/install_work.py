@@ -15,9 +15,10 @@ from device_agent.effects import FileEffects, FileMedia, FileMedium
 from device_agent.install.stream import StreamInstaller
 from device_agent.ports import Slot
 from device_agent.slots.devices import slot_sets
-from device_agent.slots.places import ROOT_SET, Place
+from device_agent.slots.places import Place
+from firmware.contents import ROOT_SET
 from firmware.manifest import parse_manifest
-from firmware.protocol.order import Counter, FileRef, Order, ReleaseRef
+from firmware.protocol.order import Counter, FileRef, Order, OrderedImage, ReleaseRef
 from firmware.protocol.words import Action
 
 CHUNK_BYTES = 1 << 16
@@ -70,7 +71,7 @@ def main(arguments: list[str]) -> None:
         for slot, path in zip(Slot, (first, second), strict=True)
     }
     media = Watched()
-    slots = slot_sets({ROOT_SET: pair}, media, protected=lambda: frozenset({Slot.A}))[ROOT_SET]
+    slots = slot_sets({ROOT_SET: pair}, media, protected=lambda: frozenset({Slot.A}))
     image = manifest.images[0]
     file = FileRef(path=image.path, length=image.length, sha256=image.sha256)
     order = Order(
@@ -83,7 +84,7 @@ def main(arguments: list[str]) -> None:
         issued_at=0,
         expires_at=1,
         release=ReleaseRef(product="bench", version="1", counter=1, manifest=file),
-        image=file,
+        images=[OrderedImage(file=file)],
     )
     with tempfile.TemporaryDirectory(dir=image_file.parent) as folder:
         installer = StreamInstaller(

@@ -23,7 +23,7 @@ def wants(rig: Rig, bench: Bench, after: int) -> list[Want]:
 
 
 def image_hash(rig: Rig, version: str) -> str:
-    return str(rig.lab.rest.get(f"/releases/gateway/{version}")["image"]["sha256"])
+    return str(rig.lab.rest.get(f"/releases/gateway/{version}")["images"][0]["file"]["sha256"])
 
 
 def test_an_update_comes_over_the_broker_alone_and_goes_on_after_a_kill(rig: Rig) -> None:

@@ -16,7 +16,7 @@ MIDDLE = 3 << 20
 def artifact(rig: Rig, version: str) -> Path:
     """The stored image of a release."""
     release = rig.lab.rest.get(f"/releases/gateway/{version}")
-    digest = release["image"]["sha256"]
+    digest = release["images"][0]["file"]["sha256"]
     return next(path for path in (rig.lab.state / "artifacts").rglob(f"*{digest}*") if path.is_file())
 
 
