@@ -23,7 +23,7 @@ IDLE_LIMIT_CORE = 0.1
 WORKER_IDLE_S = 2.0
 """So long these agents keep a worker, so that the rounds are short; what is resident afterwards does not depend on it."""
 WATCHED_S = 60
-"""How long an idle agent's processor time is watched, in the first round."""
+"""How long an idle agent's processor time is watched, in the first round; before that it had no worker for as long."""
 
 TIMEOUT_S, POLL_S = 60.0, 0.002
 
@@ -109,7 +109,7 @@ def _start(lab: Lab, board: Board, watcher: Eve, *, watched_s: float) -> _Found:
     try:
         _wait_for(lab, board, watcher, online=True, since=heard)
         took_s = time.perf_counter() - began
-        _wait_until_alone(process.pid)
+        _wait_until_alone(process.pid, watched_s or 2 * WORKER_IDLE_S)
         found = _Found(
             start_s=took_s,
             pss_mib=family_pss_bytes(process.pid) / MIB,
@@ -124,14 +124,14 @@ def _start(lab: Lab, board: Board, watcher: Eve, *, watched_s: float) -> _Found:
     return found
 
 
-def _wait_until_alone(pid: int) -> None:
-    """Until an agent's worker has come and gone."""
-    deadline, since = time.monotonic() + TIMEOUT_S, time.monotonic()
-    while time.monotonic() - since < 2 * WORKER_IDLE_S:
+def _wait_until_alone(pid: int, quiet_s: float) -> None:
+    """Until an agent's worker has come and gone, and none has come for so long."""
+    deadline, since = time.monotonic() + TIMEOUT_S + 3 * quiet_s, time.monotonic()
+    while time.monotonic() - since < quiet_s:
         if len(family(pid)) > 1:
             since = time.monotonic()
         if time.monotonic() > deadline:
-            raise RuntimeError(f"The agent keeps a worker for more than {TIMEOUT_S:g} s.")
+            raise RuntimeError("The agent has a worker again and again, and nothing to do.")
         time.sleep(POLL_S * 10)
 
 

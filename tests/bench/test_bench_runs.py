@@ -17,9 +17,9 @@ from server.planner.model import AssignmentState, CampaignState
 TOP = Path(__file__).parents[2]
 
 
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str | Path, timeout_s: float = 100) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "bench", *map(str, arguments)]
-    return subprocess.run(command, cwd=TOP, capture_output=True, text=True, check=False, timeout=100)
+    return subprocess.run(command, cwd=TOP, capture_output=True, text=True, check=False, timeout=timeout_s)
 
 
 def test_a_quick_partial_run_says_its_figures_and_leaves_the_published_ones_alone(tmp_path: Path) -> None:
@@ -69,3 +69,25 @@ def test_the_fleet_that_is_played_really_finishes_its_campaign() -> None:
 def test_a_process_that_fails_is_no_figure() -> None:
     with pytest.raises(RuntimeError, match="no-such-way"):
         in_process("bench.delta_work", "no-such-way", "a", "b", "c")
+
+
+def test_an_installation_is_measured_against_both_peers_or_says_what_is_missing(tmp_path: Path) -> None:
+    done = run("--quick", "--only", "install", "--json", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    if found["skipped"]:
+        assert {one["name"] for one in found["skipped"]} == {"install.written", "install.read_back"}
+        assert all(one["reason"] for one in found["skipped"])
+        return
+    figures = {(one["name"], one["peer"]) for one in found["results"]}
+    assert len(figures) == 4
+    assert {peer for _, peer in figures} == {"rauc install", "swupdate -i"}
+
+
+@pytest.mark.deep
+def test_the_memory_of_an_installation_is_that_of_all_the_agents_processes(tmp_path: Path) -> None:
+    done = run("--quick", "--only", "install-memory", "--json", "--out", tmp_path, timeout_s=600)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)["results"]
+    assert len(results) == 3
+    assert all(one["value"] > 30 for one in results), "two interpreters with what they import are more than that"
