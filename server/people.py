@@ -89,7 +89,7 @@ def people_listener(parts: PeopleParts) -> web.Application:
         *fleet.routes(),
         *AccountRoutes(accounts=parts.tokens).routes(),
         *CaRoutes(database=database, authorities=parts.authorities).routes(),
-        *CampaignRoutes(database=database, desk=desk).routes(),
+        *CampaignRoutes(database=database, desk=desk, clock=parts.clock).routes(),
         *releases.routes(),
     )
     app = people_app(tokens=parts.tokens, system=system, routes=routes, page_error=pages.error)

@@ -484,6 +484,8 @@ class CampaignView:
     created_by: str
     selection: Selection = Selection()
     legs: Sequence[Leg] = ()
+    warnings: Sequence[str] = ()
+    """What its gates lack power for; told when it is made."""
 
 
 class Campaigns(Protocol):
@@ -503,6 +505,12 @@ class Campaigns(Protocol):
     def add_assignments(self, rows: Sequence[AssignmentRow]) -> None: ...
     def eligible(self, product: str, hardware: Sequence[str], selection: Selection) -> Sequence[str]:
         """Ids of the active targets that fit, sorted."""
+        ...
+
+    def traits(
+        self, hardware: Sequence[str], selection: Selection, names: Sequence[str]
+    ) -> Mapping[str, dict[str, str]]:
+        """Of each target that `eligible` finds: `hardware`, `version`, and its labels of these names."""
         ...
 
     def origins(self, campaign_id: str) -> Mapping[Origin, int]:
