@@ -699,6 +699,76 @@ class Audit(Protocol):
         ...
 
 
+class LogState(StrEnum):
+    """Where a request for a target's logs stands."""
+
+    WAITING = "waiting"
+    ANSWERED = "answered"
+    REFUSED = "refused"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogAsk:
+    """A request for a target's logs. `counter`: of what was signed last, at `sent_at`; parts of an earlier one count no more."""
+
+    id: str
+    target: str
+    agent: str
+    what: Sequence[str]
+    max_bytes: int
+    asked_by: str
+    asked_at: float
+    expires_at: float
+    counter: Counter
+    sent_at: float
+    state: LogState = LogState.WAITING
+    reason_kind: str = "none"
+    reason: str = ""
+    answered_at: float | None = None
+    size_bytes: int = 0
+
+
+class Logs(Protocol):
+    def add(self, ask: LogAsk) -> None: ...
+    def get(self, ask_id: str) -> LogAsk | None: ...
+    def text(self, ask_id: str) -> str | None:
+        """What came in answer, or None."""
+        ...
+
+    def of_target(self, target: str, limit: int) -> Sequence[LogAsk]:
+        """The target's requests, the newest first."""
+        ...
+
+    def waiting(self, agent: str) -> Sequence[LogAsk]:
+        """The agent's requests without an answer, the oldest first."""
+        ...
+
+    def highest(self, target: str) -> Counter | None:
+        """The highest counter of any request that is known."""
+        ...
+
+    def sent_again(self, ask_id: str, counter: Counter, at: float) -> None:
+        """It was signed anew; what came in parts before is forgotten."""
+        ...
+
+    def add_part(self, ask_id: str, index: int, data: bytes) -> Sequence[bytes]:
+        """Store a part; all parts so far, by index. One that is there already stays."""
+        ...
+
+    def close(self, ask_id: str, state: LogState, at: float, *, text: str, reason_kind: str, reason: str) -> None:
+        """Make it one that waits no more; changes nothing when it did not wait. Its parts are forgotten."""
+        ...
+
+    def expire(self, now: float, limit: int) -> int:
+        """Close those whose time is over; returns how many."""
+        ...
+
+    def forget(self, before: float, keep: int, limit: int) -> int:
+        """Forget those asked before, and of each target's closed ones all but the latest `keep`; returns how many."""
+        ...
+
+
 class Unit(Protocol):
     """One transaction."""
 
@@ -718,6 +788,8 @@ class Unit(Protocol):
     def orders(self) -> Orders: ...
     @property
     def audit(self) -> Audit: ...
+    @property
+    def logs(self) -> Logs: ...
 
 
 class Database(Protocol):

@@ -344,6 +344,39 @@ class OrderTable(Stored, table=True):
     campaign: str | None
 
 
+class LogAskTable(Stored, table=True):
+    __tablename__ = "log_request"
+    id: str = Field(primary_key=True)
+    target: str = Field(foreign_key="target.id")
+    agent: str
+    what: list[str] = Field(sa_type=JSON)
+    max_bytes: int
+    asked_by: str
+    asked_at: float
+    expires_at: float
+    epoch: int = Field(sa_type=BigInteger)
+    n: int = Field(sa_type=BigInteger)
+    sent_at: float
+    state: str
+    reason_kind: str
+    reason: str
+    answered_at: float | None
+    size_bytes: int
+    text: str
+    __table_args__ = (
+        Index(None, "target", "asked_at"),
+        Index(None, "agent", "state"),
+        Index(None, "state", "expires_at"),
+    )
+
+
+class LogPartTable(Stored, table=True):
+    __tablename__ = "log_part"
+    request: str = Field(primary_key=True, foreign_key="log_request.id")
+    number: int = Field(primary_key=True)
+    data: bytes = Field(sa_type=LargeBinary)
+
+
 class AuditTable(Stored, table=True):
     __tablename__ = "audit"
     id: int | None = Field(default=None, primary_key=True, sa_type=BIG)
@@ -384,3 +417,5 @@ INBOX = _table("inbox")
 OUTBOX = _table("outbox")
 ORDER = _table("current_order")
 AUDIT = _table("audit")
+LOG_REQUEST = _table("log_request")
+LOG_PART = _table("log_part")
