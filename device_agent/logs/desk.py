@@ -16,6 +16,7 @@ from device_agent.process import run_bounded
 from firmware.protocol.codec import canonical
 from firmware.protocol.logs import LogPart, LogRequest, What
 from firmware.protocol.order import Counter
+from firmware.protocol.words import ReasonKind
 
 log = logging.getLogger(__name__)
 PART_EVERY_S, OFFLINE_AGAIN_S = 0.25, 10.0
@@ -54,11 +55,15 @@ class LogDesk:
     def collect(self, request: LogRequest) -> list[LogPart]:
         """The answer's parts. Blocks for as long as the device's own command takes."""
         if not self._allow:
-            return answer.refusal(request, "logs-not-allowed", "This device gives no logs: logs.allow is false.")
+            return answer.refusal(
+                request, ReasonKind.LOGS_NOT_ALLOWED, "This device gives no logs: logs.allow is false."
+            )
         try:
             return answer.parts(request, {what: self._lines(what) for what in request.what})
         except OSError as error:
-            return answer.refusal(request, "storage-fault", f"The log can't be read: {error.strerror or error}.")
+            return answer.refusal(
+                request, ReasonKind.STORAGE_FAULT, f"The log can't be read: {error.strerror or error}."
+            )
 
     def queue(self, parts: Sequence[LogPart], now: float) -> None:
         """Let these out from now on; what of an earlier answer waits still is dropped."""

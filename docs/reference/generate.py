@@ -250,6 +250,7 @@ _TYPES: Mapping[type[Any], Callable[[Any], str]] = {
     ms.IntType: _integer,
     ms.FloatType: _float,
     ms.StrType: _text,
+    ms.BytesType: lambda kind: "bytes, as base64",
     ms.BoolType: lambda kind: "true or false",
     ms.ListType: _list,
     ms.DictType: _dict,

@@ -28,7 +28,9 @@ class LogDesk(Protocol):
 class NewAsk(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The body of `POST /fleet/{target}/logs`."""
 
-    what: Annotated[list[What], Meta(min_length=1, max_length=len(What))] = [What.AGENT, What.TRIAL, What.HEALTH]
+    what: Annotated[list[What], Meta(min_length=1, max_length=len(What))] = msgspec.field(
+        default_factory=lambda: [What.AGENT, What.TRIAL, What.HEALTH]
+    )
     max_bytes: Annotated[int, Meta(ge=1024, le=MAX_LOG_BYTES)] = MAX_LOG_BYTES
     expires_s: Annotated[int, Meta(ge=60, le=30 * 86400)] = TTL_S
 

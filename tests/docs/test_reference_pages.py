@@ -20,6 +20,7 @@ from server.http.authorities import CaRoutes
 from server.http.campaigns import CampaignRoutes
 from server.http.devices import DeviceRoutes
 from server.http.fleet import FleetRoutes
+from server.http.logs import LogRoutes
 from server.http.people import SystemRoutes
 from server.http.releases import ReleaseRoutes
 from server.planner import ask_events, plain, policy, times
@@ -86,7 +87,7 @@ def known_keys(strategy: dict[str, Any]) -> tuple[str, ...]:
 
 def routes() -> Iterator[tuple[str, str]]:
     """`METHOD /path` below /api/v1 and the need of each."""
-    for kind in (SystemRoutes, FleetRoutes, AccountRoutes, CaRoutes, CampaignRoutes, ReleaseRoutes):
+    for kind in (SystemRoutes, FleetRoutes, AccountRoutes, CaRoutes, CampaignRoutes, LogRoutes, ReleaseRoutes):
         for route in unfurnished(kind).routes():
             yield f"{route.method} {route.path}", route.need.value
 
