@@ -18,6 +18,7 @@ has grub-emu || missing="$missing grub-emu"
 has fw_setenv || missing="$missing libubootenv-tool"
 has bootctl || missing="$missing systemd-boot"
 has mcopy || missing="$missing mtools"
+has strace || missing="$missing strace"
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

@@ -132,7 +132,6 @@ class FileEffects:
         """Freeze and thaw the file system, which empties its journal; where it has none, or we may not, it is synced alone."""
         descriptor = self._calls.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            self._calls.fsync(descriptor)
             self._calls.ioctl(descriptor, FIFREEZE, 0)
             self._calls.ioctl(descriptor, FITHAW, 0)
         except OSError as error:

@@ -23,7 +23,6 @@ from device_agent.outbox import Outbox
 from device_agent.ports import Effects, Slot
 from firmware.errors import RefusedError, UnavailableError
 from firmware.protocol.codec import canonical
-from firmware.protocol.order import Counter
 from firmware.protocol.words import ReasonKind
 
 JOURNAL_FILE = "journal.json"
@@ -32,7 +31,7 @@ MAX_BYTES = 32 << 20
 
 class Record(Struct, frozen=True, kw_only=True):
     """`trusted_time`: POSIX seconds, never falls. `inventory_hash`: sha256 of the inventory last reported. `readers`: who may
-    come to read this, by slot. `logs_taken`: the highest counter of any request for logs that was taken."""
+    come to read this, by slot."""
 
     schema: int = SCHEMA
     standing: Standing = Standing()
@@ -40,7 +39,6 @@ class Record(Struct, frozen=True, kw_only=True):
     trusted_time: float = 0.0
     inventory_hash: str = ""
     readers: dict[Slot, Reader] = {}
-    logs_taken: Counter | None = None
 
 
 class _Later(Struct, frozen=True, kw_only=True):

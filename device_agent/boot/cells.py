@@ -82,16 +82,14 @@ class Copies:
         return Stored(ledger=ledger, is_sound=is_sound and self._marked() == ledger.whole)
 
     def save(self, ledger: Ledger) -> None:
-        """Marks go first where they are taken away and last where they are given. Raises `OSError` when any cell can't be
-        written: what may already be durable is then the new state, never a mixture."""
-        marked = self._marked()
-        self._mark(sorted(marked - ledger.whole), complete=False)
+        """Raises `OSError` when any cell can't be written: what may already be durable is then the new state, never a mixture."""
         numbers = {cell: _number(numbered(self._read(cell))) for cell in self._copies}
         number = max(*numbers.values(), 0) % MAX_NUMBER + 1
         block = self._codec.encode({FIRST: str(number), **to_variables(ledger), LAST: str(number)})
         for cell in sorted(self._copies, key=lambda cell: numbers[cell]):
             self._write(cell, block)
-        self._mark(sorted(ledger.whole - marked), complete=True)
+        for slot in sorted(self._marked() ^ ledger.whole):
+            self._mark(slot, complete=slot in ledger.whole)
 
     def create(self, ledger: Ledger) -> None:
         """Preallocate missing files and store the first ledger. The files are settled, so that a boot loader finds them."""
@@ -111,11 +109,9 @@ class Copies:
             return frozenset()
         return frozenset(slot for slot, cell in self._marks.items() if (self._read(cell) or {}).get(COMPLETE) == "1")
 
-    def _mark(self, slots: Sequence[Slot], *, complete: bool) -> None:
-        block = self._codec.encode({COMPLETE: str(int(complete))})
-        for slot in slots:
-            if slot in self._marks:
-                self._write(self._marks[slot], block)
+    def _mark(self, slot: Slot, *, complete: bool) -> None:
+        if slot in self._marks:
+            self._write(self._marks[slot], self._codec.encode({COMPLETE: str(int(complete))}))
 
     def _read(self, cell: Cell) -> dict[str, str] | None:
         try:

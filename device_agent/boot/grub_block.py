@@ -5,6 +5,7 @@
 `grub-editenv` must not write it, because it truncates the file first.
 """
 
+import re
 from collections.abc import Mapping
 
 from device_agent.boot.cells import full
@@ -12,6 +13,8 @@ from device_agent.boot.cells import full
 SIGNATURE = b"# GRUB Environment Block\n"
 BLOCK_BYTES = 1024
 SECTOR_BYTES = 512
+_LINE = re.compile(rb"((?:[^\\\n]|\\.)*+)\n", re.DOTALL)
+_ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
 
 
 class GrubBlock:
@@ -45,14 +48,8 @@ def _escape(value: str) -> str:
 
 def _lines(data: bytes) -> list[bytes]:
     """Lines with their escapes resolved; what follows the last line end is padding."""
-    lines, line, escaped = [], bytearray(), False
-    for byte in data:
-        if escaped or byte not in b"\\\n":
-            line.append(byte)
-            escaped = False
-        elif byte == ord("\\"):
-            escaped = True
-        else:
-            lines.append(bytes(line))
-            line.clear()
+    lines, at = [], 0
+    while found := _LINE.match(data, at):
+        lines.append(_ESCAPED.sub(rb"\1", found[1]))
+        at = found.end()
     return lines

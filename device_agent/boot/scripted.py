@@ -66,9 +66,10 @@ class ScriptedBoot:
         self._change(lambda one, this: rules.give_up(one, trial_id))
 
     def retire(self, slot: Slot) -> None:
-        """As the port says; also raises `RefusedError` (`slot-active`, `boot-environment-split`)."""
+        """As the port says; also raises `RefusedError` (`slot-active`, `boot-environment-split`). A boot script that gave up the
+        slot's trial has left its mark of completeness: that is taken away as well."""
         self.prove()
-        self._change(lambda one, this: rules.retire(one, slot, running=this.slot))
+        self._change(lambda one, this: rules.retire(one, slot, running=this.slot), mends=True)
 
     def stayed_up(self) -> None:
         """Fill up the committed system's count, mend a damaged copy, and begin the next proof."""

@@ -5,18 +5,15 @@ A campaign's id is its name. Its targets are chosen, and dealt into cohorts, onc
 
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from firmware.errors import RefusedError
 from server.campaigns.engine import Engine
 from server.campaigns.orders import key_of
 from server.campaigns.strategy_file import parse_campaign
 from server.errors import NotFoundError
-from server.planner import power, strata
 from server.planner.approvals import labels_of, with_needed
 from server.planner.calendar import check_feasible
 from server.planner.cohorts import split
-from server.planner.dealing import Traits, deal
 from server.planner.explain import explain
 from server.planner.model import (
     AssignmentRow,
@@ -27,8 +24,6 @@ from server.planner.model import (
     Commanded,
     Explanation,
     Footprint,
-    GateAnswered,
-    GateVerdict,
     Slice,
     Verb,
 )
@@ -84,17 +79,6 @@ class CampaignService:
             self._on_started()
         return await self.view(campaign)
 
-    async def answer_gate(
-        self, campaign: str, cohort: str, verdict: GateVerdict, *, gate: str, by: str, reason: str
-    ) -> CampaignView:
-        """Say whether a cohort passes its external gate (`gate` empty: the only one it has); raises `NotFoundError`, or
-        `RefusedError` (`no-such-gate`, `wrong-state`)."""
-        await self.view(campaign)
-        at = self._clock.now()
-        said = GateAnswered(campaign=campaign, cohort=cohort, name=gate, verdict=verdict, by=by, reason=reason, at=at)
-        await self._engine.command(said)
-        return await self.view(campaign)
-
     async def list(self) -> Sequence[CampaignView]:
         """All campaigns, newest first."""
         return await self._database.read(lambda unit: unit.campaigns.list())
@@ -135,9 +119,7 @@ class CampaignService:
         check_feasible(spec.strategy.calendar, self._clock.now(), needs_s=spec.strategy.away_s)
         row = self._row(spec, release)
         row = with_needed(row, size=len(targets), labelled=_labelled(unit, spec, release))
-        dealt = split(row.id, targets, spec.strategy, row.seed, _firsts(unit, spec, release))
-        cohorts, assignments = deal(spec.strategy, *dealt, _traits(unit, spec, release))
-        warnings = power.check(spec.strategy, cohorts)
+        cohorts, assignments = split(row.id, targets, spec.strategy, row.seed, _firsts(unit, spec, release))
         if not keep:
             return CampaignView(
                 row=row,
@@ -146,10 +128,9 @@ class CampaignService:
                 created_at=row.changed_at,
                 created_by=by,
                 selection=spec.selection,
-                warnings=warnings,
             )
         self._store(unit, spec, row, cohorts, assignments, by)
-        return replace(_view(unit, row.id), warnings=warnings)
+        return _view(unit, row.id)
 
     def _row(self, spec: CampaignSpec, release: ReleaseRecord) -> CampaignRow:
         return CampaignRow(
@@ -216,12 +197,6 @@ def _labelled(unit: Unit, spec: CampaignSpec, release: ReleaseRecord) -> set[int
             release.product, release.hardware, Selection(labels={**spec.selection.labels, **labels})
         )
     }
-
-
-def _traits(unit: Unit, spec: CampaignSpec, release: ReleaseRecord) -> Traits:
-    """What its gates need to know of each target."""
-    names = strata.names(spec.strategy)
-    return unit.campaigns.traits(release.hardware, spec.selection, names) if names else {}
 
 
 def _same(known: CampaignView, spec: CampaignSpec, release: ReleaseRecord) -> CampaignView:

@@ -18,7 +18,7 @@ from firmware.manifest import Manifest, encode_manifest, parse_manifest
 from firmware.protocol.codec import canonical
 from firmware.protocol.order import Counter, FileRef, Span
 from firmware.protocol.words import Action
-from tests.crash.disk import Disk
+from tests.crash.disk import Disk, Medium
 from tests.crash.world import BOARD, ENDED, NOW, Depot, DepotCatalogue, World
 
 STICK = Path("/stick/spring.bundle")
@@ -49,14 +49,14 @@ class StickWorld(World):
 
     def pull_out(self) -> bytes:
         """Take the stick away, while the power is off; what was on it."""
-        files = dict(self.disk.files)
-        data = files.pop(STICK)
-        self.disk = Disk(files)
+        files = dict(self.disk.system.medium("none").files)
+        data = files.pop(str(STICK))
+        self.replace_machine(Medium(files))
         return data
 
     def put_back(self, data: bytes) -> None:
         """Put a stick in while the power is off; un-synced writes are lost by that."""
-        self.disk = Disk(self.disk.files | {STICK: data})
+        self.replace_machine(Medium({**self.disk.system.medium("none").files, str(STICK): data}))
 
     def carry_home(self) -> None:
         """Bring what lies on the stick to the server, which takes each report as from the broker."""
@@ -78,7 +78,7 @@ class StickWorld(World):
     def settled(self) -> bool:
         """Whether the order has ended."""
         runtime = self.runtime
-        if runtime is None or word_of(runtime.standing.state).value not in ENDED:
+        if runtime is None or not self.has_stayed_up() or word_of(runtime.standing.state).value not in ENDED:
             return False
         return runtime.standing.highest == Counter(epoch=1, n=self.server.n)
 

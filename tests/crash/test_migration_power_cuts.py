@@ -20,7 +20,8 @@ from device_agent.ports import BootOutcome, Ended, Link, Slot
 from device_agent.runtime import Runtime
 from firmware.manifest import Data as Declared
 from firmware.protocol.words import Action
-from tests.crash.disk import Cut, Disk, PowerCut
+from tests.crash.disk import Cut, PowerCut
+from tests.crash.verb_disk import VerbDisk
 from tests.crash.world import World
 
 HOWS = ("before", "torn", "after")
@@ -32,7 +33,7 @@ NEW = {"readings.db": b"four: " + OLD["readings.db"], "keys/site": OLD["keys/sit
 
 
 @dataclass
-class DataDisk(Disk):
+class DataDisk(VerbDisk):
     """The disk, with folders: `Trees` beside `Effects`. A folder is durable at once; what is in a file, and that a new file is
     there at all, only after a sync, even when its folder was renamed meanwhile. `links` are in memory."""
 
