@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from server.errors import ConflictError
+from server.planner import strata
+from server.planner.gate_rows import BlockRow
 from server.planner.model import (
     AssignmentRow,
     AssignmentState,
@@ -78,8 +80,10 @@ class RowStore:
             groups=self._groups(target, held, name) if target else (),
             tokens=held,
         )
+        blocks = self._blocks(loaded)
+        loaded = replace(loaded, blocks=blocks) if blocks else loaded
         single = (loaded.campaign, loaded.target, loaded.assignment)
-        several = len(loaded.cohorts) + len(loaded.groups) + len(loaded.tokens)
+        several = len(loaded.cohorts) + len(loaded.groups) + len(loaded.tokens) + len(blocks)
         self.touched = several + sum(row is not None for row in single)
         return loaded
 
@@ -97,6 +101,14 @@ class RowStore:
                 self._insert(key, replace(change.row, version=1))
             else:
                 self._rows[key] = replace(change.row, version=change.row.version + 1)
+
+    def _blocks(self, loaded: Slice) -> tuple[BlockRow, ...]:
+        campaign, assignment = loaded.campaign, loaded.assignment
+        if campaign is None or assignment is None:
+            return ()
+        wanted = strata.keys(campaign.strategy, assignment, campaign.cohort)
+        rows = [self._rows.get(("block", campaign.id, str(cohort), *where)) for cohort, *where in wanted]
+        return tuple(row for row in rows if isinstance(row, BlockRow))
 
     def _groups(self, target: TargetRow, tokens: tuple[TokenRow, ...], campaign: str) -> tuple[GroupRow, ...]:
         keys = {*target.groups, campaign_group(campaign), *(token.group for token in tokens)}
@@ -134,3 +146,5 @@ def key_of(row: Row) -> Key:
             return ("group", row.key)
         case TokenRow():
             return ("token", row.group, row.target)
+        case BlockRow():
+            return ("block", row.campaign, str(row.cohort), row.stratum, row.site)

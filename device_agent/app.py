@@ -29,6 +29,8 @@ from device_agent.identity import REPORT_KEY_FILE, ROOT_FILE, Identity, load_ide
 from device_agent.local.desk import Desk, Rights
 from device_agent.local.door import Door
 from device_agent.local.settings import policy_of
+from device_agent.logs.book import LogBook
+from device_agent.logs.desk import LogDesk
 from device_agent.loop import AgentLoop
 from device_agent.monotonic import BootClock
 from device_agent.ports import MonotonicClock, WayTaken
@@ -72,6 +74,7 @@ class Agent:
     loop: AgentLoop
     upkeep: Upkeep
     worker: Worker
+    book: LogBook
     door: Door | None = None
 
 
@@ -95,6 +98,7 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
     identity, config = load_identity(directory), load_config(directory)
     clock, clocked, session = clock or BootClock(), _Clocked(), secrets.token_urlsafe(18)
     effects = FileEffects()
+    book = LogBook(effects, directory)
     for name in (ROOT_FILE, REPORT_KEY_FILE):
         required(directory, name)
     ways = Ways(directory, identity, clocked)
@@ -134,6 +138,7 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
         installer=WorkerInstaller(worker),
         health=health,
         data=_data(config),
+        logs=LogDesk(book, allow=config.logs.allow, boot_argv=config.logs.boot_argv),
         reach=reach,
         policy=policy_of(config.hooks, config.local, health),
         bundles=Bundles(shelf=shelf, returns=Returns(effects, shelf, identity.target)),
@@ -161,7 +166,16 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
         desk=desk_of(runtime, identity, config),
         on_online=upkeep.online,
     )
-    return Agent(identity=identity, config=config, runtime=runtime, loop=loop, upkeep=upkeep, worker=worker, door=door)
+    return Agent(
+        identity=identity,
+        config=config,
+        runtime=runtime,
+        loop=loop,
+        upkeep=upkeep,
+        worker=worker,
+        book=book,
+        door=door,
+    )
 
 
 def desk_of(runtime: Runtime, identity: Identity, config: Config) -> Desk:
@@ -228,7 +242,9 @@ def run(directory: Path) -> None:
 
 def serve(agent: Agent) -> None:
     """Run a composed agent, whose directory the caller holds, until it is stopped or a signal comes."""
-    logging.getLogger("device_agent").setLevel(agent.config.log_level.upper())
+    logger = logging.getLogger("device_agent")
+    logger.setLevel(agent.config.log_level.upper())
+    logger.addHandler(agent.book)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: agent.loop.stop())
     agent.upkeep.start()

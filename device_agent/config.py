@@ -91,6 +91,13 @@ class DataSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     keep_previous_s: Annotated[float, Meta(ge=0, le=10 * 366 * 86400)] | None = None
 
 
+class LogSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Logs on request. `allow`: whether the server may ask for them. `boot_argv`: prints the log of a boot, for people."""
+
+    allow: bool = True
+    boot_argv: Annotated[list[Annotated[str, Meta(max_length=512)]], Meta(max_length=32)] = []
+
+
 class SourceTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A source with its own TLS authority. `ca`: a PEM file; none: those of the system."""
 
@@ -119,6 +126,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     hooks: HookSettings = HookSettings()
     local: LocalSettings = LocalSettings()
     data: DataSettings = DataSettings()
+    logs: LogSettings = LogSettings()
 
 
 def load_config(directory: Path) -> Config:

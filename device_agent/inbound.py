@@ -9,11 +9,13 @@ from device_agent import verify
 from device_agent.core import events as ev
 from device_agent.core.values import Held
 from device_agent.identity import Identity
+from device_agent.logs.answer import open_request
 from device_agent.ports import Verifier
 from firmware.errors import RefusedError
 from firmware.protocol import order as order_message
 from firmware.protocol import permit as permit_message
 from firmware.protocol import report as report_message
+from firmware.protocol.logs import LogRequest
 from firmware.protocol.order import Order
 from firmware.protocol.permit import Permit
 from firmware.protocol.report import Ack, Reason
@@ -38,7 +40,7 @@ class AckOpened:
     ack: Ack
 
 
-Opened = ev.OrderArrived | ev.OrderForeign | PermitOpened | AckOpened
+Opened = ev.OrderArrived | ev.OrderForeign | PermitOpened | AckOpened | LogRequest
 
 
 def open_order(data: bytes, keys: Verifier, identity: Identity) -> ev.OrderArrived | ev.OrderForeign:
@@ -100,4 +102,6 @@ def open_message(leaf: str, data: bytes, keys: Verifier, identity: Identity) -> 
         return open_permit(data, keys)
     if leaf == Leaf.ACK:
         return open_ack(data, keys, identity)
+    if leaf == Leaf.LOGS:
+        return open_request(data, keys, identity)
     raise RefusedError(ReasonKind.MALFORMED, f"This agent takes no messages on {leaf}.")

@@ -23,6 +23,7 @@ from device_agent.outbox import Outbox
 from device_agent.ports import Effects, Slot
 from firmware.errors import RefusedError, UnavailableError
 from firmware.protocol.codec import canonical
+from firmware.protocol.order import Counter
 from firmware.protocol.words import ReasonKind
 
 JOURNAL_FILE = "journal.json"
@@ -31,7 +32,7 @@ MAX_BYTES = 32 << 20
 
 class Record(Struct, frozen=True, kw_only=True):
     """`trusted_time`: POSIX seconds, never falls. `inventory_hash`: sha256 of the inventory last reported. `readers`: who may
-    come to read this, by slot."""
+    come to read this, by slot. `logs_taken`: the highest counter of any request for logs that was taken."""
 
     schema: int = SCHEMA
     standing: Standing = Standing()
@@ -39,6 +40,7 @@ class Record(Struct, frozen=True, kw_only=True):
     trusted_time: float = 0.0
     inventory_hash: str = ""
     readers: dict[Slot, Reader] = {}
+    logs_taken: Counter | None = None
 
 
 class _Later(Struct, frozen=True, kw_only=True):

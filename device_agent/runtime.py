@@ -30,7 +30,7 @@ from device_agent.core import events as ev
 from device_agent.core import orders
 from device_agent.core.boot import may_live, on_trial
 from device_agent.core.machine import step, wake_at
-from device_agent.core.states import Refused, Standing
+from device_agent.core.states import Refused, Standing, Trial
 from device_agent.core.values import Content, Tuning
 from device_agent.data import jobs
 from device_agent.factory import identify, with_running
@@ -47,9 +47,10 @@ from device_agent.uptime import Uptime
 from device_agent.watchdog import Leave
 from device_agent.work import Job, JobDone, Lane, Ports, StopFlag
 from firmware.checks import HealthCheck
-from firmware.errors import OtariaError, RefusedError
+from firmware.errors import OtariaError, RefusedError, UnavailableError
 from firmware.protocol import topics
 from firmware.protocol.codec import canonical
+from firmware.protocol.logs import PART_KIND, LogRequest
 from firmware.protocol.permit import ASK_KIND, Ask
 from firmware.protocol.report import EncryptionKey, Inventory, Presence, Progress, Reason
 from firmware.protocol.words import AgentState, ReasonKind
@@ -178,12 +179,16 @@ class Runtime:
             self._post.resend(self._record.outbox, now, self._ports.chance.jitter())
         if self._uptime.take(now):
             self._lanes.add(Job(lane=Lane.BOOT, run=lambda: work.note_uptime(self._ports)))
+        logs = self._ports.logs
+        if logs is not None and logs.send_at is not None and logs.send_at <= now:
+            logs.send(self._send_log_part, now)
         if self._lanes.is_free(Lane.CATALOGUE) and self._gate.take_refresh(now):
             self._lanes.add(Job(lane=Lane.CATALOGUE, run=self._refresh_job()))
 
     def next_wake(self) -> float | None:
         """Monotonic seconds at which to call `due`, or None; a time that has passed means now."""
         times = [wake_at(self.standing), self._post.resend_at, self._uptime.due_at]
+        times.append(self._ports.logs.send_at if self._ports.logs is not None else None)
         if self._lanes.is_free(Lane.CATALOGUE):
             times.append(self._gate.refresh_at)
         return min((at for at in times if at is not None), default=None)
@@ -273,6 +278,26 @@ class Runtime:
         elif isinstance(opened, inbound.AckOpened):
             self._time.learn(opened.ack.issued_at, now, until=self._gate.believed_until)
             self._take_ack(opened)
+        elif isinstance(opened, LogRequest):
+            self._time.learn(opened.issued_at, now, until=self._gate.believed_until)
+            self._take_log_request(opened)
+
+    def _take_log_request(self, request: LogRequest) -> None:
+        """Note durably that the request was taken, then gather the answer."""
+        desk, taken, now = self._ports.logs, self._record.logs_taken, self._now()
+        if desk is None or not desk.admits(request, taken=taken, trusted_time=self._time.seconds(now), now=now):
+            return
+        self._store(replace(self._record, logs_taken=request.counter))
+        self._lanes.add(Job(lane=Lane.LOGS, run=lambda: JobDone(lane=Lane.LOGS, parts=desk.collect(request))))
+
+    def _send_log_part(self, payload: bytes) -> bool:
+        """Sign and publish one part; False when it has to wait."""
+        try:
+            envelope = self._ports.notary.seal(payload, PART_KIND)
+        except UnavailableError as error:
+            log.info("a part of a log waits", extra={"reason": error.text})
+            return False
+        return self._ports.link.publish(self._topic(topics.Leaf.REPORT), envelope, qos=1)
 
     def _take_ack(self, opened: inbound.AckOpened) -> None:
         left = outbox.acked(self._record.outbox, opened.ack)
@@ -302,6 +327,8 @@ class Runtime:
         self._ports.reach.heard |= done.refreshed
         if done.brought is not None:
             self._take_brought(done.brought)
+        if done.parts and self._ports.logs is not None:
+            self._ports.logs.queue(done.parts, self._now())
         if done.lane is Lane.CATALOGUE:
             self._tell_inventory(None)
             for leaf, payload in self._gate.refreshed(self._now(), self._ports.chance.jitter()):
@@ -330,6 +357,7 @@ class Runtime:
             box = reports.enqueue(box, tell, after, self._facts())
         self._store(replace(self._record, standing=after, outbox=box))
         self._log(event, tells)
+        self._keep_log(event, after, now)
         self._post.send(box, now, self._ports.chance.jitter())
         if tells:
             self._return_reports()
@@ -339,6 +367,15 @@ class Runtime:
         for command in commands:
             if not isinstance(command, do.Tell) and not self._carry_out(command):
                 return
+
+    def _keep_log(self, event: ev.Event, after: Standing, now: float) -> None:
+        """What was said goes into the log; a trial's log to where the other slot finds it."""
+        desk, state = self._ports.logs, after.state
+        if desk is None:
+            return
+        desk.hear(event)
+        if isinstance(state, Trial):
+            desk.in_trial(now, ends=state.gave_up is not None)
 
     def _add_hooks(self, tell: do.Tell) -> None:
         """Hooks that run after something that was reported."""

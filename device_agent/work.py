@@ -21,6 +21,7 @@ from device_agent.health.reach import Reach
 from device_agent.install.claims import claimed
 from device_agent.local.hooks import NEVER, Point
 from device_agent.local.policy import CONDITION_EVERY_S, LocalPolicy, No, why
+from device_agent.logs.desk import LogDesk
 from device_agent.ports import (
     BootControl,
     Catalogue,
@@ -37,6 +38,7 @@ from device_agent.ports import (
 from firmware.checks import HealthCheck
 from firmware.errors import OtariaError, RefusedError, UnavailableError
 from firmware.manifest import Data, Manifest
+from firmware.protocol.logs import LogPart
 from firmware.protocol.order import FileRef, Order
 from firmware.protocol.report import Reason
 from firmware.protocol.words import ReasonKind
@@ -55,7 +57,7 @@ class Chance(Protocol):
 class Ports:
     """Everything the agent touches. `link` is only published to; who owns it starts and stops it. `reach` is told whether the
     server answers, for the checks that ask. `policy`: the device's own say. `bundles`: None where none are installed from.
-    `data`: what is kept beside the slots; None where nothing is."""
+    `data`: what is kept beside the slots; None where nothing is. `logs`: who keeps and gives out the agent's own lines."""
 
     effects: Effects
     slots: SlotSets
@@ -68,6 +70,7 @@ class Ports:
     clock: MonotonicClock
     chance: Chance
     data: DataStore | None = None
+    logs: LogDesk | None = None
     reach: Reach = field(default_factory=Reach)
     policy: LocalPolicy = field(default_factory=LocalPolicy)
     bundles: Bundles | None = None
@@ -83,15 +86,17 @@ class Lane(StrEnum):
     LOCAL = "local"
     STICK = "stick"
     DATA = "data"
+    LOGS = "logs"
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobDone:
     """A job's answer, to be handed to `Runtime.handle`. `event` None: a catalogue refresh, `refreshed` or not, or the boot loader
-    was told that the system stayed up (`noted`) or could not be. `brought`: an order out of a bundle."""
+    was told that the system stayed up (`noted`) or could not be. `brought`: an order out of a bundle. `parts`: of an answer."""
 
     lane: Lane
     event: ev.Event | None = None
+    parts: Sequence[LogPart] = ()
     refreshed: bool = False
     noted: bool = False
     brought: Brought | None = None

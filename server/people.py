@@ -9,6 +9,7 @@ from aiohttp import web
 from server.artifacts import ArtifactStore
 from server.campaigns.decommission import DecommissionService
 from server.campaigns.director import Director
+from server.campaigns.logs import LogService
 from server.campaigns.standing import StandingService
 from server.http.access import Tokens
 from server.http.accounts import AccountRoutes, Accounts
@@ -16,6 +17,7 @@ from server.http.authorities import CaRoutes
 from server.http.campaigns import CampaignRoutes, Desk
 from server.http.changes import Changes
 from server.http.fleet import Claims, Explainer, FleetRoutes
+from server.http.logs import LogRoutes
 from server.http.people import Ready, SystemRoutes, people_app
 from server.http.releases import Publisher, ReleaseRoutes
 from server.identity.authorities_service import AuthoritiesService
@@ -60,6 +62,7 @@ def people_listener(parts: PeopleParts) -> web.Application:
     """The app of the people's listener."""
     database, desk = parts.database, parts.desk
     templates = Templates(clock=parts.clock)
+    logs = LogService(database, parts.clock, parts.director, on_outbox=parts.on_outbox)
     sessions = Sessions(tokens=parts.tokens, clock=parts.clock)
     pages = Pages(
         database=database,
@@ -89,10 +92,13 @@ def people_listener(parts: PeopleParts) -> web.Application:
         *fleet.routes(),
         *AccountRoutes(accounts=parts.tokens).routes(),
         *CaRoutes(database=database, authorities=parts.authorities).routes(),
-        *CampaignRoutes(database=database, desk=desk).routes(),
+        *CampaignRoutes(database=database, desk=desk, clock=parts.clock).routes(),
         *releases.routes(),
+        *LogRoutes(database=database, desk=logs).routes(),
     )
     app = people_app(tokens=parts.tokens, system=system, routes=routes, page_error=pages.error)
     pages.mount(app)
-    Forms(database=database, sessions=sessions, desk=desk, templates=templates, secure=parts.secure).mount(app)
+    Forms(database=database, sessions=sessions, desk=desk, logs=logs, templates=templates, secure=parts.secure).mount(
+        app
+    )
     return app

@@ -484,6 +484,8 @@ class CampaignView:
     created_by: str
     selection: Selection = Selection()
     legs: Sequence[Leg] = ()
+    warnings: Sequence[str] = ()
+    """What its gates lack power for; told when it is made."""
 
 
 class Campaigns(Protocol):
@@ -503,6 +505,12 @@ class Campaigns(Protocol):
     def add_assignments(self, rows: Sequence[AssignmentRow]) -> None: ...
     def eligible(self, product: str, hardware: Sequence[str], selection: Selection) -> Sequence[str]:
         """Ids of the active targets that fit, sorted."""
+        ...
+
+    def traits(
+        self, hardware: Sequence[str], selection: Selection, names: Sequence[str]
+    ) -> Mapping[str, dict[str, str]]:
+        """Of each target that `eligible` finds: `hardware`, `version`, and its labels of these names."""
         ...
 
     def origins(self, campaign_id: str) -> Mapping[Origin, int]:
@@ -691,6 +699,76 @@ class Audit(Protocol):
         ...
 
 
+class LogState(StrEnum):
+    """Where a request for a target's logs stands."""
+
+    WAITING = "waiting"
+    ANSWERED = "answered"
+    REFUSED = "refused"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogAsk:
+    """A request for a target's logs. `counter`: of what was signed last, at `sent_at`; parts of an earlier one count no more."""
+
+    id: str
+    target: str
+    agent: str
+    what: Sequence[str]
+    max_bytes: int
+    asked_by: str
+    asked_at: float
+    expires_at: float
+    counter: Counter
+    sent_at: float
+    state: LogState = LogState.WAITING
+    reason_kind: str = "none"
+    reason: str = ""
+    answered_at: float | None = None
+    size_bytes: int = 0
+
+
+class Logs(Protocol):
+    def add(self, ask: LogAsk) -> None: ...
+    def get(self, ask_id: str) -> LogAsk | None: ...
+    def text(self, ask_id: str) -> str | None:
+        """What came in answer, or None."""
+        ...
+
+    def of_target(self, target: str, limit: int) -> Sequence[LogAsk]:
+        """The target's requests, the newest first."""
+        ...
+
+    def waiting(self, agent: str) -> Sequence[LogAsk]:
+        """The agent's requests without an answer, the oldest first."""
+        ...
+
+    def highest(self, target: str) -> Counter | None:
+        """The highest counter of any request that is known."""
+        ...
+
+    def sent_again(self, ask_id: str, counter: Counter, at: float) -> None:
+        """It was signed anew; what came in parts before is forgotten."""
+        ...
+
+    def add_part(self, ask_id: str, index: int, data: bytes) -> Sequence[bytes]:
+        """Store a part; all parts so far, by index. One that is there already stays."""
+        ...
+
+    def close(self, ask_id: str, state: LogState, at: float, *, text: str, reason_kind: str, reason: str) -> None:
+        """Make it one that waits no more; changes nothing when it did not wait. Its parts are forgotten."""
+        ...
+
+    def expire(self, now: float, limit: int) -> int:
+        """Close those whose time is over; returns how many."""
+        ...
+
+    def forget(self, before: float, keep: int, limit: int) -> int:
+        """Forget those asked before, and of each target's closed ones all but the latest `keep`; returns how many."""
+        ...
+
+
 class Unit(Protocol):
     """One transaction."""
 
@@ -710,6 +788,8 @@ class Unit(Protocol):
     def orders(self) -> Orders: ...
     @property
     def audit(self) -> Audit: ...
+    @property
+    def logs(self) -> Logs: ...
 
 
 class Database(Protocol):

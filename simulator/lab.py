@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class LabError(OtariaError):
 
 @dataclass(frozen=True, kw_only=True)
 class Firmware:
-    """An image to release. `through`: counters of releases that must not be jumped over."""
+    """An image to release, and those of more slot sets. `through`: counters of releases that must not be jumped over."""
 
     version: str
     counter: int
@@ -48,6 +48,7 @@ class Firmware:
     min_uptime_s: int = 0
     through: Sequence[int] = ()
     encrypted: bool = False
+    others: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -247,6 +248,7 @@ class Lab:
             *("release", "build", "--product", PRODUCT, "--version", firmware.version),
             *("--counter", str(firmware.counter), "--hardware", HARDWARE, "--image", str(firmware.path)),
             *("--health-file", str(health), "--min-uptime", str(firmware.min_uptime_s), "-o", str(out)),
+            *(word for name, path in firmware.others.items() for word in ("--image", f"{name}={path}")),
             *(word for counter in firmware.through for word in ("--through", str(counter))),
             *(("--encrypt-to", str(self._release_key())) if firmware.encrypted else ()),
         )
@@ -291,12 +293,18 @@ class Lab:
     # Boards
 
     def board(
-        self, name: str, image: Path, *, labels: dict[str, str] | None = None, capacity_bytes: int | None = None
+        self,
+        name: str,
+        image: Path,
+        *,
+        labels: dict[str, str] | None = None,
+        capacity_bytes: int | None = None,
+        others: Mapping[str, Path] | None = None,
     ) -> Board:
         """Make a board with a factory image in slot A, enrol it; it has no power yet. `capacity_bytes` of each slot: a little
-        more than the image's unless given."""
+        more than the image's unless given. `others`: the images of more slot sets."""
         directory = self.directory / "boards" / name
-        create_board(directory, image, capacity_bytes or image.stat().st_size + (4 << 20), HARDWARE)
+        create_board(directory, image, capacity_bytes or image.stat().st_size + (4 << 20), HARDWARE, others)
         board = Board(directory=directory)
         claim = self.directory / f"claim-{name}.txt"
         claim.write_text(self.claim(uses=1, labels=labels))

@@ -10,7 +10,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from device_agent.install.target import storage_faults
+from device_agent.install.faults import storage_faults
 from device_agent.ports import Effects, Slot
 from firmware.contents import MAX_IMAGES
 from firmware.errors import RefusedError

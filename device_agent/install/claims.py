@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator, Mapping
 
-from device_agent.install.target import storage_faults
+from device_agent.install.faults import storage_faults
 from device_agent.ports import Slot, SlotSets
 from firmware.errors import RefusedError
 from firmware.protocol.words import ReasonKind

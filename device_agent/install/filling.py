@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from device_agent.install.checkpoint import Progress
+from device_agent.install.faults import storage_faults
 from device_agent.install.patch import PatchFile
-from device_agent.install.target import SlotImage, read_window, storage_faults
+from device_agent.install.target import SlotImage, read_window
 from device_agent.install.windows import (
     Stop,
     Windows,

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from device_agent.install.target import storage_faults
+from device_agent.install.faults import storage_faults
 from device_agent.install.windows import Stop, raise_if_stopped, windows_from
 from device_agent.ports import Effects, Fetch
 from firmware.errors import RefusedError

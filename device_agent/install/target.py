@@ -7,9 +7,9 @@ An error of the medium is final for this try and never retried, least of all an 
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from device_agent.install.faults import storage_faults
 from device_agent.install.windows import Stop, raise_if_stopped
 from device_agent.ports import Slot, Slots
 from firmware.contents import ROOT_SET
@@ -132,19 +132,6 @@ def read_window(slots: Slots, slot: Slot, image: Image, index: int) -> bytes:
     """One window's bytes as the slot holds them."""
     offset = index * WINDOW_BYTES
     return slots.read(slot, offset, min(WINDOW_BYTES, image.length - offset))
-
-
-@contextlib.contextmanager
-def storage_faults(what: str, where: Slot | str) -> Iterator[None]:
-    """Turn `OSError` of the medium into `RefusedError` (`storage-fault`)."""
-    try:
-        yield
-    except OSError as error:
-        place = f"slot {where.value}" if isinstance(where, Slot) else where
-        raise RefusedError(
-            ReasonKind.STORAGE_FAULT,
-            f"Could not {what} {place}: {error.strerror or error}. Check the storage; this try is over.",
-        ) from error
 
 
 def _sha256(data: bytes) -> str:

@@ -19,7 +19,7 @@ from msgspec import inspect as ms
 
 from device_agent.cli import _parser
 from firmware import checks, manifest
-from firmware.protocol import endpoints, enrol, order, permit, renew, report, topics, words
+from firmware.protocol import endpoints, enrol, logs, order, permit, renew, report, topics, words
 from server.cli import GROUP, cli
 from server.planner.policy import READY_MADE
 
@@ -34,7 +34,7 @@ WORDS = {
     "kind": words.KIND_PATTERN,
 }
 _NAMED = {pattern: name for name, pattern in WORDS.items()}
-SIGNED = (order.Order, permit.Ask, permit.Permit, report.Report, report.Ack)
+SIGNED = (order.Order, permit.Ask, permit.Permit, report.Report, report.Ack, logs.LogRequest, logs.LogPart)
 PARTS = (
     order.Counter,
     order.FileRef,
@@ -250,6 +250,7 @@ _TYPES: Mapping[type[Any], Callable[[Any], str]] = {
     ms.IntType: _integer,
     ms.FloatType: _float,
     ms.StrType: _text,
+    ms.BytesType: lambda kind: "bytes, as base64",
     ms.BoolType: lambda kind: "true or false",
     ms.ListType: _list,
     ms.DictType: _dict,

@@ -38,10 +38,11 @@ class Leaf(StrEnum):
     INVENTORY = "inventory"
     WANT = "want"
     BLOCK = "block"
+    LOGS = "logs"
 
 
 SENT_BY_AGENT = frozenset({Leaf.PRESENCE, Leaf.REPORT, Leaf.INVENTORY, Leaf.WANT})
-SENT_BY_SERVER = frozenset({Leaf.ORDER, Leaf.PERMIT, Leaf.ACK, Leaf.BLOCK})
+SENT_BY_SERVER = frozenset({Leaf.ORDER, Leaf.PERMIT, Leaf.ACK, Leaf.BLOCK, Leaf.LOGS})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -122,6 +122,7 @@ class ReasonKind(StrEnum):
     DATA_NO_ROOM = "data-no-room"
     DATA_GONE = "data-gone"
     MIGRATION_FAILED = "migration-failed"
+    LOGS_NOT_ALLOWED = "logs-not-allowed"
     ROLLED_BACK_LOCALLY = "rolled-back-locally"
     FAILURE_LOG = "failure-log"
     BUNDLE_MALFORMED = "bundle-malformed"

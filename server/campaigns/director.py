@@ -1,4 +1,5 @@
-"""The director: signs orders, permits and acks with the one online key that may, and hands out keys of encrypted releases.
+"""The director: signs orders, permits, acks and requests for logs with the one online key that may, and hands out
+keys of encrypted releases.
 
 It decides nothing. Its epoch is the one the offline keys set in `targets`.
 """
@@ -9,7 +10,7 @@ from msgspec import Struct
 from securesystemslib.signer import Signer
 
 from firmware.errors import UnavailableError
-from firmware.protocol import order, permit, report
+from firmware.protocol import logs, order, permit, report
 from firmware.protocol.envelope import seal
 from server.campaigns.release_keys import ReleaseKeys
 
@@ -33,6 +34,10 @@ class Director:
     def sign_ack(self, message: report.Ack) -> bytes:
         """The ack's DSSE envelope."""
         return self._seal(message, report.ACK_KIND)
+
+    def sign_log_request(self, message: logs.LogRequest) -> bytes:
+        """The DSSE envelope of a request for logs."""
+        return self._seal(message, logs.REQUEST_KIND)
 
     def _seal(self, message: Struct, kind: str) -> bytes:
         """Sign; a key that cannot be used now (a token that is gone, a service that is down) keeps the work waiting."""

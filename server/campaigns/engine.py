@@ -15,7 +15,17 @@ from firmware.protocol.report import Report
 from firmware.protocol.words import ReasonKind
 from server.campaigns.director import Director
 from server.campaigns.turn import Decide, Turn
-from server.planner.model import Asked, AssignmentRow, CampaignRow, Commanded, DeltasReady, Reported
+from server.planner.model import (
+    Asked,
+    AssignmentRow,
+    CampaignRow,
+    Commanded,
+    Compared,
+    DeltasReady,
+    GateAnswered,
+    Reported,
+    SliRead,
+)
 from server.planner.step import step
 from server.ports import Clock, Database, InboxItem, Unit
 
@@ -81,8 +91,8 @@ class Engine:
         while await self.turn():
             pass
 
-    async def command(self, event: Commanded | DeltasReady) -> None:
-        """Tell the planner at once what a person wants, or that deltas are made; raises the typed error with which it
+    async def command(self, event: Commanded | DeltasReady | GateAnswered | SliRead | Compared) -> None:
+        """Tell the planner at once what a person wants, or what was found out for it; raises the typed error with which it
         refuses."""
         await self._database.write(lambda unit: self._turn(unit).command(event))
         self._wake.set()

@@ -7,7 +7,8 @@ import asyncio
 import logging
 
 from firmware.errors import UnavailableError
-from server.ports import Clock, Database
+from server.campaigns.logs import KEEP_EACH
+from server.ports import Clock, Database, Unit
 
 KEEP_S = 30 * 86400.0
 PAGE = 1000
@@ -37,7 +38,13 @@ class Housekeeping:
         """Forget what is older than `KEEP_S`; returns how many messages. Raises `UnavailableError`."""
         total, now = 0, self._clock.now()
         while True:
-            page = await self._database.write(lambda unit: unit.inbox.forget(now - KEEP_S, now, PAGE))
+            page = await self._database.write(lambda unit: _forget(unit, now))
             total += page
             if not page:
                 return total
+
+
+def _forget(unit: Unit, now: float) -> int:
+    """A page of each kind."""
+    messages = unit.inbox.forget(now - KEEP_S, now, PAGE)
+    return messages + unit.logs.expire(now, PAGE) + unit.logs.forget(now - KEEP_S, KEEP_EACH, PAGE)

@@ -7,10 +7,12 @@ the agent is quarantined until a person has looked.
 
 from firmware.encryption.content_key import SUITE, key_id, public_from_text
 from firmware.errors import RefusedError
+from firmware.protocol.logs import LogPart
 from firmware.protocol.permit import Ask
 from firmware.protocol.report import Ack, Inventory, Report
 from firmware.protocol.topics import Leaf, of_target
 from server.campaigns.director import Director
+from server.campaigns.logs import ask_again, take_part
 from server.campaigns.reading import PresenceHint, ProgressHint, Reading, Said
 from server.campaigns.standing import keep_order
 from server.ports import AgentStatus, SeqVerdict, Unit
@@ -27,6 +29,7 @@ class Intake:
         self._director = director
         self._now = now
         self._sent_again: set[str] = set()
+        self._asked_again: set[str] = set()
         self.stored = 0
         self.dropped: list[str] = []
 
@@ -35,6 +38,8 @@ class Intake:
         match reading:
             case PresenceHint(agent=agent, online=online):
                 self._unit.fleet.set_presence(agent, online=online, at=self._now)
+                if online:
+                    self._ask_for_logs_again(agent)
             case ProgressHint(target=target, text=text):
                 self._unit.fleet.set_progress(target, text)
             case Said(message=message) if not self._active(message.agent):
@@ -42,8 +47,18 @@ class Intake:
             case Said(message=Ask()):
                 self._unit.inbox.add("ask", reading.message.target, reading.hash, reading.body, self._now)
                 self.stored += 1
+            case Said(message=LogPart() as part):
+                why = take_part(self._unit, part, self._now)
+                if why is not None:
+                    self.dropped.append(why)
             case Said(message=Report() as report):
                 self._report(reading, report)
+
+    def _ask_for_logs_again(self, agent: str) -> None:
+        """It speaks: what it was asked for while it slept is asked anew."""
+        if agent not in self._asked_again:
+            self._asked_again.add(agent)
+            ask_again(self._unit, self._director, agent, self._now)
 
     def _active(self, agent_id: str) -> bool:
         agent = self._unit.identities.agent(agent_id)
@@ -65,6 +80,7 @@ class Intake:
                 self._quarantine(said, report)
 
     def _store(self, said: Said, report: Report, *, after_gap: bool) -> None:
+        self._ask_for_logs_again(report.agent)
         self._unit.inbox.add_report(
             report.target, report.agent, report.journal, report.seq, said.hash, said.body, self._now
         )

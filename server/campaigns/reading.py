@@ -13,6 +13,7 @@ import msgspec
 from firmware.errors import RefusedError
 from firmware.protocol.codec import convert, parse_json
 from firmware.protocol.envelope import Opened, key_from_dict, open_envelope
+from firmware.protocol.logs import PART_BYTES, PART_KIND, LogPart
 from firmware.protocol.permit import ASK_KIND, Ask
 from firmware.protocol.permit import MAX_BYTES as MAX_ASK_BYTES
 from firmware.protocol.report import (
@@ -48,9 +49,9 @@ class ProgressHint:
 
 @dataclass(frozen=True, kw_only=True)
 class Said:
-    """A verified report or ask: its words, the payload's hash, and the payload itself as plain JSON."""
+    """A verified report, ask or part of a log: its words, the payload's hash, and the payload itself as plain JSON."""
 
-    message: Report | Ask
+    message: Report | Ask | LogPart
     hash: str
     body: Mapping[str, Any]
 
@@ -104,9 +105,11 @@ def _agent(unit: Unit, place: Topic) -> AgentRecord:
 
 def _said(place: Topic, payload: bytes, kind: object, agent: AgentRecord) -> Said:
     keys = {agent.report_keyid: key_from_dict(agent.report_keyid, dict(agent.report_key))}
-    opened: Opened[Report] | Opened[Ask]
+    opened: Opened[Report] | Opened[Ask] | Opened[LogPart]
     if kind == payload_type(ASK_KIND):
         opened = open_envelope(payload, ASK_KIND, Ask, keys, max_bytes=MAX_ASK_BYTES)
+    elif kind == payload_type(PART_KIND):
+        opened = open_envelope(payload, PART_KIND, LogPart, keys, max_bytes=MAX_REPORT_BYTES)
     else:
         opened = open_envelope(payload, REPORT_KIND, Report, keys, max_bytes=MAX_REPORT_BYTES)
     message = opened.message
@@ -114,10 +117,12 @@ def _said(place: Topic, payload: bytes, kind: object, agent: AgentRecord) -> Sai
     return Said(message=message, hash=opened.hash, body=msgspec.to_builtins(message))
 
 
-def _check_place(place: Topic, message: Report | Ask) -> None:
+def _check_place(place: Topic, message: Report | Ask | LogPart) -> None:
     leaf = Leaf.INVENTORY if isinstance(message, Report) and message.inventory is not None else Leaf.REPORT
     if (message.agent, message.target, leaf) != (place.agent, place.target, place.leaf):
         raise RefusedError("wrong-topic", "The message names another agent, target or kind than its topic does.")
+    if isinstance(message, LogPart) and (message.index >= message.count or len(message.data) > PART_BYTES):
+        raise RefusedError(ReasonKind.MALFORMED, "The part of a log has no place among the others, or is too long.")
     if isinstance(message, Report) and message.oldest > message.seq:
         raise RefusedError(ReasonKind.MALFORMED, "The report's `oldest` is above its own `seq`.")
 

@@ -5,15 +5,18 @@ A campaign's id is its name. Its targets are chosen, and dealt into cohorts, onc
 
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from firmware.errors import RefusedError
 from server.campaigns.engine import Engine
 from server.campaigns.orders import key_of
 from server.campaigns.strategy_file import parse_campaign
 from server.errors import NotFoundError
+from server.planner import power, strata
 from server.planner.approvals import labels_of, with_needed
 from server.planner.calendar import check_feasible
 from server.planner.cohorts import split
+from server.planner.dealing import Traits, deal
 from server.planner.explain import explain
 from server.planner.model import (
     AssignmentRow,
@@ -24,6 +27,8 @@ from server.planner.model import (
     Commanded,
     Explanation,
     Footprint,
+    GateAnswered,
+    GateVerdict,
     Slice,
     Verb,
 )
@@ -79,6 +84,17 @@ class CampaignService:
             self._on_started()
         return await self.view(campaign)
 
+    async def answer_gate(
+        self, campaign: str, cohort: str, verdict: GateVerdict, *, gate: str, by: str, reason: str
+    ) -> CampaignView:
+        """Say whether a cohort passes its external gate (`gate` empty: the only one it has); raises `NotFoundError`, or
+        `RefusedError` (`no-such-gate`, `wrong-state`)."""
+        await self.view(campaign)
+        at = self._clock.now()
+        said = GateAnswered(campaign=campaign, cohort=cohort, name=gate, verdict=verdict, by=by, reason=reason, at=at)
+        await self._engine.command(said)
+        return await self.view(campaign)
+
     async def list(self) -> Sequence[CampaignView]:
         """All campaigns, newest first."""
         return await self._database.read(lambda unit: unit.campaigns.list())
@@ -119,7 +135,9 @@ class CampaignService:
         check_feasible(spec.strategy.calendar, self._clock.now(), needs_s=spec.strategy.away_s)
         row = self._row(spec, release)
         row = with_needed(row, size=len(targets), labelled=_labelled(unit, spec, release))
-        cohorts, assignments = split(row.id, targets, spec.strategy, row.seed, _firsts(unit, spec, release))
+        dealt = split(row.id, targets, spec.strategy, row.seed, _firsts(unit, spec, release))
+        cohorts, assignments = deal(spec.strategy, *dealt, _traits(unit, spec, release))
+        warnings = power.check(spec.strategy, cohorts)
         if not keep:
             return CampaignView(
                 row=row,
@@ -128,9 +146,10 @@ class CampaignService:
                 created_at=row.changed_at,
                 created_by=by,
                 selection=spec.selection,
+                warnings=warnings,
             )
         self._store(unit, spec, row, cohorts, assignments, by)
-        return _view(unit, row.id)
+        return replace(_view(unit, row.id), warnings=warnings)
 
     def _row(self, spec: CampaignSpec, release: ReleaseRecord) -> CampaignRow:
         return CampaignRow(
@@ -197,6 +216,12 @@ def _labelled(unit: Unit, spec: CampaignSpec, release: ReleaseRecord) -> set[int
             release.product, release.hardware, Selection(labels={**spec.selection.labels, **labels})
         )
     }
+
+
+def _traits(unit: Unit, spec: CampaignSpec, release: ReleaseRecord) -> Traits:
+    """What its gates need to know of each target."""
+    names = strata.names(spec.strategy)
+    return unit.campaigns.traits(release.hardware, spec.selection, names) if names else {}
 
 
 def _same(known: CampaignView, spec: CampaignSpec, release: ReleaseRecord) -> CampaignView:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from firmware.errors import RefusedError
+from server.cli.gates import evidence_lines, gate
 from server.cli.output import emit, json_option, table
 from server.cli.rest import RestClient, connect, segment, server_options
 
@@ -61,6 +62,8 @@ def apply(
     if not as_json and not dry_run:
         click.echo(f"Campaign {made['id']} is a draft. Start it with: otaria campaign start {made['id']}")
     emit(made, as_json=as_json, text=_cohort_table(made))
+    for warning in () if as_json else made["warnings"]:
+        click.echo(f"Note: {warning}")
 
 
 def _verb(name: str, does: str, example: str) -> None:
@@ -145,6 +148,9 @@ def explain(target: str, server: str | None, token_file: Path | None, state: Pat
     emit(why, as_json=as_json, text=text)
 
 
+campaign.add_command(gate)
+
+
 def _follow(client: RestClient, path: str, as_json: bool) -> dict[str, Any]:
     """Ask again whenever something changed, until nothing moves by itself; draws when a person watches."""
     last: dict[str, Any] = client.get(path)
@@ -180,7 +186,8 @@ def _picture(view: dict[str, Any]) -> Table:
     out = _cohort_table(view)
     out.title = _sentence(view)
     out.title_justify = "left"
-    out.caption, out.caption_justify = _downloads(view), "left"
+    lines = [*evidence_lines(view), *([told] if (told := _downloads(view)) else ())]
+    out.caption, out.caption_justify = "\n".join(lines) or None, "left"
     return out
 
 
@@ -213,8 +220,8 @@ def _cohort_table(view: dict[str, Any]) -> Table:
             Text(f"{number} {state.replace('_', ' ')}", style=_COLOURS.get(state, ""))
             for state, number in cohort["counts"].items()
         )
-        gate = Text(cohort["state"], style=_COLOURS.get(cohort["state"], "dim"))
-        out.add_row(cohort["name"], gate, str(cohort["size"]), states, cohort["verdict_text"])
+        state = Text(cohort["state"], style=_COLOURS.get(cohort["state"], "dim"))
+        out.add_row(cohort["name"], state, str(cohort["size"]), states, cohort["verdict_text"])
     return out
 
 

@@ -6,10 +6,14 @@ from typing import Any
 
 import click
 
+from firmware.errors import RefusedError
+from firmware.protocol.logs import MAX_LOG_BYTES, What
 from server.cli.authorities import ca, endpoints
 from server.cli.output import emit, json_option, stamp, table
 from server.cli.params import Duration, KeyValue
 from server.cli.rest import RestClient, connect, segment, server_options
+
+LOOK_AGAIN_S = 0.5
 
 
 @click.group()
@@ -75,6 +79,60 @@ def show(target: str, server: str | None, token_file: Path | None, state: Path |
         if value not in (None, "", [], {})
     ]
     emit(found, as_json=as_json, text=table(("", ""), rows))
+
+
+@fleet.command()
+@click.argument("target")
+@click.option(
+    "--what",
+    type=click.Choice([one.value for one in What]),
+    multiple=True,
+    default=("agent", "trial", "health"),
+    show_default=True,
+    help="Which logs; may be repeated.",
+)
+@click.option(
+    "--max-bytes", type=click.IntRange(1024, MAX_LOG_BYTES), default=MAX_LOG_BYTES, help="At most so many bytes."
+)
+@click.option(
+    "--expires", type=Duration(), default="7d", show_default=True, help="Wait so long for a target that sleeps."
+)
+@click.option("--wait", type=Duration(), default="30s", show_default=True, help="Stay so long for the answer.")
+@click.option("--request", "known", metavar="REQUEST", help="Show what came of this earlier request instead.")
+@server_options
+@json_option
+def logs(
+    target: str,
+    what: tuple[str, ...],
+    max_bytes: int,
+    expires: int,
+    wait: int,
+    known: str | None,
+    server: str | None,
+    token_file: Path | None,
+    state: Path | None,
+    as_json: bool,
+) -> None:
+    """Ask a target for its logs, and print them when they come.
+
+    A target that sleeps is asked when it wakes; --request shows the answer then.
+
+    Example: otaria fleet logs gw-0007 --what trial
+    """
+    client = connect(server, token_file, state)
+    if known is None:
+        body = {"what": list(what), "max_bytes": max_bytes, "expires_s": expires}
+        known = str(client.post(f"/fleet/{segment(target)}/logs", body)["id"])
+    end = time.monotonic() + wait
+    while True:
+        found = client.get(f"/logs/{segment(known)}")
+        if found["state"] != "waiting" or time.monotonic() >= end:
+            break
+        time.sleep(LOOK_AGAIN_S)
+    if found["state"] == "refused":
+        raise RefusedError(found["reason_kind"], f"{target} gives no logs: {found['reason']}")
+    later = f"{target} hasn't answered yet; look again with `otaria fleet logs {target} --request {known}`."
+    emit(found, as_json=as_json, text=later if found["text"] is None else found["text"].rstrip("\n"))
 
 
 def _stand(step: str, target: str, reason: str, client: RestClient, as_json: bool) -> None:

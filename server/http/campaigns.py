@@ -1,7 +1,7 @@
 """Campaigns over REST: create from a campaign file, watch, and tell them what to do."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 from aiohttp import web
@@ -15,8 +15,9 @@ from server.http.access import Caller, Need
 from server.http.bodies import path_id, query_count, query_text, read_bytes, read_json
 from server.http.routes import Route, reply
 from server.planner.approvals import owed
-from server.planner.model import AssignmentState, Verb
-from server.ports import CampaignSpec, CampaignView, Database
+from server.planner.gates import evidence
+from server.planner.model import AssignmentState, CohortRow, GateVerdict, Verb
+from server.ports import CampaignSpec, CampaignView, Clock, Database
 
 MAX_CAMPAIGN_FILE_BYTES = 256 * 1024
 
@@ -28,6 +29,9 @@ class Desk(Protocol):
     async def preview(self, spec: CampaignSpec) -> CampaignView: ...
     async def create(self, spec: CampaignSpec, *, by: str) -> CampaignView: ...
     async def command(self, campaign: str, verb: Verb, *, by: str, reason: str) -> CampaignView: ...
+    async def answer_gate(
+        self, campaign: str, cohort: str, verdict: GateVerdict, *, gate: str, by: str, reason: str
+    ) -> CampaignView: ...
 
 
 class Why(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,12 +40,21 @@ class Why(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     reason: Annotated[str, Meta(max_length=500)] = ""
 
 
+class Answer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of a gate's answer. `gate`: which external gate of the cohort, when it has several."""
+
+    verdict: Literal["pass", "fail"]
+    reason: Annotated[str, Meta(max_length=500)] = ""
+    gate: Annotated[str, Meta(max_length=63)] = ""
+
+
 class CampaignRoutes:
     """Handlers about campaigns."""
 
-    def __init__(self, *, database: Database, desk: Desk) -> None:
+    def __init__(self, *, database: Database, desk: Desk, clock: Clock) -> None:
         self._database = database
         self._desk = desk
+        self._clock = clock
 
     def routes(self) -> Sequence[Route]:
         one = "/campaigns/{campaign}"
@@ -50,6 +63,7 @@ class CampaignRoutes:
             Route(method="POST", path="/campaigns", need=Need.OPERATE, action=self.create),
             Route(method="GET", path=one, need=Need.READ, action=self.show),
             Route(method="GET", path=f"{one}/assignments", need=Need.READ, action=self.assignments),
+            Route(method="POST", path=f"{one}/cohorts/{{cohort}}/gate", need=Need.OPERATE, action=self.gate),
             *(Route(method="POST", path=f"{one}/{verb}", need=need_of(verb), action=self.command) for verb in Verb),
         )
 
@@ -61,15 +75,18 @@ class CampaignRoutes:
         """Create a campaign from its file (YAML or JSON text); `?dry_run=1` only says what it would be."""
         spec = self._desk.parse(await _text(request))
         if request.query.get("dry_run") in ("1", "true"):
-            return reply(campaign_json(await self._desk.preview(spec)))
-        return reply(campaign_json(await self._desk.create(spec, by=caller.name)), status=201)
+            return reply(self._one(await self._desk.preview(spec)))
+        return reply(self._one(await self._desk.create(spec, by=caller.name)), status=201)
 
     async def show(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         name = path_id(request, "campaign")
         view = await self._database.read(lambda unit: unit.campaigns.view(name))
         if view is None:
             raise NotFoundError(f"There is no campaign {name}; `otaria campaign list` shows those there are.")
-        return reply(campaign_json(view))
+        return reply(self._one(view))
+
+    def _one(self, view: CampaignView) -> dict[str, Any]:
+        return campaign_json(view, at=self._clock.now())
 
     async def assignments(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         name = path_id(request, "campaign")
@@ -86,11 +103,24 @@ class CampaignRoutes:
             raise NotFoundError(f"There is no campaign {name}.")
         return reply({"assignments": page.rows, "next": page.next})
 
+    async def gate(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """Say whether a cohort passes its external gate."""
+        answer = await read_json(request, Answer)
+        view = await self._desk.answer_gate(
+            path_id(request, "campaign"),
+            path_id(request, "cohort"),
+            GateVerdict(answer.verdict),
+            gate=answer.gate,
+            by=caller.name,
+            reason=answer.reason,
+        )
+        return reply(self._one(view))
+
     async def command(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         verb = Verb(request.path.rpartition("/")[2])
         why = await read_json(request, Why) if request.can_read_body else Why()
         view = await self._desk.command(path_id(request, "campaign"), verb, by=caller.name, reason=why.reason)
-        return reply(campaign_json(view))
+        return reply(self._one(view))
 
 
 def need_of(verb: Verb) -> Need:
@@ -98,13 +128,11 @@ def need_of(verb: Verb) -> Need:
     return Need.APPROVE if verb in (Verb.APPROVE, Verb.REJECT) else Need.OPERATE
 
 
-def campaign_json(view: CampaignView) -> dict[str, Any]:
-    """A campaign as the API shows it: the row's fields, its name, its cohorts with their counters and, for one that was
-    started and is looked at alone, what its targets download."""
+def campaign_json(view: CampaignView, *, at: float | None = None) -> dict[str, Any]:
+    """A campaign as the API shows it: the row's fields, its name, its cohorts with their counters and, for one that is looked at
+    alone (at time `at`), what its gates are judged by and, once it was started, what its targets download."""
     row: dict[str, Any] = msgspec.to_builtins(view.row)
-    cohorts: list[dict[str, Any]] = msgspec.to_builtins(list(view.cohorts))
-    for cohort in cohorts:
-        cohort["counts"] = {state: number for state, number in cohort["counts"].items() if number}
+    cohorts = [_cohort(view, cohort, at) for cohort in view.cohorts]
     return {
         **row,
         "name": view.name,
@@ -113,7 +141,19 @@ def campaign_json(view: CampaignView) -> dict[str, Any]:
         "created_by": view.created_by,
         "owed_approvals": owed(view.row),
         "downloads": _downloads(view) if view.legs else None,
+        "warnings": list(view.warnings),
     }
+
+
+def _cohort(view: CampaignView, row: CohortRow, at: float | None) -> dict[str, Any]:
+    """A cohort with the evidence of its gates: as it was decided by, or else as it is now."""
+    cohort: dict[str, Any] = msgspec.to_builtins(row)
+    cohort["counts"] = {state: number for state, number in cohort["counts"].items() if number}
+    del cohort["strata"]
+    policies = view.row.strategy.cohorts
+    if not row.evidence and at is not None and row.index < len(policies):
+        cohort["evidence"] = list(evidence(policies[row.index], row, at))
+    return cohort
 
 
 def _downloads(view: CampaignView) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def campaign_due(ledger: Ledger, event: CampaignDue) -> None:
         _open_first(ledger)
         progress.settle(ledger)
     elif campaign.state is CampaignState.RUNNING:
-        progress.admit_page(ledger)
+        _look_again(ledger)
     elif campaign.state in OVER:
         progress.recall_page(ledger)
 
@@ -108,6 +108,7 @@ def drained(ledger: Ledger, event: CohortDrained) -> None:
     """Every target of the cohort was asked for; stop asking."""
     if ledger.campaign.state is CampaignState.RUNNING and ledger.campaign.cohort == event.cohort:
         ledger.set_campaign(wake_at=None)
+        progress.settle(ledger)
 
 
 def recalled(ledger: Ledger, event: Recalled) -> None:
@@ -154,6 +155,15 @@ def _start(ledger: Ledger, reason: str, *, cause: Verb = Verb.START, waits: bool
         progress.open_cohort(ledger, 0)
 
 
+def _look_again(ledger: Ledger) -> None:
+    """Judge the open cohort at its deadline, and ask for its next page unless another cohort was opened by that."""
+    index = ledger.campaign.cohort
+    progress.look_again(ledger)
+    progress.settle(ledger)
+    if ledger.campaign.state is CampaignState.RUNNING and ledger.campaign.cohort == index:
+        progress.admit_page(ledger)
+
+
 def _open_first(ledger: Ledger) -> None:
     ledger.set_campaign(deltas_until=None, wake_at=None)
     progress.open_cohort(ledger, 0)
@@ -173,4 +183,4 @@ def _resume(ledger: Ledger, reason: str) -> None:
     elif cohort.state is CohortState.CLOSED:
         _open_first(ledger)
     elif cohort.state is CohortState.OPEN:
-        progress.admit_page(ledger)
+        _look_again(ledger)

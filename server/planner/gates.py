@@ -1,71 +1,118 @@
 """Gates: what a cohort must show before the next one opens.
 
 Rules
-- Failure is told at once; success only when nothing in the cohort is undecided any more.
+- A cohort passes when every gate of it does, and fails when one does. Failure is told at once.
 - Silence after a permit is a failure like any other. Who was never reached has left for `late` and counts for nothing.
-- `insufficient` never turns into `pass` by waiting alone: without enough verified targets the cohort stays held, and the
-  sentence says what is missing.
+- `insufficient` never turns into `pass` by waiting alone, and the sentence says what is missing; unless the strategy says after
+  how long, and who signed that.
 - A cohort that had nothing to do (empty, or all of it runs the release already) passes.
 """
 
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from server.planner import outside_gates, pair_gate, rate_gate
+from server.planner.gate_counts import count, count_gate, needed_of
+from server.planner.gate_words import Finding
 from server.planner.model import AssignmentState, CohortRow, GateVerdict
-from server.planner.states import FAILURES, NEUTRAL, UNDECIDED
-from server.planner.strategy import GatePolicy
+from server.planner.states import IN_FLIGHT, UNDECIDED
+from server.planner.strategy import CohortPolicy, GatePolicy
+
+_JUDGES: Mapping[str, Callable[[GatePolicy, CohortRow, float], Finding]] = {
+    "all": count_gate,
+    "share": count_gate,
+    "rate": rate_gate.judge,
+    "metrics": pair_gate.judge,
+    "sli": outside_gates.judge_sli,
+    "external": outside_gates.judge_external,
+}
+"""What judges each kind of gate; `rate` and `metrics` by strata."""
 
 
-def judge(policy: GatePolicy, cohort: CohortRow) -> tuple[GateVerdict, str]:
-    """The verdict on a cohort's counters, and one sentence with the numbers and what is missing."""
-    failed, undecided = count(cohort, FAILURES), count(cohort, UNDECIDED)
-    verified, needed = cohort.counts.get(AssignmentState.VERIFIED, 0), needed_of(policy, cohort)
-    numbers = _numbers(cohort)
-    if failed > allowed_failures(policy, cohort):
-        return GateVerdict.FAIL, f"{_rule(policy)}, but {numbers}."
-    if undecided:
-        return GateVerdict.INSUFFICIENT, f"{numbers}; waiting for {undecided} to be decided."
-    if verified < needed:
-        return GateVerdict.INSUFFICIENT, f"{numbers}; {needed - verified} more must verify{_unreached(cohort)}."
-    if not verified and not failed:
-        return GateVerdict.PASS, "There was nothing to install in this cohort."
-    return GateVerdict.PASS, f"{numbers}."
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """What all gates of a cohort say together: the sentence holds the numbers and what is missing. `accepted`: it passes without
+    enough evidence, because the strategy says so."""
+
+    verdict: GateVerdict
+    text: str
+    accepted: bool = False
 
 
-def count(cohort: CohortRow, states: frozenset[AssignmentState]) -> int:
-    """How many of the cohort are in one of these states."""
-    return sum(number for state, number in cohort.counts.items() if state in states)
+def judge(policy: CohortPolicy, cohort: CohortRow, at: float) -> Judgement:
+    """The verdict on a cohort at time `at`."""
+    if _has_nothing_to_do(cohort):
+        return Judgement(verdict=GateVerdict.PASS, text="There was nothing to install in this cohort.")
+    findings = [(gate, _JUDGES[gate.kind](gate, cohort, at)) for gate in policy.gates]
+    failed = [finding for _, finding in findings if finding.verdict is GateVerdict.FAIL]
+    if failed:
+        return Judgement(verdict=GateVerdict.FAIL, text=_joined(failed))
+    short = [(gate, finding) for gate, finding in findings if finding.verdict is GateVerdict.INSUFFICIENT]
+    if not short:
+        return Judgement(verdict=GateVerdict.PASS, text=_joined(finding for _, finding in findings))
+    if all(_is_accepted(gate, cohort, at) for gate, _ in short):
+        signed = " ".join(_accepted_text(gate) for gate, _ in short)
+        text = f"{_joined(finding for _, finding in short)} {signed}"
+        return Judgement(verdict=GateVerdict.PASS, text=text, accepted=True)
+    return Judgement(verdict=GateVerdict.INSUFFICIENT, text=_joined(finding for _, finding in short))
 
 
-def needed_of(policy: GatePolicy, cohort: CohortRow) -> int:
-    """How many must verify: `min_verified`, or all there is to update when the cohort was made smaller than that."""
-    skipped = cohort.counts.get(AssignmentState.SKIPPED, 0)
-    return min(policy.min_verified, cohort.size + cohort.moved_to_late - skipped)
+def evidence(policy: CohortPolicy, cohort: CohortRow, at: float) -> tuple[dict[str, Any], ...]:
+    """What each gate of a cohort is judged by at time `at`, as plain data: n, effective n, outcomes, bounds, power, and what is
+    missing."""
+    found = []
+    for gate in policy.gates:
+        finding = _JUDGES[gate.kind](gate, cohort, at)
+        detail = {"rate": rate_gate.detail, "metrics": pair_gate.detail}.get(gate.kind)
+        found.append(
+            {
+                "kind": gate.kind,
+                **({"name": gate.name} if gate.name else {}),
+                "verdict": str(finding.verdict),
+                "text": finding.text,
+                "attempted": cohort.attempted,
+                **finding.data,
+                **(detail(gate, cohort) if detail else {}),
+            }
+        )
+    return tuple(found)
 
 
-def allowed_failures(policy: GatePolicy, cohort: CohortRow) -> int:
-    """How many failures the gate still bears, of all in the cohort that say something about the release."""
-    if policy.kind == "all":
-        return 0
-    judged = cohort.size - count(cohort, NEUTRAL)
-    return int(policy.max_failure_rate * judged + 1e-9)
+def look_again_at(policy: CohortPolicy, cohort: CohortRow, at: float) -> float | None:
+    """When the verdict may change though nothing happens: one of its gates is then accepted as it is; None when never."""
+    if cohort.opened_at is None:
+        return None
+    times = [cohort.opened_at + gate.accept_after_s for gate in policy.gates if gate.accept_after_s is not None]
+    return min((time for time in times if time > at), default=None)
 
 
-def _rule(policy: GatePolicy) -> str:
-    if policy.kind == "all":
-        return "Every attempted target must verify"
-    return f"At most {policy.max_failure_rate:.1%} may fail"
-
-
-def _numbers(cohort: CohortRow) -> str:
-    failures = {
-        state: cohort.counts[state] for state in AssignmentState if state in FAILURES and state in cohort.counts
-    }
-    words = {AssignmentState.MISSING: "went silent after the permit"}
-    details = ", ".join(f"{number} {words.get(state, state.replace('_', ' '))}" for state, number in failures.items())
-    verified, undecided = cohort.counts.get(AssignmentState.VERIFIED, 0), count(cohort, UNDECIDED)
-    failed = f"{sum(failures.values())} failed ({details})" if failures else "0 failed"
-    return f"{cohort.attempted} attempted, {verified} verified, {failed}, {undecided} undecided of {cohort.size}"
-
-
-def _unreached(cohort: CohortRow) -> str:
+def lacks_members(policy: CohortPolicy, cohort: CohortRow, stratum: str | None) -> bool:
+    """Whether a cohort lost so many to `late` that it can't pass with those it has left; `stratum`: that of a target which may
+    come back."""
     if not cohort.moved_to_late:
-        return ""
-    return f", and {cohort.moved_to_late} were not reached: the next of them to be heard comes back into this cohort"
+        return False
+    hopeful = cohort.counts.get(AssignmentState.VERIFIED, 0) + count(cohort, UNDECIDED)
+    if any(hopeful < needed_of(gate, cohort) for gate in policy.gates):
+        return True
+    return any(rate_gate.lacks_sites(gate, cohort, stratum) for gate in policy.gates if gate.kind == "rate")
+
+
+def _has_nothing_to_do(cohort: CohortRow) -> bool:
+    return cohort.size + cohort.moved_to_late == cohort.counts.get(AssignmentState.SKIPPED, 0)
+
+
+def _is_accepted(gate: GatePolicy, cohort: CohortRow, at: float) -> bool:
+    if gate.accept_after_s is None or cohort.opened_at is None or at < cohort.opened_at + gate.accept_after_s:
+        return False
+    return not count(cohort, frozenset({*IN_FLIGHT, AssignmentState.COMMITTED}))
+
+
+def _accepted_text(gate: GatePolicy) -> str:
+    return (
+        f"That is accepted {(gate.accept_after_s or 0) / 3600:g} h after the cohort opened, as {gate.accept_by} signed."
+    )
+
+
+def _joined(findings: Iterable[Finding]) -> str:
+    return " ".join(dict.fromkeys(finding.text for finding in findings))

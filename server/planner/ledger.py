@@ -11,8 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 from server.errors import NotFoundError
-from server.planner import states
+from server.planner import states, strata
 from server.planner.deadlines import wake_of
+from server.planner.gate_rows import BlockRow, Stratum
 from server.planner.model import (
     LATE,
     AssignmentRow,
@@ -42,6 +43,7 @@ class Ledger:
         self.groups: dict[str, GroupRow] = {group.key: group for group in loaded.groups}
         self.tokens: dict[str, TokenRow] = {token.group: token for token in loaded.tokens}
         self.cohorts: dict[int, CohortRow] = {cohort.index: cohort for cohort in loaded.cohorts}
+        self.blocks: dict[strata.Key, BlockRow] = {(row.cohort, row.stratum, row.site): row for row in loaded.blocks}
         self.commands: list[Command] = []
         self.around = loaded.around
         self._campaign = loaded.campaign
@@ -133,18 +135,22 @@ class Ledger:
         self._assignment = replace(before, **changes)
         self._recount(before.cohort, before.state, -1)
         self._recount(before.cohort, state, +1)
+        if state is not before.state:
+            self._weigh(before.cohort, self._assignment, strata.standing(before), strata.standing(self._assignment))
         self._hold()
         self.rewake()
         return state
 
     def change_cohort(self, index: int) -> None:
         """Put the assignment into another cohort; `size + moved_to_late` of the one that isn't `late` stays what it was."""
-        before = self.assignment
+        before, standing = self.assignment, strata.standing(self.assignment)
         self._recount(before.cohort, before.state, -1)
         self._recount(index, before.state, +1)
         self._resize(before.cohort, -1)
         self._resize(index, +1)
-        self._assignment = replace(before, cohort=index)
+        self._weigh(before.cohort, before, standing, None, late=+1)
+        self._assignment = replace(before, cohort=index, block_size=0)
+        self._weigh(index, self._assignment, None, standing, late=-1)
         self.rewake()
 
     def rewake(self) -> None:
@@ -185,6 +191,7 @@ class Ledger:
         groups = {group.key: group for group in loaded.groups}
         tokens = {token.group: token for token in loaded.tokens}
         cohorts = {cohort.index: cohort for cohort in loaded.cohorts}
+        blocks = {(row.cohort, row.stratum, row.site): row for row in loaded.blocks}
         pairs: list[tuple[Row | None, Row | None]] = [
             (loaded.campaign, self._campaign),
             *((cohorts[index], row) for index, row in self.cohorts.items()),
@@ -192,6 +199,7 @@ class Ledger:
             (loaded.assignment, self._assignment),
             *((groups.get(key), row) for key, row in self.groups.items()),
             *((tokens.get(key), row) for key, row in self.tokens.items()),
+            *((blocks.get(key), row) for key, row in self.blocks.items()),
         ]
         yield from (Put(row=row) for before, row in pairs if row is not None and row != before)
         yield from (Delete(row=row) for key, row in tokens.items() if key not in self.tokens)
@@ -207,6 +215,31 @@ class Ledger:
         cohort = self.cohorts[index]
         moved = cohort.moved_to_late if cohort.name == LATE else cohort.moved_to_late - by
         self.set_cohort(index, size=cohort.size + by, moved_to_late=moved)
+
+    def _weigh(
+        self,
+        index: int,
+        assignment: AssignmentRow,
+        before: strata.Standing | None,
+        after: strata.Standing | None,
+        late: int = 0,
+    ) -> None:
+        """Keep the numbers of the assignment's site, and of its stratum, in step with it."""
+        policies = self.campaign.strategy.cohorts
+        where = strata.place(policies[index], assignment) if index < len(policies) else None
+        if where is None:
+            return
+        name, site = where
+        key = (index, name, site)
+        row = self.blocks.get(key) or BlockRow(campaign=self.campaign.id, cohort=index, stratum=name, site=site)
+        told = self.cohorts[index].strata
+        stratum = told.get(name) or Stratum(dealt=0, targets=0, sites=0)
+        adopted = strata.adopted(row, assignment)
+        if adopted is not row:
+            stratum = strata.joined(stratum, row, adopted)
+        self.blocks[key] = strata.moved(adopted, assignment, before, after)
+        stratum = strata.retold(stratum, adopted, self.blocks[key])
+        self.set_cohort(index, strata={**told, name: replace(stratum, late=stratum.late + late)})
 
     def _hold(self) -> None:
         if self._target is not None and self._target.holder == self.campaign.id:

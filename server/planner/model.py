@@ -8,8 +8,10 @@ that waits for nothing has none. All times are POSIX seconds (float, UTC) of the
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from firmware.protocol.words import Action
+from server.planner.gate_rows import BlockRow, GateInput, Stratum
 from server.planner.strategy import Strategy
 from server.planner.surroundings import NOWHERE, Surroundings
 
@@ -150,6 +152,12 @@ class CohortRow:
     opened_at: float | None = None
     verdict: GateVerdict = GateVerdict.INSUFFICIENT
     verdict_text: str = ""
+    strata: dict[str, Stratum] = field(default_factory=dict)
+    """What gates that look at strata know, by stratum. Their number is bounded when the campaign is made."""
+    inputs: dict[str, GateInput] = field(default_factory=dict)
+    """What was said from outside, by the name of the gate."""
+    evidence: tuple[dict[str, Any], ...] = ()
+    """What each gate was judged by when the cohort passed or failed."""
     version: int = 0
 
 
@@ -177,6 +185,13 @@ class AssignmentRow:
     reason_kind: str = "none"
     reason: str = ""
     wake_at: float | None = None
+    traits: dict[str, str] = field(default_factory=dict, hash=False)
+    """What it had when the campaign was made, as far as strata and sites need it."""
+    block_size: int = 0
+    """How many of its cohort were dealt into its stratum and site, itself among them; 0 once it has left that cohort."""
+    control: str | None = None
+    """The target that its metrics are compared with."""
+    compared: bool = False
     version: int = 0
 
 
@@ -231,7 +246,7 @@ class TokenRow:
     version: int = 0
 
 
-Row = CampaignRow | CohortRow | AssignmentRow | TargetRow | GroupRow | TokenRow
+Row = CampaignRow | CohortRow | AssignmentRow | TargetRow | GroupRow | TokenRow | BlockRow
 
 
 # Events: what happened. `at` is the server's time.
@@ -364,6 +379,42 @@ class Decommissioned:
     at: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class GateAnswered:
+    """Somebody, or something, says whether a cohort passes its external gate `name` (empty: the only one it has)."""
+
+    campaign: str
+    cohort: str
+    name: str
+    verdict: GateVerdict
+    by: str
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SliRead:
+    """The value of a service level indicator was read for a gate of a cohort; None: it could not be, for `reason`."""
+
+    campaign: str
+    cohort: int
+    name: str
+    value: float | None
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """What became of the metrics of a target and of its control: by metric, the change of each since before, at the same hours of
+    the week. A target that tells nothing while its control does has None as its own change."""
+
+    campaign: str
+    target: str
+    changes: dict[str, tuple[float | None, float]]
+    at: float
+
+
 Event = (
     Commanded
     | Candidate
@@ -377,6 +428,9 @@ Event = (
     | CampaignDue
     | Recalled
     | Decommissioned
+    | GateAnswered
+    | SliRead
+    | Compared
 )
 
 
@@ -406,6 +460,8 @@ class Slice:
     groups: tuple[GroupRow, ...] = ()
     tokens: tuple[TokenRow, ...] = ()
     """Tokens held by this target, whichever campaign took them."""
+    blocks: tuple[BlockRow, ...] = ()
+    """The target's sites in its cohort and in the open one (`strata.keys`), as far as they are stored."""
     holders: tuple[TokenRow, ...] = ()
     """Some tokens of the groups, whoever holds them. Only `explain` looks here; a shell may leave it empty."""
     around: Surroundings = NOWHERE

@@ -10,7 +10,7 @@ Rules
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from server.planner import plain, times
+from server.planner import gate_policy, plain, times
 from server.planner.budgets import UNLIMITED
 from server.planner.group_policy import MAX_BUDGETS, parse_budgets
 from server.planner.model import LATE
@@ -19,7 +19,6 @@ from server.planner.strategy import (
     ApprovalRule,
     CohortPolicy,
     DeltaPolicy,
-    GatePolicy,
     RatePolicy,
     Strategy,
 )
@@ -28,21 +27,22 @@ MAX_COHORTS = 32
 MAX_LABELS = 16
 MAX_LABEL = 128
 ON_FAILURE = ("pause", "abort", "rollback")
-GATE_KINDS = ("all", "rate")
 MAX_DELTAS = 64
 MAX_APPROVALS = 5
 MAX_APPROVAL_RULES = 16
 LEAST_SAVING = 0.2
 """A delta that saves less of the full image is not kept at all."""
 
+_RATE_1 = {"kind": "rate", "max_failure_rate": 0.01, "by": ["hardware"], "small_stratum": "all"}
+_RATE_2 = {**_RATE_1, "max_failure_rate": 0.02}
 READY_MADE: Mapping[str, Mapping[str, Any]] = {
     "cautious": {
         "name": "cautious",
         "cohorts": [
             {"name": "canary", "count": 3, "gate": {"kind": "all", "min_verified": 3}},
             {"name": "early", "percent": 5, "gate": {"kind": "all"}},
-            {"name": "broad", "percent": 25, "gate": {"kind": "rate", "max_failure_rate": 0.01}},
-            {"name": "rest", "gate": {"kind": "rate", "max_failure_rate": 0.01}},
+            {"name": "broad", "percent": 25, "gate": _RATE_1},
+            {"name": "rest", "gate": _RATE_1},
         ],
         "budgets": [{"by": "campaign", "limit": 50}, {"by": "site", "limit": 1}],
         "patience": "4h",
@@ -53,8 +53,8 @@ READY_MADE: Mapping[str, Mapping[str, Any]] = {
         "name": "standard",
         "cohorts": [
             {"name": "canary", "count": 3, "gate": {"kind": "all", "min_verified": 2}},
-            {"name": "wave", "percent": 20, "gate": {"kind": "rate", "max_failure_rate": 0.02}},
-            {"name": "rest", "gate": {"kind": "rate", "max_failure_rate": 0.02}},
+            {"name": "wave", "percent": 20, "gate": _RATE_2},
+            {"name": "rest", "gate": _RATE_2},
         ],
         "budgets": [{"by": "campaign", "limit": 200}],
         "patience": "1h",
@@ -65,7 +65,7 @@ READY_MADE: Mapping[str, Mapping[str, Any]] = {
         "name": "emergency",
         "cohorts": [
             {"name": "canary", "count": 2, "gate": {"kind": "all"}},
-            {"name": "rest", "gate": {"kind": "rate", "max_failure_rate": 0.05}},
+            {"name": "rest", "gate": {"kind": "share", "max_failure_rate": 0.05}},
         ],
         "budgets": [{"by": "campaign", "limit": 1000}],
         "patience": "10m",
@@ -113,7 +113,7 @@ def _cohorts(value: object, where: str) -> tuple[CohortPolicy, ...]:
 
 def _cohort(value: object, where: str) -> CohortPolicy:
     fields = plain.mapping(value, where)
-    plain.known(fields, ("name", "count", "percent", "gate", "first"), where)
+    plain.known(fields, ("name", "count", "percent", "gate", "gates", "first"), where)
     name = plain.name(fields.get("name"), f"{where}.name")
     if name == LATE:
         raise plain.bad(
@@ -125,15 +125,11 @@ def _cohort(value: object, where: str) -> CohortPolicy:
     percent = plain.number(fields["percent"], f"{where}.percent", 0, 100) if "percent" in fields else None
     if percent == 0:
         raise plain.bad(f"{where}.percent", "be above 0")
-    gate = _gate(fields["gate"], f"{where}.gate") if "gate" in fields else GatePolicy()
-    if count is not None and gate.min_verified > count:
-        raise plain.bad(
-            f"{where}.gate.min_verified", f"be at most the cohort's count ({count}), or it could never pass"
-        )
+    gate, *more = gate_policy.parse_gates(fields, where, count)
     first = _first(fields.get("first", {}), f"{where}.first")
     if first and count is None and percent is None:
         raise plain.bad(f"{where}.first", "be left out where the cohort takes the rest: nobody is left to go after")
-    return CohortPolicy(name=name, count=count, percent=percent, gate=gate, first=first)
+    return CohortPolicy(name=name, count=count, percent=percent, gate=gate, more_gates=tuple(more), first=first)
 
 
 def _first(value: object, where: str) -> dict[str, str]:
@@ -146,19 +142,6 @@ def _first(value: object, where: str) -> dict[str, str]:
     if len(fields) > MAX_LABELS:
         raise plain.bad(where, f"have at most {MAX_LABELS} labels")
     return fields
-
-
-def _gate(value: object, where: str) -> GatePolicy:
-    fields = plain.mapping(value, where)
-    plain.known(fields, ("kind", "min_verified", "max_failure_rate"), where)
-    kind = plain.one_of(fields.get("kind", "all"), f"{where}.kind", GATE_KINDS)
-    if kind == "all" and "max_failure_rate" in fields:
-        raise plain.bad(f"{where}.max_failure_rate", "be left out: gate kind all bears no failure")
-    if kind == "rate" and "max_failure_rate" not in fields:
-        raise plain.bad(f"{where}.max_failure_rate", "be given for gate kind rate")
-    rate = plain.number(fields.get("max_failure_rate", 0.0), f"{where}.max_failure_rate", 0, 1)
-    least = plain.integer(fields.get("min_verified", 1), f"{where}.min_verified", 1, UNLIMITED)
-    return GatePolicy(kind=kind, min_verified=least, max_failure_rate=rate)
 
 
 def _rates(value: object, where: str) -> tuple[RatePolicy, ...]:

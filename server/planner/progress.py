@@ -11,7 +11,8 @@ Rules
 """
 
 from firmware.protocol.words import Action
-from server.planner import gates
+from server.planner import gates, strata
+from server.planner.gate_counts import count
 from server.planner.ledger import Ledger
 from server.planner.model import (
     LATE,
@@ -39,6 +40,7 @@ def settle(ledger: Ledger) -> None:
             _trip(ledger, before, cohort) if cohort.name == LATE else _judge(ledger, cohort)
     if ledger.campaign.state is CampaignState.RUNNING:
         _open_next(ledger)
+        _arm(ledger)
     if ledger.campaign.state is CampaignState.WATCHING and not ledger.count(*UNDECIDED):
         _complete(ledger)
     if ledger.campaign.state is CampaignState.ROLLING_BACK and not recalling(ledger) and not ledger.count(*WAITING):
@@ -101,27 +103,54 @@ def recalling(ledger: Ledger) -> bool:
 
 
 def needs_members(ledger: Ledger) -> bool:
-    """Whether the open cohort lost so many to `late` that it can't pass with those it has left."""
+    """Whether the open cohort lost so many to `late` that it can't pass with those it has left, and this target could help."""
     cohort = ledger.cohorts[ledger.campaign.cohort]
-    if cohort.state is not CohortState.OPEN or not cohort.moved_to_late:
+    if cohort.state is not CohortState.OPEN:
         return False
-    policy = ledger.campaign.strategy.cohorts[cohort.index].gate
-    hopeful = cohort.counts.get(AssignmentState.VERIFIED, 0) + gates.count(cohort, UNDECIDED)
-    return hopeful < gates.needed_of(policy, cohort)
+    policy = ledger.campaign.strategy.cohorts[cohort.index]
+    where = strata.place(policy, ledger.assignment)
+    return gates.lacks_members(policy, cohort, where[0] if where else None)
+
+
+def look_again(ledger: Ledger) -> None:
+    """Judge the open cohort again because time passed."""
+    cohort = ledger.cohorts[ledger.campaign.cohort]
+    if cohort.name != LATE:
+        _judge(ledger, cohort)
+
+
+def _arm(ledger: Ledger) -> None:
+    """See that the open cohort is looked at again when its verdict changes by time alone."""
+    campaign, cohort = ledger.campaign, ledger.cohorts[ledger.campaign.cohort]
+    if cohort.name == LATE or cohort.state is not CohortState.OPEN:
+        return
+    at = gates.look_again_at(campaign.strategy.cohorts[cohort.index], cohort, ledger.at)
+    if at is not None and (campaign.wake_at is None or campaign.wake_at > at):
+        ledger.set_campaign(wake_at=at)
 
 
 def _judge(ledger: Ledger, cohort: CohortRow) -> None:
     if cohort.state not in (CohortState.OPEN, CohortState.PASSED):
         return
-    verdict, text = gates.judge(ledger.campaign.strategy.cohorts[cohort.index].gate, cohort)
+    policy = ledger.campaign.strategy.cohorts[cohort.index]
+    judged = gates.judge(policy, cohort, ledger.at)
+    verdict, text = judged.verdict, judged.text
     if verdict is GateVerdict.FAIL:
-        ledger.set_cohort_state(cohort.index, CohortState.FAILED, verdict=verdict, verdict_text=text)
+        found = gates.evidence(policy, cohort, ledger.at)
+        ledger.set_cohort_state(cohort.index, CohortState.FAILED, verdict=verdict, verdict_text=text, evidence=found)
         _fail(ledger, f"The gate of cohort {cohort.name} failed. {text}")
     elif cohort.state is CohortState.OPEN:
         ledger.set_cohort(cohort.index, verdict=verdict, verdict_text=text)
         if verdict is GateVerdict.PASS:
-            ledger.set_cohort_state(cohort.index, CohortState.PASSED)
-            ledger.record("cohort-passed", f"Cohort {cohort.name} passed. {text}")
+            _pass(ledger, cohort, judged)
+
+
+def _pass(ledger: Ledger, cohort: CohortRow, judged: gates.Judgement) -> None:
+    found = gates.evidence(ledger.campaign.strategy.cohorts[cohort.index], cohort, ledger.at)
+    ledger.set_cohort_state(cohort.index, CohortState.PASSED, evidence=found)
+    if judged.accepted:
+        ledger.record("gate-accepted", f"Cohort {cohort.name} passes without enough evidence. {judged.text}")
+    ledger.record("cohort-passed", f"Cohort {cohort.name} passed. {judged.text}")
 
 
 def _fail(ledger: Ledger, text: str) -> None:
@@ -139,8 +168,8 @@ def _fail(ledger: Ledger, text: str) -> None:
 
 
 def _trip(ledger: Ledger, before: CohortRow, cohort: CohortRow) -> None:
-    failed, most = gates.count(cohort, FAILURES), ledger.campaign.strategy.late_max_failures
-    if failed <= max(most, gates.count(before, FAILURES)):
+    failed, most = count(cohort, FAILURES), ledger.campaign.strategy.late_max_failures
+    if failed <= max(most, count(before, FAILURES)):
         return
     text = f"{failed} of the late targets failed; {most} may."
     ledger.set_cohort(cohort.index, verdict_text=text)

@@ -1,6 +1,6 @@
 """The planner's two functions. Same slice and event, same decision; the number of rows does not grow with the fleet."""
 
-from server.planner import ask_events, campaign_events, report_events
+from server.planner import ask_events, campaign_events, gate_events, report_events
 from server.planner.ask_events import CHECKS, Check
 from server.planner.ledger import Ledger
 from server.planner.model import (
@@ -10,16 +10,19 @@ from server.planner.model import (
     Candidate,
     CohortDrained,
     Commanded,
+    Compared,
     Decision,
     Decommissioned,
     DeltasReady,
     Event,
     Footprint,
+    GateAnswered,
     Ordered,
     OrderImpossible,
     Recalled,
     Reported,
     Slice,
+    SliRead,
 )
 
 
@@ -28,7 +31,7 @@ def footprint(event: Event) -> Footprint:
     match event:
         case Reported() | Asked():
             return Footprint(target=event.target)
-        case Commanded() | CampaignDue() | CohortDrained() | DeltasReady():
+        case Commanded() | CampaignDue() | CohortDrained() | DeltasReady() | GateAnswered() | SliRead():
             return Footprint(campaign=event.campaign)
         case _:
             return Footprint(campaign=event.campaign, target=event.target)
@@ -56,6 +59,12 @@ def step(loaded: Slice, event: Event, *, checks: tuple[Check, ...] = CHECKS) -> 
             campaign_events.recalled(ledger, event)
         case Decommissioned():
             campaign_events.decommissioned(ledger, event)
+        case GateAnswered():
+            gate_events.answered(ledger, event)
+        case SliRead():
+            gate_events.sli_read(ledger, event)
+        case Compared():
+            gate_events.compared(ledger, event)
         case Asked():
             ask_events.asked(ledger, event, checks)
         case _:

@@ -6,25 +6,69 @@ from server.planner.calendar import Calendar
 
 
 @dataclass(frozen=True, kw_only=True)
+class MetricPolicy:
+    """A health metric that targets are compared by. `worse`: `higher` or `lower` than its control is worse, by more than
+    `margin`, in the metric's unit; else the two are equal."""
+
+    name: str
+    worse: str = "higher"
+    margin: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class GatePolicy:
-    """`all`: every attempted target of the cohort verifies, at least `min_verified` of them. `rate`: at most `max_failure_rate`
-    of the attempted fail, judged when none is undecided (or at once when the bound can no longer hold)."""
+    """One test of a cohort, by `kind`.
+
+    `all`: every attempted target verifies, at least `min_verified` of them. `share`: at most `max_failure_rate` of the cohort
+    fail, counted when none is undecided (or at once when that can no longer hold).
+    `rate`: an anytime-valid test of the failure rate against `max_failure_rate`, with `confidence`, in each stratum (`by`), with
+    what has the same label `block` as one; a release whose rate is `expected_rate` should pass with the probability `power`.
+    `small_cohort`, `small_stratum`: what becomes of one with too few sites to ever pass: `all` (all must verify), or `hold`.
+    `metrics`: is a site worse than its control by as much as `effect` (in standard deviations), `observe_s` after its commit.
+    `sli`: the reading `name` stays at most `limit` for `for_s`, read every `every_s`; above it for `bear_s` fails.
+    `external`: somebody, or something, says so about `name`.
+    `accept_after_s`: after how long an open cohort whose gate lacks evidence passes all the same, as `accept_by` signed.
+    """
 
     kind: str = "all"
+    name: str = ""
     min_verified: int = 1
     max_failure_rate: float = 0.0
+    confidence: float = 0.95
+    power: float = 0.8
+    expected_rate: float = 0.0
+    by: tuple[str, ...] = ()
+    block: str = "site"
+    small_cohort: str = "all"
+    small_stratum: str = "hold"
+    metrics: tuple[MetricPolicy, ...] = ()
+    effect: float = 1.0
+    observe_s: float = 3600
+    limit: float = 0.0
+    for_s: float = 0.0
+    every_s: float = 60
+    bear_s: float = 0.0
+    accept_after_s: float | None = None
+    accept_by: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CohortPolicy:
     """One cohort: `count` targets, or `percent` of the campaign's (rounded up); neither means all the rest. Targets with all
-    the labels in `first` are taken before others; who they are among equals is random."""
+    the labels in `first` are taken before others; who they are among equals is random. It passes when `gate` and all
+    `more_gates` do."""
 
     name: str
     count: int | None = None
     percent: float | None = None
     gate: GatePolicy = GatePolicy()
+    more_gates: tuple[GatePolicy, ...] = ()
     first: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def gates(self) -> tuple[GatePolicy, ...]:
+        """All of its gates."""
+        return (self.gate, *self.more_gates)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 
-from sqlalchemy import Connection, RowMapping, func, insert, select, tuple_
+from sqlalchemy import ColumnElement, Connection, RowMapping, func, insert, select, tuple_
 
 from firmware.errors import RefusedError
 from server.planner.model import (
@@ -20,7 +20,7 @@ from server.planner.model import (
 )
 from server.planner.states import UNDECIDED
 from server.ports import AgentStatus, CampaignView, DeltaNeed, Leg, Origin, Page, Selection
-from server.storage import legs, slices
+from server.storage import legs, slices, traits
 from server.storage.fleet import labelled
 from server.storage.rows import (
     ASSIGNMENT_COLUMNS,
@@ -71,14 +71,14 @@ class SqlCampaigns:
 
     def eligible(self, product: str, hardware: Sequence[str], selection: Selection) -> Sequence[str]:
         """Ids of the active targets that fit, sorted. Hardware ids are the product's own, so `product` needs no column."""
-        conditions = [labelled(name, value) for name, value in selection.labels.items()]
-        statement = (
-            select(TARGET.c.id)
-            .join(AGENT, AGENT.c.id == TARGET.c.agent)
-            .where(AGENT.c.status == str(AgentStatus.ACTIVE), TARGET.c.hardware.in_(list(hardware)), *conditions)
-            .order_by(TARGET.c.id)
-        )
+        statement = select(TARGET.c.id).where(*_fitting(hardware, selection)).order_by(TARGET.c.id)
         return self._db.execute(statement).scalars().all()
+
+    def traits(
+        self, hardware: Sequence[str], selection: Selection, names: Sequence[str]
+    ) -> Mapping[str, dict[str, str]]:
+        """Of each target that `eligible` finds: `hardware`, `version`, and its labels of these names."""
+        return traits.of(self._db, _fitting(hardware, selection), names)
 
     def origins(self, campaign_id: str) -> Mapping[Origin, int]:
         """From where the campaign's targets that are still planned set out, and how many from each."""
@@ -212,6 +212,12 @@ class SqlCampaigns:
             created_by=row["created_by"],
             selection=Selection(**row["selection"]),
         )
+
+
+def _fitting(hardware: Sequence[str], selection: Selection) -> list[ColumnElement[bool]]:
+    active = select(AGENT.c.id).where(AGENT.c.status == str(AgentStatus.ACTIVE))
+    labels = [labelled(name, value) for name, value in selection.labels.items()]
+    return [TARGET.c.agent.in_(active), TARGET.c.hardware.in_(list(hardware)), *labels]
 
 
 def _cursor(cursor: str) -> tuple[int, int, str]:

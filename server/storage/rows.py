@@ -8,6 +8,7 @@ import msgspec
 from sqlalchemy import RowMapping, Table
 
 from firmware.protocol.words import Action
+from server.planner.gate_rows import BlockRow, GateInput, Stratum
 from server.planner.model import (
     Approval,
     AssignmentRow,
@@ -25,7 +26,7 @@ from server.planner.model import (
     TokenRow,
 )
 from server.planner.strategy import Strategy
-from server.storage.tables import ASSIGNMENT, CAMPAIGN, COHORT, GROUP, TARGET, TOKEN
+from server.storage.tables import ASSIGNMENT, BLOCK, CAMPAIGN, COHORT, GROUP, TARGET, TOKEN
 
 ZONE_LABELS = ("timezone", "agent.timezone")
 """What names a target's time zone: an operator's word before the device's own."""
@@ -49,6 +50,9 @@ def cohort_row(row: RowMapping) -> CohortRow:
     values["state"] = CohortState(values["state"])
     values["verdict"] = GateVerdict(values["verdict"])
     values["counts"] = {AssignmentState(name): number for name, number in values["counts"].items()}
+    values["strata"] = {name: msgspec.convert(one, Stratum) for name, one in values["strata"].items()}
+    values["inputs"] = {name: msgspec.convert(one, GateInput) for name, one in values["inputs"].items()}
+    values["evidence"] = tuple(values["evidence"])
     return CohortRow(**values)
 
 
@@ -59,6 +63,11 @@ def assignment_row(row: RowMapping) -> AssignmentRow:
     values["action"] = Action(values["action"])
     values["via"] = None if values["via"] is None else ReleaseKey(**values["via"])
     return AssignmentRow(**values)
+
+
+def block_row(row: RowMapping) -> BlockRow:
+    """A site from its columns."""
+    return BlockRow(**{**row, "spoken": tuple(row["spoken"])})
 
 
 def token_row(row: RowMapping) -> TokenRow:
@@ -91,6 +100,8 @@ def key_of(row: Row) -> tuple[Table, dict[str, Any]]:
             return GROUP, {"key": row.key}
         case TokenRow():
             return TOKEN, {"target": row.target, "group": row.group}
+        case BlockRow():
+            return BLOCK, {"campaign": row.campaign, "cohort": row.cohort, "stratum": row.stratum, "site": row.site}
 
 
 def values_of(row: Row) -> dict[str, Any]:
@@ -110,6 +121,11 @@ def values_of(row: Row) -> dict[str, Any]:
         plain["via"] = asdict(row.via)
     if isinstance(row, CohortRow):
         plain["counts"] = {str(state): number for state, number in row.counts.items()}
+        plain["strata"] = msgspec.to_builtins(row.strata)
+        plain["inputs"] = msgspec.to_builtins(row.inputs)
+        plain["evidence"] = list(row.evidence)
+    if isinstance(row, BlockRow):
+        plain["spoken"] = list(row.spoken)
     return plain
 
 

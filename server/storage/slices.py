@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from server.errors import ConflictError
 from server.planner import model
+from server.planner.gate_rows import BlockRow
 from server.planner.model import (
     AssignmentRow,
     CampaignRow,
@@ -23,6 +24,7 @@ from server.planner.model import (
     TokenRow,
     campaign_group,
 )
+from server.planner.strata import keys
 from server.planner.surroundings import NOWHERE
 from server.ports import AgentStatus
 from server.storage import around, group_sizes
@@ -31,6 +33,7 @@ from server.storage.rows import (
     CAMPAIGN_COLUMNS,
     ZONE_LABELS,
     assignment_row,
+    block_row,
     campaign_row,
     cohort_row,
     group_keys,
@@ -39,7 +42,7 @@ from server.storage.rows import (
     token_row,
     values_of,
 )
-from server.storage.tables import AGENT, ASSIGNMENT, CAMPAIGN, COHORT, GROUP, TARGET, TARGET_LABEL, TOKEN
+from server.storage.tables import AGENT, ASSIGNMENT, BLOCK, CAMPAIGN, COHORT, GROUP, TARGET, TARGET_LABEL, TOKEN
 
 _TARGET_COLUMNS = (
     TARGET.c.id,
@@ -66,6 +69,12 @@ _TARGET = (
 )
 _LABELS = select(TARGET_LABEL.c.name, TARGET_LABEL.c.value).where(TARGET_LABEL.c.target == bindparam("target"))
 _TOKENS = select(TOKEN).where(TOKEN.c.target == bindparam("target")).order_by(TOKEN.c.group)
+_BLOCK = select(BLOCK).where(
+    BLOCK.c.campaign == bindparam("campaign"),
+    BLOCK.c.cohort == bindparam("cohort"),
+    BLOCK.c.stratum == bindparam("stratum"),
+    BLOCK.c.site == bindparam("site"),
+)
 _GROUPS = select(GROUP).where(GROUP.c.key.in_(bindparam("keys", expanding=True))).order_by(GROUP.c.key)
 
 _KEY = "key_"
@@ -80,15 +89,17 @@ def load(db: Connection, footprint: Footprint) -> Slice:
     target = None if footprint.target is None else _target(db, footprint.target)
     campaign_id = footprint.campaign or (target.holder if target else None)
     campaign = None if campaign_id is None else _campaign(db, campaign_id)
+    assignment = None if campaign is None or target is None else _assignment(db, campaign.id, target.id)
     tokens = () if target is None else _tokens(db, target.id)
     return Slice(
         campaign=campaign,
         cohorts=() if campaign is None else cohorts_of(db, campaign.id),
         target=target,
-        assignment=None if campaign is None or target is None else _assignment(db, campaign.id, target.id),
+        assignment=assignment,
         groups=() if target is None else _groups(db, target, tokens, campaign_id),
         tokens=tokens,
         around=NOWHERE if target is None else around.load(db, target),
+        blocks=() if campaign is None or assignment is None else _blocks(db, campaign, assignment),
     )
 
 
@@ -162,6 +173,14 @@ def _tokens(db: Connection, target: str) -> tuple[TokenRow, ...]:
     return tuple(token_row(row) for row in db.execute(_TOKENS, {"target": target}).mappings())
 
 
+def _blocks(db: Connection, campaign: CampaignRow, assignment: AssignmentRow) -> tuple[BlockRow, ...]:
+    found = []
+    for cohort, stratum, site in keys(campaign.strategy, assignment, campaign.cohort):
+        where = {"campaign": campaign.id, "cohort": cohort, "stratum": stratum, "site": site}
+        found += [block_row(row) for row in db.execute(_BLOCK, where).mappings()]
+    return tuple(found)
+
+
 def _groups(
     db: Connection, target: TargetRow, tokens: Sequence[TokenRow], campaign: str | None
 ) -> tuple[GroupRow, ...]:
@@ -173,7 +192,7 @@ def _groups(
 
 _KEYS = {
     table: and_(*(column == bindparam(_KEY + column.name) for column in (*table.primary_key, table.c.version)))
-    for table in (CAMPAIGN, COHORT, ASSIGNMENT, TARGET, GROUP, TOKEN)
+    for table in (CAMPAIGN, COHORT, ASSIGNMENT, TARGET, GROUP, TOKEN, BLOCK)
 }
 _UPDATES: dict[Table, Update] = {table: update(table).where(found) for table, found in _KEYS.items()}
 _DELETES: dict[Table, Delete] = {table: delete(table).where(found) for table, found in _KEYS.items()}

@@ -176,6 +176,9 @@ class CohortTable(Stored, table=True):
     opened_at: float | None
     verdict: str
     verdict_text: str
+    strata: dict[str, Any] = Field(sa_type=JSON)
+    inputs: dict[str, Any] = Field(sa_type=JSON)
+    evidence: list[Any] = Field(sa_type=JSON)
     version: int
 
 
@@ -198,11 +201,46 @@ class AssignmentTable(Stored, table=True):
     reason_kind: str
     reason: str
     wake_at: float | None = Field(index=True)
+    traits: dict[str, Any] = Field(sa_type=JSON)
+    block_size: int
+    control: str | None
+    compared: bool
     version: int
     __table_args__ = (
         Index(None, "campaign", "cohort", "rank", "target"),
         Index(None, "campaign", "state", "cohort", "rank"),
     )
+
+
+class BlockTable(Stored, table=True):
+    """One site in one stratum of a cohort, as its gate counts it."""
+
+    __tablename__ = "gate_block"
+    campaign: str = Field(primary_key=True, foreign_key="campaign.id")
+    cohort: int = Field(primary_key=True)
+    stratum: str = Field(primary_key=True)
+    site: str = Field(primary_key=True)
+    size: int
+    verified: int
+    failed: int
+    early: int
+    is_dealt: bool
+    is_admitted: bool
+    is_tried: bool
+    spoken: list[Any] = Field(sa_type=JSON)
+    version: int
+
+
+class MetricTable(Stored, table=True):
+    """What a target measured in one hour of one week: `hour` from Monday 00:00 UTC, `week` counted since 1970."""
+
+    __tablename__ = "target_metric"
+    target: str = Field(primary_key=True, foreign_key="target.id")
+    metric: str = Field(primary_key=True)
+    hour: int = Field(primary_key=True)
+    week: int = Field(primary_key=True)
+    total: float
+    samples: int
 
 
 class LegTable(Stored, table=True):
@@ -306,6 +344,39 @@ class OrderTable(Stored, table=True):
     campaign: str | None
 
 
+class LogAskTable(Stored, table=True):
+    __tablename__ = "log_request"
+    id: str = Field(primary_key=True)
+    target: str = Field(foreign_key="target.id")
+    agent: str
+    what: list[str] = Field(sa_type=JSON)
+    max_bytes: int
+    asked_by: str
+    asked_at: float
+    expires_at: float
+    epoch: int = Field(sa_type=BigInteger)
+    n: int = Field(sa_type=BigInteger)
+    sent_at: float
+    state: str
+    reason_kind: str
+    reason: str
+    answered_at: float | None
+    size_bytes: int
+    text: str
+    __table_args__ = (
+        Index(None, "target", "asked_at"),
+        Index(None, "agent", "state"),
+        Index(None, "state", "expires_at"),
+    )
+
+
+class LogPartTable(Stored, table=True):
+    __tablename__ = "log_part"
+    request: str = Field(primary_key=True, foreign_key="log_request.id")
+    number: int = Field(primary_key=True)
+    data: bytes = Field(sa_type=LargeBinary)
+
+
 class AuditTable(Stored, table=True):
     __tablename__ = "audit"
     id: int | None = Field(default=None, primary_key=True, sa_type=BIG)
@@ -335,6 +406,8 @@ TARGET_LABEL = _table("target_label")
 CAMPAIGN = _table("campaign")
 COHORT = _table("cohort")
 ASSIGNMENT = _table("assignment")
+BLOCK = _table("gate_block")
+METRIC = _table("target_metric")
 LEG = _table("campaign_leg")
 GROUP = _table("budget_group")
 GROUP_SIZE = _table("group_size")
@@ -344,3 +417,5 @@ INBOX = _table("inbox")
 OUTBOX = _table("outbox")
 ORDER = _table("current_order")
 AUDIT = _table("audit")
+LOG_REQUEST = _table("log_request")
+LOG_PART = _table("log_part")

@@ -6,6 +6,7 @@ from server.storage.audit import SqlAudit
 from server.storage.campaigns import SqlCampaigns
 from server.storage.fleet import SqlFleet
 from server.storage.identities import SqlIdentities
+from server.storage.logs import SqlLogs
 from server.storage.messages import SqlInbox, SqlOrders, SqlOutbox
 from server.storage.releases import SqlReleases
 
@@ -22,3 +23,4 @@ class SqlUnit:
         self.outbox = SqlOutbox(connection)
         self.orders = SqlOrders(connection)
         self.audit = SqlAudit(connection)
+        self.logs = SqlLogs(connection)

@@ -2,10 +2,12 @@
 
 from aiohttp import web
 
+from firmware.protocol.logs import What
 from server.errors import DeniedError, NotFoundError
 from server.http.access import MAX_TOKEN_CHARS, Need, require
 from server.http.bodies import path_id
 from server.http.campaigns import Desk, need_of
+from server.http.logs import LogDesk
 from server.planner.model import Verb
 from server.ports import Database
 from server.ui.rendering import Templates
@@ -27,11 +29,19 @@ class Forms:
     """Handlers of everything people submit."""
 
     def __init__(
-        self, *, database: Database, sessions: Sessions, desk: Desk, templates: Templates, secure: bool
+        self,
+        *,
+        database: Database,
+        sessions: Sessions,
+        desk: Desk,
+        logs: LogDesk,
+        templates: Templates,
+        secure: bool,
     ) -> None:
         self._database = database
         self._sessions = sessions
         self._desk = desk
+        self._logs = logs
         self._templates = templates
         self._secure = secure
 
@@ -40,6 +50,7 @@ class Forms:
         app.router.add_get("/login", self.door)
         app.router.add_post("/login", self.sign_in)
         app.router.add_post("/logout", self.sign_out)
+        app.router.add_post("/fleet/{target}/logs", self.ask_for_logs)
         app.router.add_get("/campaigns/{campaign}/{verb}", self.confirm)
         app.router.add_post("/campaigns/{campaign}/{verb}", self.command)
 
@@ -88,6 +99,13 @@ class Forms:
         reason = " ".join(fields.get("reason", "").split())[:MAX_REASON_CHARS]
         await self._desk.command(name, verb, by=session.caller.name, reason=reason)
         return web.Response(status=303, headers={"Location": f"/campaigns/{name}"})
+
+    async def ask_for_logs(self, request: web.Request) -> web.StreamResponse:
+        """Ask a target for all its logs; the answer is on its page when it comes."""
+        session, _ = await self._sessions.for_form(request, Need.OPERATE)
+        name = path_id(request, "target")
+        await self._logs.ask(name, list(What), by=session.caller.name)
+        return web.Response(status=303, headers={"Location": f"/fleet/{name}#logs"})
 
 
 def _verb(request: web.Request) -> Verb:

@@ -9,9 +9,10 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
+from server.campaigns.logs import found
 from server.campaigns.savings import savings
 from server.errors import DeniedError, NotFoundError
-from server.http.access import Need
+from server.http.access import Need, require
 from server.http.bodies import path_id, query_text
 from server.http.campaigns import need_of
 from server.http.changes import Changes
@@ -31,6 +32,7 @@ from server.ui.wording import OVER
 FLEET_PAGE = 100
 STUCK_SHOWN = 12
 TIMELINE = 60
+LOGS = 10
 LONG_TIMELINE = 300
 OVERVIEW_CAMPAIGNS = 6
 WATCH = (CampaignState.WATCHING,)
@@ -77,6 +79,7 @@ class Pages:
         add("/live", self._signed_in(self.live))
         add("/fleet", self._signed_in(self.fleet))
         add("/fleet/{target}", self._signed_in(self.target))
+        add("/fleet/{target}/logs/{request}", self._signed_in(self.log))
         add("/releases", self._signed_in(self.releases))
         add("/trail", self._signed_in(self.trail))
         add("/campaigns/{campaign}", self._signed_in(self.campaign))
@@ -181,13 +184,28 @@ class Pages:
 
     async def target(self, request: web.Request, session: Session) -> web.StreamResponse:
         name = path_id(request, "target")
-        view, timeline = await self._database.read(
-            lambda unit: (unit.fleet.target(name), unit.audit.latest(limit=TIMELINE, target=name))
+        view, timeline, logs = await self._database.read(
+            lambda unit: (
+                unit.fleet.target(name),
+                unit.audit.latest(limit=TIMELINE, target=name),
+                unit.logs.of_target(name, LOGS),
+            )
         )
         if view is None:
             raise NotFoundError(f"There is no target {name}.")
         why = await self._explainer.explain(name)
-        return self._templates.page("target.html", request, session, target=view, timeline=entries(timeline), why=why)
+        return self._templates.page(
+            "target.html", request, session, target=view, timeline=entries(timeline), why=why, logs=logs
+        )
+
+    async def log(self, request: web.Request, session: Session) -> web.StreamResponse:
+        """What a target sent, for whoever operates."""
+        require(session.caller, Need.OPERATE)
+        name, wanted = path_id(request, "target"), path_id(request, "request")
+        ask, text = await self._database.read(lambda unit: found(unit, wanted))
+        if ask.target != name:
+            raise NotFoundError(f"{name} was not asked by {wanted}.")
+        return self._templates.page("log.html", request, session, ask=ask, text=text)
 
     async def releases(self, request: web.Request, session: Session) -> web.StreamResponse:
         releases, deltas, versions = await self._database.read(

@@ -5,7 +5,7 @@ import json
 import lzma
 import sysconfig
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -68,10 +68,17 @@ class Rig:
             bench.link.close()
         self.benches.clear()
 
-    def board(self, name: str, *, bytes_per_s: float | None = None, settings: str = "") -> "Bench":
+    def board(
+        self,
+        name: str,
+        *,
+        bytes_per_s: float | None = None,
+        settings: str = "",
+        others: Mapping[str, Path] | None = None,
+    ) -> "Bench":
         """A powered board of its own with quick intervals and `settings` above them, whose HTTPS goes through a link that can be
-        slowed and cut."""
-        board = self.lab.board(name, self.lab.directory / f"{FACTORY}.img", labels={"rig": name})
+        slowed and cut. `others`: the factory images of more slot sets."""
+        board = self.lab.board(name, self.lab.directory / f"{FACTORY}.img", labels={"rig": name}, others=others)
         identity_file = board.agent_directory / "identity.json"
         identity = json.loads(identity_file.read_text())
         link = SlowLink(int(identity["https_url"].rpartition(":")[2]), bytes_per_s=bytes_per_s)

@@ -12,7 +12,7 @@ from device_agent.boot.ledger import Ledger, to_variables
 from device_agent.boot.uboot_block import UBootBlock
 from device_agent.ports import Slot
 from firmware.errors import OtariaError
-from firmware.protocol import order, permit, report
+from firmware.protocol import logs, order, permit, report
 from firmware.protocol.codec import canonical
 from firmware.protocol.envelope import open_envelope, seal_payload
 
@@ -48,7 +48,18 @@ def signed() -> dict[str, tuple[Run, bytes]]:
         issued_at=1,
     )
     ack = report.Ack(target="d-1", agent="d-1", journal="j" * 32, seq=1, report_hash="0" * 64, issued_at=1)
+    asked = logs.LogRequest(
+        target="d-1",
+        agent="d-1",
+        id="log-1",
+        counter=COUNTER,
+        what=[logs.What.AGENT],
+        max_bytes=1024,
+        issued_at=1,
+        expires_at=2,
+    )
     return {
+        "log-request": (_opened(logs.REQUEST_KIND, logs.LogRequest), canonical(asked)),
         "order": (_opened(order.KIND, order.Order), canonical(withdrawn)),
         "permit": (_opened(permit.PERMIT_KIND, permit.Permit), canonical(granted)),
         "ack": (_opened(report.ACK_KIND, report.Ack), canonical(ack)),

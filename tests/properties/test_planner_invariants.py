@@ -11,6 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from firmware.errors import RefusedError
 from firmware.protocol.words import Action, AgentState
 from server.planner.model import (
     AssignmentRow,
@@ -20,6 +21,8 @@ from server.planner.model import (
     CohortState,
     Decision,
     Event,
+    GateAnswered,
+    GateVerdict,
     GrantPermit,
     GroupRow,
     Record,
@@ -29,7 +32,7 @@ from server.planner.model import (
     Verb,
     campaign_group,
 )
-from server.planner.states import FAILURES, GOING_BACK, IN_FLIGHT, LIVE, UNDECIDED, TransitionError
+from server.planner.states import FAILURES, GOING_BACK, IN_FLIGHT, LIVE, NEUTRAL, UNDECIDED, TransitionError
 from server.planner.step import step
 from server.planner.strategy import BudgetPolicy, CohortPolicy, DeltaPolicy, GatePolicy
 from tests.server.planner.playbook import (
@@ -48,11 +51,21 @@ from tests.server.planner.playbook import (
 A, C = AssignmentState, CampaignState
 TARGETS = [f"t{index}" for index in range(7)]
 CAMPAIGNS = ("c", "d")
-MOST_ROWS = 12
+MOST_ROWS = 14
 
 gates = st.one_of(
     st.builds(GatePolicy, min_verified=st.integers(1, 2)),
-    st.builds(GatePolicy, kind=st.just("rate"), max_failure_rate=st.sampled_from([0.0, 0.3, 1.0])),
+    st.builds(GatePolicy, kind=st.just("share"), max_failure_rate=st.sampled_from([0.0, 0.3, 1.0])),
+    st.builds(
+        GatePolicy,
+        kind=st.just("rate"),
+        max_failure_rate=st.sampled_from([0.6, 0.8]),
+        by=st.sampled_from([(), ("rack",), ("hardware", "rack")]),
+        small_cohort=st.sampled_from(["all", "hold"]),
+        accept_after_s=st.sampled_from([None, HORIZON_S]),
+        accept_by=st.just("ann"),
+    ),
+    st.just(GatePolicy(kind="external", name="board")),
 )
 cohort_lists = st.lists(st.tuples(st.sampled_from([1, 2, 3]), gates), max_size=2).flatmap(
     lambda sized: gates.map(
@@ -166,6 +179,19 @@ class PlannerMachine(RuleBasedStateMachine):
         old = self.hashes[pick % len(self.hashes)] if stale and self.hashes else None
         self.board.ask(name, nonce=nonce, order_hash=old)
 
+    @rule(
+        campaign=st.sampled_from(CAMPAIGNS), index=st.integers(0, 2), verdict=st.sampled_from(["pass", "pass", "fail"])
+    )
+    def somebody_answers(self, campaign: str, index: int, verdict: str) -> None:
+        """About a cohort that there is, or not; with an external gate, or not."""
+        cohort = self.board.cohorts(campaign)[min(index, len(self.board.cohorts(campaign)) - 1)].name
+        said = {"verdict": GateVerdict(verdict), "name": "", "by": "bob", "reason": "", "at": self.board.now}
+        before = self.board.rows
+        try:
+            self.board.feed(GateAnswered(campaign=campaign, cohort=cohort, **said))
+        except RefusedError:
+            assert self.board.rows is before
+
     @rule(seconds=st.sampled_from([1, 1, HEALTHY_S, HEALTHY_S, HORIZON_S, PATIENCE_S, 11 * PATIENCE_S, ORDER_TTL_S]))
     def time_passes(self, seconds: int) -> None:
         self.crash(pages=False, recalls=False, orders=False)
@@ -256,6 +282,18 @@ class PlannerMachine(RuleBasedStateMachine):
                 if cohort.name != "late":
                     assert cohort.moved_to_late >= 0
                     assert cohort.size + cohort.moved_to_late == self.sizes[name, cohort.index]
+
+    @invariant()
+    def strata_are_exact(self) -> None:
+        for name in CAMPAIGNS:
+            for cohort in self.board.cohorts(name):
+                rows = [row for row in self.board.assignments(name) if row.cohort == cohort.index]
+                told = cohort.strata.values()
+                if told:
+                    assert sum(stratum.targets for stratum in told) == sum(row.state not in NEUTRAL for row in rows)
+                    assert sum(stratum.verified for stratum in told) == sum(row.state is A.VERIFIED for row in rows)
+                    assert sum(stratum.failed for stratum in told) == sum(row.state in FAILURES for row in rows)
+                    assert sum(stratum.late for stratum in told) == cohort.moved_to_late
 
     @invariant()
     def tokens_are_exact(self) -> None:

@@ -10,7 +10,7 @@ import pytest
 from server.cli import run
 from server.cli.output import emit, table
 from server.planner.model import Verb
-from server.ports import Role
+from server.ports import LogState, Role
 from tests.people_side import CAMPAIGN, RELEASE_KEY, PeopleSide, run_first_release
 
 Words = tuple[int, str, str]
@@ -251,3 +251,19 @@ async def test_serve_refuses_a_missing_or_wrong_config(otaria: Shell) -> None:
     code, _, err = await otaria.bare("serve", "--config", str(otaria.directory / "wrong.toml"), "--json")
     assert code == 1
     assert "htttp" in json.loads(err)["text"]
+
+
+async def test_logs_are_asked_for_and_printed_when_they_are_there(otaria: Shell) -> None:
+    code, out, _ = await otaria("fleet", "logs", "gw-1", "--wait", "1s", "--what", "trial")
+    assert code == 0
+    assert "hasn't answered yet" in out
+    known = out.rpartition("--request ")[2].split("`")[0]
+    database = otaria.people.database
+    answered = {"text": "== trial ==\nbooted 2.0\n", "reason_kind": "none", "reason": ""}
+    await database.write(lambda unit: unit.logs.close(known, LogState.ANSWERED, 1.0, **answered))
+    assert (await otaria("fleet", "logs", "gw-1", "--request", known))[:2] == (0, "== trial ==\nbooted 2.0\n")
+    other = (await otaria.json("fleet", "logs", "gw-1", "--wait", "1s"))["id"]
+    refused = {"text": "", "reason_kind": "logs-not-allowed", "reason": "logs.allow is false."}
+    await database.write(lambda unit: unit.logs.close(other, LogState.REFUSED, 1.0, **refused))
+    code, _, err = await otaria("fleet", "logs", "gw-1", "--request", other)
+    assert (code, "logs.allow is false." in err) == (1, True)

@@ -30,6 +30,7 @@ READ = {
 OPERATE = {
     "POST /campaigns",
     "POST /fleet/{target}/quarantine",
+    "POST /campaigns/{campaign}/cohorts/{cohort}/gate",
     "POST /campaigns/{campaign}/start",
     "POST /campaigns/{campaign}/pause",
     "POST /campaigns/{campaign}/resume",
@@ -116,7 +117,7 @@ async def test_an_expired_token_ends_its_sessions_too(people: PeopleSide) -> Non
 
 
 def test_every_campaign_verb_is_an_operators_route_but_the_word_of_approvers(people: PeopleSide) -> None:
-    routes = CampaignRoutes(database=people.database, desk=people.desk).routes()
+    routes = CampaignRoutes(database=people.database, desk=people.desk, clock=people.clock).routes()
     needs = {route.path.rpartition("/")[2]: route.need for route in routes if route.method == "POST"}
     assert {name for name, need in needs.items() if need is Need.APPROVE} == {"approve", "reject"}
     assert {need for name, need in needs.items() if name not in ("approve", "reject")} == {Need.OPERATE}

@@ -246,3 +246,19 @@ async def test_a_closed_bell_ends_streams_at_once() -> None:
     await asyncio.sleep(0)
     changes.close()
     assert await asyncio.wait_for(waiting, 1) == 1
+
+
+async def test_logs_are_asked_for_listed_and_shown_to_whoever_operates(people: PeopleSide) -> None:
+    ask = await _post(people, "/fleet/gw-1/logs", {"what": ["agent", "trial"], "max_bytes": 2048}, 201)
+    assert (ask["state"], ask["what"], ask["max_bytes"]) == ("waiting", ["agent", "trial"], 2048)
+    assert [one["id"] for one in (await _get(people, "/fleet/gw-1/logs"))["logs"]] == [ask["id"]]
+    path = f"{API}/logs/{ask['id']}"
+    shown = await people.client.get(path, headers=people.headers(Role.OPERATOR))
+    assert (await shown.json())["text"] is None
+    assert (await people.client.get(path, headers=people.headers(Role.VIEWER))).status == 403
+    no = await people.client.post(f"{API}/fleet/gw-1/logs", json={}, headers=people.headers(Role.VIEWER))
+    assert no.status == 403
+    await _post(people, "/fleet/gw-99/logs", {}, 404)
+    await _post(people, "/fleet/gw-1/logs", {"what": ["keys"]}, 400)
+    await _post(people, "/fleet/gw-1/logs", {"max_bytes": 1 << 30}, 400)
+    assert (await people.client.get(f"{API}/logs/log-none", headers=people.headers())).status == 404

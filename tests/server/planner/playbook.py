@@ -12,7 +12,9 @@ from firmware.protocol.words import Action
 from server.errors import ConflictError
 from server.planner.ask_events import CHECKS, Check
 from server.planner.cohorts import split
+from server.planner.dealing import deal
 from server.planner.explain import explain
+from server.planner.gate_rows import BlockRow
 from server.planner.model import (
     Admit,
     Asked,
@@ -53,6 +55,7 @@ from server.planner.model import (
     campaign_group,
 )
 from server.planner.step import footprint, step
+from server.planner.strata import keys
 from server.planner.strategy import CohortPolicy, GatePolicy, Strategy
 from server.planner.surroundings import NOWHERE, GroupSize, Surroundings
 
@@ -103,6 +106,8 @@ def key_of(row: Row) -> tuple[str, ...]:
             return ("group", row.key)
         case TokenRow():
             return ("token", row.group, row.target)
+        case BlockRow():
+            return ("block", row.campaign, str(row.cohort), row.stratum, row.site)
 
 
 class Board:
@@ -153,8 +158,17 @@ class Board:
             version=1,
         )
         cohorts, assignments = split(name, targets, plan, seed)
+        cohorts, assignments = deal(
+            plan, cohorts, assignments, {row.target: self.traits(row.target) for row in assignments}
+        )
         for row in (campaign, *cohorts, *assignments):
             self.rows[key_of(row)] = replace(row, version=1)
+
+    def traits(self, target: str) -> dict[str, str]:
+        """What a target is dealt by: its hardware, its version, and its groups as labels."""
+        row = self.target(target)
+        labels = dict(group.split("=", 1) for group in row.groups)
+        return {**labels, "hardware": row.hardware, "version": row.running_version or "unknown"}
 
     # Looking
 
@@ -231,6 +245,7 @@ class Board:
             groups=tuple(sorted(groups, key=lambda group: group.key)) if target else (),
             tokens=tuple(sorted(tokens, key=lambda token: token.group)),
             around=NOWHERE if target is None else self._around(target),
+            blocks=self._blocks(campaign, assignment),
         )
 
     def _around(self, target: TargetRow) -> Surroundings:
@@ -242,6 +257,13 @@ class Board:
             offline = sum(row.offline and (key, row.id) not in held for row in members)
             sizes.append(GroupSize(key=key, members=len(members), offline=offline))
         return Surroundings(sizes=tuple(sizes))
+
+    def _blocks(self, campaign: CampaignRow | None, assignment: AssignmentRow | None) -> tuple[BlockRow, ...]:
+        if campaign is None or assignment is None:
+            return ()
+        wanted = keys(campaign.strategy, assignment, campaign.cohort)
+        rows = [self.rows.get(("block", campaign.id, str(cohort), *where)) for cohort, *where in wanted]
+        return tuple(row for row in rows if isinstance(row, BlockRow))
 
     def feed(self, event: Event) -> list[Command]:
         """Decide, store, and answer what the decision asks for; returns this event's own commands."""

@@ -11,7 +11,7 @@ from server.planner.strategy import BudgetPolicy, CohortPolicy, GatePolicy
 from tests.server.planner.playbook import HEALTHY_S, HORIZON_S, NEW, OLD, OTHER, Board, strategy
 
 A = AssignmentState
-BEARS_ALL = (CohortPolicy(name="all", gate=GatePolicy(kind="rate", max_failure_rate=1.0)),)
+BEARS_ALL = (CohortPolicy(name="all", gate=GatePolicy(kind="share", max_failure_rate=1.0)),)
 PAIR = "pair=7"
 REGRESSED = {"reason_kind": "health-regressed", "reason": "Its checks failed 3 times in a row."}
 RECOVERED = {"reason_kind": "health-recovered", "reason": "They pass again."}

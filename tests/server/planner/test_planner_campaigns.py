@@ -42,7 +42,7 @@ A, C = AssignmentState, CampaignState
 
 
 def rate(most: float, count: int | None = None) -> CohortPolicy:
-    gate = GatePolicy(kind="rate", max_failure_rate=most)
+    gate = GatePolicy(kind="share", max_failure_rate=most)
     return CohortPolicy(name="first" if count else "rest", count=count, gate=gate)
 
 

@@ -179,7 +179,7 @@ def test_a_late_target_silent_after_its_permit_counts_against_the_breaker() -> N
 
 
 def test_a_failure_on_time_is_the_gates_and_not_the_breakers() -> None:
-    bears = (CohortPolicy(name="all", gate=GatePolicy(kind="rate", max_failure_rate=1.0)),)
+    bears = (CohortPolicy(name="all", gate=GatePolicy(kind="share", max_failure_rate=1.0)),)
     board = fleet(3, strategy(cohorts=bears, late_max_failures=0))
     board.fall_back("t0")
     assert board.campaign().state is C.RUNNING

@@ -13,7 +13,7 @@ from server.planner.policy import parse_strategy
 from server.planner.strategy import CohortPolicy, GatePolicy, RatePolicy
 from tests.server.planner.playbook import NEW, RETRY_S, Board, fleet, strategy
 
-BEARS_ALL = (CohortPolicy(name="all", gate=GatePolicy(kind="rate", max_failure_rate=1.0)),)
+BEARS_ALL = (CohortPolicy(name="all", gate=GatePolicy(kind="share", max_failure_rate=1.0)),)
 SIX_A_MINUTE = RatePolicy(count=6, every_s=60)
 
 

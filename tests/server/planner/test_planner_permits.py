@@ -25,7 +25,7 @@ from tests.server.planner.playbook import (
 
 A = AssignmentState
 ALL = (CohortPolicy(name="all"),)
-BEARS_ALL = (CohortPolicy(name="all", gate=GatePolicy(kind="rate", max_failure_rate=1.0)),)
+BEARS_ALL = (CohortPolicy(name="all", gate=GatePolicy(kind="share", max_failure_rate=1.0)),)
 SITE = "site=berlin"
 
 

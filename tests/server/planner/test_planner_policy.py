@@ -45,7 +45,9 @@ def test_everything_that_can_be_said() -> None:
         name="mine",
         cohorts=(
             CohortPolicy(name="canary", count=5, gate=GatePolicy(min_verified=4)),
-            CohortPolicy(name="wave", percent=12.5, gate=GatePolicy(kind="rate", max_failure_rate=0.02)),
+            CohortPolicy(
+                name="wave", percent=12.5, gate=GatePolicy(kind="rate", max_failure_rate=0.02, by=("hardware",))
+            ),
             CohortPolicy(name="rest"),
         ),
         budgets=(BudgetPolicy(by="campaign", limit=9), BudgetPolicy(by="site", limit=1)),
@@ -125,7 +127,7 @@ def test_a_strategy_can_extend_a_ready_made_one() -> None:
         (given_with(cohorts=[{"name": "a", "percent": 0}, REST]), r"cohorts\[0\].percent must be above 0"),
         (given_with(cohorts=[{"name": "a", "percent": float("nan")}, REST]), r"cohorts\[0\].percent must be"),
         (given_with(cohorts=[{"name": "a", "size": 3}, REST]), r"cohorts\[0\].size is no key"),
-        (given_with(cohorts=[{"name": "a", "gate": {"kind": "any"}}]), r"gate.kind must be one of all, rate"),
+        (given_with(cohorts=[{"name": "a", "gate": {"kind": "any"}}]), r"gate.kind must be one of all, share, rate"),
         (given_with(cohorts=[{"name": "a", "gate": {"kind": "rate"}}]), r"gate.max_failure_rate must be given"),
         (
             given_with(cohorts=[{"name": "a", "gate": {"max_failure_rate": 0.1}}]),

@@ -122,7 +122,7 @@ def test_silence_at_the_step_is_a_failure_and_a_commit_after_it_goes_on() -> Non
 
 
 def test_attempts_are_bounded_for_each_install() -> None:
-    anything_goes = CohortPolicy(name="all", gate=GatePolicy(kind="rate", max_failure_rate=1.0))
+    anything_goes = CohortPolicy(name="all", gate=GatePolicy(kind="share", max_failure_rate=1.0))
     board = fleet(1, strategy(cohorts=(anything_goes,)), through=True)
     board.activate("t0")
     board.wait(HORIZON_S)

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from server.planner.model import CampaignState, Verb
-from server.ports import Role
+from server.ports import LogState, Role
 from server.ui.sessions import COOKIE
 from tests.people_side import CAMPAIGN, PeopleSide
 
@@ -147,3 +147,21 @@ async def test_an_emergency_is_on_the_overview_until_it_is_approved(people: Peop
     assert "still owes 1 approval; mara started it" in await (await people.client.get("/")).text()
     await people.desk.command("spring", Verb.APPROVE, by="bob", reason="")
     assert "still owes" not in await (await people.client.get("/")).text()
+
+
+async def test_logs_are_asked_for_by_a_button_and_shown_on_a_page_of_their_own(signed_in: PeopleSide) -> None:
+    word = await _csrf(signed_in, "/fleet/gw-1")
+    assert (await signed_in.client.post("/fleet/gw-1/logs", data={"csrf": "x"})).status == 403
+    answer = await signed_in.client.post("/fleet/gw-1/logs", data={"csrf": word}, allow_redirects=False)
+    assert (answer.status, answer.headers["Location"]) == (303, "/fleet/gw-1#logs")
+    (ask,) = await signed_in.database.read(lambda unit: unit.logs.of_target("gw-1", 9))
+    text = {"text": "<script>alert(1)</script>", "reason_kind": "none", "reason": ""}
+    await signed_in.database.write(lambda unit: unit.logs.close(ask.id, LogState.ANSWERED, 1.0, **text))
+    page = await (await signed_in.client.get("/fleet/gw-1")).text()
+    assert f'href="/fleet/gw-1/logs/{ask.id}"' in page
+    shown = await (await signed_in.client.get(f"/fleet/gw-1/logs/{ask.id}")).text()
+    assert "&lt;script&gt;alert(1)" in shown
+    assert "<script>alert(1)" not in shown
+    assert (await signed_in.client.get(f"/fleet/gw-2/logs/{ask.id}")).status == 404
+    await signed_in.sign_in(Role.VIEWER)
+    assert (await signed_in.client.get(f"/fleet/gw-1/logs/{ask.id}")).status == 403
