@@ -108,7 +108,7 @@ def test_encrypted_image_and_delta_are_installed_and_the_broker_and_the_store_sh
     readable += [path.read_bytes() for path in (rig.lab.repository / "metadata").rglob("*") if path.is_file()]
     readable += [path.read_bytes() for path in bench.board.agent_directory.rglob("*") if path.is_file()]
     assert len(b"".join(readable)) > encrypted(rig, SECRET).length, "the store was not read"
-    key = decryption_key(bench).open(order_seen(rig, bench), encrypted(rig, SECRET)).reveal()
+    key = decryption_key(bench).open(order_seen(rig, bench), manifest(rig, SECRET)).reveal()
     for secret in (*pieces(rig, SECRET), *pieces(rig, NEXT), key, key.hex().encode()):
         assert not any(secret in data for data in readable), f"{secret[:8].hex()}… can be read"
 
@@ -130,14 +130,14 @@ def test_security_a_key_for_one_device_does_not_open_for_another(rig: Rig) -> No
         bench.start(SECRET)
     orders = [order_seen(rig, bench) for bench in benches]
     victim, owned = (decryption_key(bench) for bench in benches)
-    assert victim.open(orders[0], encrypted(rig, SECRET)).check() == encrypted(rig, SECRET).key_check
-    assert owned.open(orders[1], encrypted(rig, SECRET)).check() == encrypted(rig, SECRET).key_check
+    assert victim.open(orders[0], manifest(rig, SECRET)).check() == encrypted(rig, SECRET).key_check
+    assert owned.open(orders[1], manifest(rig, SECRET)).check() == encrypted(rig, SECRET).key_check
     wrapped = orders[0].wrapped_key
     assert wrapped is not None
     relabelled = replace(wrapped, key_id=orders[1].wrapped_key.key_id)  # type: ignore[union-attr]
     for stolen in (orders[0], replace(orders[0], wrapped_key=relabelled), replace(orders[1], wrapped_key=relabelled)):
         with pytest.raises(RefusedError) as caught:
-            owned.open(stolen, encrypted(rig, SECRET))
+            owned.open(stolen, manifest(rig, SECRET))
         assert caught.value.kind == "cannot-decrypt"
 
 
@@ -174,5 +174,5 @@ def test_a_device_that_lost_its_key_gets_the_release_for_its_new_one(rig: Rig) -
     after = decryption_key(bench)
     assert after.announced != before
     with pytest.raises(RefusedError):
-        after.open(order, encrypted(rig, SECRET))
+        after.open(order, manifest(rig, SECRET))
     assert "encryption-key-changed" in bench.words()
