@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import msgspec
 from msgspec import Struct
 from securesystemslib.signer import CryptoSigner
 
@@ -35,6 +36,14 @@ def signed() -> dict[str, tuple[Run, bytes]]:
         issued_at=1,
         expires_at=2,
     )
+    file = order.FileRef(path="releases/p/1/root.img", length=1, sha256="a" * 64)
+    delta = order.DeltaRef(file=file, source_sha256="b" * 64, source_length=1)
+    install = msgspec.structs.replace(
+        withdrawn,
+        action=order.Action.INSTALL,
+        release=order.ReleaseRef(product="p", version="1", counter=1, manifest=file),
+        images=[order.OrderedImage(file=file), order.OrderedImage(slot="app", file=file, delta=delta)],
+    )
     granted = permit.Permit(
         target="d-1",
         agent="d-1",
@@ -61,6 +70,7 @@ def signed() -> dict[str, tuple[Run, bytes]]:
     return {
         "log-request": (_opened(logs.REQUEST_KIND, logs.LogRequest), canonical(asked)),
         "order": (_opened(order.KIND, order.Order), canonical(withdrawn)),
+        "install": (_opened(order.KIND, order.Order), canonical(install)),
         "permit": (_opened(permit.PERMIT_KIND, permit.Permit), canonical(granted)),
         "ack": (_opened(report.ACK_KIND, report.Ack), canonical(ack)),
     }

@@ -7,7 +7,7 @@ import pytest
 from yarl import URL
 
 from server.planner.model import AssignmentState, Decision, Put, Verb
-from server.ports import Role
+from server.ports import DeltaRecord, ReleaseImage, Role, StoredFile, Unit
 from server.ui.sessions import COOKIE
 from tests.people_side import CAMPAIGN, PeopleSide, add_device, release, run_first_release
 
@@ -66,6 +66,27 @@ async def test_hostile_words_are_shown_never_run(people: PeopleSide) -> None:
         text = await _text(people, path)
         assert "<script>alert" not in text
         assert "&lt;script&gt;alert" in text, path
+
+
+async def test_a_release_of_several_images_shows_each_with_its_deltas(people: PeopleSide) -> None:
+    one, two = release("8.0.0", 8), release("8.1.0", 9)
+    app = StoredFile(path="releases/gateway/8.1.0/app.img", length=8 << 20, sha256="a" * 64)
+    two = replace(two, images=(*two.images, ReleaseImage(slot="app", file=app)))
+    file = StoredFile(path="deltas/app.otd", length=1 << 20, sha256="d" * 64)
+    saved = DeltaRecord(file=file, source_sha256="b" * 64, source_length=5, target_sha256="a" * 64)
+
+    def plant(unit: Unit) -> None:
+        unit.releases.add(one)
+        unit.releases.add(two)
+        unit.releases.add_delta(saved)
+
+    await people.database.write(plant)
+    await people.sign_in()
+    text = await _text(people, "/releases")
+    assert "24.0 MiB in 2 images that switch together" in text
+    assert '<b>app</b> <code title="' + "a" * 64 in text
+    assert "app from <b>" + "b" * 12 in text
+    assert "<b>1.0 MiB</b> instead of 8.0 MiB: saves 87.5 %" in text
 
 
 async def test_the_overview_says_what_needs_somebody(people: PeopleSide) -> None:
