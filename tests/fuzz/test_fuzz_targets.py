@@ -14,7 +14,7 @@ from tests.fuzz.inputs import Target, targets
 
 NAMES = (
     *("images", "manifest", "local-request", "want", "block", "delta", "metadata", "catalogue", "encrypted"),
-    *("log-request", "order", "permit", "ack", "grub-block", "u-boot-block", "boot-entry"),
+    *("log-request", "order", "install", "permit", "ack", "grub-block", "u-boot-block", "boot-entry"),
     *("bundle", "report-text", "report-line", "typed-code"),
     *(f"image-{name}" for name in ("slot-image", "tar", "elf", "squashfs", "ext", "fat", "mcuboot", "esp32")),
     *(f"image-{name}" for name in ("gpt", "mbr", "wrapped")),

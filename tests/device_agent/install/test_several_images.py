@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from device_agent.boot.files import encode_status
 from device_agent.boot.layout import Board
 from device_agent.effects import FileEffects
-from device_agent.install.stream import CHECKPOINT_NAME, StreamInstaller
+from device_agent.install.stream import CHECKPOINT_NAME, PATCH_NAME, StreamInstaller
 from device_agent.ports import BootOutcome, BootStatus, Slot
 from device_agent.slots.files import FileSlots, board_slots, create_board
 from firmware.contents import contents_sha256
@@ -121,6 +121,11 @@ def test_all_images_arrive_each_in_its_set(three: Three) -> None:
     assert three.installer.verify(Slot.B, three.manifest)
     assert not three.installer.verify(Slot.A, three.manifest)
     assert not list(three.board.agent.iterdir())
+    for name in SETS:
+        three.effects.write_at(three.board.slot(Slot.B, name), 700_000, b"rust")
+        assert not three.installer.verify(Slot.B, three.manifest), name
+        three.effects.write_at(three.board.slot(Slot.B, name), 700_000, three.new[name][700_000:700_004])
+    assert three.installer.verify(Slot.B, three.manifest)
 
 
 def test_progress_counts_all_images(three: Three) -> None:
@@ -158,16 +163,21 @@ def test_deltas_that_are_mixed_up_cost_only_their_saving(three: Three) -> None:
 
 def test_a_delta_that_was_cut_off_is_not_taken_for_the_next_images(three: Three) -> None:
     """Two deltas share one file on the device: what is in it belongs to the one that the checkpoint names."""
+    three.new["root"] = three.old["root"][:700_000] + some_bytes(12, 1_900_000)  # a delta of more than a window
     three.new["boot"] = three.old["boot"][:900_000] + some_bytes(11, 200_000)
-    three.files["boot"] = three.shelf.put(three.new["boot"], "releases/demo/2.0/boot.img")
+    for name in ("root", "boot"):
+        three.files[name] = three.shelf.put(three.new[name], f"releases/demo/2.0/{name}.img")
     deltas = {"root": three.delta("root"), "boot": three.delta("boot")}
-    cut_at = deltas["boot"].file.length // 2
     three.shelf.chunk = 10_000
-    three.shelf.faults[deltas["boot"].file.sha256] = [f"dead {cut_at}"]
+    three.shelf.faults[deltas["root"].file.sha256] = ["dead 1500000"]
     with pytest.raises(UnavailableError):
         three.run(three.order(**deltas))
-    three.run(three.order(root=deltas["boot"], boot=deltas["root"]))
+    assert (three.board.agent / PATCH_NAME).stat().st_size == WINDOW_BYTES
+    three.shelf.opened.clear()
+    three.shelf.faults[deltas["boot"].file.sha256] = ["changed 100"]  # one failure is allowed, and this is it
+    three.run(three.order(boot=deltas["boot"]))
     assert three.is_staged()
+    assert [one for one in three.shelf.opened if "boot" in one[0]] == [(deltas["boot"].file.path, 0)] * 2
 
 
 def test_a_download_that_died_in_the_second_image_goes_on_there(three: Three) -> None:
