@@ -24,6 +24,7 @@ from firmware.errors import OtariaError, RefusedError, UnavailableError
 from firmware.protocol.codec import canonical
 from firmware.protocol.topics import CATALOGUE, Leaf, parse
 from server.campaigns.blocks import BlockService
+from server.campaigns.bundles import BundleService
 from server.campaigns.deltas import DeltaFactory
 from server.campaigns.engine import Engine
 from server.campaigns.eviction import Evictions
@@ -291,6 +292,11 @@ def _people(base: Foundation, core: Core, *, secure: bool) -> web.Application:
         roots=Roots(base.repository.metadata),
         clock=base.clock,
     )
+
+    def brought() -> None:
+        core.engine.wake()
+        core.publisher.wake()
+
     return people_listener(
         PeopleParts(
             database=base.database,
@@ -310,6 +316,9 @@ def _people(base: Foundation, core: Core, *, secure: bool) -> web.Application:
             ready=lambda: _waiting_for(base, core),
             max_artifact_bytes=base.settings.http.max_artifact_bytes,
             director=base.director,
+            bundles=BundleService(base.database, base.clock, base.director, base.repository, base.artifacts),
+            ingest=core.ingest,
+            on_brought=brought,
             secure=secure,
             on_outbox=core.publisher.wake,
             on_shut_out=shut_out,

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import hashes
 from firmware.catalogue.publish import Repository
 from firmware.errors import RefusedError
 from server.artifacts import ArtifactStore
+from server.campaigns.code_keys import CodeKeys
 from server.campaigns.director import Director
 from server.campaigns.release_keys import ReleaseKeys
 from server.config import Settings
@@ -122,6 +123,7 @@ async def open_foundation(
         signer=repository.director_signer(),
         epoch=repository.director_epoch(),
         release_keys=ReleaseKeys(settings.online_keys),
+        code_keys=CodeKeys(settings.online_keys),
     )
     authorities = await asyncio.to_thread(
         Authorities.open_or_create, settings.state / "identity", hosts=_names(settings), clock=clock.now

@@ -7,6 +7,7 @@ from typing import Protocol
 from aiohttp import web
 
 from server.artifacts import ArtifactStore
+from server.campaigns.bundles import BundleService
 from server.campaigns.decommission import DecommissionService
 from server.campaigns.director import Director
 from server.campaigns.logs import LogService
@@ -14,6 +15,7 @@ from server.campaigns.standing import StandingService
 from server.http.access import Tokens
 from server.http.accounts import AccountRoutes, Accounts
 from server.http.authorities import CaRoutes
+from server.http.bundles import Brings, BundleRoutes
 from server.http.campaigns import CampaignRoutes, Desk
 from server.http.changes import Changes
 from server.http.fleet import Claims, Explainer, FleetRoutes
@@ -39,7 +41,7 @@ class TokenDesk(Tokens, Accounts, Protocol):
 @dataclass(frozen=True, kw_only=True)
 class PeopleParts:
     """What the people's side is made of. `secure`: it is served over TLS. `on_outbox` is told when there is something to send,
-    `on_shut_out` when somebody may have been shut out."""
+    `on_shut_out` when somebody may have been shut out, `on_brought` when orders were given out or news of them came."""
 
     database: Database
     tokens: TokenDesk
@@ -52,10 +54,13 @@ class PeopleParts:
     clock: Clock
     ready: Ready
     director: Director
+    bundles: BundleService
+    ingest: Brings
     max_artifact_bytes: int
     secure: bool = False
     on_outbox: Callable[[], None] = lambda: None
     on_shut_out: Callable[[], None] = lambda: None
+    on_brought: Callable[[], None] = lambda: None
 
 
 def people_listener(parts: PeopleParts) -> web.Application:
@@ -95,6 +100,7 @@ def people_listener(parts: PeopleParts) -> web.Application:
         *CampaignRoutes(database=database, desk=desk, clock=parts.clock).routes(),
         *releases.routes(),
         *LogRoutes(database=database, desk=logs).routes(),
+        *BundleRoutes(bundles=parts.bundles, ingest=parts.ingest, wake=parts.on_brought).routes(),
     )
     app = people_app(tokens=parts.tokens, system=system, routes=routes, page_error=pages.error)
     pages.mount(app)

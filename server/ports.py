@@ -563,6 +563,14 @@ class Campaigns(Protocol):
         """Some tokens of these groups, oldest first, whoever holds them."""
         ...
 
+    def assigned(self, campaign_id: str, selection: Selection) -> Sequence[str]:
+        """Ids of the campaign's targets that fit, sorted."""
+        ...
+
+    def given_out(self, campaign_id: str, now: float, after: str, limit: int) -> Sequence["StoredOrder"]:
+        """The current orders of the campaign that are given out for unattended use and may still be followed, by target."""
+        ...
+
     def waiting_for(self, target: str) -> str | None:
         """The oldest live campaign that has planned this target and not admitted it; else the newest one that ended before
         the target's turn came and is younger than the campaign that holds it."""

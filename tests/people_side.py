@@ -13,10 +13,13 @@ from aiohttp.test_utils import TestClient, TestServer
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from securesystemslib.signer import CryptoSigner
 
+from firmware.catalogue.publish import Repository
 from firmware.encryption.content_key import public_text
 from server.artifacts import ArtifactStore
+from server.campaigns.bundles import BundleService
 from server.campaigns.director import Director
 from server.campaigns.engine import Engine
+from server.campaigns.ingest import Ingest
 from server.campaigns.service import CampaignService
 from server.http.changes import Changes, RingingDatabase
 from server.identity.api_tokens import ApiTokens
@@ -156,6 +159,8 @@ async def people(tmp_path: Path) -> AsyncIterator[PeopleSide]:
             clock=clock,
             ready=lambda: waiting_for,
             director=director,
+            bundles=BundleService(database, clock, director, Repository(tmp_path / "metadata"), artifacts),
+            ingest=Ingest(database, clock, director),
             max_artifact_bytes=1 << 20,
         )
     )

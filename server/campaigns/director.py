@@ -12,16 +12,19 @@ from securesystemslib.signer import Signer
 from firmware.errors import UnavailableError
 from firmware.protocol import logs, order, permit, report
 from firmware.protocol.envelope import seal
+from server.campaigns.code_keys import CodeKeys
 from server.campaigns.release_keys import ReleaseKeys
 
 
 @dataclass(frozen=True, kw_only=True)
 class Director:
-    """A director key and the epoch its orders count in. Without `release_keys` it orders no encrypted releases."""
+    """A director key and the epoch its orders count in. Without `release_keys` it orders no encrypted releases,
+    without `code_keys` its orders for unattended use bring no key for a typed code."""
 
     signer: Signer
     epoch: int
     release_keys: ReleaseKeys | None = None
+    code_keys: CodeKeys | None = None
 
     def sign_order(self, message: order.Order) -> bytes:
         """The order's DSSE envelope."""

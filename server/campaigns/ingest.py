@@ -12,17 +12,24 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from firmware.errors import OtariaError, RefusedError
+from firmware.protocol.report import Report
 from firmware.protocol.topics import parse
 from server.campaigns.director import Director
 from server.campaigns.intake import Intake
 from server.campaigns.pace import Pace
-from server.campaigns.reading import PresenceHint, ProgressHint, Reading, read_message
+from server.campaigns.reading import PresenceHint, ProgressHint, Reading, Said, read_message
 from server.ports import Clock, Database, Unit
 
 BATCH = 64
 QUEUE = 2048
 PAUSE_S = 0.05
 LOG_EVERY_S = 10.0
+_WHY_DROPPED = {
+    "early": "Reports before it are missing; bring those as well.",
+    "clone": "Another report with the same number was stored before: its key is in use twice. The device is quarantined.",
+    "agent-not-active": "The device is quarantined or revoked; clear that first.",
+    "too-many-journals": "The device began more journals than one may.",
+}
 _log = logging.getLogger(__name__)
 
 
@@ -69,6 +76,27 @@ class Ingest:
             self._drop([RefusedError("too-fast", "An agent sends more than any needs to; it will send it again.")])
             return
         await self._queue.put(_Raw(topic=topic, payload=payload, retained=retained))
+
+    async def bring(self, messages: Sequence[tuple[str, bytes]]) -> list[tuple[str, str]]:
+        """Take in reports that somebody brought, each checked and stored as from the broker. For each a word, `stored`,
+        `repeated` or why it was dropped, and a sentence for the latter. Raises `UnavailableError` when storage fails."""
+        raws = [_Raw(topic=topic, payload=payload, retained=False) for topic, payload in messages]
+        words = await self._database.write(lambda unit: [self._bring(unit, raw) for raw in raws])
+        self._on_stored()
+        return words
+
+    def _bring(self, unit: Unit, raw: _Raw) -> tuple[str, str]:
+        try:
+            reading = read_message(unit, raw.topic, raw.payload, retained=False)
+        except RefusedError as error:
+            return error.kind, error.text
+        if not isinstance(reading, Said) or not isinstance(reading.message, Report):
+            return "not-a-report", "Only signed reports come by hand."
+        intake = Intake(unit, self._director, self._clock.now())
+        intake.take(reading)
+        if intake.dropped:
+            return intake.dropped[0], _WHY_DROPPED.get(intake.dropped[0], "It was dropped.")
+        return ("stored" if intake.stored else "repeated"), ""
 
     async def run(self) -> None:
         """Take batches until cancelled."""

@@ -16,6 +16,7 @@ from firmware.protocol.words import Action, ReasonKind
 from server.campaigns.director import Director
 from server.campaigns.legs import next_hop
 from server.campaigns.paths import Fetch, Hop
+from server.campaigns.unattended import for_unattended
 from server.planner.model import CampaignRow, ReleaseKey, TargetRow
 from server.ports import DeltaRecord, ReleaseRecord, ReleaseState, StoredFile, StoredOrder, Unit
 
@@ -43,13 +44,20 @@ def next_counter(unit: Unit, target: str, epoch: int) -> Counter:
 
 
 def make_order(
-    unit: Unit, director: Director, campaign: CampaignRow, target: TargetRow, action: Action, now: float
+    unit: Unit,
+    director: Director,
+    campaign: CampaignRow,
+    target: TargetRow,
+    action: Action,
+    now: float,
+    *,
+    out_until: float | None = None,
 ) -> tuple[StoredOrder, ReleaseKey | None]:
-    """Build and sign an order; the caller stores it. With it the release that it installs on the way to the campaign's own,
-    when it does.
+    """Build and sign an order, for unattended use when it is out until some time; the caller stores it. With it the release
+    that it installs on the way to the campaign's own, when it does.
 
     Raises `RefusedError` when it cannot be: `release-unknown`, `release-withdrawn`, `wrong-hardware`, `quarantined`,
-    `no-path`, as `next_counter`, or for an encrypted release as `ReleaseKeys.wrap_for`.
+    `no-path`, as `next_counter`, as `windows_of`, or for an encrypted release as `ReleaseKeys.wrap_for`.
     """
     if target.quarantined and action is Action.INSTALL:
         raise RefusedError("quarantined", f"{target.id} is quarantined or revoked; clear that before it gets releases.")
@@ -73,6 +81,8 @@ def make_order(
         crit=KEY_IS_CRITICAL if key else [],
         trial_s=campaign.strategy.trial_s,
     )
+    if out_until is not None:
+        message = for_unattended(unit, director, campaign, target, message, out_until)
     via = None if release is None or release.sha256 == campaign.release.sha256 else key_of(release)
     return _stored(message, director), via
 
@@ -90,7 +100,17 @@ def sign_again(unit: Unit, director: Director, current: StoredOrder, now: float,
         expires_at=int(now) + lives_s,
     )
     if withdraw:
-        message = replace(message, action=Action.NOTHING, release=None, images=[], wrapped_key=None, crit=[])
+        message = replace(
+            message,
+            action=Action.NOTHING,
+            release=None,
+            images=[],
+            wrapped_key=None,
+            crit=[],
+            unattended=False,
+            windows=[],
+            code_key=None,
+        )
     elif before.release is not None and before.wrapped_key is not None:
         release = unit.releases.get(before.release.product, before.release.version)
         key = _key(unit, director, release, before.target, before.hardware) if release else None

@@ -220,7 +220,9 @@ class Turn:
         if campaign is None or target is None:
             raise RefusedError("not-found", f"The order for {command.target} has no campaign or target.")
         try:
-            order, via = make_order(self._unit, self._director, campaign, target, command.action, self.now)
+            order, via = make_order(
+                self._unit, self._director, campaign, target, command.action, self.now, out_until=command.out_until
+            )
         except RefusedError as error:
             self._impossible(command, error)
             return

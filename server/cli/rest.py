@@ -5,7 +5,8 @@ import json
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -20,6 +21,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 TIMEOUT_S = 60.0
 FOLLOW_TIMEOUT_S = 60.0
 """Longer than the heartbeat of the stream of changes."""
+STREAM_S = 600.0
+"""An image is read once before its first byte is sent."""
+PIECE_BYTES = 1 << 18
 MAX_ANSWER_BYTES = 64 << 20
 MAX_TOKEN_FILE_BYTES = 4096
 
@@ -68,6 +72,27 @@ class RestClient:
         """PUT a file of `length` bytes as a stream. For `otaria release publish`."""
         with self._open("PUT", path, file, {"Content-Length": str(length)}) as answer:
             return json.loads(answer.read(MAX_ANSWER_BYTES) or b"null")
+
+    @contextmanager
+    def stream(self, path: str, body: object) -> Iterator[tuple[Mapping[str, str], Iterator[bytes]]]:
+        """POST JSON; the answer's headers and its bytes in pieces. For `otaria bundle make`. Raises `UnavailableError`
+        (`unreachable`) when it breaks off."""
+        answer = self._open("POST", path, json.dumps(body).encode(), {"Content-Type": "application/json"}, STREAM_S)
+
+        def pieces() -> Iterator[bytes]:
+            try:
+                while piece := answer.read(PIECE_BYTES):
+                    yield piece
+            except (OSError, http.client.HTTPException) as error:
+                raise _unreachable(self._access.url, error) from error
+
+        with answer:
+            yield dict(answer.headers), pieces()
+
+    @staticmethod
+    def parsed(text: str) -> Any:
+        """JSON out of a header of our own server."""
+        return json.loads(text)
 
     def changes(self) -> Iterator[None]:
         """Yields once at the start and whenever something changed, for as long as the server lives."""

@@ -35,12 +35,13 @@ def admit(ledger: Ledger) -> None:
         order(ledger, Action.INSTALL)
 
 
-def order(ledger: Ledger, action: Action) -> None:
+def order(ledger: Ledger, action: Action, *, out_until: float | None = None) -> None:
     """Ask the shell for a signed order; until it answers, reports about the order before are history."""
-    ledger.set_assignment(order_hash=None, heard=False, via=None)
-    if ledger.assignment.state in WAITING:
+    ledger.set_assignment(order_hash=None, heard=False, via=None, out_until=out_until)
+    if ledger.assignment.state in WAITING or out_until is not None:
         ledger.rewake()
-    ledger.command(SendOrder(campaign=ledger.campaign.id, target=ledger.target.id, action=action))
+    command = SendOrder(campaign=ledger.campaign.id, target=ledger.target.id, action=action, out_until=out_until)
+    ledger.command(command)
 
 
 def withdraw(ledger: Ledger) -> None:

@@ -6,6 +6,7 @@ Rules
 - Silence after a permit is failure at the horizon, which is counted from the first permit of the attempt: a later one for the
   same attempt doesn't move it, or replayed asks could put the horizon off for ever.
 - A rollback order has no `late`; it waits until it expires.
+- An order given out for unattended use may be followed until it expires; only then does its horizon begin.
 """
 
 from firmware.protocol.words import Action
@@ -22,6 +23,8 @@ def wake_of(strategy: Strategy, assignment: AssignmentRow, *, late: bool, at: fl
     state = assignment.state
     if state in WAITING:
         return at + _waiting_s(strategy, assignment, late=late)
+    if state in IN_FLIGHT and assignment.out_until is not None:
+        return assignment.out_until + strategy.trial_s + strategy.horizon_s
     if state in IN_FLIGHT:
         return (assignment.permitted_at if assignment.permitted_at is not None else at) + strategy.horizon_s
     if state is AssignmentState.COMMITTED:

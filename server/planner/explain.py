@@ -53,12 +53,23 @@ def explain(loaded: Slice, now: float) -> Explanation:
     if assignment.state in WAITING:
         return _waiting(ledger, loaded)
     if assignment.state in IN_FLIGHT:
+        if assignment.out_until is not None:
+            return _out(ledger)
         text = f"It has a permit and is {assignment.state}. If it isn't committed by the horizon, that counts as a failure."
         text = f"{text} {steps.why(ledger)}".rstrip()
         return _say(
             ledger, "in-flight", text, "a signed report that it committed or fell back", assignment.permitted_at
         )
     return _committed(ledger) if assignment.state is AssignmentState.COMMITTED else _ended(ledger)
+
+
+def _out(ledger: Ledger) -> Explanation:
+    assignment = ledger.assignment
+    until = datetime.fromtimestamp(assignment.out_until or 0.0, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    said = f" {assignment.reason}" if assignment.reason else ""
+    text = f"Its order was given out for unattended use and may be followed until {until}.{said}"
+    release_by = "its signed report: `otaria bundle import`, or `otaria bundle report`"
+    return _say(ledger, "given-out", text, release_by, assignment.permitted_at)
 
 
 def _committed(ledger: Ledger) -> Explanation:

@@ -178,6 +178,8 @@ class AssignmentRow:
     """Whether a signed report about the current order came."""
     via: ReleaseKey | None = None
     """The release that the current order installs on the way, when that is not the campaign's own."""
+    out_until: float | None = None
+    """Until when the current order, which was given out for unattended use, may be followed out of sight."""
     permit_nonce: str | None = None
     permitted_at: float | None = None
     committed_at: float | None = None
@@ -341,6 +343,29 @@ class Asked:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HandOut:
+    """A person takes an order to a target that no network reaches; it may be followed `until` then."""
+
+    campaign: str
+    target: str
+    until: float
+    by: str
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodeGiven:
+    """A person typed a code about an order, and it was true. `outcome`: the AgentState word it says."""
+
+    campaign: str
+    target: str
+    order_hash: str
+    outcome: str
+    by: str
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class AssignmentDue:
     """An assignment's `wake_at` passed."""
 
@@ -431,6 +456,8 @@ Event = (
     | GateAnswered
     | SliRead
     | Compared
+    | HandOut
+    | CodeGiven
 )
 
 
@@ -519,11 +546,13 @@ class Recall:
 
 @dataclass(frozen=True, kw_only=True)
 class SendOrder:
-    """Sign and publish an order for this target; the shell answers with `Ordered` or `OrderImpossible`."""
+    """Sign and publish an order for this target; the shell answers with `Ordered` or `OrderImpossible`. `out_until`: for
+    unattended use until then."""
 
     campaign: str
     target: str
     action: Action
+    out_until: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,11 +21,13 @@ from server.planner.strategy import (
     DeltaPolicy,
     RatePolicy,
     Strategy,
+    UnattendedPolicy,
 )
 
 MAX_COHORTS = 32
 MAX_LABELS = 16
 MAX_LABEL = 128
+WHEN_SILENT = ("missing", "expired")
 ON_FAILURE = ("pause", "abort", "rollback")
 MAX_DELTAS = 64
 MAX_APPROVALS = 5
@@ -205,6 +207,17 @@ def _deltas(value: object, where: str) -> DeltaPolicy:
     )
 
 
+def _unattended(value: object, where: str) -> UnattendedPolicy:
+    fields = plain.mapping(value, where)
+    plain.known(fields, ("expires", "accept_codes", "when_silent"), where)
+    usual = UnattendedPolicy()
+    return UnattendedPolicy(
+        expires_s=plain.whole_seconds(fields.get("expires", usual.expires_s), f"{where}.expires"),
+        accept_codes=plain.flag(fields.get("accept_codes", usual.accept_codes), f"{where}.accept_codes"),
+        when_silent=plain.one_of(fields.get("when_silent", usual.when_silent), f"{where}.when_silent", WHEN_SILENT),
+    )
+
+
 def _consistent(strategy: Strategy) -> Strategy:
     if strategy.horizon_s < strategy.trial_s:
         raise plain.bad("horizon", "be at least as long as trial, or a good trial boot could be counted as silent")
@@ -235,6 +248,7 @@ _FIELDS: Mapping[str, Callable[[object, str], Any]] = {
     "order_ttl": plain.whole_seconds,
     "retry": plain.whole_seconds,
     "deltas": _deltas,
+    "unattended": _unattended,
     "max_attempts": lambda value, where: plain.integer(value, where, 1, 100),
     "late_max_failures": lambda value, where: plain.integer(value, where, 0, UNLIMITED),
     "on_failure": lambda value, where: plain.one_of(value, where, ON_FAILURE),

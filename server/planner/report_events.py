@@ -13,7 +13,7 @@ Rules
 
 from firmware.errors import RefusedError
 from firmware.protocol.words import Action, AgentState, ReasonKind
-from server.planner import budgets, progress, states, steps, unwell
+from server.planner import budgets, handing, progress, states, steps, unwell
 from server.planner.admission import (
     admit,
     count_attempt,
@@ -39,6 +39,10 @@ from server.planner.states import CAN_GO_BACK, GOING_BACK, IN_FLIGHT, OVER, WAIT
 
 _WITHDRAWN = frozenset({ReasonKind.WITHDRAWN, ReasonKind.SUPERSEDED})
 _GOING = frozenset({AgentState.ACTIVATING, AgentState.TRIAL})
+_BEFORE_COMMIT = frozenset(
+    {AgentState.ORDERED, AgentState.DOWNLOADING, AgentState.STAGED, AgentState.DEFERRED, *_GOING}
+)
+"""What a target says of its current order before it has committed it. Heard later, by a stick, it is no drift."""
 _OPEN = frozenset({*WAITING, *IN_FLIGHT, AssignmentState.MISSING})
 _TOLD = {
     AssignmentState.ACTIVATING: "It restarts into its other slot.",
@@ -62,9 +66,12 @@ def ordered(ledger: Ledger, event: Ordered) -> None:
 
 def order_impossible(ledger: Ledger, event: OrderImpossible) -> None:
     """There can be no such order; for a target that waits for it that is a refusal."""
-    if ledger.assignment.state not in WAITING:
+    is_out = ledger.assignment.out_until is not None and ledger.assignment.order_hash is None
+    if is_out and ledger.assignment.state is AssignmentState.ACTIVATING:
+        budgets.release(ledger)  # it never left
+    elif ledger.assignment.state not in WAITING:
         return
-    if event.reason_kind == "no-path":
+    if event.reason_kind == "no-path" and not is_out:
         ledger.move(Move.NO_PATH, reason_kind=event.reason_kind, reason=event.reason)
     else:
         ledger.move(Move.ORDER_IMPOSSIBLE, reason_kind=event.reason_kind, reason=event.reason)
@@ -95,7 +102,8 @@ def reported(ledger: Ledger, event: Reported) -> None:
         return
     if is_current:
         _take_word(ledger, event)
-    _look_for_drift(ledger, event)
+    if not (is_current and AgentState(event.state) in _BEFORE_COMMIT):
+        _look_for_drift(ledger, event)
     unwell.count(ledger, event, before)
     if progress.recalling(ledger) and ledger.assignment.state is AssignmentState.COMMITTED:
         send_back(ledger)
@@ -277,6 +285,10 @@ def _waited_long(ledger: Ledger) -> None:
 
 
 def _silent(ledger: Ledger) -> None:
+    policy = ledger.campaign.strategy.unattended
+    if ledger.assignment.out_until is not None and policy is not None and policy.when_silent == "expired":
+        handing.never_came(ledger)
+        return
     text = f"Silent for {ledger.campaign.strategy.horizon_s:g} s after its permit; that counts as a failure."
     text = steps.named(ledger, AssignmentState.MISSING, text)
     ledger.move(Move.HORIZON, reason_kind="silent", reason=text)

@@ -143,6 +143,7 @@ ASSIGNMENT: Mapping[A, Row] = {
         Word.ACTIVATING: A.ACTIVATING,
         Word.TRIAL: A.TRIAL,
         Move.PERMIT: A.ACTIVATING,
+        Move.ORDER_IMPOSSIBLE: A.REFUSED,
         Move.DECLINE: A.DEFERRED,
     },
     A.TRIAL: {**_in_flight(A.TRIAL), **_stay(A.TRIAL, _GOING)},

@@ -1,6 +1,6 @@
 """The planner's two functions. Same slice and event, same decision; the number of rows does not grow with the fleet."""
 
-from server.planner import ask_events, campaign_events, gate_events, report_events
+from server.planner import ask_events, campaign_events, gate_events, handing, report_events
 from server.planner.ask_events import CHECKS, Check
 from server.planner.ledger import Ledger
 from server.planner.model import (
@@ -8,6 +8,7 @@ from server.planner.model import (
     AssignmentDue,
     CampaignDue,
     Candidate,
+    CodeGiven,
     CohortDrained,
     Commanded,
     Compared,
@@ -17,6 +18,7 @@ from server.planner.model import (
     Event,
     Footprint,
     GateAnswered,
+    HandOut,
     Ordered,
     OrderImpossible,
     Recalled,
@@ -65,6 +67,10 @@ def step(loaded: Slice, event: Event, *, checks: tuple[Check, ...] = CHECKS) -> 
             gate_events.sli_read(ledger, event)
         case Compared():
             gate_events.compared(ledger, event)
+        case HandOut():
+            handing.handed_out(ledger, event, checks)
+        case CodeGiven():
+            handing.code_given(ledger, event)
         case Asked():
             ask_events.asked(ledger, event, checks)
         case _:

@@ -130,6 +130,16 @@ class DeltaPolicy:
 
 
 @dataclass(frozen=True, kw_only=True)
+class UnattendedPolicy:
+    """How orders are given out for sites without a network. `expires_s`: how long one may be followed. `accept_codes`: whether a
+    typed code counts like a signed report. `when_silent`: what silence until after that means, `missing` or `expired`."""
+
+    expires_s: int = 30 * 86400
+    accept_codes: bool = False
+    when_silent: str = "missing"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Strategy:
     """Policy as code, validated. Durations in seconds.
 
@@ -140,6 +150,7 @@ class Strategy:
     `retry_s`: after how long a target that was told to wait asks again, and a target held by another campaign is tried again.
     `late_max_failures`: how many of `late` may fail; one more pauses the campaign.
     `emergency`: it starts before its approvals are there, and owes them.
+    `unattended`: how orders are given out for unattended use; None allows none.
     """
 
     name: str
@@ -160,6 +171,7 @@ class Strategy:
     deltas: DeltaPolicy = DeltaPolicy()
     approvals: ApprovalPolicy = ApprovalPolicy()
     emergency: bool = False
+    unattended: UnattendedPolicy | None = None
     calendar: Calendar = field(default_factory=Calendar)
 
     @property

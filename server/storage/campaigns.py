@@ -19,9 +19,10 @@ from server.planner.model import (
     TokenRow,
 )
 from server.planner.states import UNDECIDED
-from server.ports import AgentStatus, CampaignView, DeltaNeed, Leg, Origin, Page, Selection
+from server.ports import AgentStatus, CampaignView, DeltaNeed, Leg, Origin, Page, Selection, StoredOrder
 from server.storage import legs, slices, traits
 from server.storage.fleet import labelled
+from server.storage.messages import stored_order
 from server.storage.rows import (
     ASSIGNMENT_COLUMNS,
     CAMPAIGN_COLUMNS,
@@ -31,7 +32,7 @@ from server.storage.rows import (
     token_row,
     values_of,
 )
-from server.storage.tables import AGENT, ASSIGNMENT, CAMPAIGN, TARGET, TOKEN
+from server.storage.tables import AGENT, ASSIGNMENT, CAMPAIGN, ORDER, TARGET, TOKEN
 
 _OVER = (CampaignState.COMPLETED, CampaignState.ABORTED, CampaignState.ROLLING_BACK, CampaignState.ROLLED_BACK)
 _CURSOR = re.compile(r"([0-9]{1,9})\.([0-9]{1,9})\.([a-z0-9-]{1,63})\Z")
@@ -153,6 +154,28 @@ class SqlCampaigns:
         where = (ASSIGNMENT.c.campaign == campaign_id, ASSIGNMENT.c.state.in_([str(state) for state in states]))
         statement = select(*ASSIGNMENT_COLUMNS).where(*where).limit(limit)
         return [assignment_row(row) for row in self._db.execute(statement).mappings()]
+
+    def assigned(self, campaign_id: str, selection: Selection) -> Sequence[str]:
+        """Ids of the campaign's targets that fit, sorted."""
+        conditions = [labelled(name, value) for name, value in selection.labels.items()]
+        statement = (
+            select(TARGET.c.id)
+            .join(ASSIGNMENT, ASSIGNMENT.c.target == TARGET.c.id)
+            .where(ASSIGNMENT.c.campaign == campaign_id, *conditions)
+            .order_by(TARGET.c.id)
+        )
+        return self._db.execute(statement).scalars().all()
+
+    def given_out(self, campaign_id: str, now: float, after: str, limit: int) -> Sequence[StoredOrder]:
+        """The current orders of the campaign that are given out for unattended use and may still be followed, by target."""
+        statement = (
+            select(ORDER)
+            .join(ASSIGNMENT, (ASSIGNMENT.c.target == ORDER.c.target) & (ASSIGNMENT.c.order_hash == ORDER.c.hash))
+            .where(ASSIGNMENT.c.campaign == campaign_id, ASSIGNMENT.c.out_until > now, ORDER.c.target > after)
+            .order_by(ORDER.c.target)
+            .limit(limit)
+        )
+        return [stored_order(dict(row)) for row in self._db.execute(statement).mappings()]
 
     def holders(self, groups: Sequence[str], limit: int) -> Sequence[TokenRow]:
         """Some tokens of these groups, oldest first, whoever holds them."""

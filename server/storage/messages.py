@@ -155,7 +155,7 @@ class SqlOrders:
     def current(self, target: str) -> StoredOrder | None:
         """The current order of a target."""
         row = self._db.execute(_CURRENT, {"of_target": target}).mappings().first()
-        return None if row is None else _order(dict(row))
+        return None if row is None else stored_order(dict(row))
 
     def put(self, order: StoredOrder) -> None:
         """Make this the current order; raises `ConflictError` unless its counter is above the stored one's.
@@ -200,10 +200,11 @@ class SqlOrders:
         query = select(ORDER).where(ORDER.c.agent.in_(active)).order_by(ORDER.c.target).limit(limit)
         if cursor is not None:
             query = query.where(ORDER.c.target > cursor)
-        rows = [_order(dict(row)) for row in self._db.execute(query).mappings()]
+        rows = [stored_order(dict(row)) for row in self._db.execute(query).mappings()]
         return Page(rows=rows, next=rows[-1].target if len(rows) == limit else None)
 
 
-def _order(row: dict[str, Any]) -> StoredOrder:
+def stored_order(row: dict[str, Any]) -> StoredOrder:
+    """An order from its columns."""
     counter = Counter(epoch=row.pop("epoch"), n=row.pop("n"))
     return StoredOrder(counter=counter, **row)

@@ -194,6 +194,7 @@ class AssignmentTable(Stored, table=True):
     order_hash: str | None
     heard: bool
     via: dict[str, Any] | None = Field(sa_type=JSON(none_as_null=True))
+    out_until: float | None
     permit_nonce: str | None
     permitted_at: float | None
     committed_at: float | None
