@@ -96,7 +96,7 @@ def import_(path: Path, server: str | None, token_file: Path | None, state: Path
 def report(text: str, server: str | None, token_file: Path | None, state: Path | None, as_json: bool) -> None:
     """Take in reports as the text that a device printed or showed as QR codes; - reads it from stdin.
 
-    Example: otaria bundle report - < scanned.txt
+    Example: otaria bundle report -
     """
     whole = sys.stdin.read(MAX_TEXT_CHARS + 1) if text == "-" else text
     _tell(_send(connect(server, token_file, state), from_text(whole)), as_json)

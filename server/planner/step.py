@@ -67,20 +67,24 @@ def step(loaded: Slice, event: Event, *, checks: tuple[Check, ...] = CHECKS) -> 
             gate_events.sli_read(ledger, event)
         case Compared():
             gate_events.compared(ledger, event)
+        case Asked():
+            ask_events.asked(ledger, event, checks)
+        case _:
+            _assignment(ledger, event, checks)
+    return ledger.decision()
+
+
+def _assignment(
+    ledger: Ledger,
+    event: Ordered | OrderImpossible | Reported | AssignmentDue | HandOut | CodeGiven,
+    checks: tuple[Check, ...],
+) -> None:
+    """What happens to one target under way."""
+    match event:
         case HandOut():
             handing.handed_out(ledger, event, checks)
         case CodeGiven():
             handing.code_given(ledger, event)
-        case Asked():
-            ask_events.asked(ledger, event, checks)
-        case _:
-            _assignment(ledger, event)
-    return ledger.decision()
-
-
-def _assignment(ledger: Ledger, event: Ordered | OrderImpossible | Reported | AssignmentDue) -> None:
-    """What happens to one target under way."""
-    match event:
         case Ordered():
             report_events.ordered(ledger, event)
         case OrderImpossible():

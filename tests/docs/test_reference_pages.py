@@ -17,6 +17,7 @@ from firmware.protocol.words import ReasonKind
 from server.config import DEFAULTS
 from server.http.accounts import AccountRoutes
 from server.http.authorities import CaRoutes
+from server.http.bundles import BundleRoutes
 from server.http.campaigns import CampaignRoutes
 from server.http.devices import DeviceRoutes
 from server.http.fleet import FleetRoutes
@@ -66,6 +67,7 @@ def strategy_keys() -> dict[str, tuple[str, ...]]:
         },
         "A budget": {"name": "s", "cohorts": [cohort], "budgets": [{"?": 1}]},
         "Approvals": {"name": "s", "cohorts": [cohort], "approvals": {"?": 1}},
+        "Unattended use": {"name": "s", "cohorts": [cohort], "unattended": {"?": 1}},
         "A rate": {"name": "s", "cohorts": [cohort], "rates": [{"?": 1}]},
     }
     return {title: known_keys(value) for title, value in asked.items()}
@@ -87,7 +89,16 @@ def known_keys(strategy: dict[str, Any]) -> tuple[str, ...]:
 
 def routes() -> Iterator[tuple[str, str]]:
     """`METHOD /path` below /api/v1 and the need of each."""
-    for kind in (SystemRoutes, FleetRoutes, AccountRoutes, CaRoutes, CampaignRoutes, LogRoutes, ReleaseRoutes):
+    for kind in (
+        SystemRoutes,
+        FleetRoutes,
+        AccountRoutes,
+        CaRoutes,
+        CampaignRoutes,
+        LogRoutes,
+        ReleaseRoutes,
+        BundleRoutes,
+    ):
         for route in unfurnished(kind).routes():
             yield f"{route.method} {route.path}", route.need.value
 
@@ -154,7 +165,9 @@ def _quoted(value: object) -> str:
     return msgspec.json.encode(value).decode() if isinstance(value, str) else _shown(value)
 
 
-@pytest.mark.parametrize("title", ["The strategy", "A cohort", "A gate", "A budget", "A rate", "Approvals"])
+@pytest.mark.parametrize(
+    "title", ["The strategy", "A cohort", "A gate", "A budget", "A rate", "Approvals", "Unattended use"]
+)
 def test_every_key_of_a_strategy_is_in_the_reference_and_none_else(title: str) -> None:
     keys = strategy_keys()[title]
     assert len(keys) > 1

@@ -28,6 +28,10 @@ READ = {
     "GET /endpoints",
 }
 OPERATE = {
+    "POST /campaigns/{campaign}/bundle",
+    "POST /campaigns/{campaign}/bundle/orders",
+    "POST /fleet/{target}/code",
+    "POST /reports",
     "POST /campaigns",
     "POST /fleet/{target}/quarantine",
     "POST /campaigns/{campaign}/cohorts/{cohort}/gate",
