@@ -15,6 +15,7 @@ from firmware.bundle.read import Bundle
 from firmware.bundle.write import Content, write_bundle
 from firmware.errors import RefusedError, UnavailableError
 from firmware.protocol.codec import canonical
+from firmware.protocol.order import MAX_BYTES
 from tests.firmware.bundle.makers import (
     IMAGE,
     IMAGE_SHA256,
@@ -176,7 +177,7 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
 
 
 def _renamed_long() -> bytes:
-    return joined(parts([("bundle.json", canonical(note(1))), ("orders/dev-1.json", b" " * 20_000)]))
+    return joined(parts([("bundle.json", canonical(note(1))), ("orders/dev-1.json", b" " * (MAX_BYTES + 1))]))
 
 
 @pytest.mark.parametrize("how", HOSTILE)
@@ -219,7 +220,7 @@ def test_the_writer_writes_nothing_that_the_reader_would_refuse() -> None:
     for bad in (
         [Content.of("orders/../x.json", b"{}")],
         [Content.of("orders/b.json", b"{}"), Content.of("orders/a.json", b"{}")],
-        [Content.of("orders/a.json", b" " * 20_000)],
+        [Content.of("orders/a.json", b" " * (MAX_BYTES + 1))],
     ):
         with pytest.raises(ValueError, match="can't come here"):
             list(write_bundle(bad))
