@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("bundles")]
 STRATEGY = """
 strategy:
   name: sticks
-  cohorts: [{name: all, gate: {kind: rate, max_failure_rate: 1.0}}]
+  cohorts: [{name: all, gate: {kind: share, max_failure_rate: 1.0}}]
   budgets: [{by: campaign, limit: 50}]
   patience: 1h
   trial: 30s

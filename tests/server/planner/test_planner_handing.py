@@ -9,7 +9,7 @@ from server.planner.strategy import BudgetPolicy, CohortPolicy, GatePolicy, Unat
 from tests.server.planner.playbook import HEALTHY_S, HORIZON_S, NEW, OLD, PATIENCE_S, Board, fleet, strategy
 
 A = AssignmentState
-ALL = (CohortPolicy(name="all", gate=GatePolicy(kind="rate", max_failure_rate=1.0)),)
+ALL = (CohortPolicy(name="all", gate=GatePolicy(kind="share", max_failure_rate=1.0)),)
 EXPIRES_S, TRIAL_S = 1000, 20
 SITE = "site=rig"
 
