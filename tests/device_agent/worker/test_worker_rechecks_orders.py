@@ -11,7 +11,7 @@ from device_agent.ports import Director
 from device_agent.worker.orders import recheck
 from firmware.errors import RefusedError
 from firmware.protocol.envelope import open_envelope, seal
-from firmware.protocol.order import KIND, Counter, FileRef, Order
+from firmware.protocol.order import KIND, Counter, Order
 from firmware.protocol.words import Action
 from tests.crash.world import IDENTITY, DepotCatalogue, World
 
@@ -53,8 +53,8 @@ def test_a_good_order_is_given_back_with_its_manifest(device: Device) -> None:
         ({"counter": Counter(epoch=2, n=99)}, "bad-signature"),
         ({"counter": Counter(epoch=0, n=99)}, "stale-counter"),
         ({"crit": ["new-thing"]}, "not-understood"),
-        ({"action": Action.NOTHING, "release": None, "image": None, "delta": None}, "malformed"),
-        ({"image": FileRef(path="releases/x.img", length=7, sha256="1" * 64)}, "catalogue-mismatch"),
+        ({"action": Action.NOTHING, "release": None, "images": []}, "malformed"),
+        ({"images": []}, "malformed"),
     ],
 )
 def test_security_an_order_that_contradicts_what_the_worker_knows_is_refused(
