@@ -4,13 +4,14 @@ import io
 import struct
 import tracemalloc
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firmware.bundle.layout import CENTRAL, END, MAX_ENTRIES
+from firmware.bundle.layout import CENTRAL, END, MAX_ENTRIES, Entry, local_header
 from firmware.bundle.read import Bundle
 from firmware.bundle.write import Content, write_bundle
 from firmware.errors import RefusedError, UnavailableError
@@ -20,6 +21,7 @@ from tests.firmware.bundle.makers import (
     IMAGE,
     IMAGE_SHA256,
     Held,
+    Part,
     contents,
     joined,
     note,
@@ -132,6 +134,17 @@ def _end_changed(**fields: int) -> bytes:
     return data[: -END.size] + END.pack(*values)
 
 
+def _hidden_in_another() -> bytes:
+    """An order whose header and bytes lie inside the image, and nowhere else."""
+    order, at = b"{}", 30 + len(f"artifacts/{IMAGE_SHA256}")
+    hidden = Entry(name="orders/dev-1.json", length=2, crc=zlib.crc32(order), offset=at)
+    image = local_header(hidden) + order
+    made = parts(
+        [(f"artifacts/{IMAGE_SHA256}", image), ("bundle.json", canonical(note(2))), ("orders/dev-2.json", order)]
+    )
+    return joined([*made[:2], Part(told=hidden, lies=b""), made[2]])
+
+
 HOSTILE: dict[str, Callable[[], bytes]] = {
     "empty": lambda: b"",
     "noise": lambda: b"PK" * 500,
@@ -151,6 +164,7 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "an entry twice": _twice,
     "entries out of order": lambda: joined([*parts()[1:], parts()[0]]),
     "overlapping entries": _overlapping,
+    "an entry hidden in another": _hidden_in_another,
     "an entry beyond the file": lambda: _longer(1 << 33),
     "an entry beyond what it may have": lambda: _longer(1 << 50),
     "an order that is too long": lambda: _renamed_long(),
