@@ -29,6 +29,7 @@ from server.campaigns.deltas import DeltaFactory
 from server.campaigns.engine import Engine
 from server.campaigns.eviction import Evictions
 from server.campaigns.housekeeping import Housekeeping
+from server.campaigns.indicators import Indicators
 from server.campaigns.ingest import Ingest
 from server.campaigns.preparation import Preparation
 from server.campaigns.publisher import Publisher
@@ -44,6 +45,7 @@ from server.identity.enrolment import EnrolmentOverHttp, EnrolmentService
 from server.identity.private_files import write_private
 from server.identity.renewal import RenewalOverHttp, RenewalService
 from server.identity.roots import Roots
+from server.observe.prometheus import PrometheusSli
 from server.people import PeopleParts, people_listener
 from server.transport.mqtt import AiomqttTransport, OnMessage
 from server.transport.takeover import Takeover
@@ -82,6 +84,7 @@ class Core:
     blocks: BlockService
     releases: ReleaseService
     preparation: Preparation
+    indicators: Indicators
     desk: CampaignService
     evictions: Evictions
 
@@ -161,6 +164,7 @@ class Server:
             ("release service", core.releases.run()),
             ("eviction", core.evictions.run()),
             ("preparation of deltas", core.preparation.run()),
+            ("indicators", core.indicators.run()),
             ("catalogue renewal", _renewals(foundation, core.publisher)),
             ("housekeeping", Housekeeping(foundation.database, foundation.clock).run()),
         )
@@ -250,9 +254,16 @@ def _core(base: Foundation) -> Core:
         blocks=blocks,
         releases=releases,
         preparation=preparation,
+        indicators=Indicators(database=base.database, port=_monitor(base), engine=engine, clock=base.clock),
         desk=CampaignService(base.database, base.clock, engine, on_started=preparation.wake),
         evictions=evictions,
     )
+
+
+def _monitor(base: Foundation) -> PrometheusSli:
+    """Where indicators are read; where nothing is configured none is known."""
+    sli = base.settings.sli
+    return PrometheusSli(sli.url or "", sli.queries if sli.url else {})
 
 
 def _hand_out(ingest: Ingest, blocks: Callable[[], BlockService]) -> OnMessage:

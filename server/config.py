@@ -20,6 +20,8 @@ from firmware.errors import RefusedError
 
 KIND = "config"
 MIN_RATE, MAX_RATE = 1024, 1 << 40
+MAX_QUERIES, MAX_QUERY = 64, 4096
+_MONITOR_URL = re.compile(r"^https?://[A-Za-z0-9.\[\]:/_-]{1,300}\Z")
 _URL = re.compile(r"^https://[A-Za-z0-9.\[\]:_-]{1,300}\Z")
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "server": {"state": "state"},
@@ -42,6 +44,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     },
     "blocks": {"site_bytes_per_s": 1 << 20, "bytes_per_s": 16 << 20},
     "storage": {"url": None},
+    "sli": {"url": None, "queries": {}},
     "catalogue": {"repository": "repository", "online_keys": "keys/online"},
 }
 
@@ -107,6 +110,14 @@ class BlockRates:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SliSettings:
+    """Where indicators are read, and by which queries. `url` None: nowhere."""
+
+    url: str | None
+    queries: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything the composition root needs to know. `storage_url` None: SQLite in the state directory."""
 
@@ -114,6 +125,7 @@ class Settings:
     http: HttpSettings
     broker: BrokerSettings
     blocks: BlockRates
+    sli: SliSettings
     storage_url: str | None
     repository: Path
     online_keys: Path
@@ -170,10 +182,24 @@ def validated(settings: Mapping[str, Mapping[str, Any]], *, base: Path) -> Setti
         http=_http(settings["http"], base),
         broker=_broker(settings["broker"]),
         blocks=_blocks(settings["blocks"]),
+        sli=_sli(settings["sli"]),
         storage_url=_typed(storage["url"], str | None, "storage.url"),
         repository=_path(catalogue["repository"], "catalogue.repository", base),
         online_keys=_path(catalogue["online_keys"], "catalogue.online_keys", base),
     )
+
+
+def _sli(section: Mapping[str, Any]) -> SliSettings:
+    url = _typed(section["url"], str | None, "sli.url")
+    if url is not None and not _MONITOR_URL.match(url):
+        raise RefusedError(
+            KIND, "`sli.url` must be the address of a Prometheus, such as https://prometheus.example.org."
+        )
+    queries = _typed(section["queries"], dict[str, str], "sli.queries")
+    if len(queries) > MAX_QUERIES or any(not query or len(query) > MAX_QUERY for query in queries.values()):
+        text = f"`sli.queries` must have at most {MAX_QUERIES} queries of at most {MAX_QUERY} characters."
+        raise RefusedError(KIND, text)
+    return SliSettings(url=url, queries=queries)
 
 
 def parse_address(text: str, name: str) -> Address:

@@ -4,7 +4,7 @@ A campaign's id is its name. Its targets are chosen, and dealt into cohorts, onc
 """
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from firmware.errors import RefusedError
@@ -25,6 +25,7 @@ from server.planner.model import (
     CampaignState,
     CohortRow,
     Commanded,
+    Compared,
     Explanation,
     Footprint,
     GateAnswered,
@@ -94,6 +95,26 @@ class CampaignService:
         said = GateAnswered(campaign=campaign, cohort=cohort, name=gate, verdict=verdict, by=by, reason=reason, at=at)
         await self._engine.command(said)
         return await self.view(campaign)
+
+    async def compare(
+        self, campaign: str, target: str, changes: Mapping[str, tuple[float | None, float]], *, by: str
+    ) -> None:
+        """Hand in how the metrics of a target and of its control changed, once it is verified; `by` stands on the trail.
+        Raises `NotFoundError`, or `RefusedError` (`not-compared`) for a target that this can't be said of."""
+        row = await self._database.read(
+            lambda unit: unit.campaigns.load(Footprint(campaign=campaign, target=target)).assignment
+        )
+        if row is None:
+            raise NotFoundError(f"{target} isn't part of campaign {campaign}.")
+        if row.control is None or row.compared or row.state is not AssignmentState.VERIFIED:
+            why = "it was compared already" if row.compared else "it has no control, or isn't verified"
+            raise RefusedError("not-compared", f"{target} can't be compared: {why}.")
+        at = self._clock.now()
+        await self._engine.command(Compared(campaign=campaign, target=target, changes=dict(changes), at=at))
+        text = f"{target} was compared with {row.control}: {', '.join(sorted(changes))}."
+        await self._database.write(
+            lambda unit: unit.audit.add(at=at, kind="compared", text=text, actor=by, campaign=campaign, target=target)
+        )
 
     async def list(self) -> Sequence[CampaignView]:
         """All campaigns, newest first."""

@@ -1,6 +1,6 @@
 """Campaigns over REST: create from a campaign file, watch, and tell them what to do."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
@@ -32,6 +32,9 @@ class Desk(Protocol):
     async def answer_gate(
         self, campaign: str, cohort: str, verdict: GateVerdict, *, gate: str, by: str, reason: str
     ) -> CampaignView: ...
+    async def compare(
+        self, campaign: str, target: str, changes: Mapping[str, tuple[float | None, float]], *, by: str
+    ) -> None: ...
 
 
 class Why(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -46,6 +49,22 @@ class Answer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     verdict: Literal["pass", "fail"]
     reason: Annotated[str, Meta(max_length=500)] = ""
     gate: Annotated[str, Meta(max_length=63)] = ""
+
+
+Finite = Annotated[float, Meta(ge=-1e15, le=1e15)]
+
+
+class Change(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a metric changed, after minus before at the same hours of the week. `own` null: the target told nothing."""
+
+    own: Finite | None
+    control: Finite
+
+
+class Comparison(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of a comparison: by metric, the changes of a target and of its control."""
+
+    changes: Annotated[dict[Annotated[str, Meta(max_length=64)], Change], Meta(min_length=1, max_length=8)]
 
 
 class CampaignRoutes:
@@ -63,6 +82,7 @@ class CampaignRoutes:
             Route(method="POST", path="/campaigns", need=Need.OPERATE, action=self.create),
             Route(method="GET", path=one, need=Need.READ, action=self.show),
             Route(method="GET", path=f"{one}/assignments", need=Need.READ, action=self.assignments),
+            Route(method="POST", path=f"{one}/comparisons/{{target}}", need=Need.OPERATE, action=self.compare),
             Route(method="POST", path=f"{one}/cohorts/{{cohort}}/gate", need=Need.OPERATE, action=self.gate),
             *(Route(method="POST", path=f"{one}/{verb}", need=need_of(verb), action=self.command) for verb in Verb),
         )
@@ -102,6 +122,14 @@ class CampaignRoutes:
         if view is None:
             raise NotFoundError(f"There is no campaign {name}.")
         return reply({"assignments": page.rows, "next": page.next})
+
+    async def compare(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """Take in how a verified target's metrics changed beside its control's."""
+        told = await read_json(request, Comparison)
+        changes = {name: (one.own, one.control) for name, one in told.changes.items()}
+        target = path_id(request, "target")
+        await self._desk.compare(path_id(request, "campaign"), target, changes, by=caller.name)
+        return reply({"target": target})
 
     async def gate(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """Say whether a cohort passes its external gate."""

@@ -232,18 +232,6 @@ class BlockTable(Stored, table=True):
     version: int
 
 
-class MetricTable(Stored, table=True):
-    """What a target measured in one hour of one week: `hour` from Monday 00:00 UTC, `week` counted since 1970."""
-
-    __tablename__ = "target_metric"
-    target: str = Field(primary_key=True, foreign_key="target.id")
-    metric: str = Field(primary_key=True)
-    hour: int = Field(primary_key=True)
-    week: int = Field(primary_key=True)
-    total: float
-    samples: int
-
-
 class LegTable(Stored, table=True):
     __tablename__ = "campaign_leg"
     campaign: str = Field(primary_key=True, foreign_key="campaign.id")
@@ -408,7 +396,6 @@ CAMPAIGN = _table("campaign")
 COHORT = _table("cohort")
 ASSIGNMENT = _table("assignment")
 BLOCK = _table("gate_block")
-METRIC = _table("target_metric")
 LEG = _table("campaign_leg")
 GROUP = _table("budget_group")
 GROUP_SIZE = _table("group_size")

@@ -35,6 +35,7 @@ OPERATE = {
     "POST /campaigns",
     "POST /fleet/{target}/quarantine",
     "POST /campaigns/{campaign}/cohorts/{cohort}/gate",
+    "POST /campaigns/{campaign}/comparisons/{target}",
     "POST /campaigns/{campaign}/start",
     "POST /campaigns/{campaign}/pause",
     "POST /campaigns/{campaign}/resume",

@@ -1,4 +1,4 @@
-"""What gates keep: strata and words from outside per cohort, sites, and by what an assignment is grouped; metrics of targets.
+"""What gates keep: strata and words from outside per cohort, sites, and by what an assignment is grouped.
 
 Gates that were stored with kind `rate` counted a share of their cohort, which is kind `share` now.
 
@@ -23,7 +23,6 @@ def upgrade() -> None:
     op.add_column("assignment", sa.Column("control", sa.String(), nullable=True))
     op.add_column("assignment", sa.Column("compared", sa.Boolean(), nullable=False, server_default=sa.false()))
     _gate_block()
-    _target_metric()
     _count_shares()
 
 
@@ -45,20 +44,6 @@ def _gate_block() -> None:
         sa.Column("version", sa.Integer(), nullable=False),
         sa.ForeignKeyConstraint(["campaign"], ["campaign.id"], name="fk_gate_block_campaign"),
         sa.PrimaryKeyConstraint("campaign", "cohort", "stratum", "site", name="pk_gate_block"),
-    )
-
-
-def _target_metric() -> None:
-    op.create_table(
-        "target_metric",
-        sa.Column("target", sa.String(), nullable=False),
-        sa.Column("metric", sa.String(), nullable=False),
-        sa.Column("hour", sa.Integer(), nullable=False),
-        sa.Column("week", sa.Integer(), nullable=False),
-        sa.Column("total", sa.Float(), nullable=False),
-        sa.Column("samples", sa.Integer(), nullable=False),
-        sa.ForeignKeyConstraint(["target"], ["target.id"], name="fk_target_metric_target"),
-        sa.PrimaryKeyConstraint("target", "metric", "hour", "week", name="pk_target_metric"),
     )
 
 
