@@ -220,6 +220,15 @@ def test_who_is_not_verified_is_not_compared() -> None:
     assert board.cohort("wave").strata["all"].metrics == {}
 
 
+def test_a_target_is_compared_once_though_other_metrics_come_later() -> None:
+    board = with_gates(replace(METRICS, metrics=(*METRICS.metrics, MetricPolicy(name="free"))), count=3, size=9)
+    target = board.members("wave")[0]
+    board.verify(target)
+    compare(board, target, 1.0, 1.0)
+    board.feed(Compared(campaign="c", target=target, changes={"free": (9.0, 0.0)}, at=board.now))
+    assert set(board.cohort("wave").strata["all"].metrics) == {"restarts"}
+
+
 def test_of_each_site_one_pair_speaks() -> None:
     board = with_gates(METRICS, count=3, size=9, groups=("site=s1",))
     wave = board.members("wave")
