@@ -27,7 +27,7 @@ class ScriptedBoot:
         kernel: Kernel,
         *,
         limits: Limits = DEFAULT_LIMITS,
-        reboot: Sequence[str] = ("systemctl", "reboot"),
+        reboot: Sequence[str] = ("systemctl", "--no-block", "reboot"),
         program_port: int | None = None,
     ) -> None:
         self._effects, self._store, self._kernel = effects, store, kernel

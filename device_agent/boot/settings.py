@@ -29,7 +29,7 @@ class _Real(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     boots: Count = 8
     spare: Spare = MAX_SPARE
     min_uptime_s: Seconds = 120.0
-    reboot: Command = ("systemctl", "reboot")
+    reboot: Command = ("systemctl", "--no-block", "reboot")
     program_port: Annotated[int, Meta(ge=1, le=65535)] | None = None
 
     @property

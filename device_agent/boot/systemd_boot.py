@@ -64,7 +64,7 @@ class SystemdBoot:
         kernel: Kernel,
         *,
         limits: Limits = DEFAULT_LIMITS,
-        reboot: Sequence[str] = ("systemctl", "reboot"),
+        reboot: Sequence[str] = ("systemctl", "--no-block", "reboot"),
         program_port: int | None = None,
     ) -> None:
         self._effects, self._folder, self._templates, self._kernel = effects, folder, templates, kernel
