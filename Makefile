@@ -7,7 +7,7 @@ JOBS   ?= 3
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help demo test test-all check bench format constraints clean
+.PHONY: help demo test test-all test-boot check bench format constraints clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,9 +19,15 @@ test: $(VENV)/dev.stamp ## unit, contract, integration and one end-to-end run (a
 	@deploy/test-tools.sh
 	@OTARIA_CACHE=$(CACHE) $(BIN)/pytest -n $(JOBS) --dist loadgroup -m "not deep" $(ARGS)
 
-test-all: $(VENV)/dev.stamp ## the deep suite as well
-	@deploy/test-tools.sh
-	@OTARIA_CACHE=$(CACHE) HYPOTHESIS_PROFILE=deep CRASH=deep $(BIN)/pytest -n $(JOBS) --dist loadgroup $(ARGS)
+test-all: $(VENV)/dev.stamp ## the deep suite as well, with real boots by GRUB
+	@deploy/test-tools.sh boots
+	@OTARIA_CACHE=$(CACHE) HYPOTHESIS_PROFILE=deep CRASH=deep $(BIN)/pytest -n $(JOBS) --dist loadgroup -m "not boots" $(ARGS)
+
+test-boot: $(VENV)/dev.stamp ## Linux in QEMU by GRUB, systemd-boot and U-Boot; writes docs/reference/boot-results.md
+	@deploy/test-tools.sh boots
+	@rm -f $(CACHE)/boot-results.jsonl
+	@OTARIA_CACHE=$(CACHE) OTARIA_BOOT_RESULTS=$(CACHE)/boot-results.jsonl $(BIN)/pytest tests/boot $(ARGS)
+	@$(BIN)/python -m tests.boot.results $(CACHE)/boot-results.jsonl
 
 check: $(VENV)/dev.stamp ## format, lint, types, import rules
 	@$(BIN)/ruff format --check .

@@ -125,6 +125,8 @@ class Depot(Lab):
             slot_a=self.image(FACTORY),
             data={"agent.toml": SETTINGS.format(boot=self.loader.boot).encode()},
         )
+        if self.loader.state is not None:
+            disk.put("state", self.loader.state(folder))
         board = self.loader.board(self.guests, folder)
         machine = Machine(board=board, disk=disk, folder=folder, claim=folder / "claim")
         device = Device(depot=self, name=name, machine=machine, disk=disk)

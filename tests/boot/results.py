@@ -23,8 +23,8 @@ INTRO = """\
 # Real boots: the last full result
 
 Written by `make test-boot`. Each case is a machine in QEMU that boots Debian's Linux by the boot loader named, runs the agent
-with [the shipped unit and scripts](../howto/boot.md), and is updated by a real server over a real broker. The seconds are those of
-the whole case, downloads and restarts included; they say as much about the machine that it ran on.
+with [the shipped unit and scripts](../howto/boot.md), and is updated by a real server over a real broker. The seconds are those
+of the whole case, downloads and restarts included; they say as much about the machine that it ran on.
 """
 
 

@@ -8,6 +8,7 @@ minute of one core where there is no KVM.
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -52,19 +53,20 @@ class Yard:
             self._device = None
 
 
-LOADERS = [
-    pytest.param(one, id=one.name, marks=() if one is loaders.GRUB else pytest.mark.boots) for one in loaders.ALL
-]
+def _param(one: Loader) -> Any:
+    """All tests of a boot loader stay on one worker; GRUB's are a part of `make test-all`."""
+    marks = [pytest.mark.xdist_group(f"boots-{one.name}"), *([] if one is loaders.GRUB else [pytest.mark.boots])]
+    return pytest.param(one, id=one.name, marks=marks)
 
 
-@pytest.fixture(scope="module", params=LOADERS)
+@pytest.fixture(scope="module", params=[_param(one) for one in loaders.ALL])
 def yard(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
     loader: Loader = request.param
     skip_without("mosquitto")
     lack = next((tool for tool in (*TOOLS, *loader.tools) if not shutil.which(tool, path=PATH)), None)
     lack = lack or next((str(path) for path in loader.files if not path.exists()), None)
     if lack:
-        pytest.skip(f"{lack} is not here; deploy/boot-test-tools.sh installs what real boots need")
+        pytest.skip(f"{lack} is not here; `deploy/test-tools.sh boots` installs what real boots need")
     depot = Depot(tmp_path_factory.mktemp(loader.name), guests(), loader)
     try:
         depot.prepare()
