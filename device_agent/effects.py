@@ -11,6 +11,7 @@ import contextlib
 import errno
 import mmap
 import os
+import signal
 import stat
 import struct
 import subprocess
@@ -142,14 +143,16 @@ class FileEffects:
             self._calls.close(descriptor)
 
     def run(self, argv: Sequence[str], *, data: bytes = b"", timeout_s: float) -> bytes:
-        """Run a foreign tool; raises `OSError` with what it said when it fails or takes longer."""
+        """Run a foreign tool; raises `OSError` with what it said when it fails or takes longer, `InterruptedError` when SIGTERM
+        ended it."""
         try:
             return self._calls.run(argv, data, timeout_s)
         except subprocess.TimeoutExpired as error:
             raise OSError(errno.ETIMEDOUT, f"{argv[0]} took longer than {timeout_s} s") from error
         except subprocess.CalledProcessError as error:
             said = error.stderr[-MAX_SAID_BYTES:].decode(errors="replace").strip()
-            raise OSError(errno.EIO, f"{argv[0]} failed with {error.returncode}: {said}") from error
+            kind = errno.EINTR if error.returncode == -signal.SIGTERM else errno.EIO
+            raise OSError(kind, f"{argv[0]} failed with {error.returncode}: {said}") from error
 
     def _write_all(self, descriptor: int, data: bytes) -> None:
         view = memoryview(data)

@@ -10,11 +10,11 @@ from device_agent.boot import ledger as rules
 from device_agent.boot.cells import Store, Stored
 from device_agent.boot.kernel import Kernel, ThisBoot
 from device_agent.boot.ledger import DEFAULT_LIMITS, Ledger, Limits, Phase
+from device_agent.boot.restart import REBOOT, restart
 from device_agent.ports import BootOutcome, BootStatus, Effects, Slot
 from firmware.errors import RefusedError, UnavailableError
 
 STATE_LOST = "loader-state-lost"
-REBOOT_S = 30.0
 
 
 class ScriptedBoot:
@@ -27,7 +27,7 @@ class ScriptedBoot:
         kernel: Kernel,
         *,
         limits: Limits = DEFAULT_LIMITS,
-        reboot: Sequence[str] = ("systemctl", "--no-block", "reboot"),
+        reboot: Sequence[str] = REBOOT,
         program_port: int | None = None,
     ) -> None:
         self._effects, self._store, self._kernel = effects, store, kernel
@@ -97,7 +97,7 @@ class ScriptedBoot:
         )
 
     def reboot(self) -> None:
-        self._effects.run(self._reboot, timeout_s=REBOOT_S)
+        restart(self._effects, self._reboot)
 
     def _load(self, this: ThisBoot) -> Stored:
         """What is stored; when all is lost, that the running slot is the one to boot."""

@@ -7,6 +7,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from device_agent.boot.ledger import MAX_COUNT, MAX_SPARE, Limits
+from device_agent.boot.restart import REBOOT
 
 Count = Annotated[int, Meta(ge=1, le=MAX_COUNT)]
 Spare = Annotated[int, Meta(ge=0, le=MAX_SPARE)]
@@ -29,7 +30,7 @@ class _Real(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     boots: Count = 8
     spare: Spare = MAX_SPARE
     min_uptime_s: Seconds = 120.0
-    reboot: Command = ("systemctl", "--no-block", "reboot")
+    reboot: Command = REBOOT
     program_port: Annotated[int, Meta(ge=1, le=65535)] | None = None
 
     @property

@@ -15,11 +15,11 @@ from device_agent.boot import entries
 from device_agent.boot.entries import Entry
 from device_agent.boot.kernel import Kernel, ThisBoot
 from device_agent.boot.ledger import DEFAULT_LIMITS, NOT_SELECTED, REQUESTED, Limits, Phase
+from device_agent.boot.restart import REBOOT, restart
 from device_agent.ports import BootOutcome, BootStatus, Effects, Slot
 from firmware.errors import RefusedError, UnavailableError
 from firmware.protocol.words import ReasonKind
 
-REBOOT_S = 30.0
 MAX_FILES = 256
 
 
@@ -64,7 +64,7 @@ class SystemdBoot:
         kernel: Kernel,
         *,
         limits: Limits = DEFAULT_LIMITS,
-        reboot: Sequence[str] = ("systemctl", "--no-block", "reboot"),
+        reboot: Sequence[str] = REBOOT,
         program_port: int | None = None,
     ) -> None:
         self._effects, self._folder, self._templates, self._kernel = effects, folder, templates, kernel
@@ -199,7 +199,7 @@ class SystemdBoot:
         self._tidy()
 
     def reboot(self) -> None:
-        self._effects.run(self._reboot, timeout_s=REBOOT_S)
+        restart(self._effects, self._reboot)
 
     def create(self, slot: Slot) -> None:
         """The first entries of a board: `slot` is committed."""

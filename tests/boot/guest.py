@@ -15,6 +15,7 @@ import stat
 import subprocess
 import sys
 import tarfile
+import time
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from tests.boot import cpio
 HERE = Path(__file__).parent
 PROJECT = HERE.parents[1]
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+KEPT_S = 86400.0
 SUITE = "bookworm"
 PACKAGES = """
 systemd systemd-sysv udev kmod python3 base-passwd base-files dash coreutils util-linux mount libc-bin busybox-static
@@ -149,12 +151,17 @@ class Guests:
         path = self.cache / f"{name}-{key}"
         with self._locked(name):
             if not path.exists():
-                for old in self.cache.glob(f"{name}-{'?' * len(key)}*"):
-                    shutil.rmtree(old) if old.is_dir() else old.unlink()
+                self._forget(name, key)
                 new = self.cache / f"{name}-{key}.new"
                 make(new)
                 new.rename(path)
         return path
+
+    def _forget(self, name: str, key: str) -> None:
+        """Remove what was made of older recipes; not what another run may still use."""
+        for old in self.cache.glob(f"{name}-{'?' * len(key)}*"):
+            if old.stat().st_mtime < time.time() - KEPT_S:
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:

@@ -18,7 +18,7 @@ OVMF = Path("/usr/share/OVMF/OVMF_CODE.fd")
 VARIABLES = Path("/usr/share/OVMF/OVMF_VARS.fd")
 SYSTEMD_BOOT = Path("/usr/lib/systemd/boot/efi/systemd-bootx64.efi")
 UBOOT = Path("/usr/lib/u-boot/qemu_arm64/u-boot.bin")
-CONSOLE = "console=ttyS0 quiet loglevel=4 systemd.show_status=false net.ifnames=0 panic=2"
+CONSOLE = "console=ttyS0 quiet loglevel=4 systemd.show_status=false net.ifnames=0 panic=2 mitigations=off"
 EMBEDDED = "search --no-floppy --set=root --file /grub/grub.cfg\nset prefix=($root)/grub\nconfigfile /grub/grub.cfg\n"
 UBOOT_CMD = f"""\
 setenv otaria_if virtio

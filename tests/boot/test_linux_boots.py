@@ -110,10 +110,11 @@ def assert_falls_back(device: Device, version: str, cause: str, *, boots: int | 
 
 def test_a_good_update_commits(device: Device) -> None:
     """A good update commits"""
-    slot = device.running()
+    slot, mark = device.running(), len(device.machine.console)
     campaign = device.start(releases.GOOD)
     device.wait_outcome(campaign, "verified", STAGE_S + BOOT_S)
     assert_runs(device, slot.other, releases.GOOD)
+    assert " ERROR " not in device.machine.console[mark:]
     code, said = device.machine.shell("otaria-agent boot check")
     assert code == 0, said
 
