@@ -33,7 +33,7 @@ root = "PARTLABEL=root-b"
 
 [watchdog]
 device = "/dev/watchdog"
-timeout_s = 45
+timeout_s = 90
 always = true
 
 [hooks]

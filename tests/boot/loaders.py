@@ -135,9 +135,10 @@ def _pc(guests: Guests, work: Path) -> Board:
     how = accelerator(guests.kernel(AMD64)[0])
     shutil.copy(VARIABLES, work / "variables.fd")
     flash = "if=pflash,format=raw"
+    processor = ("-cpu", "host") if how == "kvm" else ("-cpu", "max")
     return Board(
         program="qemu-system-x86_64",
-        machine=("-M", f"q35,accel={how}", "-cpu", "host" if how == "kvm" else "max", "-smp", "1"),
+        machine=("-M", f"q35,accel={how}", *processor, "-smp", "1"),
         firmware=(
             *("-drive", f"{flash},readonly=on,file={OVMF}"),
             *("-drive", f"{flash},file={work / 'variables.fd'}"),
@@ -147,9 +148,8 @@ def _pc(guests: Guests, work: Path) -> Board:
 
 def _virt(_guests: Guests, _work: Path) -> Board:
     """QEMU's own arm64 board, emulated."""
-    return Board(
-        program="qemu-system-aarch64", machine=("-M", "virt", "-cpu", "cortex-a53"), firmware=("-bios", str(UBOOT))
-    )
+    machine = ("-M", "virt", "-cpu", "cortex-a53")
+    return Board(program="qemu-system-aarch64", machine=machine, firmware=("-bios", str(UBOOT)))
 
 
 GRUB = Loader(

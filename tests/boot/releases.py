@@ -28,8 +28,10 @@ After=otaria-agent.service
 [Service]
 ExecStart=/usr/lib/gateway/freeze
 """
+NO_COMMIT = "#!/bin/sh\n# Whatever freezes the machine comes first.\nsleep 50\n"
 FREEZE = """\
 #!/bin/sh
+sleep 5
 # A program of the highest priority that never ends: on the one core nothing else runs any more, not even init.
 echo -1 >/proc/sys/kernel/sched_rt_runtime_us
 echo otaria-step:freezes: >/dev/console
@@ -68,7 +70,12 @@ _CHANGES = {
     GOOD: Change(),
     PANICS: Change(files={"sbin/init": "#!/bin/sh\nexit 1\n"}),
     HANGS: _with_unit("hang", HANG_UNIT, "sysinit.target"),
-    FREEZES: _with_unit("freeze", FREEZE_UNIT, "multi-user.target", {"usr/lib/gateway/freeze": FREEZE}),
+    FREEZES: _with_unit(
+        "freeze",
+        FREEZE_UNIT,
+        "multi-user.target",
+        {"usr/lib/gateway/freeze": FREEZE, "etc/otaria/hooks/before-commit": NO_COMMIT},
+    ),
     UNHEALTHY: Change(files={"usr/lib/gateway/self-test": "#!/bin/sh\necho the pump does not answer\nexit 1\n"}),
     SILENT: Change(links={f"{UNITS}/otaria-agent.service": "/dev/null"}),
     CUT: Change(),
