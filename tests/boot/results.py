@@ -46,9 +46,8 @@ def page(rows: Sequence[dict[str, Any]], versions: str) -> str:
     """The whole page."""
     day = time.strftime("%Y-%m-%d", time.gmtime(max(one["at"] for one in rows)))
     passed = sum(one["result"] == "passed" for one in rows)
-    said = (
-        f"{day}: {passed} of {len(rows)} cases passed, {sum(one['seconds'] for one in rows) / 60:.0f} minutes in all."
-    )
+    ran, minutes = sum(one["result"] != "skipped" for one in rows), sum(one["seconds"] for one in rows) / 60
+    said = f"{day}: {passed} of {ran} cases that ran passed, {minutes:.0f} minutes in all."
     return f"{INTRO}\n{said}\n\n{table(rows)}\n\n{versions}\n"
 
 
@@ -60,10 +59,12 @@ def versions() -> str:
 
 
 def main() -> None:
-    """Write the page."""
-    lines = Path(sys.argv[1]).read_text().splitlines()
-    PAGE.write_text(page([json.loads(line) for line in lines], versions()))
-    print(f"Wrote {PAGE}.")
+    """Write the page, unless no machine was booted."""
+    kept = Path(sys.argv[1])
+    rows = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
+    if any(one["result"] != "skipped" for one in rows):
+        PAGE.write_text(page(rows, versions()))
+        print(f"Wrote {PAGE}.")
 
 
 if __name__ == "__main__":

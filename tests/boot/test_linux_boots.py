@@ -8,7 +8,6 @@ minute of one core where there is no KVM.
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
@@ -25,7 +24,7 @@ TOOLS = ("qemu-system-x86_64", "mmdebstrap", "mksquashfs", "depmod", "sfdisk", "
 BOOT_S, STAGE_S = 900.0, 900.0
 FAT_HEAD = 32 * 512
 
-pytestmark = [pytest.mark.deep, pytest.mark.timeout(7200)]
+pytestmark = [pytest.mark.deep, pytest.mark.boots, pytest.mark.timeout(7200)]
 
 
 @dataclass
@@ -54,13 +53,7 @@ class Yard:
             self._device = None
 
 
-def _param(one: Loader) -> Any:
-    """All tests of a boot loader stay on one worker; GRUB's are a part of `make test-all`."""
-    marks = [pytest.mark.xdist_group(f"boots-{one.name}"), *([] if one is loaders.GRUB else [pytest.mark.boots])]
-    return pytest.param(one, id=one.name, marks=marks)
-
-
-@pytest.fixture(scope="module", params=[_param(one) for one in loaders.ALL])
+@pytest.fixture(scope="module", params=loaders.ALL, ids=lambda one: one.name)
 def yard(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
     loader: Loader = request.param
     skip_without("mosquitto")
