@@ -26,12 +26,15 @@ READ = {
     "GET /events",
     "GET /authorities",
     "GET /endpoints",
+    "GET /fleet/{target}/logs",
 }
 OPERATE = {
     "POST /campaigns/{campaign}/bundle",
     "POST /campaigns/{campaign}/bundle/orders",
     "POST /fleet/{target}/code",
     "POST /reports",
+    "POST /fleet/{target}/logs",
+    "GET /logs/{request}",
     "POST /campaigns",
     "POST /fleet/{target}/quarantine",
     "POST /campaigns/{campaign}/cohorts/{cohort}/gate",
