@@ -25,6 +25,7 @@ from server.planner.model import (
     TokenRow,
     campaign_group,
 )
+from server.planner.surroundings import BehindRow
 
 Key = tuple[str, ...]
 
@@ -148,3 +149,5 @@ def key_of(row: Row) -> Key:
             return ("token", row.group, row.target)
         case BlockRow():
             return ("block", row.campaign, str(row.cohort), row.stratum, row.site)
+        case BehindRow():
+            return ("behind", row.campaign, row.gateway)

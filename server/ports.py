@@ -22,6 +22,7 @@ from server.planner.model import (
     TokenRow,
 )
 from server.planner.strategy import Strategy
+from server.planner.surroundings import BehindRow
 
 T = TypeVar("T")
 
@@ -395,6 +396,10 @@ class Fleet(Protocol):
         """Note by which address a target said it comes, and which services CAs it trusts."""
         ...
 
+    def labels(self, names: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
+        """The labels of these names, by target, of all targets that are not shut out and have any."""
+        ...
+
     def recount_groups(self) -> Sequence[Drift]:
         """Count the members of every group anew, and repair what was counted wrong; returns what that was."""
         ...
@@ -485,7 +490,7 @@ class CampaignView:
     selection: Selection = Selection()
     legs: Sequence[Leg] = ()
     warnings: Sequence[str] = ()
-    """What its gates lack power for; told when it is made."""
+    """What of it can never come to an end, what is left out, and what its gates lack power for; told when it is made."""
 
 
 class Campaigns(Protocol):
@@ -503,6 +508,10 @@ class Campaigns(Protocol):
         ...
 
     def add_assignments(self, rows: Sequence[AssignmentRow]) -> None: ...
+    def add_behind(self, rows: Sequence[BehindRow]) -> None:
+        """Store the counters of the campaign's gateways."""
+        ...
+
     def eligible(self, product: str, hardware: Sequence[str], selection: Selection) -> Sequence[str]:
         """Ids of the active targets that fit, sorted."""
         ...

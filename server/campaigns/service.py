@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from firmware.errors import RefusedError
+from server.campaigns import grouping
 from server.campaigns.engine import Engine
 from server.campaigns.orders import key_of
 from server.campaigns.strategy_file import parse_campaign
@@ -19,11 +20,9 @@ from server.planner.cohorts import split
 from server.planner.dealing import Traits, deal
 from server.planner.explain import explain
 from server.planner.model import (
-    AssignmentRow,
     AssignmentState,
     CampaignRow,
     CampaignState,
-    CohortRow,
     Commanded,
     Compared,
     Explanation,
@@ -153,23 +152,29 @@ class CampaignService:
                 "nothing-selected",
                 f"No active target fits the selection and {release.product} {release.version}'s hardware; check both.",
             )
+        targets, warnings = grouping.choose(unit, spec, targets)
+        if not targets:
+            raise RefusedError("nothing-selected", f"No target is left to take. {' '.join(warnings)}")
+        warnings += grouping.warn(unit, spec, release, targets)
         check_feasible(spec.strategy.calendar, self._clock.now(), needs_s=spec.strategy.away_s)
         row = self._row(spec, release)
         row = with_needed(row, size=len(targets), labelled=_labelled(unit, spec, release))
-        dealt = split(row.id, targets, spec.strategy, row.seed, _firsts(unit, spec, release))
-        cohorts, assignments = deal(spec.strategy, *dealt, _traits(unit, spec, release))
-        warnings = power.check(spec.strategy, cohorts)
+        cohorts, assignments = split(row.id, targets, spec.strategy, row.seed, _firsts(unit, spec, release))
+        dealt = grouping.deal(unit, spec, row.id, cohorts, assignments)
+        cohorts, assignments = deal(spec.strategy, dealt.cohorts, dealt.assignments, _traits(unit, spec, release))
+        dealt = replace(dealt, cohorts=cohorts, assignments=assignments)
+        warnings += power.check(spec.strategy, cohorts)
         if not keep:
             return CampaignView(
                 row=row,
                 name=spec.name,
-                cohorts=cohorts,
+                cohorts=dealt.cohorts,
                 created_at=row.changed_at,
                 created_by=by,
                 selection=spec.selection,
                 warnings=warnings,
             )
-        self._store(unit, spec, row, cohorts, assignments, by)
+        self._store(unit, spec, row, dealt, by)
         return replace(_view(unit, row.id), warnings=warnings)
 
     def _row(self, spec: CampaignSpec, release: ReleaseRecord) -> CampaignRow:
@@ -189,17 +194,17 @@ class CampaignService:
         unit: Unit,
         spec: CampaignSpec,
         row: CampaignRow,
-        cohorts: Sequence[CohortRow],
-        assignments: Sequence[AssignmentRow],
+        dealt: grouping.Dealt,
         by: str,
     ) -> None:
         now = self._clock.now()
-        unit.campaigns.create(row, spec.name, cohorts, created_at=now, created_by=by, selection=spec.selection)
-        unit.campaigns.add_assignments(assignments)
+        unit.campaigns.create(row, spec.name, dealt.cohorts, created_at=now, created_by=by, selection=spec.selection)
+        unit.campaigns.add_assignments(dealt.assignments)
+        unit.campaigns.add_behind(dealt.behind)
         unit.audit.add(
             at=now,
             kind="campaign-created",
-            text=f"Campaign {spec.name} takes {len(assignments)} targets to {spec.product} {spec.version}.",
+            text=f"Campaign {spec.name} takes {len(dealt.assignments)} targets to {spec.product} {spec.version}.",
             actor=by,
             change_id=row.change_id,
             campaign=row.id,
@@ -279,4 +284,5 @@ def _around(unit: Unit, target: str) -> Slice:
         groups=loaded.groups,
         tokens=loaded.tokens,
         holders=tuple(holders),
+        around=loaded.around,
     )

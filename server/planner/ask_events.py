@@ -11,12 +11,12 @@ Rules
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import tzinfo
 
 from firmware.protocol.words import Action
-from server.planner import budgets, pace, progress
-from server.planner.admission import count_attempt, rejoin, withdraw
+from server.planner import budgets, group_checks, pace, progress
+from server.planner.admission import count_attempt, move_to_late, rejoin, withdraw
 from server.planner.calendar import LOOKAHEAD_DAYS, Calendar, frozen, next_fit, shown, zone_of
 from server.planner.ledger import Ledger
 from server.planner.model import (
@@ -28,28 +28,14 @@ from server.planner.model import (
     TellWait,
 )
 from server.planner.states import GOING_BACK, OVER, WAITING, Move
+from server.planner.waits import PATIENT_FACTOR, Wait
+from server.planner.waits import wait as _wait
 
 HISTORY = frozenset({AssignmentState.TRIAL, AssignmentState.COMMITTED, AssignmentState.VERIFIED})
 ASKABLE = frozenset({*WAITING, AssignmentState.ACTIVATING, AssignmentState.MISSING})
 UNKNOWN_AGAIN_S = 300
 LONGEST_RETRY_S = 3600
 """A target whose window is far off asks again this often at least, because strategies and freezes change."""
-PATIENT_FACTOR = 4
-"""How much later than `retry_s` to ask again when only people can change the answer."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wait:
-    """Why not now: a stable kind, a sentence, what would release it, after how many seconds to ask again, until when it holds
-    if that is known, and the group whose tokens are waited for."""
-
-    kind: str
-    text: str
-    release_by: str
-    retry_s: int
-    until: float | None = None
-    group: str | None = None
-
 
 Check = Callable[[Ledger], Wait | None]
 
@@ -169,7 +155,13 @@ CHECKS: tuple[Check, ...] = (
     campaign_grants,
     cohort_may_go,
     attempts_left,
+    group_checks.predecessors_are_done,
+    group_checks.prerequisites_are_met,
+    group_checks.leaves_went_first,
+    group_checks.group_goes_together,
+    group_checks.skew_is_small,
     in_window,
+    group_checks.path_is_clear,
     budgets_have_room,
     rate_allows,
 )
@@ -201,7 +193,9 @@ def _hear(ledger: Ledger) -> None:
     """Only who has the order can ask about it: it was reached."""
     if ledger.assignment.state in WAITING:
         ledger.set_assignment(heard=True)
-        rejoin(ledger)
+        held = group_checks.group_goes_together(ledger)
+        if held is None or not held.is_late:
+            rejoin(ledger)
 
 
 def _grant(ledger: Ledger, event: Asked) -> None:
@@ -241,6 +235,8 @@ def _keep_waiting(ledger: Ledger, wait: Wait) -> None:
     ledger.move(Move.TELL_WAIT, reason_kind=wait.kind, reason=wait.text)
     asks_again = ledger.at + wait.retry_s + ledger.campaign.strategy.patience_s
     ledger.set_assignment(wake_at=max(asks_again, ledger.assignment.wake_at or 0.0))
+    if wait.is_late and not ledger.is_late:
+        move_to_late(ledger, wait.kind, wait.text)
 
 
 def _tell(ledger: Ledger, event: Asked, wait: Wait) -> None:
@@ -265,7 +261,3 @@ def _unknown() -> Wait:
         release_by="the target takes up its current order",
         retry_s=UNKNOWN_AGAIN_S,
     )
-
-
-def _wait(ledger: Ledger, kind: str, text: str, release_by: str, factor: int = 1) -> Wait:
-    return Wait(kind=kind, text=text, release_by=release_by, retry_s=ledger.campaign.strategy.retry_s * factor)

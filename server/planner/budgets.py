@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from server.planner import gateways
 from server.planner.ledger import Ledger
 from server.planner.model import GroupRow, TargetRow, TokenKind, TokenRow, campaign_group
 from server.planner.states import LIVE, TransitionError
@@ -116,7 +117,8 @@ def first_full(ledger: Ledger) -> Full | None:
 
 def take(ledger: Ledger) -> None:
     """Count the target as in flight in all of its groups. Whether there is room was asked before (`first_full`)."""
-    for key, demand in _demands(ledger).items():
+    demands = dict.fromkeys(gateways.own_groups(ledger.target), Demand()) | _demands(ledger)
+    for key, demand in demands.items():
         _hold(ledger, key, demand, TokenKind.IN_FLIGHT)
 
 
@@ -127,30 +129,39 @@ def count_unasked(ledger: Ledger, kind: TokenKind) -> None:
         return
     is_ours = ledger.known and ledger.campaign.state in LIVE
     demands = _demands(ledger) if is_ours else {key: Demand() for key in ledger.target.groups}
+    if ledger.target.is_gateway:
+        demands[gateways.gate_group(ledger.target.id)] = Demand()
     for key, demand in demands.items():
         _hold(ledger, key, demand, kind)
 
 
 def mark(ledger: Ledger, kind: TokenKind) -> None:
-    """Keep the target counted, for another reason."""
-    for token in list(ledger.tokens.values()):
-        ledger.put_token(replace(token, kind=kind))
+    """Keep the target counted, for another reason; it isn't in flight behind its gateways any more."""
+    for key, token in list(ledger.tokens.items()):
+        if gateways.is_behind(key):
+            _give_back(ledger, key)
+        else:
+            ledger.put_token(replace(token, kind=kind))
 
 
 def release(ledger: Ledger) -> None:
     """Give back every token the target holds, whichever campaign took it."""
     for key in list(ledger.tokens):
-        group = ledger.groups.get(key)
-        if group is None:
-            raise TransitionError("incomplete-slice", f"The slice holds a token of {key} but not the group itself.")
-        ledger.put_group(replace(group, used=group.used - 1))
-        ledger.drop_token(key)
+        _give_back(ledger, key)
 
 
 def release_kinds(ledger: Ledger, *kinds: TokenKind) -> None:
     """Give every token back, if all were taken for one of these reasons."""
     if all(token.kind in kinds for token in ledger.tokens.values()):
         release(ledger)
+
+
+def _give_back(ledger: Ledger, key: str) -> None:
+    group = ledger.groups.get(key)
+    if group is None:
+        raise TransitionError("incomplete-slice", f"The slice holds a token of {key} but not the group itself.")
+    ledger.put_group(replace(group, used=group.used - 1))
+    ledger.drop_token(key)
 
 
 def _hold(ledger: Ledger, key: str, demand: Demand, kind: TokenKind) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from server.planner import steps
-from server.planner.ask_events import Wait, binding
+from server.planner.ask_events import binding
 from server.planner.ledger import Ledger
 from server.planner.model import (
     AssignmentState,
@@ -20,6 +20,7 @@ from server.planner.model import (
     TokenRow,
 )
 from server.planner.states import IN_FLIGHT, WAITING
+from server.planner.waits import Wait
 
 _NOT_STARTED = {
     CampaignState.DRAFT: "someone starts the campaign",

@@ -33,6 +33,7 @@ from server.planner.model import (
     TargetRow,
     TokenRow,
 )
+from server.planner.surroundings import BehindRow
 
 
 class Ledger:
@@ -46,6 +47,7 @@ class Ledger:
         self.blocks: dict[strata.Key, BlockRow] = {(row.cohort, row.stratum, row.site): row for row in loaded.blocks}
         self.commands: list[Command] = []
         self.around = loaded.around
+        self.behind: dict[str, BehindRow] = {row.gateway: row for row in loaded.around.behind}
         self._campaign = loaded.campaign
         self._assignment = loaded.assignment
         self._target = loaded.target
@@ -137,6 +139,7 @@ class Ledger:
         self._recount(before.cohort, state, +1)
         if state is not before.state:
             self._weigh(before.cohort, self._assignment, strata.standing(before), strata.standing(self._assignment))
+        self._count_behind(before)
         self._hold()
         self.rewake()
         return state
@@ -151,6 +154,7 @@ class Ledger:
         self._weigh(before.cohort, before, standing, None, late=+1)
         self._assignment = replace(before, cohort=index, block_size=0)
         self._weigh(index, self._assignment, None, standing, late=-1)
+        self._count_behind(before)
         self.rewake()
 
     def rewake(self) -> None:
@@ -200,6 +204,7 @@ class Ledger:
             *((groups.get(key), row) for key, row in self.groups.items()),
             *((tokens.get(key), row) for key, row in self.tokens.items()),
             *((blocks.get(key), row) for key, row in self.blocks.items()),
+            *zip(loaded.around.behind, self.behind.values(), strict=True),
         ]
         yield from (Put(row=row) for before, row in pairs if row is not None and row != before)
         yield from (Delete(row=row) for key, row in tokens.items() if key not in self.tokens)
@@ -240,6 +245,16 @@ class Ledger:
         self.blocks[key] = strata.moved(adopted, assignment, before, after)
         stratum = strata.retold(stratum, adopted, self.blocks[key])
         self.set_cohort(index, strata={**told, name: replace(stratum, late=stratum.late + late)})
+
+    def _count_behind(self, before: AssignmentRow) -> None:
+        """Keep the counters of the gateways that it is behind in step."""
+        by = self._holds_gateways(self.assignment) - self._holds_gateways(before)
+        for gateway in self.assignment.gateways if by else ():
+            row = self.behind[gateway]
+            self.behind[gateway] = replace(row, waiting=row.waiting + by)
+
+    def _holds_gateways(self, row: AssignmentRow) -> int:
+        return int(row.state in states.UNDECIDED and self.cohorts[row.cohort].name != LATE)
 
     def _hold(self) -> None:
         if self._target is not None and self._target.holder == self.campaign.id:

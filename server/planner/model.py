@@ -13,7 +13,7 @@ from typing import Any
 from firmware.protocol.words import Action
 from server.planner.gate_rows import BlockRow, GateInput, Stratum
 from server.planner.strategy import Strategy
-from server.planner.surroundings import NOWHERE, Surroundings
+from server.planner.surroundings import NOWHERE, BehindRow, Surroundings
 
 LATE = "late"
 
@@ -180,6 +180,8 @@ class AssignmentRow:
     """The release that the current order installs on the way, when that is not the campaign's own."""
     out_until: float | None = None
     """Until when the current order, which was given out for unattended use, may be followed out of sight."""
+    gateways: tuple[str, ...] = ()
+    """Those of the campaign's gateways that it is behind and counts for, where they go last."""
     permit_nonce: str | None = None
     permitted_at: float | None = None
     committed_at: float | None = None
@@ -211,6 +213,14 @@ class TargetRow:
     gone: bool = False
     """Shut out of the fleet for ever."""
     groups: tuple[str, ...] = ()
+    product: str | None = None
+    """The product whose release it runs."""
+    gateways: tuple[str, ...] = ()
+    """All gateways on its management path."""
+    path_fault: str = ""
+    """Why that path isn't known, if so."""
+    is_gateway: bool = False
+    """Whether another target names it as its gateway."""
     offline: bool = False
     """By the broker's unsigned word: it may only make others wait."""
     zone: str | None = None
@@ -248,7 +258,7 @@ class TokenRow:
     version: int = 0
 
 
-Row = CampaignRow | CohortRow | AssignmentRow | TargetRow | GroupRow | TokenRow | BlockRow
+Row = CampaignRow | CohortRow | AssignmentRow | TargetRow | GroupRow | TokenRow | BlockRow | BehindRow
 
 
 # Events: what happened. `at` is the server's time.
@@ -469,7 +479,8 @@ class Footprint:
     """What to load for an event: the target with its groups and tokens, the campaign with its cohorts, the assignment.
 
     `campaign` None with a `target` means: the campaign that holds the target. The groups to load are the target's own, the
-    campaign's (`campaign_group`), and those of the tokens that the target holds; a group that isn't stored yet is left out.
+    campaign's (`campaign_group`), those of its path (`gateways.path_groups`), and those of the tokens that the target holds; a
+    group that isn't stored yet is left out.
     """
 
     campaign: str | None = None

@@ -12,7 +12,15 @@ from typing import Any
 
 from server.planner import gate_policy, plain, times
 from server.planner.budgets import UNLIMITED
-from server.planner.group_policy import MAX_BUDGETS, parse_budgets
+from server.planner.group_policy import (
+    MAX_BUDGETS,
+    parse_after,
+    parse_budgets,
+    parse_order,
+    parse_requires,
+    parse_skew,
+    parse_together,
+)
 from server.planner.model import LATE
 from server.planner.strategy import (
     ApprovalPolicy,
@@ -240,6 +248,11 @@ _FIELDS: Mapping[str, Callable[[object, str], Any]] = {
     "approvals": _approvals,
     "emergency": plain.flag,
     "rollback_rates": _rates,
+    "order": parse_order,
+    "after": parse_after,
+    "requires": parse_requires,
+    "skew": parse_skew,
+    "together": parse_together,
     "patience": plain.positive_duration,
     "horizon": plain.positive_duration,
     "healthy": plain.duration,
@@ -254,4 +267,6 @@ _FIELDS: Mapping[str, Callable[[object, str], Any]] = {
     "on_failure": lambda value, where: plain.one_of(value, where, ON_FAILURE),
 }
 """The keys of a strategy and what parses each."""
-_STORED = {key: f"{key}_s" for key in ("patience", "horizon", "healthy", "permit_valid", "trial", "order_ttl", "retry")}
+_STORED = {
+    key: f"{key}_s" for key in ("patience", "horizon", "healthy", "permit_valid", "trial", "order_ttl", "retry")
+} | {"order": "leaves_first"}

@@ -120,6 +120,42 @@ class ApprovalPolicy:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AfterPolicy:
+    """The campaign comes after another one, `soak_s` after that became `state`: `watching` (every cohort passed) or
+    `completed`."""
+
+    campaign: str
+    state: str = "completed"
+    soak_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequirePolicy:
+    """`of` (`target`, or `gateway`: each of its gateways) has at least this version: of what it runs if that is `product`, or as
+    a label of this name says."""
+
+    at_least: str
+    of: str = "target"
+    product: str | None = None
+    label: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkewPolicy:
+    """The releases of the members of a group, by this label, are at most so many steps apart."""
+
+    by: str
+    most: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TogetherPolicy:
+    """The members of a group, by this label, go all or not at all."""
+
+    by: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class DeltaPolicy:
     """How a campaign treats deltas. `wait_s`: for how long its first cohort waits for them. `min_saving`: the share of the full
     image that a delta must save to be offered. `at_most`: so many are made for it, those that most of its targets need."""
@@ -148,6 +184,7 @@ class Strategy:
     `healthy_s`: committed and not regressed for this long makes it verified.
     `permit_valid_s`, `trial_s`, `order_ttl_s`: as in the permit and order. `on_failure`: `pause`, `abort` or `rollback`.
     `retry_s`: after how long a target that was told to wait asks again, and a target held by another campaign is tried again.
+    `leaves_first`: gateways go after the targets of the campaign that are behind them.
     `late_max_failures`: how many of `late` may fail; one more pauses the campaign.
     `emergency`: it starts before its approvals are there, and owes them.
     `unattended`: how orders are given out for unattended use; None allows none.
@@ -158,6 +195,11 @@ class Strategy:
     budgets: tuple[BudgetPolicy, ...] = ()
     rates: tuple[RatePolicy, ...] = ()
     rollback_rates: tuple[RatePolicy, ...] = ()
+    leaves_first: bool = False
+    after: tuple[AfterPolicy, ...] = ()
+    requires: tuple[RequirePolicy, ...] = ()
+    skew: SkewPolicy | None = None
+    together: TogetherPolicy | None = None
     patience_s: float = 3600
     horizon_s: float = 1800
     healthy_s: float = 60

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 AGENT_LABEL = "agent."
 """Prefix of labels an agent gave itself: it cannot choose its selection or budget group with them unless asked to."""
+MAX_PEERS = 64
+"""Most members of a group whose releases are compared, or that go together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,10 +22,61 @@ class GroupSize:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BehindRow:
+    """How many of a campaign's targets behind a gateway are undecided, those in `late` left out. Counted by the ledger, for
+    campaigns whose gateways go last."""
+
+    campaign: str
+    gateway: str
+    waiting: int
+    version: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predecessor:
+    """A campaign that another comes after."""
+
+    id: str
+    state: str
+    changed_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neighbour:
+    """Another target: what it runs, whether it is in flight, and where it is in the campaign (None: it has no part in it)."""
+
+    id: str
+    product: str | None = None
+    version: str | None = None
+    counter: int | None = None
+    groups: tuple[str, ...] = ()
+    in_flight: bool = False
+    state: str | None = None
+    reason_kind: str = "none"
+    is_late: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peers:
+    """The members of a group, at most `MAX_PEERS`; `more`: there are others."""
+
+    key: str
+    members: tuple[Neighbour, ...] = ()
+    more: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Surroundings:
-    """`sizes`: of the target's own groups."""
+    """`sizes`: of the target's own groups. `behind`: where the target counts, and what is behind itself. The others only where
+    the campaign's strategy asks for them: `before`, the campaigns it comes after; `gateways`, what the target's run; `peers` in
+    its groups; `counters`, those of the product's releases in order."""
 
     sizes: tuple[GroupSize, ...] = ()
+    behind: tuple[BehindRow, ...] = ()
+    before: tuple[Predecessor, ...] = ()
+    gateways: tuple[Neighbour, ...] = ()
+    peers: tuple[Peers, ...] = ()
+    counters: tuple[int, ...] = ()
 
 
 NOWHERE = Surroundings()

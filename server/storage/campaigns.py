@@ -19,6 +19,7 @@ from server.planner.model import (
     TokenRow,
 )
 from server.planner.states import UNDECIDED
+from server.planner.surroundings import BehindRow
 from server.ports import AgentStatus, CampaignView, DeltaNeed, Leg, Origin, Page, Selection, StoredOrder
 from server.storage import legs, slices, traits
 from server.storage.fleet import labelled
@@ -32,7 +33,7 @@ from server.storage.rows import (
     token_row,
     values_of,
 )
-from server.storage.tables import AGENT, ASSIGNMENT, CAMPAIGN, ORDER, TARGET, TOKEN
+from server.storage.tables import AGENT, ASSIGNMENT, BEHIND, CAMPAIGN, ORDER, TARGET, TOKEN
 
 _OVER = (CampaignState.COMPLETED, CampaignState.ABORTED, CampaignState.ROLLING_BACK, CampaignState.ROLLED_BACK)
 _CURSOR = re.compile(r"([0-9]{1,9})\.([0-9]{1,9})\.([a-z0-9-]{1,63})\Z")
@@ -69,6 +70,12 @@ class SqlCampaigns:
         values = [{**key_of(row)[1], **values_of(row), "version": 1} for row in rows]
         if values:
             self._db.execute(insert(ASSIGNMENT), values)
+
+    def add_behind(self, rows: Sequence[BehindRow]) -> None:
+        """Store the counters of the campaign's gateways."""
+        values = [{**key_of(row)[1], **values_of(row), "version": 1} for row in rows]
+        if values:
+            self._db.execute(insert(BEHIND), values)
 
     def eligible(self, product: str, hardware: Sequence[str], selection: Selection) -> Sequence[str]:
         """Ids of the active targets that fit, sorted. Hardware ids are the product's own, so `product` needs no column."""

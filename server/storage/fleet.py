@@ -1,6 +1,7 @@
 """Targets as people see them, and what is noted about them beside the planner's own columns."""
 
 from collections.abc import Mapping, Sequence
+from sys import intern
 
 from sqlalchemy import (
     ColumnElement,
@@ -139,6 +140,17 @@ class SqlFleet:
         """Note by which address a target said it comes, and which services CAs it trusts."""
         values = {"endpoint": endpoint, "services_cas": list(services_cas)}
         self._db.execute(_UPDATE, {**values, "of_target": target})
+
+    def labels(self, names: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
+        """The labels of these names, by target, of all targets that are not shut out and have any."""
+        source = TARGET_LABEL.join(TARGET, TARGET.c.id == TARGET_LABEL.c.target).join(
+            AGENT, AGENT.c.id == TARGET.c.agent
+        )
+        wanted = select(TARGET_LABEL).select_from(source).where(TARGET_LABEL.c.name.in_(list(names)), _IN_FLEET)
+        found: dict[str, dict[str, str]] = {}
+        for target, name, value in self._db.execute(wanted):
+            found.setdefault(target, {})[intern(name)] = intern(value)
+        return found
 
     def recount_groups(self) -> Sequence[Drift]:
         """Count the members of every group anew, and repair what was counted wrong; returns what that was."""

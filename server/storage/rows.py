@@ -26,7 +26,8 @@ from server.planner.model import (
     TokenRow,
 )
 from server.planner.strategy import Strategy
-from server.storage.tables import ASSIGNMENT, BLOCK, CAMPAIGN, COHORT, GROUP, TARGET, TOKEN
+from server.planner.surroundings import BehindRow
+from server.storage.tables import ASSIGNMENT, BEHIND, BLOCK, CAMPAIGN, COHORT, GROUP, TARGET, TOKEN
 
 ZONE_LABELS = ("timezone", "agent.timezone")
 """What names a target's time zone: an operator's word before the device's own."""
@@ -62,6 +63,7 @@ def assignment_row(row: RowMapping) -> AssignmentRow:
     values["state"] = AssignmentState(values["state"])
     values["action"] = Action(values["action"])
     values["via"] = None if values["via"] is None else ReleaseKey(**values["via"])
+    values["gateways"] = tuple(values["gateways"] or ())
     return AssignmentRow(**values)
 
 
@@ -102,6 +104,8 @@ def key_of(row: Row) -> tuple[Table, dict[str, Any]]:
             return TOKEN, {"target": row.target, "group": row.group}
         case BlockRow():
             return BLOCK, {"campaign": row.campaign, "cohort": row.cohort, "stratum": row.stratum, "site": row.site}
+        case BehindRow():
+            return BEHIND, {"campaign": row.campaign, "gateway": row.gateway}
 
 
 def values_of(row: Row) -> dict[str, Any]:
@@ -117,8 +121,9 @@ def values_of(row: Row) -> dict[str, Any]:
         plain["release"] = asdict(row.release)
         plain["strategy"] = msgspec.to_builtins(row.strategy)
         plain["approvals"] = [asdict(one) for one in row.approvals]
-    if isinstance(row, AssignmentRow) and row.via is not None:
-        plain["via"] = asdict(row.via)
+    if isinstance(row, AssignmentRow):
+        plain["via"] = None if row.via is None else asdict(row.via)
+        plain["gateways"] = list(row.gateways) or None
     if isinstance(row, CohortRow):
         plain["counts"] = {str(state): number for state, number in row.counts.items()}
         plain["strata"] = msgspec.to_builtins(row.strata)

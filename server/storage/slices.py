@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from server.errors import ConflictError
 from server.planner import model
 from server.planner.gate_rows import BlockRow
+from server.planner.gateways import path_groups
 from server.planner.model import (
     AssignmentRow,
     CampaignRow,
@@ -42,7 +43,7 @@ from server.storage.rows import (
     token_row,
     values_of,
 )
-from server.storage.tables import AGENT, ASSIGNMENT, BLOCK, CAMPAIGN, COHORT, GROUP, TARGET, TARGET_LABEL, TOKEN
+from server.storage.tables import AGENT, ASSIGNMENT, BEHIND, BLOCK, CAMPAIGN, COHORT, GROUP, TARGET, TARGET_LABEL, TOKEN
 
 _TARGET_COLUMNS = (
     TARGET.c.id,
@@ -55,7 +56,9 @@ _TARGET_COLUMNS = (
     TARGET.c.settled,
     TARGET.c.version,
     TARGET.c.presence,
+    TARGET.c.running_product.label("product"),
     AGENT.c.status,
+    around.IS_GATEWAY.label("is_gateway"),
 )
 _CAMPAIGN = select(*CAMPAIGN_COLUMNS).where(CAMPAIGN.c.id == bindparam("campaign"))
 _COHORTS = select(COHORT).where(COHORT.c.campaign == bindparam("campaign")).order_by(COHORT.c.index)
@@ -98,7 +101,7 @@ def load(db: Connection, footprint: Footprint) -> Slice:
         assignment=assignment,
         groups=() if target is None else _groups(db, target, tokens, campaign_id),
         tokens=tokens,
-        around=NOWHERE if target is None else around.load(db, target),
+        around=NOWHERE if target is None else around.load(db, target, campaign, assignment),
         blocks=() if campaign is None or assignment is None else _blocks(db, campaign, assignment),
     )
 
@@ -159,8 +162,11 @@ def _target(db: Connection, target: str) -> TargetRow | None:
     values = dict(row)
     status, online = AgentStatus(values.pop("status")), values.pop("presence")
     labels = {label.name: label.value for label in db.execute(_LABELS, {"target": target})}
+    path = around.path(db, target, labels)
     return TargetRow(
         **values,
+        gateways=path.gateways,
+        path_fault=path.fault,
         offline=not online,
         quarantined=status is not AgentStatus.ACTIVE,
         gone=status.shut_out,
@@ -184,7 +190,7 @@ def _blocks(db: Connection, campaign: CampaignRow, assignment: AssignmentRow) ->
 def _groups(
     db: Connection, target: TargetRow, tokens: Sequence[TokenRow], campaign: str | None
 ) -> tuple[GroupRow, ...]:
-    keys = {*target.groups, *(token.group for token in tokens)}
+    keys = {*target.groups, *path_groups(target), *(token.group for token in tokens)}
     if campaign is not None:
         keys.add(campaign_group(campaign))
     return tuple(group_row(row) for row in db.execute(_GROUPS, {"keys": sorted(keys)}).mappings())
@@ -192,7 +198,7 @@ def _groups(
 
 _KEYS = {
     table: and_(*(column == bindparam(_KEY + column.name) for column in (*table.primary_key, table.c.version)))
-    for table in (CAMPAIGN, COHORT, ASSIGNMENT, TARGET, GROUP, TOKEN, BLOCK)
+    for table in (CAMPAIGN, COHORT, ASSIGNMENT, TARGET, GROUP, TOKEN, BLOCK, BEHIND)
 }
 _UPDATES: dict[Table, Update] = {table: update(table).where(found) for table, found in _KEYS.items()}
 _DELETES: dict[Table, Delete] = {table: delete(table).where(found) for table, found in _KEYS.items()}

@@ -195,6 +195,7 @@ class AssignmentTable(Stored, table=True):
     heard: bool
     via: dict[str, Any] | None = Field(sa_type=JSON(none_as_null=True))
     out_until: float | None
+    gateways: list[Any] | None = Field(sa_type=JSON(none_as_null=True))
     permit_nonce: str | None
     permitted_at: float | None
     committed_at: float | None
@@ -268,6 +269,14 @@ class GroupSizeTable(Stored, table=True):
     key: str = Field(primary_key=True)
     members: int
     offline: int
+
+
+class BehindTable(Stored, table=True):
+    __tablename__ = "campaign_behind"
+    campaign: str = Field(primary_key=True, foreign_key="campaign.id")
+    gateway: str = Field(primary_key=True)
+    waiting: int
+    version: int
 
 
 class TokenTable(Stored, table=True):
@@ -399,6 +408,7 @@ BLOCK = _table("gate_block")
 LEG = _table("campaign_leg")
 GROUP = _table("budget_group")
 GROUP_SIZE = _table("group_size")
+BEHIND = _table("campaign_behind")
 TOKEN = _table("token")
 JOURNAL = _table("journal")
 INBOX = _table("inbox")

@@ -15,6 +15,7 @@ from server.planner.cohorts import split
 from server.planner.dealing import deal
 from server.planner.explain import explain
 from server.planner.gate_rows import BlockRow
+from server.planner.gateways import named, path_groups, path_of
 from server.planner.model import (
     Admit,
     Asked,
@@ -50,6 +51,7 @@ from server.planner.model import (
     Slice,
     TargetRow,
     TellWait,
+    TokenKind,
     TokenRow,
     Verb,
     campaign_group,
@@ -57,13 +59,23 @@ from server.planner.model import (
 from server.planner.step import footprint, step
 from server.planner.strata import keys
 from server.planner.strategy import CohortPolicy, GatePolicy, Strategy
-from server.planner.surroundings import NOWHERE, GroupSize, Surroundings
+from server.planner.surroundings import (
+    NOWHERE,
+    BehindRow,
+    GroupSize,
+    Neighbour,
+    Peers,
+    Predecessor,
+    Surroundings,
+)
 
 OLD = "1" * 64
 NEW = "2" * 64
 STEP = "5" * 64
 OTHER = "9" * 64
 VERSIONS = {OLD: "1.0", NEW: "2.0", STEP: "1.5", OTHER: "0.9"}
+COUNTERS = {"1.0": 0, "1.5": 1, "2.0": 2}
+"""The counters that releases of these versions have where they are compared."""
 RELEASE = ReleaseKey(product="cam", version="2.0", counter=2, sha256=NEW)
 ON_THE_WAY = ReleaseKey(product="cam", version="1.5", counter=1, sha256=STEP)
 """What `Board.through` puts between OLD and NEW."""
@@ -108,6 +120,8 @@ def key_of(row: Row) -> tuple[str, ...]:
             return ("token", row.group, row.target)
         case BlockRow():
             return ("block", row.campaign, str(row.cohort), row.stratum, row.site)
+        case BehindRow():
+            return ("behind", row.campaign, row.gateway)
 
 
 class Board:
@@ -229,13 +243,18 @@ class Board:
     def load(self, wanted: Footprint) -> Slice:
         target = self.rows.get(("target", wanted.target or ""))
         assert target is None or isinstance(target, TargetRow)
+        target = None if target is None else self._with_path(target)
         name = wanted.campaign or (target.holder if target else None)
         campaign = self.rows.get(("campaign", name or ""))
         assert campaign is None or isinstance(campaign, CampaignRow)
         assignment = self.rows.get(("assignment", name or "", wanted.target or ""))
         assert assignment is None or isinstance(assignment, AssignmentRow)
         tokens = [token for token in self.tokens() if token.target == wanted.target]
-        keys = {*(target.groups if target else ()), campaign_group(name or ""), *(token.group for token in tokens)}
+        keys = {
+            *((*target.groups, *path_groups(target)) if target else ()),
+            campaign_group(name or ""),
+            *(token.group for token in tokens),
+        }
         groups = [row for row in self.rows.values() if isinstance(row, GroupRow) and row.key in keys]
         return Slice(
             campaign=campaign,
@@ -244,19 +263,66 @@ class Board:
             assignment=assignment,
             groups=tuple(sorted(groups, key=lambda group: group.key)) if target else (),
             tokens=tuple(sorted(tokens, key=lambda token: token.group)),
-            around=NOWHERE if target is None else self._around(target),
+            around=NOWHERE if target is None else self._around(target, campaign, assignment),
             blocks=self._blocks(campaign, assignment),
         )
 
-    def _around(self, target: TargetRow) -> Surroundings:
-        held = {(token.group, token.target) for token in self.tokens()}
+    def _around(
+        self, target: TargetRow, campaign: CampaignRow | None, assignment: AssignmentRow | None
+    ) -> Surroundings:
         fleet = [row for row in self.rows.values() if isinstance(row, TargetRow) and not row.gone]
-        sizes = []
-        for key in target.groups:
-            members = [row for row in fleet if key in row.groups]
-            offline = sum(row.offline and (key, row.id) not in held for row in members)
-            sizes.append(GroupSize(key=key, members=len(members), offline=offline))
-        return Surroundings(sizes=tuple(sizes))
+        sizes = tuple(self._size(key, fleet) for key in target.groups)
+        if campaign is None or assignment is None:
+            return Surroundings(sizes=sizes)
+        plan = campaign.strategy
+        behind = [row for row in self.rows.values() if isinstance(row, BehindRow) and row.campaign == campaign.id]
+        before = [self.rows.get(("campaign", policy.campaign)) for policy in plan.after]
+        compared = [policy.by for policy in (plan.skew, plan.together) if policy is not None]
+        found = [key for key in target.groups if key.partition("=")[0] in compared]
+        return Surroundings(
+            sizes=sizes,
+            behind=tuple(row for row in behind if row.gateway in (target.id, *assignment.gateways)),
+            before=tuple(
+                Predecessor(id=row.id, state=row.state, changed_at=row.changed_at)
+                for row in before
+                if isinstance(row, CampaignRow)
+            ),
+            gateways=tuple(self._neighbour(row, campaign.id) for row in fleet if row.id in target.gateways),
+            peers=tuple(
+                Peers(key=key, members=tuple(self._neighbour(row, campaign.id) for row in fleet if key in row.groups))
+                for key in found
+            ),
+            counters=tuple(sorted(COUNTERS.values())) if plan.skew else (),
+        )
+
+    def _size(self, key: str, fleet: list[TargetRow]) -> GroupSize:
+        held = {token.target for token in self.tokens(key)}
+        members = [row for row in fleet if key in row.groups]
+        offline = sum(row.offline and row.id not in held for row in members)
+        return GroupSize(key=key, members=len(members), offline=offline)
+
+    def _neighbour(self, row: TargetRow, campaign: str) -> Neighbour:
+        part = self.rows.get(("assignment", campaign, row.id))
+        mine = {token.kind for token in self.tokens() if token.target == row.id}
+        return Neighbour(
+            id=row.id,
+            product=row.product,
+            version=row.running_version,
+            counter=COUNTERS.get(row.running_version or ""),
+            groups=row.groups,
+            in_flight=TokenKind.IN_FLIGHT in mine,
+            state=part.state if isinstance(part, AssignmentRow) else None,
+            reason_kind=part.reason_kind if isinstance(part, AssignmentRow) else "none",
+            is_late=isinstance(part, AssignmentRow) and self.cohorts(campaign)[part.cohort].name == "late",
+        )
+
+    def _with_path(self, target: TargetRow) -> TargetRow:
+        """The target with what its labels and others' say of its path."""
+        fleet = [row for row in self.rows.values() if isinstance(row, TargetRow)]
+        labels = {row.id: dict(key.split("=", 1) for key in row.groups if "=" in key) for row in fleet}
+        path = path_of(target.id, lambda names: {name: named(labels.get(name, {})) for name in names})
+        gates = {gateway for own in labels.values() for gateway in named(own)}
+        return replace(target, gateways=path.gateways, path_fault=path.fault, is_gateway=target.id in gates)
 
     def _blocks(self, campaign: CampaignRow | None, assignment: AssignmentRow | None) -> tuple[BlockRow, ...]:
         if campaign is None or assignment is None:

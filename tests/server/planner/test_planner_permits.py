@@ -1,15 +1,26 @@
 """Asks, permits and budgets: who may be down at once, and that nobody can ask their way around it."""
 
+from dataclasses import replace
 from datetime import time
 
 import pytest
 
-from server.planner import ask_events, budgets
+from server.planner import ask_events, budgets, group_checks
 from server.planner.ask_events import CHECKS, Check
 from server.planner.calendar import Calendar, Times, Weekly
 from server.planner.model import AssignmentState, CampaignState, GrantPermit, TargetRow, TellWait, TokenKind, Verb
 from server.planner.states import TransitionError
-from server.planner.strategy import BudgetPolicy, CohortPolicy, GatePolicy, RatePolicy
+from server.planner.strategy import (
+    AfterPolicy,
+    BudgetPolicy,
+    CohortPolicy,
+    GatePolicy,
+    RatePolicy,
+    RequirePolicy,
+    SkewPolicy,
+    TogetherPolicy,
+)
+from server.planner.surroundings import BehindRow
 from tests.server.planner.playbook import (
     HEALTHY_S,
     HORIZON_S,
@@ -403,7 +414,65 @@ def scene_too_fast() -> tuple[Board, str]:
     return board, "t0"
 
 
+def scene_behind_a_gateway_in_flight() -> tuple[Board, str]:
+    board = Board()
+    board.add_target("t0", groups=("gateway=t1",))
+    board.add_target("t1")
+    board.add_campaign("c", ["t0", "t1"], strategy(cohorts=ALL))
+    board.start()
+    board.activate("t1")
+    board.stage("t0")
+    return board, "t0"
+
+
+def scene_leaves_first() -> tuple[Board, str]:
+    board = Board()
+    board.add_target("t0")
+    board.add_target("t1", groups=("gateway=t0",))
+    board.add_campaign("c", ["t0", "t1"], strategy(cohorts=ALL, leaves_first=True))
+    row = BehindRow(campaign="c", gateway="t0", waiting=1, version=1)
+    board.rows["behind", "c", "t0"] = row
+    board.rows["assignment", "c", "t1"] = replace(board.assignment("t1"), gateways=("t0",))
+    board.start()
+    board.stage("t0")
+    return board, "t0"
+
+
+def scene_after_another() -> tuple[Board, str]:
+    board = Board()
+    board.add_target("t0")
+    board.add_campaign("first", [])
+    board.add_campaign("c", ["t0"], strategy(cohorts=ALL, after=(AfterPolicy(campaign="first"),)))
+    board.start()
+    board.stage("t0")
+    return board, "t0"
+
+
+def scene_without_a_version() -> tuple[Board, str]:
+    board = fleet(1, strategy(cohorts=ALL, requires=(RequirePolicy(label="boot", at_least="2"),)), groups=("boot=1",))
+    board.stage("t0")
+    return board, "t0"
+
+
+def scene_skewed() -> tuple[Board, str]:
+    board = fleet(2, strategy(cohorts=ALL, skew=SkewPolicy(by="pair")), groups=("pair=1",))
+    board.stage("t0")
+    return board, "t0"
+
+
+def scene_apart() -> tuple[Board, str]:
+    board = fleet(2, strategy(cohorts=ALL, together=TogetherPolicy(by="pair")), groups=("pair=1",))
+    board.stage("t0")
+    return board, "t0"
+
+
 SCENES = {
+    group_checks.path_is_clear: scene_behind_a_gateway_in_flight,
+    group_checks.leaves_went_first: scene_leaves_first,
+    group_checks.predecessors_are_done: scene_after_another,
+    group_checks.prerequisites_are_met: scene_without_a_version,
+    group_checks.skew_is_small: scene_skewed,
+    group_checks.group_goes_together: scene_apart,
     ask_events.not_quarantined: scene_quarantined,
     ask_events.not_ended: scene_ended,
     ask_events.campaign_grants: scene_paused,

@@ -1,0 +1,27 @@
+"""Why a target may not go now, as a value."""
+
+from dataclasses import dataclass
+
+from server.planner.ledger import Ledger
+
+PATIENT_FACTOR = 4
+"""How much later than `retry_s` to ask again when only people can change the answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wait:
+    """Why not now: a stable kind, a sentence, what would release it, after how many seconds to ask again, until when it holds
+    if that is known, and the group whose tokens are waited for. `is_late`: its cohort shouldn't wait for that."""
+
+    kind: str
+    text: str
+    release_by: str
+    retry_s: int
+    until: float | None = None
+    group: str | None = None
+    is_late: bool = False
+
+
+def wait(ledger: Ledger, kind: str, text: str, release_by: str, factor: int = 1) -> Wait:
+    """A wait that ends with an ask after the strategy's `retry_s`, times `factor`."""
+    return Wait(kind=kind, text=text, release_by=release_by, retry_s=ledger.campaign.strategy.retry_s * factor)
