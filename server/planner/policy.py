@@ -85,6 +85,19 @@ READY_MADE: Mapping[str, Mapping[str, Any]] = {
         "deltas": {"wait": "1m"},
         "on_failure": "pause",
     },
+    "redundant-pairs": {
+        "name": "redundant-pairs",
+        "cohorts": [
+            {"name": "canary", "count": 2, "gate": {"kind": "all", "min_verified": 2}},
+            {"name": "wave", "percent": 20, "gate": {"kind": "all"}},
+            {"name": "rest", "gate": {"kind": "all"}},
+        ],
+        "budgets": [{"by": "pair", "keep": 1}, {"by": "campaign", "limit": 50}],
+        "order": "leaves-first",
+        "patience": "4h",
+        "healthy": "15m",
+        "on_failure": "pause",
+    },
 }
 
 

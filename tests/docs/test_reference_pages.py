@@ -68,6 +68,8 @@ def strategy_keys() -> dict[str, tuple[str, ...]]:
         "A budget": {"name": "s", "cohorts": [cohort], "budgets": [{"?": 1}]},
         "Approvals": {"name": "s", "cohorts": [cohort], "approvals": {"?": 1}},
         "Unattended use": {"name": "s", "cohorts": [cohort], "unattended": {"?": 1}},
+        "A predecessor (`after`)": {"name": "s", "cohorts": [cohort], "after": [{"?": 1}]},
+        "A prerequisite (`requires`)": {"name": "s", "cohorts": [cohort], "requires": [{"?": 1}]},
         "A rate": {"name": "s", "cohorts": [cohort], "rates": [{"?": 1}]},
     }
     return {title: known_keys(value) for title, value in asked.items()}
@@ -166,7 +168,18 @@ def _quoted(value: object) -> str:
 
 
 @pytest.mark.parametrize(
-    "title", ["The strategy", "A cohort", "A gate", "A budget", "A rate", "Approvals", "Unattended use"]
+    "title",
+    [
+        "The strategy",
+        "Unattended use",
+        "Approvals",
+        "A cohort",
+        "A gate",
+        "A budget",
+        "A predecessor (`after`)",
+        "A prerequisite (`requires`)",
+        "A rate",
+    ],
 )
 def test_every_key_of_a_strategy_is_in_the_reference_and_none_else(title: str) -> None:
     keys = strategy_keys()[title]

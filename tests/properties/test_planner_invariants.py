@@ -17,10 +17,12 @@ from server.planner.model import (
     AssignmentRow,
     AssignmentState,
     CampaignDue,
+    CampaignRow,
     CampaignState,
     CohortState,
     Decision,
     Event,
+    Footprint,
     GateAnswered,
     GateVerdict,
     GrantPermit,
@@ -34,7 +36,17 @@ from server.planner.model import (
 )
 from server.planner.states import FAILURES, GOING_BACK, IN_FLIGHT, LIVE, NEUTRAL, UNDECIDED, TransitionError
 from server.planner.step import step
-from server.planner.strategy import BudgetPolicy, CohortPolicy, DeltaPolicy, GatePolicy
+from server.planner.strategy import (
+    AfterPolicy,
+    BudgetPolicy,
+    CohortPolicy,
+    DeltaPolicy,
+    GatePolicy,
+    SkewPolicy,
+    Strategy,
+    TogetherPolicy,
+)
+from server.planner.surroundings import BehindRow
 from tests.server.planner.playbook import (
     HEALTHY_S,
     HORIZON_S,
@@ -51,8 +63,9 @@ from tests.server.planner.playbook import (
 A, C = AssignmentState, CampaignState
 TARGETS = [f"t{index}" for index in range(7)]
 CAMPAIGNS = ("c", "d")
-MOST_ROWS = 14
+MOST_ROWS = 26
 
+targets = st.sampled_from(TARGETS)
 gates = st.one_of(
     st.builds(GatePolicy, min_verified=st.integers(1, 2)),
     st.builds(GatePolicy, kind=st.just("share"), max_failure_rate=st.sampled_from([0.0, 0.3, 1.0])),
@@ -93,9 +106,12 @@ strategies = st.builds(
     max_attempts=st.integers(1, 2),
     late_max_failures=st.integers(0, 2),
     on_failure=st.sampled_from(["pause", "abort", "rollback"]),
+    leaves_first=st.booleans(),
+    after=st.sampled_from([(), (), (AfterPolicy(campaign="d", state="watching", soak_s=HEALTHY_S),)]),
+    skew=st.none() | st.builds(SkewPolicy, by=st.just("rack"), most=st.integers(1, 2)),
+    together=st.none() | st.builds(TogetherPolicy, by=labels),
     deltas=st.builds(DeltaPolicy, wait_s=st.sampled_from([0, 5, HORIZON_S]), at_most=st.integers(0, 1)),
 )
-targets = st.sampled_from(TARGETS)
 images = st.sampled_from([OLD, NEW, STEP, OTHER])
 
 
@@ -108,8 +124,17 @@ class PlannerMachine(RuleBasedStateMachine):
         page=st.sampled_from([1, 2, 50]),
         worked=st.integers(0, 5),
         through=st.booleans(),
+        gateways=st.dictionaries(targets, targets, max_size=4),
     )
-    def make(self, first: object, second: object, page: int, worked: int, through: bool) -> None:
+    def make(
+        self,
+        first: Strategy,
+        second: Strategy,
+        page: int,
+        worked: int,
+        through: bool,
+        gateways: dict[str, str],
+    ) -> None:
         self.board = Board(page=page)
         self.board.through = through
         self.board.pathless = {TARGETS[6]}
@@ -118,9 +143,13 @@ class PlannerMachine(RuleBasedStateMachine):
         self.board.observers.append(self.check_decision)
         for index, name in enumerate(TARGETS):
             groups = (f"site={index % 2}", f"rack={index % 3}")
+            if name in gateways:
+                groups = (*groups, f"gateway={gateways[name]}")
             self.board.add_target(name, groups=groups, rollback_available=index != 3)
         self.board.add_campaign("c", TARGETS[:5], first)
-        self.board.add_campaign("d", TARGETS[3:], second)
+        self.board.add_campaign("d", TARGETS[3:], replace(second, after=()))
+        for name in CAMPAIGNS:
+            self.board.put_leaves_first(name)
         self.sizes = {(row.campaign, row.index): row.size for name in CAMPAIGNS for row in self.board.cohorts(name)}
         self.board.start("c")
         self.board.start("d")
@@ -240,6 +269,10 @@ class PlannerMachine(RuleBasedStateMachine):
         assert campaign.state in (GOING_BACK if back else {C.RUNNING, C.WATCHING})
         assert not target.quarantined
         assert before.state not in (A.TRIAL, A.COMMITTED, A.VERIFIED)
+        if before.state is not A.ACTIVATING:
+            self.check_path(target)
+            if not back:
+                self.check_order(campaign, target)
         held = {token.group for token in loaded.tokens}
         for budget in campaign.strategy.budgets:
             for key in self.groups_of(budget, campaign.id, target):
@@ -250,6 +283,36 @@ class PlannerMachine(RuleBasedStateMachine):
             cohort = loaded.cohorts[before.cohort]
             assert back or cohort.state in (CohortState.OPEN, CohortState.PASSED)
             assert {token.group for token in self.board.tokens() if token.target == target.id} >= set(target.groups)
+
+    def check_path(self, target: TargetRow) -> None:
+        """Counted from the rows: nothing above it down, nothing below it in flight."""
+        assert not target.path_fault
+        held = {token.target for token in self.board.tokens() if "=" in token.group}
+        assert not held & set(target.gateways)
+        for row in self.board.rows.values():
+            if isinstance(row, TargetRow) and row.id != target.id:
+                above = self.board.load(Footprint(target=row.id)).target
+                if above is not None and target.id in above.gateways:
+                    assert not [
+                        one for one in self.board.assignments() if one.target == row.id and one.state in IN_FLIGHT
+                    ]
+
+    def check_order(self, campaign: CampaignRow, target: TargetRow) -> None:
+        plan = campaign.strategy
+        mine = self.board.assignments(campaign.id)
+        if plan.leaves_first:
+            late = len(self.board.cohorts(campaign.id)) - 1
+            behind = [row for row in mine if target.id in row.gateways and row.cohort != late]
+            assert not [row for row in behind if row.state in UNDECIDED]
+        for policy in plan.after:
+            before = self.board.campaign(policy.campaign)
+            assert before.state in (C.WATCHING, C.COMPLETED)
+            assert self.board.now >= before.changed_at + policy.soak_s
+        if plan.together is not None:
+            key = next(key for key in target.groups if key.startswith(f"{plan.together.by}="))
+            others = [row for row in mine if row.target != target.id and key in self.board.target(row.target).groups]
+            ready = {A.STAGED, A.ASKING, A.DEFERRED, A.VERIFIED, A.SKIPPED}
+            assert {row.state for row in others} <= ready
 
     def groups_of(self, budget: BudgetPolicy, campaign: str, target: TargetRow) -> list[str]:
         if budget.by == "campaign":
@@ -317,6 +380,19 @@ class PlannerMachine(RuleBasedStateMachine):
         for row in self.board.assignments():
             if row.state in IN_FLIGHT:
                 assert all((row.target, group) in held for group in self.board.target(row.target).groups)
+
+    @invariant()
+    def gateways_counters_are_exact(self) -> None:
+        for name in CAMPAIGNS:
+            late = len(self.board.cohorts(name)) - 1
+            waiting = Counter(
+                gateway
+                for row in self.board.assignments(name)
+                for gateway in row.gateways
+                if row.state in UNDECIDED and row.cohort != late
+            )
+            rows = [row for row in self.board.rows.values() if isinstance(row, BehindRow) and row.campaign == name]
+            assert {row.gateway: row.waiting for row in rows if row.waiting} == waiting
 
     @invariant()
     def nobody_is_lost(self) -> None:

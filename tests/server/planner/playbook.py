@@ -15,7 +15,8 @@ from server.planner.cohorts import split
 from server.planner.dealing import deal
 from server.planner.explain import explain
 from server.planner.gate_rows import BlockRow
-from server.planner.gateways import named, path_groups, path_of
+from server.planner.gateways import Path, named, path_groups, path_of
+from server.planner.grouping import leaves_first
 from server.planner.model import (
     Admit,
     Asked,
@@ -183,6 +184,19 @@ class Board:
         row = self.target(target)
         labels = dict(group.split("=", 1) for group in row.groups)
         return {**labels, "hardware": row.hardware, "version": row.running_version or "unknown"}
+
+    def put_leaves_first(self, name: str = "c") -> None:
+        """What the shell does when it makes a campaign whose gateways go last."""
+        if not self.campaign(name).strategy.leaves_first:
+            return
+        rows = self.assignments(name)
+        targets = {row.target: self._with_path(self.target(row.target)) for row in rows}
+        paths = {target: Path(gateways=row.gateways) for target, row in targets.items()}
+        dealt = leaves_first(name, self.cohorts(name), rows, paths)
+        traits = {row.target: self.traits(row.target) for row in rows}
+        again = deal(self.campaign(name).strategy, dealt.cohorts, dealt.assignments, traits)
+        for row in (*again[0], *again[1], *dealt.behind):
+            self.rows[key_of(row)] = replace(row, version=1)
 
     # Looking
 

@@ -6,14 +6,13 @@ import pytest
 
 from server.planner.explain import explain
 from server.planner.gateways import MAX_DEPTH, MAX_GATEWAYS, Path, named, path_of
-from server.planner.grouping import leaves_first
 from server.planner.model import AssignmentState, Footprint, GrantPermit, TellWait, TokenKind, Verb
 from server.planner.strategy import CohortPolicy, GatePolicy
 from server.planner.surroundings import BehindRow
 from tests.server.planner.playbook import HEALTHY_S, HORIZON_S, NEW, OLD, OTHER, PATIENCE_S, Board, strategy
 
 A = AssignmentState
-BEARS_ALL = (CohortPolicy(name="all", gate=GatePolicy(kind="rate", max_failure_rate=1.0)),)
+BEARS_ALL = (CohortPolicy(name="all", gate=GatePolicy(kind="share", max_failure_rate=1.0)),)
 SITE = {"gw": "", "leaf-a": "gw", "leaf-b": "gw", "far": "leaf-b"}
 """A gateway with two leaves, one of which is the gateway of another target."""
 
@@ -24,22 +23,9 @@ def board_of(gateways: dict[str, str], **values: object) -> Board:
         board.add_target(name, groups=(f"gateway={gateway}",) if gateway else ())
     plan = strategy(**{"cohorts": BEARS_ALL, **values})
     board.add_campaign("c", gateways, plan)
-    if plan.leaves_first:
-        put_leaves_first(board)
+    board.put_leaves_first()
     board.start()
     return board
-
-
-def put_leaves_first(board: Board) -> None:
-    """What the shell does when it makes the campaign."""
-    rows = board.assignments("c")
-    paths = {row.target: Path(gateways=board.load(Footprint(target=row.target)).target.gateways) for row in rows}
-    dealt = leaves_first("c", board.cohorts("c"), rows, paths)
-    for row in (*dealt.cohorts, *dealt.assignments):
-        key = ("cohort", "c", str(row.index)) if hasattr(row, "index") else ("assignment", "c", row.target)
-        board.rows[key] = row
-    for row in dealt.behind:
-        board.rows["behind", "c", row.gateway] = replace(row, version=1)
 
 
 def waits(board: Board, name: str, kind: str = "gateway") -> str:

@@ -13,7 +13,7 @@ from server.planner.versions import version_key
 from tests.server.planner.playbook import HEALTHY_S, NEW, OLD, OTHER, PATIENCE_S, STEP, Board, fleet, strategy
 
 A, C = AssignmentState, CampaignState
-BEARS_ALL = (CohortPolicy(name="all", gate=GatePolicy(kind="rate", max_failure_rate=1.0)),)
+BEARS_ALL = (CohortPolicy(name="all", gate=GatePolicy(kind="share", max_failure_rate=1.0)),)
 PAIR = ("pair=7",)
 
 

@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 from firmware.errors import RefusedError
 from server.planner import plain
 from server.planner.policy import READY_MADE, parse_strategy
-from server.planner.strategy import BudgetPolicy, CohortPolicy, DeltaPolicy, GatePolicy, Strategy
+from server.planner.strategy import (
+    AfterPolicy,
+    BudgetPolicy,
+    CohortPolicy,
+    DeltaPolicy,
+    GatePolicy,
+    RequirePolicy,
+    SkewPolicy,
+    Strategy,
+    TogetherPolicy,
+)
 
 REST = {"name": "rest"}
 
@@ -64,6 +74,74 @@ def test_everything_that_can_be_said() -> None:
     )
 
 
+def test_everything_that_can_be_said_of_groups() -> None:
+    parsed = parse_strategy(
+        given_with(
+            budgets=[
+                {"by": "pair", "keep": 1},
+                {"by": "site", "percent": 25, "at_least": 1, "offline_counts": True},
+                {"by": "campaign", "percent": 10},
+                {"by": "rack", "keep": 2, "offline_counts": False},
+            ],
+            order="leaves-first",
+            after=[{"campaign": "first"}, {"campaign": "other", "state": "watching", "soak": "1d"}],
+            requires=[{"product": "boot", "at_least": "1.2"}, {"of": "gateway", "label": "agent.os", "at_least": "3"}],
+            skew={"by": "pair", "most": 2},
+            together={"by": "pair"},
+        )
+    )
+    assert parsed == Strategy(
+        name="mine",
+        cohorts=parsed.cohorts,
+        budgets=(
+            BudgetPolicy(by="pair", keep=1, offline_counts=True),
+            BudgetPolicy(by="site", percent=25, at_least=1, offline_counts=True),
+            BudgetPolicy(by="campaign", percent=10),
+            BudgetPolicy(by="rack", keep=2),
+        ),
+        leaves_first=True,
+        after=(AfterPolicy(campaign="first"), AfterPolicy(campaign="other", state="watching", soak_s=86400)),
+        requires=(
+            RequirePolicy(product="boot", at_least="1.2"),
+            RequirePolicy(of="gateway", label="agent.os", at_least="3"),
+        ),
+        skew=SkewPolicy(by="pair", most=2),
+        together=TogetherPolicy(by="pair"),
+    )
+    assert not parse_strategy(given_with(order="any")).leaves_first
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"budgets": [{"by": "a", "limit": 1, "keep": 1}]}, r"budgets\[0\] must have one of limit, percent and keep"),
+        ({"budgets": [{"by": "a", "percent": 0}]}, r"budgets\[0\].percent must be above 0"),
+        ({"budgets": [{"by": "a", "percent": 101}]}, r"budgets\[0\].percent must be a number from 0 to 100"),
+        ({"budgets": [{"by": "a", "keep": 0}]}, r"budgets\[0\].keep must be a whole number from 1"),
+        ({"budgets": [{"by": "a", "limit": 1, "at_least": 1}]}, r"budgets\[0\].at_least must be left out"),
+        ({"budgets": [{"by": "campaign", "keep": 1}]}, "a campaign is no redundancy set"),
+        ({"budgets": [{"by": "campaign", "limit": 1, "offline_counts": True}]}, "limit or percent only"),
+        ({"budgets": [{"by": "agent.pair", "keep": 1}]}, "could make a group larger than it is"),
+        ({"budgets": [{"by": "a", "limit": 1, "offline_counts": 1}]}, "offline_counts must be true or false"),
+        ({"order": "gateways"}, "order must be one of any, leaves-first"),
+        ({"after": [{"campaign": "x", "state": "paused"}]}, r"after\[0\].state must be one of watching, completed"),
+        ({"after": [{}]}, r"after\[0\].campaign must be a name"),
+        ({"after": [{"campaign": "x"}] * 9}, "after must be a list of 0 to 8"),
+        ({"requires": [{"at_least": "1"}]}, r"requires\[0\] must have product or label"),
+        ({"requires": [{"product": "a", "label": "b", "at_least": "1"}]}, "must have product or label"),
+        ({"requires": [{"product": "a", "at_least": 1.2}]}, r"requires\[0\].at_least must be a version in quotes"),
+        ({"requires": [{"product": "a", "at_least": "1", "of": "pair"}]}, "of must be one of target, gateway"),
+        ({"skew": {"by": "campaign"}}, "skew.by must be the name of a label"),
+        ({"skew": {"by": "pair", "most": 0}}, "skew.most must be a whole number from 1"),
+        ({"together": {"by": "pair", "?": 1}}, r"together.\? is no key"),
+    ],
+)
+def test_what_is_wrong_with_groups_is_named(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(RefusedError, match=says) as caught:
+        parse_strategy(given_with(**fields))
+    assert caught.value.kind == "bad-strategy"
+
+
 def test_what_is_left_out_has_the_models_default() -> None:
     parsed = parse_strategy(given_with())
     assert parsed == Strategy(name="mine", cohorts=parsed.cohorts)
@@ -95,7 +173,7 @@ def test_a_strategy_can_extend_a_ready_made_one() -> None:
         ([], "strategy must be a mapping"),
         ({1: 2}, "strategy must be a mapping with text keys"),
         ("cautios", "the nearest is cautious"),
-        ({"extends": "nope", "name": "x"}, "extends must be one of cautious, standard, emergency"),
+        ({"extends": "nope", "name": "x"}, "extends must be one of cautious, standard, emergency, redundant-pairs"),
         ({}, "cohorts must be given"),
         (given_with(deltas="no"), "deltas must be a mapping"),
         (given_with(deltas={"waits": "1m"}), "deltas.waits is no key of a strategy; the nearest is wait"),
