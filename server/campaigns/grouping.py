@@ -47,12 +47,13 @@ def deal(
 ) -> Dealt:
     """The cohorts as groups and gateways ask for."""
     strategy = spec.strategy
-    if strategy.together is not None:
-        cohorts, assignments = regroup(cohorts, assignments, _values(unit, strategy.together.by))
-    if not strategy.leaves_first:
-        return Dealt(cohorts=list(cohorts), assignments=list(assignments), behind=[])
-    paths = paths_of([row.target for row in assignments], unit.fleet.labels((*LABELS, *OWN_LABELS)))
-    return leaves_first(campaign, cohorts, assignments, paths)
+    values = {} if strategy.together is None else _values(unit, strategy.together.by)
+    if strategy.leaves_first:
+        paths = paths_of([row.target for row in assignments], unit.fleet.labels((*LABELS, *OWN_LABELS)))
+        return leaves_first(campaign, cohorts, assignments, paths, values)
+    if values:
+        cohorts, assignments = regroup(cohorts, assignments, values)
+    return Dealt(cohorts=list(cohorts), assignments=list(assignments), behind=[])
 
 
 def warn(unit: Unit, spec: CampaignSpec, release: ReleaseRecord, targets: Sequence[str]) -> list[str]:

@@ -172,10 +172,10 @@ class CampaignService:
                 created_at=row.changed_at,
                 created_by=by,
                 selection=spec.selection,
-                warnings=warnings,
+                warnings=tuple(warnings),
             )
         self._store(unit, spec, row, dealt, by)
-        return replace(_view(unit, row.id), warnings=warnings)
+        return replace(_view(unit, row.id), warnings=tuple(warnings))
 
     def _row(self, spec: CampaignSpec, release: ReleaseRecord) -> CampaignRow:
         return CampaignRow(

@@ -143,6 +143,7 @@ def budgets_have_room(ledger: Ledger) -> Wait | None:
     if full.is_too_small:
         release_by = f"more members of {full.key}, or a strategy that lets more of them be down"
         wait = _wait(ledger, "too-few-members", f"Not now: {full.text}.", release_by, PATIENT_FACTOR)
+        wait = replace(wait, is_late=True)
     else:
         back = "comes back healthy or online" if full.offline else "comes back healthy"
         wait = _wait(ledger, "budget", f"Not now: {full.text}.", f"a target of {full.key} {back}")
@@ -193,8 +194,8 @@ def _hear(ledger: Ledger) -> None:
     """Only who has the order can ask about it: it was reached."""
     if ledger.assignment.state in WAITING:
         ledger.set_assignment(heard=True)
-        held = group_checks.group_goes_together(ledger)
-        if held is None or not held.is_late:
+        waits = (group_checks.group_goes_together(ledger), budgets_have_room(ledger))
+        if not any(wait is not None and wait.is_late for wait in waits):
             rejoin(ledger)
 
 

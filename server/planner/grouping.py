@@ -3,7 +3,8 @@
 Rules
 - `together`: a group goes into one cohort, whole: the one that has room when the first of its members is dealt. So a cohort may
   become larger than asked by less than a group. A group with members that the campaign doesn't take is left out, whole.
-- `leaves-first`: a gateway goes into the last cohort that one of those behind it is in, or its cohort could never be decided.
+- `leaves-first`: a gateway is dealt right after the last of those behind it, so into the last of their cohorts or the one after;
+  an earlier cohort could never be decided.
 - Paths that come back to themselves by operators' labels are refused. Made by devices' own labels they hold those devices only.
 """
 
@@ -44,35 +45,29 @@ def regroup(
     cohorts: Sequence[CohortRow], assignments: Sequence[AssignmentRow], values: Mapping[str, str]
 ) -> tuple[list[CohortRow], list[AssignmentRow]]:
     """Deal again, in the same order, group by group."""
-    groups: dict[str, list[AssignmentRow]] = {}
-    units: list[list[AssignmentRow]] = []
-    for row in assignments:
-        value = values.get(row.target)
-        unit = groups.get(value) if value is not None else None
-        if unit is None:
-            unit = []
-            units.append(unit)
-            if value is not None:
-                groups[value] = unit
-        unit.append(row)
-    return _refill(cohorts, units)
+    return _refill(cohorts, _units(assignments, values))
 
 
 def leaves_first(
-    campaign: str, cohorts: Sequence[CohortRow], assignments: Sequence[AssignmentRow], paths: Mapping[str, Path]
+    campaign: str,
+    cohorts: Sequence[CohortRow],
+    assignments: Sequence[AssignmentRow],
+    paths: Mapping[str, Path],
+    values: Mapping[str, str] | None = None,
 ) -> Dealt:
-    """Put gateways into the cohorts of their last leaves, and count what is behind each. `paths`: of targets that have one."""
-    mine = {row.target: row.cohort for row in assignments}
-    last: dict[str, int] = {}
+    """Deal again, gateways after their leaves, and count what is behind each. `paths`: of targets that have one; `values`: as in
+    `regroup`."""
+    mine = {row.target for row in assignments}
+    above = {target: tuple(g for g in _gateways(paths, target) if g in mine) for target in mine}
+    units = _units(assignments, values or {})
+    _, dealt = _refill(cohorts, _gateways_later(units, above))
+    place, last = {row.target: row.cohort for row in dealt}, dict[str, int]()
     waiting: dict[str, int] = {}
-    above = {row.target: tuple(g for g in _gateways(paths, row.target) if g in mine) for row in assignments}
     for target, gateways in above.items():
         for gateway in gateways:
-            last[gateway] = max(last.get(gateway, 0), mine[target])
+            last[gateway] = max(last.get(gateway, 0), place[target])
             waiting[gateway] = waiting.get(gateway, 0) + 1
-    moved = [
-        replace(row, cohort=max(row.cohort, last.get(row.target, 0)), gateways=above[row.target]) for row in assignments
-    ]
+    moved = [replace(row, cohort=max(row.cohort, last.get(row.target, 0)), gateways=above[row.target]) for row in dealt]
     return Dealt(
         cohorts=_resized(cohorts, moved),
         assignments=moved,
@@ -110,6 +105,35 @@ def check_paths(targets: Iterable[str], labels: Labels) -> None:
 def _gateways(paths: Mapping[str, Path], target: str) -> tuple[str, ...]:
     path = paths.get(target)
     return path.gateways if path else ()
+
+
+def _units(assignments: Sequence[AssignmentRow], values: Mapping[str, str]) -> list[list[AssignmentRow]]:
+    """The assignments by group, in the order of the first of each; who is in no group stands alone."""
+    groups: dict[str, list[AssignmentRow]] = {}
+    units: list[list[AssignmentRow]] = []
+    for row in assignments:
+        value = values.get(row.target)
+        unit = groups.get(value) if value is not None else None
+        if unit is None:
+            unit = []
+            units.append(unit)
+            if value is not None:
+                groups[value] = unit
+        unit.append(row)
+    return units
+
+
+def _gateways_later(
+    units: Sequence[Sequence[AssignmentRow]], above: Mapping[str, tuple[str, ...]]
+) -> list[Sequence[AssignmentRow]]:
+    """The units in an order in which each gateway's comes right after the last of those behind it."""
+    unit_of = {row.target: number for number, unit in enumerate(units) for row in unit}
+    last = list(range(len(units)))
+    for target, gateways in above.items():
+        for gateway in gateways:
+            last[unit_of[gateway]] = max(last[unit_of[gateway]], unit_of[target])
+    depth = [max(len(above[row.target]) for row in unit) for unit in units]
+    return [units[number] for number in sorted(range(len(units)), key=lambda number: (last[number], -depth[number]))]
 
 
 def _refill(

@@ -153,7 +153,7 @@ async def test_a_device_that_calls_itself_its_gateway_holds_only_itself(stage: S
     stage.broker.devices["a"].introduce(gateway="a")
     await stage.settle()
     view = await stage.service.preview(stage.service.parse(campaign()))
-    assert view.warnings == ["a will be held, because nobody knows the management path (gateway-path)."]
+    assert view.warnings == ("a will be held, because nobody knows the management path (gateway-path).",)
 
 
 async def test_what_can_never_go_is_told_at_once(stage: Stage) -> None:
@@ -178,7 +178,7 @@ async def test_what_can_never_go_is_told_at_once(stage: Stage) -> None:
         ("budgets: [{by: campaign, percent: 30}]", []),
     ):
         view = await stage.service.preview(stage.service.parse(campaign(line)))
-        assert view.warnings == says
+        assert list(view.warnings) == says
 
 
 async def test_a_campaign_comes_after_one_that_is_there_and_never_after_itself(stage: Stage) -> None:

@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 
 from server.planner import budgets
+from server.planner.ask_events import budgets_have_room
 from server.planner.explain import explain
+from server.planner.ledger import Ledger
 from server.planner.model import AssignmentState, CampaignState, Footprint, GrantPermit, TellWait, TokenKind, Verb
 from server.planner.strategy import BudgetPolicy, CohortPolicy, GatePolicy
 from tests.server.planner.playbook import HEALTHY_S, HORIZON_S, NEW, OLD, OTHER, Board, strategy
@@ -78,7 +80,11 @@ def test_a_redundancy_set_that_is_too_small_waits_for_members_and_says_so() -> N
     assert waits(board, "t0", "too-few-members") == (
         "Not now: pair=7 has 1 member, and 1 must stay up, so none may go down."
     )
-    assert "more members of pair=7" in board.explain("t0").release_by
+    wait = budgets_have_room(Ledger(board.load(Footprint(target="t0")), board.now))
+    assert wait is not None
+    assert "more members of pair=7" in wait.release_by
+    assert board.cohorts()[board.assignment("t0").cohort].name == "late", "no gate waits for that"
+    waits(board, "t0", "gate")
     board.add_target("t9", groups=(PAIR,))
     assert isinstance(board.ask("t0"), GrantPermit)
 

@@ -199,6 +199,7 @@ def test_a_gateway_is_dealt_into_the_cohort_of_its_last_leaf() -> None:
     names = [f"leaf-{index}" for index in range(5)]
     board = board_of({"gw": "", **dict.fromkeys(names, "gw")}, cohorts=cohorts, leaves_first=True)
     assert board.assignment("gw").cohort == 2
+    assert [cohort.size for cohort in board.cohorts()] == [2, 2, 2, 0]
     for cohort in board.cohorts():
         rows = [row for row in board.assignments("c") if row.cohort == cohort.index]
         assert cohort.size == len(rows) == cohort.counts.get(A.ORDERED, 0) + cohort.counts.get(A.PLANNED, 0)
