@@ -271,6 +271,8 @@ def test_groups_are_dealt_whole_and_in_the_same_order() -> None:
     names = [f"t{index}" for index in range(12)]
     values = {name: str(index // 2) for index, name in enumerate(names[:10])}
     board = Board()
+    for name in names:
+        board.add_target(name)
     board.add_campaign("c", names, strategy(cohorts=cohorts))
     rows = sorted(board.assignments(), key=lambda row: row.rank)
     made, dealt = regroup(board.cohorts(), rows, values)
