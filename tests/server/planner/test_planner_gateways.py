@@ -214,3 +214,17 @@ def test_the_counter_follows_a_leaf_that_is_ordered_again(runs: str) -> None:
     board.report("leaf-a", "idle", runs=runs)
     assert board.state("leaf-a") is A.REGRESSED
     assert board.rows["behind", "c", "gw"].waiting == 0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_wherever_chance_would_put_a_gateway_no_cohort_is_emptied_for_it(seed: int) -> None:
+    cohorts = (CohortPolicy(name="canary", count=1), CohortPolicy(name="wave", count=2), CohortPolicy(name="rest"))
+    board = Board()
+    for name, gateway in {"gw": "", "leaf-a": "gw", "leaf-b": "gw", "leaf-c": "gw"}.items():
+        board.add_target(name, groups=(f"gateway={gateway}",) if gateway else ())
+    board.add_campaign(
+        "c", ["gw", "leaf-a", "leaf-b", "leaf-c"], strategy(cohorts=cohorts, leaves_first=True), seed=seed
+    )
+    board.put_leaves_first()
+    assert [cohort.size for cohort in board.cohorts()] == [1, 2, 1, 0]
+    assert board.members("rest") == ["gw"]
