@@ -1,6 +1,6 @@
 """Releases of several images: each slot set's in a list, all of them under one hash; legs say for which set they are.
 
-Revision ID: 0005, which follows 0011
+Revision ID: 0008, which follows 0011
 """
 
 from typing import Any
@@ -8,8 +8,8 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0005"
-down_revision = "0011"
+revision = "0008"
+down_revision = "0007"
 
 _RELEASE = sa.table(
     "release",

@@ -1,12 +1,12 @@
 """From when on a group's next activation may begin.
 
-Revision ID: 0010
+Revision ID: 0005
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0010"
+revision = "0005"
 down_revision = "0004"
 
 

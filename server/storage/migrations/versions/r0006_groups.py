@@ -1,13 +1,13 @@
 """What groups are held to, and how many members they have.
 
-Revision ID: 0009
+Revision ID: 0006
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0009"
-down_revision = "0010"
+revision = "0006"
+down_revision = "0005"
 
 _COUNT = """
 INSERT INTO group_size (key, members, offline)

@@ -1,13 +1,13 @@
 """Which gateways an assignment counts for, and how many are still undecided behind each.
 
-Revision ID: 0019
+Revision ID: 0012
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0019"
-down_revision = "0006"
+revision = "0012"
+down_revision = "0011"
 
 
 def upgrade() -> None:

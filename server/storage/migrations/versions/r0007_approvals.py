@@ -1,13 +1,13 @@
 """When a campaign starts, who must agree and who did.
 
-Revision ID: 0011
+Revision ID: 0007
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0011"
-down_revision = "0009"
+revision = "0007"
+down_revision = "0006"
 
 
 def upgrade() -> None:

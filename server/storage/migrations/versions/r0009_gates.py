@@ -2,7 +2,7 @@
 
 Gates that were stored with kind `rate` counted a share of their cohort, which is kind `share` now.
 
-Revision ID: 0008
+Revision ID: 0009
 """
 
 from typing import Any
@@ -10,8 +10,8 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0008"
-down_revision = "0005"
+revision = "0009"
+down_revision = "0008"
 
 
 def upgrade() -> None:

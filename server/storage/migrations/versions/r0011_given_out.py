@@ -1,13 +1,13 @@
 """Until when an order that was given out for unattended use may be followed.
 
-Revision ID: 0006
+Revision ID: 0011
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0006"
-down_revision = "0007"
+revision = "0011"
+down_revision = "0010"
 
 
 def upgrade() -> None:
