@@ -134,7 +134,7 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
         slots=slots,
         boot=boot,
         catalogue=WorkerCatalogue(worker, upkeep.nudge),
-        notary=WorkerNotary(worker, known, clock),
+        notary=WorkerNotary(worker, known, clock, on_wait=lambda: loop.alive()),
         installer=WorkerInstaller(worker),
         health=health,
         data=_data(config),

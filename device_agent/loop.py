@@ -68,6 +68,10 @@ class AgentLoop:
         else:
             ask.reply(refusal(UnavailableError("busy", "The agent has much to do; ask again in a moment.")))
 
+    def alive(self) -> None:
+        """The loop waits for somebody who has a time limit: that is no hang. Only from the loop's thread."""
+        self._watchdog.turn(self._runtime.leave(), self._clock.seconds())
+
     def _connected(self, online: bool) -> None:
         self._on_online(online)
         self._happened.put(Connected(online=online))

@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 TRIES = 2
 STOP_EVERY_S = 0.25
+WAIT_EVERY_S = 2.0
 END_S = 5.0
 SEND_S = 30.0
 MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}
@@ -109,8 +110,10 @@ class Worker:
         limit_s: float,
         on_progress: Callable[[int, int], None] | None = None,
         stop: Callable[[], bool] | None = None,
+        on_wait: Callable[[], None] | None = None,
     ) -> T:
-        """The answer. A worker that says nothing about the call for `limit_s` is killed.
+        """The answer. A worker that says nothing about the call for `limit_s` is killed. `on_wait` is called now and then until
+        it comes.
 
         Raises `UnavailableError` (`worker-ended`, or the call's own), and whatever else the call raises.
         """
@@ -118,7 +121,7 @@ class Worker:
             session, number = self._begin()
             asked = Asked(number=number, call=call, trusted_time=self._trusted_time(), way=self._way())
             try:
-                return session.ask(asked, kind, limit_s=limit_s, on_progress=on_progress, stop=stop)
+                return session.ask(asked, kind, limit_s=limit_s, on_progress=on_progress, stop=stop, on_wait=on_wait)
             except _GoneError as gone:
                 if gone.unfit is not None:
                     raise _typed(gone.unfit) from gone
@@ -193,6 +196,7 @@ class _Session:
         limit_s: float,
         on_progress: Callable[[int, int], None] | None,
         stop: Callable[[], bool] | None,
+        on_wait: Callable[[], None] | None,
     ) -> T:
         """The answer to a reserved call. Raises `_GoneError`."""
         heard: queue.SimpleQueue[Answered | Failed | Told | None] = queue.SimpleQueue()
@@ -202,7 +206,7 @@ class _Session:
                 heard.put(None)
         try:
             self.send(asked)
-            said = self._hear(asked.number, heard, limit_s, on_progress, stop)
+            said = self._hear(asked.number, heard, limit_s, on_progress, stop, on_wait)
         finally:
             with self._lock:
                 del self._waiting[asked.number]
@@ -237,8 +241,10 @@ class _Session:
         limit_s: float,
         on_progress: Callable[[int, int], None] | None,
         stop: Callable[[], bool] | None,
+        on_wait: Callable[[], None] | None,
     ) -> Answered | Failed:
-        silent_s, step_s, halted = 0.0, limit_s if stop is None else STOP_EVERY_S, False
+        silent_s, halted = 0.0, False
+        step_s = min(limit_s, STOP_EVERY_S if stop else WAIT_EVERY_S if on_wait else limit_s)
         while True:
             try:
                 said = heard.get(timeout=step_s)
@@ -257,6 +263,8 @@ class _Session:
                     return said
                 if on_progress is not None and said.total:
                     on_progress(said.done, said.total)
+            if on_wait is not None:
+                on_wait()
             if stop is not None and not halted and stop():
                 halted = True
                 self.send(Halt(number=number))

@@ -30,9 +30,9 @@ from firmware.manifest import Manifest
 from firmware.protocol.order import FileRef, Order
 from firmware.protocol.words import ReasonKind
 
-QUICK_S = 25.0
-"""For what only computes, a worker's start on a slow device included. The agent's own loop waits for it, at worst for two workers
-in turn: that must be less than the time of its watchdog."""
+QUICK_S = 120.0
+"""For what only computes, a worker's start on a slow and busy device included. The agent's loop waits for it, at worst for two
+workers in turn, and feeds its watchdogs meanwhile."""
 NETWORK_S = 1800.0
 STAGE_SILENT_S = 900.0
 READ_SLOT_S = 6 * 3600.0
@@ -46,8 +46,15 @@ class WorkerNotary:
     """`Notary`. What was verified is remembered until the catalogue is refreshed, because a broker repeats its retained messages
     at every connection; and strangers' messages start no more than a worker now and then."""
 
-    def __init__(self, worker: Worker, known: KnownFacts, clock: MonotonicClock) -> None:
-        self._worker, self._known, self._clock = worker, known, clock
+    def __init__(
+        self,
+        worker: Worker,
+        known: KnownFacts,
+        clock: MonotonicClock,
+        on_wait: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_wait` is called now and then while the agent's loop waits here."""
+        self._worker, self._known, self._clock, self._on_wait = worker, known, clock, on_wait
         self._starts = Bucket(size=STARTS, every_s=START_EVERY_S)
         self._verified: dict[tuple[str, str], Verified] = {}
         known.on_told(self._forget)
@@ -69,14 +76,15 @@ class WorkerNotary:
         if not self._worker.is_alive and not self._starts.take(self._clock.seconds()):
             raise UnavailableError(ReasonKind.BUSY, "Too many messages that nobody known has signed; this one waits.")
         asked = Verify(envelope=envelope, kind=kind, max_bytes=max_bytes)
-        verified = self._worker.ask(asked, Verified, limit_s=QUICK_S)
+        verified = self._worker.ask(asked, Verified, limit_s=QUICK_S, on_wait=self._on_wait)
         if remembered is self._verified:  # else the catalogue was refreshed meanwhile
             self._verified = dict([*remembered.items(), (name, verified)][-VERIFIED_KEPT:])
         return verified
 
     def seal(self, payload: bytes, kind: str) -> bytes:
         """See `Notary.seal`."""
-        return self._worker.ask(Seal(payload=payload, kind=kind), bytes, limit_s=QUICK_S)
+        sealing = Seal(payload=payload, kind=kind)
+        return self._worker.ask(sealing, bytes, limit_s=QUICK_S, on_wait=self._on_wait)
 
     def _forget(self, _facts: Facts) -> None:
         self._verified = {}

@@ -120,6 +120,17 @@ def test_a_silent_worker_is_killed(clean: list[Stable]) -> None:
     assert stable.codes() == [-signal.SIGKILL, -signal.SIGKILL]
 
 
+def test_who_waits_is_told_so_now_and_then_until_the_answer_comes(clean: list[Stable]) -> None:
+    stable = Stable("time.sleep(2 * 2.0 + 0.5)" + ECHO)
+    clean.append(stable)
+    waited: list[float] = []
+    answer = stable.worker().ask(
+        Seal(payload=b"hello", kind="x"), bytes, limit_s=60, on_wait=lambda: waited.append(1.0)
+    )
+    assert answer == b"hello"
+    assert len(waited) >= 2
+
+
 def test_a_worker_that_sends_rubbish_is_as_good_as_dead(clean: list[Stable]) -> None:
     stable = Stable(
         "connection.sendall(b'\\xff' * 100); time.sleep(600)",
