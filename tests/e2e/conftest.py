@@ -1,4 +1,5 @@
-"""One laboratory per broker and worker; the tests of one broker stay on one worker."""
+"""One laboratory per broker and worker; the tests of one broker stay on one worker. Those of the embedded one are deep: it is for
+trying things out, and what a broker owes us is in the contract tests, on both."""
 
 from collections.abc import Iterator
 
@@ -18,6 +19,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         broker = getattr(item, "callspec", None) and item.callspec.params.get("laboratory")
         if broker:
             item.add_marker(pytest.mark.xdist_group(f"faults-{broker}"))
+        if broker == "embedded":
+            item.add_marker(pytest.mark.deep)
 
 
 @pytest.fixture
