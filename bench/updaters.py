@@ -9,6 +9,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -108,11 +109,12 @@ class SwUpdate:
             out.write(_cpio(len(members), "TRAILER!!!", b""))
 
     def install(self) -> None:
-        """Install to the device."""
-        _run(
-            *("swupdate", "-k", self._folder / "cert.pem", "-H", "bench:1.0", "-M", "-m", "-i", self._update),
-            environment={"TMPDIR": str(self._folder)},
-        )
+        """Install to the device. SWUpdate makes its sockets in TMPDIR, and a socket's path must be short."""
+        with tempfile.TemporaryDirectory(prefix="swu-") as sockets:
+            _run(
+                *("swupdate", "-k", self._folder / "cert.pem", "-H", "bench:1.0", "-M", "-m", "-i", self._update),
+                environment={"TMPDIR": sockets},
+            )
 
 
 def _cpio(number: int, name: str, data: bytes) -> bytes:
