@@ -41,9 +41,11 @@ class AgentLoop:
         self._watchdog, self._desk = watchdog or Watchdog(Manager({}, 0)), desk
         self._happened: queue.SimpleQueue[Input | LocalAsk | BaseException | None] = queue.SimpleQueue()
         self._threads: set[threading.Thread] = set()
+        self._thread: int | None = None
 
     def run(self) -> None:
         """Start, then serve until stopped. Raises what ended it."""
+        self._thread = threading.get_ident()
         self._runtime.start()
         self._link.start(self._take, self._connected)
         self._watchdog.ready()
@@ -69,8 +71,10 @@ class AgentLoop:
             ask.reply(refusal(UnavailableError("busy", "The agent has much to do; ask again in a moment.")))
 
     def alive(self) -> None:
-        """The loop waits for somebody who has a time limit: that is no hang. Only from the loop's thread."""
-        self._watchdog.turn(self._runtime.leave(), self._clock.seconds())
+        """Whoever calls waits for somebody who has a time limit. If it is the loop, that is no hang; a job's waiting says nothing
+        about the loop, and feeds nobody."""
+        if threading.get_ident() == self._thread:
+            self._watchdog.turn(self._runtime.leave(), self._clock.seconds())
 
     def _connected(self, online: bool) -> None:
         self._on_online(online)

@@ -1,41 +1,35 @@
 """The server's release key: opens the keys of encrypted releases, which makers wrap for it, and wraps them for devices.
 
 A content key is kept as the maker wrapped it: whoever has only the database, a backup of it, or the artifact store can read
-no release. The private key is a file of its own (0600) among the online keys, made when it is first needed; without it the
-encrypted releases that are published can't be handed to anybody any more.
+no release. The private key is an `ExchangeKey`; without it the encrypted releases that are published can't be handed to
+anybody any more.
 """
 
-import threading
 from pathlib import Path
-
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from firmware.encryption import content_key
 from firmware.encryption.content_key import ContentKey, Purpose
 from firmware.errors import RefusedError
 from firmware.protocol.order import WrappedKey
-from server.identity.private_files import write_private
+from server.campaigns.exchange_key import ExchangeKey
 from server.ports import AgentStatus, ReleaseRecord, Unit
 
 RELEASE_KEY_FILE = "release-key.x25519"
-"""Not `.pem`: it signs nothing, and must not be offered where signing keys are looked for."""
 
 
 class ReleaseKeys:
     """The release key in a directory. May be used by several threads."""
 
     def __init__(self, directory: Path) -> None:
-        self._path = directory / RELEASE_KEY_FILE
-        self._lock = threading.Lock()
-        self._private: X25519PrivateKey | None = None
+        self._key = ExchangeKey(directory / RELEASE_KEY_FILE, _unusable)
 
     def public(self) -> str:
         """The public key as text, for makers. Raises `RefusedError` (`release-key-unusable`)."""
-        return content_key.public_text(self._key().public_key())
+        return content_key.public_text(self._key.private().public_key())
 
     def open(self, release: ReleaseRecord, wrapped: bytes) -> ContentKey:
         """The content key that a maker wrapped. Raises `RefusedError` (`cannot-decrypt`, `release-key-unusable`)."""
-        return content_key.unwrap(wrapped, self._key(), _purpose(release), check=_key_check(release))
+        return content_key.unwrap(wrapped, self._key.private(), _purpose(release), check=_key_check(release))
 
     def wrap_for(self, unit: Unit, release: ReleaseRecord, *, target: str, hardware: str) -> WrappedKey:
         """The release's key for one target, as it announced its own.
@@ -61,24 +55,6 @@ class ReleaseKeys:
         return WrappedKey(
             suite=content_key.SUITE, key_id=content_key.key_id(view.encryption_key), data=content_key.to_text(data)
         )
-
-    def _key(self) -> X25519PrivateKey:
-        with self._lock:
-            if self._private is None:
-                self._private = self._load_or_make()
-            return self._private
-
-    def _load_or_make(self) -> X25519PrivateKey:
-        try:
-            if self._path.exists():
-                return content_key.private_from_pem(self._path.read_bytes())
-            made = X25519PrivateKey.generate()
-            write_private(self._path, content_key.private_pem(made))
-        except OSError as error:
-            raise _unusable(self._path, error.strerror or str(error)) from error
-        except RefusedError as error:
-            raise _unusable(self._path, error.text) from error
-        return made
 
 
 def _key_check(release: ReleaseRecord) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from device_agent.loop import AgentLoop
 from device_agent.ports import Incoming
+from device_agent.watchdog import Leave, Manager, Watchdog
 from device_agent.work import Job, JobDone, Lane
 from firmware.protocol.words import Action
 from tests.crash.world import BOARD, World
@@ -80,3 +81,41 @@ def test_defect_in_a_job_ends_the_process_with_its_error(monkeypatch: pytest.Mon
     with pytest.raises(ZeroDivisionError):
         AgentLoop(runtime, wire, world.clock).run()
     assert wire.stopped.is_set()
+
+
+class CountingDogs(Watchdog):
+    """Counts how often it is fed, or could be."""
+
+    def __init__(self) -> None:
+        super().__init__(Manager({}, 0))
+        self.turns = 0
+
+    def turn(self, leave: Leave, now: float) -> None:
+        self.turns += 1
+        super().turn(leave, now)
+
+
+class WaitingWire(ThreadedWire):
+    """Has the loop itself wait for something once, and a thread beside it."""
+
+    loop: AgentLoop
+    dogs: CountingDogs
+    fed: tuple[int, int] = (0, 0)
+
+    def start(self, on_message: Callable[[Incoming], None], on_connected: Callable[[bool], None]) -> None:
+        self.loop.alive()
+        by_the_loop = self.dogs.turns
+        beside = threading.Thread(target=self.loop.alive)
+        beside.start()
+        beside.join(DEADLINE_S)
+        self.fed = by_the_loop, self.dogs.turns - by_the_loop
+        self.loop.stop()
+
+
+def test_who_waits_beside_the_loop_feeds_no_watchdog() -> None:
+    world = World()
+    wire = WaitingWire(world)
+    wire.dogs = CountingDogs()
+    wire.loop = AgentLoop(world.powered_agent(wire), wire, world.clock, watchdog=wire.dogs)
+    wire.loop.run()
+    assert wire.fed == (1, 0)

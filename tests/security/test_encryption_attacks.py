@@ -92,7 +92,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
     }
     purpose = Purpose(recipient="server", product="pump", version="2.0", counter=2, artifact=encrypted.sha256)
     wrapped = (folder / "2.0" / "content-key.bin").read_bytes()
-    key = unwrap(wrapped, server._key(), purpose, check=encrypted.key_check)
+    key = unwrap(wrapped, server._key.private(), purpose, check=encrypted.key_check)
     for_device = replace(purpose, recipient="device", target="d-1", hardware="pump-a")
     public = private.public_key()
     order = Order(
