@@ -153,6 +153,9 @@ class MqttLink:
         except (OSError, ValueError) as error:
             log.info("broker not reached", extra={"host": host, "reason": str(error)})
             self._client.disconnect()
+        except Exception:  # without this thread nobody would ever reach the device again
+            log.exception("the connection to the broker broke", extra={"host": host})
+            self._client = self._make_client()
         self._set_up(False)
         if ways is not None and way is not None:
             ways.reached(way) if self._taken else ways.failed(way)

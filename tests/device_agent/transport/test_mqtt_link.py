@@ -101,6 +101,23 @@ async def test_link_comes_back_by_itself_and_says_so(linked: Linked) -> None:
     await until(lambda: linked.ears.up == [True, False, True])
 
 
+async def test_link_outlives_what_breaks_on_its_thread(yard: Yard, tmp_path: Path) -> None:
+    link, ears = make_link(yard.broker, directory_of(yard, tmp_path / "agent")), Ears()
+
+    def breaks_once(message: Incoming) -> None:
+        ears.messages.put(message)
+        if ears.messages.qsize() == 1:
+            raise RuntimeError("something nobody thought of")
+
+    link.start(breaks_once, ears.up.append)
+    await until(lambda: ears.up == [True])
+    async with yard.server() as server:
+        await server.publish(topics.of_target(A, A, topics.Leaf.ORDER), b"order", qos=1, retain=True)
+        await until(lambda: ears.messages.qsize() >= 2)
+    assert ears.up == [True, False, True]
+    await asyncio.to_thread(link.stop)
+
+
 async def test_nothing_is_published_while_there_is_no_broker(yard: Yard, tmp_path: Path) -> None:
     link, ears = make_link(yard.broker, directory_of(yard, tmp_path / "agent"), port=1), Ears()
     link.start(ears.messages.put, ears.up.append)
