@@ -6,7 +6,6 @@ import logging
 import os
 import secrets
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -42,7 +41,7 @@ from device_agent.trusted_time import BUILD_TIME
 from device_agent.upkeep import Upkeep
 from device_agent.watchdog import DeviceFile, Manager, Watchdog
 from device_agent.work import Ports
-from device_agent.worker.client import Ears, Worker, start_process
+from device_agent.worker.client import Ears, Worker, start_process, worker_command
 from device_agent.worker.known import KnownFacts
 from device_agent.worker.proxies import WorkerCatalogue, WorkerInstaller, WorkerNotary, WorkerRenewal
 from device_agent.worker.wire import Meet
@@ -106,7 +105,7 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
     topic, _, will = presence_messages(identity.agent, session)
     wants = of_target(identity.agent, identity.target, Leaf.WANT)
     worker = Worker(
-        lambda: start_process([sys.executable, "-m", "device_agent.worker.app", str(directory)]),
+        lambda: start_process(worker_command(directory)),
         Ears(facts=known.tell, want=lambda want: link.publish(wants, want, qos=1)),
         trusted_time=clocked,
         way=lambda: ways.current,

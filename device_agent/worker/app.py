@@ -1,4 +1,4 @@
-"""Composition root of the worker: `python -m device_agent.worker.app DIRECTORY SOCKET`. Started by the agent, by nobody else."""
+"""Composition root of the worker, a process of the agent's own (`client.worker_command`); nobody else starts it."""
 
 import contextlib
 import fcntl

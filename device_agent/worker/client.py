@@ -13,9 +13,11 @@ import select
 import socket
 import struct
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from device_agent.transport.ways import Way
@@ -328,6 +330,13 @@ def _error(failed: Failed) -> Exception:
 
 def _typed(said: Failed | Unfit) -> OtariaError:
     return (RefusedError if said.is_refused else UnavailableError)(said.kind, said.text)
+
+
+def worker_command(directory: Path) -> list[str]:
+    """The command of an agent's worker, less its socket's number. Tokens of PKCS#11 sign nothing here: their library, where
+    securesystemslib finds it, would only take memory."""
+    code = "import sys; sys.modules['pkcs11'] = None\nfrom device_agent.worker.app import main; main(sys.argv[2:])"
+    return [sys.executable, "-c", code, "device_agent.worker.app", str(directory)]
 
 
 def start_process(argv: list[str]) -> Spawned:
