@@ -28,6 +28,7 @@ from simulator.lab import HARDWARE, Board, Firmware, Lab, LabError
 BOARDS = 3
 DEVICES = 50
 ENDED = ("completed", "watching", "paused", "aborted", "rolled_back")
+ON_THE_WAY = ("ordered", "downloading", "staged", "asking", "activating", "trial", "committed")
 READY_TIMEOUT_S = 90.0
 CAMPAIGN_TIMEOUT_S = 180.0
 STRATEGY = """
@@ -102,6 +103,7 @@ class Demo:
 
     def __init__(self, lab: Lab, narrator: Narrator, options: Options) -> None:
         self._lab, self._narrator, self._options = lab, narrator, options
+        self._swarm_process: subprocess.Popen[bytes] | None = None
 
     def run(self) -> int:
         """Tell it, print the summary and, unless told to exit, stay up until Ctrl-C."""
@@ -155,7 +157,7 @@ class Demo:
         """Boards with real agents, and simulated devices in a process of their own."""
         self._narrator.title("The fleet")
         simulated = self._options.devices - self._options.boards
-        swarm = self._swarm(factory, simulated)
+        swarm = self._swarm_process = self._swarm(factory, simulated)
         try:
             for number in range(self._options.boards):
                 self._lab.board(
@@ -203,9 +205,19 @@ class Demo:
             if view["state"] in ENDED and not _in_flight(view):
                 self._narrator.say(f"{view['state'].upper()}: {view['reason']}")
                 return view
+            if self._swarm_process is not None and self._swarm_process.poll() is not None:
+                raise LabError("simulator-died", f"The simulator ended by itself: {self._logs()}")
             if time.monotonic() > deadline:
-                raise LabError("timeout", f"The campaign {name} did not end: {line}")
+                raise LabError(
+                    "timeout", f"The campaign {name} did not end: {line}\n{self._stuck(name)}\n{self._logs()}"
+                )
             time.sleep(0.25)
+
+    def _stuck(self, campaign: str) -> str:
+        """Why each target that is on its way isn't moving."""
+        rows = self._lab.rest.get(f"/campaigns/{campaign}/assignments?limit=500")["assignments"]
+        targets = [row["target"] for row in rows if row["state"] in ON_THE_WAY][:10]
+        return "\n".join(f"{target}: {self._lab.rest.get(f'/fleet/{target}/explain')['text']}" for target in targets)
 
     def _why_not(self, campaign: str) -> str:
         """One true sentence about a device that the stopped campaign never touched."""

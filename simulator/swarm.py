@@ -12,8 +12,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from device_agent.catalogue import DeviceCatalogue
 from device_agent.core.values import Content
@@ -195,11 +197,18 @@ class Device:
         )
 
     def _trusted_time(self) -> float:
-        return float(BUILD_TIME) if self.runtime is None else self.runtime.trusted_time()
+        runtime = self.runtime  # a job may ask while the swarm cuts the power
+        return float(BUILD_TIME) if runtime is None else runtime.trusted_time()
 
     def _boot_s(self) -> float:
         least, most = self._world.boot_s
         return least + (most - least) * self._chance.jitter()
+
+
+class _Crash(NamedTuple):
+    """A job ended with an error that it should not have."""
+
+    error: Exception
 
 
 class Swarm:
@@ -208,7 +217,7 @@ class Swarm:
     def __init__(self, devices: list[Device], depot: Depot) -> None:
         self._devices = devices
         self._depot = depot
-        self._happened: queue.SimpleQueue[tuple[Device, int, Input] | None] = queue.SimpleQueue()
+        self._happened: queue.SimpleQueue[tuple[Device, int, Input | _Crash] | None] = queue.SimpleQueue()
         self._jobs = ThreadPoolExecutor(JOB_THREADS, thread_name_prefix="job")
         self._stopping = threading.Event()
 
@@ -238,11 +247,12 @@ class Swarm:
                 yield device
 
     def _tend(self, device: Device) -> None:
-        if device.runtime is None:
-            device.start(lambda number, happened: self._happened.put((device, number, happened)))
-        else:
-            device.runtime.due()
-        self._after(device)
+        with self._crashing(device):
+            if device.runtime is None:
+                device.start(lambda number, happened: self._happened.put((device, number, happened)))
+            else:
+                device.runtime.due()
+            self._after(device)
 
     def _take(self, wait_s: float) -> None:
         """Wait for one input, then take all that have come."""
@@ -253,12 +263,27 @@ class Swarm:
         while item is not None:
             device, number, happened = item
             if device.runtime is not None and number == device.boots:
-                device.runtime.handle(happened)
-                device.runtime.due()
-                self._after(device)
+                with self._crashing(device):
+                    self._give(device, device.runtime, happened)
             if self._happened.empty():
                 return
             item = self._happened.get()
+
+    def _give(self, device: Device, runtime: Runtime, happened: Input | _Crash) -> None:
+        if isinstance(happened, _Crash):
+            raise happened.error
+        runtime.handle(happened)
+        runtime.due()
+        self._after(device)
+
+    @contextmanager
+    def _crashing(self, device: Device) -> Iterator[None]:
+        """An agent that breaks ends with its device's power, which comes back; the others go on."""
+        try:
+            yield
+        except Exception:
+            log.exception("the agent of %s crashed; its device restarts", device.identity.target)
+            self._jobs.submit(device.power_cut(time.monotonic()).stop)
 
     def _after(self, device: Device) -> None:
         """Run the jobs that a call left, and reboot a device that asked for it or whose trial is lost."""
@@ -271,11 +296,10 @@ class Swarm:
 
     def _work(self, device: Device, number: int, job: Job) -> None:
         try:
-            self._happened.put((device, number, job.run()))
-        except Exception:
-            log.exception("a job of %s failed; the swarm stops", device.identity.target)
-            self.stop()
-            raise
+            answer: Input | _Crash = job.run()
+        except Exception as error:  # noqa: BLE001 - told to the swarm, which restarts the device
+            answer = _Crash(error)
+        self._happened.put((device, number, answer))
 
     def _wait_s(self) -> float:
         now = time.monotonic()
