@@ -16,27 +16,40 @@ from datetime import datetime
 from typing import Any
 
 import yaml
-from yaml.nodes import MappingNode
+from yaml.nodes import MappingNode, Node
 
 from firmware.errors import RefusedError
 from firmware.protocol.words import ID_PATTERN, VERSION_PATTERN
+from server.campaigns.places import line_of
+from server.planner.plain import StrategyError
 from server.planner.policy import parse_strategy
 from server.ports import CampaignSpec, Selection
 
 MAX_BYTES = 256 * 1024
 MAX_ALIASES = 64
 KIND = "bad-campaign"
-_KEYS = ("name", "product", "version", "selection", "start_at", "strategy")
+MAX_SELECTED = 64
+MAX_NAME, MAX_VALUE = 64, 128
+KEYS = ("name", "product", "version", "selection", "start_at", "strategy")
 _ID = re.compile(ID_PATTERN)
 _VERSION = re.compile(VERSION_PATTERN)
 
 
 def parse_campaign(text: str) -> CampaignSpec:
     """Parse a campaign file; raises `RefusedError` (`bad-campaign`, `bad-strategy`)."""
-    fields = _load(text)
-    unknown = sorted(str(key)[:64] for key in fields if key not in _KEYS)
+    fields, root = _load(text)
+    try:
+        return _campaign(fields)
+    except _FieldError as error:
+        raise RefusedError(KIND, _with_line(root, error.where, error.text)) from error
+    except StrategyError as error:
+        raise RefusedError(error.kind, _with_line(root, f"strategy.{error.where}", error.text)) from error
+
+
+def _campaign(fields: Mapping[str, Any]) -> CampaignSpec:
+    unknown = sorted(str(key)[:64] for key in fields if key not in KEYS)
     if unknown:
-        raise _bad(f"A campaign has no key {unknown[0]}; its keys are {', '.join(_KEYS)}.")
+        raise _bad(f"A campaign has no key {unknown[0]}; its keys are {', '.join(KEYS)}.", unknown[0])
     if "strategy" not in fields:
         raise _bad("The campaign names no strategy; write `strategy: standard` or describe one.")
     return CampaignSpec(
@@ -72,26 +85,43 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def _load(text: str) -> Mapping[str, Any]:
+class _FieldError(RefusedError):
+    """A field of the campaign itself is refused; `where` is its place."""
+
+    def __init__(self, where: str, text: str) -> None:
+        super().__init__(KIND, text)
+        self.where = where
+
+
+def _with_line(root: Node, where: str, text: str) -> str:
+    """The refusal with the line of its place, where the file has it."""
+    line = line_of(root, where)
+    return text if line is None else f"Line {line}: {text}"
+
+
+def _load(text: str) -> tuple[Mapping[str, Any], Node]:
+    """What the file says, and the same with its lines."""
     if len(text.encode(errors="replace")) > MAX_BYTES:
         raise _bad(f"The campaign file is larger than {MAX_BYTES // 1024} KiB; a campaign needs a page at most.")
     try:
-        value = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (it is a SafeLoader, and stricter)
+        loader = _StrictLoader(text)
+        root = loader.get_single_node()
+        value = None if root is None else loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = f" in line {mark.line + 1}" if mark else ""
         raise _bad(f"The campaign file is not valid YAML{line}: {error.problem}.") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise _bad(f"The campaign file is not valid YAML: {str(error).splitlines()[0][:200]}.") from error
-    if not isinstance(value, dict):
-        raise _bad(f"A campaign file is a mapping with the keys {', '.join(_KEYS)}.")
-    return value
+    if root is None or not isinstance(value, dict):
+        raise _bad(f"A campaign file is a mapping with the keys {', '.join(KEYS)}.")
+    return value, root
 
 
 def _matching(fields: Mapping[str, Any], key: str, pattern: re.Pattern[str], must: str) -> str:
     value = fields.get(key)
     if not isinstance(value, str) or not pattern.match(value):
-        raise _bad(f"`{key}` must be {must}.")
+        raise _bad(f"`{key}` must be {must}.", key)
     return value
 
 
@@ -104,21 +134,23 @@ def _start_at(value: object) -> float | None:
     except ValueError:
         moment = datetime(1970, 1, 1)  # noqa: DTZ001 (refused below)
     if moment.tzinfo is None:
-        raise _bad("`start_at` must be a moment with its offset from UTC, such as 2026-12-01T02:00+01:00.")
+        raise _bad("`start_at` must be a moment with its offset from UTC, such as 2026-12-01T02:00+01:00.", "start_at")
     return moment.timestamp()
 
 
 def _labels(selection: object) -> dict[str, str]:
     if not isinstance(selection, dict) or not set(selection) <= {"labels"}:
-        raise _bad("`selection` must be a mapping with `labels`, such as {labels: {site: berlin}}.")
+        raise _bad("`selection` must be a mapping with `labels`, such as {labels: {site: berlin}}.", "selection")
     labels = selection.get("labels", {})
-    if not isinstance(labels, dict) or len(labels) > 64:
-        raise _bad("`selection.labels` must be a mapping of at most 64 labels, such as {site: berlin}.")
+    if not isinstance(labels, dict) or len(labels) > MAX_SELECTED:
+        text = f"`selection.labels` must be a mapping of at most {MAX_SELECTED} labels, such as {{site: berlin}}."
+        raise _bad(text, "selection.labels")
     for name, value in labels.items():
-        if not isinstance(value, str) or len(name) > 64 or len(value) > 128:
-            raise _bad(f"The label {name[:64]} must be text in quotes, at most 128 characters.")
+        if not isinstance(value, str) or len(name) > MAX_NAME or len(value) > MAX_VALUE:
+            text = f"The label {name[:MAX_NAME]} must be text in quotes, at most {MAX_VALUE} characters."
+            raise _bad(text, f"selection.labels.{name}")
     return labels
 
 
-def _bad(text: str) -> RefusedError:
-    return RefusedError(KIND, text)
+def _bad(text: str, where: str = "") -> _FieldError:
+    return _FieldError(where, text)

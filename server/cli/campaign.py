@@ -1,5 +1,6 @@
 """`otaria campaign`: bring targets to a release, watch, and say stop."""
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -15,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from firmware.errors import RefusedError
+from server.campaigns.schema import campaign_schema
 from server.cli.gates import evidence_lines, gate
 from server.cli.output import emit, json_option, table
 from server.cli.rest import RestClient, connect, segment, server_options
@@ -64,6 +66,15 @@ def apply(
     emit(made, as_json=as_json, text=_cohort_table(made))
     for warning in () if as_json else made["warnings"]:
         click.echo(f"Note: {warning}")
+
+
+@campaign.command()
+def schema() -> None:
+    """Print the JSON Schema of campaign files, for editors.
+
+    Example: otaria campaign schema > campaign.schema.json
+    """
+    click.echo(json.dumps(campaign_schema(), indent=2))
 
 
 def _verb(name: str, does: str, example: str) -> None:

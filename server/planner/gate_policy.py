@@ -18,9 +18,9 @@ LEAST_RATE, MOST_RATE = 0.0001, 0.9
 LEAST_EFFECT, MOST_EFFECT = 0.2, 3.0
 LEAST_EVERY_S = 5
 SMALL = ("all", "hold")
-_TRAIT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+TRAIT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _BY_BLOCK = ("confidence", "power", "by", "block")
-_KEYS: Mapping[str, tuple[str, ...]] = {
+KEYS: Mapping[str, tuple[str, ...]] = {
     "all": ("min_verified",),
     "share": ("min_verified", "max_failure_rate"),
     "rate": ("min_verified", "max_failure_rate", "expected_rate", "small_cohort", "small_stratum", *_BY_BLOCK),
@@ -29,7 +29,7 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "external": ("name",),
 }
 """The keys of each kind, beside `kind` and `accept_insufficient`."""
-_NEEDED: Mapping[str, tuple[str, ...]] = {
+NEEDED: Mapping[str, tuple[str, ...]] = {
     "share": ("max_failure_rate",),
     "rate": ("max_failure_rate",),
     "metrics": ("metrics",),
@@ -57,12 +57,12 @@ def parse_gates(fields: Mapping[str, Any], where: str, count: int | None) -> tup
 
 def _gate(value: object, where: str) -> GatePolicy:
     fields = plain.mapping(value, where)
-    kind = plain.one_of(fields.get("kind", "all"), f"{where}.kind", tuple(_KEYS))
+    kind = plain.one_of(fields.get("kind", "all"), f"{where}.kind", tuple(KEYS))
     for key in fields:
-        if key in _PARSED and key not in _KEYS[kind]:
+        if key in _PARSED and key not in KEYS[kind]:
             raise plain.bad(f"{where}.{key}", f"be left out: a gate of kind {kind} has no use for it")
-    plain.known(fields, ("kind", "accept_insufficient", *_KEYS[kind]), where)
-    for key in _NEEDED.get(kind, ()):
+    plain.known(fields, ("kind", "accept_insufficient", *KEYS[kind]), where)
+    for key in NEEDED.get(kind, ()):
         if key not in fields:
             raise plain.bad(f"{where}.{key}", f"be given for gate kind {kind}")
     values = {_STORED.get(key, key): _PARSED[key](fields[key], f"{where}.{key}") for key in fields if key in _PARSED}
@@ -134,7 +134,7 @@ def _by(value: object, where: str) -> tuple[str, ...]:
 
 
 def _trait(value: object, where: str) -> str:
-    if not isinstance(value, str) or not _TRAIT.fullmatch(value):
+    if not isinstance(value, str) or not TRAIT.fullmatch(value):
         raise plain.bad(where, "be a name of letters, digits, dots, dashes and underscores, such as hardware or site")
     return value
 

@@ -14,7 +14,8 @@ MAX_BUDGETS = 16
 MAX_AFTER = 8
 MAX_REQUIRES = 8
 ORDERS = ("any", "leaves-first")
-_STATES = ("watching", "completed")
+STATES = ("watching", "completed")
+HOLDERS = ("target", "gateway")
 _VERSION = re.compile(VERSION_PATTERN)
 
 
@@ -99,7 +100,7 @@ def _after(value: object, where: str) -> AfterPolicy:
     plain.known(fields, ("campaign", "state", "soak"), where)
     return AfterPolicy(
         campaign=plain.name(fields.get("campaign"), f"{where}.campaign"),
-        state=plain.one_of(fields.get("state", "completed"), f"{where}.state", _STATES),
+        state=plain.one_of(fields.get("state", "completed"), f"{where}.state", STATES),
         soak_s=plain.duration(fields.get("soak", 0), f"{where}.soak"),
     )
 
@@ -113,7 +114,7 @@ def _require(value: object, where: str) -> RequirePolicy:
     if not isinstance(at_least, str) or not _VERSION.match(at_least):
         raise plain.bad(f"{where}.at_least", 'be a version in quotes, such as "2.1"')
     return RequirePolicy(
-        of=plain.one_of(fields.get("of", "target"), f"{where}.of", ("target", "gateway")),
+        of=plain.one_of(fields.get("of", "target"), f"{where}.of", HOLDERS),
         product=plain.name(fields["product"], f"{where}.product") if "product" in fields else None,
         label=_label(fields, where, "label") if "label" in fields else None,
         at_least=at_least,

@@ -74,7 +74,7 @@ def known(fields: Mapping[str, Any], allowed: Sequence[str], where: str) -> None
     for key in fields:
         if key not in allowed:
             place = f"{where}.{key[:64]}" if where else key[:64]
-            raise RefusedError("bad-strategy", f"{place} is no key of a strategy{suggest(key, allowed)}.")
+            raise StrategyError(place, f"{place} is no key of a strategy{suggest(key, allowed)}.")
 
 
 def suggest(word: object, allowed: Sequence[str] | Mapping[str, Any]) -> str:
@@ -112,5 +112,13 @@ def flag(value: object, where: str) -> bool:
     return value
 
 
-def bad(where: str, must: str) -> RefusedError:
-    return RefusedError("bad-strategy", f"{where} must {must}.")
+def bad(where: str, must: str) -> "StrategyError":
+    return StrategyError(where, f"{where} must {must}.")
+
+
+class StrategyError(RefusedError):
+    """What a strategy says is refused (`bad-strategy`); `where` is the place in it, such as `cohorts[1].percent`."""
+
+    def __init__(self, where: str, text: str) -> None:
+        super().__init__("bad-strategy", text)
+        self.where = where

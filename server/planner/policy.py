@@ -109,11 +109,11 @@ def parse_strategy(value: object) -> Strategy:
     if "extends" in fields:
         base = _ready_made(fields["extends"], "extends")
         fields = {**base, **{key: item for key, item in fields.items() if key != "extends"}}
-    plain.known(fields, ("extends", *_FIELDS, *times.KEYS), "")
+    plain.known(fields, ("extends", *FIELDS, *times.KEYS), "")
     missing = sorted({"name", "cohorts"} - fields.keys())
     if missing:
         raise plain.bad(missing[0], "be given")
-    parsed = {_STORED.get(key, key): parse(fields[key], key) for key, parse in _FIELDS.items() if key in fields}
+    parsed = {_STORED.get(key, key): parse(fields[key], key) for key, parse in FIELDS.items() if key in fields}
     return _consistent(Strategy(**parsed, calendar=times.parse_calendar(fields)))
 
 
@@ -253,7 +253,7 @@ def _ready_made(name: object, where: str) -> Mapping[str, Any]:
     return READY_MADE[name]
 
 
-_FIELDS: Mapping[str, Callable[[object, str], Any]] = {
+FIELDS: Mapping[str, Callable[[object, str], Any]] = {
     "name": plain.name,
     "cohorts": _cohorts,
     "budgets": parse_budgets,

@@ -18,7 +18,7 @@ MOST_STARTS = 7 * 24
 """Most times a week that a cron rule may start."""
 KEYS = ("timezone", "windows", "freezes", "takes", "reserve", "rollback_any_time")
 """The keys of a strategy that make up its calendar."""
-_CLOCK = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
+CLOCK = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
 
 
 def parse_calendar(fields: Mapping[str, Any]) -> Calendar:
@@ -102,7 +102,7 @@ def _moment(value: object, where: str) -> datetime:
 
 
 def _clock(value: object, where: str) -> time:
-    if not isinstance(value, str) or not _CLOCK.fullmatch(value):
+    if not isinstance(value, str) or not CLOCK.fullmatch(value):
         raise plain.bad(where, "be a time of day in quotes, such as '22:30'")
     return time.fromisoformat(value)
 

@@ -1,6 +1,7 @@
 """What the docs tell people to type exists, and their links lead somewhere."""
 
 import argparse
+import json
 import re
 import shlex
 import tomllib
@@ -8,11 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import jsonschema
 import pytest
 import yaml
 
 from device_agent.cli import _parser, _UsageError
 from device_agent.config import CONFIG_FILE, Config, load_config
+from server.campaigns.schema import campaign_schema
 from server.campaigns.strategy_file import parse_campaign
 from server.cli import cli
 from server.cli.release_contents import data_of, health_of
@@ -148,8 +151,12 @@ def test_every_campaign_and_strategy_in_the_docs_is_taken(page: str, text: str) 
     fields = yaml.safe_load(text)
     if "product" in fields:
         parse_campaign(text)
+        whole = fields
     else:
-        parse_strategy(fields.get("strategy", fields))
+        strategy = fields.get("strategy", fields)
+        parse_strategy(strategy)
+        whole = {"name": "a", "product": "b", "version": "1", "strategy": strategy}
+    jsonschema.validate(json.loads(json.dumps(whole, default=str)), campaign_schema())
 
 
 @pytest.mark.parametrize(("page", "text"), blocks("toml"))

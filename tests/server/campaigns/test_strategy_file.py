@@ -74,3 +74,45 @@ def test_any_text_is_a_campaign_or_a_typed_refusal(text: str) -> None:
     except RefusedError:
         return
     assert (spec.name, spec.product) == ("spring", "lamp")
+
+
+STRATEGY = """name: spring
+product: lamp
+version: "2.1"
+selection:
+  labels:
+    site: berlin
+strategy:
+  extends: standard
+  cohorts:
+    - name: canary
+      count: 3
+      gate: {kind: all,
+             min_verified: 9}
+    - {name: rest, gates: [{kind: all}, {kind: rote}]}
+  windows:
+    - {days: [fri], start: "22:00", end: "25:00"}
+  takes: 3 weeks
+"""
+VERIFIED = "min_verified: 9"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (GOOD + "selection:\n  labels:\n    site: berlin\n    rack.row: 5\n", "Line 8: The label rack.row"),
+        (STRATEGY, "Line 13: cohorts[0].gate.min_verified"),
+        (STRATEGY.replace(VERIFIED, "x: 1"), "Line 13: cohorts[0].gate.x is no key"),
+        (STRATEGY.replace(VERIFIED, ""), "Line 14: cohorts[1].gates[1].kind"),
+        (STRATEGY.replace(VERIFIED, "").replace("rote", "all"), "Line 16: windows[0].end"),
+        ("name: spring\nproduct: lamp\nversion: 2.1\nstrategy: x\n", "Line 3: `version`"),
+        (GOOD.replace("standard", "standrad"), "Line 4: strategy must be one of"),
+        (GOOD.replace("standard", "{healthy: 1d}"), "Line 4: cohorts must be given"),
+        (GOOD.replace("standard", "{extends: cautious, order_ttl: 1h}"), "Line 4: order_ttl must be at least"),
+        (GOOD + "start_at: 2026-12-01\n", "Line 5: `start_at`"),
+    ],
+)
+def test_a_refusal_names_the_line(text: str, says: str) -> None:
+    with pytest.raises(RefusedError) as caught:
+        parse_campaign(text)
+    assert caught.value.text.startswith(says)
