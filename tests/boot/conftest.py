@@ -2,14 +2,24 @@
 
 import json
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.boot.results import FAILED, row, table
+from tests.boot.results import FAILED, NOT_RUN, row, table
 
 BOOT = "boot"
+NOT_CHOSEN = pytest.StashKey[list[dict[str, object]]]()
+"""Rows of the real boots that this run leaves out."""
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Note which real boots were not chosen."""
+    for item in items:
+        if "yard" in getattr(item, "fixturenames", ()):
+            left_out = item.config.stash.setdefault(NOT_CHOSEN, [])
+            left_out.append(row(_loader(item), _case(item), NOT_RUN, 0.0))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -27,10 +37,17 @@ def pytest_runtest_makereport(
 
 
 def _row(item: pytest.Item, report: pytest.TestReport) -> dict[str, object]:
-    doc = getattr(item, "function").__doc__ or item.name  # noqa: B009 - not every item has one
-    loader = getattr(item, "callspec").id  # noqa: B009
     why = report.longrepr[2].removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else ""
-    return row(loader, doc.strip().rstrip("."), report.outcome, report.duration, why)
+    return row(_loader(item), _case(item), report.outcome, report.duration, why)
+
+
+def _loader(item: pytest.Item) -> str:
+    return str(getattr(item, "callspec").id)  # noqa: B009 - not every item has one
+
+
+def _case(item: pytest.Item) -> str:
+    doc = getattr(item, "function").__doc__ or item.name  # noqa: B009
+    return str(doc.strip().rstrip("."))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -41,4 +58,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(table(rows))
     given = os.environ.get("OTARIA_BOOT_RESULTS")
     if given:
-        Path(given).write_text("".join(json.dumps(one) + "\n" for one in rows))
+        left_out = terminalreporter.config.stash.get(NOT_CHOSEN, [])
+        Path(given).write_text("".join(json.dumps(one) + "\n" for one in (*rows, *left_out)))

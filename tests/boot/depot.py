@@ -5,7 +5,8 @@ A guest reaches this machine's loopback at 10.0.2.2, so that is the name in the 
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ root = "PARTLABEL=root-b"
 
 [watchdog]
 device = "/dev/watchdog"
-timeout_s = 90
+timeout_s = 60
 always = true
 
 [hooks]
@@ -133,6 +134,16 @@ class Depot(Lab):
         self.devices.append(device)
         return device
 
+    @contextmanager
+    def broker_down(self) -> Iterator[None]:
+        """The broker is dead inside."""
+        assert self.broker is not None
+        self.broker.kill()
+        try:
+            yield
+        finally:
+            self.broker.start()
+
     def close(self) -> None:
         """End everything that was started."""
         for device in self.devices:
@@ -197,6 +208,11 @@ class Device:
         found = re.search(r"otaria\.slot=([AB])", text)
         assert found, text
         return Slot(found[1])
+
+    def received(self, hook: str, after: int) -> int:
+        """Bytes that had come over its network in this boot when the hook ran first behind `after` on the console."""
+        found = self.machine.wait_for(rf"otaria-step:{hook}:[^:]*:received=(\d+):", 1.0, after=after)
+        return int(found[1])
 
     def words(self) -> str:
         """Everything that the server's audit trail says about it."""

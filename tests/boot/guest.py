@@ -46,6 +46,10 @@ lib/klibc* boot/System.map* boot/config* usr/bin/perl* usr/lib/python3.11/lib2to
 usr/lib/python3.11/ensurepip etc/apt etc/initramfs-tools usr/src usr/lib/python3.11/idlelib
 usr/lib/python3.11/distutils usr/bin/x86_64 usr/bin/localedef usr/sbin/iconvconfig
 """
+UNUSED = """
+pycparser bin numpy zstandard/_cffi.*.so securesystemslib/_vendor/ed25519/test_data
+"""
+"""What the wheels bring and the agent never loads: a second build of zstandard, and the like."""
 KEPT = {
     "lib/udev/rules.d": (
         "50-udev-default.rules",
@@ -253,8 +257,9 @@ def _install_python(arch: Arch, tree: Path) -> None:
         *("--python-version", "3.11", "--only-binary=:all:", "--constraint", PROJECT / "constraints.txt"),
         *_wanted().split("\n"),
     )
-    for name in ("pycparser", "bin", "numpy"):
-        shutil.rmtree(where / name, ignore_errors=True)
+    for pattern in UNUSED.split():
+        for path in where.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     _compile(tree / "usr/lib/python3.11", tree)
     _compile(where, tree)
 

@@ -65,7 +65,7 @@ class Machine:
     def power_on(self) -> None:
         """Switch it on."""
         self._print("\n=== power on ===\n")
-        argv = ["nice", "-n", "5", self.board.program, *self.board.machine, *self.board.firmware, *self._devices()]
+        argv = [self.board.program, *self.board.machine, *self.board.firmware, *self._devices()]
         self._process = subprocess.Popen(
             leashed(argv),
             stdin=subprocess.DEVNULL,
@@ -88,6 +88,9 @@ class Machine:
             self._process.wait(timeout=30)
             for reader in self._readers:
                 reader.join(timeout=30)
+            for pipe in (self._process.stdout, self._process.stderr):
+                if pipe is not None:
+                    pipe.close()
             self._process = None
 
     def wait_for(self, pattern: str, timeout_s: float, *, after: int = 0, cut: bool = False) -> re.Match[str]:
@@ -146,6 +149,7 @@ class Machine:
                 "-monitor",
                 "none",
                 "-no-user-config",
+                "-nodefaults",
             ),
             *("-drive", f"file={self.disk.path},format=raw,if=none,id=disk", "-device", "virtio-blk-pci,drive=disk"),
             *("-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="),

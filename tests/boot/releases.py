@@ -7,8 +7,9 @@ from tests.boot.guest import Change
 
 UNITS = "etc/systemd/system"
 SELF_TEST = (HealthCheck(kind="command", argv=["/usr/lib/gateway/self-test"], timeout_s=60.0, tries=2, pause_s=1.0),)
-FACTORY, GOOD, PANICS, HANGS, FREEZES = "1.0.0", "2.0.0", "3.1.0", "3.2.0", "3.3.0"
-UNHEALTHY, SILENT, CUT, CORRUPT, LOOPS, NEXT = "3.4.0", "3.5.0", "4.0.0", "4.1.0", "5.0.0", "6.0.0"
+FACTORY, GOOD, PANICS, UNHEALTHY, CORRUPT = "1.0.0", "2.0.0", "3.1.0", "3.2.0", "3.3.0"
+SILENT, HANGS, FREEZES, CUT, LOOPS = "3.4.0", "3.5.0", "3.6.0", "4.0.0", "5.0.0"
+SOURCE, NEXT, PREVIOUS, LAST = "6.0.0", "6.1.0", "7.0.0", "7.1.0"
 CRASHES = "/var/lib/otaria-agent/crashes"
 HANG_UNIT = """\
 [Unit]
@@ -69,6 +70,9 @@ _CHANGES = {
     FACTORY: Change(),
     GOOD: Change(),
     PANICS: Change(files={"sbin/init": "#!/bin/sh\nexit 1\n"}),
+    UNHEALTHY: Change(files={"usr/lib/gateway/self-test": "#!/bin/sh\necho the pump does not answer\nexit 1\n"}),
+    CORRUPT: Change(),
+    SILENT: Change(links={f"{UNITS}/otaria-agent.service": "/dev/null"}),
     HANGS: _with_unit("hang", HANG_UNIT, "sysinit.target"),
     FREEZES: _with_unit(
         "freeze",
@@ -76,18 +80,19 @@ _CHANGES = {
         "multi-user.target",
         {"usr/lib/gateway/freeze": FREEZE, "etc/otaria/hooks/before-commit": NO_COMMIT},
     ),
-    UNHEALTHY: Change(files={"usr/lib/gateway/self-test": "#!/bin/sh\necho the pump does not answer\nexit 1\n"}),
-    SILENT: Change(links={f"{UNITS}/otaria-agent.service": "/dev/null"}),
     CUT: Change(),
-    CORRUPT: Change(),
     LOOPS: _with_unit(
         "crash",
         CRASH_UNIT,
         "multi-user.target",
         {"usr/lib/gateway/crash": CRASH, "etc/otaria/hooks/after-commit": CRASH_HOOK},
     ),
+    SOURCE: Change(),
     NEXT: Change(),
+    PREVIOUS: Change(),
+    LAST: Change(),
 }
+"""In the order in which the tests publish them: whoever signs them wants a product's counters to rise."""
 RELEASES = {
     version: Release(version=version, counter=counter, change=change)
     for counter, (version, change) in enumerate(_CHANGES.items(), start=1)

@@ -1,6 +1,7 @@
 """What the real boots came to: a table for whoever watches, and the page docs/reference/boot-results.md for everybody else.
 
-`python -m tests.boot.results LINES` writes that page from the lines that a run of `make test-boot` has kept.
+`python -m tests.boot.results LINES…` writes that page from the lines that a run of `make test-boot` has kept, or several runs
+that had different cases chosen: of each case, the last run counts. A case that was not chosen is a row as well.
 """
 
 import json
@@ -19,8 +20,9 @@ FAILED = pytest.StashKey[bool]()
 PAGE = Path(__file__).parents[2] / "docs/reference/boot-results.md"
 PACKAGES = "qemu-system-x86 qemu-system-arm ovmf grub-efi-amd64-bin systemd-boot-efi u-boot-qemu"
 LOADERS = {"grub": "GRUB, x86-64", "systemd-boot": "systemd-boot, x86-64", "u-boot": "U-Boot, arm64"}
+NOT_RUN = "not run"
 INTRO = """\
-# Real boots: the last full result
+# Real boots: the last result
 
 Written by `make test-boot`. Each case is a machine in QEMU that boots Debian's Linux by the boot loader named, runs the agent
 with [the shipped unit and scripts](../howto/boot.md), and is updated by a real server over a real broker. The seconds are those
@@ -29,8 +31,19 @@ of the whole case, downloads and restarts included; they say as much about the m
 
 
 def row(name: str, title: str, outcome: str, seconds: float, why: str = "") -> dict[str, Any]:
-    """One case: its boot loader, what it shows, `passed`, `failed` or `skipped`, and how long it took."""
+    """One case: its boot loader, what it shows, `passed`, `failed`, `skipped` or `not run`, and how long it took."""
     return {"loader": name, "case": title, "result": outcome, "seconds": round(seconds), "why": why, "at": time.time()}
+
+
+def latest(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row a case, boot loader by boot loader: the last that ran, or else that it did not."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for one in rows:
+        key = one["loader"], one["case"]
+        if key not in found or one["result"] != NOT_RUN:
+            found[key] = one
+    order = [*LOADERS]
+    return sorted(found.values(), key=lambda one: order.index(one["loader"]))
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -44,11 +57,17 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def page(rows: Sequence[dict[str, Any]], versions: str) -> str:
     """The whole page."""
-    day = time.strftime("%Y-%m-%d", time.gmtime(max(one["at"] for one in rows)))
-    passed = sum(one["result"] == "passed" for one in rows)
-    ran, minutes = sum(one["result"] != "skipped" for one in rows), sum(one["seconds"] for one in rows) / 60
-    said = f"{day}: {passed} of {ran} cases that ran passed, {minutes:.0f} minutes in all."
+    ran = [one for one in rows if one["result"] not in {"skipped", NOT_RUN}]
+    passed, minutes = sum(one["result"] == "passed" for one in ran), sum(one["seconds"] for one in ran) / 60
+    whole = "All cases ran" if len(ran) == len(rows) else f"A partial run: {len(ran)} of {len(rows)} cases ran"
+    said = f"{_when(ran)}: {passed} of {len(ran)} cases that ran passed, {minutes:.0f} minutes in all. {whole}."
     return f"{INTRO}\n{said}\n\n{table(rows)}\n\n{versions}\n"
+
+
+def _when(rows: Sequence[dict[str, Any]]) -> str:
+    """From the end of the first case to that of the last, in UTC."""
+    first, last = (time.strftime("%Y-%m-%d %H:%M", time.gmtime(edge(one["at"] for one in rows))) for edge in (min, max))
+    return f"{first} to {last} UTC"
 
 
 def versions() -> str:
@@ -58,12 +77,19 @@ def versions() -> str:
     return f"Debian {Path('/etc/debian_version').read_text().strip()}, {platform.machine()}: {said}."
 
 
+def commit() -> str:
+    """The tree that it ran on, as far as git knows it."""
+    words = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    said = subprocess.run(words, capture_output=True, text=True, check=False, cwd=PAGE.parent)
+    return f"Of the tree {said.stdout.strip()}." if said.returncode == 0 else ""
+
+
 def main() -> None:
     """Write the page, unless no machine was booted."""
-    kept = Path(sys.argv[1])
-    rows = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
-    if any(one["result"] != "skipped" for one in rows):
-        PAGE.write_text(page(rows, versions()))
+    kept = [Path(name) for name in sys.argv[1:] if Path(name).exists()]
+    rows = latest([json.loads(line) for path in kept for line in path.read_text().splitlines()])
+    if any(one["result"] not in {"skipped", NOT_RUN} for one in rows):
+        PAGE.write_text(page(rows, f"{versions()} {commit()}"))
         print(f"Wrote {PAGE}.")
 
 
