@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from firmware.contents import ROOT_SET, contents_sha256
 from firmware.protocol.order import Counter
+from firmware.protocol.words import Action
 from server.planner.model import (
     AssignmentRow,
     AssignmentState,
@@ -564,8 +565,16 @@ class Campaigns(Protocol):
         """The first planned assignments of a cohort that wait for nothing (no `wake_at`), by rank."""
         ...
 
-    def in_states(self, campaign_id: str, states: Sequence[AssignmentState], limit: int) -> Sequence[AssignmentRow]:
-        """Some assignments in these states, in no promised order."""
+    def in_states(
+        self,
+        campaign_id: str,
+        states: Sequence[AssignmentState],
+        limit: int,
+        *,
+        cohort: int | None = None,
+        action: Action | None = None,
+    ) -> Sequence[AssignmentRow]:
+        """Some assignments in these states, of this cohort and with this action if given, in no promised order."""
         ...
 
     def holders(self, groups: Sequence[str], limit: int) -> Sequence[TokenRow]:

@@ -23,8 +23,10 @@ from server.planner.model import (
     Compared,
     DeltasReady,
     GateAnswered,
+    LeftOut,
     Reported,
     SliRead,
+    TakenBack,
 )
 from server.planner.step import step
 from server.ports import Clock, Database, InboxItem, Unit
@@ -91,7 +93,9 @@ class Engine:
         while await self.turn():
             pass
 
-    async def command(self, event: Commanded | DeltasReady | GateAnswered | SliRead | Compared) -> None:
+    async def command(
+        self, event: Commanded | DeltasReady | GateAnswered | SliRead | Compared | TakenBack | LeftOut
+    ) -> None:
         """Tell the planner at once what a person wants, or what was found out for it; raises the typed error with which it
         refuses."""
         await self._database.write(lambda unit: self._turn(unit).command(event))

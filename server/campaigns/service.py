@@ -29,7 +29,9 @@ from server.planner.model import (
     Footprint,
     GateAnswered,
     GateVerdict,
+    LeftOut,
     Slice,
+    TakenBack,
     Verb,
 )
 from server.ports import (
@@ -82,6 +84,24 @@ class CampaignService:
         await self._engine.command(Commanded(campaign=campaign, verb=verb, by=by, reason=reason, at=self._clock.now()))
         if verb is Verb.START:
             self._on_started()
+        return await self.view(campaign)
+
+    async def take_back(
+        self, campaign: str, *, target: str | None, cohort: str | None, by: str, reason: str
+    ) -> CampaignView:
+        """Roll back one target, or one cohort; raises `NotFoundError`, or `RefusedError` (`wrong-state`,
+        `nothing-to-roll-back`, `superseded`, `no-previous`)."""
+        await self.view(campaign)
+        at = self._clock.now()
+        said = TakenBack(campaign=campaign, target=target, cohort=cohort, by=by, reason=reason, at=at)
+        await self._engine.command(said)
+        return await self.view(campaign)
+
+    async def skip(self, campaign: str, target: str, *, by: str, reason: str) -> CampaignView:
+        """Leave out one target that has no permit yet; raises `NotFoundError`, or `RefusedError` (`wrong-state`)."""
+        await self.view(campaign)
+        said = LeftOut(campaign=campaign, target=target, by=by, reason=reason, at=self._clock.now())
+        await self._engine.command(said)
         return await self.view(campaign)
 
     async def answer_gate(

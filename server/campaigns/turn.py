@@ -203,7 +203,10 @@ class Turn:
             self._events.append(DeltasReady(campaign=row.id, at=self.now))
 
     def _recall(self, command: Recall) -> None:
-        for row in self._unit.campaigns.in_states(command.campaign, command.states, PAGE):
+        found = self._unit.campaigns.in_states(
+            command.campaign, command.states, PAGE, cohort=command.cohort, action=Action.INSTALL
+        )
+        for row in found:
             self._events.append(
                 Recalled(
                     campaign=row.campaign,

@@ -101,7 +101,62 @@ _verb(
 )
 _verb("resume", "Go on where it was paused.", "spring-1f3a")
 _verb("abort", "Withdraw what is not activated yet; what runs stays.", "spring-1f3a --reason 'wrong notes'")
-_verb("rollback", "Send targets that took the release back to their previous slot.", "spring-1f3a --reason 'slow boot'")
+
+
+@campaign.command()
+@click.argument("campaign_id", metavar="CAMPAIGN")
+@click.option("--cohort", help="Only this cohort; the campaign pauses.")
+@click.option("--target", help="Only this target; the campaign goes on.")
+@click.option("--reason", default="", help="Why, for the trail.")
+@server_options
+@json_option
+def rollback(
+    campaign_id: str,
+    cohort: str | None,
+    target: str | None,
+    reason: str,
+    server: str | None,
+    token_file: Path | None,
+    state: Path | None,
+    as_json: bool,
+) -> None:
+    """Send targets that took the release back to their previous slot: all of them, a cohort, or one.
+
+    Who has no permit yet is withdrawn; who is in flight is sent back once it has committed.
+
+    Example: otaria campaign rollback spring-1f3a --cohort wave --reason 'slow boot'
+    """
+    if cohort and target:
+        raise click.UsageError("name --cohort or --target, not both")
+    named = {"cohort": cohort, "target": target}
+    body = {"reason": reason} | {name: value for name, value in named.items() if value}
+    client = connect(server, token_file, state)
+    view = client.post(f"/campaigns/{segment(campaign_id)}/rollback", body)
+    emit(view, as_json=as_json, text=f"{target} goes back." if target else _sentence(view))
+
+
+@campaign.command()
+@click.argument("campaign_id", metavar="CAMPAIGN")
+@click.argument("target")
+@click.option("--reason", default="", help="Why, for the trail.")
+@server_options
+@json_option
+def skip(
+    campaign_id: str,
+    target: str,
+    reason: str,
+    server: str | None,
+    token_file: Path | None,
+    state: Path | None,
+    as_json: bool,
+) -> None:
+    """Leave out a target that has no permit yet. No gate counts it.
+
+    Example: otaria campaign skip spring-1f3a gw-0007 --reason 'in repair'
+    """
+    client = connect(server, token_file, state)
+    view = client.post(f"/campaigns/{segment(campaign_id)}/skip", {"target": target, "reason": reason})
+    emit(view, as_json=as_json, text=f"{target} is skipped.")
 
 
 @campaign.command("list")

@@ -8,12 +8,12 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from firmware.errors import RefusedError
-from firmware.protocol.words import ReasonKind
+from firmware.protocol.words import Id, ReasonKind
 from server.campaigns.savings import savings
 from server.errors import NotFoundError
 from server.http.access import Caller, Need
 from server.http.bodies import path_id, query_count, query_text, read_bytes, read_json
-from server.http.routes import Route, reply
+from server.http.routes import Action, Route, reply
 from server.planner.approvals import owed
 from server.planner.gates import evidence
 from server.planner.model import AssignmentState, CohortRow, GateVerdict, Verb
@@ -29,6 +29,10 @@ class Desk(Protocol):
     async def preview(self, spec: CampaignSpec) -> CampaignView: ...
     async def create(self, spec: CampaignSpec, *, by: str) -> CampaignView: ...
     async def command(self, campaign: str, verb: Verb, *, by: str, reason: str) -> CampaignView: ...
+    async def take_back(
+        self, campaign: str, *, target: str | None, cohort: str | None, by: str, reason: str
+    ) -> CampaignView: ...
+    async def skip(self, campaign: str, target: str, *, by: str, reason: str) -> CampaignView: ...
     async def answer_gate(
         self, campaign: str, cohort: str, verdict: GateVerdict, *, gate: str, by: str, reason: str
     ) -> CampaignView: ...
@@ -41,6 +45,19 @@ class Why(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The body of a verb: why, for the audit trail."""
 
     reason: Annotated[str, Meta(max_length=500)] = ""
+
+
+class Back(Why, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of `rollback`: all of the campaign, or only one cohort (by its name) or one target of it."""
+
+    cohort: Id | None = None
+    target: Id | None = None
+
+
+class Skip(Why, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of `skip`."""
+
+    target: Id
 
 
 class Answer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -84,7 +101,8 @@ class CampaignRoutes:
             Route(method="GET", path=f"{one}/assignments", need=Need.READ, action=self.assignments),
             Route(method="POST", path=f"{one}/comparisons/{{target}}", need=Need.OPERATE, action=self.compare),
             Route(method="POST", path=f"{one}/cohorts/{{cohort}}/gate", need=Need.OPERATE, action=self.gate),
-            *(Route(method="POST", path=f"{one}/{verb}", need=need_of(verb), action=self.command) for verb in Verb),
+            Route(method="POST", path=f"{one}/skip", need=Need.OPERATE, action=self.skip),
+            *(Route(method="POST", path=f"{one}/{verb}", need=need_of(verb), action=self._action(verb)) for verb in Verb),
         )
 
     async def list(self, request: web.Request, caller: Caller) -> web.StreamResponse:
@@ -143,6 +161,26 @@ class CampaignRoutes:
             reason=answer.reason,
         )
         return reply(self._one(view))
+
+    def _action(self, verb: Verb) -> Action:
+        return self.rollback if verb is Verb.ROLLBACK else self.command
+
+    async def rollback(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """Roll back the campaign, or the cohort or the target that the body names."""
+        told = await read_json(request, Back) if request.can_read_body else Back()
+        campaign, said = path_id(request, "campaign"), {"by": caller.name, "reason": told.reason}
+        if told.cohort is not None and told.target is not None:
+            raise RefusedError(ReasonKind.MALFORMED, "Name a cohort or a target, not both.")
+        if told.cohort is None and told.target is None:
+            return reply(self._one(await self._desk.command(campaign, Verb.ROLLBACK, **said)))
+        view = await self._desk.take_back(campaign, target=told.target, cohort=told.cohort, **said)
+        return reply(self._one(view))
+
+    async def skip(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """Leave out one target that has no permit yet."""
+        told = await read_json(request, Skip)
+        campaign = path_id(request, "campaign")
+        return reply(self._one(await self._desk.skip(campaign, told.target, by=caller.name, reason=told.reason)))
 
     async def command(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         verb = Verb(request.path.rpartition("/")[2])

@@ -12,7 +12,7 @@ from firmware.protocol.words import Action
 from server.planner import progress
 from server.planner.ledger import Ledger
 from server.planner.model import CampaignState, CohortState, SendOrder
-from server.planner.states import GOING_BACK, LIVE, OVER, WAITING, Move
+from server.planner.states import LIVE, OVER, WAITING, Move
 
 
 def admit(ledger: Ledger) -> None:
@@ -45,12 +45,12 @@ def order(ledger: Ledger, action: Action, *, out_until: float | None = None) -> 
 
 
 def withdraw(ledger: Ledger) -> None:
-    """Take an order back that has no permit yet, when its campaign is over; a rollback's own orders stay."""
+    """Take an order to install back that has no permit yet, when its campaign is over or a person took its target back."""
     campaign, assignment = ledger.campaign, ledger.assignment
-    own = campaign.state in GOING_BACK and assignment.action is Action.ROLLBACK
-    if campaign.state not in OVER or assignment.state not in WAITING or own:
+    is_over = campaign.state in OVER or bool(ledger.back_reason)
+    if not is_over or assignment.state not in WAITING or assignment.action is Action.ROLLBACK:
         return
-    reason = f"The campaign was ended. {campaign.reason}"[:1000]
+    reason = (ledger.back_reason or f"The campaign was ended. {campaign.reason}")[:1000]
     ledger.move(Move.WITHDRAW, reason_kind="withdrawn", reason=reason)
     ledger.record("withdrawn", reason, target=True)
     order(ledger, Action.NOTHING)
@@ -64,7 +64,7 @@ def send_back(ledger: Ledger) -> None:
         ledger.move(Move.DECOMMISSION, reason_kind="decommissioned", reason=text)
         ledger.record("skipped", text, target=True)
     elif ledger.assignment.via is not None:
-        stay(ledger, "The campaign was ended")
+        stay(ledger, ledger.back_reason.rstrip(".") or "The campaign was ended")
     elif target.holder != ledger.campaign.id:
         ledger.move(Move.TAKEN_OVER, reason_kind="superseded", reason=f"Campaign {target.holder} has taken it over.")
     elif not target.rollback_available:
@@ -72,7 +72,7 @@ def send_back(ledger: Ledger) -> None:
         ledger.move(Move.NO_WAY_BACK, reason_kind="no-previous", reason=text, action=Action.ROLLBACK)
         ledger.record("rollback-impossible", text, target=True)
     else:
-        why = {"reason_kind": "rolling-back", "reason": ledger.campaign.reason}
+        why = {"reason_kind": "rolling-back", "reason": ledger.back_reason or ledger.campaign.reason}
         ledger.move(Move.ROLL_BACK, **why, action=Action.ROLLBACK, attempt=0)
         order(ledger, Action.ROLLBACK)
 
@@ -83,6 +83,8 @@ def go_on(ledger: Ledger) -> None:
     campaign, runs = ledger.campaign, ledger.assignment.via or ledger.campaign.release
     if campaign.state in OVER:
         stay(ledger, "The campaign was ended")
+    elif ledger.back_reason:
+        stay(ledger, ledger.back_reason.rstrip("."))
     elif ledger.target.quarantined:
         stay(ledger, "The target is quarantined")
     elif campaign.state is CampaignState.PAUSED:
@@ -110,11 +112,13 @@ def move_to_late(ledger: Ledger, reason_kind: str, reason: str) -> None:
     ledger.change_cohort(late.index)
     ledger.set_assignment(reason_kind=reason_kind, reason=reason)
     ledger.record("moved-to-late", reason, target=True)
+    withdraw(ledger)
 
 
 def rejoin(ledger: Ledger) -> None:
     """Take a late target that was heard back into the open cohort, when that has too few left to pass."""
-    if ledger.is_late and ledger.campaign.state in LIVE and progress.needs_members(ledger):
+    is_ours = ledger.campaign.state in LIVE and ledger.assignment.action is Action.INSTALL
+    if ledger.is_late and is_ours and not ledger.back_reason and progress.needs_members(ledger):
         ledger.change_cohort(ledger.campaign.cohort)
         ledger.record("rejoined", f"Heard at last; back in cohort {ledger.cohort.name}.", target=True)
 

@@ -27,7 +27,7 @@ from server.planner.model import (
     GrantPermit,
     TellWait,
 )
-from server.planner.states import GOING_BACK, OVER, WAITING, Move
+from server.planner.states import WAITING, Move
 from server.planner.waits import PATIENT_FACTOR, Wait
 from server.planner.waits import wait as _wait
 
@@ -58,12 +58,18 @@ def not_ended(ledger: Ledger) -> Wait | None:
     return _wait(ledger, "ended", text, "another campaign orders it", PATIENT_FACTOR)
 
 
+def not_taken_back(ledger: Ledger) -> Wait | None:
+    """No person took the target, or its cohort, back; the way back itself is free."""
+    if not ledger.back_reason or ledger.assignment.action is Action.ROLLBACK:
+        return None
+    return _wait(ledger, "withdrawn", ledger.back_reason, "another campaign orders it", PATIENT_FACTOR)
+
+
 def campaign_grants(ledger: Ledger) -> Wait | None:
-    """The campaign grants permits of this kind in its state."""
+    """The campaign grants permits in its state. A pause holds what installs; who was ordered back may go back."""
     campaign = ledger.campaign
-    back = ledger.assignment.action is Action.ROLLBACK
-    granting = GOING_BACK if back else {CampaignState.RUNNING, CampaignState.WATCHING}
-    if campaign.state in granting:
+    is_granting = campaign.state in (CampaignState.RUNNING, CampaignState.WATCHING)
+    if is_granting or ledger.assignment.action is Action.ROLLBACK:
         return None
     text = f"The campaign is {campaign.state.replace('_', ' ')}: {campaign.reason}"
     if campaign.state is CampaignState.PAUSED:
@@ -72,8 +78,9 @@ def campaign_grants(ledger: Ledger) -> Wait | None:
 
 
 def cohort_may_go(ledger: Ledger) -> Wait | None:
-    """The target's cohort is open, or passed; for `late`, the first cohort has passed."""
-    cohort, first = ledger.cohort, ledger.cohorts[0]
+    """The target's cohort is open, or passed; for `late`, the first cohort that wasn't taken back has passed."""
+    cohort = ledger.cohort
+    first = next((row for row in ledger.cohorts.values() if row.state is not CohortState.ROLLED_BACK), cohort)
     if ledger.assignment.action is Action.ROLLBACK:
         return None
     judged = first if ledger.is_late else cohort
@@ -153,6 +160,7 @@ def budgets_have_room(ledger: Ledger) -> Wait | None:
 CHECKS: tuple[Check, ...] = (
     not_quarantined,
     not_ended,
+    not_taken_back,
     campaign_grants,
     cohort_may_go,
     attempts_left,
@@ -228,15 +236,16 @@ def _keep_waiting(ledger: Ledger, wait: Wait) -> None:
     assignment = ledger.assignment
     if assignment.state not in WAITING:
         return
-    if ledger.campaign.state in OVER and wait.kind == "withdrawn":
+    if wait.kind == "withdrawn":
         withdraw(ledger)
+    if ledger.assignment.state not in WAITING:
         return
     if assignment.reason_kind != wait.kind:
         ledger.record("permit-refused", wait.text, target=True)
     ledger.move(Move.TELL_WAIT, reason_kind=wait.kind, reason=wait.text)
     asks_again = ledger.at + wait.retry_s + ledger.campaign.strategy.patience_s
     ledger.set_assignment(wake_at=max(asks_again, ledger.assignment.wake_at or 0.0))
-    if wait.is_late and not ledger.is_late:
+    if wait.is_late and not ledger.is_late and assignment.action is Action.INSTALL:
         move_to_late(ledger, wait.kind, wait.text)
 
 

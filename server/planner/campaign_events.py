@@ -10,7 +10,7 @@ Rules
 """
 
 from firmware.protocol.words import Action
-from server.planner import approvals, budgets, progress
+from server.planner import approvals, budgets, progress, taking_back
 from server.planner.admission import admit, send_back, withdraw
 from server.planner.ledger import Ledger
 from server.planner.model import (
@@ -84,6 +84,7 @@ def campaign_due(ledger: Ledger, event: CampaignDue) -> None:
         _look_again(ledger)
     elif campaign.state in OVER:
         progress.recall_page(ledger)
+    progress.recall_cohorts(ledger)
 
 
 def candidate(ledger: Ledger, _event: Candidate) -> None:
@@ -115,7 +116,9 @@ def recalled(ledger: Ledger, event: Recalled) -> None:
     """Withdraw one order, or send one target back."""
     if not ledger.known:
         return
-    if event.action is Action.NOTHING:
+    if ledger.back_reason:
+        taking_back.obey(ledger)
+    elif event.action is Action.NOTHING:
         withdraw(ledger)
     elif progress.recalling(ledger) and ledger.assignment.state in CAN_GO_BACK:
         send_back(ledger)

@@ -8,6 +8,7 @@ Rules
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from firmware.protocol.words import Action
 from server.planner import steps
 from server.planner.ask_events import binding
 from server.planner.ledger import Ledger
@@ -57,6 +58,8 @@ def explain(loaded: Slice, now: float) -> Explanation:
         if assignment.out_until is not None:
             return _out(ledger)
         text = f"It has a permit and is {assignment.state}. If it isn't committed by the horizon, that counts as a failure."
+        if ledger.back_reason and assignment.action is Action.INSTALL:
+            text = f"It has a permit and is {assignment.state}. Once it has committed it is sent back. {ledger.back_reason}"
         text = f"{text} {steps.why(ledger)}".rstrip()
         return _say(
             ledger, "in-flight", text, "a signed report that it committed or fell back", assignment.permitted_at
@@ -114,6 +117,8 @@ def _planned(ledger: Ledger) -> Explanation:
         return _waits_for_deltas(ledger)
     if cohort.state is CohortState.CLOSED:
         return _behind(ledger)
+    if cohort.back_reason:
+        return _say(ledger, "withdrawn", cohort.back_reason, "another campaign that selects it", campaign.changed_at)
     if cohort.state is CohortState.FAILED:
         text = f"Cohort {cohort.name} failed its gate. {cohort.verdict_text}"
         return _say(ledger, "gate", text, "another campaign that selects it", campaign.changed_at)
@@ -144,6 +149,8 @@ def _paused(ledger: Ledger) -> Explanation:
 def _waiting(ledger: Ledger, loaded: Slice) -> Explanation:
     said = _waiting_at(ledger, loaded)
     step = steps.why(ledger)
+    if ledger.assignment.action is Action.ROLLBACK:
+        step = f"It was ordered back to its previous slot. {ledger.back_reason or ledger.campaign.reason}"
     return replace(said, text=f"{said.text} {step}") if step else said
 
 

@@ -11,7 +11,7 @@ Rules
 
 from firmware.errors import RefusedError
 from firmware.protocol.words import Action, AgentState
-from server.planner import budgets, progress
+from server.planner import budgets, progress, taking_back
 from server.planner.admission import count_attempt, order
 from server.planner.ask_events import CHECKS, Check, binding, in_window, rate_allows
 from server.planner.ledger import Ledger
@@ -77,6 +77,7 @@ def code_given(ledger: Ledger, event: CodeGiven) -> None:
         wake_at = None if assignment.state in IN_FLIGHT else assignment.wake_at
         ledger.set_assignment(reason_kind=BY_CODE, reason=text, wake_at=wake_at)
     ledger.record("reported-by-code", text, target=True)
+    taking_back.recall_committed(ledger)
     progress.settle(ledger)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from firmware.protocol.words import Action
 from server.errors import NotFoundError
 from server.planner import states, strata
 from server.planner.deadlines import wake_of
@@ -99,6 +100,15 @@ class Ledger:
     def is_late(self) -> bool:
         return self.cohort.name == LATE
 
+    @property
+    def back_reason(self) -> str:
+        """Why a person took the target or its cohort back; empty when nobody did."""
+        return self.assignment.back_reason or self.cohort.back_reason
+
+    def count_to_install(self) -> int:
+        """How many of the campaign's assignments have an order to install and no permit for it."""
+        return self.count(*states.WAITING) - sum(cohort.returning for cohort in self.cohorts.values())
+
     def count(self, *wanted: AssignmentState) -> int:
         """How many of the campaign's assignments are in one of these states."""
         return sum(cohort.counts.get(state, 0) for cohort in self.cohorts.values() for state in wanted)
@@ -135,8 +145,8 @@ class Ledger:
         since = before.state_since if same else self.at
         changes = {"state": state, "state_since": since, "reason_kind": reason_kind, "reason": reason, **values}
         self._assignment = replace(before, **changes)
-        self._recount(before.cohort, before.state, -1)
-        self._recount(before.cohort, state, +1)
+        self._recount(before, -1)
+        self._recount(self._assignment, +1)
         if state is not before.state:
             self._weigh(before.cohort, self._assignment, strata.standing(before), strata.standing(self._assignment))
         self._count_behind(before)
@@ -147,8 +157,8 @@ class Ledger:
     def change_cohort(self, index: int) -> None:
         """Put the assignment into another cohort; `size + moved_to_late` of the one that isn't `late` stays what it was."""
         before, standing = self.assignment, strata.standing(self.assignment)
-        self._recount(before.cohort, before.state, -1)
-        self._recount(index, before.state, +1)
+        self._recount(before, -1)
+        self._recount(replace(before, cohort=index), +1)
         self._resize(before.cohort, -1)
         self._resize(index, +1)
         self._weigh(before.cohort, before, standing, None, late=+1)
@@ -209,12 +219,14 @@ class Ledger:
         yield from (Put(row=row) for before, row in pairs if row is not None and row != before)
         yield from (Delete(row=row) for key, row in tokens.items() if key not in self.tokens)
 
-    def _recount(self, index: int, state: AssignmentState, by: int) -> None:
-        counts = dict(self.cohorts[index].counts)
+    def _recount(self, row: AssignmentRow, by: int) -> None:
+        cohort, state = self.cohorts[row.cohort], row.state
+        counts = dict(cohort.counts)
         counts[state] = counts.get(state, 0) + by
         if not counts[state]:
             del counts[state]
-        self.set_cohort(index, counts=counts)
+        returns = state in states.WAITING and row.action is Action.ROLLBACK
+        self.set_cohort(row.cohort, counts=counts, returning=cohort.returning + by * returns)
 
     def _resize(self, index: int, by: int) -> None:
         cohort = self.cohorts[index]

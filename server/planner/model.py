@@ -61,6 +61,7 @@ class CohortState(StrEnum):
     OPEN = "open"
     PASSED = "passed"
     FAILED = "failed"
+    ROLLED_BACK = "rolled_back"
 
 
 class GateVerdict(StrEnum):
@@ -158,6 +159,10 @@ class CohortRow:
     """What was said from outside, by the name of the gate."""
     evidence: tuple[dict[str, Any], ...] = ()
     """What each gate was judged by when the cohort passed or failed."""
+    returning: int = 0
+    """How many of it have an order to go back and no permit for that yet."""
+    back_reason: str = ""
+    """Why a person took the whole cohort back; empty: nobody did."""
     version: int = 0
 
 
@@ -196,6 +201,8 @@ class AssignmentRow:
     control: str | None = None
     """The target that its metrics are compared with."""
     compared: bool = False
+    back_reason: str = ""
+    """Why a person took this target back; empty: nobody did."""
     version: int = 0
 
 
@@ -415,6 +422,29 @@ class Decommissioned:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TakenBack:
+    """A person takes one target back, or one cohort (by its name), while the campaign stays what it is."""
+
+    campaign: str
+    target: str | None = None
+    cohort: str | None = None
+    by: str
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """A person leaves out one target that has no permit yet."""
+
+    campaign: str
+    target: str
+    by: str
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class GateAnswered:
     """Somebody, or something, says whether a cohort passes its external gate `name` (empty: the only one it has)."""
 
@@ -463,6 +493,8 @@ Event = (
     | CampaignDue
     | Recalled
     | Decommissioned
+    | TakenBack
+    | LeftOut
     | GateAnswered
     | SliRead
     | Compared
@@ -544,15 +576,16 @@ class PrepareDeltas:
 
 @dataclass(frozen=True, kw_only=True)
 class Recall:
-    """Feed `Commanded`-like follow-ups to every assignment of the campaign that is in one of `states`, in pages: withdraw
-    (signed `nothing`) or roll back (signed `rollback`). The shell feeds each as `Recalled`. Asked for again by the campaign's
-    `wake_at` for as long as any such assignment is left."""
+    """Feed `Commanded`-like follow-ups to every assignment of the campaign, or of one of its cohorts, that is in one of `states`
+    and is not going back already (`action`), in pages: withdraw (signed `nothing`) or roll back (signed `rollback`). The shell
+    feeds each as `Recalled`. Asked for again by the campaign's `wake_at` for as long as any such assignment is left."""
 
     campaign: str
     states: tuple[AssignmentState, ...]
     action: Action
     reason_kind: str
     reason: str
+    cohort: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ Rules
 - Once every cohort passed the campaign watches; it completes when nothing in it is undecided.
 - A rollback first withdraws every order that waits for a permit, then recalls who runs the release (`recalling`): so an order
   that waits is one to install in the first phase, one to go back in the second.
+- A cohort that a person took back is judged no more; the campaign goes past it when it is resumed.
 - Pages are asked for by the campaign's deadline until nothing is left to page through.
 """
 
@@ -29,6 +30,8 @@ from server.planner.states import CAN_GO_BACK, FAILURES, GOING_BACK, LIVE, UNDEC
 
 ADMIT_PAGE = 500
 NEXT_PAGE_S = 0.05
+TAKEN_BACK = (AssignmentState.PLANNED, *WAITING, *CAN_GO_BACK)
+"""Of a cohort that is taken back: what is withdrawn or sent back at once."""
 BACK_AND_DECIDED = (*(UNDECIDED - {AssignmentState.PLANNED}), AssignmentState.VERIFIED)
 _ON_FAILURE = {"pause": Verb.PAUSE, "abort": Verb.ABORT, "rollback": Verb.ROLLBACK}
 
@@ -43,11 +46,13 @@ def settle(ledger: Ledger) -> None:
         _arm(ledger)
     if ledger.campaign.state is CampaignState.WATCHING and not ledger.count(*UNDECIDED):
         _complete(ledger)
-    if ledger.campaign.state is CampaignState.ROLLING_BACK and not recalling(ledger) and not ledger.count(*WAITING):
+    if ledger.campaign.state is CampaignState.ROLLING_BACK and not recalling(ledger) and not ledger.count_to_install():
         ledger.set_campaign(cohort=ledger.late.index)
         recall_page(ledger)
     if ledger.campaign.state is CampaignState.ROLLING_BACK and not ledger.count(*BACK_AND_DECIDED):
         _turn(ledger, Turn.ALL_BACK, "campaign-rolled-back", _rolled_back_text(ledger))
+    if cohorts_to_recall(ledger):
+        _ask_again(ledger)
 
 
 def open_cohort(ledger: Ledger, index: int) -> None:
@@ -91,9 +96,22 @@ def recall_page(ledger: Ledger) -> None:
     """Ask for the next assignments to withdraw or, once a rollback is `recalling`, to send back; and to be asked again."""
     back = recalling(ledger)
     states = CAN_GO_BACK if back else WAITING
-    if ledger.count(*states):
+    if ledger.count(*CAN_GO_BACK) if back else ledger.count_to_install():
         ledger.set_campaign(wake_at=ledger.at + NEXT_PAGE_S)
         _recall(ledger, states, Action.ROLLBACK if back else Action.NOTHING)
+
+
+def recall_cohorts(ledger: Ledger) -> None:
+    """Ask for the next assignments of the cohorts that a person took back; and to be asked again."""
+    for cohort in cohorts_to_recall(ledger):
+        _ask_again(ledger)
+        _recall(ledger, TAKEN_BACK, Action.ROLLBACK, cohort)
+
+
+def cohorts_to_recall(ledger: Ledger) -> list[CohortRow]:
+    """The cohorts that a person took back and that still have members to withdraw or to send back."""
+    taken = [cohort for cohort in ledger.cohorts.values() if cohort.back_reason]
+    return [cohort for cohort in taken if count(cohort, frozenset(TAKEN_BACK)) > cohort.returning]
 
 
 def recalling(ledger: Ledger) -> bool:
@@ -180,7 +198,7 @@ def _trip(ledger: Ledger, before: CohortRow, cohort: CohortRow) -> None:
 def _open_next(ledger: Ledger) -> None:
     while ledger.campaign.state is CampaignState.RUNNING:
         index = ledger.campaign.cohort
-        if ledger.cohorts[index].state is not CohortState.PASSED:
+        if ledger.cohorts[index].state not in (CohortState.PASSED, CohortState.ROLLED_BACK):
             return
         if index + 1 < ledger.late.index:
             open_cohort(ledger, index + 1)
@@ -215,14 +233,23 @@ def _change(ledger: Ledger, verb: Verb, reason_kind: str, reason: str) -> None:
     ledger.set_campaign(state=state, reason_kind=reason_kind, reason=reason[:1000], changed_at=ledger.at, wake_at=None)
 
 
-def _recall(ledger: Ledger, states: tuple[AssignmentState, ...], action: Action) -> None:
+def _ask_again(ledger: Ledger) -> None:
+    """See that the campaign's deadline asks for the next page."""
+    at, wake_at = ledger.at + NEXT_PAGE_S, ledger.campaign.wake_at
+    ledger.set_campaign(wake_at=at if wake_at is None else min(at, wake_at))
+
+
+def _recall(
+    ledger: Ledger, states: tuple[AssignmentState, ...], action: Action, cohort: CohortRow | None = None
+) -> None:
     campaign = ledger.campaign
     ledger.command(
         Recall(
             campaign=campaign.id,
             states=states,
             action=action,
-            reason_kind=campaign.reason_kind,
-            reason=campaign.reason,
+            reason_kind="rolling-back" if cohort else campaign.reason_kind,
+            reason=cohort.back_reason if cohort else campaign.reason,
+            cohort=cohort.index if cohort else None,
         )
     )

@@ -13,7 +13,7 @@ Rules
 
 from firmware.errors import RefusedError
 from firmware.protocol.words import Action, AgentState, ReasonKind
-from server.planner import budgets, handing, progress, states, steps, unwell
+from server.planner import budgets, handing, progress, states, steps, taking_back, unwell
 from server.planner.admission import (
     admit,
     count_attempt,
@@ -22,7 +22,6 @@ from server.planner.admission import (
     move_to_late,
     order,
     rejoin,
-    send_back,
     withdraw,
 )
 from server.planner.ledger import Ledger
@@ -35,7 +34,7 @@ from server.planner.model import (
     Reported,
     TokenKind,
 )
-from server.planner.states import CAN_GO_BACK, GOING_BACK, IN_FLIGHT, OVER, WAITING, Move
+from server.planner.states import CAN_GO_BACK, IN_FLIGHT, OVER, WAITING, Move
 
 _WITHDRAWN = frozenset({ReasonKind.WITHDRAWN, ReasonKind.SUPERSEDED})
 _GOING = frozenset({AgentState.ACTIVATING, AgentState.TRIAL})
@@ -105,8 +104,7 @@ def reported(ledger: Ledger, event: Reported) -> None:
     if not (is_current and AgentState(event.state) in _BEFORE_COMMIT):
         _look_for_drift(ledger, event)
     unwell.count(ledger, event, before)
-    if progress.recalling(ledger) and ledger.assignment.state is AssignmentState.COMMITTED:
-        send_back(ledger)
+    taking_back.recall_committed(ledger)
     progress.settle(ledger)
 
 
@@ -266,7 +264,7 @@ def _other_image_text(ledger: Ledger, event: Reported) -> str:
 
 def _waited_long(ledger: Ledger) -> None:
     assignment, campaign = ledger.assignment, ledger.campaign
-    if campaign.state in OVER and not (campaign.state in GOING_BACK and assignment.action is Action.ROLLBACK):
+    if (campaign.state in OVER or ledger.back_reason) and assignment.action is not Action.ROLLBACK:
         withdraw(ledger)
     elif assignment.order_hash is None:
         order(ledger, assignment.action)

@@ -110,6 +110,7 @@ def _waiting(state: A) -> Row:
         Move.OTHER_IMAGE: A.FAILED,
         Move.WENT_BACK: A.ROLLED_BACK,
         Move.DECOMMISSION: A.SKIPPED,
+        Move.SKIP: A.SKIPPED,
     }
     return {**_stay(state, [Word.IDLE]), **_FOLLOWED, **_GOING, **_DONE, **moves}
 
@@ -202,11 +203,12 @@ CAMPAIGN: Mapping[C, Mapping[str, C]] = {
 
 COHORT: Mapping[CohortState, frozenset[CohortState]] = {
     CohortState.CLOSED: frozenset({CohortState.OPEN}),
-    CohortState.OPEN: frozenset({CohortState.PASSED, CohortState.FAILED}),
-    CohortState.PASSED: frozenset({CohortState.FAILED}),
+    CohortState.OPEN: frozenset({CohortState.PASSED, CohortState.FAILED, CohortState.ROLLED_BACK}),
+    CohortState.PASSED: frozenset({CohortState.FAILED, CohortState.ROLLED_BACK}),
     CohortState.FAILED: frozenset(),
+    CohortState.ROLLED_BACK: frozenset(),
 }
-"""A passed cohort fails when one of its targets regresses; a failed one stays failed."""
+"""A passed cohort fails when one of its targets regresses; a failed one stays failed, also when it is taken back."""
 
 LIVE = frozenset({C.RUNNING, C.PAUSED, C.WATCHING})
 """Gates are judged and late arrivals handled."""

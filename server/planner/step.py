@@ -1,6 +1,6 @@
 """The planner's two functions. Same slice and event, same decision; the number of rows does not grow with the fleet."""
 
-from server.planner import ask_events, campaign_events, gate_events, handing, report_events
+from server.planner import ask_events, campaign_events, gate_events, handing, report_events, taking_back
 from server.planner.ask_events import CHECKS, Check
 from server.planner.ledger import Ledger
 from server.planner.model import (
@@ -19,12 +19,14 @@ from server.planner.model import (
     Footprint,
     GateAnswered,
     HandOut,
+    LeftOut,
     Ordered,
     OrderImpossible,
     Recalled,
     Reported,
     Slice,
     SliRead,
+    TakenBack,
 )
 
 
@@ -61,6 +63,10 @@ def step(loaded: Slice, event: Event, *, checks: tuple[Check, ...] = CHECKS) -> 
             campaign_events.recalled(ledger, event)
         case Decommissioned():
             campaign_events.decommissioned(ledger, event)
+        case TakenBack():
+            taking_back.taken_back(ledger, event)
+        case LeftOut():
+            taking_back.left_out(ledger, event)
         case GateAnswered():
             gate_events.answered(ledger, event)
         case SliRead():

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from sqlalchemy import ColumnElement, Connection, RowMapping, func, insert, select, tuple_
 
 from firmware.errors import RefusedError
+from firmware.protocol.words import Action
 from server.planner.model import (
     AssignmentRow,
     AssignmentState,
@@ -156,9 +157,19 @@ class SqlCampaigns:
         statement = select(*ASSIGNMENT_COLUMNS).where(*where).order_by(ASSIGNMENT.c.rank).limit(limit)
         return [assignment_row(row) for row in self._db.execute(statement).mappings()]
 
-    def in_states(self, campaign_id: str, states: Sequence[AssignmentState], limit: int) -> Sequence[AssignmentRow]:
-        """Some assignments in these states, in no promised order."""
-        where = (ASSIGNMENT.c.campaign == campaign_id, ASSIGNMENT.c.state.in_([str(state) for state in states]))
+    def in_states(
+        self,
+        campaign_id: str,
+        states: Sequence[AssignmentState],
+        limit: int,
+        *,
+        cohort: int | None = None,
+        action: Action | None = None,
+    ) -> Sequence[AssignmentRow]:
+        """Some assignments in these states, of this cohort and with this action if given, in no promised order."""
+        where = [ASSIGNMENT.c.campaign == campaign_id, ASSIGNMENT.c.state.in_([str(state) for state in states])]
+        where += [] if cohort is None else [ASSIGNMENT.c.cohort == cohort]
+        where += [] if action is None else [ASSIGNMENT.c.action == str(action)]
         statement = select(*ASSIGNMENT_COLUMNS).where(*where).limit(limit)
         return [assignment_row(row) for row in self._db.execute(statement).mappings()]
 

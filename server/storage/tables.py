@@ -179,6 +179,8 @@ class CohortTable(Stored, table=True):
     strata: dict[str, Any] = Field(sa_type=JSON)
     inputs: dict[str, Any] = Field(sa_type=JSON)
     evidence: list[Any] = Field(sa_type=JSON)
+    returning: int
+    back_reason: str
     version: int
 
 
@@ -207,6 +209,7 @@ class AssignmentTable(Stored, table=True):
     block_size: int
     control: str | None
     compared: bool
+    back_reason: str
     version: int
     __table_args__ = (
         Index(None, "campaign", "cohort", "rank", "target"),

@@ -56,6 +56,7 @@ GATE_WORDS: dict[CohortState, str] = {
     CohortState.OPEN: "open",
     CohortState.PASSED: "gate passed",
     CohortState.FAILED: "gate failed",
+    CohortState.ROLLED_BACK: "rolled back",
 }
 VERB_WORDS: dict[Verb, str] = {
     Verb.START: "Start",

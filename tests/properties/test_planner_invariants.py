@@ -5,6 +5,7 @@ budget is exceeded by an admission, no pause grants a permit, no counter drifts,
 """
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 
 from hypothesis import settings
@@ -13,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from firmware.errors import RefusedError
 from firmware.protocol.words import Action, AgentState
+from server.errors import NotFoundError
 from server.planner.model import (
     AssignmentRow,
     AssignmentState,
@@ -34,7 +36,7 @@ from server.planner.model import (
     Verb,
     campaign_group,
 )
-from server.planner.states import FAILURES, GOING_BACK, IN_FLIGHT, LIVE, NEUTRAL, UNDECIDED, TransitionError
+from server.planner.states import FAILURES, GOING_BACK, IN_FLIGHT, LIVE, NEUTRAL, UNDECIDED, WAITING, TransitionError
 from server.planner.step import step
 from server.planner.strategy import (
     AfterPolicy,
@@ -169,6 +171,27 @@ class PlannerMachine(RuleBasedStateMachine):
         except TransitionError:
             assert self.board.rows is before
 
+    @rule(name=targets, campaign=st.sampled_from(CAMPAIGNS))
+    def take_one_back(self, name: str, campaign: str) -> None:
+        self.try_to(lambda: self.board.take_back(target=name, campaign=campaign))
+
+    @rule(index=st.integers(0, 3), campaign=st.sampled_from(CAMPAIGNS))
+    def take_a_cohort_back(self, index: int, campaign: str) -> None:
+        cohorts = self.board.cohorts(campaign)
+        name = cohorts[min(index, len(cohorts) - 1)].name
+        self.try_to(lambda: self.board.take_back(cohort=name, campaign=campaign))
+
+    @rule(name=targets, campaign=st.sampled_from(CAMPAIGNS))
+    def leave_one_out(self, name: str, campaign: str) -> None:
+        self.try_to(lambda: self.board.skip(name, campaign))
+
+    def try_to(self, act: Callable[[], object]) -> None:
+        before = self.board.rows
+        try:
+            act()
+        except (RefusedError, NotFoundError):
+            assert self.board.rows is before
+
     @rule(name=targets, steps=st.integers(1, 6), good=st.booleans())
     def behaves(self, name: str, steps: int, good: bool) -> None:
         self.behave(name, steps, good=good)
@@ -266,7 +289,12 @@ class PlannerMachine(RuleBasedStateMachine):
         assert target is not None
         assert before is not None
         back = before.action is Action.ROLLBACK
-        assert campaign.state in (GOING_BACK if back else {C.RUNNING, C.WATCHING})
+        taken = before.back_reason or loaded.cohorts[before.cohort].back_reason
+        if back:
+            assert taken or campaign.state in GOING_BACK
+        else:
+            assert campaign.state in {C.RUNNING, C.WATCHING}
+            assert not taken
         assert not target.quarantined
         assert before.state not in (A.TRIAL, A.COMMITTED, A.VERIFIED)
         if before.state is not A.ACTIVATING:
@@ -341,6 +369,7 @@ class PlannerMachine(RuleBasedStateMachine):
                 rows = [row for row in self.board.assignments(name) if row.cohort == cohort.index]
                 assert cohort.counts == Counter(row.state for row in rows)
                 assert cohort.size == len(rows)
+                assert cohort.returning == sum(row.state in WAITING and row.action is Action.ROLLBACK for row in rows)
                 assert cohort.attempted == self.attempts[name, cohort.index]
                 if cohort.name != "late":
                     assert cohort.moved_to_late >= 0
@@ -407,6 +436,17 @@ class PlannerMachine(RuleBasedStateMachine):
                 assert row.wake_at is not None
             else:
                 assert row.wake_at is None
+
+    @invariant()
+    def who_is_taken_back_goes_back(self) -> None:
+        """Nobody stays on the release, or on the way to it, unless the deadline that recalls the next page is set."""
+        for row in self.board.assignments():
+            cohort = self.board.cohorts(row.campaign)[row.cohort]
+            stays = row.state in (A.PLANNED, *WAITING, A.COMMITTED, A.VERIFIED) and row.action is Action.INSTALL
+            if stays and row.back_reason:
+                raise AssertionError(f"{row.target} was taken back and is {row.state}")
+            if stays and cohort.back_reason:
+                assert self.board.campaign(row.campaign).wake_at is not None
 
     @invariant()
     def nobody_is_verified_on_a_step(self) -> None:

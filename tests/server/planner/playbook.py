@@ -39,6 +39,7 @@ from server.planner.model import (
     Footprint,
     GrantPermit,
     GroupRow,
+    LeftOut,
     Ordered,
     OrderImpossible,
     PrepareDeltas,
@@ -50,6 +51,7 @@ from server.planner.model import (
     Row,
     SendOrder,
     Slice,
+    TakenBack,
     TargetRow,
     TellWait,
     TokenKind,
@@ -398,11 +400,19 @@ class Board:
             self.feed(CohortDrained(campaign=command.campaign, cohort=command.cohort, at=self.now))
 
     def _recall(self, command: Recall) -> None:
-        found = [row for row in self.assignments(command.campaign) if row.state in command.states]
+        found = [
+            row
+            for row in self.assignments(command.campaign)
+            if row.state in command.states
+            and row.action is Action.INSTALL
+            and command.cohort in (None, row.cohort)
+        ]
         for row in sorted(found, key=lambda row: row.rank)[: self._page]:
             values = {"action": command.action, "reason_kind": command.reason_kind, "reason": command.reason}
             self.feed(Recalled(campaign=command.campaign, target=row.target, at=self.now, **values))
-            assert self.state(row.target, command.campaign) not in command.states, "a page that makes no progress"
+            after = self.assignment(row.target, command.campaign)
+            is_there = after.state in command.states and after.action is Action.INSTALL
+            assert not is_there, "a page that makes no progress"
 
     def _sign(self, command: SendOrder) -> None:
         if command.target in self.impossible | self.pathless:
@@ -425,6 +435,15 @@ class Board:
 
     def tell(self, verb: Verb, campaign: str = "c", reason: str = "") -> list[Command]:
         return self.feed(Commanded(campaign=campaign, verb=verb, by="ann", reason=reason, at=self.now))
+
+    def take_back(
+        self, *, target: str | None = None, cohort: str | None = None, campaign: str = "c"
+    ) -> list[Command]:
+        said = {"by": "ann", "reason": "it hums", "at": self.now}
+        return self.feed(TakenBack(campaign=campaign, target=target, cohort=cohort, **said))
+
+    def skip(self, target: str, campaign: str = "c") -> list[Command]:
+        return self.feed(LeftOut(campaign=campaign, target=target, by="ann", reason="in repair", at=self.now))
 
     def start(self, campaign: str = "c") -> None:
         self.tell(Verb.START, campaign)

@@ -386,6 +386,14 @@ def scene_late_before_the_canaries() -> tuple[Board, str]:
     return board, late
 
 
+def scene_taken_back() -> tuple[Board, str]:
+    board = fleet(3, strategy(cohorts=BEARS_ALL, max_attempts=2))
+    board.activate("t0")
+    board.wait(HORIZON_S)
+    board.take_back(target="t0")
+    return board, "t0"
+
+
 def scene_exhausted() -> tuple[Board, str]:
     board = fleet(3, strategy(cohorts=BEARS_ALL))
     board.activate("t0")
@@ -475,6 +483,7 @@ SCENES = {
     group_checks.group_goes_together: scene_apart,
     ask_events.not_quarantined: scene_quarantined,
     ask_events.not_ended: scene_ended,
+    ask_events.not_taken_back: scene_taken_back,
     ask_events.campaign_grants: scene_paused,
     ask_events.cohort_may_go: scene_late_before_the_canaries,
     ask_events.attempts_left: scene_exhausted,
