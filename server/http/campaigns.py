@@ -102,7 +102,10 @@ class CampaignRoutes:
             Route(method="POST", path=f"{one}/comparisons/{{target}}", need=Need.OPERATE, action=self.compare),
             Route(method="POST", path=f"{one}/cohorts/{{cohort}}/gate", need=Need.OPERATE, action=self.gate),
             Route(method="POST", path=f"{one}/skip", need=Need.OPERATE, action=self.skip),
-            *(Route(method="POST", path=f"{one}/{verb}", need=need_of(verb), action=self._action(verb)) for verb in Verb),
+            *(
+                Route(method="POST", path=f"{one}/{verb}", need=need_of(verb), action=self._action(verb))
+                for verb in Verb
+            ),
         )
 
     async def list(self, request: web.Request, caller: Caller) -> web.StreamResponse:

@@ -107,7 +107,7 @@ class Ledger:
 
     def count_to_install(self) -> int:
         """How many of the campaign's assignments have an order to install and no permit for it."""
-        return self.count(*states.WAITING) - sum(cohort.returning for cohort in self.cohorts.values())
+        return self.count(*states.WAITING) - sum(cohort.going_back for cohort in self.cohorts.values())
 
     def count(self, *wanted: AssignmentState) -> int:
         """How many of the campaign's assignments are in one of these states."""
@@ -226,7 +226,7 @@ class Ledger:
         if not counts[state]:
             del counts[state]
         returns = state in states.WAITING and row.action is Action.ROLLBACK
-        self.set_cohort(row.cohort, counts=counts, returning=cohort.returning + by * returns)
+        self.set_cohort(row.cohort, counts=counts, going_back=cohort.going_back + by * returns)
 
     def _resize(self, index: int, by: int) -> None:
         cohort = self.cohorts[index]

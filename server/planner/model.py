@@ -159,7 +159,7 @@ class CohortRow:
     """What was said from outside, by the name of the gate."""
     evidence: tuple[dict[str, Any], ...] = ()
     """What each gate was judged by when the cohort passed or failed."""
-    returning: int = 0
+    going_back: int = 0
     """How many of it have an order to go back and no permit for that yet."""
     back_reason: str = ""
     """Why a person took the whole cohort back; empty: nobody did."""

@@ -111,7 +111,7 @@ def recall_cohorts(ledger: Ledger) -> None:
 def cohorts_to_recall(ledger: Ledger) -> list[CohortRow]:
     """The cohorts that a person took back and that still have members to withdraw or to send back."""
     taken = [cohort for cohort in ledger.cohorts.values() if cohort.back_reason]
-    return [cohort for cohort in taken if count(cohort, frozenset(TAKEN_BACK)) > cohort.returning]
+    return [cohort for cohort in taken if count(cohort, frozenset(TAKEN_BACK)) > cohort.going_back]
 
 
 def recalling(ledger: Ledger) -> bool:

@@ -61,12 +61,8 @@ def step(loaded: Slice, event: Event, *, checks: tuple[Check, ...] = CHECKS) -> 
             campaign_events.campaign_due(ledger, event)
         case Recalled():
             campaign_events.recalled(ledger, event)
-        case Decommissioned():
-            campaign_events.decommissioned(ledger, event)
-        case TakenBack():
-            taking_back.taken_back(ledger, event)
-        case LeftOut():
-            taking_back.left_out(ledger, event)
+        case Decommissioned() | TakenBack() | LeftOut():
+            _taken_out(ledger, event)
         case GateAnswered():
             gate_events.answered(ledger, event)
         case SliRead():
@@ -78,6 +74,17 @@ def step(loaded: Slice, event: Event, *, checks: tuple[Check, ...] = CHECKS) -> 
         case _:
             _assignment(ledger, event, checks)
     return ledger.decision()
+
+
+def _taken_out(ledger: Ledger, event: Decommissioned | TakenBack | LeftOut) -> None:
+    """What people say of one target or one cohort."""
+    match event:
+        case Decommissioned():
+            campaign_events.decommissioned(ledger, event)
+        case TakenBack():
+            taking_back.taken_back(ledger, event)
+        case LeftOut():
+            taking_back.left_out(ledger, event)
 
 
 def _assignment(

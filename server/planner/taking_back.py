@@ -1,11 +1,11 @@
 """Taking back one target or one cohort, and leaving one target out, while the campaign goes on.
 
 Rules
-- Who has no permit yet gets none: its order is withdrawn, or it is never ordered. Who runs the release is sent back, under the same
-  budgets, windows and rates as in a rollback of the whole campaign. Who is in flight, or silent, is sent back once it has
+- Who has no permit yet gets none: its order is withdrawn, or it is never ordered. Who runs the release is sent back, under the
+  same budgets, windows and rates as in a rollback of the whole campaign. Who is in flight, or silent, is sent back once it has
   committed.
-- A cohort that is taken back is judged no more, and the campaign pauses: what came after it rests on it. A person who resumes goes
-  past it. One that failed stays failed.
+- A cohort that is taken back is judged no more, and the campaign pauses: what came after it rests on it. A person who resumes
+  goes past it. One that failed stays failed.
 - What is taken back stays so: it is ordered by another campaign or not at all.
 - Only who has no permit can be left out. That says nothing about the release; so it can't hide a failure.
 """

@@ -179,7 +179,7 @@ class CohortTable(Stored, table=True):
     strata: dict[str, Any] = Field(sa_type=JSON)
     inputs: dict[str, Any] = Field(sa_type=JSON)
     evidence: list[Any] = Field(sa_type=JSON)
-    returning: int
+    going_back: int
     back_reason: str
     version: int
 

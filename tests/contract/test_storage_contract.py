@@ -581,6 +581,36 @@ class TestCampaigns:
         ordered = await database.read(lambda unit: unit.campaigns.in_states("spring", [AssignmentState.ORDERED], 10))
         assert [row.target for row in ordered] == ["t5"]
 
+    async def test_assignments_in_some_states_are_found_by_cohort_and_action(self, database: SqlDatabase) -> None:
+        def work(unit: Unit) -> None:
+            plan(unit)
+            enrol(unit, "t4", "t5")
+            back = {"state": AssignmentState.ORDERED, "action": Action.ROLLBACK, "back_reason": "it hums"}
+            unit.campaigns.add_assignments([assignment("t4", 2, **back), assignment("t5", 3, 0, **back)])
+
+        await database.write(work)
+
+        def found(unit: Unit, **which: object) -> list[str]:
+            states = [AssignmentState.PLANNED, AssignmentState.ORDERED]
+            return sorted(row.target for row in unit.campaigns.in_states("spring", states, 10, **which))  # type: ignore[arg-type]
+
+        assert await database.read(lambda unit: found(unit, cohort=1)) == ["t2", "t3", "t4"]
+        assert await database.read(lambda unit: found(unit, action=Action.ROLLBACK)) == ["t4", "t5"]
+        assert await database.read(lambda unit: found(unit, cohort=0, action=Action.INSTALL)) == ["t1"]
+        row = await database.read(
+            lambda unit: unit.campaigns.load(Footprint(campaign="spring", target="t4")).assignment
+        )
+        assert row is not None
+        assert row.back_reason == "it hums"
+
+    async def test_what_was_said_of_a_cohort_is_kept(self, database: SqlDatabase) -> None:
+        await database.write(lambda unit: plan(unit))
+        told = replace(COHORTS[1], state=CohortState.ROLLED_BACK, back_reason="it hums", going_back=2, version=1)
+        await database.write(lambda unit: unit.campaigns.commit(Decision(changes=(Put(row=told),))))
+        view = await database.read(lambda unit: unit.campaigns.view("spring"))
+        assert view is not None
+        assert view.cohorts[1] == replace(told, version=2)
+
     async def test_due_are_those_whose_time_has_come_oldest_first(self, database: SqlDatabase) -> None:
         def work(unit: Unit) -> None:
             enrol(unit, "t1", "t2", "t3")

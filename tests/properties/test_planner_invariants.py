@@ -369,7 +369,7 @@ class PlannerMachine(RuleBasedStateMachine):
                 rows = [row for row in self.board.assignments(name) if row.cohort == cohort.index]
                 assert cohort.counts == Counter(row.state for row in rows)
                 assert cohort.size == len(rows)
-                assert cohort.returning == sum(row.state in WAITING and row.action is Action.ROLLBACK for row in rows)
+                assert cohort.going_back == sum(row.state in WAITING and row.action is Action.ROLLBACK for row in rows)
                 assert cohort.attempted == self.attempts[name, cohort.index]
                 if cohort.name != "late":
                     assert cohort.moved_to_late >= 0

@@ -70,6 +70,23 @@ async def test_a_campaign_from_file_to_abort(otaria: Shell) -> None:
     assert "aborted" in (await otaria("campaign", "list"))[1]
 
 
+async def test_a_part_of_a_campaign_is_taken_back(otaria: Shell) -> None:
+    await otaria("campaign", "apply", "-f", str(otaria.directory / "spring.yaml"))
+    await otaria("campaign", "start", "spring")
+    rows = (await otaria.json("campaign", "show", "spring"))["cohorts"]
+    assert (await otaria("campaign", "rollback", "spring", "--cohort", "canary", "--target", "x"))[0] == 2
+    code, out, _ = await otaria("campaign", "rollback", "spring", "--cohort", "canary", "--reason", "it hums")
+    assert (code, "paused" in out, "it hums" in out) == (0, True, True)
+    fleet = (await otaria.json("fleet", "list"))["targets"]
+    waiting = {one["id"] for one in fleet} - {one["id"] for one in fleet if one["state"] == "cancelled"}
+    assert len(fleet) - len(waiting) == rows[0]["size"]
+    name = sorted(waiting)[0]
+    code, out, _ = await otaria("campaign", "skip", "spring", name, "--reason", "in repair")
+    assert (code, out.strip()) == (0, f"{name} is skipped.")
+    code, _, error = await otaria("campaign", "rollback", "spring", "--target", name)
+    assert (code, "nothing-to-roll-back" in error) == (1, True)
+
+
 async def test_a_started_campaign_shows_what_its_deltas_save(otaria: Shell, people: PeopleSide) -> None:
     await run_first_release(people, 4)
     await otaria("campaign", "apply", "-f", str(otaria.directory / "spring.yaml"))

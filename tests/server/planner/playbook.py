@@ -403,9 +403,7 @@ class Board:
         found = [
             row
             for row in self.assignments(command.campaign)
-            if row.state in command.states
-            and row.action is Action.INSTALL
-            and command.cohort in (None, row.cohort)
+            if row.state in command.states and row.action is Action.INSTALL and command.cohort in (None, row.cohort)
         ]
         for row in sorted(found, key=lambda row: row.rank)[: self._page]:
             values = {"action": command.action, "reason_kind": command.reason_kind, "reason": command.reason}
@@ -436,9 +434,7 @@ class Board:
     def tell(self, verb: Verb, campaign: str = "c", reason: str = "") -> list[Command]:
         return self.feed(Commanded(campaign=campaign, verb=verb, by="ann", reason=reason, at=self.now))
 
-    def take_back(
-        self, *, target: str | None = None, cohort: str | None = None, campaign: str = "c"
-    ) -> list[Command]:
+    def take_back(self, *, target: str | None = None, cohort: str | None = None, campaign: str = "c") -> list[Command]:
         said = {"by": "ann", "reason": "it hums", "at": self.now}
         return self.feed(TakenBack(campaign=campaign, target=target, cohort=cohort, **said))
 

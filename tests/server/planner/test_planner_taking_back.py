@@ -204,7 +204,7 @@ def test_a_cohort_goes_back_in_pages_and_after_a_crash() -> None:
     assert board.tally() == {A.CANCELLED: 4, A.ORDERED: 2}
     assert board.orders("t0") == board.orders("t1") == [Action.INSTALL, Action.ROLLBACK]
     assert board.campaign().wake_at is None
-    assert board.cohort("all").returning == 2
+    assert board.cohort("all").going_back == 2
 
 
 def test_who_becomes_late_when_late_was_taken_back_is_withdrawn() -> None:
