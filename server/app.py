@@ -32,6 +32,7 @@ from server.campaigns.housekeeping import Housekeeping
 from server.campaigns.indicators import Indicators
 from server.campaigns.ingest import Ingest
 from server.campaigns.preparation import Preparation
+from server.campaigns.proposals import Proposals
 from server.campaigns.publisher import Publisher
 from server.campaigns.releases import ReleaseService
 from server.campaigns.service import CampaignService
@@ -166,6 +167,7 @@ class Server:
             ("preparation of deltas", core.preparation.run()),
             ("indicators", core.indicators.run()),
             ("catalogue renewal", _renewals(foundation, core.publisher)),
+            ("proposals", Proposals(core.desk).run()),
             ("housekeeping", Housekeeping(foundation.database, foundation.clock).run()),
         )
         for name, work in parts:

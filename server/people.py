@@ -82,6 +82,7 @@ def people_listener(parts: PeopleParts) -> web.Application:
         database=database,
         artifacts=parts.artifacts,
         publisher=parts.publisher,
+        judge=parts.desk,
         max_artifact_bytes=parts.max_artifact_bytes,
     )
     standing = StandingService(database, parts.clock, on_outbox=parts.on_outbox)

@@ -577,6 +577,18 @@ class Campaigns(Protocol):
         """Some assignments in these states, of this cohort and with this action if given, in no promised order."""
         ...
 
+    def with_release(self, product: str, version: str) -> Sequence[CampaignRow]:
+        """The campaigns of this release, by id."""
+        ...
+
+    def to_undo(self, limit: int) -> Sequence[CampaignRow]:
+        """Some completed campaigns of a suspect release for which nothing was proposed yet."""
+        ...
+
+    def running_release(self, campaign_id: str) -> Mapping[str, str | None]:
+        """The campaign's targets that run its release and are not shut out, with the version in their other slot."""
+        ...
+
     def holders(self, groups: Sequence[str], limit: int) -> Sequence[TokenRow]:
         """Some tokens of these groups, oldest first, whoever holds them."""
         ...

@@ -102,6 +102,18 @@ class Engine:
         self._wake.set()
         self._on_outbox()
 
+    async def write(self, work: Callable[[Turn], None]) -> None:
+        """Do `work` in a turn of its own, and all that follows from it; raises what it raises."""
+
+        def turn(unit: Unit) -> None:
+            one = self._turn(unit)
+            work(one)
+            one.drain()
+
+        await self._database.write(turn)
+        self._wake.set()
+        self._on_outbox()
+
     def _turn(self, unit: Unit) -> Turn:
         return Turn(unit, self._director, self._clock.now(), self._decide)
 

@@ -4,6 +4,7 @@ A campaign's id is its name. Its targets are chosen, and dealt into cohorts, onc
 """
 
 import secrets
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -25,11 +26,13 @@ from server.planner.model import (
     CampaignState,
     Commanded,
     Compared,
+    Decision,
     Explanation,
     Footprint,
     GateAnswered,
     GateVerdict,
     LeftOut,
+    Put,
     Slice,
     TakenBack,
     Verb,
@@ -48,6 +51,7 @@ from server.ports import (
 
 SEED_BITS = 52
 SHOWN_HOLDERS = 20
+PROPOSALS_AT_ONCE = 4
 
 
 class CampaignService:
@@ -103,6 +107,64 @@ class CampaignService:
         said = LeftOut(campaign=campaign, target=target, by=by, reason=reason, at=self._clock.now())
         await self._engine.command(said)
         return await self.view(campaign)
+
+    async def doubt(self, product: str, version: str, *, by: str, reason: str) -> ReleaseRecord:
+        """Mark an active release suspect; raises `NotFoundError`, or `RefusedError` (`release-not-active`)."""
+        release = await self._release_named(product, version)
+        if release.state is not ReleaseState.ACTIVE:
+            raise RefusedError("release-not-active", f"{product} {version} is {release.state} already.")
+        await self._engine.write(lambda turn: turn.doubt(product, version, f"{by} says: {reason}", by=by))
+        return await self._release_named(product, version)
+
+    async def clear(self, product: str, version: str, *, by: str, reason: str) -> ReleaseRecord:
+        """Take a suspicion back; raises `NotFoundError`, or `RefusedError` (`release-not-suspect`)."""
+        release = await self._release_named(product, version)
+        if release.state is not ReleaseState.SUSPECT:
+            raise RefusedError(
+                "release-not-suspect", f"{product} {version} is {release.state}, so nothing is to clear."
+            )
+        await self._engine.write(lambda turn: turn.clear(product, version, by=by, reason=reason))
+        return await self._release_named(product, version)
+
+    async def propose(self) -> int:
+        """Make a draft that brings the targets back of each completed campaign whose release became suspect; returns how many
+        campaigns were looked at. A person starts it, or not."""
+        return await self._database.write(self._propose)
+
+    def _propose(self, unit: Unit) -> int:
+        rows = unit.campaigns.to_undo(PROPOSALS_AT_ONCE)
+        for row in rows:
+            name, text = self._proposal(unit, row)
+            unit.campaigns.commit(Decision(changes=(Put(row=replace(row, proposed=name)),)))
+            kind = "rollback-proposed" if name else "rollback-not-proposed"
+            unit.audit.add(at=self._clock.now(), kind=kind, text=text, change_id=row.change_id, campaign=row.id)
+        return len(rows)
+
+    def _proposal(self, unit: Unit, row: CampaignRow) -> tuple[str, str]:
+        """The name of the draft (empty: there is none), and the sentence for the trail."""
+        instead = f"`otaria campaign rollback {row.id}` sends back who still has the previous slot."
+        release, targets = _way_back(unit, row)
+        view = unit.campaigns.view(row.id)
+        if release is None or view is None:
+            return "", f"No release that can be ordered is in the other slot of its targets. {instead}"
+        taken = {one.row.id for one in unit.campaigns.list()}
+        names = (f"{row.id[:56]}-back", *(f"{row.id[:56]}-back-{number}" for number in range(2, 100)))
+        name = next((name for name in names if name not in taken), "")
+        strategy = replace(row.strategy, after=(), emergency=False)
+        spec = CampaignSpec(
+            name=name, product=release.product, version=release.version, strategy=strategy, selection=view.selection
+        )
+        try:
+            self._of(unit, spec, release, targets, "planner", keep=True, undoes=row)
+        except RefusedError as error:
+            return "", f"No rollback campaign could be made: {error.text} {instead}"
+        return name, f"Campaign {name} was proposed: it brings {len(targets)} targets back to {release.version}."
+
+    async def _release_named(self, product: str, version: str) -> ReleaseRecord:
+        release = await self._database.read(lambda unit: unit.releases.get(product, version))
+        if release is None:
+            raise NotFoundError(f"There is no release {version} of {product}.")
+        return release
 
     async def answer_gate(
         self, campaign: str, cohort: str, verdict: GateVerdict, *, gate: str, by: str, reason: str
@@ -172,12 +234,28 @@ class CampaignService:
                 "nothing-selected",
                 f"No active target fits the selection and {release.product} {release.version}'s hardware; check both.",
             )
+        return self._of(unit, spec, release, targets, by, keep=keep)
+
+    def _of(
+        self,
+        unit: Unit,
+        spec: CampaignSpec,
+        release: ReleaseRecord,
+        targets: Sequence[str],
+        by: str,
+        *,
+        keep: bool,
+        undoes: CampaignRow | None = None,
+    ) -> CampaignView:
+        """The campaign that takes these targets to the release; `undoes`: the one that it was proposed for."""
         targets, warnings = grouping.choose(unit, spec, targets)
         if not targets:
             raise RefusedError("nothing-selected", f"No target is left to take. {' '.join(warnings)}")
         warnings += grouping.warn(unit, spec, release, targets)
         check_feasible(spec.strategy.calendar, self._clock.now(), needs_s=spec.strategy.away_s)
         row = self._row(spec, release)
+        if undoes is not None:
+            row = replace(row, undoes=undoes.id, reason_kind="release-suspect", reason=undoes.suspect)
         row = with_needed(row, size=len(targets), labelled=_labelled(unit, spec, release))
         cohorts, assignments = split(row.id, targets, spec.strategy, row.seed, _firsts(unit, spec, release))
         dealt = grouping.deal(unit, spec, row.id, cohorts, assignments)
@@ -205,6 +283,7 @@ class CampaignService:
             release=key_of(release),
             strategy=spec.strategy,
             start_at=spec.start_at,
+            suspect=_suspect(release),
             seed=secrets.randbits(SEED_BITS),
             changed_at=self._clock.now(),
         )
@@ -241,6 +320,21 @@ def _release(unit: Unit, spec: CampaignSpec) -> ReleaseRecord:
     if release.state is ReleaseState.WITHDRAWN:
         raise RefusedError("release-withdrawn", f"{spec.product} {spec.version} was withdrawn; choose another release.")
     return release
+
+
+def _suspect(release: ReleaseRecord) -> str:
+    name = f"{release.product} {release.version}"
+    return f"{name} was suspect when this campaign was made." if release.state is ReleaseState.SUSPECT else ""
+
+
+def _way_back(unit: Unit, row: CampaignRow) -> tuple[ReleaseRecord | None, list[str]]:
+    """The active release that most of the campaign's targets have in their other slot, and those that run its own release."""
+    runs = unit.campaigns.running_release(row.id)
+    for version, _ in Counter(version for version in runs.values() if version).most_common():
+        release = unit.releases.get(row.release.product, version)
+        if release is not None and release.state is ReleaseState.ACTIVE and release.sha256 != row.release.sha256:
+            return release, list(runs)
+    return None, list(runs)
 
 
 def _firsts(unit: Unit, spec: CampaignSpec, release: ReleaseRecord) -> dict[int, frozenset[str]]:

@@ -23,10 +23,13 @@ from server.planner.model import (
     CampaignDue,
     CampaignRow,
     Candidate,
+    Cleared,
     CohortDrained,
     Command,
     Decision,
     DeltasReady,
+    Doubt,
+    Doubted,
     Event,
     Footprint,
     GrantPermit,
@@ -44,7 +47,7 @@ from server.planner.model import (
 )
 from server.planner.states import IN_FLIGHT, WAITING
 from server.planner.step import footprint, step
-from server.ports import DeltaNeed, StoredOrder, Unit
+from server.ports import DeltaNeed, ReleaseState, StoredOrder, Unit
 
 PAGE = 100
 """Most assignments that one `Admit` or `Recall` touches in a transaction; the planner asks again by its deadline."""
@@ -181,8 +184,34 @@ class Turn:
                 self._order(command, loaded, decision)
             case GrantPermit() | TellWait():
                 self._answer(command, loaded)
+            case Doubt():
+                self.doubt(command.product, command.version, command.reason)
             case Record():
                 self._record(command, loaded)
+
+    def doubt(self, product: str, version: str, reason: str, *, by: str = "planner") -> None:
+        """Mark a release suspect and tell every campaign of it; nothing happens to one that is no longer active."""
+        release = self._unit.releases.get(product, version)
+        if release is None or release.state is not ReleaseState.ACTIVE:
+            return
+        self._unit.releases.set_state(product, version, ReleaseState.SUSPECT)
+        text = f"{product} {version} is suspect. {reason}"
+        self._unit.audit.add(at=self.now, kind="release-suspect", text=text, actor=by)
+        for row in self._unit.campaigns.with_release(product, version):
+            self._events.append(Doubted(campaign=row.id, reason=reason[:1000], at=self.now))
+
+    def clear(self, product: str, version: str, *, by: str, reason: str) -> None:
+        """Make a suspect release active again and tell every campaign of it."""
+        self._unit.releases.set_state(product, version, ReleaseState.ACTIVE)
+        text = f"{by} cleared {product} {version}: {reason}"
+        self._unit.audit.add(at=self.now, kind="release-cleared", text=text, actor=by)
+        for row in self._unit.campaigns.with_release(product, version):
+            self._events.append(Cleared(campaign=row.id, by=by, reason=reason, at=self.now))
+
+    def drain(self) -> None:
+        """Feed what is left to tell."""
+        if self._events:
+            self.feed(self._events.popleft())
 
     def _admit(self, command: Admit) -> None:
         limit = min(command.limit, PAGE)

@@ -252,9 +252,21 @@ def _picture(view: dict[str, Any]) -> Table:
     out = _cohort_table(view)
     out.title = _sentence(view)
     out.title_justify = "left"
-    lines = [*evidence_lines(view), *([told] if (told := _downloads(view)) else ())]
+    lines = [*_suspicion(view), *evidence_lines(view), *([told] if (told := _downloads(view)) else ())]
     out.caption, out.caption_justify = "\n".join(lines) or None, "left"
     return out
+
+
+def _suspicion(view: dict[str, Any]) -> Iterator[str]:
+    """Whether its release is suspect, and what was proposed."""
+    if view["suspect"]:
+        release = view["release"]
+        clear = f"otaria release clear {release['product']} {release['version']} --reason …"
+        yield f"{release['version']} is suspect: {view['suspect']} If it is good after all: {clear}"
+    if view["proposed"]:
+        yield f"Campaign {view['proposed']} would bring its targets back: otaria campaign start {view['proposed']}"
+    if view["undoes"]:
+        yield f"It was proposed to undo campaign {view['undoes']}."
 
 
 def _downloads(view: dict[str, Any]) -> str | None:

@@ -28,7 +28,7 @@ from firmware.manifest import (
     parse_manifest,
 )
 from firmware.protocol.words import ReasonKind
-from server.cli import release_contents, release_encryption, release_facts
+from server.cli import release_contents, release_encryption, release_facts, release_standing
 from server.cli.output import emit, json_option
 from server.cli.progress import watched
 from server.cli.rest import RestClient, connect, segment, server_options
@@ -59,6 +59,10 @@ def release() -> None:
 
     Example: otaria release build --product pump --version 2.0 --counter 2 --hardware pump-a --image pump.img -o pump-2.0
     """
+
+
+release.add_command(release_standing.suspect)
+release.add_command(release_standing.clear)
 
 
 @release.command()

@@ -1,11 +1,11 @@
 """Releases and artifacts over REST: upload bytes under their hash, publish what was signed offline, make deltas."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import msgspec
 from aiohttp import web
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from firmware import manifest as manifests
 from firmware.encryption.content_key import key_id
@@ -32,6 +32,19 @@ class Publisher(Protocol):
     async def make_deltas(self, product: str, version: str) -> Sequence[DeltaRecord]: ...
 
 
+class Judge(Protocol):
+    """Marks releases suspect, and clears them. Raises typed errors."""
+
+    async def doubt(self, product: str, version: str, *, by: str, reason: str) -> ReleaseRecord: ...
+    async def clear(self, product: str, version: str, *, by: str, reason: str) -> ReleaseRecord: ...
+
+
+class Reasoned(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of `suspect` and `clear`: why."""
+
+    reason: Annotated[str, Meta(min_length=1, max_length=500)]
+
+
 class Submission(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The body of `POST /releases`: manifest and product role metadata as signed, in base64; so too the key of an encrypted
     release, wrapped for this server."""
@@ -47,8 +60,15 @@ class ReleaseRoutes:
     """Handlers about artifacts and releases."""
 
     def __init__(
-        self, *, database: Database, artifacts: ArtifactStore, publisher: Publisher, max_artifact_bytes: int
+        self,
+        *,
+        database: Database,
+        artifacts: ArtifactStore,
+        publisher: Publisher,
+        judge: Judge,
+        max_artifact_bytes: int,
     ) -> None:
+        self._judge = judge
         self._database = database
         self._artifacts = artifacts
         self._publisher = publisher
@@ -64,6 +84,8 @@ class ReleaseRoutes:
             Route(method="GET", path="/release-key", need=Need.READ, action=self.release_key),
             Route(method="GET", path=one, need=Need.READ, action=self.show),
             Route(method="POST", path=f"{one}/deltas", need=Need.OPERATE, action=self.make_deltas),
+            Route(method="POST", path=f"{one}/suspect", need=Need.OPERATE, action=self.judge),
+            Route(method="POST", path=f"{one}/clear", need=Need.OPERATE, action=self.judge),
         )
 
     async def has_artifact(self, request: web.Request, caller: Caller) -> web.StreamResponse:
@@ -118,6 +140,13 @@ class ReleaseRoutes:
         """Make the deltas to this release now and answer when they are in the catalogue."""
         deltas = await self._publisher.make_deltas(path_id(request, "product"), path_version(request))
         return reply({"deltas": deltas})
+
+    async def judge(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """Mark a release suspect, or clear it, with the reason in the body."""
+        told = await read_json(request, Reasoned)
+        act = self._judge.clear if request.path.endswith("/clear") else self._judge.doubt
+        release = await act(path_id(request, "product"), path_version(request), by=caller.name, reason=told.reason)
+        return reply(release_json(release, ()))
 
 
 def release_json(release: ReleaseRecord, deltas: Sequence[DeltaRecord]) -> dict[str, Any]:

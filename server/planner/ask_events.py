@@ -77,13 +77,27 @@ def campaign_grants(ledger: Ledger) -> Wait | None:
     return _wait(ledger, "withdrawn", text, "another campaign orders it", PATIENT_FACTOR)
 
 
+def step_is_trusted(ledger: Ledger) -> Wait | None:
+    """The release that it installs on the way isn't suspect."""
+    via, strategy = ledger.assignment.via, ledger.campaign.strategy
+    if via is None or not ledger.around.step_is_suspect or strategy.on_suspect != "hold":
+        return None
+    text = f"{via.product} {via.version}, a step on the way to {ledger.campaign.release.version}, is suspect."
+    return _wait(ledger, "suspect", text, "a person clears that release", PATIENT_FACTOR)
+
+
 def cohort_may_go(ledger: Ledger) -> Wait | None:
-    """The target's cohort is open, or passed; for `late`, the first cohort that wasn't taken back has passed."""
+    """The target's cohort is open, or passed, and none before it was opened again; for `late`, the first cohort that wasn't taken
+    back has passed."""
     cohort = ledger.cohort
     first = next((row for row in ledger.cohorts.values() if row.state is not CohortState.ROLLED_BACK), cohort)
     if ledger.assignment.action is Action.ROLLBACK:
         return None
-    judged = first if ledger.is_late else cohort
+    earlier = [row for row in ledger.cohorts.values() if row.index < cohort.index and row.state is CohortState.OPEN]
+    judged = first if ledger.is_late else next(iter(earlier), cohort)
+    if judged is not cohort and judged.state is CohortState.OPEN:
+        text = f"Cohort {judged.name} comes first. {judged.verdict_text}".strip()
+        return _wait(ledger, "gate", text, f"cohort {judged.name} passes its gate")
     if judged.state is CohortState.PASSED or (judged.state is CohortState.OPEN and not ledger.is_late):
         return None
     text = f"Cohort {judged.name} is {judged.state}. {judged.verdict_text}".strip()
@@ -162,6 +176,7 @@ CHECKS: tuple[Check, ...] = (
     not_ended,
     not_taken_back,
     campaign_grants,
+    step_is_trusted,
     cohort_may_go,
     attempts_left,
     group_checks.predecessors_are_done,

@@ -10,7 +10,7 @@ Rules
 """
 
 from firmware.protocol.words import Action
-from server.planner import approvals, budgets, progress, taking_back
+from server.planner import approvals, budgets, progress, suspicion, taking_back
 from server.planner.admission import admit, send_back, withdraw
 from server.planner.ledger import Ledger
 from server.planner.model import (
@@ -42,6 +42,7 @@ def commanded(ledger: Ledger, event: Commanded) -> None:
     """Carry out a verb; raises `TransitionError` (`wrong-state`, `gate-failed`) and then changes nothing."""
     if not may_be_told(ledger.campaign.state, event.verb):
         next_campaign(ledger.campaign.state, event.verb)
+    suspicion.refuse(ledger, event.verb)
     reason = f"{event.verb} by {event.by}" + (f": {event.reason}" if event.reason else "")
     match event.verb:
         case Verb.START:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from firmware.protocol.words import Action
-from server.planner import steps
+from server.planner import steps, suspicion
 from server.planner.ask_events import binding
 from server.planner.ledger import Ledger
 from server.planner.model import (
@@ -102,6 +102,9 @@ def _free(ledger: Ledger) -> Explanation:
 def _planned(ledger: Ledger) -> Explanation:
     campaign, cohort, assignment = ledger.campaign, ledger.cohort, ledger.assignment
     state = campaign.state.replace("_", " ")
+    if campaign.state in _NOT_STARTED and suspicion.holds(campaign):
+        text = f"The campaign is {state}, and its release is suspect. {campaign.suspect}"
+        return _say(ledger, "suspect", text, "a person clears the release", campaign.changed_at)
     if campaign.state in _NOT_STARTED:
         return _say(
             ledger, "not-started", f"The campaign is {state}.", _NOT_STARTED[campaign.state], campaign.changed_at
@@ -143,6 +146,8 @@ def _behind(ledger: Ledger) -> Explanation:
 def _paused(ledger: Ledger) -> Explanation:
     campaign = ledger.campaign
     release_by = "an operator resumes, aborts or rolls back the campaign"
+    if suspicion.holds(campaign):
+        release_by = "a person clears the release, and an operator resumes the campaign"
     return _say(ledger, "paused", f"The campaign is paused: {campaign.reason}", release_by, campaign.changed_at)
 
 

@@ -129,6 +129,12 @@ class CampaignRow:
     approvals: tuple[Approval, ...] = ()
     asked_by: str = ""
     """Who asked for its start last."""
+    suspect: str = ""
+    """Why its release is suspect; empty: it isn't."""
+    undoes: str | None = None
+    """The campaign that it was proposed for, to bring that one's targets back."""
+    proposed: str | None = None
+    """The draft that was proposed to undo it; empty: none could be made."""
     reason_kind: str = "none"
     reason: str = ""
     changed_at: float = 0.0
@@ -458,6 +464,25 @@ class GateAnswered:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Doubted:
+    """The campaign's release became suspect, for `reason`."""
+
+    campaign: str
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cleared:
+    """A person says that the campaign's release is not suspect any more, and why."""
+
+    campaign: str
+    by: str
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class SliRead:
     """The value of a service level indicator was read for a gate of a cohort; None: it could not be, for `reason`."""
 
@@ -495,6 +520,8 @@ Event = (
     | Decommissioned
     | TakenBack
     | LeftOut
+    | Doubted
+    | Cleared
     | GateAnswered
     | SliRead
     | Compared
@@ -622,6 +649,15 @@ class TellWait:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Doubt:
+    """Mark the release suspect, unless it is already, and feed `Doubted` to every campaign with it."""
+
+    product: str
+    version: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Record:
     """A line for the audit trail and the timeline: a stable kind and a sentence."""
 
@@ -631,7 +667,7 @@ class Record:
     target: str | None = None
 
 
-Command = Admit | PrepareDeltas | Recall | SendOrder | GrantPermit | TellWait | Record
+Command = Admit | PrepareDeltas | Recall | SendOrder | GrantPermit | TellWait | Doubt | Record
 Change = Put | Delete
 
 

@@ -37,6 +37,7 @@ MAX_LABELS = 16
 MAX_LABEL = 128
 WHEN_SILENT = ("missing", "expired")
 ON_FAILURE = ("pause", "abort", "rollback")
+ON_SUSPECT = ("hold", "warn")
 MAX_DELTAS = 64
 MAX_APPROVALS = 5
 MAX_APPROVAL_RULES = 16
@@ -278,6 +279,7 @@ FIELDS: Mapping[str, Callable[[object, str], Any]] = {
     "max_attempts": lambda value, where: plain.integer(value, where, 1, 100),
     "late_max_failures": lambda value, where: plain.integer(value, where, 0, UNLIMITED),
     "on_failure": lambda value, where: plain.one_of(value, where, ON_FAILURE),
+    "on_suspect": lambda value, where: plain.one_of(value, where, ON_SUSPECT),
 }
 """The keys of a strategy and what parses each."""
 _STORED = {

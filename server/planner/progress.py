@@ -2,6 +2,8 @@
 
 Rules
 - Each cohort that changed is judged again; a passed one only to see whether it fails after all (a regression).
+- A regression opens the gate of a passed cohort again: it fails, or is held until its evidence is enough once more. Meanwhile no
+  later cohort goes on.
 - The next cohort opens when the one before has passed and the campaign runs; an empty one passes at once.
 - `late` has no gate but a breaker: one failure more than `late_max_failures` pauses the campaign.
 - Once every cohort passed the campaign watches; it completes when nothing in it is undecided.
@@ -40,7 +42,7 @@ def settle(ledger: Ledger) -> None:
     """Judge the cohorts that this event changed and draw the consequences; the last thing an event's handler does."""
     for before, cohort in ledger.changed_cohorts():
         if ledger.campaign.state in LIVE:
-            _trip(ledger, before, cohort) if cohort.name == LATE else _judge(ledger, cohort)
+            _trip(ledger, before, cohort) if cohort.name == LATE else _judge(ledger, cohort, before)
     if ledger.campaign.state is CampaignState.RUNNING:
         _open_next(ledger)
         _arm(ledger)
@@ -147,7 +149,7 @@ def _arm(ledger: Ledger) -> None:
         ledger.set_campaign(wake_at=at)
 
 
-def _judge(ledger: Ledger, cohort: CohortRow) -> None:
+def _judge(ledger: Ledger, cohort: CohortRow, before: CohortRow | None = None) -> None:
     if cohort.state not in (CohortState.OPEN, CohortState.PASSED):
         return
     policy = ledger.campaign.strategy.cohorts[cohort.index]
@@ -161,6 +163,26 @@ def _judge(ledger: Ledger, cohort: CohortRow) -> None:
         ledger.set_cohort(cohort.index, verdict=verdict, verdict_text=text)
         if verdict is GateVerdict.PASS:
             _pass(ledger, cohort, judged)
+    elif verdict is GateVerdict.INSUFFICIENT and before is not None and _regressed(cohort) > _regressed(before):
+        _reopen(ledger, cohort, text)
+
+
+def _regressed(cohort: CohortRow) -> int:
+    return cohort.counts.get(AssignmentState.REGRESSED, 0)
+
+
+def _reopen(ledger: Ledger, cohort: CohortRow, text: str) -> None:
+    """Hold everything after a cohort whose evidence a regression took away."""
+    ledger.set_cohort_state(
+        cohort.index, CohortState.OPEN, verdict=GateVerdict.INSUFFICIENT, verdict_text=text, evidence=()
+    )
+    ledger.set_campaign(cohort=min(cohort.index, ledger.campaign.cohort))
+    ledger.record("gate-reopened", f"A regression opened the gate of cohort {cohort.name} again. {text}")
+    if ledger.campaign.state is CampaignState.WATCHING:
+        why = f"Cohort {cohort.name} lacks evidence again. {text}"
+        _turn(ledger, Turn.REOPENED, "campaign-reopened", why)
+    if ledger.campaign.state is CampaignState.RUNNING:
+        admit_page(ledger)
 
 
 def _pass(ledger: Ledger, cohort: CohortRow, judged: gates.Judgement) -> None:
@@ -201,9 +223,20 @@ def _open_next(ledger: Ledger) -> None:
         if ledger.cohorts[index].state not in (CohortState.PASSED, CohortState.ROLLED_BACK):
             return
         if index + 1 < ledger.late.index:
-            open_cohort(ledger, index + 1)
+            _go_to(ledger, index + 1)
         else:
             _turn(ledger, Turn.ALL_PASSED, "campaign-watching", "Every cohort passed; late arrivals are still handled.")
+
+
+def _go_to(ledger: Ledger, index: int) -> None:
+    """Open the next cohort; or go on with it, when it was open before an earlier one was opened again."""
+    state = ledger.cohorts[index].state
+    if state is CohortState.CLOSED:
+        open_cohort(ledger, index)
+        return
+    ledger.set_campaign(cohort=index)
+    if state is CohortState.OPEN:
+        admit_page(ledger)
 
 
 def _complete(ledger: Ledger) -> None:

@@ -13,7 +13,7 @@ Rules
 
 from firmware.errors import RefusedError
 from firmware.protocol.words import Action, AgentState, ReasonKind
-from server.planner import budgets, handing, progress, states, steps, taking_back, unwell
+from server.planner import budgets, handing, progress, states, steps, suspicion, taking_back, unwell
 from server.planner.admission import (
     admit,
     count_attempt,
@@ -28,7 +28,6 @@ from server.planner.ledger import Ledger
 from server.planner.model import (
     AssignmentDue,
     AssignmentState,
-    CampaignState,
     Ordered,
     OrderImpossible,
     Reported,
@@ -104,6 +103,8 @@ def reported(ledger: Ledger, event: Reported) -> None:
     if not (is_current and AgentState(event.state) in _BEFORE_COMMIT):
         _look_for_drift(ledger, event)
     unwell.count(ledger, event, before)
+    if before is not ledger.assignment.state is AssignmentState.REGRESSED:
+        suspicion.after_completion(ledger)
     taking_back.recall_committed(ledger)
     progress.settle(ledger)
 
@@ -249,10 +250,6 @@ def _look_for_drift(ledger: Ledger, event: Reported) -> None:
         text = steps.named(ledger, AssignmentState.REGRESSED, _other_image_text(ledger, event))
         ledger.move(Move.OTHER_IMAGE, reason_kind="other-image", reason=text)
         ledger.record("regressed", text, target=True)
-    regressed = ledger.assignment.state is AssignmentState.REGRESSED
-    if regressed and ledger.changed_cohorts() and ledger.campaign.state is CampaignState.COMPLETED:
-        text = f"A target regressed after the campaign was completed; {ledger.campaign.release.version} is suspect."
-        ledger.record("release-suspect", text, target=True)
 
 
 def _other_image_text(ledger: Ledger, event: Reported) -> str:

@@ -59,6 +59,8 @@ class Turn(StrEnum):
     ALL_PASSED = "all-passed"
     ALL_DECIDED = "all-decided"
     ALL_BACK = "all-back"
+    REOPENED = "gate-reopened"
+    DOUBTED = "release-suspect"
 
 
 WAITING = (A.ORDERED, A.DOWNLOADING, A.STAGED, A.ASKING, A.DEFERRED)
@@ -178,10 +180,11 @@ CAMPAIGN: Mapping[C, Mapping[str, C]] = {
         Verb.APPROVE: C.RUNNING,
         Verb.REJECT: C.DRAFT,
         Turn.NOT_APPROVED: C.DRAFT,
+        Turn.DOUBTED: C.DRAFT,
         Turn.SCHEDULED: C.SCHEDULED,
         Verb.ABORT: C.ABORTED,
     },
-    C.SCHEDULED: {Verb.START: C.RUNNING, Verb.ABORT: C.ABORTED},
+    C.SCHEDULED: {Verb.START: C.RUNNING, Turn.DOUBTED: C.DRAFT, Verb.ABORT: C.ABORTED},
     C.RUNNING: {
         Verb.PAUSE: C.PAUSED,
         Verb.ABORT: C.ABORTED,
@@ -194,6 +197,7 @@ CAMPAIGN: Mapping[C, Mapping[str, C]] = {
         Verb.ABORT: C.ABORTED,
         Verb.ROLLBACK: C.ROLLING_BACK,
         Turn.ALL_DECIDED: C.COMPLETED,
+        Turn.REOPENED: C.RUNNING,
     },
     C.COMPLETED: {Verb.ROLLBACK: C.ROLLING_BACK},
     C.ABORTED: {Verb.ROLLBACK: C.ROLLING_BACK},
@@ -204,11 +208,12 @@ CAMPAIGN: Mapping[C, Mapping[str, C]] = {
 COHORT: Mapping[CohortState, frozenset[CohortState]] = {
     CohortState.CLOSED: frozenset({CohortState.OPEN}),
     CohortState.OPEN: frozenset({CohortState.PASSED, CohortState.FAILED, CohortState.ROLLED_BACK}),
-    CohortState.PASSED: frozenset({CohortState.FAILED, CohortState.ROLLED_BACK}),
+    CohortState.PASSED: frozenset({CohortState.OPEN, CohortState.FAILED, CohortState.ROLLED_BACK}),
     CohortState.FAILED: frozenset(),
     CohortState.ROLLED_BACK: frozenset(),
 }
-"""A passed cohort fails when one of its targets regresses; a failed one stays failed, also when it is taken back."""
+"""A passed cohort fails when one of its targets regresses, or opens again when it then lacks evidence; a failed one stays failed,
+also when it is taken back."""
 
 LIVE = frozenset({C.RUNNING, C.PAUSED, C.WATCHING})
 """Gates are judged and late arrivals handled."""

@@ -1,6 +1,6 @@
 """The planner's two functions. Same slice and event, same decision; the number of rows does not grow with the fleet."""
 
-from server.planner import ask_events, campaign_events, gate_events, handing, report_events, taking_back
+from server.planner import ask_events, campaign_events, gate_events, handing, report_events, suspicion, taking_back
 from server.planner.ask_events import CHECKS, Check
 from server.planner.ledger import Ledger
 from server.planner.model import (
@@ -8,6 +8,7 @@ from server.planner.model import (
     AssignmentDue,
     CampaignDue,
     Candidate,
+    Cleared,
     CodeGiven,
     CohortDrained,
     Commanded,
@@ -15,6 +16,7 @@ from server.planner.model import (
     Decision,
     Decommissioned,
     DeltasReady,
+    Doubted,
     Event,
     Footprint,
     GateAnswered,
@@ -35,7 +37,16 @@ def footprint(event: Event) -> Footprint:
     match event:
         case Reported() | Asked():
             return Footprint(target=event.target)
-        case Commanded() | CampaignDue() | CohortDrained() | DeltasReady() | GateAnswered() | SliRead():
+        case (
+            Commanded()
+            | CampaignDue()
+            | CohortDrained()
+            | DeltasReady()
+            | GateAnswered()
+            | SliRead()
+            | Doubted()
+            | Cleared()
+        ):
             return Footprint(campaign=event.campaign)
         case _:
             return Footprint(campaign=event.campaign, target=event.target)
@@ -61,8 +72,8 @@ def step(loaded: Slice, event: Event, *, checks: tuple[Check, ...] = CHECKS) -> 
             campaign_events.campaign_due(ledger, event)
         case Recalled():
             campaign_events.recalled(ledger, event)
-        case Decommissioned() | TakenBack() | LeftOut():
-            _taken_out(ledger, event)
+        case Decommissioned() | TakenBack() | LeftOut() | Doubted() | Cleared():
+            _aside(ledger, event)
         case GateAnswered():
             gate_events.answered(ledger, event)
         case SliRead():
@@ -76,9 +87,11 @@ def step(loaded: Slice, event: Event, *, checks: tuple[Check, ...] = CHECKS) -> 
     return ledger.decision()
 
 
-def _taken_out(ledger: Ledger, event: Decommissioned | TakenBack | LeftOut) -> None:
-    """What people say of one target or one cohort."""
+def _aside(ledger: Ledger, event: Decommissioned | TakenBack | LeftOut | Doubted | Cleared) -> None:
+    """What is said of one target, one cohort or the release, aside from the campaign's own course."""
     match event:
+        case Doubted() | Cleared():
+            suspicion.told(ledger, event)
         case Decommissioned():
             campaign_events.decommissioned(ledger, event)
         case TakenBack():

@@ -183,6 +183,7 @@ class Strategy:
     `horizon_s`: a target must be committed this long after its permit, or its silence is failure.
     `healthy_s`: committed and not regressed for this long makes it verified.
     `permit_valid_s`, `trial_s`, `order_ttl_s`: as in the permit and order. `on_failure`: `pause`, `abort` or `rollback`.
+    `on_suspect`: whether the campaign stops (`hold`) or goes on (`warn`) when its release becomes suspect.
     `retry_s`: after how long a target that was told to wait asks again, and a target held by another campaign is tried again.
     `leaves_first`: gateways go after the targets of the campaign that are behind them.
     `late_max_failures`: how many of `late` may fail; one more pauses the campaign.
@@ -209,6 +210,7 @@ class Strategy:
     max_attempts: int = 1
     late_max_failures: int = 1
     on_failure: str = "pause"
+    on_suspect: str = "hold"
     retry_s: int = 30
     deltas: DeltaPolicy = DeltaPolicy()
     approvals: ApprovalPolicy = ApprovalPolicy()

@@ -69,7 +69,8 @@ class Peers:
 class Surroundings:
     """`sizes`: of the target's own groups. `behind`: where the target counts, and what is behind itself. The others only where
     the campaign's strategy asks for them: `before`, the campaigns it comes after; `gateways`, what the target's run; `peers` in
-    its groups; `counters`, those of the product's releases in order."""
+    its groups; `counters`, those of the product's releases in order. `step_is_suspect`: whether the release on the way that the
+    target was ordered is."""
 
     sizes: tuple[GroupSize, ...] = ()
     behind: tuple[BehindRow, ...] = ()
@@ -77,6 +78,7 @@ class Surroundings:
     gateways: tuple[Neighbour, ...] = ()
     peers: tuple[Peers, ...] = ()
     counters: tuple[int, ...] = ()
+    step_is_suspect: bool = False
 
 
 NOWHERE = Surroundings()

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy import Connection, and_, bindparam, exists, func, select
 
 from server.planner.gateways import LABELS, OWN_LABELS, Path, named, path_of
-from server.planner.model import LATE, AssignmentRow, CampaignRow, TargetRow, TokenKind
+from server.planner.model import LATE, AssignmentRow, CampaignRow, ReleaseKey, TargetRow, TokenKind
 from server.planner.surroundings import (
     MAX_PEERS,
     BehindRow,
@@ -15,7 +15,7 @@ from server.planner.surroundings import (
     Predecessor,
     Surroundings,
 )
-from server.ports import AgentStatus
+from server.ports import AgentStatus, ReleaseState
 from server.storage.tables import (
     AGENT,
     ASSIGNMENT,
@@ -73,6 +73,9 @@ _PEERS = (
     .order_by(TARGET_LABEL.c.target)
     .limit(MAX_PEERS + 1)
 )
+_STATE = select(RELEASE.c.state).where(
+    RELEASE.c.product == bindparam("product"), RELEASE.c.version == bindparam("version")
+)
 _COUNTERS = select(RELEASE.c.counter).where(RELEASE.c.product == bindparam("product")).order_by(RELEASE.c.counter)
 
 
@@ -107,7 +110,13 @@ def load(
         gateways=_gateways(db, target) if strategy.requires else (),
         peers=tuple(_peers(db, key, campaign.id) for key in target.groups if key.partition("=")[0] in compared),
         counters=tuple(db.execute(_COUNTERS, {"product": campaign.release.product}).scalars()) if strategy.skew else (),
+        step_is_suspect=assignment.via is not None and _is_suspect(db, assignment.via),
     )
+
+
+def _is_suspect(db: Connection, release: ReleaseKey) -> bool:
+    state = db.execute(_STATE, {"product": release.product, "version": release.version}).scalar()
+    return state == str(ReleaseState.SUSPECT)
 
 
 def _behind(db: Connection, target: TargetRow, assignment: AssignmentRow) -> tuple[BehindRow, ...]:

@@ -195,6 +195,39 @@ class SqlCampaigns:
         )
         return [stored_order(dict(row)) for row in self._db.execute(statement).mappings()]
 
+    def with_release(self, product: str, version: str) -> Sequence[CampaignRow]:
+        """The campaigns of this release, by id."""
+        columns = (CAMPAIGN.c.release["product"].as_string(), CAMPAIGN.c.release["version"].as_string())
+        which = (columns[0] == product, columns[1] == version)
+        rows = self._db.execute(select(*CAMPAIGN_COLUMNS).where(*which).order_by(CAMPAIGN.c.id)).mappings()
+        return [campaign_row(row) for row in rows]
+
+    def to_undo(self, limit: int) -> Sequence[CampaignRow]:
+        """Some completed campaigns of a suspect release for which nothing was proposed yet."""
+        which = (
+            CAMPAIGN.c.state == str(CampaignState.COMPLETED),
+            CAMPAIGN.c.suspect != "",
+            CAMPAIGN.c.proposed.is_(None),
+        )
+        rows = self._db.execute(select(*CAMPAIGN_COLUMNS).where(*which).order_by(CAMPAIGN.c.id).limit(limit))
+        return [campaign_row(row) for row in rows.mappings()]
+
+    def running_release(self, campaign_id: str) -> Mapping[str, str | None]:
+        """The campaign's targets that run its release and are not shut out, with the version in their other slot."""
+        release = select(CAMPAIGN.c.release["sha256"].as_string()).where(CAMPAIGN.c.id == campaign_id)
+        active = select(AGENT.c.id).where(AGENT.c.status == str(AgentStatus.ACTIVE))
+        statement = (
+            select(TARGET.c.id, TARGET.c.previous_version)
+            .join(ASSIGNMENT, ASSIGNMENT.c.target == TARGET.c.id)
+            .where(
+                ASSIGNMENT.c.campaign == campaign_id,
+                TARGET.c.running_sha256 == release.scalar_subquery(),
+                TARGET.c.agent.in_(active),
+            )
+            .order_by(TARGET.c.id)
+        )
+        return {row.id: row.previous_version for row in self._db.execute(statement)}
+
     def holders(self, groups: Sequence[str], limit: int) -> Sequence[TokenRow]:
         """Some tokens of these groups, oldest first, whoever holds them."""
         statement = select(TOKEN).where(TOKEN.c.group.in_(list(groups))).order_by(TOKEN.c.since).limit(limit)

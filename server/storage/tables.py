@@ -154,6 +154,9 @@ class CampaignTable(Stored, table=True):
     approvals_needed: int = 0
     approvals: list[Any] = Field(sa_type=JSON)
     asked_by: str = ""
+    suspect: str
+    undoes: str | None
+    proposed: str | None
     reason_kind: str
     reason: str
     changed_at: float

@@ -44,6 +44,9 @@ def stopped_by_gate(view: CampaignView) -> bool:
 
 def _need(view: CampaignView, *, is_newest: bool) -> Need | None:
     state = view.row.state
+    if state is CampaignState.DRAFT and view.row.undoes is not None:
+        text = f"is proposed: it would bring the targets of {view.row.undoes} back. {view.row.reason}"
+        return Need(view=view, tone="bad", text=text, advice="Start it, or clear the release and abort it.")
     if state is CampaignState.DRAFT:
         return Need(view=view, tone="waiting", text=_sentence(view), advice="Start it when you are ready.")
     if state is CampaignState.AWAITING_APPROVAL:

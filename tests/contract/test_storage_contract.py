@@ -603,6 +603,55 @@ class TestCampaigns:
         assert row is not None
         assert row.back_reason == "it hums"
 
+    async def test_campaigns_of_a_release_and_those_to_undo_are_found(self, database: SqlDatabase) -> None:
+        def work(unit: Unit) -> None:
+            plan(unit)
+            done = replace(CAMPAIGN, id="done", state=CampaignState.COMPLETED, suspect="t1 hangs", undoes="spring")
+            other = ReleaseKey(product="lamp", version="3", counter=3, sha256="f" * 64)
+            for row in (done, replace(done, id="told", proposed=""), replace(CAMPAIGN, id="third", release=other)):
+                unit.campaigns.create(row, row.id, (), created_at=4.0, created_by="ann")
+
+        await database.write(work)
+        rows = await database.read(lambda unit: unit.campaigns.with_release("lamp", "2"))
+        assert [row.id for row in rows] == ["done", "spring", "told"]
+        assert (rows[0].suspect, rows[0].undoes, rows[0].proposed) == ("t1 hangs", "spring", None)
+        assert [row.id for row in await database.read(lambda unit: unit.campaigns.to_undo(9))] == ["done"]
+        assert len(await database.read(lambda unit: unit.campaigns.to_undo(0))) == 0
+
+    async def test_who_runs_the_campaigns_release_is_found_with_what_its_other_slot_has(
+        self, database: SqlDatabase
+    ) -> None:
+        def work(unit: Unit) -> None:
+            plan(unit)
+            for name, sha256 in (("t1", "a" * 64), ("t2", "b" * 64), ("t3", "a" * 64)):
+                target = unit.campaigns.load(Footprint(target=name)).target
+                assert target is not None
+                unit.campaigns.commit(Decision(changes=(Put(row=replace(target, running_sha256=sha256)),)))
+            unit.fleet.note_report("t1", at=1.0, slot="A", previous_version="1")
+            unit.identities.set_agent_status("t3", AgentStatus.REVOKED)
+
+        await database.write(work)
+        assert await database.read(lambda unit: unit.campaigns.running_release("spring")) == {"t1": "1"}
+
+    async def test_a_step_on_the_way_is_told_when_it_is_suspect(self, database: SqlDatabase) -> None:
+        step = ReleaseKey(product="lamp", version="2", counter=2, sha256="a" * 64)
+
+        def work(unit: Unit) -> None:
+            enrol(unit, "t1", "t2")
+            unit.releases.add(RELEASE)
+            unit.campaigns.create(CAMPAIGN, "spring", COHORTS, created_at=3.0, created_by="ann")
+            unit.campaigns.add_assignments([assignment("t1", 0, 0, via=step), assignment("t2", 1)])
+
+        await database.write(work)
+
+        def told(unit: Unit, target: str) -> bool:
+            return unit.campaigns.load(Footprint(campaign="spring", target=target)).around.step_is_suspect
+
+        assert not await database.read(lambda unit: told(unit, "t1"))
+        await database.write(lambda unit: unit.releases.set_state("lamp", "2", ReleaseState.SUSPECT))
+        assert await database.read(lambda unit: told(unit, "t1"))
+        assert not await database.read(lambda unit: told(unit, "t2"))
+
     async def test_what_was_said_of_a_cohort_is_kept(self, database: SqlDatabase) -> None:
         await database.write(lambda unit: plan(unit))
         told = replace(COHORTS[1], state=CohortState.ROLLED_BACK, back_reason="it hums", going_back=2, version=1)

@@ -108,6 +108,7 @@ strategies = st.builds(
     max_attempts=st.integers(1, 2),
     late_max_failures=st.integers(0, 2),
     on_failure=st.sampled_from(["pause", "abort", "rollback"]),
+    on_suspect=st.sampled_from(["hold", "warn"]),
     leaves_first=st.booleans(),
     after=st.sampled_from([(), (), (AfterPolicy(campaign="d", state="watching", soak_s=HEALTHY_S),)]),
     skew=st.none() | st.builds(SkewPolicy, by=st.just("rack"), most=st.integers(1, 2)),
@@ -184,6 +185,12 @@ class PlannerMachine(RuleBasedStateMachine):
     @rule(name=targets, campaign=st.sampled_from(CAMPAIGNS))
     def leave_one_out(self, name: str, campaign: str) -> None:
         self.try_to(lambda: self.board.skip(name, campaign))
+
+    @rule(cleared=st.booleans())
+    def the_release_is_doubted(self, cleared: bool) -> None:
+        self.board.doubt()
+        for name in CAMPAIGNS if cleared else ():
+            self.board.clear(name)
 
     def try_to(self, act: Callable[[], object]) -> None:
         before = self.board.rows
@@ -295,6 +302,7 @@ class PlannerMachine(RuleBasedStateMachine):
         else:
             assert campaign.state in {C.RUNNING, C.WATCHING}
             assert not taken
+            assert not campaign.suspect or campaign.strategy.on_suspect == "warn"
         assert not target.quarantined
         assert before.state not in (A.TRIAL, A.COMMITTED, A.VERIFIED)
         if before.state is not A.ACTIVATING:

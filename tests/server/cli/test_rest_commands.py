@@ -87,6 +87,18 @@ async def test_a_part_of_a_campaign_is_taken_back(otaria: Shell) -> None:
     assert (code, "nothing-to-roll-back" in error) == (1, True)
 
 
+async def test_a_release_is_suspect_until_somebody_clears_it(otaria: Shell) -> None:
+    await otaria("campaign", "apply", "-f", str(otaria.directory / "spring.yaml"))
+    assert (await otaria("release", "suspect", "gateway", "1.1.0"))[0] == 2
+    code, out, _ = await otaria("release", "suspect", "gateway", "1.1.0", "--reason", "heat")
+    assert (code, out.strip()) == (0, "gateway 1.1.0 is suspect.")
+    assert "1.1.0 is suspect: admin says: heat" in " ".join((await otaria("campaign", "show", "spring"))[1].split())
+    assert (await otaria("campaign", "start", "spring"))[0] == 1
+    code, out, _ = await otaria("release", "clear", "gateway", "1.1.0", "--reason", "a fan")
+    assert (code, out.strip()) == (0, "gateway 1.1.0 is active.")
+    assert (await otaria("campaign", "start", "spring"))[0] == 0
+
+
 async def test_a_started_campaign_shows_what_its_deltas_save(otaria: Shell, people: PeopleSide) -> None:
     await run_first_release(people, 4)
     await otaria("campaign", "apply", "-f", str(otaria.directory / "spring.yaml"))

@@ -33,6 +33,18 @@ async def test_a_target_a_cohort_or_all_of_it_is_rolled_back(people: PeopleSide)
     assert view["state"] == "rolled_back"
 
 
+async def test_a_release_is_marked_and_cleared_with_a_reason(people: PeopleSide) -> None:
+    one = "/releases/gateway/1.1.0"
+    await post(people, f"{one}/suspect", {"reason": ""}, 400)
+    await post(people, f"{one}/suspect", {"reason": "heat"}, 403, Role.VIEWER)
+    assert (await post(people, f"{one}/suspect", {"reason": "heat"}, 200))["state"] == "suspect"
+    await post(people, "/campaigns", PLAN, 201)
+    assert kind(await post(people, "/campaigns/spring/start", {}, 422)) == "release-suspect"
+    assert (await post(people, f"{one}/clear", {"reason": "a fan"}, 200))["state"] == "active"
+    assert kind(await post(people, f"{one}/clear", {"reason": "a fan"}, 422)) == "release-not-suspect"
+    assert (await post(people, "/campaigns/spring/start", {}, 200))["state"] == "running"
+
+
 async def test_one_target_is_taken_back_and_one_is_skipped(people: PeopleSide) -> None:
     first, second, *_ = await started(people)
     view = await post(people, "/campaigns/spring/rollback", {"target": first}, 200)

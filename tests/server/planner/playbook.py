@@ -27,6 +27,7 @@ from server.planner.model import (
     CampaignRow,
     CampaignState,
     Candidate,
+    Cleared,
     CohortDrained,
     CohortRow,
     Command,
@@ -34,6 +35,8 @@ from server.planner.model import (
     Decision,
     Delete,
     DeltasReady,
+    Doubt,
+    Doubted,
     Event,
     Explanation,
     Footprint,
@@ -139,6 +142,7 @@ class Board:
         self.impossible: set[str] = set()
         self.pathless: set[str] = set()
         self.through = False
+        self.suspects: set[str] = set()
         self.makes_deltas = True
         self.loses_pages = False
         self.loses_recalls = False
@@ -291,6 +295,7 @@ class Board:
         if campaign is None or assignment is None:
             return Surroundings(sizes=sizes)
         plan = campaign.strategy
+        doubted = assignment.via is not None and assignment.via.version in self.suspects
         behind = [row for row in self.rows.values() if isinstance(row, BehindRow) and row.campaign == campaign.id]
         before = [self.rows.get(("campaign", policy.campaign)) for policy in plan.after]
         compared = [policy.by for policy in (plan.skew, plan.together) if policy is not None]
@@ -309,6 +314,7 @@ class Board:
                 for key in found
             ),
             counters=tuple(sorted(COUNTERS.values())) if plan.skew else (),
+            step_is_suspect=doubted,
         )
 
     def _size(self, key: str, fleet: list[TargetRow]) -> GroupSize:
@@ -381,6 +387,8 @@ class Board:
                 self.deltas_ready(command.campaign)
             case Recall() if not self.loses_recalls:
                 self._recall(command)
+            case Doubt():
+                self.doubt(command.reason)
             case SendOrder() if not self.loses_orders:
                 self._sign(command)
             case _:
@@ -437,6 +445,15 @@ class Board:
     def take_back(self, *, target: str | None = None, cohort: str | None = None, campaign: str = "c") -> list[Command]:
         said = {"by": "ann", "reason": "it hums", "at": self.now}
         return self.feed(TakenBack(campaign=campaign, target=target, cohort=cohort, **said))
+
+    def doubt(self, reason: str = "it hums") -> None:
+        """The release, the same for all campaigns here, becomes suspect."""
+        for row in [row for row in self.rows.values() if isinstance(row, CampaignRow)]:
+            if not row.suspect:
+                self.feed(Doubted(campaign=row.id, reason=reason, at=self.now))
+
+    def clear(self, campaign: str = "c") -> None:
+        self.feed(Cleared(campaign=campaign, by="ann", reason="the fan was broken", at=self.now))
 
     def skip(self, target: str, campaign: str = "c") -> list[Command]:
         return self.feed(LeftOut(campaign=campaign, target=target, by="ann", reason="in repair", at=self.now))

@@ -189,6 +189,9 @@ def test_a_regression_after_completion_marks_the_release_suspect() -> None:
     board.report("t0", "idle", runs=OLD, order_hash=None)
     assert board.state("t0") is A.REGRESSED
     assert board.campaign().state is C.COMPLETED
+    assert board.campaign().suspect.startswith(
+        "t0 regressed after campaign c was completed. It reports idle and runs 1.0"
+    )
     assert len(board.records("release-suspect")) == 1
     board.report("t0", "idle", runs=OLD, order_hash=None)
     assert len(board.records("release-suspect")) == 1

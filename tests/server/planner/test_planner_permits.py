@@ -386,6 +386,13 @@ def scene_late_before_the_canaries() -> tuple[Board, str]:
     return board, late
 
 
+def scene_suspect_step() -> tuple[Board, str]:
+    board = fleet(1, strategy(cohorts=ALL), through=True)
+    board.suspects = {"1.5"}
+    board.stage("t0")
+    return board, "t0"
+
+
 def scene_taken_back() -> tuple[Board, str]:
     board = fleet(3, strategy(cohorts=BEARS_ALL, max_attempts=2))
     board.activate("t0")
@@ -484,6 +491,7 @@ SCENES = {
     ask_events.not_quarantined: scene_quarantined,
     ask_events.not_ended: scene_ended,
     ask_events.not_taken_back: scene_taken_back,
+    ask_events.step_is_trusted: scene_suspect_step,
     ask_events.campaign_grants: scene_paused,
     ask_events.cohort_may_go: scene_late_before_the_canaries,
     ask_events.attempts_left: scene_exhausted,

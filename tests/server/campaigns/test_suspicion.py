@@ -1,0 +1,92 @@
+"""Suspect releases through signed messages: marked, held, proposed to be undone, cleared."""
+
+from typing import Any
+
+import pytest
+
+from firmware.errors import RefusedError
+from firmware.protocol.report import Reason
+from server.errors import NotFoundError
+from server.planner.model import CampaignState, Verb
+from server.ports import ReleaseState
+
+from .conftest import CAMPAIGN
+
+
+async def completed(stage: Any) -> Any:
+    devices = await stage.enrol("t0", "t1", "t2", "t3")
+    await stage.publish_releases()
+    await stage.settle()
+    await stage.start()
+    await stage.live(lambda view: view.row.state is CampaignState.COMPLETED)
+    return {device.name: device for device in devices}
+
+
+async def regressed(stage: Any) -> Any:
+    devices = await completed(stage)
+    device = devices["t2"]
+    device.version, device.previous = "1", "2"
+    device.report("fell_back", Reason(kind="boot-loop", text="It never stayed up."))
+    await stage.settle()
+    return devices
+
+
+async def test_a_regression_marks_the_release_and_a_person_may_start_what_is_proposed(stage: Any) -> None:
+    devices = await regressed(stage)
+    release = await stage.database.read(lambda unit: unit.releases.get("lamp", "2"))
+    assert release.state is ReleaseState.SUSPECT
+    assert await stage.service.propose() == 1
+    assert await stage.service.propose() == 0
+    spring, back = await stage.service.view("spring"), await stage.service.view("spring-back")
+    assert spring.row.proposed == "spring-back"
+    assert (back.row.state, back.row.undoes, back.row.release.version) == (CampaignState.DRAFT, "spring", "1")
+    assert "t2 regressed after campaign spring was completed. It never stayed up." in back.row.reason
+    assert sorted((await stage.states("spring-back")).keys()) == ["t0", "t1", "t3"], "those that run it"
+    assert "rollback-proposed" in await stage.audit_kinds()
+    await stage.service.command("spring-back", Verb.START, by="ann", reason="")
+    await stage.live(lambda view: view.row.state is CampaignState.COMPLETED, "spring-back")
+    assert {device.version for device in devices.values()} == {"1"}
+
+
+async def test_no_campaign_of_a_suspect_release_is_started_until_it_is_cleared(stage: Any) -> None:
+    await regressed(stage)
+    again = stage.service.parse(CAMPAIGN.replace("name: spring", "name: again"))
+    await stage.service.create(again, by="ann")
+    with pytest.raises(RefusedError) as caught:
+        await stage.service.command("again", Verb.START, by="ann", reason="")
+    assert caught.value.kind == "release-suspect"
+    await stage.service.clear("lamp", "2", by="bob", reason="the fan was broken")
+    release = await stage.database.read(lambda unit: unit.releases.get("lamp", "2"))
+    assert release.state is ReleaseState.ACTIVE
+    lines = await stage.database.read(lambda unit: unit.audit.latest(limit=20))
+    (cleared,) = [line for line in lines if line.kind == "release-cleared" and line.campaign is None]
+    assert (cleared.actor, "the fan was broken" in cleared.text) == ("bob", True)
+    assert (await stage.service.command("again", Verb.START, by="ann", reason="")).row.state is CampaignState.RUNNING
+    with pytest.raises(RefusedError, match="nothing is to clear"):
+        await stage.service.clear("lamp", "2", by="bob", reason="twice")
+
+
+async def test_people_mark_a_release_and_running_campaigns_pause(stage: Any) -> None:
+    await stage.enrol("t0", "t1")
+    await stage.publish_releases()
+    await stage.settle()
+    await stage.start()
+    await stage.service.doubt("lamp", "2", by="ann", reason="two sites report heat")
+    view = await stage.service.view("spring")
+    assert view.row.state is CampaignState.PAUSED
+    assert "ann says: two sites report heat" in view.row.reason
+    with pytest.raises(RefusedError, match="is suspect already"):
+        await stage.service.doubt("lamp", "2", by="ann", reason="again")
+    with pytest.raises(NotFoundError):
+        await stage.service.doubt("lamp", "9", by="ann", reason="?")
+
+
+async def test_where_no_release_leads_back_the_trail_says_what_does(stage: Any) -> None:
+    await completed(stage)
+    await stage.database.write(lambda unit: unit.releases.set_state("lamp", "1", ReleaseState.WITHDRAWN))
+    await stage.service.doubt("lamp", "2", by="ann", reason="heat")
+    assert await stage.service.propose() == 1
+    assert (await stage.service.view("spring")).row.proposed == ""
+    lines = await stage.database.read(lambda unit: unit.audit.latest(limit=20))
+    (told,) = [line for line in lines if line.kind == "rollback-not-proposed"]
+    assert "otaria campaign rollback spring" in told.text
