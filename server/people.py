@@ -21,7 +21,7 @@ from server.http.changes import Changes
 from server.http.fleet import Claims, Explainer, FleetRoutes
 from server.http.logs import LogRoutes
 from server.http.people import Ready, SystemRoutes, people_app
-from server.http.releases import Publisher, ReleaseRoutes
+from server.http.releases import Judge, Publisher, ReleaseRoutes
 from server.identity.authorities_service import AuthoritiesService
 from server.ports import Clock, Database
 from server.ui.forms import Forms
@@ -30,7 +30,7 @@ from server.ui.rendering import Templates
 from server.ui.sessions import Sessions
 
 
-class CampaignDesk(Desk, Explainer, Protocol):
+class CampaignDesk(Desk, Explainer, Judge, Protocol):
     """Everything people ask about campaigns."""
 
 

@@ -85,6 +85,7 @@ STRATEGY: dict[str, Any] = {
     "max_attempts": 2,
     "late_max_failures": 0,
     "on_failure": "abort",
+    "on_suspect": "warn",
     "timezone": "Europe/Berlin",
     "windows": [WEEKLY, CRON],
     "freezes": [DATES],
