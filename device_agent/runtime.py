@@ -42,8 +42,8 @@ from device_agent.lineage import OWN, Lineage
 from device_agent.local.hooks import Point
 from device_agent.ports import HealthResult, Incoming, Slot, SlotSets, WayTaken
 from device_agent.post import Pace, Post
+from device_agent.timer import Timer
 from device_agent.trusted_time import BUILD_TIME, TrustedTime
-from device_agent.uptime import Uptime
 from device_agent.watchdog import Leave
 from device_agent.work import Job, JobDone, Lane, Ports, StopFlag
 from firmware.checks import HealthCheck
@@ -56,6 +56,7 @@ from firmware.protocol.report import EncryptionKey, Inventory, Presence, Progres
 from firmware.protocol.words import AgentState, ReasonKind
 
 log = logging.getLogger(__name__)
+RETURN_AGAIN_S = 60.0
 CAPABILITIES = ("delta-otd1",)
 _LANES = {
     do.Stage: Lane.SLOT,
@@ -83,7 +84,8 @@ class Settings:
     """Intervals in seconds. `pace`: resending of reports. A doorbell is answered within `doorbell_spread_s`; refreshes for
     unknown signatures keep `refresh_min_s` between them. Reports about orders that change nothing stop at `max_waiting_notes`
     unacked reports, and after a few come one per `note_every_s`. The boot loader hears that the system stayed up after
-    `min_uptime_s` (None: never). `own_checks`: the health checks that the device declares."""
+    `min_uptime_s` (None: never), once a process; until then every boot counts, so that a system that restarts again and again is
+    left for the previous one. `own_checks`: the health checks that the device declares."""
 
     tuning: Tuning = field(default_factory=Tuning)
     agent_version: str = "0"
@@ -134,7 +136,7 @@ class Runtime:
         self._gate = Gate(ports.notary, refresh_min_s=settings.refresh_min_s)
         self._notes = Bucket(size=orders.MAX_NOTED, every_s=settings.note_every_s)
         self._lanes = Lanes()
-        self._uptime = Uptime(settings.min_uptime_s)
+        self._uptime, self._returning = Timer(settings.min_uptime_s), Timer(RETURN_AGAIN_S)
         self._stops: dict[Lane, StopFlag] = {}
         self._hooks_stop = StopFlag()
         self._progressed_at = float("-inf")
@@ -179,6 +181,8 @@ class Runtime:
             self._post.resend(self._record.outbox, now, self._ports.chance.jitter())
         if self._uptime.take(now):
             self._lanes.add(Job(lane=Lane.BOOT, run=lambda: work.note_uptime(self._ports)))
+        if self._returning.take(now):
+            self._return_reports()
         logs = self._ports.logs
         if logs is not None and logs.send_at is not None and logs.send_at <= now:
             logs.send(self._send_log_part, now)
@@ -187,7 +191,7 @@ class Runtime:
 
     def next_wake(self) -> float | None:
         """Monotonic seconds at which to call `due`, or None; a time that has passed means now."""
-        times = [wake_at(self.standing), self._post.resend_at, self._uptime.due_at]
+        times = [wake_at(self.standing), self._post.resend_at, self._uptime.due_at, self._returning.due_at]
         times.append(self._ports.logs.send_at if self._ports.logs is not None else None)
         if self._lanes.is_free(Lane.CATALOGUE):
             times.append(self._gate.refresh_at)
@@ -202,7 +206,7 @@ class Runtime:
         self._apply(event)
 
     def check_now(self, reply: Callable[[HealthResult], None]) -> bool:
-        """Run the checks of what runs and hand their result to `reply`, on the job's thread; False while others run."""
+        """Run the checks of what runs and hand their result to `reply`; False while others run."""
         if not self._lanes.is_free(Lane.HEALTH):
             return False
         content = self.standing.slots.get(self.standing.boot.slot)
@@ -211,8 +215,8 @@ class Runtime:
         manifest = content.manifest if content else None
 
         def run() -> JobDone:
-            work.check_now(ports, manifest, own=own, stop=stop, reply=reply)
-            return JobDone(lane=Lane.HEALTH)
+            found = work.check_now(ports, manifest, own=own, stop=stop)
+            return JobDone(lane=Lane.HEALTH, then=lambda: reply(found))
 
         self._lanes.add(Job(lane=Lane.HEALTH, run=run))
         return True
@@ -320,10 +324,11 @@ class Runtime:
 
     def _finished(self, done: JobDone) -> None:
         self._lanes.finished(done.lane)
+        done.then()
         if done.event is not None:
             self._apply(done.event)
-        elif done.lane is Lane.BOOT and not done.noted:
-            self._uptime.begin(self._now())
+        elif not done.noted and done.lane in (Lane.BOOT, Lane.STICK):
+            (self._uptime if done.lane is Lane.BOOT else self._returning).begin(self._now())
         self._ports.reach.heard |= done.refreshed
         if done.brought is not None:
             self._take_brought(done.brought)
@@ -394,8 +399,7 @@ class Runtime:
             return
 
         def run() -> JobDone:
-            bundles.returns.write(box)
-            return JobDone(lane=Lane.STICK)
+            return JobDone(lane=Lane.STICK, noted=bundles.returns.write(box))
 
         self._lanes.drop(Lane.STICK)
         self._lanes.add(Job(lane=Lane.STICK, run=run))

@@ -91,8 +91,9 @@ class Lane(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class JobDone:
-    """A job's answer, to be handed to `Runtime.handle`. `event` None: a catalogue refresh, `refreshed` or not, or the boot loader
-    was told that the system stayed up (`noted`) or could not be. `brought`: an order out of a bundle. `parts`: of an answer."""
+    """A job's answer, to be handed to `Runtime.handle`. `event` None: a catalogue refresh, `refreshed` or not; or the boot loader
+    was told that the system stayed up, or reports were written to a stick (`noted`), or could not be. `brought`: an order out of
+    a bundle. `parts`: of an answer. `then`: called when the lane is free again."""
 
     lane: Lane
     event: ev.Event | None = None
@@ -100,6 +101,7 @@ class JobDone:
     refreshed: bool = False
     noted: bool = False
     brought: Brought | None = None
+    then: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,19 +330,14 @@ def run_heartbeat(
 
 
 def check_now(
-    ports: Ports,
-    manifest: FileRef | None,
-    *,
-    own: Sequence[HealthCheck],
-    stop: Callable[[], bool],
-    reply: Callable[[HealthResult], None],
-) -> None:
+    ports: Ports, manifest: FileRef | None, *, own: Sequence[HealthCheck], stop: Callable[[], bool]
+) -> HealthResult:
     """Run all checks of what runs, for somebody who asked; nothing else comes of it."""
     try:
         checks = [*(ports.catalogue.manifest(manifest).health if manifest is not None else []), *own]
-        reply(ports.health.run(checks, program_port=ports.boot.status().program_port, stop=stop))
+        return ports.health.run(checks, program_port=ports.boot.status().program_port, stop=stop)
     except (OtariaError, OSError) as error:
-        reply(HealthResult(healthy=False, text=f"The checks could not run: {error}"))
+        return HealthResult(healthy=False, text=f"The checks could not run: {error}")
 
 
 def verify_previous(ports: Ports, command: do.VerifyPrevious, *, nonce: str) -> ev.Event:

@@ -1,7 +1,7 @@
 """The reports' way back: what waits in the outbox, written beside the bundle, or as text for people to carry.
 
 Nothing depends on it. The outbox keeps every report until a signed ack, so what is written here is a copy: made anew whenever
-something is reported, and gone without harm when the stick is.
+something is reported (or a while after it failed), and gone without harm when the stick is.
 """
 
 import logging
@@ -33,18 +33,21 @@ class Returns:
         self, effects: Effects, shelf: Shelf, target: str, prepare: Callable[[Path], None] = make_folder
     ) -> None:
         self._effects, self._shelf, self._target, self._prepare = effects, shelf, target, prepare
+        self._trouble = ""
 
-    def write(self, outbox: Outbox) -> Path | None:
-        """Write what waits, when a bundle is in use and its stick is there and takes it; the file, or None."""
+    def write(self, outbox: Outbox) -> bool:
+        """Write what waits, when a bundle is in use, beside it; False when its stick is not there, or doesn't take it."""
         try:
-            if not outbox.entries or self._shelf.current() is None:
-                return None
-            noted = self._shelf.noted()
-            folder = Path(noted.path).parent / FOLDER if noted else None
-            return None if folder is None else write_reports(self._effects, folder, self._target, outbox, self._prepare)
+            noted = self._shelf.noted() if outbox.entries and self._shelf.current() is not None else None
+            if noted is not None:
+                write_reports(self._effects, Path(noted.path).parent / FOLDER, self._target, outbox, self._prepare)
         except (OSError, OtariaError) as error:
-            log.info("reports not written beside the bundle", extra={"reason": str(error)})
-            return None
+            if str(error) != self._trouble:  # a stick may be away for long, and is looked for again and again
+                log.info("reports not written beside the bundle", extra={"reason": str(error)})
+            self._trouble = str(error)
+            return False
+        self._trouble = ""
+        return True
 
 
 def write_reports(

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 
+from device_agent.core.states import Failed
 from device_agent.lineage import OWN
 from device_agent.ports import BootOutcome, Link
 from device_agent.runtime import Runtime
@@ -32,10 +33,18 @@ class TwoAgents(World):
         held: dict[str, dict[str, int]] = json.loads(self.disk.system.medium("none").files[JOURNAL])
         return held
 
+    def has_failed(self) -> bool:
+        """Whether the last order came to nothing."""
+        assert self.runtime is not None
+        return isinstance(self.runtime.standing.state, Failed)
+
     def there_and_back(self) -> None:
         """To 2.0 and by an order back again, from wherever it is."""
-        if len(self.server.orders) == 1:
+        assert self.server.last is not None
+        if self.server.last.action is Action.INSTALL:
             self.run()
+            if self.has_failed():
+                return
             require("lineage", self.running_version() == "2.0", self.running_version())
             held = self.record()
             require("lineage", (held["record"]["schema"], held["later"]["schema"]) == (1, 2), held)

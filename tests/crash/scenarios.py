@@ -9,6 +9,7 @@ from device_agent.core import events as ev
 from device_agent.core.states import Committed, Deferred, Failed, FellBack
 from device_agent.local.policy import LocalPolicy
 from firmware.checks import Watch
+from firmware.protocol.order import Counter
 from firmware.protocol.words import Action, ReasonKind
 from firmware.windows import Window
 from tests.crash.agents import TwoAgents
@@ -27,8 +28,7 @@ AFTERNOON = Window(days=frozenset(range(7)), start=time(15), end=time(17))
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
     """`make`: the device. `run`: power it until all is done. `version`, `state`, `reason`: what it comes to. `cost`: one of how
-    many points is gone on with, 1 being all. `fails`: whether a failed write is answered by the same order again; where a person
-    would have to start a stick once more, or what follows hangs on the first order, it is not."""
+    many points is gone on with, 1 being all. `again`: what somebody does after it failed for a failed write."""
 
     name: str
     make: Callable[[Loader], World]
@@ -37,7 +37,7 @@ class Scenario:
     reason: str | None = None
     run: Callable[[World], None] = lambda world: world.run()
     cost: int = 1
-    fails: bool = True
+    again: Callable[[World], None] = lambda world: order_again(world)
 
     def check(self, world: World) -> None:
         """Whether it has come to that."""
@@ -207,12 +207,13 @@ def another_agent_fails(loader: Loader) -> World:
 def run_unacked(world: World) -> None:
     """The server takes reports and acknowledges none until all is over: then everything is still there, and in order."""
 
-    def committed() -> bool:
+    def is_over() -> bool:
         assert world.runtime is not None
-        return isinstance(world.runtime.standing.state, Committed)
+        state, highest = world.runtime.standing.state, world.runtime.standing.highest
+        return isinstance(state, Committed | Failed) and highest == Counter(epoch=1, n=world.server.n)
 
     world.server.acking = False
-    world.run(until=committed)
+    world.run(until=is_over)
     world.server.acking = True
     world.run()
 
@@ -248,6 +249,24 @@ def run_to_the_way_back(world: World) -> None:
         )
 
     world.run(until=gone_back)
+
+
+def order_again(world: World) -> None:
+    """What a server does after a failure: the same with a higher counter."""
+    last = world.server.last
+    assert last is not None
+    if last.release is None:
+        world.server.order(last.action)
+        return
+    release = next(one for one in world.depot.releases if one.manifest.version == last.release.version)
+    world.server.order(last.action, release, delta=last.images[0].delta)
+
+
+def another_stick(world: World) -> None:
+    """After a failure somebody comes with another order on the stick."""
+    assert isinstance(world, StickWorld)
+    world.disk.system.shut_down()
+    world.order()
 
 
 SCENARIOS = {
@@ -286,8 +305,8 @@ SCENARIOS = {
             run=run_to_the_way_back,
         ),
         Scenario(name="deferral", make=deferral, version="2.0", run=run_with_consent),
-        Scenario(name="offline bundle", make=from_a_stick, version="2.0", run=run_from_a_stick, fails=False),
-        Scenario(name="another agent", make=another_agent, version="1.0", run=run_there_and_back, fails=False),
+        Scenario(name="offline bundle", make=from_a_stick, version="2.0", run=run_from_a_stick, again=another_stick),
+        Scenario(name="another agent", make=another_agent, version="1.0", run=run_there_and_back),
         Scenario(
             name="another agent fails",
             make=another_agent_fails,
@@ -295,7 +314,7 @@ SCENARIOS = {
             state=FellBack,
             reason="health-failed",
         ),
-        Scenario(name="unacked", make=full, version="2.0", run=run_unacked, fails=False),
+        Scenario(name="unacked", make=full, version="2.0", run=run_unacked),
         Scenario(name="large", make=large, version="2.0", cost=40),
     )
 }

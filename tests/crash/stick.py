@@ -22,6 +22,7 @@ from tests.crash.disk import Disk, Medium
 from tests.crash.world import BOARD, ENDED, NOW, Depot, DepotCatalogue, World
 
 STICK = Path("/stick/spring.bundle")
+MOST_TRIES = 3
 HELD = BOARD.agent / "held.json"
 
 
@@ -74,6 +75,15 @@ class StickWorld(World):
         if runtime.standing.highest != Counter(epoch=1, n=self.server.n) and STICK in self.disk.files:
             runtime.bring(STICK, self.answers.append)
         return []
+
+    def _advance(self, happened: Any) -> list[Any]:
+        """Who stands there tries again when the bundle is not taken."""
+        told = len(self.answers)
+        came = super()._advance(happened)
+        if len(self.answers) > told and isinstance(self.answers[-1], OtariaError) and told < MOST_TRIES:
+            assert self.runtime is not None
+            self.runtime.bring(STICK, self.answers.append)
+        return came
 
     def settled(self) -> bool:
         """Whether the order has ended."""

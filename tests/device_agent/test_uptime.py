@@ -3,18 +3,18 @@
 from device_agent.boot.files import read_state
 from device_agent.ports import Slot
 from device_agent.runtime import Runtime, Settings
-from device_agent.uptime import Uptime
+from device_agent.timer import Timer
 from firmware.protocol.words import Action
 from tests.crash.world import BOARD, World, release
 
 
 def test_it_is_told_once() -> None:
-    uptime = Uptime(60)
+    uptime = Timer(60)
     uptime.begin(1000)
     assert [uptime.take(now) for now in (1000, 1059, 1060, 1061, 9999)] == [False, False, True, False, False]
     uptime.begin(2000)
     assert uptime.due_at == 2060
-    nobody = Uptime(None)
+    nobody = Timer(None)
     nobody.begin(0)
     assert (nobody.due_at, nobody.take(1e9)) == (None, False)
 

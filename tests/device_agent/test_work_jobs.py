@@ -94,9 +94,9 @@ def test_a_heartbeat_that_was_stopped_or_could_not_look_says_nothing_about_healt
 
 
 def test_somebody_who_asks_sees_all_checks(world: World) -> None:
-    health, seen = Asked(), list[HealthResult]()
-    work.check_now(ports(world, health=health), world.new.manifest_ref, own=OWN, stop=no, reply=seen.append)
-    assert (seen, health.kinds) == ([HealthResult(healthy=True, text="seen")], ALL)
+    health = Asked()
+    seen = work.check_now(ports(world, health=health), world.new.manifest_ref, own=OWN, stop=no)
+    assert (seen, health.kinds) == (HealthResult(healthy=True, text="seen"), ALL)
 
 
 def test_security_commit_that_was_stopped_does_not_reach_the_boot_loader(world: World) -> None:
