@@ -19,9 +19,10 @@ test: $(VENV)/dev.stamp ## unit, contract, integration and one end-to-end run (a
 	@deploy/test-tools.sh
 	@OTARIA_CACHE=$(CACHE) $(BIN)/pytest -n $(JOBS) --dist loadgroup -m "not deep" $(ARGS)
 
-test-all: $(VENV)/dev.stamp ## the deep suite as well, without real boots
-	@deploy/test-tools.sh
+test-all: $(VENV)/dev.stamp ## the deep suite as well, and real boots by GRUB
+	@deploy/test-tools.sh boots
 	@OTARIA_CACHE=$(CACHE) HYPOTHESIS_PROFILE=deep CRASH=deep $(BIN)/pytest -n $(JOBS) --dist loadgroup -m "not boots" $(ARGS)
+	@OTARIA_CACHE=$(CACHE) $(BIN)/pytest tests/boot/test_linux_boots.py -k grub
 
 test-boot: $(VENV)/dev.stamp ## Linux in QEMU by GRUB, systemd-boot and U-Boot; writes docs/reference/boot-results.md
 	@deploy/test-tools.sh boots
