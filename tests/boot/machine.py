@@ -2,6 +2,10 @@
 
 KVM is used when a kernel really boots under it; having `/dev/kvm` is not enough. A power cut is SIGKILL to QEMU: what the guest
 has not yet handed to its disk is gone. It can come at a line of the console, or as a write to a part of the disk begins.
+
+A restart of the guest's ends QEMU, and a new one is started. An emulator that goes on keeps what it translated of the previous
+system; where the firmware's stack comes to lie in a page of that, each push takes so long that the firmware does nothing but
+handle its timer: such a machine stood in GRUB for minutes.
 """
 
 import contextlib
@@ -48,9 +52,10 @@ class Machine:
     claim: Path
     on_write: Callable[[int, int], bool] | None = None
     _process: subprocess.Popen[bytes] | None = None
+    _on: bool = False
     _text: str = ""
     _grown: threading.Condition = field(default_factory=threading.Condition)
-    _readers: list[threading.Thread] = field(default_factory=list)
+    _runner: threading.Thread | None = None
 
     @property
     def console(self) -> str:
@@ -60,38 +65,21 @@ class Machine:
 
     @property
     def powered(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+        return self._on
 
     def power_on(self) -> None:
         """Switch it on."""
         self._print("\n=== power on ===\n")
-        argv = [self.board.program, *self.board.machine, *self.board.firmware, *self._devices()]
-        self._process = subprocess.Popen(
-            leashed(argv),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-        self._readers = [
-            threading.Thread(target=target, args=(self._process,), daemon=True)
-            for target in (self._listen, self._trace)
-        ]
-        for reader in self._readers:
-            reader.start()
+        self._on = True
+        self._runner = threading.Thread(target=self._run, daemon=True)
+        self._runner.start()
 
     def power_cut(self) -> None:
         """Pull the plug."""
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, 9)
-            self._process.wait(timeout=30)
-            for reader in self._readers:
-                reader.join(timeout=30)
-            for pipe in (self._process.stdout, self._process.stderr):
-                if pipe is not None:
-                    pipe.close()
-            self._process = None
+        self._kill()
+        if self._runner is not None:
+            self._runner.join(timeout=30)
+            self._runner = None
 
     def wait_for(self, pattern: str, timeout_s: float, *, after: int = 0, cut: bool = False) -> re.Match[str]:
         """The first match on the console behind `after` characters; with `cut` the plug is pulled in that moment."""
@@ -153,19 +141,49 @@ class Machine:
             ),
             *("-drive", f"file={self.disk.path},format=raw,if=none,id=disk", "-device", "virtio-blk-pci,drive=disk"),
             *("-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="),
-            *("-device", "i6300esb", "-action", "watchdog=reset"),
+            *("-device", "i6300esb", "-action", "watchdog=reset,reboot=shutdown"),
             *("-device", "virtio-serial-pci", "-device", "virtconsole,chardev=shell"),
             *("-chardev", f"socket,id=shell,path={self._shell_path},server=on,wait=off"),
             *("-fw_cfg", f"name=opt/otaria/claim,file={self.claim}"),
             *("-trace", "virtio_blk_handle_write"),
         ]
 
+    def _run(self) -> None:
+        """QEMU, as often as the guest restarts: it ends with 0 then, and only then. Of one thread, which it must not outlive."""
+        argv = [self.board.program, *self.board.machine, *self.board.firmware]
+        code = 0
+        while code == 0:
+            with self._grown:
+                if not self._on:
+                    return
+                self._process = process = subprocess.Popen(
+                    leashed([*argv, *self._devices()]),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    start_new_session=True,
+                )
+            with process:
+                tracer = threading.Thread(target=self._trace, args=(process,), daemon=True)
+                tracer.start()
+                self._listen(process)
+                code = process.wait()
+                tracer.join()
+        with self._grown:
+            self._on = False
+            self._grown.notify_all()
+
+    def _kill(self) -> None:
+        with self._grown:
+            self._on = False
+            if self._process is not None and self._process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, 9)
+
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
         while data := os.read(process.stdout.fileno(), 65536):
             self._print(data.decode(errors="replace").replace("\r", ""))
-        with self._grown:
-            self._grown.notify_all()
 
     def _trace(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stderr is not None
@@ -175,7 +193,7 @@ class Machine:
                 self._print(f"[qemu] {line.decode(errors='replace')}")
             elif self.on_write is not None and self.on_write(int(found[1]) * 512, int(found[2]) * 512):
                 self.on_write = None
-                os.killpg(process.pid, 9)
+                self._kill()
 
     def _print(self, text: str) -> None:
         with self._grown, (self.folder / "console").open("a") as kept:
