@@ -11,6 +11,7 @@ from device_agent.core.values import Tuning
 from device_agent.post import Pace
 from device_agent.runtime import Settings
 from firmware.errors import RefusedError
+from server.cli.claims import read as read_claims
 from server.cli.output import emit, json_option
 from simulator.depot import Blob, Depot
 from simulator.swarm import Swarm, World, enrol_devices
@@ -36,8 +37,13 @@ def sim() -> None:
 
 
 @sim.command()
-@click.option("--claim-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True)
-@click.option("--devices", type=click.IntRange(1, MAX_DEVICES), required=True, help="How many to enrol and run.")
+@click.option("--claim-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A claim token.")
+@click.option("--devices", type=click.IntRange(1, MAX_DEVICES), help="How many to enrol with it and run.")
+@click.option(
+    "--claims",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Instead: a table of tokens, as `otaria fleet token create --from` prints it; as many devices as each row has uses.",
+)
 @click.option("--hardware", required=True, help="Hardware id that releases name.")
 @click.option(
     "--image",
@@ -49,30 +55,31 @@ def sim() -> None:
 @click.option("--link-mbit", type=click.FloatRange(0.01, 10_000), default=160.0, show_default=True)
 @json_option
 def fleet(
-    claim_file: Path, devices: int, hardware: str, image: Path, directory: Path, link_mbit: float, as_json: bool
+    claim_file: Path | None,
+    devices: int | None,
+    claims: Path | None,
+    hardware: str,
+    image: Path,
+    directory: Path,
+    link_mbit: float,
+    as_json: bool,
 ) -> None:
-    """Enrol simulated devices with a claim token and run them until Ctrl-C.
+    """Enrol simulated devices with claim tokens and run them until Ctrl-C.
 
     Each has the real agent core, keys, certificate and MQTT connection of its own; its flash is memory, and devices share
     downloads like a site behind one cache. The directory must be new.
 
     Example: otaria sim fleet --claim-file claim.txt --devices 50 --hardware gateway-r1 --image factory.img --dir ./sim
     """
+    tokens = _tokens(claim_file, devices, claims)
     if directory.exists() and any(directory.iterdir()):
         raise RefusedError("directory-in-use", f"{directory} is not empty; name a new directory for these devices.")
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     depot = Depot(directory / "depot")
     world = World(hardware=hardware, factory=Blob.of(image), settings=QUICK, bytes_per_s=link_mbit * 1e6 / 8)
     with Progress(disable=as_json, transient=True) as progress:
-        task = progress.add_task("enrolling", total=devices)
-        made = enrol_devices(
-            directory,
-            claim_file.read_text().strip(),
-            devices,
-            world,
-            depot,
-            on_enrolled=lambda: progress.advance(task),
-        )
+        task = progress.add_task("enrolling", total=len(tokens))
+        made = enrol_devices(directory, tokens, world, depot, on_enrolled=lambda: progress.advance(task))
     emit(
         {"enrolled": len(made)},
         as_json=as_json,
@@ -82,3 +89,16 @@ def fleet(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: swarm.stop())
     swarm.run()
+
+
+def _tokens(claim_file: Path | None, devices: int | None, table: Path | None) -> list[str]:
+    """The token of each device to be."""
+    if table is not None and claim_file is None and devices is None:
+        tokens = [row.token for row in read_claims(table) for _ in range(row.uses)]
+    elif table is None and claim_file is not None and devices is not None:
+        tokens = [claim_file.read_text().strip()] * devices
+    else:
+        raise click.UsageError("Name --claim-file and --devices, or --claims.")
+    if "" in tokens or len(tokens) > MAX_DEVICES:
+        raise RefusedError("bad-table", f"{table} must have a token in each row, and {MAX_DEVICES} uses at most.")
+    return tokens

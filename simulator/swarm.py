@@ -10,7 +10,7 @@ import random
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -308,18 +308,18 @@ class Swarm:
 
 
 def enrol_devices(
-    directory: Path, claim: str, count: int, world: World, depot: Depot, *, on_enrolled: Callable[[], None]
+    directory: Path, claims: Sequence[str], world: World, depot: Depot, *, on_enrolled: Callable[[], None]
 ) -> list[Device]:
-    """Enrol `count` devices over the real API; keys and certificates are kept below `directory`.
+    """Enrol a device with each claim token over the real API; keys and certificates are kept below `directory`.
 
     Raises what `device_agent.enrol.enrol` raises.
     """
 
     def one(number: int) -> Device:
         room = directory / f"device-{number:05}"
-        identity = enrol(room, claim, world.hardware)
+        identity = enrol(room, claims[number], world.hardware)
         on_enrolled()
         return Device(room, identity, world, depot, seed=number)
 
     with ThreadPoolExecutor(ENROL_THREADS) as pool:
-        return list(pool.map(one, range(count)))
+        return list(pool.map(one, range(len(claims))))

@@ -65,20 +65,22 @@ class PaperClaims:
     """Implements the claims port without certificates."""
 
     database: RingingDatabase
+    made: int = 0
 
     async def create_claim(
         self, *, uses: int, expires_s: int, labels: Mapping[str, str], by: str
     ) -> tuple[ClaimToken, str]:
+        self.made += 1
         token = ClaimToken(
-            id="c-paper",
-            secret_sha256="ab" * 32,
+            id=f"c-paper-{self.made}",
+            secret_sha256=f"{self.made:064x}",
             expires_at=NOW + expires_s,
             uses_left=uses,
             labels=labels,
             created_by=by,
         )
         await self.database.write(lambda unit: unit.identities.add_claim(token))
-        return token, "otc1.paper"
+        return token, f"otc1.paper-{self.made}"
 
 
 @dataclass

@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
+from rich.progress import Progress
 
 from firmware.errors import RefusedError
 from firmware.protocol.logs import MAX_LOG_BYTES, What
+from server.cli import claims
 from server.cli.authorities import ca, endpoints
 from server.cli.output import emit, json_option, stamp, table
 from server.cli.params import Duration, KeyValue
@@ -218,6 +221,12 @@ def token() -> None:
 )
 @click.option("--expires", type=Duration(), default="1d", show_default=True, help="How long it is good for.")
 @click.option("--label", "labels", type=KeyValue(), multiple=True, help="A label for each of them; may be repeated.")
+@click.option(
+    "--from",
+    "table_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A token for each row of this CSV file: `uses` (if there), and a label for each other column.",
+)
 @server_options
 @json_option
 def create(
@@ -227,15 +236,27 @@ def create(
     uses: int,
     expires: int,
     labels: tuple[tuple[str, str], ...],
+    table_file: Path | None,
     as_json: bool,
 ) -> None:
     """Make a claim token. It is printed once and kept nowhere.
 
+    With --from one for each row of a CSV file, printed as the same rows with the column `token`.
+
     Example: otaria fleet token create --uses 20 --expires 12h --label site=berlin
     """
-    body = {"uses": uses, "expires_s": expires, "labels": dict(labels)}
-    made = connect(server, token_file, state).post("/claim-tokens", body)
-    emit(made, as_json=as_json, text=made["token"])
+    client = connect(server, token_file, state)
+    if table_file is None:
+        made = client.post("/claim-tokens", {"uses": uses, "expires_s": expires, "labels": dict(labels)})
+        emit(made, as_json=as_json, text=made["token"])
+        return
+    rows = claims.read(table_file, uses)
+    tokens = []
+    with Progress(console=Console(stderr=True), disable=as_json, transient=True) as progress:
+        for row in progress.track(rows, description="tokens"):
+            body = {"uses": row.uses, "expires_s": expires, "labels": {**dict(labels), **row.labels}}
+            tokens.append(client.post("/claim-tokens", body))
+    emit({"claim_tokens": tokens}, as_json=as_json, text=claims.with_tokens(rows, [one["token"] for one in tokens]))
 
 
 @token.command("list")

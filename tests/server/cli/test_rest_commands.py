@@ -143,8 +143,26 @@ async def test_the_fleet_and_its_tokens(otaria: Shell) -> None:
     assert "gw-5" not in (await otaria("fleet", "list", "--limit", "5"))[1]
     assert "berlin" in (await otaria("fleet", "show", "gw-1"))[1]
     words = ("fleet", "token", "create", "--uses", "2", "--expires", "12h", "--label", "site=oslo")
-    assert (await otaria(*words))[:2] == (0, "otc1.paper\n")
+    assert (await otaria(*words))[:2] == (0, "otc1.paper-1\n")
     assert "site=oslo" in (await otaria("fleet", "token", "list"))[1]
+
+
+async def test_tokens_for_a_table_of_sites(otaria: Shell) -> None:
+    sites = otaria.directory / "sites.csv"
+    sites.write_text("site,uses,pair\nber,2,ber\nrom,3,\n")
+    code, out, err = await otaria("fleet", "token", "create", "--from", str(sites), "--label", "ring=field")
+    assert code == 0, err
+    header, ber, rom = (line.split(",") for line in out.splitlines())
+    assert header == ["token", "uses", "pair", "site"]
+    assert (ber[1:], rom[1:]) == (["2", "ber", "ber"], ["3", "", "rom"])
+    listed = (await otaria.json("fleet", "token", "list"))["claim_tokens"]
+    assert sorted((one["uses_left"], one["labels"]["ring"]) for one in listed) == [(2, "field"), (3, "field")]
+    assert len((await otaria.json("fleet", "token", "create", "--from", str(sites)))["claim_tokens"]) == 2
+    sites.write_text("site,uses\nber,1\nrom,none\n")
+    code, _, err = await otaria("fleet", "token", "create", "--from", str(sites))
+    assert code != 0
+    assert "Line 3" in err
+    assert len((await otaria.json("fleet", "token", "list"))["claim_tokens"]) == 4
 
 
 async def test_the_release_key_goes_into_a_file_that_build_takes(otaria: Shell, tmp_path: Path) -> None:

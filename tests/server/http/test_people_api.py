@@ -146,7 +146,7 @@ async def test_access_is_given_listed_and_taken_away(people: PeopleSide) -> None
 
 async def test_claim_tokens_are_shown_once_and_listed_without_their_secret(people: PeopleSide) -> None:
     made = await _post(people, "/claim-tokens", {"uses": 3, "expires_s": 600, "labels": {"site": "oslo"}}, 201)
-    assert made["token"] == "otc1.paper"
+    assert made["token"] == "otc1.paper-1"
     answer = await people.client.get(f"{API}/claim-tokens", headers=people.headers())
     listed = (await answer.json())["claim_tokens"]
     assert (listed[0]["uses_left"], listed[0]["created_by"]) == (3, "the admin")
