@@ -1,4 +1,4 @@
-"""Tables of claim tokens: what a spreadsheet writes is read, what is wrong in it is named with its line, nothing is lost on the way."""
+"""Tables of claim tokens: what a spreadsheet writes is read, what is wrong in it is named with its line, and nothing is lost."""
 
 import csv
 import io
@@ -31,7 +31,8 @@ def test_what_is_written_with_tokens_is_read_again(tmp_path: Path) -> None:
         ("one", 2, {"site": "ber"}),
         ("two", 7, {"site": "ber", "gateway": "d-1"}),
     ]
-    assert list(csv.reader(io.StringIO(with_tokens(rows, ["one", "two"]))))[0] == ["token", "uses", "gateway", "site"]
+    header, *_ = csv.reader(io.StringIO(with_tokens(rows, ["one", "two"])))
+    assert header == ["token", "uses", "gateway", "site"]
 
 
 @pytest.mark.parametrize(
