@@ -330,7 +330,8 @@ def _make_tree(base: Path, tree: Path, version: str, counter: int, change: Chang
     for target, units in ENABLED.items():
         for unit in units:
             link(tree / f"etc/systemd/system/{target}.wants/{unit}.service", f"/etc/systemd/system/{unit}.service")
-    write(tree / "etc/gateway-release", f"{version} {counter}\n")
+    # As long in every release: another length would shift what follows in its block, and make the delta many times larger.
+    write(tree / "etc/gateway-release", f"{version:>8} {counter:03}\n")
     _apply(change, tree)
 
 
