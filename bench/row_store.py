@@ -25,6 +25,7 @@ from server.planner.model import (
     TokenRow,
     campaign_group,
 )
+from server.planner.revision_rows import RevisionRow
 from server.planner.surroundings import BehindRow
 
 Key = tuple[str, ...]
@@ -151,3 +152,5 @@ def key_of(row: Row) -> Key:
             return ("block", row.campaign, str(row.cohort), row.stratum, row.site)
         case BehindRow():
             return ("behind", row.campaign, row.gateway)
+        case RevisionRow():
+            return ("revision", row.campaign, str(row.number))

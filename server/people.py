@@ -22,6 +22,7 @@ from server.http.fleet import Claims, Explainer, FleetRoutes
 from server.http.logs import LogRoutes
 from server.http.people import Ready, SystemRoutes, people_app
 from server.http.releases import Judge, Publisher, ReleaseRoutes
+from server.http.revisions import RevisionDesk, RevisionRoutes
 from server.identity.authorities_service import AuthoritiesService
 from server.ports import Clock, Database
 from server.ui.forms import Forms
@@ -30,7 +31,7 @@ from server.ui.rendering import Templates
 from server.ui.sessions import Sessions
 
 
-class CampaignDesk(Desk, Explainer, Judge, Protocol):
+class CampaignDesk(Desk, RevisionDesk, Explainer, Judge, Protocol):
     """Everything people ask about campaigns."""
 
 
@@ -99,6 +100,7 @@ def people_listener(parts: PeopleParts) -> web.Application:
         *AccountRoutes(accounts=parts.tokens).routes(),
         *CaRoutes(database=database, authorities=parts.authorities).routes(),
         *CampaignRoutes(database=database, desk=desk, clock=parts.clock).routes(),
+        *RevisionRoutes(desk).routes(),
         *releases.routes(),
         *LogRoutes(database=database, desk=logs).routes(),
         *BundleRoutes(bundles=parts.bundles, ingest=parts.ingest, wake=parts.on_brought).routes(),

@@ -22,6 +22,7 @@ from server.planner.model import (
     Slice,
     TokenRow,
 )
+from server.planner.revision_rows import RevisionRow
 from server.planner.strategy import Strategy
 from server.planner.surroundings import BehindRow
 
@@ -419,7 +420,7 @@ class Fleet(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Which targets a campaign takes: all whose hardware fits and whose labels equal these. Frozen at creation."""
+    """Which targets a campaign takes: all whose hardware fits and whose labels equal these. Frozen until a revision."""
 
     labels: Mapping[str, str] = field(default_factory=dict)
 
@@ -490,6 +491,8 @@ class CampaignView:
     created_by: str
     selection: Selection = Selection()
     legs: Sequence[Leg] = ()
+    proposal: RevisionRow | None = None
+    """The revision that waits for approvals; only where one campaign is looked at."""
     warnings: Sequence[str] = ()
     """What of it can never come to an end, what is left out, and what its gates lack power for; told when it is made."""
 
@@ -505,7 +508,30 @@ class Campaigns(Protocol):
         created_by: str,
         selection: Selection | None = None,
     ) -> None:
-        """Store the campaign, its cohorts and no assignments yet. Raises `RefusedError` (`campaign-exists`)."""
+        """Store the campaign, its cohorts and its revision, and no assignments yet. Raises `RefusedError`
+        (`campaign-exists`)."""
+        ...
+
+    def redraft(
+        self,
+        campaign: CampaignRow,
+        name: str,
+        cohorts: Sequence[CohortRow],
+        *,
+        created_at: float,
+        created_by: str,
+        selection: Selection | None = None,
+    ) -> None:
+        """Put a new draft in the place of one that never began: its revisions stay, all else is replaced. Raises
+        `ConflictError` when the draft changed since it was loaded."""
+        ...
+
+    def revisions(self, campaign_id: str) -> Sequence[RevisionRow]:
+        """All of a campaign's revisions, oldest first."""
+        ...
+
+    def set_selection(self, campaign_id: str, selection: Selection) -> None:
+        """Note whom the campaign selects since its newest revision."""
         ...
 
     def add_assignments(self, rows: Sequence[AssignmentRow]) -> None: ...

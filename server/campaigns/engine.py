@@ -25,6 +25,7 @@ from server.planner.model import (
     GateAnswered,
     LeftOut,
     Reported,
+    Revised,
     SliRead,
     TakenBack,
 )
@@ -94,7 +95,7 @@ class Engine:
             pass
 
     async def command(
-        self, event: Commanded | DeltasReady | GateAnswered | SliRead | Compared | TakenBack | LeftOut
+        self, event: Commanded | DeltasReady | GateAnswered | SliRead | Compared | TakenBack | LeftOut | Revised
     ) -> None:
         """Tell the planner at once what a person wants, or what was found out for it; raises the typed error with which it
         refuses."""

@@ -23,7 +23,7 @@ def choose(unit: Unit, spec: CampaignSpec, targets: Sequence[str]) -> tuple[Sequ
     Raises `RefusedError` (`bad-strategy`, `gateway-path`) for what can't come to an end.
     """
     strategy = spec.strategy
-    _check_after(unit, spec)
+    check_after(unit, spec)
     labels = unit.fleet.labels((*LABELS, *OWN_LABELS))
     check_paths(targets, labels)
     warnings: list[str] = []
@@ -71,14 +71,33 @@ def warn(unit: Unit, spec: CampaignSpec, release: ReleaseRecord, targets: Sequen
     return found
 
 
-def _check_after(unit: Unit, spec: CampaignSpec) -> None:
-    """A campaign is made after those it comes after, so that they can't form a cycle; only it itself could."""
+def check_after(unit: Unit, spec: CampaignSpec) -> None:
+    """A campaign is made after those it comes after, so that they can't form a cycle; only it itself could, or a revision.
+    Raises `RefusedError` (`bad-strategy`)."""
     for policy in spec.strategy.after:
         if policy.campaign == spec.name:
             text = f"The campaign comes after itself: {spec.name} → {spec.name}. Name another one in `after`."
             raise RefusedError("bad-strategy", text)
         if unit.campaigns.view(policy.campaign) is None:
             raise RefusedError("bad-strategy", f"There is no campaign {policy.campaign} to come after; make it first.")
+    circle = _circle(unit, spec.name, tuple(policy.campaign for policy in spec.strategy.after))
+    if circle:
+        text = f"Campaigns would come after each other in a circle: {' → '.join(circle)}. Take one `after` out."
+        raise RefusedError("bad-strategy", text)
+
+
+def _circle(unit: Unit, name: str, after: tuple[str, ...]) -> tuple[str, ...]:
+    """The campaigns from `name` back to itself, each after the next; empty when there is no such way."""
+    ways: list[tuple[str, ...]] = [(name, one) for one in after]
+    seen = {name}
+    while ways:
+        way = ways.pop()
+        if way[-1] == name:
+            return way
+        view = unit.campaigns.view(way[-1]) if way[-1] not in seen else None
+        seen.add(way[-1])
+        ways += [(*way, policy.campaign) for policy in view.row.strategy.after] if view else []
+    return ()
 
 
 def _of_budget(unit: Unit, budget: BudgetPolicy, targets: Sequence[str]) -> list[str]:

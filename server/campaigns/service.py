@@ -11,11 +11,13 @@ from dataclasses import replace
 from firmware.errors import RefusedError
 from server.campaigns import grouping
 from server.campaigns.engine import Engine
+from server.campaigns.members import labelled, release_of
 from server.campaigns.orders import key_of
+from server.campaigns.revising import Plan, plan, revision
 from server.campaigns.strategy_file import parse_campaign
 from server.errors import NotFoundError
 from server.planner import power, strata
-from server.planner.approvals import labels_of, with_needed
+from server.planner.approvals import with_needed
 from server.planner.calendar import check_feasible
 from server.planner.cohorts import split
 from server.planner.dealing import Traits, deal
@@ -37,6 +39,7 @@ from server.planner.model import (
     TakenBack,
     Verb,
 )
+from server.planner.revision_rows import RevisionRow
 from server.ports import (
     CampaignSpec,
     CampaignView,
@@ -44,7 +47,6 @@ from server.ports import (
     Database,
     Page,
     ReleaseRecord,
-    ReleaseState,
     Selection,
     Unit,
 )
@@ -72,14 +74,35 @@ class CampaignService:
 
     async def preview(self, spec: CampaignSpec) -> CampaignView:
         """What `create` would make now; changes nothing and raises as it does."""
-        return await self._database.read(lambda unit: self._make(unit, spec, "", keep=False))
+        found = await self.plan(spec)
+        if found.view is None or (found.view.row.state is CampaignState.DRAFT and not found.is_same):
+            return await self._database.read(lambda unit: self._make(unit, spec, "", keep=False))
+        if not found.is_same:
+            revision(spec, found, by="", at=self._clock.now())
+        return replace(found.view, warnings=(*found.effects, *found.warnings))
+
+    async def plan(self, spec: CampaignSpec) -> Plan:
+        """What applying the file would do; raises `RefusedError` (`release-unknown`, `release-withdrawn`)."""
+        return await self._database.read(lambda unit: plan(unit, spec, self._clock.now()))
+
+    async def revisions(self, campaign: str) -> Sequence[RevisionRow]:
+        """All revisions of a campaign, oldest first; raises `NotFoundError`."""
+        await self.view(campaign)
+        return await self._database.read(lambda unit: unit.campaigns.revisions(campaign))
 
     async def create(self, spec: CampaignSpec, *, by: str) -> CampaignView:
-        """Make a draft; the same spec under the same name again returns what is there.
+        """Make a draft. The same spec under the same name again returns what is there; another one makes a draft anew, and a
+        revision of a campaign that runs.
 
-        Raises `RefusedError` (`release-unknown`, `release-withdrawn`, `nothing-selected`, `campaign-exists`).
+        Raises `RefusedError` (`release-unknown`, `release-withdrawn`, `nothing-selected`, `campaign-exists`,
+        `revision-refused`).
         """
-        return await self._database.write(lambda unit: self._make(unit, spec, by, keep=True))
+        found = await self.plan(spec)
+        if found.view is None or (found.view.row.state is CampaignState.DRAFT and not found.is_same):
+            return await self._database.write(lambda unit: self._make(unit, spec, by, keep=True))
+        if not found.is_same:
+            await self._engine.command(revision(spec, found, by=by, at=self._clock.now()))
+        return replace(await self.view(spec.name), warnings=tuple(found.warnings))
 
     async def command(self, campaign: str, verb: Verb, *, by: str, reason: str) -> CampaignView:
         """Start, pause, resume, abort or roll back; raises `NotFoundError`, or `RefusedError` for a verb that its state
@@ -224,10 +247,7 @@ class CampaignService:
         return await self._database.read(lambda unit: explain(_around(unit, target), self._clock.now()))
 
     def _make(self, unit: Unit, spec: CampaignSpec, by: str, *, keep: bool) -> CampaignView:
-        release = _release(unit, spec)
-        known = unit.campaigns.view(spec.name)
-        if known is not None:
-            return _same(known, spec, release)
+        release = release_of(unit, spec)
         targets = unit.campaigns.eligible(release.product, release.hardware, spec.selection)
         if not targets:
             raise RefusedError(
@@ -253,10 +273,10 @@ class CampaignService:
             raise RefusedError("nothing-selected", f"No target is left to take. {' '.join(warnings)}")
         warnings += grouping.warn(unit, spec, release, targets)
         check_feasible(spec.strategy.calendar, self._clock.now(), needs_s=spec.strategy.away_s)
-        row = self._row(spec, release)
+        row = self._row(spec, release, unit.campaigns.view(spec.name))
         if undoes is not None:
             row = replace(row, undoes=undoes.id, reason_kind="release-suspect", reason=undoes.suspect)
-        row = with_needed(row, size=len(targets), labelled=_labelled(unit, spec, release))
+        row = with_needed(row, size=len(targets), labelled=labelled(unit, spec, release))
         cohorts, assignments = split(row.id, targets, spec.strategy, row.seed, _firsts(unit, spec, release))
         dealt = grouping.deal(unit, spec, row.id, cohorts, assignments)
         cohorts, assignments = deal(spec.strategy, dealt.cohorts, dealt.assignments, _traits(unit, spec, release))
@@ -275,10 +295,13 @@ class CampaignService:
         self._store(unit, spec, row, dealt, by)
         return replace(_view(unit, row.id), warnings=tuple(warnings))
 
-    def _row(self, spec: CampaignSpec, release: ReleaseRecord) -> CampaignRow:
+    def _row(self, spec: CampaignSpec, release: ReleaseRecord, known: CampaignView | None) -> CampaignRow:
         return CampaignRow(
             id=spec.name,
-            change_id=f"chg-{secrets.token_hex(8)}",
+            change_id=known.row.change_id if known else f"chg-{secrets.token_hex(8)}",
+            revision=known.row.revision + 1 if known else 1,
+            undoes=known.row.undoes if known else None,
+            version=known.row.version if known else 0,
             state=CampaignState.DRAFT,
             release=key_of(release),
             strategy=spec.strategy,
@@ -297,29 +320,19 @@ class CampaignService:
         by: str,
     ) -> None:
         now = self._clock.now()
-        unit.campaigns.create(row, spec.name, dealt.cohorts, created_at=now, created_by=by, selection=spec.selection)
+        what = f"Revision {row.revision} of campaign" if row.version else "Campaign"
+        keep = unit.campaigns.redraft if row.version else unit.campaigns.create
+        keep(row, spec.name, dealt.cohorts, created_at=now, created_by=by, selection=spec.selection)
         unit.campaigns.add_assignments(dealt.assignments)
         unit.campaigns.add_behind(dealt.behind)
         unit.audit.add(
             at=now,
-            kind="campaign-created",
-            text=f"Campaign {spec.name} takes {len(dealt.assignments)} targets to {spec.product} {spec.version}.",
+            kind="campaign-revised" if row.version else "campaign-created",
+            text=f"{what} {spec.name} takes {len(dealt.assignments)} targets to {spec.product} {spec.version}.",
             actor=by,
             change_id=row.change_id,
             campaign=row.id,
         )
-
-
-def _release(unit: Unit, spec: CampaignSpec) -> ReleaseRecord:
-    release = unit.releases.get(spec.product, spec.version)
-    if release is None:
-        raise RefusedError(
-            "release-unknown",
-            f"There is no release {spec.product} {spec.version}; publish it, or name one that is there.",
-        )
-    if release.state is ReleaseState.WITHDRAWN:
-        raise RefusedError("release-withdrawn", f"{spec.product} {spec.version} was withdrawn; choose another release.")
-    return release
 
 
 def _suspect(release: ReleaseRecord) -> str:
@@ -346,31 +359,10 @@ def _firsts(unit: Unit, spec: CampaignSpec, release: ReleaseRecord) -> dict[int,
     }
 
 
-def _labelled(unit: Unit, spec: CampaignSpec, release: ReleaseRecord) -> set[int]:
-    """The rules of approval whose labels some of the campaign's targets have."""
-    return {
-        index
-        for index, labels in labels_of(spec.strategy).items()
-        if all(spec.selection.labels.get(name, value) == value for name, value in labels.items())
-        and unit.campaigns.eligible(
-            release.product, release.hardware, Selection(labels={**spec.selection.labels, **labels})
-        )
-    }
-
-
 def _traits(unit: Unit, spec: CampaignSpec, release: ReleaseRecord) -> Traits:
     """What its gates need to know of each target."""
     names = strata.names(spec.strategy)
     return unit.campaigns.traits(release.hardware, spec.selection, names) if names else {}
-
-
-def _same(known: CampaignView, spec: CampaignSpec, release: ReleaseRecord) -> CampaignView:
-    theirs = (known.row.release, known.row.strategy, known.selection, known.row.start_at)
-    if theirs != (key_of(release), spec.strategy, spec.selection, spec.start_at):
-        raise RefusedError(
-            "campaign-exists", f"There is another campaign {spec.name} already; give this one a name of its own."
-        )
-    return known
 
 
 def _view(unit: Unit, campaign: str) -> CampaignView:

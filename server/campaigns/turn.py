@@ -14,6 +14,7 @@ from firmware.protocol.topics import Leaf, of_target
 from firmware.protocol.words import Action
 from server.campaigns.director import Director
 from server.campaigns.legs import plan_legs
+from server.campaigns.members import membership
 from server.campaigns.orders import holds_old_key, make_order, sign_again
 from server.errors import ConflictError
 from server.planner.model import (
@@ -28,8 +29,11 @@ from server.planner.model import (
     Command,
     Decision,
     DeltasReady,
+    Deselected,
     Doubt,
     Doubted,
+    Enlist,
+    Enlisted,
     Event,
     Footprint,
     GrantPermit,
@@ -47,7 +51,7 @@ from server.planner.model import (
 )
 from server.planner.states import IN_FLIGHT, WAITING
 from server.planner.step import footprint, step
-from server.ports import DeltaNeed, ReleaseState, StoredOrder, Unit
+from server.ports import DeltaNeed, ReleaseState, Selection, StoredOrder, Unit
 
 PAGE = 100
 """Most assignments that one `Admit` or `Recall` touches in a transaction; the planner asks again by its deadline."""
@@ -176,6 +180,8 @@ class Turn:
         match command:
             case Admit():
                 self._admit(command)
+            case Enlist():
+                self._enlist(command)
             case PrepareDeltas():
                 self._prepare(command)
             case Recall():
@@ -219,6 +225,19 @@ class Turn:
         self._events.extend(Candidate(campaign=row.campaign, target=row.target, at=self.now) for row in rows)
         if len(rows) < limit:
             self._events.append(CohortDrained(campaign=command.campaign, cohort=command.cohort, at=self.now))
+
+    def _enlist(self, command: Enlist) -> None:
+        selection = Selection(labels=command.selection)
+        row = self._unit.campaigns.load(Footprint(campaign=command.campaign)).campaign
+        if row is None:
+            raise RefusedError("not-found", f"There is no campaign {command.campaign} to select targets for.")
+        change = membership(self._unit, row, selection)
+        self._unit.campaigns.set_selection(row.id, selection)
+        if change.gained:
+            self._events.append(Enlisted(campaign=row.id, targets=tuple(change.gained), at=self.now))
+        self._events.extend(
+            Deselected(campaign=row.id, target=target, revision=command.revision, at=self.now) for target in change.lost
+        )
 
     def _prepare(self, command: PrepareDeltas) -> None:
         row = self._unit.campaigns.load(Footprint(campaign=command.campaign)).campaign

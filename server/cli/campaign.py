@@ -15,13 +15,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from firmware.errors import RefusedError
 from server.campaigns.schema import campaign_schema
 from server.cli.gates import evidence_lines, gate
 from server.cli.output import emit, json_option, table
 from server.cli.rest import RestClient, connect, segment, server_options
+from server.cli.revisions import applied, plan, read_file, revisions
 
-MAX_FILE_BYTES = 256 * 1024
 RESTS = ("draft", "awaiting_approval", "paused", "watching", "completed", "aborted", "rolled_back")
 _COLOURS = {
     "verified": "green",
@@ -49,20 +48,14 @@ def campaign() -> None:
 def apply(
     source: IO[bytes], dry_run: bool, server: str | None, token_file: Path | None, state: Path | None, as_json: bool
 ) -> None:
-    """Make a campaign from a file. It is a draft until it is started.
+    """Make a campaign from a file. It is a draft until it is started; one that runs gets a new revision.
 
     Example: otaria campaign apply -f spring.yaml --dry-run
     """
-    data = source.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES:
-        raise RefusedError("too-large", f"The campaign file has more than {MAX_FILE_BYTES} bytes.")
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        raise RefusedError("malformed", "The campaign file is not UTF-8 text.") from error
+    text = read_file(source)
     made = connect(server, token_file, state).post("/campaigns" + ("?dry_run=1" if dry_run else ""), text)
     if not as_json and not dry_run:
-        click.echo(f"Campaign {made['id']} is a draft. Start it with: otaria campaign start {made['id']}")
+        click.echo(applied(made))
     emit(made, as_json=as_json, text=_cohort_table(made))
     for warning in () if as_json else made["warnings"]:
         click.echo(f"Note: {warning}")
@@ -214,7 +207,8 @@ def explain(target: str, server: str | None, token_file: Path | None, state: Pat
     emit(why, as_json=as_json, text=text)
 
 
-campaign.add_command(gate)
+for _command in (gate, plan, revisions):
+    campaign.add_command(_command)
 
 
 def _follow(client: RestClient, path: str, as_json: bool) -> dict[str, Any]:
@@ -286,6 +280,8 @@ def _downloads(view: dict[str, Any]) -> str | None:
 def _sentence(view: dict[str, Any]) -> str:
     why = f": {view['reason']}" if view["reason"] else ""
     release = view["release"]
+    if view["proposal"]:
+        why += f" {applied(view)}"
     if view["owed_approvals"]:
         why += f" It still owes {view['owed_approvals']} approvals: otaria campaign approve {view['id']}"
     return f"{view['name']} ({view['id']}) → {release['product']} {release['version']} is {view['state'].replace('_', ' ')}{why}"

@@ -12,14 +12,13 @@ from firmware.protocol.words import Id, ReasonKind
 from server.campaigns.savings import savings
 from server.errors import NotFoundError
 from server.http.access import Caller, Need
-from server.http.bodies import path_id, query_count, query_text, read_bytes, read_json
+from server.http.bodies import path_id, query_count, query_text, read_json
+from server.http.revisions import campaign_text, revision_json
 from server.http.routes import Action, Route, reply
 from server.planner.approvals import owed
 from server.planner.gates import evidence
 from server.planner.model import AssignmentState, CohortRow, GateVerdict, Verb
 from server.ports import CampaignSpec, CampaignView, Clock, Database
-
-MAX_CAMPAIGN_FILE_BYTES = 256 * 1024
 
 
 class Desk(Protocol):
@@ -113,8 +112,8 @@ class CampaignRoutes:
         return reply({"campaigns": [campaign_json(view) for view in views]})
 
     async def create(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        """Create a campaign from its file (YAML or JSON text); `?dry_run=1` only says what it would be."""
-        spec = self._desk.parse(await _text(request))
+        """Create a campaign from its file (YAML or JSON text), or revise it; `?dry_run=1` only says what it would be."""
+        spec = self._desk.parse(await campaign_text(request))
         if request.query.get("dry_run") in ("1", "true"):
             return reply(self._one(await self._desk.preview(spec)))
         return reply(self._one(await self._desk.create(spec, by=caller.name)), status=201)
@@ -209,6 +208,7 @@ def campaign_json(view: CampaignView, *, at: float | None = None) -> dict[str, A
         "created_at": view.created_at,
         "created_by": view.created_by,
         "owed_approvals": owed(view.row),
+        "proposal": revision_json(view.proposal) if view.proposal else None,
         "downloads": _downloads(view) if view.legs else None,
         "warnings": list(view.warnings),
     }
@@ -231,13 +231,6 @@ def _downloads(view: CampaignView) -> dict[str, Any]:
     for leg in legs:
         del leg["campaign"]
     return {**msgspec.to_builtins(sums), "legs": legs}
-
-
-async def _text(request: web.Request) -> str:
-    try:
-        return (await read_bytes(request, MAX_CAMPAIGN_FILE_BYTES)).decode()
-    except UnicodeDecodeError as error:
-        raise RefusedError(ReasonKind.MALFORMED, "The campaign file is not UTF-8 text.") from error
 
 
 def _states(request: web.Request) -> list[AssignmentState] | None:

@@ -168,7 +168,7 @@ def _hold(ledger: Ledger, key: str, demand: Demand, kind: TokenKind) -> None:
     held = ledger.tokens.get(key)
     if held is None:
         group = ledger.groups.get(key, GroupRow(key=key, limit=demand.limit))
-        both = demand.stricter(_held_to(group)) if group.used else demand
+        both = _strictest(ledger, key, demand, group)
         ledger.put_group(
             replace(group, limit=both.limit, keep=both.keep, counts_offline=both.counts_offline, used=group.used + 1)
         )
@@ -180,7 +180,7 @@ def _hold(ledger: Ledger, key: str, demand: Demand, kind: TokenKind) -> None:
 def _full(ledger: Ledger, key: str, demand: Demand, members: int) -> Full | None:
     group = ledger.groups.get(key)
     used = group.used if group else 0
-    both = demand.stricter(_held_to(group)) if group and used else demand
+    both = _strictest(ledger, key, demand, group) if group else demand
     offline = _others_offline(ledger, key) if both.counts_offline else 0
     allowed = both.allowed(members)
     if used + offline + 1 <= allowed:
@@ -192,6 +192,13 @@ def _others_offline(ledger: Ledger, key: str) -> int:
     """How many other members are offline and hold no token; the target itself holds none of this group either."""
     size = next((size for size in ledger.around.sizes if size.key == key), None)
     return 0 if size is None else max(0, size.offline - ledger.target.offline)
+
+
+def _strictest(ledger: Ledger, key: str, demand: Demand, group: GroupRow) -> Demand:
+    """What this campaign demands, and those that hold tokens of the group. Of its own group nobody else does, so that a revision
+    counts at once."""
+    is_own = ledger.known and key == campaign_group(ledger.campaign.id)
+    return demand if is_own or not group.used else demand.stricter(_held_to(group))
 
 
 def _held_to(group: GroupRow) -> Demand:

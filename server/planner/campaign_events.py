@@ -10,7 +10,7 @@ Rules
 """
 
 from firmware.protocol.words import Action
-from server.planner import approvals, budgets, progress, suspicion, taking_back
+from server.planner import approvals, budgets, progress, revising, suspicion, taking_back
 from server.planner.admission import admit, send_back, withdraw
 from server.planner.ledger import Ledger
 from server.planner.model import (
@@ -40,10 +40,17 @@ from server.planner.states import (
 
 def commanded(ledger: Ledger, event: Commanded) -> None:
     """Carry out a verb; raises `TransitionError` (`wrong-state`, `gate-failed`) and then changes nothing."""
+    if revising.is_meant(ledger, event):
+        revising.answered(ledger, event)
+        return
     if not may_be_told(ledger.campaign.state, event.verb):
         next_campaign(ledger.campaign.state, event.verb)
     suspicion.refuse(ledger, event.verb)
-    reason = f"{event.verb} by {event.by}" + (f": {event.reason}" if event.reason else "")
+    _tell(ledger, event, f"{event.verb} by {event.by}" + (f": {event.reason}" if event.reason else ""))
+    progress.settle(ledger)
+
+
+def _tell(ledger: Ledger, event: Commanded, reason: str) -> None:
     match event.verb:
         case Verb.START:
             if ledger.campaign.state is CampaignState.SCHEDULED:
@@ -63,7 +70,6 @@ def commanded(ledger: Ledger, event: Commanded) -> None:
             progress.abort(ledger, "withdrawn", reason)
         case Verb.ROLLBACK:
             progress.roll_back(ledger, "withdrawn", reason)
-    progress.settle(ledger)
 
 
 def campaign_due(ledger: Ledger, event: CampaignDue) -> None:

@@ -49,6 +49,8 @@ class Ledger:
         self.commands: list[Command] = []
         self.around = loaded.around
         self.behind: dict[str, BehindRow] = {row.gateway: row for row in loaded.around.behind}
+        self.proposal = loaded.proposal
+        self._added: list[Row] = []
         self._campaign = loaded.campaign
         self._assignment = loaded.assignment
         self._target = loaded.target
@@ -172,6 +174,16 @@ class Ledger:
         wake_at = wake_of(self.campaign.strategy, self.assignment, late=self.is_late, at=self.at)
         self._assignment = replace(self.assignment, wake_at=wake_at)
 
+    def set_proposal(self, **values: Any) -> None:
+        """Change the revision that waits for approvals."""
+        if self.proposal is None:
+            raise NotFoundError("No revision waits for approval.")
+        self.proposal = replace(self.proposal, **values)
+
+    def add(self, row: Row) -> None:
+        """Store a row that is new."""
+        self._added.append(row)
+
     def put_group(self, group: GroupRow) -> None:
         self.groups[group.key] = group
 
@@ -215,6 +227,8 @@ class Ledger:
             *((tokens.get(key), row) for key, row in self.tokens.items()),
             *((blocks.get(key), row) for key, row in self.blocks.items()),
             *zip(loaded.around.behind, self.behind.values(), strict=True),
+            (loaded.proposal, self.proposal),
+            *((None, row) for row in self._added),
         ]
         yield from (Put(row=row) for before, row in pairs if row is not None and row != before)
         yield from (Delete(row=row) for key, row in tokens.items() if key not in self.tokens)

@@ -12,6 +12,7 @@ from typing import Any
 
 from firmware.protocol.words import Action
 from server.planner.gate_rows import BlockRow, GateInput, Stratum
+from server.planner.revision_rows import RevisionRow
 from server.planner.strategy import Strategy
 from server.planner.surroundings import NOWHERE, BehindRow, Surroundings
 
@@ -135,6 +136,8 @@ class CampaignRow:
     """The campaign that it was proposed for, to bring that one's targets back."""
     proposed: str | None = None
     """The draft that was proposed to undo it; empty: none could be made."""
+    revision: int = 1
+    """The number of the revision that is in force."""
     reason_kind: str = "none"
     reason: str = ""
     changed_at: float = 0.0
@@ -271,7 +274,7 @@ class TokenRow:
     version: int = 0
 
 
-Row = CampaignRow | CohortRow | AssignmentRow | TargetRow | GroupRow | TokenRow | BlockRow | BehindRow
+Row = CampaignRow | CohortRow | AssignmentRow | TargetRow | GroupRow | TokenRow | BlockRow | BehindRow | RevisionRow
 
 
 # Events: what happened. `at` is the server's time.
@@ -505,6 +508,35 @@ class Compared:
     at: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Revised:
+    """Somebody applied another file under the campaign's name. `gained`: how many targets it selects newly."""
+
+    campaign: str
+    revision: RevisionRow
+    gained: int
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Enlisted:
+    """Targets that a revision selects newly, in answer to `Enlist`."""
+
+    campaign: str
+    targets: tuple[str, ...]
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deselected:
+    """A planned target that a revision doesn't select any more, in answer to `Enlist`."""
+
+    campaign: str
+    target: str
+    revision: int
+    at: float
+
+
 Event = (
     Commanded
     | Candidate
@@ -527,6 +559,9 @@ Event = (
     | Compared
     | HandOut
     | CodeGiven
+    | Revised
+    | Enlisted
+    | Deselected
 )
 
 
@@ -559,6 +594,8 @@ class Slice:
     """Tokens held by this target, whichever campaign took them."""
     blocks: tuple[BlockRow, ...] = ()
     """The target's sites in its cohort and in the open one (`strata.keys`), as far as they are stored."""
+    proposal: RevisionRow | None = None
+    """The campaign's revision that waits for approvals, for events about no target."""
     holders: tuple[TokenRow, ...] = ()
     """Some tokens of the groups, whoever holds them. Only `explain` looks here; a shell may leave it empty."""
     around: Surroundings = NOWHERE
@@ -591,6 +628,16 @@ class Admit:
     campaign: str
     cohort: int
     limit: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Enlist:
+    """Make the campaign's targets those that `selection` (labels) fits: feed `Enlisted` with who isn't in it yet, and
+    `Deselected` for each planned one that doesn't fit any more."""
+
+    campaign: str
+    revision: int
+    selection: dict[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -667,7 +714,7 @@ class Record:
     target: str | None = None
 
 
-Command = Admit | PrepareDeltas | Recall | SendOrder | GrantPermit | TellWait | Doubt | Record
+Command = Admit | Enlist | PrepareDeltas | Recall | SendOrder | GrantPermit | TellWait | Doubt | Record
 Change = Put | Delete
 
 

@@ -1,6 +1,15 @@
 """The planner's two functions. Same slice and event, same decision; the number of rows does not grow with the fleet."""
 
-from server.planner import ask_events, campaign_events, gate_events, handing, report_events, suspicion, taking_back
+from server.planner import (
+    ask_events,
+    campaign_events,
+    gate_events,
+    handing,
+    report_events,
+    revising,
+    suspicion,
+    taking_back,
+)
 from server.planner.ask_events import CHECKS, Check
 from server.planner.ledger import Ledger
 from server.planner.model import (
@@ -16,7 +25,9 @@ from server.planner.model import (
     Decision,
     Decommissioned,
     DeltasReady,
+    Deselected,
     Doubted,
+    Enlisted,
     Event,
     Footprint,
     GateAnswered,
@@ -26,6 +37,7 @@ from server.planner.model import (
     OrderImpossible,
     Recalled,
     Reported,
+    Revised,
     Slice,
     SliRead,
     TakenBack,
@@ -46,6 +58,8 @@ def footprint(event: Event) -> Footprint:
             | SliRead()
             | Doubted()
             | Cleared()
+            | Revised()
+            | Enlisted()
         ):
             return Footprint(campaign=event.campaign)
         case _:
@@ -74,17 +88,37 @@ def step(loaded: Slice, event: Event, *, checks: tuple[Check, ...] = CHECKS) -> 
             campaign_events.recalled(ledger, event)
         case Decommissioned() | TakenBack() | LeftOut() | Doubted() | Cleared():
             _aside(ledger, event)
+        case GateAnswered() | SliRead() | Compared():
+            _gate(ledger, event)
+        case Revised() | Enlisted() | Deselected():
+            _revision(ledger, event)
+        case Asked():
+            ask_events.asked(ledger, event, checks)
+        case _:
+            _assignment(ledger, event, checks)
+    return ledger.decision()
+
+
+def _gate(ledger: Ledger, event: GateAnswered | SliRead | Compared) -> None:
+    """What is said about a cohort's gates from outside."""
+    match event:
         case GateAnswered():
             gate_events.answered(ledger, event)
         case SliRead():
             gate_events.sli_read(ledger, event)
         case Compared():
             gate_events.compared(ledger, event)
-        case Asked():
-            ask_events.asked(ledger, event, checks)
-        case _:
-            _assignment(ledger, event, checks)
-    return ledger.decision()
+
+
+def _revision(ledger: Ledger, event: Revised | Enlisted | Deselected) -> None:
+    """What another file does to a campaign that runs."""
+    match event:
+        case Revised():
+            revising.revised(ledger, event)
+        case Enlisted():
+            revising.enlisted(ledger, event)
+        case Deselected():
+            revising.deselected(ledger, event)
 
 
 def _aside(ledger: Ledger, event: Decommissioned | TakenBack | LeftOut | Doubted | Cleared) -> None:

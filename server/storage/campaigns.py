@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, func, insert, select, tuple_
+from sqlalchemy import ColumnElement, Connection, RowMapping, delete, func, insert, select, tuple_, update
 
 from firmware.errors import RefusedError
 from firmware.protocol.words import Action
@@ -16,13 +16,15 @@ from server.planner.model import (
     CohortRow,
     Decision,
     Footprint,
+    Put,
     Slice,
     TokenRow,
 )
+from server.planner.revision_rows import RevisionRow, RevisionState
 from server.planner.states import UNDECIDED
 from server.planner.surroundings import BehindRow
 from server.ports import AgentStatus, CampaignView, DeltaNeed, Leg, Origin, Page, Selection, StoredOrder
-from server.storage import legs, slices, traits
+from server.storage import legs, revisions, slices, traits
 from server.storage.fleet import labelled
 from server.storage.messages import stored_order
 from server.storage.rows import (
@@ -34,7 +36,7 @@ from server.storage.rows import (
     token_row,
     values_of,
 )
-from server.storage.tables import AGENT, ASSIGNMENT, BEHIND, CAMPAIGN, ORDER, TARGET, TOKEN
+from server.storage.tables import AGENT, ASSIGNMENT, BEHIND, BLOCK, CAMPAIGN, COHORT, LEG, ORDER, TARGET, TOKEN
 
 _OVER = (CampaignState.COMPLETED, CampaignState.ABORTED, CampaignState.ROLLING_BACK, CampaignState.ROLLED_BACK)
 _CURSOR = re.compile(r"([0-9]{1,9})\.([0-9]{1,9})\.([a-z0-9-]{1,63})\Z")
@@ -56,15 +58,64 @@ class SqlCampaigns:
         created_by: str,
         selection: Selection | None = None,
     ) -> None:
-        """Store the campaign, its cohorts and no assignments yet. Raises `RefusedError` (`campaign-exists`)."""
+        """Store the campaign, its cohorts and its revision, and no assignments yet. Raises `RefusedError`
+        (`campaign-exists`)."""
         taken = select(CAMPAIGN.c.id).where((CAMPAIGN.c.id == campaign.id) | (CAMPAIGN.c.name == name))
         if self._db.execute(taken).first() is not None:
             raise RefusedError("campaign-exists", f"There is a campaign {name} already; choose another name.")
         chosen = asdict(selection or Selection())
         extra = {"name": name, "created_at": created_at, "created_by": created_by, "selection": chosen}
         self._db.execute(insert(CAMPAIGN).values(id=campaign.id, **values_of(campaign), **extra, version=1))
+        self._begin(campaign, cohorts, chosen["labels"], created_at, created_by)
+
+    def redraft(
+        self,
+        campaign: CampaignRow,
+        name: str,
+        cohorts: Sequence[CohortRow],
+        *,
+        created_at: float,
+        created_by: str,
+        selection: Selection | None = None,
+    ) -> None:
+        """Put a new draft in the place of one that never began: its revisions stay, all else is replaced. Raises
+        `ConflictError` when the draft changed since it was loaded."""
+        slices.commit(self._db, Decision(changes=(Put(row=campaign),)))
+        for table in (ASSIGNMENT, BEHIND, BLOCK, LEG, COHORT):
+            self._db.execute(delete(table).where(table.c.campaign == campaign.id))
+        chosen = selection or Selection()
+        self.set_selection(campaign.id, chosen)
+        self._begin(campaign, cohorts, chosen.labels, created_at, created_by)
+
+    def _begin(
+        self,
+        campaign: CampaignRow,
+        cohorts: Sequence[CohortRow],
+        selection: Mapping[str, str],
+        created_at: float,
+        created_by: str,
+    ) -> None:
+        """Store the cohorts and the revision that a draft starts with."""
         for cohort in cohorts:
             slices.add(self._db, cohort)
+        revision = RevisionRow(
+            campaign=campaign.id,
+            number=campaign.revision,
+            state=RevisionState.ACCEPTED,
+            strategy=campaign.strategy,
+            selection=dict(selection),
+            by=created_by,
+            at=created_at,
+        )
+        slices.add(self._db, revision)
+
+    def revisions(self, campaign_id: str) -> Sequence[RevisionRow]:
+        """All of a campaign's revisions, oldest first."""
+        return revisions.of(self._db, campaign_id)
+
+    def set_selection(self, campaign_id: str, selection: Selection) -> None:
+        """Note whom the campaign selects since its newest revision."""
+        self._db.execute(update(CAMPAIGN).where(CAMPAIGN.c.id == campaign_id).values(selection=asdict(selection)))
 
     def add_assignments(self, rows: Sequence[AssignmentRow]) -> None:
         """Store new assignments."""
@@ -121,7 +172,9 @@ class SqlCampaigns:
     def view(self, campaign_id: str) -> CampaignView | None:
         """One campaign."""
         row = self._db.execute(select(CAMPAIGN).where(CAMPAIGN.c.id == campaign_id)).mappings().first()
-        return None if row is None else replace(self._view(row), legs=self.legs(campaign_id))
+        if row is None:
+            return None
+        return replace(self._view(row), legs=self.legs(campaign_id), proposal=revisions.proposal(self._db, campaign_id))
 
     def assignments(
         self,

@@ -25,9 +25,10 @@ from server.planner.model import (
     TokenKind,
     TokenRow,
 )
+from server.planner.revision_rows import RevisionRow, RevisionState
 from server.planner.strategy import Strategy
 from server.planner.surroundings import BehindRow
-from server.storage.tables import ASSIGNMENT, BEHIND, BLOCK, CAMPAIGN, COHORT, GROUP, TARGET, TOKEN
+from server.storage.tables import ASSIGNMENT, BEHIND, BLOCK, CAMPAIGN, COHORT, GROUP, REVISION, TARGET, TOKEN
 
 ZONE_LABELS = ("timezone", "agent.timezone")
 """What names a target's time zone: an operator's word before the device's own."""
@@ -43,6 +44,15 @@ def campaign_row(row: RowMapping) -> CampaignRow:
     values["strategy"] = msgspec.convert(values["strategy"], Strategy)
     values["approvals"] = tuple(Approval(**one) for one in values["approvals"])
     return CampaignRow(**values)
+
+
+def revision_row(row: RowMapping) -> RevisionRow:
+    """A revision from its columns."""
+    values = dict(row)
+    values["state"] = RevisionState(values["state"])
+    values["strategy"] = msgspec.convert(values["strategy"], Strategy)
+    values["agreed"], values["changes"] = tuple(values["agreed"]), tuple(values["changes"])
+    return RevisionRow(**values)
 
 
 def cohort_row(row: RowMapping) -> CohortRow:
@@ -106,6 +116,8 @@ def key_of(row: Row) -> tuple[Table, dict[str, Any]]:
             return BLOCK, {"campaign": row.campaign, "cohort": row.cohort, "stratum": row.stratum, "site": row.site}
         case BehindRow():
             return BEHIND, {"campaign": row.campaign, "gateway": row.gateway}
+        case RevisionRow():
+            return REVISION, {"campaign": row.campaign, "number": row.number}
 
 
 def values_of(row: Row) -> dict[str, Any]:
@@ -121,6 +133,9 @@ def values_of(row: Row) -> dict[str, Any]:
         plain["release"] = asdict(row.release)
         plain["strategy"] = msgspec.to_builtins(row.strategy)
         plain["approvals"] = [asdict(one) for one in row.approvals]
+    if isinstance(row, RevisionRow):
+        plain["strategy"] = msgspec.to_builtins(row.strategy)
+        plain["agreed"], plain["changes"] = list(row.agreed), list(row.changes)
     if isinstance(row, AssignmentRow):
         plain["via"] = None if row.via is None else asdict(row.via)
         plain["gateways"] = list(row.gateways) or None

@@ -28,7 +28,7 @@ from server.planner.model import (
 from server.planner.strata import keys
 from server.planner.surroundings import NOWHERE
 from server.ports import AgentStatus
-from server.storage import around, group_sizes
+from server.storage import around, group_sizes, revisions
 from server.storage.rows import (
     ASSIGNMENT_COLUMNS,
     CAMPAIGN_COLUMNS,
@@ -43,7 +43,19 @@ from server.storage.rows import (
     token_row,
     values_of,
 )
-from server.storage.tables import AGENT, ASSIGNMENT, BEHIND, BLOCK, CAMPAIGN, COHORT, GROUP, TARGET, TARGET_LABEL, TOKEN
+from server.storage.tables import (
+    AGENT,
+    ASSIGNMENT,
+    BEHIND,
+    BLOCK,
+    CAMPAIGN,
+    COHORT,
+    GROUP,
+    REVISION,
+    TARGET,
+    TARGET_LABEL,
+    TOKEN,
+)
 
 _TARGET_COLUMNS = (
     TARGET.c.id,
@@ -101,6 +113,7 @@ def load(db: Connection, footprint: Footprint) -> Slice:
         assignment=assignment,
         groups=() if target is None else _groups(db, target, tokens, campaign_id),
         tokens=tokens,
+        proposal=None if campaign is None or target is not None else revisions.proposal(db, campaign.id),
         around=NOWHERE if target is None else around.load(db, target, campaign, assignment),
         blocks=() if campaign is None or assignment is None else _blocks(db, campaign, assignment),
     )
@@ -198,7 +211,7 @@ def _groups(
 
 _KEYS = {
     table: and_(*(column == bindparam(_KEY + column.name) for column in (*table.primary_key, table.c.version)))
-    for table in (CAMPAIGN, COHORT, ASSIGNMENT, TARGET, GROUP, TOKEN, BLOCK, BEHIND)
+    for table in (CAMPAIGN, COHORT, ASSIGNMENT, TARGET, GROUP, TOKEN, BLOCK, BEHIND, REVISION)
 }
 _UPDATES: dict[Table, Update] = {table: update(table).where(found) for table, found in _KEYS.items()}
 _DELETES: dict[Table, Delete] = {table: delete(table).where(found) for table, found in _KEYS.items()}

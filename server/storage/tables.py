@@ -157,6 +157,7 @@ class CampaignTable(Stored, table=True):
     suspect: str
     undoes: str | None
     proposed: str | None
+    revision: int = 1
     reason_kind: str
     reason: str
     changed_at: float
@@ -164,6 +165,21 @@ class CampaignTable(Stored, table=True):
     version: int
     created_at: float
     created_by: str
+
+
+class RevisionTable(Stored, table=True):
+    __tablename__ = "campaign_revision"
+    campaign: str = Field(primary_key=True, foreign_key="campaign.id")
+    number: int = Field(primary_key=True)
+    state: str
+    strategy: dict[str, Any] = Field(sa_type=JSON)
+    selection: dict[str, Any] = Field(sa_type=JSON)
+    needed: int
+    agreed: list[Any] = Field(sa_type=JSON)
+    by: str
+    at: float
+    changes: list[Any] = Field(sa_type=JSON)
+    version: int
 
 
 class CohortTable(Stored, table=True):
@@ -408,6 +424,7 @@ DELTA = _table("delta")
 TARGET = _table("target")
 TARGET_LABEL = _table("target_label")
 CAMPAIGN = _table("campaign")
+REVISION = _table("campaign_revision")
 COHORT = _table("cohort")
 ASSIGNMENT = _table("assignment")
 BLOCK = _table("gate_block")

@@ -28,6 +28,7 @@ from server.planner.model import (
     TokenRow,
     campaign_group,
 )
+from server.planner.revision_rows import RevisionRow, RevisionState
 from server.planner.strategy import BudgetPolicy, CohortPolicy, GatePolicy, Strategy
 from server.ports import (
     AgentRecord,
@@ -497,6 +498,49 @@ class TestCampaigns:
         assert view.cohorts == tuple(replace(cohort, version=1) for cohort in COHORTS)
         assert (view.name, view.created_at, view.created_by, view.selection) == ("spring", 3.0, "ann", selection)
         assert await database.read(lambda unit: unit.campaigns.list()) == [view]
+
+    async def test_every_revision_is_kept_and_the_proposed_one_comes_with_the_slice(
+        self, database: SqlDatabase
+    ) -> None:
+        await database.write(plan)
+        second = RevisionRow(
+            campaign="spring",
+            number=2,
+            state=RevisionState.PROPOSED,
+            strategy=replace(STRATEGY, patience_s=5.0),
+            selection={"site": "berlin"},
+            needed=2,
+            agreed=("bob",),
+            by="ann",
+            at=7.5,
+            changes=("patience: 13s → 5s",),
+        )
+        await database.write(lambda unit: unit.campaigns.commit(Decision(changes=(Put(row=second),))))
+        stored = replace(second, version=1)
+        first, *others = await database.read(lambda unit: unit.campaigns.revisions("spring"))
+        assert (first.number, first.state, first.strategy, first.by) == (1, RevisionState.ACCEPTED, STRATEGY, "ann")
+        assert others == [stored]
+        assert (await database.read(lambda unit: unit.campaigns.load(Footprint(campaign="spring")))).proposal == stored
+        view = await database.read(lambda unit: unit.campaigns.view("spring"))
+        assert view is not None
+        assert view.proposal == stored
+        accepted = replace(stored, state=RevisionState.ACCEPTED)
+        await database.write(lambda unit: unit.campaigns.commit(Decision(changes=(Put(row=accepted),))))
+        assert (await database.read(lambda unit: unit.campaigns.load(Footprint(campaign="spring")))).proposal is None
+
+    async def test_a_draft_made_anew_keeps_its_revisions_and_nothing_else(self, database: SqlDatabase) -> None:
+        await database.write(plan)
+        anew = replace(CAMPAIGN, strategy=replace(STRATEGY, patience_s=5.0), revision=2, version=1)
+        values = {"created_at": 9.0, "created_by": "bob", "selection": Selection(labels={"site": "berlin"})}
+        await database.write(lambda unit: unit.campaigns.redraft(anew, "spring", COHORTS[:1], **values))
+        view = await database.read(lambda unit: unit.campaigns.view("spring"))
+        assert view is not None
+        assert (view.row, view.selection) == (replace(anew, version=2), values["selection"])
+        assert [cohort.name for cohort in view.cohorts] == ["canary"]
+        assert (await database.read(lambda unit: unit.campaigns.assignments("spring"))).rows == []
+        assert [row.number for row in await database.read(lambda unit: unit.campaigns.revisions("spring"))] == [1, 2]
+        with pytest.raises(ConflictError):
+            await database.write(lambda unit: unit.campaigns.redraft(anew, "spring", (), **values))
 
     async def test_a_name_is_taken_once(self, database: SqlDatabase) -> None:
         await database.write(plan)

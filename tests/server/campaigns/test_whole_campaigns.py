@@ -185,10 +185,6 @@ class TestPeople:
         first = await stage.service.create(spec, by="ann")
         await stage.enrol("later")
         assert await stage.service.create(spec, by="bob") == first
-        other = stage.service.parse((_text()).replace("count: 1", "count: 2"))
-        with pytest.raises(RefusedError) as caught:
-            await stage.service.create(other, by="ann")
-        assert caught.value.kind == "campaign-exists"
 
     async def test_a_preview_changes_nothing(self, stage: Any) -> None:
         await prepared(stage, 3)

@@ -314,3 +314,27 @@ async def test_logs_are_asked_for_and_printed_when_they_are_there(otaria: Shell)
     await database.write(lambda unit: unit.logs.close(other, LogState.REFUSED, 1.0, **refused))
     code, _, err = await otaria("fleet", "logs", "gw-1", "--request", other)
     assert (code, "logs.allow is false." in err) == (1, True)
+
+
+async def test_a_changed_file_is_planned_and_becomes_a_revision(otaria: Shell) -> None:
+    file = otaria.directory / "spring.yaml"
+    _, out, _ = await otaria("campaign", "plan", str(file))
+    assert "There is no campaign spring" in out
+    await otaria("campaign", "apply", "-f", str(file))
+    await otaria("campaign", "start", "spring")
+    _, out, _ = await otaria("campaign", "plan", str(file))
+    assert "nothing changes" in out
+    file.write_text(CAMPAIGN.replace("standard", "{extends: standard, patience: 2h}"))
+    code, out, _ = await otaria("campaign", "plan", str(file))
+    assert code == 0
+    assert "spring, revision 1 → 2\n  patience: 1h → 2h\n" in out
+    assert "It takes effect at once." in out
+    code, out, _ = await otaria("campaign", "apply", "-f", str(file))
+    assert "Campaign spring is running, at revision 2." in out
+    found = await otaria.json("campaign", "revisions", "spring")
+    assert [(one["number"], one["changes"]) for one in found["revisions"]] == [(1, []), (2, ["patience: 1h → 2h"])]
+    _, out, _ = await otaria("campaign", "revisions", "spring")
+    assert "patience: 1h" in out
+    file.write_text(CAMPAIGN.replace('"1.1.0"', '"1.0.0"'))
+    code, out, _ = await otaria("campaign", "plan", str(file))
+    assert (code, "another release is another campaign" in out) == (1, True)

@@ -62,6 +62,7 @@ from server.planner.model import (
     Verb,
     campaign_group,
 )
+from server.planner.revision_rows import RevisionRow
 from server.planner.step import footprint, step
 from server.planner.strata import keys
 from server.planner.strategy import CohortPolicy, GatePolicy, Strategy
@@ -128,6 +129,8 @@ def key_of(row: Row) -> tuple[str, ...]:
             return ("block", row.campaign, str(row.cohort), row.stratum, row.site)
         case BehindRow():
             return ("behind", row.campaign, row.gateway)
+        case RevisionRow():
+            return ("revision", row.campaign, str(row.number))
 
 
 class Board:
@@ -249,6 +252,13 @@ class Board:
         assert isinstance(row, GroupRow)
         return row
 
+    def revisions(self, campaign: str = "c") -> list[RevisionRow]:
+        rows = [row for row in self.rows.values() if isinstance(row, RevisionRow) and row.campaign == campaign]
+        return sorted(rows, key=lambda row: row.number)
+
+    def proposal(self, campaign: str = "c") -> RevisionRow | None:
+        return next((row for row in self.revisions(campaign) if row.state == "proposed"), None)
+
     def records(self, kind: str) -> list[Record]:
         return [command for command in self.said if isinstance(command, Record) and command.kind == kind]
 
@@ -283,6 +293,7 @@ class Board:
             assignment=assignment,
             groups=tuple(sorted(groups, key=lambda group: group.key)) if target else (),
             tokens=tuple(sorted(tokens, key=lambda token: token.group)),
+            proposal=None if target else self.proposal(name or ""),
             around=NOWHERE if target is None else self._around(target, campaign, assignment),
             blocks=self._blocks(campaign, assignment),
         )
@@ -439,8 +450,8 @@ class Board:
 
     # What people, targets and time do
 
-    def tell(self, verb: Verb, campaign: str = "c", reason: str = "") -> list[Command]:
-        return self.feed(Commanded(campaign=campaign, verb=verb, by="ann", reason=reason, at=self.now))
+    def tell(self, verb: Verb, campaign: str = "c", reason: str = "", *, by: str = "ann") -> list[Command]:
+        return self.feed(Commanded(campaign=campaign, verb=verb, by=by, reason=reason, at=self.now))
 
     def take_back(self, *, target: str | None = None, cohort: str | None = None, campaign: str = "c") -> list[Command]:
         said = {"by": "ann", "reason": "it hums", "at": self.now}

@@ -89,6 +89,7 @@ async def test_rows_of_the_first_version_go_on_as_they_are(tmp_path: Path) -> No
             unit.campaigns.assignments("spring").rows[0],
         )
     )
+    (revision,) = await database.read(lambda unit: unit.campaigns.revisions("spring"))
     await database.close()
     assert release is not None
     assert (release.requires, release.images[0].encrypted, key) == (None, None, None)
@@ -99,6 +100,7 @@ async def test_rows_of_the_first_version_go_on_as_they_are(tmp_path: Path) -> No
     assert view is not None
     assert (view.row.deltas_until, view.row.strategy.deltas, view.legs) == (None, DeltaPolicy(), ())
     assert (row.state, row.via) == ("trial", None)
+    assert (view.row.revision, revision.number, revision.strategy) == (1, 1, view.row.strategy)
 
 
 OLD_ROWS = (

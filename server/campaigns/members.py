@@ -1,0 +1,60 @@
+"""Who belongs to a campaign: by its file's release and selection, and by what it has already."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from firmware.errors import RefusedError
+from server.planner.approvals import labels_of
+from server.planner.model import AssignmentState, CampaignRow
+from server.ports import CampaignSpec, ReleaseRecord, ReleaseState, Selection, Unit
+
+ALL = 1 << 31
+
+
+@dataclass(frozen=True, kw_only=True)
+class Membership:
+    """What another selection would change: who comes in, and who has no order yet and drops out."""
+
+    gained: Sequence[str] = ()
+    lost: Sequence[str] = ()
+
+
+def release_of(unit: Unit, spec: CampaignSpec) -> ReleaseRecord:
+    """The file's release; raises `RefusedError` (`release-unknown`, `release-withdrawn`)."""
+    release = unit.releases.get(spec.product, spec.version)
+    if release is None:
+        raise RefusedError(
+            "release-unknown",
+            f"There is no release {spec.product} {spec.version}; publish it, or name one that is there.",
+        )
+    if release.state is ReleaseState.WITHDRAWN:
+        raise RefusedError("release-withdrawn", f"{spec.product} {spec.version} was withdrawn; choose another release.")
+    return release
+
+
+def labelled(unit: Unit, spec: CampaignSpec, release: ReleaseRecord) -> set[int]:
+    """The rules of approval whose labels some of the campaign's targets have."""
+    return {
+        index
+        for index, labels in labels_of(spec.strategy).items()
+        if all(spec.selection.labels.get(name, value) == value for name, value in labels.items())
+        and unit.campaigns.eligible(
+            release.product, release.hardware, Selection(labels={**spec.selection.labels, **labels})
+        )
+    }
+
+
+def membership(unit: Unit, campaign: CampaignRow, selection: Selection) -> Membership:
+    """Who would come into a campaign that is there, and who would drop out of it, with this selection. A campaign whose groups
+    go whole takes nobody else."""
+    release = unit.releases.get(campaign.release.product, campaign.release.version)
+    if release is None:
+        return Membership()
+    inside = set(unit.campaigns.assigned(campaign.id, Selection()))
+    fitting = set(unit.campaigns.assigned(campaign.id, selection))
+    planned = unit.campaigns.in_states(campaign.id, (AssignmentState.PLANNED,), ALL)
+    fits = unit.campaigns.eligible(release.product, release.hardware, selection)
+    return Membership(
+        gained=() if campaign.strategy.together else [target for target in fits if target not in inside],
+        lost=sorted(row.target for row in planned if row.target not in fitting),
+    )
