@@ -26,7 +26,7 @@ from server.campaigns.schema_values import (
     text,
     whole,
 )
-from server.planner import gate_policy, group_policy, policy, times
+from server.planner import gate_policy, group_policy, policy, retry_policy, times
 from server.planner.budgets import UNLIMITED
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
@@ -91,6 +91,8 @@ def _fields() -> dict[str, Schema]:
         "retry": whole("After how long a target that was told to wait asks again."),
         "deltas": _deltas(),
         "unattended": _unattended(),
+        "retries": _retries(),
+        "timeouts": _timeouts(),
         "max_attempts": integer(1, 100, "Permits per installation."),
         "late_max_failures": integer(0, UNLIMITED, "Failures in late before the campaign pauses."),
         "on_failure": one_of(policy.ON_FAILURE, "What a failed gate does."),
@@ -202,6 +204,26 @@ def _deltas() -> Schema:
         "at_most": integer(0, policy.MAX_DELTAS, "So many are made."),
     }
     return mapping(fields, "How deltas are made and offered.")
+
+
+def _retries() -> Schema:
+    fields = {
+        "most": integer(0, retry_policy.MOST_RETRIES, "So many retries of a target."),
+        "first": positive("How long the first one waits."),
+        "factor": number(1, retry_policy.MOST_FACTOR, "By what each wait is longer than the one before."),
+        "most_wait": positive("No wait is longer than this."),
+        "jitter": share(0, 1, "Each wait is shortened by a share of up to this."),
+    }
+    return mapping(fields, "What failed for a reason that says nothing about the release is tried again.", ("most",))
+
+
+def _timeouts() -> Schema:
+    fields = {
+        "download": positive("How long it may download."),
+        "activation": positive("From the permit to the trial boot."),
+        "commit": positive("From the trial boot to the commit."),
+    }
+    return mapping(fields, "How long a phase may take.")
 
 
 def _unattended() -> Schema:

@@ -47,6 +47,7 @@ from server.ports import (
     Database,
     Page,
     ReleaseRecord,
+    ReleaseState,
     Selection,
     Unit,
 )

@@ -37,7 +37,7 @@ def admit(ledger: Ledger) -> None:
 
 def order(ledger: Ledger, action: Action, *, out_until: float | None = None) -> None:
     """Ask the shell for a signed order; until it answers, reports about the order before are history."""
-    ledger.set_assignment(order_hash=None, heard=False, via=None, out_until=out_until)
+    ledger.set_assignment(order_hash=None, heard=False, via=None, out_until=out_until, retry_at=None)
     if ledger.assignment.state in WAITING or out_until is not None:
         ledger.rewake()
     command = SendOrder(campaign=ledger.campaign.id, target=ledger.target.id, action=action, out_until=out_until)

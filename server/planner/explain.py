@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from firmware.protocol.words import Action
-from server.planner import steps, suspicion
+from server.planner import retrying, steps, suspicion
 from server.planner.ask_events import binding
 from server.planner.ledger import Ledger
 from server.planner.model import (
@@ -161,6 +161,12 @@ def _waiting(ledger: Ledger, loaded: Slice) -> Explanation:
 
 def _waiting_at(ledger: Ledger, loaded: Slice) -> Explanation:
     assignment, since = ledger.assignment, ledger.assignment.state_since
+    if assignment.order_hash is None and assignment.retry_at is not None:
+        paused = retrying.is_paused(ledger)
+        release_by = "an operator resumes, aborts or rolls back the campaign" if paused else "that time coming"
+        text = f"It failed and will be tried again. {assignment.reason}"
+        said = _say(ledger, "paused" if paused else "retry", text, release_by, since)
+        return replace(said, until=None if paused else assignment.retry_at)
     if assignment.order_hash is None:
         return _say(ledger, "signing", "Its order is being signed.", "the order being stored", since)
     wait = binding(ledger)

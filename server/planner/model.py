@@ -192,6 +192,10 @@ class AssignmentRow:
     """Whether a signed report about the current order came."""
     via: ReleaseKey | None = None
     """The release that the current order installs on the way, when that is not the campaign's own."""
+    retries: int = 0
+    """How often the installation was tried again, permits apart."""
+    retry_at: float | None = None
+    """When the next order is given after a failure; None: nothing is waited for."""
     out_until: float | None = None
     """Until when the current order, which was given out for unattended use, may be followed out of sight."""
     gateways: tuple[str, ...] = ()

@@ -22,6 +22,8 @@ from server.planner.group_policy import (
     parse_together,
 )
 from server.planner.model import LATE
+from server.planner.retry_policy import check as check_timeouts
+from server.planner.retry_policy import parse_retries, parse_timeouts
 from server.planner.strategy import (
     ApprovalPolicy,
     ApprovalRule,
@@ -245,6 +247,12 @@ def _consistent(strategy: Strategy) -> Strategy:
         raise plain.bad("horizon", "be at least as long as trial, or a good trial boot could be counted as silent")
     if strategy.order_ttl_s < strategy.patience_s:
         raise plain.bad("order_ttl", "be at least as long as patience")
+    check_timeouts(
+        strategy.timeouts,
+        horizon_s=strategy.horizon_s,
+        trial_s=strategy.trial_s,
+        permit_valid_s=strategy.permit_valid_s,
+    )
     return strategy
 
 
@@ -276,6 +284,8 @@ FIELDS: Mapping[str, Callable[[object, str], Any]] = {
     "retry": plain.whole_seconds,
     "deltas": _deltas,
     "unattended": _unattended,
+    "retries": parse_retries,
+    "timeouts": parse_timeouts,
     "max_attempts": lambda value, where: plain.integer(value, where, 1, 100),
     "late_max_failures": lambda value, where: plain.integer(value, where, 0, UNLIMITED),
     "on_failure": lambda value, where: plain.one_of(value, where, ON_FAILURE),

@@ -13,7 +13,7 @@ Rules
 
 from firmware.errors import RefusedError
 from firmware.protocol.words import Action, AgentState, ReasonKind
-from server.planner import budgets, handing, progress, states, steps, suspicion, taking_back, unwell
+from server.planner import budgets, handing, progress, retrying, states, steps, suspicion, taking_back, unwell
 from server.planner.admission import (
     admit,
     count_attempt,
@@ -139,7 +139,7 @@ def _take_word(ledger: Ledger, event: Reported) -> None:
         ledger.record("report-unexpected", f"It reports {event.state} while it is {before.state}.", target=True)
     elif states.next_assignment(before.state, cause) is before.state:
         _heard_again(ledger, event)
-    else:
+    elif cause not in (AgentState.FAILED, AgentState.REFUSED) or not retrying.after_report(ledger, event):
         _follow(ledger, event, cause)
     if ledger.assignment.state in WAITING:
         rejoin(ledger)
@@ -263,6 +263,8 @@ def _waited_long(ledger: Ledger) -> None:
     assignment, campaign = ledger.assignment, ledger.campaign
     if (campaign.state in OVER or ledger.back_reason) and assignment.action is not Action.ROLLBACK:
         withdraw(ledger)
+    elif retrying.is_paused(ledger):
+        ledger.set_assignment(wake_at=ledger.at + campaign.strategy.retry_s)
     elif assignment.order_hash is None:
         order(ledger, assignment.action)
     elif ledger.is_late or assignment.action is Action.ROLLBACK:
@@ -274,6 +276,11 @@ def _waited_long(ledger: Ledger) -> None:
         ledger.move(Move.EXPIRE, reason_kind="order-expired", reason=text)
         ledger.record("expired", text, target=True)
         order(ledger, Action.NOTHING)
+    elif (phase := retrying.overdue(ledger)) is not None:
+        if retrying.may(ledger, phase[0]):
+            retrying.again(ledger, *phase)
+        else:
+            move_to_late(ledger, phase[0], f"{phase[1]} It may still come.")
     else:
         word = "Never heard" if not assignment.heard else f"Silent while {assignment.state}"
         move_to_late(ledger, "unreached", f"{word} for longer than its patience; it may still come.")
@@ -284,8 +291,9 @@ def _silent(ledger: Ledger) -> None:
     if ledger.assignment.out_until is not None and policy is not None and policy.when_silent == "expired":
         handing.never_came(ledger)
         return
-    text = f"Silent for {ledger.campaign.strategy.horizon_s:g} s after its permit; that counts as a failure."
+    usual = f"Silent for {ledger.campaign.strategy.horizon_s:g} s after its permit; that counts as a failure."
+    kind, text = retrying.overdue(ledger) or ("silent", usual)
     text = steps.named(ledger, AssignmentState.MISSING, text)
-    ledger.move(Move.HORIZON, reason_kind="silent", reason=text)
+    ledger.move(Move.HORIZON, reason_kind=kind, reason=text)
     budgets.mark(ledger, TokenKind.MISSING)
     ledger.record("missing", text, target=True)

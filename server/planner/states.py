@@ -5,6 +5,7 @@ Rules
 - Before activation an assignment follows what the target says, also when it skips steps or goes back one.
 - Once a permit was given, words from before the activation are history: asks and reports travel apart, so they arrive late.
 - A signed word that the permit was declined takes it back, and only for the permit that was given last.
+- What fails for a reason that says nothing about the release may be ordered again (`retry`).
 - `missing` is left only by a signed report of how it ended or that it never began, or by a new permit.
   Ends are sticky: whatever comes later is history.
 - Whoever is decommissioned while it may be down counts as silent, because nobody will ever know; anywhere else it is skipped.
@@ -37,6 +38,7 @@ class Move(StrEnum):
     STAY = "stay"
     TELL_WAIT = "tell-wait"
     PERMIT = "permit"
+    RETRY = "retry"
     DECLINE = "decline"
     HORIZON = "horizon"
     HEALTHY = "healthy"
@@ -107,6 +109,7 @@ def _waiting(state: A) -> Row:
         Move.PERMIT: A.ACTIVATING,
         Move.EXPIRE: A.EXPIRED,
         Move.WITHDRAW: A.CANCELLED,
+        Move.RETRY: A.ORDERED,
         Move.ORDER_IMPOSSIBLE: A.REFUSED,
         Move.NO_PATH: A.SKIPPED,
         Move.OTHER_IMAGE: A.FAILED,
@@ -120,6 +123,7 @@ def _waiting(state: A) -> Row:
 def _in_flight(state: A) -> Row:
     moves: Row = {
         Move.HORIZON: A.MISSING,
+        Move.RETRY: A.ORDERED,
         Move.OTHER_IMAGE: A.FAILED,
         Move.WENT_BACK: A.ROLLED_BACK,
         Move.EXPIRE: A.EXPIRED,

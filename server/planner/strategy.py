@@ -166,6 +166,28 @@ class DeltaPolicy:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RetryPolicy:
+    """At most `most` retries of a target, after `first_s`, then `factor` times as long each time up to `most_wait_s`; each wait
+    is shortened by a share of up to `jitter`."""
+
+    most: int = 0
+    first_s: float = 60
+    factor: float = 2.0
+    most_wait_s: float = 3600
+    jitter: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeoutPolicy:
+    """How long a phase may take: `download` until it is staged, `activation` from the permit to the trial boot, `commit` from
+    that to the commit. None: only `patience_s` and `horizon_s` bind."""
+
+    download_s: float | None = None
+    activation_s: float | None = None
+    commit_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class UnattendedPolicy:
     """How orders are given out for sites without a network. `expires_s`: how long one may be followed. `accept_codes`: whether a
     typed code counts like a signed report. `when_silent`: what silence until after that means, `missing` or `expired`."""
@@ -185,6 +207,7 @@ class Strategy:
     `permit_valid_s`, `trial_s`, `order_ttl_s`: as in the permit and order. `on_failure`: `pause`, `abort` or `rollback`.
     `on_suspect`: whether the campaign stops (`hold`) or goes on (`warn`) when its release becomes suspect.
     `retry_s`: after how long a target that was told to wait asks again, and a target held by another campaign is tried again.
+    `retries`: what is tried again when it failed for a reason that says nothing about the release; `timeouts`: of phases.
     `leaves_first`: gateways go after the targets of the campaign that are behind them.
     `late_max_failures`: how many of `late` may fail; one more pauses the campaign.
     `emergency`: it starts before its approvals are there, and owes them.
@@ -208,6 +231,8 @@ class Strategy:
     trial_s: int = 600
     order_ttl_s: int = 30 * 86400
     max_attempts: int = 1
+    retries: RetryPolicy = RetryPolicy()
+    timeouts: TimeoutPolicy = TimeoutPolicy()
     late_max_failures: int = 1
     on_failure: str = "pause"
     on_suspect: str = "hold"

@@ -215,6 +215,8 @@ class AssignmentTable(Stored, table=True):
     order_hash: str | None
     heard: bool
     via: dict[str, Any] | None = Field(sa_type=JSON(none_as_null=True))
+    retries: int = 0
+    retry_at: float | None
     out_until: float | None
     gateways: list[Any] | None = Field(sa_type=JSON(none_as_null=True))
     permit_nonce: str | None
