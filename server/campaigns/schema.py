@@ -91,6 +91,7 @@ def _fields() -> dict[str, Schema]:
         "retry": whole("After how long a target that was told to wait asks again."),
         "deltas": _deltas(),
         "unattended": _unattended(),
+        "priority": integer(-policy.MAX_PRIORITY, policy.MAX_PRIORITY, "The higher takes a target first."),
         "retries": _retries(),
         "timeouts": _timeouts(),
         "max_attempts": integer(1, 100, "Permits per installation."),

@@ -30,6 +30,8 @@ from server.planner.model import (
     Decision,
     DeltasReady,
     Deselected,
+    Displace,
+    Displaced,
     Doubt,
     Doubted,
     Enlist,
@@ -182,6 +184,16 @@ class Turn:
                 self._admit(command)
             case Enlist():
                 self._enlist(command)
+            case Displace():
+                self._events.append(
+                    Displaced(
+                        campaign=command.campaign,
+                        target=command.target,
+                        by=command.by,
+                        over=command.over,
+                        at=self.now,
+                    )
+                )
             case PrepareDeltas():
                 self._prepare(command)
             case Recall():

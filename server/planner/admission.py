@@ -2,6 +2,7 @@
 
 Rules
 - One campaign holds a target until it is done with it; another one waits, for its patience in its cohort and then in `late`.
+- Campaigns that want one target give way to each other by priority, age and newer release (`rivals`).
 - A target that runs the release already, is quarantined, or has left the fleet is skipped: it says nothing about the release.
 - Releases that must be passed through are installed one after the other, each with an order, a permit and a commit of its own,
   by one assignment. A rollback takes the campaign's own release back; who is still on the way stays where it is.
@@ -9,7 +10,7 @@ Rules
 """
 
 from firmware.protocol.words import Action
-from server.planner import progress
+from server.planner import progress, rivals
 from server.planner.ledger import Ledger
 from server.planner.model import CampaignState, CohortState, SendOrder
 from server.planner.states import LIVE, OVER, WAITING, Move
@@ -25,11 +26,16 @@ def admit(ledger: Ledger) -> None:
         _skip(ledger, "decommissioned", "The target was shut out of the fleet for ever.")
     elif target.quarantined:
         _skip(ledger, "quarantined", "The target is quarantined.")
+    elif (over := rivals.newer(ledger)) is not None:
+        rivals.supersede(ledger, over)
     elif target.holder not in (None, campaign.id) and not target.settled:
         _wait_for_holder(ledger)
     elif target.running_sha256 == campaign.release.sha256:
         _skip(ledger, "already-there", f"It runs {campaign.release.version} already.")
+    elif (first := rivals.first_in_line(ledger)) is not None:
+        _wait_for(ledger, "outranked", f"Campaign {first.campaign} waits for this target, too, and goes first.")
     else:
+        rivals.make_way(ledger)
         ledger.set_target(holder=campaign.id)
         ledger.move(Move.ADMIT)
         order(ledger, Action.INSTALL)
@@ -148,12 +154,19 @@ def _skip(ledger: Ledger, reason_kind: str, reason: str) -> None:
 
 
 def _wait_for_holder(ledger: Ledger) -> None:
+    """Wait until the campaign that holds the target is done with it, or has given way."""
+    freed = rivals.make_way(ledger)
+    _wait_for(ledger, "held", f"Campaign {ledger.target.holder} holds this target; one campaign at a time may.")
+    if freed:
+        ledger.set_assignment(wake_at=ledger.at)
+
+
+def _wait_for(ledger: Ledger, kind: str, reason: str) -> None:
     strategy, assignment = ledger.campaign.strategy, ledger.assignment
-    reason = f"Campaign {ledger.target.holder} holds this target; one campaign at a time may."
-    if (assignment.reason_kind, assignment.reason) != ("held", reason):
-        ledger.set_assignment(reason_kind="held", reason=reason, state_since=ledger.at)
-        ledger.record("held", reason, target=True)
+    if (assignment.reason_kind, assignment.reason) != (kind, reason):
+        ledger.set_assignment(reason_kind=kind, reason=reason, state_since=ledger.at)
+        ledger.record(kind, reason, target=True)
     opened_at = ledger.cohort.opened_at
     if not ledger.is_late and opened_at is not None and ledger.at >= opened_at + strategy.patience_s:
-        move_to_late(ledger, "held", reason)
+        move_to_late(ledger, kind, reason)
     ledger.set_assignment(wake_at=ledger.at + strategy.retry_s)

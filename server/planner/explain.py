@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from firmware.protocol.words import Action
-from server.planner import retrying, steps, suspicion
+from server.planner import retrying, rivals, steps, suspicion
 from server.planner.ask_events import binding
 from server.planner.ledger import Ledger
 from server.planner.model import (
@@ -114,8 +114,9 @@ def _planned(ledger: Ledger) -> Explanation:
     if campaign.state not in (CampaignState.RUNNING, CampaignState.WATCHING):
         text = f"It was never ordered: the campaign is {state}. {campaign.reason}".strip()
         return _say(ledger, "campaign-over", text, "another campaign that selects it", campaign.changed_at)
-    if assignment.reason_kind == "held":
-        return _say(ledger, "held", assignment.reason, "that campaign being done with it", assignment.state_since)
+    if assignment.reason_kind in rivals.WAITS_FOR:
+        release_by, kind = "that campaign being done with it", assignment.reason_kind
+        return _say(ledger, kind, assignment.reason, release_by, assignment.state_since)
     if campaign.deltas_until is not None:
         return _waits_for_deltas(ledger)
     if cohort.state is CohortState.CLOSED:

@@ -513,6 +513,17 @@ class Compared:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Displaced:
+    """Another campaign, `by`, wants the target; `over`: with a newer release, so that nothing is left to do."""
+
+    campaign: str
+    target: str
+    by: str
+    over: bool
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Revised:
     """Somebody applied another file under the campaign's name. `gained`: how many targets it selects newly."""
 
@@ -563,6 +574,7 @@ Event = (
     | Compared
     | HandOut
     | CodeGiven
+    | Displaced
     | Revised
     | Enlisted
     | Deselected
@@ -632,6 +644,16 @@ class Admit:
     campaign: str
     cohort: int
     limit: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Displace:
+    """Feed `Displaced` to a campaign that has to give way at this target."""
+
+    campaign: str
+    target: str
+    by: str
+    over: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -718,7 +740,7 @@ class Record:
     target: str | None = None
 
 
-Command = Admit | Enlist | PrepareDeltas | Recall | SendOrder | GrantPermit | TellWait | Doubt | Record
+Command = Admit | Displace | Enlist | PrepareDeltas | Recall | SendOrder | GrantPermit | TellWait | Doubt | Record
 Change = Put | Delete
 
 

@@ -41,6 +41,7 @@ WHEN_SILENT = ("missing", "expired")
 ON_FAILURE = ("pause", "abort", "rollback")
 ON_SUSPECT = ("hold", "warn")
 MAX_DELTAS = 64
+MAX_PRIORITY = 100
 MAX_APPROVALS = 5
 MAX_APPROVAL_RULES = 16
 LEAST_SAVING = 0.2
@@ -284,6 +285,7 @@ FIELDS: Mapping[str, Callable[[object, str], Any]] = {
     "retry": plain.whole_seconds,
     "deltas": _deltas,
     "unattended": _unattended,
+    "priority": lambda value, where: plain.integer(value, where, -MAX_PRIORITY, MAX_PRIORITY),
     "retries": parse_retries,
     "timeouts": parse_timeouts,
     "max_attempts": lambda value, where: plain.integer(value, where, 1, 100),

@@ -39,6 +39,8 @@ class Move(StrEnum):
     TELL_WAIT = "tell-wait"
     PERMIT = "permit"
     RETRY = "retry"
+    PREEMPT = "preempt"
+    SUPERSEDE = "supersede"
     DECLINE = "decline"
     HORIZON = "horizon"
     HEALTHY = "healthy"
@@ -110,6 +112,8 @@ def _waiting(state: A) -> Row:
         Move.EXPIRE: A.EXPIRED,
         Move.WITHDRAW: A.CANCELLED,
         Move.RETRY: A.ORDERED,
+        Move.PREEMPT: A.PLANNED,
+        Move.SUPERSEDE: A.SUPERSEDED,
         Move.ORDER_IMPOSSIBLE: A.REFUSED,
         Move.NO_PATH: A.SKIPPED,
         Move.OTHER_IMAGE: A.FAILED,
@@ -143,7 +147,12 @@ def _running(state: A) -> Row:
 
 
 ASSIGNMENT: Mapping[A, Row] = {
-    A.PLANNED: {Move.ADMIT: A.ORDERED, Move.SKIP: A.SKIPPED, Move.DECOMMISSION: A.SKIPPED},
+    A.PLANNED: {
+        Move.ADMIT: A.ORDERED,
+        Move.SKIP: A.SKIPPED,
+        Move.SUPERSEDE: A.SUPERSEDED,
+        Move.DECOMMISSION: A.SKIPPED,
+    },
     **{state: _waiting(state) for state in WAITING},
     A.ACTIVATING: {
         **_in_flight(A.ACTIVATING),

@@ -7,6 +7,7 @@ from server.planner import (
     handing,
     report_events,
     revising,
+    rivals,
     suspicion,
     taking_back,
 )
@@ -26,6 +27,7 @@ from server.planner.model import (
     Decommissioned,
     DeltasReady,
     Deselected,
+    Displaced,
     Doubted,
     Enlisted,
     Event,
@@ -136,11 +138,13 @@ def _aside(ledger: Ledger, event: Decommissioned | TakenBack | LeftOut | Doubted
 
 def _assignment(
     ledger: Ledger,
-    event: Ordered | OrderImpossible | Reported | AssignmentDue | HandOut | CodeGiven,
+    event: Displaced | Ordered | OrderImpossible | Reported | AssignmentDue | HandOut | CodeGiven,
     checks: tuple[Check, ...],
 ) -> None:
     """What happens to one target under way."""
     match event:
+        case Displaced():
+            rivals.displaced(ledger, event)
         case HandOut():
             handing.handed_out(ledger, event, checks)
         case CodeGiven():

@@ -207,6 +207,7 @@ class Strategy:
     `permit_valid_s`, `trial_s`, `order_ttl_s`: as in the permit and order. `on_failure`: `pause`, `abort` or `rollback`.
     `on_suspect`: whether the campaign stops (`hold`) or goes on (`warn`) when its release becomes suspect.
     `retry_s`: after how long a target that was told to wait asks again, and a target held by another campaign is tried again.
+    `priority`: of two campaigns that want a target, the one with the higher takes it while the other has given no permit.
     `retries`: what is tried again when it failed for a reason that says nothing about the release; `timeouts`: of phases.
     `leaves_first`: gateways go after the targets of the campaign that are behind them.
     `late_max_failures`: how many of `late` may fail; one more pauses the campaign.
@@ -230,6 +231,7 @@ class Strategy:
     permit_valid_s: int = 300
     trial_s: int = 600
     order_ttl_s: int = 30 * 86400
+    priority: int = 0
     max_attempts: int = 1
     retries: RetryPolicy = RetryPolicy()
     timeouts: TimeoutPolicy = TimeoutPolicy()

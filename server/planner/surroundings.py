@@ -66,6 +66,24 @@ class Peers:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rival:
+    """Another campaign under way whose part at the target has no permit yet. `waits`: it has tried to take the
+    target and waits for it. `made_at`: when it was made. `goes_back`: its order is to go back."""
+
+    campaign: str
+    campaign_state: str
+    priority: int
+    made_at: float
+    product: str
+    counter: int
+    state: str
+    waits: bool = False
+    goes_back: bool = False
+    undoes: bool = False
+    suspect: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Surroundings:
     """`sizes`: of the target's own groups. `behind`: where the target counts, and what is behind itself. The others only where
     the campaign's strategy asks for them: `before`, the campaigns it comes after; `gateways`, what the target's run; `peers` in
@@ -78,6 +96,9 @@ class Surroundings:
     gateways: tuple[Neighbour, ...] = ()
     peers: tuple[Peers, ...] = ()
     counters: tuple[int, ...] = ()
+    rivals: tuple[Rival, ...] = ()
+    """Only for a planned target; then `made_at` is when its own campaign was made."""
+    made_at: float = 0.0
     step_is_suspect: bool = False
 
 

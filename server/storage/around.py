@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy import Connection, and_, bindparam, exists, func, select
 
 from server.planner.gateways import LABELS, OWN_LABELS, Path, named, path_of
-from server.planner.model import LATE, AssignmentRow, CampaignRow, ReleaseKey, TargetRow, TokenKind
+from server.planner.model import LATE, AssignmentRow, AssignmentState, CampaignRow, ReleaseKey, TargetRow, TokenKind
 from server.planner.surroundings import (
     MAX_PEERS,
     BehindRow,
@@ -16,6 +16,7 @@ from server.planner.surroundings import (
     Surroundings,
 )
 from server.ports import AgentStatus, ReleaseState
+from server.storage import rivals
 from server.storage.tables import (
     AGENT,
     ASSIGNMENT,
@@ -110,6 +111,8 @@ def load(
         gateways=_gateways(db, target) if strategy.requires else (),
         peers=tuple(_peers(db, key, campaign.id) for key in target.groups if key.partition("=")[0] in compared),
         counters=tuple(db.execute(_COUNTERS, {"product": campaign.release.product}).scalars()) if strategy.skew else (),
+        rivals=rivals.at(db, target, campaign) if assignment.state is AssignmentState.PLANNED else (),
+        made_at=rivals.made_at(db, campaign) if assignment.state is AssignmentState.PLANNED else 0.0,
         step_is_suspect=assignment.via is not None and _is_suspect(db, assignment.via),
     )
 

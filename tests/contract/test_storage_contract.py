@@ -30,6 +30,7 @@ from server.planner.model import (
 )
 from server.planner.revision_rows import RevisionRow, RevisionState
 from server.planner.strategy import BudgetPolicy, CohortPolicy, GatePolicy, Strategy
+from server.planner.surroundings import Rival, Surroundings
 from server.ports import (
     AgentRecord,
     AgentStatus,
@@ -541,6 +542,50 @@ class TestCampaigns:
         assert [row.number for row in await database.read(lambda unit: unit.campaigns.revisions("spring"))] == [1, 2]
         with pytest.raises(ConflictError):
             await database.write(lambda unit: unit.campaigns.redraft(anew, "spring", (), **values))
+
+    async def test_a_planned_target_comes_with_the_other_campaigns_that_want_it(self, database: SqlDatabase) -> None:
+        await database.write(plan)
+        other = replace(
+            CAMPAIGN,
+            id="summer",
+            state=CampaignState.PAUSED,
+            strategy=replace(STRATEGY, priority=7),
+            release=ReleaseKey(product="lamp", version="3", counter=3, sha256="b" * 64),
+        )
+        cohorts = tuple(replace(cohort, campaign="summer") for cohort in COHORTS)
+        rows = [
+            replace(assignment("t1", 0, 0), campaign="summer", state=AssignmentState.ORDERED),
+            replace(assignment("t2", 1, 0), campaign="summer", state=AssignmentState.PLANNED, wake_at=9.0),
+            replace(assignment("t3", 2, 0), campaign="summer", state=AssignmentState.ACTIVATING),
+        ]
+
+        def work(unit: Unit) -> None:
+            unit.campaigns.create(other, "summer", cohorts, created_at=8.0, created_by="ann")
+            unit.campaigns.add_assignments(rows)
+
+        await database.write(work)
+
+        def look(unit: Unit) -> list[Surroundings]:
+            pairs = [("spring", "t1"), ("spring", "t2"), ("spring", "t3"), ("summer", "t1"), ("summer", "t2")]
+            return [unit.campaigns.load(Footprint(campaign=name, target=target)).around for name, target in pairs]
+
+        first, second, third, ordered, draft = await database.read(look)
+        assert first.made_at == 3.0
+        assert first.rivals == (
+            Rival(
+                campaign="summer",
+                campaign_state="paused",
+                priority=7,
+                made_at=8.0,
+                product="lamp",
+                counter=3,
+                state="ordered",
+            ),
+        )
+        assert [(rival.state, rival.waits) for rival in second.rivals] == [("planned", True)]
+        assert third.rivals == (), "who has a permit is left to end"
+        assert ordered.rivals == (), "who was admitted looks at nobody"
+        assert draft.rivals == (), "a draft wants nothing yet"
 
     async def test_a_name_is_taken_once(self, database: SqlDatabase) -> None:
         await database.write(plan)

@@ -35,6 +35,8 @@ from server.planner.model import (
     Decision,
     Delete,
     DeltasReady,
+    Displace,
+    Displaced,
     Doubt,
     Doubted,
     Event,
@@ -63,6 +65,7 @@ from server.planner.model import (
     campaign_group,
 )
 from server.planner.revision_rows import RevisionRow
+from server.planner.states import LIVE, WAITING
 from server.planner.step import footprint, step
 from server.planner.strata import keys
 from server.planner.strategy import CohortPolicy, GatePolicy, Strategy
@@ -73,6 +76,7 @@ from server.planner.surroundings import (
     Neighbour,
     Peers,
     Predecessor,
+    Rival,
     Surroundings,
 )
 
@@ -151,6 +155,7 @@ class Board:
         self.loses_recalls = False
         self.loses_orders = False
         self.checks = checks
+        self._made: list[str] = []
         self._page = page
         self._orders = 0
         self._nonces = 0
@@ -170,7 +175,9 @@ class Board:
         )
         self.rows[key_of(row)] = row
 
-    def add_campaign(self, name: str, targets: Iterable[str], plan: Strategy | None = None, *, seed: int = 7) -> None:
+    def add_campaign(
+        self, name: str, targets: Iterable[str], plan: Strategy | None = None, *, seed: int = 7, **values: object
+    ) -> None:
         plan = plan or strategy()
         campaign = CampaignRow(
             id=name,
@@ -181,10 +188,12 @@ class Board:
             seed=seed,
             version=1,
         )
+        campaign = replace(campaign, **values)
         cohorts, assignments = split(name, targets, plan, seed)
         cohorts, assignments = deal(
             plan, cohorts, assignments, {row.target: self.traits(row.target) for row in assignments}
         )
+        self._made.append(name)
         for row in (campaign, *cohorts, *assignments):
             self.rows[key_of(row)] = replace(row, version=1)
 
@@ -325,8 +334,32 @@ class Board:
                 for key in found
             ),
             counters=tuple(sorted(COUNTERS.values())) if plan.skew else (),
+            rivals=self._rivals(target, campaign) if assignment.state is AssignmentState.PLANNED else (),
+            made_at=float(self._made.index(campaign.id)),
             step_is_suspect=doubted,
         )
+
+    def _rivals(self, target: TargetRow, campaign: CampaignRow) -> tuple[Rival, ...]:
+        found = []
+        for row in self.assignments():
+            other = self.campaign(row.campaign)
+            is_open = row.state in (AssignmentState.PLANNED, *WAITING) and other.state in LIVE
+            if row.target == target.id and other.id != campaign.id and is_open:
+                rival = Rival(
+                    campaign=other.id,
+                    campaign_state=other.state,
+                    priority=other.strategy.priority,
+                    made_at=float(self._made.index(other.id)),
+                    product=other.release.product,
+                    counter=other.release.counter,
+                    state=row.state,
+                    waits=row.state is AssignmentState.PLANNED and row.wake_at is not None,
+                    goes_back=row.action is Action.ROLLBACK,
+                    undoes=other.undoes is not None,
+                    suspect=bool(other.suspect),
+                )
+                found.append(rival)
+        return tuple(found)
 
     def _size(self, key: str, fleet: list[TargetRow]) -> GroupSize:
         held = {token.target for token in self.tokens(key)}
@@ -396,6 +429,9 @@ class Board:
                 self._admit(command)
             case PrepareDeltas() if self.makes_deltas:
                 self.deltas_ready(command.campaign)
+            case Displace():
+                values = {"target": command.target, "by": command.by, "over": command.over}
+                self.feed(Displaced(campaign=command.campaign, at=self.now, **values))
             case Recall() if not self.loses_recalls:
                 self._recall(command)
             case Doubt():
