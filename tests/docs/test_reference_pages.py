@@ -24,6 +24,7 @@ from server.http.fleet import FleetRoutes
 from server.http.logs import LogRoutes
 from server.http.people import SystemRoutes
 from server.http.releases import ReleaseRoutes
+from server.http.revisions import RevisionRoutes
 from server.planner import ask_events, plain, policy, times
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
@@ -100,6 +101,7 @@ def routes() -> Iterator[tuple[str, str]]:
         LogRoutes,
         ReleaseRoutes,
         BundleRoutes,
+        RevisionRoutes,
     ):
         for route in unfurnished(kind).routes():
             yield f"{route.method} {route.path}", route.need.value
