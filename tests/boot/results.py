@@ -4,6 +4,7 @@
 that had different cases chosen: of each case, the last run counts. A case that was not chosen is a row as well.
 """
 
+import functools
 import json
 import platform
 import subprocess
@@ -32,7 +33,8 @@ of the whole case, downloads and restarts included; they say as much about the m
 
 def row(name: str, title: str, outcome: str, seconds: float, why: str = "") -> dict[str, Any]:
     """One case: its boot loader, what it shows, `passed`, `failed`, `skipped` or `not run`, and how long it took."""
-    return {"loader": name, "case": title, "result": outcome, "seconds": round(seconds), "why": why, "at": time.time()}
+    about = {"loader": name, "case": title, "result": outcome, "seconds": round(seconds), "why": why}
+    return {**about, "at": time.time(), "tree": tree()}
 
 
 def latest(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -48,20 +50,26 @@ def latest(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The cases as a Markdown table."""
-    lines = ["| boot loader | case | result | seconds |", "|---|---|---|---|"]
+    lines = ["| boot loader | case | result | seconds | ended (UTC) | tree |", "|---|---|---|---|---|---|"]
     for one in rows:
         result = one["result"] + (f": {one['why']}" if one["why"] else "")
-        lines.append(f"| {LOADERS.get(one['loader'], one['loader'])} | {one['case']} | {result} | {one['seconds']} |")
+        ended = time.strftime("%m-%d %H:%M", time.gmtime(one["at"]))
+        when = f"{one['seconds']} | {ended} | {one['tree']}" if _ran(one) else "- | - | -"
+        lines.append(f"| {LOADERS.get(one['loader'], one['loader'])} | {one['case']} | {result} | {when} |")
     return "\n".join(lines)
 
 
 def page(rows: Sequence[dict[str, Any]], versions: str) -> str:
     """The whole page."""
-    ran = [one for one in rows if one["result"] not in {"skipped", NOT_RUN}]
+    ran = [one for one in rows if _ran(one)]
     passed, minutes = sum(one["result"] == "passed" for one in ran), sum(one["seconds"] for one in ran) / 60
     whole = "All cases ran" if len(ran) == len(rows) else f"A partial run: {len(ran)} of {len(rows)} cases ran"
     said = f"{_when(ran)}: {passed} of {len(ran)} cases that ran passed, {minutes:.0f} minutes in all. {whole}."
     return f"{INTRO}\n{said}\n\n{table(rows)}\n\n{versions}\n"
+
+
+def _ran(one: dict[str, Any]) -> bool:
+    return one["result"] not in {"skipped", NOT_RUN}
 
 
 def _when(rows: Sequence[dict[str, Any]]) -> str:
@@ -77,19 +85,20 @@ def versions() -> str:
     return f"Debian {Path('/etc/debian_version').read_text().strip()}, {platform.machine()}: {said}."
 
 
-def commit() -> str:
-    """The tree that it ran on, as far as git knows it."""
+@functools.cache
+def tree() -> str:
+    """The commit that is here, as git names it; empty where git knows none."""
     words = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     said = subprocess.run(words, capture_output=True, text=True, check=False, cwd=PAGE.parent)
-    return f"Of the tree {said.stdout.strip()}." if said.returncode == 0 else ""
+    return said.stdout.strip()
 
 
 def main() -> None:
     """Write the page, unless no machine was booted."""
     kept = [Path(name) for name in sys.argv[1:] if Path(name).exists()]
     rows = latest([json.loads(line) for path in kept for line in path.read_text().splitlines()])
-    if any(one["result"] not in {"skipped", NOT_RUN} for one in rows):
-        PAGE.write_text(page(rows, f"{versions()} {commit()}"))
+    if any(_ran(one) for one in rows):
+        PAGE.write_text(page(rows, versions()))
         print(f"Wrote {PAGE}.")
 
 
