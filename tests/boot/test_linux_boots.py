@@ -225,8 +225,15 @@ def test_the_power_goes_at_every_step(device: Device) -> None:
     machine.shell("sed -i 's/attempts = 3/attempts = 2/' /var/lib/otaria-agent/agent.toml")
 
 
+def leave_the_factory(device: Device, version: str) -> None:
+    """There is no way back to the factory's image, which the catalogue does not know: have it run another release."""
+    if device.known_version() == releases.FACTORY:
+        device.wait_outcome(device.start(version), "verified", STAGE_S + BOOT_S)
+
+
 def test_a_crash_loop_after_the_commit(device: Device) -> None:
     """A committed release crashes at every boot, and the previous one comes back"""
+    leave_the_factory(device, releases.CUT)
     slot, before, mark = device.running(), device.known_version(), len(device.machine.console)
     device.start(releases.LOOPS)
     device.machine.wait_for("otaria-step:after-commit", STAGE_S + BOOT_S, after=mark)
@@ -236,12 +243,6 @@ def test_a_crash_loop_after_the_commit(device: Device) -> None:
     device.wait(lambda: device.view["running_version"] == before, "the previous release to run", 4 * BOOT_S)
     assert device.view["reason_kind"] == "boot-loop"
     assert_runs(device, slot, before)
-
-
-def leave_the_factory(device: Device, version: str) -> None:
-    """There is no way back to the factory's image, which the catalogue does not know: have it run another release."""
-    if device.known_version() == releases.FACTORY:
-        device.wait_outcome(device.start(version), "verified", STAGE_S + BOOT_S)
 
 
 def test_an_update_by_delta_and_a_rollback_at_the_device(device: Device) -> None:
