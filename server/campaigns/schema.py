@@ -97,6 +97,7 @@ def _fields() -> dict[str, Schema]:
         "max_attempts": integer(1, 100, "Permits per installation."),
         "late_max_failures": integer(0, UNLIMITED, "Failures in late before the campaign pauses."),
         "on_failure": one_of(policy.ON_FAILURE, "What a failed gate does."),
+        "on_drift": one_of(policy.ON_DRIFT, "What becomes of a target whose version was changed by hand."),
         "on_suspect": one_of(policy.ON_SUSPECT, "What a release that becomes suspect does to the campaign."),
         **_calendar(),
     }

@@ -63,7 +63,11 @@ def list_(
         cursor = page["next"]
         if cursor is None or len(targets) >= limit:
             break
-    emit({"targets": targets, "count": page["count"]}, as_json=as_json, text=_targets_table(targets))
+    emit(
+        {"targets": targets, "count": page["count"], "drifted": page["drifted"]},
+        as_json=as_json,
+        text=_targets_table(targets),
+    )
 
 
 @fleet.command()

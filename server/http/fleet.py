@@ -92,17 +92,20 @@ class FleetRoutes:
         )
 
     async def fleet(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        """A page of targets: `{"targets": […], "next": cursor or null, "count": …, "versions": {…}}`."""
+        """A page of targets: `{"targets": […], "next": cursor or null, "count": …, "versions": {…}, "drifted": …}`."""
         limit = query_count(request, "limit", 100, least=1)
         cursor, query = query_text(request, "cursor"), filters(request)
-        page, count, versions = await self._database.read(
+        page, count, versions, drifted = await self._database.read(
             lambda unit: (
                 unit.fleet.page(cursor=cursor, limit=limit, query=query),
                 unit.fleet.count(),
                 unit.fleet.versions(),
+                unit.fleet.drifted(),
             )
         )
-        return reply({"targets": page.rows, "next": page.next, "count": count, "versions": versions})
+        return reply(
+            {"targets": page.rows, "next": page.next, "count": count, "versions": versions, "drifted": drifted}
+        )
 
     async def target(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         name = path_id(request, "target")

@@ -9,8 +9,10 @@ Rules
 - A target that comes late goes back into the open cohort when that can't pass with those it has left; otherwise it stays late.
 """
 
+from typing import Any
+
 from firmware.protocol.words import Action
-from server.planner import progress, rivals
+from server.planner import drift, progress, rivals
 from server.planner.ledger import Ledger
 from server.planner.model import CampaignState, CohortState, SendOrder
 from server.planner.states import LIVE, OVER, WAITING, Move
@@ -53,10 +55,11 @@ def order(ledger: Ledger, action: Action, *, out_until: float | None = None) -> 
 def withdraw(ledger: Ledger) -> None:
     """Take an order to install back that has no permit yet, when its campaign is over or a person took its target back."""
     campaign, assignment = ledger.campaign, ledger.assignment
-    is_over = campaign.state in OVER or bool(ledger.back_reason)
+    overtaken = drift.overtaken(ledger)
+    is_over = campaign.state in OVER or bool(ledger.back_reason or overtaken)
     if not is_over or assignment.state not in WAITING or assignment.action is Action.ROLLBACK:
         return
-    reason = (ledger.back_reason or f"The campaign was ended. {campaign.reason}")[:1000]
+    reason = (ledger.back_reason or overtaken or f"The campaign was ended. {campaign.reason}")[:1000]
     ledger.move(Move.WITHDRAW, reason_kind="withdrawn", reason=reason)
     ledger.record("withdrawn", reason, target=True)
     order(ledger, Action.NOTHING)
@@ -127,6 +130,11 @@ def rejoin(ledger: Ledger) -> None:
     if ledger.is_late and is_ours and not ledger.back_reason and progress.needs_members(ledger):
         ledger.change_cohort(ledger.campaign.cohort)
         ledger.record("rejoined", f"Heard at last; back in cohort {ledger.cohort.name}.", target=True)
+
+
+def permitted(ledger: Ledger) -> dict[str, Any]:
+    """What is noted of an assignment with its permit."""
+    return {"permitted_at": ledger.at, "came_from": ledger.target.running_sha256}
 
 
 def count_attempt(ledger: Ledger) -> None:

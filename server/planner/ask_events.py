@@ -15,8 +15,8 @@ from dataclasses import replace
 from datetime import tzinfo
 
 from firmware.protocol.words import Action
-from server.planner import budgets, group_checks, pace, progress
-from server.planner.admission import count_attempt, move_to_late, rejoin, withdraw
+from server.planner import budgets, drift, group_checks, pace, progress
+from server.planner.admission import count_attempt, move_to_late, permitted, rejoin, withdraw
 from server.planner.calendar import LOOKAHEAD_DAYS, Calendar, frozen, next_fit, shown, zone_of
 from server.planner.ledger import Ledger
 from server.planner.model import (
@@ -68,13 +68,19 @@ def not_taken_back(ledger: Ledger) -> Wait | None:
 def campaign_grants(ledger: Ledger) -> Wait | None:
     """The campaign grants permits in its state. A pause holds what installs; who was ordered back may go back."""
     campaign = ledger.campaign
-    is_granting = campaign.state in (CampaignState.RUNNING, CampaignState.WATCHING)
+    is_granting = campaign.state in (CampaignState.RUNNING, CampaignState.WATCHING) or drift.grants(ledger)
     if is_granting or ledger.assignment.action is Action.ROLLBACK:
         return None
     text = f"The campaign is {campaign.state.replace('_', ' ')}: {campaign.reason}"
     if campaign.state is CampaignState.PAUSED:
         return _wait(ledger, "paused", text, "an operator resumes, aborts or rolls back the campaign", PATIENT_FACTOR)
     return _wait(ledger, "withdrawn", text, "another campaign orders it", PATIENT_FACTOR)
+
+
+def correction_is_wanted(ledger: Ledger) -> Wait | None:
+    """Nothing younger has come up since what was changed by hand was ordered to be corrected."""
+    text = drift.overtaken(ledger)
+    return None if text is None else _wait(ledger, "withdrawn", text, "that campaign", PATIENT_FACTOR)
 
 
 def step_is_trusted(ledger: Ledger) -> Wait | None:
@@ -175,6 +181,7 @@ CHECKS: tuple[Check, ...] = (
     not_quarantined,
     not_ended,
     not_taken_back,
+    correction_is_wanted,
     campaign_grants,
     step_is_trusted,
     cohort_may_go,
@@ -225,7 +232,7 @@ def _hear(ledger: Ledger) -> None:
 def _grant(ledger: Ledger, event: Asked) -> None:
     assignment, strategy = ledger.assignment, ledger.campaign.strategy
     if assignment.state is not AssignmentState.ACTIVATING:
-        ledger.move(Move.PERMIT, attempt=assignment.attempt + 1, permit_nonce=event.nonce, permitted_at=ledger.at)
+        ledger.move(Move.PERMIT, attempt=assignment.attempt + 1, permit_nonce=event.nonce, **permitted(ledger))
         count_attempt(ledger)
         budgets.take(ledger)
         pace.note(ledger)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from firmware.protocol.words import Action
-from server.planner import retrying, rivals, steps, suspicion
+from server.planner import drift, retrying, rivals, steps, suspicion
 from server.planner.ask_events import binding
 from server.planner.ledger import Ledger
 from server.planner.model import (
@@ -34,6 +34,7 @@ _ENDS = {
     AssignmentState.FAILED: "It failed.",
     AssignmentState.REFUSED: "The order was refused.",
     AssignmentState.MISSING: "It went silent.",
+    AssignmentState.DRIFTED: "Its version was changed by hand.",
     AssignmentState.REGRESSED: "It had committed the release, and regressed.",
     AssignmentState.CANCELLED: "Its order was withdrawn.",
     AssignmentState.EXPIRED: "Its order expired.",
@@ -213,6 +214,8 @@ def _ended(ledger: Ledger) -> Explanation:
     elif ledger.tokens:
         text += " It still counts against its budgets."
         release_by = "another campaign that repairs it"
+    if assignment.state is AssignmentState.DRIFTED:
+        release_by = drift.remedy(ledger)
     kind = assignment.reason_kind if assignment.reason_kind != "none" else assignment.state.replace("_", "-")
     return _say(ledger, kind, text, release_by, assignment.state_since)
 

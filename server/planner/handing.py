@@ -12,7 +12,7 @@ Rules
 from firmware.errors import RefusedError
 from firmware.protocol.words import Action, AgentState
 from server.planner import budgets, progress, taking_back
-from server.planner.admission import count_attempt, order
+from server.planner.admission import count_attempt, order, permitted
 from server.planner.ask_events import CHECKS, Check, binding, in_window, rate_allows
 from server.planner.ledger import Ledger
 from server.planner.model import AssignmentState, CodeGiven, HandOut, TokenKind
@@ -43,7 +43,7 @@ def handed_out(ledger: Ledger, event: HandOut, checks: tuple[Check, ...] = CHECK
     wait = binding(ledger, tuple(check for check in checks if check not in (in_window, rate_allows)))
     if wait is not None:
         raise RefusedError(wait.kind, wait.text)
-    ledger.move(Move.PERMIT, attempt=assignment.attempt + 1, permit_nonce=None, permitted_at=ledger.at)
+    ledger.move(Move.PERMIT, attempt=assignment.attempt + 1, permit_nonce=None, **permitted(ledger))
     count_attempt(ledger)
     budgets.take(ledger)
     order(ledger, Action.INSTALL, out_until=event.until)

@@ -55,6 +55,7 @@ class AssignmentState(StrEnum):
     ROLLED_BACK = "rolled_back"
     MISSING = "missing"
     REGRESSED = "regressed"
+    DRIFTED = "drifted"
 
 
 class CohortState(StrEnum):
@@ -216,6 +217,10 @@ class AssignmentRow:
     compared: bool = False
     back_reason: str = ""
     """Why a person took this target back; empty: nobody did."""
+    came_from: str | None = None
+    """The sha256 of what it ran when it got its last permit: what its other slot holds since."""
+    corrections: int = 0
+    """How often it was ordered anew because its version had been changed by hand."""
     version: int = 0
 
 

@@ -40,6 +40,7 @@ MAX_LABEL = 128
 WHEN_SILENT = ("missing", "expired")
 ON_FAILURE = ("pause", "abort", "rollback")
 ON_SUSPECT = ("hold", "warn")
+ON_DRIFT = ("show", "correct")
 MAX_DELTAS = 64
 MAX_PRIORITY = 100
 MAX_APPROVALS = 5
@@ -291,6 +292,7 @@ FIELDS: Mapping[str, Callable[[object, str], Any]] = {
     "max_attempts": lambda value, where: plain.integer(value, where, 1, 100),
     "late_max_failures": lambda value, where: plain.integer(value, where, 0, UNLIMITED),
     "on_failure": lambda value, where: plain.one_of(value, where, ON_FAILURE),
+    "on_drift": lambda value, where: plain.one_of(value, where, ON_DRIFT),
     "on_suspect": lambda value, where: plain.one_of(value, where, ON_SUSPECT),
 }
 """The keys of a strategy and what parses each."""

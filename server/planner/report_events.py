@@ -13,7 +13,7 @@ Rules
 
 from firmware.errors import RefusedError
 from firmware.protocol.words import Action, AgentState, ReasonKind
-from server.planner import budgets, handing, progress, retrying, states, steps, suspicion, taking_back, unwell
+from server.planner import budgets, drift, handing, progress, retrying, states, steps, suspicion, taking_back, unwell
 from server.planner.admission import (
     admit,
     count_attempt,
@@ -33,7 +33,7 @@ from server.planner.model import (
     Reported,
     TokenKind,
 )
-from server.planner.states import CAN_GO_BACK, IN_FLIGHT, OVER, WAITING, Move
+from server.planner.states import IN_FLIGHT, OVER, WAITING, Move
 
 _WITHDRAWN = frozenset({ReasonKind.WITHDRAWN, ReasonKind.SUPERSEDED})
 _GOING = frozenset({AgentState.ACTIVATING, AgentState.TRIAL})
@@ -101,7 +101,7 @@ def reported(ledger: Ledger, event: Reported) -> None:
     if is_current:
         _take_word(ledger, event)
     if not (is_current and AgentState(event.state) in _BEFORE_COMMIT):
-        _look_for_drift(ledger, event)
+        drift.look(ledger, event, _other_image_text(ledger, event))
     unwell.count(ledger, event, before)
     if before is not ledger.assignment.state is AssignmentState.REGRESSED:
         suspicion.after_completion(ledger)
@@ -199,7 +199,7 @@ def _follow(ledger: Ledger, event: Reported, cause: str) -> None:
         values["committed_at"] = ledger.at
     unpermitted = before.state in WAITING and cause in _GOING
     if unpermitted:
-        values |= {"permitted_at": ledger.at, "attempt": before.attempt + 1}
+        values |= {"permitted_at": ledger.at, "attempt": before.attempt + 1, "came_from": None}
     other = cause == Move.OTHER_IMAGE
     reason_kind = "other-image" if other else event.reason_kind
     reason = _other_image_text(ledger, event) if other else event.reason
@@ -242,14 +242,6 @@ def _is_where_it_was(ledger: Ledger, event: Reported) -> bool:
         return False
     runs_it = event.running_sha256 == steps.current(ledger).sha256
     return runs_it is (ledger.assignment.action is Action.ROLLBACK)
-
-
-def _look_for_drift(ledger: Ledger, event: Reported) -> None:
-    runs_other = event.running_sha256 not in (None, steps.current(ledger).sha256)
-    if ledger.assignment.state in CAN_GO_BACK and runs_other:
-        text = steps.named(ledger, AssignmentState.REGRESSED, _other_image_text(ledger, event))
-        ledger.move(Move.OTHER_IMAGE, reason_kind="other-image", reason=text)
-        ledger.record("regressed", text, target=True)
 
 
 def _other_image_text(ledger: Ledger, event: Reported) -> str:

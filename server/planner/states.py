@@ -10,6 +10,7 @@ Rules
   Ends are sticky: whatever comes later is history.
 - Whoever is decommissioned while it may be down counts as silent, because nobody will ever know; anywhere else it is skipped.
 - `committed` and `verified` become `regressed` when the target falls back or shows another image.
+- Who shows an image that none of its slots had is `drifted`: somebody changed it by hand. It may be ordered again.
 - Who committed a release on the way is ordered on once it has stayed healthy; it is `verified` only on the campaign's own.
 """
 
@@ -52,6 +53,9 @@ class Move(StrEnum):
     TAKEN_OVER = "taken-over"
     WENT_BACK = "went-back"
     DECOMMISSION = "decommission"
+    DRIFT = "changed-by-hand"
+    CORRECT = "correct"
+    SEEN_AGAIN = "seen-again"
 
 
 class Turn(StrEnum):
@@ -75,7 +79,7 @@ UNDECIDED = frozenset({A.PLANNED, *WAITING, *IN_FLIGHT, A.COMMITTED})
 SUCCEEDED = frozenset({A.VERIFIED})
 FAILURES = frozenset({A.FELL_BACK, A.FAILED, A.REFUSED, A.MISSING, A.REGRESSED})
 """What counts against a gate. Silence after a permit (`missing`) is one of them."""
-NEUTRAL = frozenset({A.CANCELLED, A.EXPIRED, A.SKIPPED, A.SUPERSEDED, A.ROLLED_BACK})
+NEUTRAL = frozenset({A.CANCELLED, A.EXPIRED, A.SKIPPED, A.SUPERSEDED, A.ROLLED_BACK, A.DRIFTED})
 """Ends that say nothing about the release."""
 CAN_GO_BACK = (A.COMMITTED, A.VERIFIED)
 """Runs the release: what a rollback recalls."""
@@ -141,6 +145,7 @@ def _running(state: A) -> Row:
         Move.ROLL_BACK: A.ORDERED,
         Move.NO_WAY_BACK: A.FAILED,
         Move.TAKEN_OVER: A.SUPERSEDED,
+        Move.DRIFT: A.DRIFTED,
         Move.DECOMMISSION: A.SKIPPED,
     }
     return {**_stay(state, Word), **lost, **moves}
@@ -180,6 +185,7 @@ ASSIGNMENT: Mapping[A, Row] = {
         Move.EXPIRE: A.EXPIRED,
     },
     **{state: _stay(state, Word) for state in A if state in _ENDS},
+    A.DRIFTED: {**_stay(A.DRIFTED, Word), Move.CORRECT: A.ORDERED, Move.SEEN_AGAIN: A.VERIFIED},
 }
 
 CAMPAIGN: Mapping[C, Mapping[str, C]] = {

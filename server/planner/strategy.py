@@ -206,6 +206,7 @@ class Strategy:
     `healthy_s`: committed and not regressed for this long makes it verified.
     `permit_valid_s`, `trial_s`, `order_ttl_s`: as in the permit and order. `on_failure`: `pause`, `abort` or `rollback`.
     `on_suspect`: whether the campaign stops (`hold`) or goes on (`warn`) when its release becomes suspect.
+    `on_drift`: what becomes of a target whose version was changed by hand once every cohort passed: `show` or `correct`.
     `retry_s`: after how long a target that was told to wait asks again, and a target held by another campaign is tried again.
     `priority`: of two campaigns that want a target, the one with the higher takes it while the other has given no permit.
     `retries`: what is tried again when it failed for a reason that says nothing about the release; `timeouts`: of phases.
@@ -238,6 +239,7 @@ class Strategy:
     late_max_failures: int = 1
     on_failure: str = "pause"
     on_suspect: str = "hold"
+    on_drift: str = "show"
     retry_s: int = 30
     deltas: DeltaPolicy = DeltaPolicy()
     approvals: ApprovalPolicy = ApprovalPolicy()

@@ -88,7 +88,8 @@ class Surroundings:
     """`sizes`: of the target's own groups. `behind`: where the target counts, and what is behind itself. The others only where
     the campaign's strategy asks for them: `before`, the campaigns it comes after; `gateways`, what the target's run; `peers` in
     its groups; `counters`, those of the product's releases in order. `step_is_suspect`: whether the release on the way that the
-    target was ordered is."""
+    target was ordered is. `younger`: a campaign that was made later, has this target, and was started; only for campaigns that
+    correct what was changed by hand."""
 
     sizes: tuple[GroupSize, ...] = ()
     behind: tuple[BehindRow, ...] = ()
@@ -100,6 +101,7 @@ class Surroundings:
     """Only for a planned target; then `made_at` is when its own campaign was made."""
     made_at: float = 0.0
     step_is_suspect: bool = False
+    younger: str | None = None
 
 
 NOWHERE = Surroundings()

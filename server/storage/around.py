@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, and_, bindparam, exists, func, select
 
+from server.planner.drift import STARTED
 from server.planner.gateways import LABELS, OWN_LABELS, Path, named, path_of
 from server.planner.model import LATE, AssignmentRow, AssignmentState, CampaignRow, ReleaseKey, TargetRow, TokenKind
 from server.planner.surroundings import (
@@ -74,6 +75,22 @@ _PEERS = (
     .order_by(TARGET_LABEL.c.target)
     .limit(MAX_PEERS + 1)
 )
+_MINE = CAMPAIGN.alias("mine")
+_YOUNGER = (
+    select(CAMPAIGN.c.id)
+    .select_from(
+        ASSIGNMENT.join(CAMPAIGN, CAMPAIGN.c.id == ASSIGNMENT.c.campaign).join(
+            _MINE, CAMPAIGN.c.created_at > _MINE.c.created_at
+        )
+    )
+    .where(
+        ASSIGNMENT.c.target == bindparam("target"),
+        _MINE.c.id == bindparam("campaign"),
+        CAMPAIGN.c.state.in_([str(state) for state in STARTED]),
+    )
+    .order_by(CAMPAIGN.c.created_at.desc())
+    .limit(1)
+)
 _STATE = select(RELEASE.c.state).where(
     RELEASE.c.product == bindparam("product"), RELEASE.c.version == bindparam("version")
 )
@@ -113,8 +130,13 @@ def load(
         counters=tuple(db.execute(_COUNTERS, {"product": campaign.release.product}).scalars()) if strategy.skew else (),
         rivals=rivals.at(db, target, campaign) if assignment.state is AssignmentState.PLANNED else (),
         made_at=rivals.made_at(db, campaign) if assignment.state is AssignmentState.PLANNED else 0.0,
+        younger=_younger(db, assignment) if strategy.on_drift == "correct" else None,
         step_is_suspect=assignment.via is not None and _is_suspect(db, assignment.via),
     )
+
+
+def _younger(db: Connection, assignment: AssignmentRow) -> str | None:
+    return db.execute(_YOUNGER, {"campaign": assignment.campaign, "target": assignment.target}).scalar()
 
 
 def _is_suspect(db: Connection, release: ReleaseKey) -> bool:

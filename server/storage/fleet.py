@@ -83,6 +83,12 @@ class SqlFleet:
         """Number of targets."""
         return self._db.execute(select(func.count()).select_from(TARGET)).scalar_one()
 
+    def drifted(self) -> int:
+        """Number of targets whose version was changed by hand, by the last campaign that held them."""
+        of_last = and_(ASSIGNMENT.c.campaign == TARGET.c.last_campaign, ASSIGNMENT.c.target == TARGET.c.id)
+        query = select(func.count()).select_from(ASSIGNMENT.join(TARGET, of_last))
+        return self._db.execute(query.where(ASSIGNMENT.c.state == str(AssignmentState.DRIFTED))).scalar_one()
+
     def set_presence(self, agent: str, *, online: bool, at: float) -> None:
         """Note the presence hint for the agent's targets."""
         group_sizes.before_presence(self._db, agent, online=online)

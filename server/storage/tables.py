@@ -231,6 +231,8 @@ class AssignmentTable(Stored, table=True):
     control: str | None
     compared: bool
     back_reason: str
+    came_from: str | None
+    corrections: int
     version: int
     __table_args__ = (
         Index(None, "campaign", "cohort", "rank", "target"),

@@ -11,7 +11,7 @@ from server.ui.wording import campaign_sentence, plural, spoken
 
 WAIT_FOR_SOMEBODY = (CampaignState.DRAFT, CampaignState.AWAITING_APPROVAL, CampaignState.PAUSED)
 ENDED_EARLY = (CampaignState.ABORTED, CampaignState.ROLLED_BACK)
-LOOK = (A.MISSING, A.REGRESSED, A.FAILED, A.REFUSED)
+LOOK = (A.MISSING, A.REGRESSED, A.DRIFTED, A.FAILED, A.REFUSED)
 """States that a running campaign does not heal by itself."""
 
 

@@ -39,6 +39,7 @@ WATCH = (CampaignState.WATCHING,)
 STUCK = (
     AssignmentState.MISSING,
     AssignmentState.REGRESSED,
+    AssignmentState.DRIFTED,
     AssignmentState.FAILED,
     AssignmentState.FELL_BACK,
     AssignmentState.REFUSED,

@@ -28,6 +28,7 @@ TONES: dict[A, str] = {
     A.REFUSED: "bad",
     A.MISSING: "bad",
     A.REGRESSED: "bad",
+    A.DRIFTED: "bad",
 }
 TONE_ORDER = ("verified", "committed", "trial", "moving", "waiting", "aside", "bad")
 TONE_TEXT = {

@@ -741,6 +741,42 @@ class TestCampaigns:
         assert await database.read(lambda unit: told(unit, "t1"))
         assert not await database.read(lambda unit: told(unit, "t2"))
 
+    async def test_a_younger_campaign_is_told_where_drift_is_corrected(self, database: SqlDatabase) -> None:
+        def work(unit: Unit) -> None:
+            enrol(unit, "t1")
+            correcting = replace(STRATEGY, on_drift="correct")
+            rows = (
+                replace(CAMPAIGN, strategy=correcting),
+                replace(CAMPAIGN, id="autumn", state=CampaignState.RUNNING),
+                replace(CAMPAIGN, id="winter"),
+            )
+            for at, row in enumerate(rows):
+                unit.campaigns.create(row, row.id, COHORTS[:0], created_at=float(at), created_by="ann")
+                unit.campaigns.add_assignments([assignment("t1", 0, 0, campaign=row.id, came_from="c" * 64)])
+
+        await database.write(work)
+
+        def younger(unit: Unit, campaign: str) -> str | None:
+            return unit.campaigns.load(Footprint(campaign=campaign, target="t1")).around.younger
+
+        assert await database.read(lambda unit: younger(unit, "spring")) == "autumn", "a draft has no say"
+        assert await database.read(lambda unit: younger(unit, "autumn")) is None, "it corrects nothing"
+
+    async def test_targets_that_drifted_are_counted_by_their_last_campaign(self, database: SqlDatabase) -> None:
+        def work(unit: Unit) -> None:
+            plan(unit)
+            for name in ("t1", "t2"):
+                loaded = unit.campaigns.load(Footprint(campaign="spring", target=name))
+                assert loaded.target is not None
+                assert loaded.assignment is not None
+                held = replace(loaded.target, holder="spring")
+                drifted = replace(loaded.assignment, state=AssignmentState.DRIFTED)
+                changes = (Put(row=drifted), *((Put(row=held),) if name == "t1" else ()))
+                unit.campaigns.commit(Decision(changes=changes))
+
+        await database.write(work)
+        assert await database.read(lambda unit: unit.fleet.drifted()) == 1
+
     async def test_what_was_said_of_a_cohort_is_kept(self, database: SqlDatabase) -> None:
         await database.write(lambda unit: plan(unit))
         told = replace(COHORTS[1], state=CohortState.ROLLED_BACK, back_reason="it hums", going_back=2, version=1)

@@ -89,6 +89,7 @@ STRATEGY: dict[str, Any] = {
     "late_max_failures": 0,
     "on_failure": "abort",
     "on_suspect": "warn",
+    "on_drift": "correct",
     "timezone": "Europe/Berlin",
     "windows": [WEEKLY, CRON],
     "freezes": [DATES],

@@ -90,3 +90,16 @@ async def test_where_no_release_leads_back_the_trail_says_what_does(stage: Any) 
     lines = await stage.database.read(lambda unit: unit.audit.latest(limit=20))
     (told,) = [line for line in lines if line.kind == "rollback-not-proposed"]
     assert "otaria campaign rollback spring" in told.text
+
+
+async def test_a_version_changed_by_hand_is_shown_and_makes_nothing_suspect(stage: Any) -> None:
+    devices = await completed(stage)
+    device = devices["t1"]
+    device.version = "7"
+    device.report("idle", order_hash=None)
+    await stage.settle()
+    assert (await stage.states())["t1"] == "drifted"
+    assert await stage.database.read(lambda unit: unit.fleet.drifted()) == 1
+    release = await stage.database.read(lambda unit: unit.releases.get("lamp", "2"))
+    assert release.state is ReleaseState.ACTIVE
+    assert (await stage.service.explain("t1")).kind == "drift"

@@ -13,6 +13,7 @@ from server.errors import ConflictError
 from server.planner.ask_events import CHECKS, Check
 from server.planner.cohorts import split
 from server.planner.dealing import deal
+from server.planner.drift import STARTED
 from server.planner.explain import explain
 from server.planner.gate_rows import BlockRow
 from server.planner.gateways import Path, named, path_groups, path_of
@@ -337,6 +338,7 @@ class Board:
             rivals=self._rivals(target, campaign) if assignment.state is AssignmentState.PLANNED else (),
             made_at=float(self._made.index(campaign.id)),
             step_is_suspect=doubted,
+            younger=self._younger(campaign, target.id) if plan.on_drift == "correct" else None,
         )
 
     def _rivals(self, target: TargetRow, campaign: CampaignRow) -> tuple[Rival, ...]:
@@ -360,6 +362,13 @@ class Board:
                 )
                 found.append(rival)
         return tuple(found)
+
+    def _younger(self, campaign: CampaignRow, target: str) -> str | None:
+        """Campaigns are as old as the order in which they were added."""
+        rows = [row for row in self.rows.values() if isinstance(row, CampaignRow)]
+        later = rows[[row.id for row in rows].index(campaign.id) + 1 :]
+        found = [row.id for row in later if ("assignment", row.id, target) in self.rows and row.state in STARTED]
+        return found[-1] if found else None
 
     def _size(self, key: str, fleet: list[TargetRow]) -> GroupSize:
         held = {token.target for token in self.tokens(key)}

@@ -386,6 +386,16 @@ def scene_late_before_the_canaries() -> tuple[Board, str]:
     return board, late
 
 
+def scene_overtaken_correction() -> tuple[Board, str]:
+    board = fleet(1, strategy(cohorts=ALL, on_drift="correct"))
+    board.verify("t0")
+    board.report("t0", "idle", runs=OTHER)
+    board.stage("t0")
+    board.add_campaign("d", ["t0"], strategy(cohorts=ALL))
+    board.start("d")
+    return board, "t0"
+
+
 def scene_suspect_step() -> tuple[Board, str]:
     board = fleet(1, strategy(cohorts=ALL), through=True)
     board.suspects = {"1.5"}
@@ -491,6 +501,7 @@ SCENES = {
     ask_events.not_quarantined: scene_quarantined,
     ask_events.not_ended: scene_ended,
     ask_events.not_taken_back: scene_taken_back,
+    ask_events.correction_is_wanted: scene_overtaken_correction,
     ask_events.step_is_trusted: scene_suspect_step,
     ask_events.campaign_grants: scene_paused,
     ask_events.cohort_may_go: scene_late_before_the_canaries,
