@@ -3,7 +3,7 @@
 Rules
 - Who runs the release and then shows an image that neither of its slots had is `drifted`: no boot loader can bring it there. Who
   shows what its other slot had has fallen back, which is a regression. Where that isn't known it counts as a regression, too.
-- Drift says nothing about the release, so no gate counts it. Who shows the release again is verified again.
+- Drift says nothing about the release, so no gate counts it. Who shows the release again must stay healthy on it again.
 - Where the strategy says so, and every cohort has passed, it is ordered the release anew, under the same permits; at most
   `MOST_CORRECTIONS` times, for somebody seems to mean it. Never against a campaign that was made later and has the target, nor
   while the release is suspect, nor for who was taken back.
@@ -33,7 +33,7 @@ def look(ledger: Ledger, event: Reported, text: str) -> None:
     """See whether a report shows another image than the release, and draw the consequences; `text` says so."""
     assignment, runs, wanted = ledger.assignment, event.running_sha256, steps.current(ledger).sha256
     if assignment.state is AssignmentState.DRIFTED and runs == wanted:
-        ledger.move(Move.SEEN_AGAIN, reason="It runs the release again.")
+        ledger.move(Move.SEEN_AGAIN, reason="It runs the release again.", committed_at=ledger.at)
         ledger.record("drift-over", "It runs the release again.", target=True)
     elif assignment.state in CAN_GO_BACK and runs not in (None, wanted):
         by_hand = assignment.came_from not in (None, runs) and event.state not in _FELL

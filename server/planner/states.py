@@ -185,7 +185,7 @@ ASSIGNMENT: Mapping[A, Row] = {
         Move.EXPIRE: A.EXPIRED,
     },
     **{state: _stay(state, Word) for state in A if state in _ENDS},
-    A.DRIFTED: {**_stay(A.DRIFTED, Word), Move.CORRECT: A.ORDERED, Move.SEEN_AGAIN: A.VERIFIED},
+    A.DRIFTED: {**_stay(A.DRIFTED, Word), Move.CORRECT: A.ORDERED, Move.SEEN_AGAIN: A.COMMITTED},
 }
 
 CAMPAIGN: Mapping[C, Mapping[str, C]] = {

@@ -63,10 +63,12 @@ def test_no_gate_counts_drift() -> None:
     assert board.campaign().state is C.COMPLETED
 
 
-def test_who_shows_the_release_again_is_verified_again() -> None:
+def test_who_shows_the_release_again_is_verified_once_it_was_healthy() -> None:
     board = completed()
     board.report("t0", "idle", runs=OTHER)
     board.report("t0", "idle", runs=NEW)
+    assert board.state("t0") is A.COMMITTED
+    board.wait(HEALTHY_S)
     assert board.state("t0") is A.VERIFIED
 
 

@@ -42,10 +42,14 @@ def test_every_agent_word_is_known_in_every_ordered_state(state: AssignmentState
     assert missing == []
 
 
-@pytest.mark.parametrize("state", sorted(NEUTRAL | FAILURES - {A.MISSING}))
+@pytest.mark.parametrize("state", sorted((NEUTRAL | FAILURES) - {A.MISSING, A.DRIFTED}))
 def test_ends_are_sticky(state: AssignmentState) -> None:
     assert {next_assignment(state, word) for word in AgentState} == {state}
     assert not [move for move in Move if states.has_row(state, move)]
+
+
+def test_no_word_alone_ends_drift() -> None:
+    assert {next_assignment(A.DRIFTED, word) for word in AgentState} == {A.DRIFTED}
 
 
 def test_success_is_reached_only_through_committed() -> None:
