@@ -12,6 +12,7 @@ from server.campaigns.decommission import DecommissionService
 from server.campaigns.director import Director
 from server.campaigns.logs import LogService
 from server.campaigns.standing import StandingService
+from server.campaigns.words import WordService
 from server.http.access import Tokens
 from server.http.accounts import AccountRoutes, Accounts
 from server.http.authorities import CaRoutes
@@ -23,6 +24,7 @@ from server.http.logs import LogRoutes
 from server.http.people import Ready, SystemRoutes, people_app
 from server.http.releases import Judge, Publisher, ReleaseRoutes
 from server.http.revisions import RevisionDesk, RevisionRoutes
+from server.http.words import WordRoutes
 from server.identity.authorities_service import AuthoritiesService
 from server.ports import Clock, Database
 from server.ui.forms import Forms
@@ -101,6 +103,7 @@ def people_listener(parts: PeopleParts) -> web.Application:
         *CaRoutes(database=database, authorities=parts.authorities).routes(),
         *CampaignRoutes(database=database, desk=desk, clock=parts.clock).routes(),
         *RevisionRoutes(desk).routes(),
+        *WordRoutes(WordService(database, parts.clock)).routes(),
         *releases.routes(),
         *LogRoutes(database=database, desk=logs).routes(),
         *BundleRoutes(bundles=parts.bundles, ingest=parts.ingest, wake=parts.on_brought).routes(),

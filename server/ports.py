@@ -24,7 +24,7 @@ from server.planner.model import (
 )
 from server.planner.revision_rows import RevisionRow
 from server.planner.strategy import Strategy
-from server.planner.surroundings import BehindRow
+from server.planner.surroundings import BehindRow, Word
 
 T = TypeVar("T")
 
@@ -400,6 +400,10 @@ class Fleet(Protocol):
 
     def set_way(self, target: str, *, endpoint: str | None, services_cas: Sequence[str]) -> None:
         """Note by which address a target said it comes, and which services CAs it trusts."""
+        ...
+
+    def put_word(self, word: Word) -> None:
+        """Keep a word from outside, in place of one of the same name about the same."""
         ...
 
     def labels(self, names: Sequence[str]) -> Mapping[str, Mapping[str, str]]:

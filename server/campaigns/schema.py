@@ -26,7 +26,7 @@ from server.campaigns.schema_values import (
     text,
     whole,
 )
-from server.planner import gate_policy, group_policy, policy, retry_policy, times
+from server.planner import gate_policy, group_policy, policy, precondition_policy, retry_policy, times
 from server.planner.budgets import UNLIMITED
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
@@ -91,6 +91,9 @@ def _fields() -> dict[str, Schema]:
         "retry": whole("After how long a target that was told to wait asks again."),
         "deltas": _deltas(),
         "unattended": _unattended(),
+        "preconditions": array(
+            _precondition(), 0, precondition_policy.MAX_PRECONDITIONS, "What must be true before a restart."
+        ),
         "priority": integer(-policy.MAX_PRIORITY, policy.MAX_PRIORITY, "The higher takes a target first."),
         "retries": _retries(),
         "timeouts": _timeouts(),
@@ -206,6 +209,13 @@ def _deltas() -> Schema:
         "at_most": integer(0, policy.MAX_DELTAS, "So many are made."),
     }
     return mapping(fields, "How deltas are made and offered.")
+
+
+def _precondition() -> Schema:
+    size = pattern(precondition_policy.SIZE.pattern)
+    space = {"anyOf": [integer(1, precondition_policy.MAX_BYTES), size]}
+    word = mapping({"word": pattern(ID_PATTERN), "max_age": positive()}, needs=("word",))
+    return {"anyOf": [word, mapping({"free_space": space, "label": LABEL}, needs=("free_space",))]}
 
 
 def _retries() -> Schema:

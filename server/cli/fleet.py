@@ -15,6 +15,7 @@ from server.cli.authorities import ca, endpoints
 from server.cli.output import emit, json_option, stamp, table
 from server.cli.params import Duration, KeyValue
 from server.cli.rest import RestClient, connect, segment, server_options
+from server.cli.words import word
 
 LOOK_AGAIN_S = 0.5
 
@@ -310,3 +311,4 @@ def _pairs(labels: dict[str, str]) -> str:
 
 fleet.add_command(ca)
 fleet.add_command(endpoints)
+fleet.add_command(word)

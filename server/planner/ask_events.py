@@ -27,6 +27,7 @@ from server.planner.model import (
     GrantPermit,
     TellWait,
 )
+from server.planner.preconditions import preconditions_hold
 from server.planner.states import WAITING, Move
 from server.planner.waits import PATIENT_FACTOR, Wait
 from server.planner.waits import wait as _wait
@@ -191,6 +192,7 @@ CHECKS: tuple[Check, ...] = (
     group_checks.leaves_went_first,
     group_checks.group_goes_together,
     group_checks.skew_is_small,
+    preconditions_hold,
     in_window,
     group_checks.path_is_clear,
     budgets_have_room,

@@ -188,6 +188,17 @@ class TimeoutPolicy:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PreconditionPolicy:
+    """What must be true of a target before its permit: a good word called `name`, at most `max_age_s` old; or `free_bytes` free,
+    as its label `label` says."""
+
+    name: str = ""
+    max_age_s: float | None = None
+    free_bytes: int | None = None
+    label: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class UnattendedPolicy:
     """How orders are given out for sites without a network. `expires_s`: how long one may be followed. `accept_codes`: whether a
     typed code counts like a signed report. `when_silent`: what silence until after that means, `missing` or `expired`."""
@@ -232,6 +243,7 @@ class Strategy:
     permit_valid_s: int = 300
     trial_s: int = 600
     order_ttl_s: int = 30 * 86400
+    preconditions: tuple[PreconditionPolicy, ...] = ()
     priority: int = 0
     max_attempts: int = 1
     retries: RetryPolicy = RetryPolicy()

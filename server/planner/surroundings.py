@@ -84,6 +84,19 @@ class Rival:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Word:
+    """What somebody, or something, outside said about `key`: a target's id, or a label as `name=value`."""
+
+    name: str
+    key: str
+    good: bool
+    by: str
+    reason: str
+    at: float
+    expires_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Surroundings:
     """`sizes`: of the target's own groups. `behind`: where the target counts, and what is behind itself. The others only where
     the campaign's strategy asks for them: `before`, the campaigns it comes after; `gateways`, what the target's run; `peers` in
@@ -97,6 +110,8 @@ class Surroundings:
     gateways: tuple[Neighbour, ...] = ()
     peers: tuple[Peers, ...] = ()
     counters: tuple[int, ...] = ()
+    words: tuple[Word, ...] = ()
+    """About the target or its labels, of the names that the strategy's preconditions have."""
     rivals: tuple[Rival, ...] = ()
     """Only for a planned target; then `made_at` is when its own campaign was made."""
     made_at: float = 0.0

@@ -17,7 +17,7 @@ from server.planner.surroundings import (
     Surroundings,
 )
 from server.ports import AgentStatus, ReleaseState
-from server.storage import rivals
+from server.storage import rivals, words
 from server.storage.tables import (
     AGENT,
     ASSIGNMENT,
@@ -128,6 +128,7 @@ def load(
         gateways=_gateways(db, target) if strategy.requires else (),
         peers=tuple(_peers(db, key, campaign.id) for key in target.groups if key.partition("=")[0] in compared),
         counters=tuple(db.execute(_COUNTERS, {"product": campaign.release.product}).scalars()) if strategy.skew else (),
+        words=words.about(db, [target.id, *target.groups], names) if (names := _words(campaign)) else (),
         rivals=rivals.at(db, target, campaign) if assignment.state is AssignmentState.PLANNED else (),
         made_at=rivals.made_at(db, campaign) if assignment.state is AssignmentState.PLANNED else 0.0,
         younger=_younger(db, assignment) if strategy.on_drift == "correct" else None,
@@ -137,6 +138,10 @@ def load(
 
 def _younger(db: Connection, assignment: AssignmentRow) -> str | None:
     return db.execute(_YOUNGER, {"campaign": assignment.campaign, "target": assignment.target}).scalar()
+
+
+def _words(campaign: CampaignRow) -> list[str]:
+    return [policy.name for policy in campaign.strategy.preconditions if policy.name]
 
 
 def _is_suspect(db: Connection, release: ReleaseKey) -> bool:

@@ -20,9 +20,9 @@ from sqlalchemy import (
 
 from firmware.errors import RefusedError
 from server.planner.model import AssignmentState
-from server.planner.surroundings import AGENT_LABEL
+from server.planner.surroundings import AGENT_LABEL, Word
 from server.ports import AgentStatus, Drift, Page, TargetView
-from server.storage import group_sizes
+from server.storage import group_sizes, words
 from server.storage.tables import AGENT, ASSIGNMENT, TARGET, TARGET_LABEL
 
 UNKNOWN = "unknown"
@@ -146,6 +146,10 @@ class SqlFleet:
         """Note by which address a target said it comes, and which services CAs it trusts."""
         values = {"endpoint": endpoint, "services_cas": list(services_cas)}
         self._db.execute(_UPDATE, {**values, "of_target": target})
+
+    def put_word(self, word: Word) -> None:
+        """Keep a word from outside, in place of one of the same name about the same."""
+        words.put(self._db, word)
 
     def labels(self, names: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
         """The labels of these names, by target, of all targets that are not shut out and have any."""

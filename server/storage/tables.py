@@ -305,6 +305,19 @@ class BehindTable(Stored, table=True):
     version: int
 
 
+class WordTable(Stored, table=True):
+    """What was said from outside about `key`: a target's id, or `label=value`."""
+
+    __tablename__ = "word"
+    name: str = Field(primary_key=True)
+    key: str = Field(primary_key=True)
+    good: bool
+    by: str
+    reason: str
+    at: float
+    expires_at: float
+
+
 class TokenTable(Stored, table=True):
     __tablename__ = "token"
     target: str = Field(primary_key=True, foreign_key="target.id")
@@ -436,6 +449,7 @@ LEG = _table("campaign_leg")
 GROUP = _table("budget_group")
 GROUP_SIZE = _table("group_size")
 BEHIND = _table("campaign_behind")
+WORD = _table("word")
 TOKEN = _table("token")
 JOURNAL = _table("journal")
 INBOX = _table("inbox")

@@ -29,8 +29,8 @@ from server.planner.model import (
     campaign_group,
 )
 from server.planner.revision_rows import RevisionRow, RevisionState
-from server.planner.strategy import BudgetPolicy, CohortPolicy, GatePolicy, Strategy
-from server.planner.surroundings import Rival, Surroundings
+from server.planner.strategy import BudgetPolicy, CohortPolicy, GatePolicy, PreconditionPolicy, Strategy
+from server.planner.surroundings import Rival, Surroundings, Word
 from server.ports import (
     AgentRecord,
     AgentStatus,
@@ -586,6 +586,22 @@ class TestCampaigns:
         assert third.rivals == (), "who has a permit is left to end"
         assert ordered.rivals == (), "who was admitted looks at nobody"
         assert draft.rivals == (), "a draft wants nothing yet"
+
+    async def test_words_that_a_strategy_waits_for_come_with_the_target(self, database: SqlDatabase) -> None:
+        asks = replace(CAMPAIGN, strategy=replace(STRATEGY, preconditions=(PreconditionPolicy(name="backup"),)))
+        word = Word(name="backup", key="site=berlin", good=False, by="bob", reason="", at=1.0, expires_at=9.0)
+
+        def work(unit: Unit) -> None:
+            enrol(unit, "t1", site="berlin")
+            unit.campaigns.create(asks, "spring", COHORTS, created_at=3.0, created_by="ann")
+            unit.campaigns.add_assignments([assignment("t1", 0, 0)])
+            for one in (word, replace(word, key="site=rome"), replace(word, name="other"), replace(word, key="t1")):
+                unit.fleet.put_word(one)
+            unit.fleet.put_word(replace(word, key="t1", good=True))
+
+        await database.write(work)
+        loaded = await database.read(lambda unit: unit.campaigns.load(Footprint(campaign="spring", target="t1")))
+        assert loaded.around.words == (word, replace(word, key="t1", good=True))
 
     async def test_a_name_is_taken_once(self, database: SqlDatabase) -> None:
         await database.write(plan)

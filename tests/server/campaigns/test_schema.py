@@ -82,6 +82,7 @@ STRATEGY: dict[str, Any] = {
     "retry": 30,
     "deltas": {"wait": "10m", "min_saving": "35%", "at_most": 8},
     "unattended": {"expires": "30d", "accept_codes": True, "when_silent": "expired"},
+    "preconditions": [{"word": "backup", "max_age": "1d"}, {"free_space": "500MB", "label": "agent.free"}],
     "priority": 10,
     "retries": {"most": 3, "first": "1m", "factor": 2, "most_wait": "1h", "jitter": "50%"},
     "timeouts": {"download": "2h", "activation": "10m", "commit": "15m"},

@@ -338,3 +338,15 @@ async def test_a_changed_file_is_planned_and_becomes_a_revision(otaria: Shell) -
     file.write_text(CAMPAIGN.replace('"1.1.0"', '"1.0.0"'))
     code, out, _ = await otaria("campaign", "plan", str(file))
     assert (code, "another release is another campaign" in out) == (1, True)
+
+
+async def test_a_word_about_a_target_or_a_label_is_kept_with_who_gave_it(otaria: Shell) -> None:
+    target = (await otaria.json("fleet", "list"))["targets"][0]["id"]
+    said = await otaria.json("fleet", "word", "backup", "good", "--target", target, "--expires", "12h")
+    assert (said["key"], said["good"], said["by"]) == (target, True, "the admin")
+    assert said["expires_at"] - said["at"] == 12 * 3600
+    code, out, _ = await otaria("fleet", "word", "backup", "bad", "--label", "site=berlin", "--reason", "job 7")
+    assert (code, out) == (0, "backup of site=berlin is bad.\n")
+    assert (await otaria("fleet", "word", "backup", "good", "--target", "nobody"))[0] == 1
+    assert (await otaria("fleet", "word", "backup", "good"))[0] == 2
+    assert (await otaria("fleet", "word", "backup", "good", "--target", target, role=Role.VIEWER))[0] == 1

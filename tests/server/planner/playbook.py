@@ -79,6 +79,7 @@ from server.planner.surroundings import (
     Predecessor,
     Rival,
     Surroundings,
+    Word,
 )
 
 OLD = "1" * 64
@@ -157,6 +158,7 @@ class Board:
         self.loses_orders = False
         self.checks = checks
         self._made: list[str] = []
+        self.words: list[Word] = []
         self._page = page
         self._orders = 0
         self._nonces = 0
@@ -335,6 +337,7 @@ class Board:
                 for key in found
             ),
             counters=tuple(sorted(COUNTERS.values())) if plan.skew else (),
+            words=tuple(word for word in self.words if word.key in (target.id, *target.groups)),
             rivals=self._rivals(target, campaign) if assignment.state is AssignmentState.PLANNED else (),
             made_at=float(self._made.index(campaign.id)),
             step_is_suspect=doubted,

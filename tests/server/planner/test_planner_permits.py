@@ -5,7 +5,7 @@ from datetime import time
 
 import pytest
 
-from server.planner import ask_events, budgets, group_checks
+from server.planner import ask_events, budgets, group_checks, preconditions
 from server.planner.ask_events import CHECKS, Check
 from server.planner.calendar import Calendar, Times, Weekly
 from server.planner.model import AssignmentState, CampaignState, GrantPermit, TargetRow, TellWait, TokenKind, Verb
@@ -15,6 +15,7 @@ from server.planner.strategy import (
     BudgetPolicy,
     CohortPolicy,
     GatePolicy,
+    PreconditionPolicy,
     RatePolicy,
     RequirePolicy,
     SkewPolicy,
@@ -491,7 +492,14 @@ def scene_apart() -> tuple[Board, str]:
     return board, "t0"
 
 
+def scene_without_a_backup() -> tuple[Board, str]:
+    board = fleet(1, strategy(cohorts=ALL, preconditions=(PreconditionPolicy(name="backup"),)))
+    board.stage("t0")
+    return board, "t0"
+
+
 SCENES = {
+    preconditions.preconditions_hold: scene_without_a_backup,
     group_checks.path_is_clear: scene_behind_a_gateway_in_flight,
     group_checks.leaves_went_first: scene_leaves_first,
     group_checks.predecessors_are_done: scene_after_another,

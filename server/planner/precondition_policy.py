@@ -1,0 +1,48 @@
+"""Preconditions of a strategy, from plain values. Refusals as in `server.planner.plain`."""
+
+import re
+
+from server.planner import plain
+from server.planner.strategy import PreconditionPolicy
+from server.planner.surroundings import AGENT_LABEL
+
+MAX_PRECONDITIONS = 8
+FREE_LABEL = f"{AGENT_LABEL}free-bytes"
+"""The device's own label that says how many bytes it has free, unless the strategy names another."""
+SIZE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?(kB|MB|GB|KiB|MiB|GiB)")
+MAX_BYTES = 1 << 50
+_UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+def parse_preconditions(value: object, where: str) -> tuple[PreconditionPolicy, ...]:
+    """What must be true before a restart; raises `RefusedError` (`bad-strategy`)."""
+    items = plain.sequence(value, where, 0, MAX_PRECONDITIONS)
+    found = tuple(_precondition(item, f"{where}[{index}]") for index, item in enumerate(items))
+    names = [(one.name, one.label) for one in found]
+    if len(set(names)) < len(names):
+        raise plain.bad(where, "name each precondition once")
+    return found
+
+
+def _precondition(value: object, where: str) -> PreconditionPolicy:
+    fields = plain.mapping(value, where)
+    if "free_space" in fields:
+        plain.known(fields, ("free_space", "label"), where)
+        label = fields.get("label", FREE_LABEL)
+        if not isinstance(label, str) or not plain.LABEL.fullmatch(label):
+            raise plain.bad(f"{where}.label", "be the name of a label that says the bytes free")
+        return PreconditionPolicy(free_bytes=_size(fields["free_space"], f"{where}.free_space"), label=label)
+    plain.known(fields, ("word", "max_age"), where)
+    if "word" not in fields:
+        raise plain.bad(where, "have word or free_space")
+    max_age_s = plain.positive_duration(fields["max_age"], f"{where}.max_age") if "max_age" in fields else None
+    return PreconditionPolicy(name=plain.name(fields["word"], f"{where}.word"), max_age_s=max_age_s)
+
+
+def _size(value: object, where: str) -> int:
+    match = SIZE.fullmatch(value) if isinstance(value, str) else None
+    if match:
+        value = int(float(match[1]) * _UNITS[match[2]])
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_BYTES:
+        raise plain.bad(where, "be a number of bytes or a size such as 500MB or 2GiB")
+    return value

@@ -1,0 +1,54 @@
+"""What must be true of a target before it may restart: room, a verified backup, a check elsewhere.
+
+Rules
+- A word is given from outside, about a target or about all that have a label, and holds until it expires. A refusal counts before
+  any good word; a word that is missing, expired or older than the strategy allows is none.
+- What isn't known isn't fulfilled. Such a target waits, and never passes by waiting.
+- Going back to the release before needs none of it.
+"""
+
+from firmware.protocol.words import Action
+from server.planner.ledger import Ledger
+from server.planner.strategy import PreconditionPolicy
+from server.planner.surroundings import Word
+from server.planner.waits import PATIENT_FACTOR, Wait, wait
+
+
+def preconditions_hold(ledger: Ledger) -> Wait | None:
+    """Every precondition of the strategy is known to hold."""
+    if ledger.assignment.action is Action.ROLLBACK:
+        return None
+    for policy in ledger.campaign.strategy.preconditions:
+        held = _room(ledger, policy) if policy.free_bytes is not None else _word(ledger, policy)
+        if held is not None:
+            text, release_by = held
+            return wait(ledger, "precondition", text, release_by, PATIENT_FACTOR)
+    return None
+
+
+def _room(ledger: Ledger, policy: PreconditionPolicy) -> tuple[str, str] | None:
+    prefix = f"{policy.label}="
+    told = next((key.removeprefix(prefix) for key in ledger.target.groups if key.startswith(prefix)), None)
+    if told is None or not (told.isascii() and told.isdigit()):
+        said = "doesn't say" if told is None else f"says '{told}'"
+        text = f"It needs {policy.free_bytes} bytes free, and its label {policy.label} {said} how many it has."
+        return text, f"the label {policy.label} being a number of bytes"
+    if int(told) < (policy.free_bytes or 0):
+        return f"It needs {policy.free_bytes} bytes free and has {told}.", "the target having more room"
+    return None
+
+
+def _word(ledger: Ledger, policy: PreconditionPolicy) -> tuple[str, str] | None:
+    found = [word for word in ledger.around.words if word.name == policy.name and ledger.at < word.expires_at]
+    refused = next((word for word in found if not word.good), None)
+    if refused is not None:
+        why = f": {refused.reason}" if refused.reason else ""
+        return f"{policy.name} was refused by {refused.by}{why}.", f"a good word about {policy.name}"
+    if any(_is_fresh(ledger, policy, word) for word in found):
+        return None
+    old = f" that is younger than {policy.max_age_s:g} s" if policy.max_age_s is not None else ""
+    return f"Nobody has said that {policy.name} is good{old}.", f"`otaria fleet word {policy.name} good`"
+
+
+def _is_fresh(ledger: Ledger, policy: PreconditionPolicy, word: Word) -> bool:
+    return policy.max_age_s is None or ledger.at <= word.at + policy.max_age_s
