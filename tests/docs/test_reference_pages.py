@@ -25,6 +25,7 @@ from server.http.logs import LogRoutes
 from server.http.people import SystemRoutes
 from server.http.releases import ReleaseRoutes
 from server.http.revisions import RevisionRoutes
+from server.http.words import WordRoutes
 from server.planner import ask_events, plain, policy, times
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
@@ -102,6 +103,7 @@ def routes() -> Iterator[tuple[str, str]]:
         ReleaseRoutes,
         BundleRoutes,
         RevisionRoutes,
+        WordRoutes,
     ):
         for route in unfurnished(kind).routes():
             yield f"{route.method} {route.path}", route.need.value
