@@ -92,7 +92,7 @@ async def test_a_release_is_suspect_until_somebody_clears_it(otaria: Shell) -> N
     assert (await otaria("release", "suspect", "gateway", "1.1.0"))[0] == 2
     code, out, _ = await otaria("release", "suspect", "gateway", "1.1.0", "--reason", "heat")
     assert (code, out.strip()) == (0, "gateway 1.1.0 is suspect.")
-    assert "1.1.0 is suspect: admin says: heat" in " ".join((await otaria("campaign", "show", "spring"))[1].split())
+    assert "1.1.0 is suspect: the admin says: heat" in " ".join((await otaria("campaign", "show", "spring"))[1].split())
     assert (await otaria("campaign", "start", "spring"))[0] == 1
     code, out, _ = await otaria("release", "clear", "gateway", "1.1.0", "--reason", "a fan")
     assert (code, out.strip()) == (0, "gateway 1.1.0 is active.")
