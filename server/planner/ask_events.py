@@ -29,14 +29,12 @@ from server.planner.model import (
 )
 from server.planner.preconditions import preconditions_hold
 from server.planner.states import WAITING, Move
-from server.planner.waits import PATIENT_FACTOR, Wait
+from server.planner.waits import LONGEST_RETRY_S, PATIENT_FACTOR, Wait
 from server.planner.waits import wait as _wait
 
 HISTORY = frozenset({AssignmentState.TRIAL, AssignmentState.COMMITTED, AssignmentState.VERIFIED})
 ASKABLE = frozenset({*WAITING, AssignmentState.ACTIVATING, AssignmentState.MISSING})
 UNKNOWN_AGAIN_S = 300
-LONGEST_RETRY_S = 3600
-"""A target whose window is far off asks again this often at least, because strategies and freezes change."""
 
 Check = Callable[[Ledger], Wait | None]
 

@@ -1,11 +1,18 @@
 """Why a target may not go now, as a value."""
 
+import math
 from dataclasses import dataclass
 
 from server.planner.ledger import Ledger
+from server.planner.model import AssignmentState
 
 PATIENT_FACTOR = 4
 """How much later than `retry_s` to ask again when only people can change the answer."""
+
+LONGEST_RETRY_S = 3600
+"""Who waits for long, for a window or behind a crowd, asks this often at least, because strategies and freezes change."""
+ASKS_A_SECOND = 20
+"""What all who wait in a campaign may ask together: a slot that gets free is taken at once all the same, by whoever asks next."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,5 +30,8 @@ class Wait:
 
 
 def wait(ledger: Ledger, kind: str, text: str, release_by: str, factor: int = 1) -> Wait:
-    """A wait that ends with an ask after the strategy's `retry_s`, times `factor`."""
-    return Wait(kind=kind, text=text, release_by=release_by, retry_s=ledger.campaign.strategy.retry_s * factor)
+    """A wait that ends with an ask after the strategy's `retry_s`, times `factor`; later where many wait."""
+    crowd = ledger.count(AssignmentState.STAGED, AssignmentState.ASKING)
+    turn_s = min(LONGEST_RETRY_S, math.ceil(crowd / ASKS_A_SECOND))
+    retry_s = max(ledger.campaign.strategy.retry_s * factor, turn_s)
+    return Wait(kind=kind, text=text, release_by=release_by, retry_s=retry_s)

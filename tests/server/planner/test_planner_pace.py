@@ -1,5 +1,6 @@
 """Rates: what may begin in a time, across cohorts and campaigns, whoever asks when; and when who waits comes back."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,8 +11,8 @@ from firmware.errors import RefusedError
 from server.planner.model import AssignmentState, GrantPermit, TellWait, Verb
 from server.planner.pace import interval_s
 from server.planner.policy import parse_strategy
-from server.planner.strategy import CohortPolicy, GatePolicy, RatePolicy
-from tests.server.planner.playbook import NEW, RETRY_S, Board, fleet, strategy
+from server.planner.strategy import BudgetPolicy, CohortPolicy, GatePolicy, RatePolicy
+from tests.server.planner.playbook import NEW, RETRY_S, Board, fleet, key_of, strategy
 
 BEARS_ALL = (CohortPolicy(name="all", gate=GatePolicy(kind="share", max_failure_rate=1.0)),)
 SIX_A_MINUTE = RatePolicy(count=6, every_s=60)
@@ -51,6 +52,19 @@ def test_the_same_attempt_uses_its_share_once() -> None:
     assert isinstance(board.ask("t0"), GrantPermit), "its permit was lost on the way"
     board.wait(1)
     assert isinstance(board.ask("t1"), GrantPermit)
+
+
+@pytest.mark.parametrize(("crowd", "retry_s"), [(20, RETRY_S), (2000, 100), (100_000, 3600)])
+def test_a_crowd_before_a_full_budget_asks_no_more_often_than_a_server_can_hear(crowd: int, retry_s: int) -> None:
+    plan = strategy(cohorts=BEARS_ALL, budgets=(BudgetPolicy(by="campaign", limit=1),), horizon_s=100_000)
+    board = fleet(3, plan)
+    board.stage("t0", "t1", "t2")
+    board.ask("t0")
+    cohort = board.cohort("all")
+    board.rows[key_of(cohort)] = replace(cohort, counts={**cohort.counts, AssignmentState.ASKING: crowd - 1})
+    answer = board.ask("t1")
+    assert isinstance(answer, TellWait)
+    assert (answer.reason_kind, answer.retry_after_s) == ("budget", retry_s)
 
 
 def test_a_crowd_comes_back_by_turns_and_not_at_once() -> None:
