@@ -143,7 +143,7 @@ async def test_legs_count_what_each_image_needs(stage: Any) -> None:
     assert (sums.full_bytes, sums.expected_bytes) == (2 * 24 * MIB, 2 * 2 * MIB)
 
 
-async def test_another_image_in_any_set_is_a_regression(stage: Any) -> None:
+async def test_another_image_in_any_set_is_drift(stage: Any) -> None:
     """A report of the same version whose `app` differs is not what the campaign installed."""
     devices = await prepared(stage, "1")
     await stage.start(CAMPAIGN)
@@ -156,7 +156,7 @@ async def test_another_image_in_any_set_is_a_regression(stage: Any) -> None:
     )
     device.report("committed")
     await stage.settle()
-    assert (await stage.states()) == {"t0": "regressed"}
+    assert (await stage.states()) == {"t0": "drifted"}
 
 
 # Publishing

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from yarl import URL
 
-from server.http.campaigns import MAX_CAMPAIGN_FILE_BYTES
+from server.http.revisions import MAX_CAMPAIGN_FILE_BYTES
 from server.http.routes import API
 from tests.people_side import CAMPAIGN, PeopleSide
 

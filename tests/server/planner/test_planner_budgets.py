@@ -207,12 +207,12 @@ def test_a_heartbeat_that_fails_counts_for_a_target_that_no_campaign_ever_had() 
 
 def test_a_target_that_regressed_counts_until_it_shows_itself_up() -> None:
     board = verified()
-    board.report("t0", "idle", runs=OTHER)
+    board.report("t0", "idle", runs=OLD)
     assert board.state("t0") is A.REGRESSED
     assert [token.kind for token in board.tokens(PAIR)] == [TokenKind.REGRESSED]
     board.report("t0", "idle", running_sha256=None)
     assert board.group(PAIR).used == 1, "nobody knows what it runs"
-    board.report("t0", "idle", runs=OTHER)
+    board.report("t0", "idle", runs=OLD)
     assert board.tokens() == []
 
 

@@ -88,7 +88,7 @@ def test_a_late_target_stays_late_when_its_cohort_can_pass_without_it() -> None:
     answer = board.ask(asleep)
     assert isinstance(answer, TellWait)
     assert answer.reason_kind == "gate"
-    assert "Cohort canary is open" in answer.reason
+    assert "Cohort canary comes first" in answer.reason
     board.report(awake, "committed", runs="2" * 64)
     board.wait(HEALTHY_S)
     assert isinstance(board.ask(asleep), GrantPermit)

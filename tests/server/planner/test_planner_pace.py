@@ -61,7 +61,7 @@ def test_a_crowd_before_a_full_budget_asks_no_more_often_than_a_server_can_hear(
     board.stage("t0", "t1", "t2")
     board.ask("t0")
     cohort = board.cohort("all")
-    board.rows[key_of(cohort)] = replace(cohort, counts={**cohort.counts, AssignmentState.ASKING: crowd - 1})
+    board.rows[key_of(cohort)] = replace(cohort, counts={**cohort.counts, AssignmentState.ASKING: crowd - 2})
     answer = board.ask("t1")
     assert isinstance(answer, TellWait)
     assert (answer.reason_kind, answer.retry_after_s) == ("budget", retry_s)
