@@ -157,7 +157,8 @@ def _waiting(ledger: Ledger, loaded: Slice) -> Explanation:
     said = _waiting_at(ledger, loaded)
     step = steps.why(ledger)
     if ledger.assignment.action is Action.ROLLBACK:
-        step = f"It was ordered back to its previous slot. {ledger.back_reason or ledger.campaign.reason}"
+        why = ledger.back_reason or ledger.campaign.reason
+        step = f"{f'It was ordered back to its previous slot. {why}'.rstrip('. ')}."
     return replace(said, text=f"{said.text} {step}") if step else said
 
 
