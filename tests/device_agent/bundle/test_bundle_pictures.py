@@ -18,7 +18,7 @@ def photographed(lines: list[str]) -> str:
     """The text of one drawn code."""
     rows = [[LIGHT[one][half] for one in line] for line in lines for half in (0, 1)]
     picture = np.kron(np.array(rows, dtype=np.uint8) * 255, np.ones((MODULE_PIXELS, MODULE_PIXELS), dtype=np.uint8))
-    [code] = zxingcpp.read_barcodes(picture)
+    [code] = zxingcpp.read_barcodes(picture, formats=zxingcpp.BarcodeFormat.QRCode)
     return str(code.text)
 
 
