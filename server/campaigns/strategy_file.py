@@ -58,7 +58,7 @@ def _campaign(fields: Mapping[str, Any]) -> CampaignSpec:
         version=_matching(fields, "version", _VERSION, 'a version in quotes, such as "2.1"'),
         strategy=parse_strategy(fields["strategy"]),
         selection=Selection(labels=_labels(fields.get("selection", {}))),
-        start_at=_start_at(fields.get("start_at")),
+        start_at=_start_at(fields["start_at"]) if "start_at" in fields else None,
     )
 
 
@@ -125,10 +125,8 @@ def _matching(fields: Mapping[str, Any], key: str, pattern: re.Pattern[str], mus
     return value
 
 
-def _start_at(value: object) -> float | None:
+def _start_at(value: object) -> float:
     """POSIX seconds of a moment with its offset; YAML makes a moment of a text that is one."""
-    if value is None:
-        return None
     try:
         moment = datetime.fromisoformat(str(value))
     except ValueError:
