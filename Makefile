@@ -15,7 +15,7 @@ help: ## this list
 demo: $(VENV)/demo.stamp ## a fleet updates itself, a bad release stops at the canary; ARGS="--exit --json" for scripts
 	@$(BIN)/python -m simulator.demo --cache $(CACHE) $(ARGS)
 
-test: $(VENV)/dev.stamp ## unit, contract, integration and one end-to-end run (at most 8 minutes)
+test: $(VENV)/dev.stamp ## unit, contract, integration and end-to-end tests; about a quarter of an hour on two processors
 	@deploy/test-tools.sh
 	@OTARIA_CACHE=$(CACHE) $(BIN)/pytest -n $(JOBS) --dist loadgroup -m "not deep" $(ARGS)
 
