@@ -221,14 +221,14 @@ def test_without_an_agent(site: Site) -> None:
     """Nobody runs an agent: the command is one, until the board restarts into the new slot, whose own agent goes on."""
     site.cut_off()
     site.make(site.campaign("2.0.0"))
-    next_boot, status = site.stick / "next-boot", site.board.directory / "run" / "status.json"
+    next_boot, booted = site.stick / "next-boot", site.stick / "booted"
     agent = shlex.join([sys.executable, "-m", "device_agent.cli", "--dir", str(site.board.agent_directory), "run"])
-    script = f"test -e {next_boot} && exec {agent} || exec sleep 600"
+    script = f"test -e {next_boot} && exec {agent}; touch {booted}; exec sleep 600"
     words = [sys.executable, "-c", BOARD_WITH_ANOTHER_AGENT, str(site.board.directory), "sh", "-c", script]
     with (site.stick / "board.log").open("wb") as log:
         machine = subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True)
     try:
-        site.lab.wait(status.exists, WAIT_S, "the board to boot")
+        site.lab.wait(booted.exists, WAIT_S, "the board to boot without an agent")
         next_boot.touch()
         assert site.agent("install", str(site.bundle))["state"] in ("activating", "trial")
         site.lab.wait(
