@@ -156,6 +156,7 @@ class MqttLink:
         except Exception:  # without this thread nobody would ever reach the device again
             log.exception("the connection to the broker broke", extra={"host": host})
             self._client = self._make_client()
+            self._taken = False  # what broke it may be retained there, and come again at once
         self._set_up(False)
         if ways is not None and way is not None:
             ways.reached(way) if self._taken else ways.failed(way)

@@ -57,7 +57,7 @@ def _row(path: Path, line: int, cells: dict[str, str | None], uses: int) -> Clai
         raise _bad(path, line, "it has not as many cells as the first line")
     values = {name: (value or "").strip() for name, value in cells.items()}
     number, token = values.pop(USES, ""), values.pop(TOKEN, "")
-    if number and not (number.isascii() and number.isdecimal() and 1 <= int(number) <= 100_000):
+    if number and not (number.isascii() and number.isdecimal() and len(number) <= 6 and 1 <= int(number) <= 100_000):
         raise _bad(path, line, f"uses must be 1 to 100,000, not {number[:40]!r}")
     return ClaimRow(
         uses=int(number) if number else uses,

@@ -51,10 +51,17 @@ class Linked:
 
 
 def make_link(
-    running: RunningBroker, directory: Path, *, trusted_time: float = 0.0, port: int | None = None
+    running: RunningBroker,
+    directory: Path,
+    *,
+    trusted_time: float = 0.0,
+    port: int | None = None,
+    longest_s: float = 0.2,
 ) -> MqttLink:
     topic, _, will = presence_messages(A, "session-1")
-    place = Broker(host=running.host, port=port or running.ports.agents, reconnect_min_s=0.05, reconnect_max_s=0.2)
+    place = Broker(
+        host=running.host, port=port or running.ports.agents, reconnect_min_s=0.05, reconnect_max_s=longest_s
+    )
     return MqttLink(place, A, Will(topic=topic, payload=will), tls=client_context(directory, lambda: trusted_time))
 
 
@@ -115,6 +122,23 @@ async def test_link_outlives_what_breaks_on_its_thread(yard: Yard, tmp_path: Pat
         await server.publish(topics.of_target(A, A, topics.Leaf.ORDER), b"order", qos=1, retain=True)
         await until(lambda: ears.messages.qsize() >= 2)
     assert ears.up == [True, False, True]
+    await asyncio.to_thread(link.stop)
+
+
+async def test_what_breaks_the_link_again_and_again_is_met_ever_more_slowly(yard: Yard, tmp_path: Path) -> None:
+    """A retained message may be what breaks it, so that connections follow each other."""
+    link, ears = make_link(yard.broker, directory_of(yard, tmp_path / "agent"), longest_s=60.0), Ears()
+
+    def breaks(message: Incoming) -> None:
+        ears.messages.put(message)
+        raise RuntimeError("something nobody thought of")
+
+    async with yard.server() as server:
+        await server.publish(topics.of_target(A, A, topics.Leaf.ORDER), b"order", qos=1, retain=True)
+    link.start(breaks, ears.up.append)
+    await until(lambda: ears.messages.qsize() >= 3)
+    await asyncio.sleep(2)
+    assert ears.messages.qsize() <= 8, "0.05 s, then twice as long each time"
     await asyncio.to_thread(link.stop)
 
 

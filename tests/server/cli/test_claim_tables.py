@@ -48,6 +48,7 @@ def test_what_is_written_with_tokens_is_read_again(tmp_path: Path) -> None:
         ("site,uses\nber,0\n", "not '0'"),
         ("site,uses\nber,-1\n", "not '-1'"),
         ("site,uses\nber,²\n", "uses must be"),
+        (f"site,uses\nber,{'9' * 5000}\n", "uses must be"),
         ('site\n"ber\n', "no CSV file"),
         (b"site\n\xff\n", "no CSV file"),
     ],
