@@ -27,7 +27,7 @@ test-all: $(VENV)/dev.stamp ## the deep suite as well, and real boots by GRUB
 test-boot: $(VENV)/dev.stamp ## Linux in QEMU by GRUB, systemd-boot and U-Boot; writes docs/reference/boot-results.md
 	@deploy/test-tools.sh boots
 	@rm -f $(CACHE)/boot-results.jsonl
-	@OTARIA_CACHE=$(CACHE) OTARIA_BOOT_RESULTS=$(CACHE)/boot-results.jsonl $(BIN)/pytest tests/boot $(ARGS); ended=$$?; \
+	@OTARIA_CACHE=$(CACHE) OTARIA_BOOT_RESULTS=$(CACHE)/boot-results.jsonl $(BIN)/pytest tests/boot -n $(JOBS) --dist loadgroup $(ARGS); ended=$$?; \
 	  $(BIN)/python -m tests.boot.results $(CACHE)/boot-results.jsonl && exit $$ended
 
 check: $(VENV)/dev.stamp ## format, lint, types, import rules

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Generator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,18 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
         if "yard" in getattr(item, "fixturenames", ()):
             left_out = item.config.stash.setdefault(NOT_CHOSEN, [])
             left_out.append(row(_loader(item), _case(item), NOT_RUN, 0.0))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of pytest-xdist hands over which real boots it left out."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput[BOOT] = session.config.stash.get(NOT_CHOSEN, [])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Every worker has left out the same."""
+    node.config.stash[NOT_CHOSEN] = getattr(node, "workeroutput", {}).get(BOOT, [])
 
 
 @pytest.hookimpl(wrapper=True)

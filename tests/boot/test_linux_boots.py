@@ -56,7 +56,12 @@ class Yard:
             self._device = None
 
 
-@pytest.fixture(scope="module", params=loaders.ALL, ids=lambda one: one.name)
+BOOT_LOADERS = [
+    pytest.param(one, id=one.name, marks=pytest.mark.xdist_group(f"boots-{one.name}")) for one in loaders.ALL
+]
+
+
+@pytest.fixture(scope="module", params=BOOT_LOADERS)
 def yard(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
     loader: Loader = request.param
     skip_without("mosquitto")
