@@ -35,7 +35,7 @@ STRATEGY = """
 strategy:
   name: demo
   cohorts:
-    - {name: canary, count: 5, first: {ring: canary}, gate: {kind: all, min_verified: 5}}
+    - {name: canary, count: CANARY, first: {ring: canary}, gate: {kind: all, min_verified: CANARY}}
     - {name: wave, percent: 30, gate: {kind: rate, max_failure_rate: 0.05}}
     - {name: rest, gate: {kind: rate, max_failure_rate: 0.05}}
   budgets:
@@ -193,8 +193,10 @@ class Demo:
         return len(fleet) == self._options.devices and all(target["running_version"] for target in fleet)
 
     def _campaign(self, name: str, image: DemoImage) -> dict[str, Any]:
-        self._narrator.title(f"Campaign {name}: canary of 5, then waves; stop at the first failure")
-        campaign = self._lab.apply_campaign(f"name: {name}\nproduct: gateway\nversion: {image.version}\n{STRATEGY}")
+        boards = self._options.boards
+        self._narrator.title(f"Campaign {name}: the boards first, as its canary, then waves; stop at the first failure")
+        strategy = STRATEGY.replace("CANARY", str(boards))
+        campaign = self._lab.apply_campaign(f"name: {name}\nproduct: gateway\nversion: {image.version}\n{strategy}")
         last = ""
         deadline = time.monotonic() + CAMPAIGN_TIMEOUT_S
         while True:
@@ -229,12 +231,6 @@ class Demo:
         self._narrator.say(text)
         return f"Why isn't {target} on 3.0.0? {text}"
 
-    def _boards_fell_back(self) -> bool:
-        """The boards are in the canary's ring: each has tried 3.0.0 for real and is back."""
-        rows = self._lab.rest.get("/campaigns/update-to-3/assignments?cohort=0")["assignments"]
-        fell = {row["target"] for row in rows if row["state"] == "fell_back"}
-        return fell >= {board.target for board in self._lab.boards}
-
     def _summary(self, campaigns: list[dict[str, Any]]) -> dict[str, Any]:
         first, second = (_counts(view) for view in campaigns)
         total = first + second
@@ -242,7 +238,7 @@ class Demo:
         as_promised = (
             first["verified"] == self._options.devices
             and second["fell_back"] > 0
-            and not second["verified"] + second["committed"]
+            and second["fell_back"] + second["cancelled"] == campaigns[1]["cohorts"][0]["size"]
             and campaigns[1]["cohorts"][0]["verdict"] == "fail"
             and campaigns[1]["cohorts"][1]["state"] == "closed"
         )
@@ -250,6 +246,7 @@ class Demo:
             "devices": self._options.devices,
             "verified": total["verified"],
             "fell_back": total["fell_back"],
+            "cancelled": total["cancelled"],
             "failed": total["failed"] + total["refused"] + total["missing"] + total["regressed"],
             "unreached": total["expired"] + first["ordered"] + sum(v["cohorts"][-1]["size"] for v in campaigns),
             "campaigns": [
@@ -257,7 +254,7 @@ class Demo:
                 for v in campaigns
             ],
             "seconds": round(self._narrator.seconds, 1),
-            "as_promised": bool(as_promised and healed and self._boards_fell_back()),
+            "as_promised": bool(as_promised and healed),
         }
 
     def _everyone_is_back(self) -> bool:
@@ -267,9 +264,10 @@ class Demo:
 
     def _tell(self, summary: dict[str, Any], why: str) -> None:
         self._narrator.title("Summary")
+        called = f", {summary['cancelled']} called back before" if summary["cancelled"] else ""
         print(
             f"  {summary['devices']} devices · {summary['verified']} verified on 2.0.0 ·"
-            f" {summary['fell_back']} touched by 3.0.0, all fell back · {summary['failed']} failed ·"
+            f" {summary['fell_back']} touched by 3.0.0, all fell back{called} · {summary['failed']} failed ·"
             f" {summary['unreached']} unreached · {summary['seconds']} s"
         )
         for campaign in summary["campaigns"]:

@@ -26,11 +26,15 @@ def run_demo(*arguments: str) -> dict[str, object]:
     return summary
 
 
-def check(summary: dict[str, object], devices: int) -> None:
-    """Everyone verified on 2, the canary stopped 3, everyone it touched fell back."""
+def check(summary: dict[str, object], devices: int, boards: int) -> None:
+    """Everyone verified on 2, the canary's first failure stopped 3, who had tried it fell back and who had not was called back."""
     assert summary["devices"] == devices
     assert summary["verified"] == devices
-    assert summary["fell_back"] == 5
+    fell_back, called_back = summary["fell_back"], summary["cancelled"]
+    assert isinstance(fell_back, int)
+    assert isinstance(called_back, int)
+    assert fell_back >= 1
+    assert fell_back + called_back == boards
     assert summary["failed"] == summary["unreached"] == 0
     campaigns = summary["campaigns"]
     assert isinstance(campaigns, list)
@@ -42,11 +46,11 @@ def check(summary: dict[str, object], devices: int) -> None:
 @pytest.mark.timeout(300)
 def test_the_demo_on_mosquitto() -> None:
     skip_without("mosquitto")
-    check(run_demo("--broker", "mosquitto"), 50)
+    check(run_demo("--broker", "mosquitto"), 50, 3)
 
 
 @pytest.mark.deep  # the fault tests run whole updates on both brokers
 @pytest.mark.e2e
 @pytest.mark.timeout(300)
 def test_the_demo_on_the_embedded_broker() -> None:
-    check(run_demo("--broker", "embedded", "--devices", "12", "--boards", "1"), 12)
+    check(run_demo("--broker", "embedded", "--devices", "12", "--boards", "1"), 12, 1)
