@@ -160,8 +160,9 @@ def _fetch(client: RestClient, path: str, choice: dict[str, Any], output: Path) 
 
 def _made(output: Path, note: dict[str, Any]) -> str:
     until = datetime.fromtimestamp(note["usable_until"], UTC).strftime("%Y-%m-%d %H:%M UTC")
+    orders = "1 order" if note["orders"] == 1 else f"{note['orders']} orders"
     return (
-        f"{output}: {note['orders']} orders for {note['product']} {note['version']}, {note['bytes']} bytes. "
+        f"{output}: {orders} for {note['product']} {note['version']}, {note['bytes']} bytes. "
         f"It can be started until {until}; make it again for later."
     )
 
