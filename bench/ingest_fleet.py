@@ -20,6 +20,7 @@ from server.campaigns.ingest import Ingest
 from server.campaigns.service import CampaignService
 from server.foundation import SystemClock
 from server.planner.model import Decision, Event, Reported, Slice, Verb
+from server.planner.selection import Selection
 from server.planner.step import step
 from server.planner.strategy import BudgetPolicy, CohortPolicy, Strategy
 from server.ports import (
@@ -28,7 +29,6 @@ from server.ports import (
     CampaignSpec,
     ReleaseImage,
     ReleaseRecord,
-    Selection,
     StoredFile,
     StoredOrder,
     Unit,

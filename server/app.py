@@ -27,6 +27,7 @@ from server.campaigns.blocks import BlockService
 from server.campaigns.bundles import BundleService
 from server.campaigns.deltas import DeltaFactory
 from server.campaigns.engine import Engine
+from server.campaigns.enlisting import Enlisting
 from server.campaigns.eviction import Evictions
 from server.campaigns.housekeeping import Housekeeping
 from server.campaigns.indicators import Indicators
@@ -86,6 +87,7 @@ class Core:
     releases: ReleaseService
     preparation: Preparation
     indicators: Indicators
+    enlisting: Enlisting
     desk: CampaignService
     evictions: Evictions
 
@@ -166,6 +168,7 @@ class Server:
             ("eviction", core.evictions.run()),
             ("preparation of deltas", core.preparation.run()),
             ("indicators", core.indicators.run()),
+            ("enlisting", core.enlisting.run()),
             ("catalogue renewal", _renewals(foundation, core.publisher)),
             ("proposals", Proposals(core.desk).run()),
             ("housekeeping", Housekeeping(foundation.database, foundation.clock).run()),
@@ -257,6 +260,7 @@ def _core(base: Foundation) -> Core:
         releases=releases,
         preparation=preparation,
         indicators=Indicators(database=base.database, port=_monitor(base), engine=engine, clock=base.clock),
+        enlisting=Enlisting(base.database, engine),
         desk=CampaignService(base.database, base.clock, engine, on_started=preparation.wake),
         evictions=evictions,
     )

@@ -23,6 +23,7 @@ from server.planner.model import (
     TokenRow,
 )
 from server.planner.revision_rows import RevisionRow
+from server.planner.selection import EVERYBODY, Selection
 from server.planner.strategy import Strategy
 from server.planner.surroundings import BehindRow, Word
 
@@ -427,13 +428,6 @@ class Fleet(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selection:
-    """Which targets a campaign takes: all whose hardware fits and whose labels equal these. Frozen until a revision."""
-
-    labels: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
 class CampaignSpec:
     """A parsed campaign file."""
 
@@ -441,7 +435,7 @@ class CampaignSpec:
     product: str
     version: str
     strategy: Strategy
-    selection: Selection = Selection()
+    selection: Selection = EVERYBODY
     start_at: float | None = None
     """POSIX seconds; once started and approved it waits for this time."""
 
@@ -497,7 +491,7 @@ class CampaignView:
     cohorts: Sequence[CohortRow]
     created_at: float
     created_by: str
-    selection: Selection = Selection()
+    selection: Selection = EVERYBODY
     legs: Sequence[Leg] = ()
     proposal: RevisionRow | None = None
     """The revision that waits for approvals; only where one campaign is looked at."""
@@ -549,6 +543,14 @@ class Campaigns(Protocol):
 
     def eligible(self, product: str, hardware: Sequence[str], selection: Selection) -> Sequence[str]:
         """Ids of the active targets that fit, sorted."""
+        ...
+
+    def newcomers(self, campaign_id: str, hardware: Sequence[str], selection: Selection, limit: int) -> Sequence[str]:
+        """Ids of active targets that fit and aren't the campaign's, sorted."""
+        ...
+
+    def leavers(self, campaign_id: str, selection: Selection, limit: int) -> Sequence[str]:
+        """Ids of the campaign's planned targets that don't fit, sorted."""
         ...
 
     def traits(

@@ -27,7 +27,8 @@ from server.campaigns.turn import Turn
 from server.campaigns.unattended import windows_of
 from server.errors import NotFoundError
 from server.planner.model import CampaignRow, CodeGiven, Footprint, HandOut
-from server.ports import Clock, Database, Selection, Unit
+from server.planner.selection import Selection
+from server.ports import Clock, Database, Unit
 
 PAGE = 100
 PIECE_BYTES = 1 << 18

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from firmware.errors import RefusedError
 from server.planner.approvals import labels_of
-from server.planner.model import AssignmentState, CampaignRow
-from server.ports import CampaignSpec, ReleaseRecord, ReleaseState, Selection, Unit
+from server.planner.model import CampaignRow
+from server.planner.selection import Selection, narrowed
+from server.ports import CampaignSpec, ReleaseRecord, ReleaseState, Unit
 
 ALL = 1 << 31
 
@@ -37,24 +38,19 @@ def labelled(unit: Unit, spec: CampaignSpec, release: ReleaseRecord) -> set[int]
     return {
         index
         for index, labels in labels_of(spec.strategy).items()
-        if all(spec.selection.labels.get(name, value) == value for name, value in labels.items())
-        and unit.campaigns.eligible(
-            release.product, release.hardware, Selection(labels={**spec.selection.labels, **labels})
-        )
+        if (found := narrowed(spec.selection, labels)) is not None
+        and unit.campaigns.eligible(release.product, release.hardware, found)
     }
 
 
-def membership(unit: Unit, campaign: CampaignRow, selection: Selection) -> Membership:
-    """Who would come into a campaign that is there, and who would drop out of it, with this selection. A campaign whose groups
-    go whole takes nobody else."""
+def membership(unit: Unit, campaign: CampaignRow, selection: Selection, most: int = ALL) -> Membership:
+    """Who would come into a campaign that is there, and who would drop out of it, with this selection: at most so many of
+    each. A campaign whose groups go whole takes nobody else."""
     release = unit.releases.get(campaign.release.product, campaign.release.version)
     if release is None:
         return Membership()
-    inside = set(unit.campaigns.assigned(campaign.id, Selection()))
-    fitting = set(unit.campaigns.assigned(campaign.id, selection))
-    planned = unit.campaigns.in_states(campaign.id, (AssignmentState.PLANNED,), ALL)
-    fits = unit.campaigns.eligible(release.product, release.hardware, selection)
+    is_whole = campaign.strategy.together is not None
     return Membership(
-        gained=() if campaign.strategy.together else [target for target in fits if target not in inside],
-        lost=sorted(row.target for row in planned if row.target not in fitting),
+        gained=() if is_whole else unit.campaigns.newcomers(campaign.id, release.hardware, selection, most),
+        lost=unit.campaigns.leavers(campaign.id, selection, most),
     )

@@ -12,9 +12,10 @@ from server.planner.calendar import check_feasible
 from server.planner.differences import Difference, differences
 from server.planner.model import AssignmentState, CampaignState, CohortState, Revised
 from server.planner.revision_rows import RevisionRow, RevisionState
+from server.planner.selection import Selection
 from server.planner.states import WAITING
 from server.planner.strategy import Strategy
-from server.ports import CampaignSpec, CampaignView, Selection, Unit
+from server.ports import CampaignSpec, CampaignView, Unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,7 @@ def revision(spec: CampaignSpec, found: Plan, *, by: str, at: float) -> Revised:
         number=found.number,
         state=RevisionState.PROPOSED,
         strategy=spec.strategy,
-        selection=dict(spec.selection.labels),
+        selection=spec.selection,
         needed=found.needed,
         by=by,
         at=at,
@@ -165,8 +166,7 @@ def _effects(found: Plan, after: Strategy, wanted: Strategy, needed: int) -> lis
     return said
 
 
-def _selection(before: dict[str, str], after: Selection) -> Difference | None:
-    if before == dict(after.labels):
+def _selection(before: Selection, after: Selection) -> Difference | None:
+    if before == after:
         return None
-    old, new = (", ".join(f"{name}={value}" for name, value in sorted(one.items())) for one in (before, after.labels))
-    return Difference(where="selection", before=old or "all", after=new or "all")
+    return Difference(where="selection", before=before.text, after=after.text)

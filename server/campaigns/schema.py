@@ -10,7 +10,7 @@ from typing import Any
 
 from firmware.protocol.words import ID_PATTERN, VERSION_PATTERN
 from firmware.windows import DAYS
-from server.campaigns import strategy_file
+from server.campaigns import selection_file
 from server.campaigns.schema_gates import gate
 from server.campaigns.schema_values import (
     LABEL,
@@ -28,6 +28,7 @@ from server.campaigns.schema_values import (
 )
 from server.planner import gate_policy, group_policy, policy, precondition_policy, retry_policy, times
 from server.planner.budgets import UNLIMITED
+from server.planner.selection import MEMBERSHIPS
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
 Schema = dict[str, Any]
@@ -52,13 +53,29 @@ def campaign_schema() -> Schema:
 
 
 def _selection() -> Schema:
+    out = array(
+        mapping(_match(), "Whom it leaves out."), 0, selection_file.MAX_EXCLUDED, "Who fits one of these is left out."
+    )
+    fields = {**_match(), "exclude": out, "membership": one_of(MEMBERSHIPS, "live: whoever fits later comes in later.")}
+    return mapping(fields, "Targets that have all of this; left out: all whose hardware fits.")
+
+
+def _match() -> dict[str, Schema]:
+    value = {"type": "string", "maxLength": selection_file.MAX_VALUE}
     labels = {
         "type": "object",
-        "maxProperties": strategy_file.MAX_SELECTED,
-        "propertyNames": {"maxLength": strategy_file.MAX_NAME},
-        "additionalProperties": {"type": "string", "maxLength": strategy_file.MAX_VALUE},
+        "maxProperties": selection_file.MAX_LABELS,
+        "propertyNames": {"maxLength": selection_file.MAX_NAME},
+        "additionalProperties": {"anyOf": [value, array(value, 1, selection_file.MAX_LISTED)]},
+        "description": "The value of each, or a list of values.",
     }
-    return mapping({"labels": labels}, "Targets that have all of these labels; left out: all whose hardware fits.")
+    listed, targets = selection_file.MAX_LISTED, selection_file.MAX_TARGETS
+    return {
+        "labels": labels,
+        "hardware": array(text("", 1, selection_file.MAX_VALUE), 1, listed, "One of these hardware ids."),
+        "versions": array(pattern(VERSION_PATTERN), 1, listed, "It runs one of these versions now."),
+        "targets": array(pattern(ID_PATTERN), 1, targets, "It is one of these."),
+    }
 
 
 def _strategy() -> Schema:

@@ -40,17 +40,8 @@ from server.planner.model import (
     Verb,
 )
 from server.planner.revision_rows import RevisionRow
-from server.ports import (
-    CampaignSpec,
-    CampaignView,
-    Clock,
-    Database,
-    Page,
-    ReleaseRecord,
-    ReleaseState,
-    Selection,
-    Unit,
-)
+from server.planner.selection import Selection
+from server.ports import CampaignSpec, CampaignView, Clock, Database, Page, ReleaseRecord, ReleaseState, Unit
 
 SEED_BITS = 52
 SHOWN_HOLDERS = 20

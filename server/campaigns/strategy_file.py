@@ -21,15 +21,14 @@ from yaml.nodes import MappingNode, Node
 from firmware.errors import RefusedError
 from firmware.protocol.words import ID_PATTERN, VERSION_PATTERN
 from server.campaigns.places import line_of
+from server.campaigns.selection_file import selection_of
 from server.planner.plain import StrategyError
 from server.planner.policy import parse_strategy
-from server.ports import CampaignSpec, Selection
+from server.ports import CampaignSpec
 
 MAX_BYTES = 256 * 1024
 MAX_ALIASES = 64
 KIND = "bad-campaign"
-MAX_SELECTED = 64
-MAX_NAME, MAX_VALUE = 64, 128
 KEYS = ("name", "product", "version", "selection", "start_at", "strategy")
 _ID = re.compile(ID_PATTERN)
 _VERSION = re.compile(VERSION_PATTERN)
@@ -57,7 +56,7 @@ def _campaign(fields: Mapping[str, Any]) -> CampaignSpec:
         product=_matching(fields, "product", _ID, "the product's name: lower-case letters, digits and dashes"),
         version=_matching(fields, "version", _VERSION, 'a version in quotes, such as "2.1"'),
         strategy=parse_strategy(fields["strategy"]),
-        selection=Selection(labels=_labels(fields.get("selection", {}))),
+        selection=selection_of(fields.get("selection", {}), _bad),
         start_at=_start_at(fields["start_at"]) if "start_at" in fields else None,
     )
 
@@ -134,20 +133,6 @@ def _start_at(value: object) -> float:
     if moment.tzinfo is None:
         raise _bad("`start_at` must be a moment with its offset from UTC, such as 2026-12-01T02:00+01:00.", "start_at")
     return moment.timestamp()
-
-
-def _labels(selection: object) -> dict[str, str]:
-    if not isinstance(selection, dict) or not set(selection) <= {"labels"}:
-        raise _bad("`selection` must be a mapping with `labels`, such as {labels: {site: berlin}}.", "selection")
-    labels = selection.get("labels", {})
-    if not isinstance(labels, dict) or len(labels) > MAX_SELECTED:
-        text = f"`selection.labels` must be a mapping of at most {MAX_SELECTED} labels, such as {{site: berlin}}."
-        raise _bad(text, "selection.labels")
-    for name, value in labels.items():
-        if not isinstance(value, str) or len(name) > MAX_NAME or len(value) > MAX_VALUE:
-            text = f"The label {name[:MAX_NAME]} must be text in quotes, at most {MAX_VALUE} characters."
-            raise _bad(text, f"selection.labels.{name}")
-    return labels
 
 
 def _bad(text: str, where: str = "") -> _FieldError:

@@ -14,7 +14,7 @@ from firmware.protocol.topics import Leaf, of_target
 from firmware.protocol.words import Action
 from server.campaigns.director import Director
 from server.campaigns.legs import plan_legs
-from server.campaigns.members import membership
+from server.campaigns.members import Membership, membership
 from server.campaigns.orders import holds_old_key, make_order, sign_again
 from server.errors import ConflictError
 from server.planner.model import (
@@ -51,9 +51,10 @@ from server.planner.model import (
     TargetRow,
     TellWait,
 )
+from server.planner.selection import Selection
 from server.planner.states import IN_FLIGHT, WAITING
 from server.planner.step import footprint, step
-from server.ports import DeltaNeed, ReleaseState, Selection, StoredOrder, Unit
+from server.ports import DeltaNeed, ReleaseState, StoredOrder, Unit
 
 PAGE = 100
 """Most assignments that one `Admit` or `Recall` touches in a transaction; the planner asks again by its deadline."""
@@ -226,6 +227,12 @@ class Turn:
         for row in self._unit.campaigns.with_release(product, version):
             self._events.append(Cleared(campaign=row.id, by=by, reason=reason, at=self.now))
 
+    def enlist(self, campaign: str, selection: Selection) -> None:
+        """Bring a campaign with a live selection up to a page of who fits by now, and who doesn't any more."""
+        row = self._unit.campaigns.load(Footprint(campaign=campaign)).campaign
+        if row is not None:
+            self._join(row, membership(self._unit, row, selection, PAGE), revision=0)
+
     def drain(self) -> None:
         """Feed what is left to tell."""
         if self._events:
@@ -239,16 +246,18 @@ class Turn:
             self._events.append(CohortDrained(campaign=command.campaign, cohort=command.cohort, at=self.now))
 
     def _enlist(self, command: Enlist) -> None:
-        selection = Selection(labels=command.selection)
         row = self._unit.campaigns.load(Footprint(campaign=command.campaign)).campaign
         if row is None:
             raise RefusedError("not-found", f"There is no campaign {command.campaign} to select targets for.")
-        change = membership(self._unit, row, selection)
-        self._unit.campaigns.set_selection(row.id, selection)
+        change = membership(self._unit, row, command.selection)
+        self._unit.campaigns.set_selection(row.id, command.selection)
+        self._join(row, change, revision=command.revision)
+
+    def _join(self, row: CampaignRow, change: Membership, *, revision: int) -> None:
         if change.gained:
             self._events.append(Enlisted(campaign=row.id, targets=tuple(change.gained), at=self.now))
         self._events.extend(
-            Deselected(campaign=row.id, target=target, revision=command.revision, at=self.now) for target in change.lost
+            Deselected(campaign=row.id, target=target, revision=revision, at=self.now) for target in change.lost
         )
 
     def _prepare(self, command: PrepareDeltas) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from firmware.protocol.words import Action
 from server.planner.gate_rows import BlockRow, GateInput, Stratum
 from server.planner.revision_rows import RevisionRow
+from server.planner.selection import Selection
 from server.planner.strategy import Strategy
 from server.planner.surroundings import NOWHERE, BehindRow, Surroundings
 
@@ -540,7 +541,7 @@ class Revised:
 
 @dataclass(frozen=True, kw_only=True)
 class Enlisted:
-    """Targets that a revision selects newly, in answer to `Enlist`."""
+    """Targets that are selected newly: by a revision, in answer to `Enlist`, or because the selection is live."""
 
     campaign: str
     targets: tuple[str, ...]
@@ -549,7 +550,7 @@ class Enlisted:
 
 @dataclass(frozen=True, kw_only=True)
 class Deselected:
-    """A planned target that a revision doesn't select any more, in answer to `Enlist`."""
+    """A planned target that isn't selected any more, by this revision or (0) because the selection is live."""
 
     campaign: str
     target: str
@@ -663,12 +664,12 @@ class Displace:
 
 @dataclass(frozen=True, kw_only=True)
 class Enlist:
-    """Make the campaign's targets those that `selection` (labels) fits: feed `Enlisted` with who isn't in it yet, and
+    """Make the campaign's targets those that `selection` fits: feed `Enlisted` with who isn't in it yet, and
     `Deselected` for each planned one that doesn't fit any more."""
 
     campaign: str
     revision: int
-    selection: dict[str, str]
+    selection: Selection
 
 
 @dataclass(frozen=True, kw_only=True)

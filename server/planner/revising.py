@@ -117,7 +117,8 @@ def enlisted(ledger: Ledger, event: Enlisted) -> None:
 def deselected(ledger: Ledger, event: Deselected) -> None:
     """Skip a target that isn't selected any more and has no order yet."""
     if ledger.known and ledger.assignment.state is AssignmentState.PLANNED:
-        text = f"Revision {event.revision} doesn't select it any more."
+        by = f"Revision {event.revision}" if event.revision else "The live selection"
+        text = f"{by} doesn't select it any more."
         ledger.move(Move.SKIP, reason_kind="deselected", reason=text)
         ledger.record("skipped", text, target=True)
         progress.settle(ledger)

@@ -1,8 +1,9 @@
 """The revisions of a campaign: what its file said, each time it was applied, and who agreed to that."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
+from server.planner.selection import EVERYBODY, Selection
 from server.planner.strategy import Strategy
 
 
@@ -17,14 +18,14 @@ class RevisionState(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class RevisionRow:
-    """`strategy` and `selection` (labels) as the file has them; the campaign's row has the strategy as it took effect. `needed`:
+    """`strategy` and `selection` as the file has them; the campaign's row has the strategy as it took effect. `needed`:
     how many must agree before it does; `agreed`: who did. `changes`: what differs from the one before, in words."""
 
     campaign: str
     number: int
     state: RevisionState
     strategy: Strategy
-    selection: dict[str, str] = field(default_factory=dict)
+    selection: Selection = EVERYBODY
     needed: int = 0
     agreed: tuple[str, ...] = ()
     by: str = ""

@@ -2,9 +2,23 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, delete, func, insert, select, tuple_, update
+import msgspec
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    and_,
+    delete,
+    func,
+    insert,
+    not_,
+    select,
+    true,
+    tuple_,
+    update,
+)
 
 from firmware.errors import RefusedError
 from firmware.protocol.words import Action
@@ -21,11 +35,11 @@ from server.planner.model import (
     TokenRow,
 )
 from server.planner.revision_rows import RevisionRow, RevisionState
+from server.planner.selection import Selection
 from server.planner.states import UNDECIDED
 from server.planner.surroundings import BehindRow
-from server.ports import AgentStatus, CampaignView, DeltaNeed, Leg, Origin, Page, Selection, StoredOrder
-from server.storage import legs, revisions, slices, traits
-from server.storage.fleet import labelled
+from server.ports import AgentStatus, CampaignView, DeltaNeed, Leg, Origin, Page, StoredOrder
+from server.storage import choosing, legs, revisions, slices, traits
 from server.storage.messages import stored_order
 from server.storage.rows import (
     ASSIGNMENT_COLUMNS,
@@ -63,10 +77,15 @@ class SqlCampaigns:
         taken = select(CAMPAIGN.c.id).where((CAMPAIGN.c.id == campaign.id) | (CAMPAIGN.c.name == name))
         if self._db.execute(taken).first() is not None:
             raise RefusedError("campaign-exists", f"There is a campaign {name} already; choose another name.")
-        chosen = asdict(selection or Selection())
-        extra = {"name": name, "created_at": created_at, "created_by": created_by, "selection": chosen}
+        chosen = selection or Selection()
+        extra = {
+            "name": name,
+            "created_at": created_at,
+            "created_by": created_by,
+            "selection": msgspec.to_builtins(chosen),
+        }
         self._db.execute(insert(CAMPAIGN).values(id=campaign.id, **values_of(campaign), **extra, version=1))
-        self._begin(campaign, cohorts, chosen["labels"], created_at, created_by)
+        self._begin(campaign, cohorts, chosen, created_at, created_by)
 
     def redraft(
         self,
@@ -85,13 +104,13 @@ class SqlCampaigns:
             self._db.execute(delete(table).where(table.c.campaign == campaign.id))
         chosen = selection or Selection()
         self.set_selection(campaign.id, chosen)
-        self._begin(campaign, cohorts, chosen.labels, created_at, created_by)
+        self._begin(campaign, cohorts, chosen, created_at, created_by)
 
     def _begin(
         self,
         campaign: CampaignRow,
         cohorts: Sequence[CohortRow],
-        selection: Mapping[str, str],
+        selection: Selection,
         created_at: float,
         created_by: str,
     ) -> None:
@@ -103,7 +122,7 @@ class SqlCampaigns:
             number=campaign.revision,
             state=RevisionState.ACCEPTED,
             strategy=campaign.strategy,
-            selection=dict(selection),
+            selection=selection,
             by=created_by,
             at=created_at,
         )
@@ -115,7 +134,8 @@ class SqlCampaigns:
 
     def set_selection(self, campaign_id: str, selection: Selection) -> None:
         """Note whom the campaign selects since its newest revision."""
-        self._db.execute(update(CAMPAIGN).where(CAMPAIGN.c.id == campaign_id).values(selection=asdict(selection)))
+        plain = msgspec.to_builtins(selection)
+        self._db.execute(update(CAMPAIGN).where(CAMPAIGN.c.id == campaign_id).values(selection=plain))
 
     def add_assignments(self, rows: Sequence[AssignmentRow]) -> None:
         """Store new assignments."""
@@ -133,6 +153,24 @@ class SqlCampaigns:
         """Ids of the active targets that fit, sorted. Hardware ids are the product's own, so `product` needs no column."""
         statement = select(TARGET.c.id).where(*_fitting(hardware, selection)).order_by(TARGET.c.id)
         return self._db.execute(statement).scalars().all()
+
+    def newcomers(self, campaign_id: str, hardware: Sequence[str], selection: Selection, limit: int) -> Sequence[str]:
+        """Ids of active targets that fit and aren't the campaign's, sorted."""
+        inside = select(ASSIGNMENT.c.target).where(
+            ASSIGNMENT.c.campaign == campaign_id, ASSIGNMENT.c.target == TARGET.c.id
+        )
+        statement = select(TARGET.c.id).where(*_fitting(hardware, selection), not_(inside.exists()))
+        return self._db.execute(statement.order_by(TARGET.c.id).limit(limit)).scalars().all()
+
+    def leavers(self, campaign_id: str, selection: Selection, limit: int) -> Sequence[str]:
+        """Ids of the campaign's planned targets that don't fit, sorted."""
+        planned = ASSIGNMENT.c.state == str(AssignmentState.PLANNED)
+        statement = (
+            select(TARGET.c.id)
+            .join(ASSIGNMENT, ASSIGNMENT.c.target == TARGET.c.id)
+            .where(ASSIGNMENT.c.campaign == campaign_id, planned, not_(and_(true(), *choosing.selected(selection))))
+        )
+        return self._db.execute(statement.order_by(TARGET.c.id).limit(limit)).scalars().all()
 
     def traits(
         self, hardware: Sequence[str], selection: Selection, names: Sequence[str]
@@ -228,11 +266,10 @@ class SqlCampaigns:
 
     def assigned(self, campaign_id: str, selection: Selection) -> Sequence[str]:
         """Ids of the campaign's targets that fit, sorted."""
-        conditions = [labelled(name, value) for name, value in selection.labels.items()]
         statement = (
             select(TARGET.c.id)
             .join(ASSIGNMENT, ASSIGNMENT.c.target == TARGET.c.id)
-            .where(ASSIGNMENT.c.campaign == campaign_id, *conditions)
+            .where(ASSIGNMENT.c.campaign == campaign_id, *choosing.selected(selection))
             .order_by(TARGET.c.id)
         )
         return self._db.execute(statement).scalars().all()
@@ -337,14 +374,13 @@ class SqlCampaigns:
             cohorts=slices.cohorts_of(self._db, row["id"]),
             created_at=row["created_at"],
             created_by=row["created_by"],
-            selection=Selection(**row["selection"]),
+            selection=msgspec.convert(row["selection"], Selection),
         )
 
 
 def _fitting(hardware: Sequence[str], selection: Selection) -> list[ColumnElement[bool]]:
     active = select(AGENT.c.id).where(AGENT.c.status == str(AgentStatus.ACTIVE))
-    labels = [labelled(name, value) for name, value in selection.labels.items()]
-    return [TARGET.c.agent.in_(active), TARGET.c.hardware.in_(list(hardware)), *labels]
+    return [TARGET.c.agent.in_(active), TARGET.c.hardware.in_(list(hardware)), *choosing.selected(selection)]
 
 
 def _cursor(cursor: str) -> tuple[int, int, str]:

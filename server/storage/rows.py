@@ -26,6 +26,7 @@ from server.planner.model import (
     TokenRow,
 )
 from server.planner.revision_rows import RevisionRow, RevisionState
+from server.planner.selection import Selection
 from server.planner.strategy import Strategy
 from server.planner.surroundings import BehindRow
 from server.storage.tables import ASSIGNMENT, BEHIND, BLOCK, CAMPAIGN, COHORT, GROUP, REVISION, TARGET, TOKEN
@@ -51,6 +52,7 @@ def revision_row(row: RowMapping) -> RevisionRow:
     values = dict(row)
     values["state"] = RevisionState(values["state"])
     values["strategy"] = msgspec.convert(values["strategy"], Strategy)
+    values["selection"] = msgspec.convert(values["selection"], Selection)
     values["agreed"], values["changes"] = tuple(values["agreed"]), tuple(values["changes"])
     return RevisionRow(**values)
 
@@ -135,6 +137,7 @@ def values_of(row: Row) -> dict[str, Any]:
         plain["approvals"] = [asdict(one) for one in row.approvals]
     if isinstance(row, RevisionRow):
         plain["strategy"] = msgspec.to_builtins(row.strategy)
+        plain["selection"] = msgspec.to_builtins(row.selection)
         plain["agreed"], plain["changes"] = list(row.agreed), list(row.changes)
     if isinstance(row, AssignmentRow):
         plain["via"] = None if row.via is None else asdict(row.via)

@@ -29,6 +29,7 @@ from server.planner.model import (
     campaign_group,
 )
 from server.planner.revision_rows import RevisionRow, RevisionState
+from server.planner.selection import Selection
 from server.planner.strategy import BudgetPolicy, CohortPolicy, GatePolicy, PreconditionPolicy, Strategy
 from server.planner.surroundings import Rival, Surroundings, Word
 from server.ports import (
@@ -46,7 +47,6 @@ from server.ports import (
     ReleaseState,
     Requirements,
     Role,
-    Selection,
     SeqVerdict,
     StoredFile,
     StoredOrder,
@@ -509,7 +509,7 @@ class TestCampaigns:
             number=2,
             state=RevisionState.PROPOSED,
             strategy=replace(STRATEGY, patience_s=5.0),
-            selection={"site": "berlin"},
+            selection=Selection(labels={"site": "berlin"}),
             needed=2,
             agreed=("bob",),
             by="ann",

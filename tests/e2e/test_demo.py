@@ -27,7 +27,7 @@ def run_demo(*arguments: str) -> dict[str, object]:
 
 
 def check(summary: dict[str, object], devices: int, boards: int) -> None:
-    """Everyone verified on 2, the canary's first failure stopped 3, who had tried it fell back and who had not was called back."""
+    """Everyone verified on 2; the canary's first failure stopped 3: who had tried it fell back, who had not was called back."""
     assert summary["devices"] == devices
     assert summary["verified"] == devices
     fell_back, called_back = summary["fell_back"], summary["cancelled"]

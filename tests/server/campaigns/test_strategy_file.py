@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from firmware.errors import RefusedError
 from server.campaigns.strategy_file import parse_campaign
-from server.ports import Selection
+from server.planner.selection import Match, Selection
 
 GOOD = 'name: spring\nproduct: lamp\nversion: "2.1"\nstrategy: standard\n'
 
@@ -15,6 +15,28 @@ def test_a_small_file() -> None:
     spec = parse_campaign(GOOD)
     assert (spec.name, spec.product, spec.version, spec.strategy.name) == ("spring", "lamp", "2.1", "standard")
     assert spec.selection == Selection()
+
+
+def test_a_selection_of_several_values_with_exceptions() -> None:
+    text = """selection:
+  labels: {site: [berlin, ulm], ring: prod}
+  hardware: [r1, "r 2"]
+  versions: ["1.0"]
+  exclude:
+    - {targets: [d-1]}
+    - {labels: {tier: "1"}, versions: ["1.0-rc1"]}
+  membership: live
+"""
+    found = parse_campaign(GOOD + text).selection
+    assert found == Selection(
+        labels={"site": ("berlin", "ulm"), "ring": "prod"},
+        hardware=("r1", "r 2"),
+        versions=("1.0",),
+        exclude=(Match(targets=("d-1",)), Match(labels={"tier": "1"}, versions=("1.0-rc1",))),
+        membership="live",
+    )
+    said = "ring=prod, site=berlin|ulm, hardware=r1|r 2, versions=1.0"
+    assert found.text == f"{said}, not (targets=d-1), not (tier=1, versions=1.0-rc1), live"
 
 
 def test_a_selection_and_a_strategy_of_its_own() -> None:
@@ -48,6 +70,15 @@ def test_json_is_yaml_too() -> None:
         (GOOD + "selection: {labels: [a]}\n", "bad-campaign", "`selection.labels`"),
         (GOOD + "selection: {labels: {site: 5}}\n", "bad-campaign", "label site"),
         (GOOD + "selection: {labels: {5: a}}\n", "bad-campaign", "line 5"),
+        (GOOD + "selection: {labels: {site: []}}\n", "bad-campaign", "label site"),
+        (GOOD + "selection: {labels: {site: [ulm, 5]}}\n", "bad-campaign", "label site"),
+        (GOOD + "selection: {hardware: r1}\n", "bad-campaign", "`selection.hardware` must be a list"),
+        (GOOD + "selection: {versions: [1.0]}\n", "bad-campaign", "`selection.versions[0]`"),
+        (GOOD + "selection: {targets: []}\n", "bad-campaign", "`selection.targets` must be a list of 1 to 1000"),
+        (GOOD + "selection: {exclude: {labels: {}}}\n", "bad-campaign", "`selection.exclude` must be a list"),
+        (GOOD + "selection: {exclude: [{}]}\n", "bad-campaign", "`selection.exclude[0]` fits every target"),
+        (GOOD + "selection: {exclude: [{membership: live}]}\n", "bad-campaign", "`selection.exclude[0]` must be"),
+        (GOOD + "selection: {membership: melting}\n", "bad-campaign", "one of frozen, live"),
         ("a: [", "bad-campaign", "line 1"),
         ("a: 1\n\tb: 2", "bad-campaign", "line 2"),
         ("? [a]\n: b\n", "bad-campaign", "plain text"),

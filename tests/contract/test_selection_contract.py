@@ -1,0 +1,79 @@
+"""Which targets a selection takes, by the database."""
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.planner.model import AssignmentState, Decision, Footprint, Put
+from server.planner.selection import Match, Selection
+from server.ports import Unit
+from server.storage import SqlDatabase
+from tests.contract.test_storage_contract import CAMPAIGN, COHORTS, assignment, enrol
+
+BERLIN_LAB = Match(labels={"site": "berlin", "ring": "lab"})
+CASES: list[tuple[dict[str, Any], str]] = [
+    ({}, "t1 t2 t3 t4"),
+    ({"labels": {"site": "berlin"}}, "t1 t2"),
+    ({"labels": {"site": ("berlin", "ulm")}}, "t1 t2 t3"),
+    ({"labels": {"site": "berlin", "ring": "lab"}}, "t1"),
+    ({"hardware": ("hw-2", "hw-9")}, "t4"),
+    ({"versions": ("1.0", "1.1")}, "t1 t2"),
+    ({"targets": ("t2", "t9")}, "t2"),
+    ({"labels": {"site": "berlin"}, "versions": ("1.1",)}, "t2"),
+    ({"exclude": (BERLIN_LAB, Match(hardware=("hw-2",)))}, "t2 t3"),
+    ({"exclude": (Match(versions=("1.0",)),)}, "t2 t3 t4"),
+    ({"exclude": (Match(targets=("t3", "t4")),), "labels": {"site": ("ulm", "berlin")}}, "t1 t2"),
+]
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[SqlDatabase]:
+    made = SqlDatabase.open(f"sqlite:///{tmp_path}/otaria.db")
+    yield made
+    await made.close()
+
+
+def some(unit: Unit) -> None:
+    """Four targets; two never said what they run."""
+    enrol(unit, "t1", site="berlin", ring="lab")
+    enrol(unit, "t2", site="berlin")
+    enrol(unit, "t3", site="ulm")
+    enrol(unit, "t4", hardware="hw-2", site="bonn")
+    for name, version in (("t1", "1.0"), ("t2", "1.1")):
+        row = unit.campaigns.load(Footprint(target=name)).target
+        assert row is not None
+        unit.campaigns.commit(Decision(changes=(Put(row=replace(row, running_version=version)),)))
+
+
+@pytest.mark.parametrize(("values", "chosen"), CASES)
+async def test_it_takes_who_fits_all_of_it_and_no_exception(
+    database: SqlDatabase, values: dict[str, Any], chosen: str
+) -> None:
+    await database.write(some)
+    found = await database.read(lambda unit: unit.campaigns.eligible("lamp", ["hw-1", "hw-2"], Selection(**values)))
+    assert " ".join(found) == chosen
+
+
+async def test_newcomers_fit_and_are_not_in_it_and_leavers_are_planned_and_do_not_fit(database: SqlDatabase) -> None:
+    def work(unit: Unit) -> None:
+        enrol(unit, "t1", "t2", "t3", "new-1", "new-2", site="berlin")
+        unit.campaigns.create(CAMPAIGN, "spring", COHORTS, created_at=3.0, created_by="ann")
+        ordered = assignment("t1", 0, 0, state=AssignmentState.ORDERED)
+        unit.campaigns.add_assignments([ordered, assignment("t2", 1), assignment("t3", 0)])
+
+    await database.write(work)
+    berlin, nobody = Selection(labels={"site": "berlin"}), Selection(targets=("new-1",))
+
+    async def found(look: Callable[[Any], Any]) -> str:
+        return " ".join(await database.read(lambda unit: look(unit.campaigns)))
+
+    assert await found(lambda one: one.newcomers("spring", ["hw-1"], berlin, 9)) == "new-1 new-2"
+    assert await found(lambda one: one.newcomers("spring", ["hw-1"], berlin, 1)) == "new-1"
+    assert await found(lambda one: one.newcomers("spring", ["hw-2"], berlin, 9)) == ""
+    assert await found(lambda one: one.leavers("spring", nobody, 9)) == "t2 t3"
+    assert await found(lambda one: one.leavers("spring", nobody, 1)) == "t2"
+    assert await found(lambda one: one.leavers("spring", berlin, 9)) == ""
+    assert await found(lambda one: one.leavers("spring", Selection(), 9)) == ""
