@@ -251,10 +251,24 @@ class System:
         if self.writes_over:
             return
         node, folder = self._named(old), _folder(new)
-        if folder not in self._fat and not folder.startswith(STICKS):
+        is_fat = folder in self._fat or folder.startswith(STICKS)
+        moved = self._resized(node, self.names.get(new)) if is_fat and not self._in_loader else node
+        for opened in self._open.values():
+            if opened.path == old:
+                opened.path, opened.node = new, moved
+        if not is_fat:
             self._change("rename", new, Unit(node, folder=folder, name=new, also=old))
             return
-        self._change("rename", new, Unit(node, folder=folder, name=new), hidden=Unit(None, folder=folder, name=old))
+        named, gone = Unit(moved, folder=folder, name=new), Unit(None, folder=folder, name=old)
+        held = None if moved is node else Unit(moved, 0, bytes(moved.data), entire=True)
+        self._change("rename", new, named, hidden=gone, held=held)
+
+    def _resized(self, node: Node, before: Node | None) -> Node:
+        """Linux's FAT gives a renamed file an entry without clusters (or leaves those of the file that had the name), and fills
+        it in when the file itself is flushed next: until then the name is there, and not what it held."""
+        moved = Node(b"" if before is None else before.durable, node.number)
+        moved.data[:] = node.data
+        return moved
 
     def unlink(self, path: AnyPath) -> None:
         self._alive()
@@ -287,12 +301,15 @@ class System:
         self._change("write", opened.path, Unit(node, offset, data))
         return len(data)
 
-    def _change(self, kind: str, path: str, unit: Unit, hidden: Unit | None = None) -> None:
-        """`hidden`: a second change that belongs to the same call, on a file system where the two come apart."""
+    def _change(self, kind: str, path: str, unit: Unit, hidden: Unit | None = None, held: Unit | None = None) -> None:
+        """`hidden`: a second change that belongs to the same call, on a file system where the two come apart. `held`: what
+        programs see already and is durable later than both."""
         op = Op(len(self.trace) + 1, kind, path, unit)
 
         def whole() -> None:
             self._apply(unit)
+            if held is not None:
+                self.pending.append(held)
             if hidden is not None:
                 if self.watch is not None and self._in_loader:
                     self.watch(self, replace(op, kind="half a rename", unit=hidden), False)

@@ -6,10 +6,12 @@ the shipped code, written down again with two lines exchanged.
 """
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -25,6 +27,7 @@ from device_agent.boot.systemd_boot import SystemdBoot
 from device_agent.core import commands as do
 from device_agent.core import events as ev
 from device_agent.core.machine import step
+from device_agent.effects import PRIVATE_MODE, TEMPORARY_SUFFIX, FileEffects
 from device_agent.install.target import SlotImage, storage_faults
 from device_agent.journal import Record
 from device_agent.ports import Slot
@@ -141,6 +144,27 @@ def _tells_nobody(ports: object, slot: object, manifest: object) -> None:
     return
 
 
+# Steps of a small file
+
+
+def _replaces(*, before: bool = False, after: bool = False) -> Callable[[FileEffects, Path, bytes], None]:
+    """`FileEffects.replace` that flushes the file before its rename, or after it."""
+
+    def replace_file(self: FileEffects, path: Path, data: bytes) -> None:
+        temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+        descriptor = self._calls.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_MODE)
+        self._write_all(descriptor, data)
+        if before:
+            self._calls.fsync(descriptor)
+        self._calls.rename(temporary, path)
+        if after:
+            self._calls.fsync(descriptor)
+        self._calls.close(descriptor)
+        self._fsync_directory(path.parent)
+
+    return replace_file
+
+
 # Steps of the boot loaders' stores
 
 
@@ -205,10 +229,18 @@ def _tool_that_does_not_flush() -> Iterator[None]:
 MUTANTS = (
     Mutant(
         where="FileEffects.replace",
-        step="the new file is not flushed",
+        step="the new file is not flushed before it is renamed",
         call="fsync",
-        apply=without("fsync", "FileEffects.replace"),
+        apply=instead(FileEffects, "replace", _replaces(after=True)),
         look=FULL,
+        caught_by="old-or-new",
+    ),
+    Mutant(
+        where="FileEffects.replace",
+        step="the new file is not flushed after it is renamed, as FAT needs",
+        call="fsync",
+        apply=instead(FileEffects, "replace", _replaces(before=True)),
+        look=(("full", "systemd-boot"),),
         caught_by="state-lost",
     ),
     Mutant(

@@ -3,7 +3,7 @@
 Every change that was not flushed is a unit that may survive a cut or not, whatever becomes of the others: a write loses any of
 its sectors, a later write outlives an earlier one, a name is there without its bytes. A flush of a file makes its bytes durable
 and not its name, a flush of its folder the name. On FAT a rename is two changes of a folder, so that both names may be left, or
-none.
+none; and what the new name holds comes with the next flush of the file.
 
 A boot loader like GRUB does not replay the journal of a file system: it finds the names, and no more of the bytes than there was
 room for, as of the last time that the journal was written back (`Medium.home`).
@@ -51,7 +51,8 @@ class Node:
 @dataclass(frozen=True, slots=True, eq=False)
 class Unit:
     """One change that is not durable yet. Bytes of `node` at `offset` (None: it is emptied), or in a `folder` a `name` that is
-    given to a node or (None) taken away; `also` is taken away in the same stroke."""
+    given to a node or (None) taken away; `also` is taken away in the same stroke. `entire`: its bytes come all at once, since
+    they are on the medium already and only where they are is not."""
 
     node: Node | None
     offset: int | None = None
@@ -59,6 +60,7 @@ class Unit:
     folder: str = ""
     name: str = ""
     also: str = ""
+    entire: bool = False
 
 
 Keep = Sequence[tuple[Unit, "frozenset[int] | None"]]
@@ -87,7 +89,7 @@ def put(data: bytearray, unit: Unit, sectors: "frozenset[int] | None" = None) ->
     if unit.offset is None:
         data.clear()
         return
-    for start, end in _pieces(unit, sectors):
+    for start, end in _pieces(unit, None if unit.entire else sectors):
         if len(data) < unit.offset + start:
             data.extend(bytes(unit.offset + start - len(data)))
         data[unit.offset + start : unit.offset + end] = unit.data[start:end]
@@ -95,7 +97,7 @@ def put(data: bytearray, unit: Unit, sectors: "frozenset[int] | None" = None) ->
 
 def count_sectors(unit: Unit) -> int:
     """How many sectors of the medium a unit's bytes lie in."""
-    if unit.offset is None or not unit.data:
+    if unit.offset is None or not unit.data or unit.entire:
         return 1
     return (unit.offset + len(unit.data) - 1) // SECTOR - unit.offset // SECTOR + 1
 
@@ -116,9 +118,13 @@ def every_way(pending: Sequence[Unit], seed: int, *, randoms: int = 2) -> Iterat
             for lost in {0, sectors - 1}:
                 kept = frozenset(range(sectors)) - {lost}
                 yield f"but-{number}.{lost}", [(unit, kept if unit is pending[number] else None) for unit in pending]
-    yield "shreds", [(replace(unit, data=unit.data[:INSIDE]) if unit.data else unit, None) for unit in pending]
+    yield "shreds", [(_shred(unit), None) for unit in pending]
     for number in range(randoms if len(pending) > 1 or count_sectors(pending[0]) > 2 else 0):
         yield f"random-{number}", _random(pending, random.Random(seed * 31 + number))
+
+
+def _shred(unit: Unit) -> Unit:
+    return unit if unit.entire else replace(unit, data=unit.data[:INSIDE])
 
 
 def _random(pending: Sequence[Unit], dice: random.Random) -> Keep:

@@ -27,10 +27,10 @@ class NotingCalls(SystemCalls):
         os.rename(old, new)  # noqa: PTH104
 
 
-def test_replace_is_temp_fsync_rename_fsync_of_the_directory(tmp_path: Path) -> None:
+def test_replace_is_temp_fsync_rename_fsync_and_fsync_of_the_directory(tmp_path: Path) -> None:
     calls = NotingCalls()
     FileEffects(calls).replace(tmp_path / "f", b"new")
-    assert calls.seen == ["fsync f.new", "rename f.new", f"fsync {tmp_path.name}"]
+    assert calls.seen == ["fsync f.new", "rename f.new", "fsync f", f"fsync {tmp_path.name}"]
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
 
 
