@@ -629,6 +629,10 @@ class Campaigns(Protocol):
         """Some tokens of these groups, oldest first, whoever holds them."""
         ...
 
+    def first_in_line(self, group: str) -> TokenRow | None:
+        """Who comes next in the line of a group (`download_line`), of the campaigns that admit; None when nobody waits."""
+        ...
+
     def assigned(self, campaign_id: str, selection: Selection) -> Sequence[str]:
         """Ids of the campaign's targets that fit, sorted."""
         ...

@@ -26,7 +26,7 @@ from server.campaigns.schema_values import (
     text,
     whole,
 )
-from server.planner import gate_policy, group_policy, policy, precondition_policy, retry_policy, times
+from server.planner import download_policy, gate_policy, group_policy, policy, precondition_policy, retry_policy, times
 from server.planner.budgets import UNLIMITED
 from server.planner.selection import MEMBERSHIPS
 
@@ -92,6 +92,7 @@ def _fields() -> dict[str, Schema]:
         "budgets": array(_budget(), 0, group_policy.MAX_BUDGETS, "How many may be down at once."),
         "rates": array(_rate(), 0, group_policy.MAX_BUDGETS, "How many may restart in a time."),
         "rollback_rates": array(_rate(), 0, group_policy.MAX_BUDGETS, "The same for rollbacks."),
+        "downloads": array(_download(), 0, download_policy.MAX_DOWNLOADS, "How many may download at once."),
         "approvals": _approvals(),
         "emergency": _flag("It starts at once and owes its approvals."),
         "order": one_of(group_policy.ORDERS, "leaves-first: a gateway goes after what is behind it."),
@@ -182,6 +183,10 @@ def _rate() -> Schema:
         "most": integer(1, UNLIMITED, "up to this."),
     }
     return mapping(fields, needs=("count", "every"))
+
+
+def _download() -> Schema:
+    return mapping({"by": LABEL, "limit": integer(1, UNLIMITED, "So many at once.")}, needs=("by", "limit"))
 
 
 def _approvals() -> Schema:

@@ -39,8 +39,10 @@ from server.planner.model import (
     Event,
     Footprint,
     GrantPermit,
+    NextInLine,
     Ordered,
     OrderImpossible,
+    PlaceFree,
     PrepareDeltas,
     Put,
     Recall,
@@ -199,6 +201,8 @@ class Turn:
                 self._prepare(command)
             case Recall():
                 self._recall(command)
+            case NextInLine():
+                self._next_in_line(command)
             case SendOrder():
                 self._order(command, loaded, decision)
             case GrantPermit() | TellWait():
@@ -270,6 +274,12 @@ class Turn:
             self._audit("no-path", text, row.id, None)
         if not any(leg.need is DeltaNeed.WANTED for leg in plan.legs):
             self._events.append(DeltasReady(campaign=row.id, at=self.now))
+
+    def _next_in_line(self, command: NextInLine) -> None:
+        row = self._unit.campaigns.first_in_line(command.group)
+        if row is not None:
+            following = PlaceFree(campaign=row.campaign, target=row.target, group=command.group, at=self.now)
+            self._events.append(following)
 
     def _recall(self, command: Recall) -> None:
         found = self._unit.campaigns.in_states(

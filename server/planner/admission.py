@@ -6,13 +6,14 @@ Rules
 - A target that runs the release already, is quarantined, or has left the fleet is skipped: it says nothing about the release.
 - Releases that must be passed through are installed one after the other, each with an order, a permit and a commit of its own,
   by one assignment. A rollback takes the campaign's own release back; who is still on the way stays where it is.
+- A target that would be one too many to download waits for its turn, and is not ordered before that (`downloads`).
 - A target that comes late goes back into the open cohort when that can't pass with those it has left; otherwise it stays late.
 """
 
 from typing import Any
 
 from firmware.protocol.words import Action
-from server.planner import drift, progress, rivals
+from server.planner import downloads, drift, progress, rivals
 from server.planner.ledger import Ledger
 from server.planner.model import CampaignState, CohortState, SendOrder
 from server.planner.states import LIVE, OVER, WAITING, Move
@@ -22,7 +23,9 @@ def admit(ledger: Ledger) -> None:
     """Take hold of a planned target and order it; or skip it, or let it wait for the campaign that holds it."""
     campaign, target = ledger.campaign, ledger.target
     if not _may_admit(ledger):
-        again = ledger.assignment.wake_at is not None and campaign.state in LIVE
+        downloads.leave(ledger)
+        polls = ledger.is_late or ledger.assignment.reason_kind in rivals.WAITS_FOR
+        again = polls and ledger.assignment.wake_at is not None and campaign.state in LIVE
         ledger.set_assignment(wake_at=ledger.at + campaign.strategy.retry_s if again else None)
     elif target.gone:
         _skip(ledger, "decommissioned", "The target was shut out of the fleet for ever.")
@@ -36,7 +39,7 @@ def admit(ledger: Ledger) -> None:
         _skip(ledger, "already-there", f"It runs {campaign.release.version} already.")
     elif (first := rivals.first_in_line(ledger)) is not None:
         _wait_for(ledger, "outranked", f"Campaign {first.campaign} waits for this target, too, and goes first.")
-    else:
+    elif not downloads.stand_in_line(ledger):
         rivals.make_way(ledger)
         ledger.set_target(holder=campaign.id)
         ledger.move(Move.ADMIT)
@@ -48,6 +51,8 @@ def order(ledger: Ledger, action: Action, *, out_until: float | None = None) -> 
     ledger.set_assignment(order_hash=None, heard=False, via=None, out_until=out_until, retry_at=None)
     if ledger.assignment.state in WAITING or out_until is not None:
         ledger.rewake()
+    if action is Action.INSTALL and out_until is None:
+        downloads.take(ledger)
     command = SendOrder(campaign=ledger.campaign.id, target=ledger.target.id, action=action, out_until=out_until)
     ledger.command(command)
 
@@ -98,7 +103,7 @@ def go_on(ledger: Ledger) -> None:
         stay(ledger, "The target is quarantined")
     elif campaign.state is CampaignState.PAUSED:
         ledger.set_assignment(wake_at=ledger.at + campaign.strategy.retry_s)
-    else:
+    elif not downloads.stand_in_line(ledger):
         text = f"Healthy on {runs.version}; it goes on to {campaign.release.version}."
         ledger.move(Move.ONWARD, reason=text, attempt=0, permit_nonce=None, permitted_at=None, committed_at=None)
         ledger.record("step-done", text, target=True)
@@ -171,6 +176,7 @@ def _wait_for_holder(ledger: Ledger) -> None:
 
 def _wait_for(ledger: Ledger, kind: str, reason: str) -> None:
     strategy, assignment = ledger.campaign.strategy, ledger.assignment
+    downloads.leave(ledger)
     if (assignment.reason_kind, assignment.reason) != (kind, reason):
         ledger.set_assignment(reason_kind=kind, reason=reason, state_since=ledger.at)
         ledger.record(kind, reason, target=True)

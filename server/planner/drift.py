@@ -10,7 +10,7 @@ Rules
 """
 
 from firmware.protocol.words import Action, AgentState, ReasonKind
-from server.planner import admission, steps, suspicion
+from server.planner import admission, downloads, steps, suspicion
 from server.planner.ledger import Ledger
 from server.planner.model import AssignmentState, CampaignState, Reported
 from server.planner.states import CAN_GO_BACK, Move
@@ -88,7 +88,7 @@ def _may_correct(ledger: Ledger) -> bool:
     may = campaign.strategy.on_drift == "correct" and campaign.state in _CORRECTING and not suspicion.holds(campaign)
     is_ours = target.holder == campaign.id and not (target.quarantined or target.gone or ledger.back_reason)
     left = ledger.assignment.corrections < MOST_CORRECTIONS and ledger.around.younger is None
-    return may and is_ours and left
+    return may and is_ours and left and downloads.first_full(ledger) is None
 
 
 def _correct(ledger: Ledger) -> None:

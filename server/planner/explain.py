@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from firmware.protocol.words import Action
-from server.planner import drift, retrying, rivals, steps, suspicion
+from server.planner import downloads, drift, retrying, rivals, steps, suspicion
 from server.planner.ask_events import binding
 from server.planner.ledger import Ledger
 from server.planner.model import (
@@ -20,8 +20,7 @@ from server.planner.model import (
     Slice,
     TokenRow,
 )
-from server.planner.states import IN_FLIGHT, WAITING
-from server.planner.waits import Wait
+from server.planner.states import IN_FLIGHT, LIVE, WAITING
 
 _NOT_STARTED = {
     CampaignState.DRAFT: "someone starts the campaign",
@@ -51,6 +50,8 @@ def explain(loaded: Slice, now: float) -> Explanation:
     if not ledger.known:
         return _free(ledger)
     assignment = ledger.assignment
+    if downloads.waits_for(ledger) is not None and ledger.campaign.state in LIVE:
+        return _in_line(ledger, loaded)
     if assignment.state is AssignmentState.PLANNED:
         return _planned(ledger)
     if assignment.state in WAITING:
@@ -131,6 +132,18 @@ def _planned(ledger: Ledger) -> Explanation:
     return _say(ledger, "admission", text, "the planner's next page", cohort.opened_at)
 
 
+def _in_line(ledger: Ledger, loaded: Slice) -> Explanation:
+    if ledger.campaign.state is CampaignState.PAUSED:
+        return _paused(ledger)
+    full = downloads.first_full(ledger)
+    if full is None:
+        text, held = "There is room for its download; it is ordered at its turn.", ""
+    else:
+        text, held = downloads.full_text(full), _holders(loaded, full.key)
+    release_by = "its turn, when a target that downloads has staged or ended"
+    return _say(ledger, "downloads", text + held, release_by, ledger.assignment.state_since)
+
+
 def _waits_for_deltas(ledger: Ledger) -> Explanation:
     campaign, until = ledger.campaign, ledger.campaign.deltas_until
     stamp = datetime.fromtimestamp(until or 0.0, UTC).strftime("%Y-%m-%d %H:%M:%S")
@@ -174,7 +187,7 @@ def _waiting_at(ledger: Ledger, loaded: Slice) -> Explanation:
         return _say(ledger, "signing", "Its order is being signed.", "the order being stored", since)
     wait = binding(ledger)
     if wait is not None and (assignment.state in _READY or wait.kind in ("paused", "withdrawn", "quarantined")):
-        said = _say(ledger, wait.kind, wait.text + _holders(loaded, wait), wait.release_by, since)
+        said = _say(ledger, wait.kind, wait.text + _holders(loaded, wait.group), wait.release_by, since)
         return said if wait.until is None else replace(said, until=wait.until)
     if assignment.state in _READY:
         return _say(
@@ -195,8 +208,8 @@ def _late(ledger: Ledger) -> str:
     return ", and moved to the late cohort" if ledger.is_late else ""
 
 
-def _holders(loaded: Slice, wait: Wait) -> str:
-    tokens = sorted((t for t in loaded.holders if t.group == wait.group), key=lambda token: token.since)
+def _holders(loaded: Slice, group: str | None) -> str:
+    tokens = sorted((t for t in loaded.holders if t.group == group), key=lambda token: token.since)
     names = ", ".join(f"{token.target} ({_why_held(token)})" for token in tokens[:5])
     return f" Held by {names}." if names else ""
 

@@ -32,9 +32,12 @@ from server.planner.model import (
     Row,
     Slice,
     TargetRow,
+    TokenKind,
     TokenRow,
 )
 from server.planner.surroundings import BehindRow
+
+_NO_DISRUPTION = (TokenKind.DOWNLOADING, TokenKind.IN_LINE)
 
 
 class Ledger:
@@ -43,7 +46,9 @@ class Ledger:
     def __init__(self, loaded: Slice, at: float) -> None:
         self.at = at
         self.groups: dict[str, GroupRow] = {group.key: group for group in loaded.groups}
-        self.tokens: dict[str, TokenRow] = {token.group: token for token in loaded.tokens}
+        places = {token.group: token for token in loaded.tokens if token.kind in _NO_DISRUPTION}
+        self.places: dict[str, TokenRow] = places
+        self.tokens: dict[str, TokenRow] = {token.group: token for token in loaded.tokens if token.group not in places}
         self.cohorts: dict[int, CohortRow] = {cohort.index: cohort for cohort in loaded.cohorts}
         self.blocks: dict[strata.Key, BlockRow] = {(row.cohort, row.stratum, row.site): row for row in loaded.blocks}
         self.commands: list[Command] = []
@@ -190,7 +195,8 @@ class Ledger:
     def put_token(self, token: TokenRow) -> None:
         """Keep or take a token; one that this event gave back and takes again stays the row that it was."""
         stored = next((row for row in self._loaded.tokens if row.group == token.group), None)
-        self.tokens[token.group] = token if stored is None else replace(token, version=stored.version)
+        kept = self.places if token.kind in _NO_DISRUPTION else self.tokens
+        kept[token.group] = token if stored is None else replace(token, version=stored.version)
 
     def drop_token(self, group: str) -> None:
         del self.tokens[group]
@@ -216,6 +222,7 @@ class Ledger:
         loaded = self._loaded
         groups = {group.key: group for group in loaded.groups}
         tokens = {token.group: token for token in loaded.tokens}
+        kept = {**self.tokens, **self.places}
         cohorts = {cohort.index: cohort for cohort in loaded.cohorts}
         blocks = {(row.cohort, row.stratum, row.site): row for row in loaded.blocks}
         pairs: list[tuple[Row | None, Row | None]] = [
@@ -224,14 +231,14 @@ class Ledger:
             (loaded.target, self._target),
             (loaded.assignment, self._assignment),
             *((groups.get(key), row) for key, row in self.groups.items()),
-            *((tokens.get(key), row) for key, row in self.tokens.items()),
+            *((tokens.get(key), row) for key, row in kept.items()),
             *((blocks.get(key), row) for key, row in self.blocks.items()),
             *zip(loaded.around.behind, self.behind.values(), strict=True),
             (loaded.proposal, self.proposal),
             *((None, row) for row in self._added),
         ]
         yield from (Put(row=row) for before, row in pairs if row is not None and row != before)
-        yield from (Delete(row=row) for key, row in tokens.items() if key not in self.tokens)
+        yield from (Delete(row=row) for key, row in tokens.items() if key not in kept)
 
     def _recount(self, row: AssignmentRow, by: int) -> None:
         cohort, state = self.cohorts[row.cohort], row.state

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from firmware.protocol.words import Action
+from server.planner.download_line import NextInLine, PlaceFree
 from server.planner.gate_rows import BlockRow, GateInput, Stratum
 from server.planner.revision_rows import RevisionRow
 from server.planner.selection import Selection
@@ -81,6 +82,10 @@ class TokenKind(StrEnum):
     MISSING = "missing"
     UNHEALTHY = "unhealthy"
     REGRESSED = "regressed"
+    DOWNLOADING = "downloading"
+    """It has a place to download; no disruption, and no budget counts it."""
+    IN_LINE = "in_line"
+    """It waits for such a place; `since` is then its rank in the line."""
 
 
 class Verb(StrEnum):
@@ -584,6 +589,7 @@ Event = (
     | Revised
     | Enlisted
     | Deselected
+    | PlaceFree
 )
 
 
@@ -746,7 +752,19 @@ class Record:
     target: str | None = None
 
 
-Command = Admit | Displace | Enlist | PrepareDeltas | Recall | SendOrder | GrantPermit | TellWait | Doubt | Record
+Command = (
+    Admit
+    | Displace
+    | Enlist
+    | PrepareDeltas
+    | Recall
+    | SendOrder
+    | GrantPermit
+    | TellWait
+    | Doubt
+    | Record
+    | NextInLine
+)
 Change = Put | Delete
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from server.planner import gate_policy, plain, times
 from server.planner.budgets import UNLIMITED
+from server.planner.download_policy import parse_downloads
 from server.planner.group_policy import (
     MAX_BUDGETS,
     parse_after,
@@ -273,6 +274,7 @@ FIELDS: Mapping[str, Callable[[object, str], Any]] = {
     "approvals": _approvals,
     "emergency": plain.flag,
     "rollback_rates": _rates,
+    "downloads": parse_downloads,
     "order": parse_order,
     "after": parse_after,
     "requires": parse_requires,

@@ -13,7 +13,19 @@ Rules
 
 from firmware.errors import RefusedError
 from firmware.protocol.words import Action, AgentState, ReasonKind
-from server.planner import budgets, drift, handing, progress, retrying, states, steps, suspicion, taking_back, unwell
+from server.planner import (
+    budgets,
+    downloads,
+    drift,
+    handing,
+    progress,
+    retrying,
+    states,
+    steps,
+    suspicion,
+    taking_back,
+    unwell,
+)
 from server.planner.admission import (
     admit,
     count_attempt,
@@ -30,6 +42,7 @@ from server.planner.model import (
     AssignmentState,
     Ordered,
     OrderImpossible,
+    PlaceFree,
     Reported,
     TokenKind,
 )
@@ -100,6 +113,7 @@ def reported(ledger: Ledger, event: Reported) -> None:
         return
     if is_current:
         _take_word(ledger, event)
+        downloads.said(ledger)
     if not (is_current and AgentState(event.state) in _BEFORE_COMMIT):
         drift.look(ledger, event, _other_image_text(ledger, event))
     unwell.count(ledger, event, before)
@@ -114,6 +128,20 @@ def assignment_due(ledger: Ledger, event: AssignmentDue) -> None:
     assignment = ledger.assignment
     if assignment.wake_at is None or event.at < assignment.wake_at:
         return
+    _act(ledger)
+    progress.settle(ledger)
+
+
+def place_free(ledger: Ledger, event: PlaceFree) -> None:
+    """It is the target's turn to download."""
+    if downloads.turn_came(ledger, event):
+        _act(ledger)
+        progress.settle(ledger)
+    downloads.pass_on(ledger, event)
+
+
+def _act(ledger: Ledger) -> None:
+    assignment = ledger.assignment
     if assignment.state is AssignmentState.PLANNED:
         admit(ledger)
     elif assignment.state in WAITING:
@@ -127,7 +155,6 @@ def assignment_due(ledger: Ledger, event: AssignmentDue) -> None:
         ledger.record("verified", f"Healthy for {ledger.campaign.strategy.healthy_s:g} s: verified.", target=True)
     else:
         ledger.set_assignment(wake_at=None)
-    progress.settle(ledger)
 
 
 def _take_word(ledger: Ledger, event: Reported) -> None:
@@ -258,7 +285,11 @@ def _waited_long(ledger: Ledger) -> None:
     elif retrying.is_paused(ledger):
         ledger.set_assignment(wake_at=ledger.at + campaign.strategy.retry_s)
     elif assignment.order_hash is None:
-        order(ledger, assignment.action)
+        if assignment.action is not Action.INSTALL or not downloads.stand_in_line(ledger):
+            order(ledger, assignment.action)
+    elif downloads.outstayed(ledger):
+        downloads.give_back(ledger)
+        ledger.rewake()
     elif ledger.is_late or assignment.action is Action.ROLLBACK:
         text = (
             "It did not come before its order expired."

@@ -3,6 +3,7 @@
 from server.planner import (
     ask_events,
     campaign_events,
+    downloads,
     gate_events,
     handing,
     report_events,
@@ -37,6 +38,7 @@ from server.planner.model import (
     LeftOut,
     Ordered,
     OrderImpossible,
+    PlaceFree,
     Recalled,
     Reported,
     Revised,
@@ -98,6 +100,7 @@ def step(loaded: Slice, event: Event, *, checks: tuple[Check, ...] = CHECKS) -> 
             ask_events.asked(ledger, event, checks)
         case _:
             _assignment(ledger, event, checks)
+    downloads.settle(ledger)
     return ledger.decision()
 
 
@@ -138,7 +141,7 @@ def _aside(ledger: Ledger, event: Decommissioned | TakenBack | LeftOut | Doubted
 
 def _assignment(
     ledger: Ledger,
-    event: Displaced | Ordered | OrderImpossible | Reported | AssignmentDue | HandOut | CodeGiven,
+    event: Displaced | Ordered | OrderImpossible | Reported | AssignmentDue | HandOut | CodeGiven | PlaceFree,
     checks: tuple[Check, ...],
 ) -> None:
     """What happens to one target under way."""
@@ -157,3 +160,5 @@ def _assignment(
             report_events.reported(ledger, event)
         case AssignmentDue():
             report_events.assignment_due(ledger, event)
+        case PlaceFree():
+            report_events.place_free(ledger, event)

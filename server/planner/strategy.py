@@ -101,6 +101,14 @@ class RatePolicy:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DownloadPolicy:
+    """At most `limit` targets of a group download at once. `by`: as for budgets."""
+
+    by: str
+    limit: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ApprovalRule:
     """`need` people must agree to a campaign with `targets` or more, some of which have all of `labels`."""
 
@@ -232,6 +240,7 @@ class Strategy:
     budgets: tuple[BudgetPolicy, ...] = ()
     rates: tuple[RatePolicy, ...] = ()
     rollback_rates: tuple[RatePolicy, ...] = ()
+    downloads: tuple[DownloadPolicy, ...] = ()
     leaves_first: bool = False
     after: tuple[AfterPolicy, ...] = ()
     requires: tuple[RequirePolicy, ...] = ()

@@ -22,6 +22,7 @@ from sqlalchemy import (
 
 from firmware.errors import RefusedError
 from firmware.protocol.words import Action
+from server.planner.download_line import line_of
 from server.planner.model import (
     AssignmentRow,
     AssignmentState,
@@ -322,6 +323,14 @@ class SqlCampaigns:
         """Some tokens of these groups, oldest first, whoever holds them."""
         statement = select(TOKEN).where(TOKEN.c.group.in_(list(groups))).order_by(TOKEN.c.since).limit(limit)
         return [token_row(row) for row in self._db.execute(statement).mappings()]
+
+    def first_in_line(self, group: str) -> TokenRow | None:
+        """Who comes next in the line of a group, of the campaigns that admit; None when nobody waits."""
+        admitting = CAMPAIGN.c.state.in_([str(state) for state in (CampaignState.RUNNING, CampaignState.WATCHING)])
+        statement = select(TOKEN).join(CAMPAIGN, CAMPAIGN.c.id == TOKEN.c.campaign)
+        statement = statement.where(TOKEN.c.group == line_of(group), admitting)
+        row = self._db.execute(statement.order_by(TOKEN.c.since, TOKEN.c.target).limit(1)).mappings().first()
+        return None if row is None else token_row(row)
 
     def open_for(self, target: str) -> Sequence[str]:
         """Ids of the campaigns in which this target's part is not over: undecided, or missing."""

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Delete, Table, Update, and_, bindparam, delet
 from sqlalchemy.exc import IntegrityError
 
 from server.errors import ConflictError
-from server.planner import model
+from server.planner import downloads, model
 from server.planner.gate_rows import BlockRow
 from server.planner.gateways import path_groups
 from server.planner.model import (
@@ -205,7 +205,7 @@ def _groups(
 ) -> tuple[GroupRow, ...]:
     keys = {*target.groups, *path_groups(target), *(token.group for token in tokens)}
     if campaign is not None:
-        keys.add(campaign_group(campaign))
+        keys.update((campaign_group(campaign), *downloads.groups_of(target, campaign)))
     return tuple(group_row(row) for row in db.execute(_GROUPS, {"keys": sorted(keys)}).mappings())
 
 

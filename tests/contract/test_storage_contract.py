@@ -11,6 +11,8 @@ from firmware.errors import RefusedError, UnavailableError
 from firmware.protocol.order import Counter
 from firmware.protocol.words import Action
 from server.errors import ConflictError
+from server.planner.download_line import line_of
+from server.planner.downloads import place_group
 from server.planner.model import (
     AssignmentRow,
     AssignmentState,
@@ -842,6 +844,27 @@ class TestSlices:
             "t1",
             "t2",
         ]
+
+    async def test_first_in_a_line_is_the_lowest_rank_of_a_campaign_that_admits(self, database: SqlDatabase) -> None:
+        group = place_group("site=berlin")
+        stands = TokenRow(group=line_of(group), target="t1", campaign="spring", kind=TokenKind.IN_LINE, since=2.0)
+        waiting = (stands, replace(stands, target="t2", since=1.0), replace(stands, group=line_of("x"), since=0.0))
+
+        def work(unit: Unit) -> None:
+            plan(unit)
+            rows = (*waiting, GroupRow(key=group, limit=2, used=0))
+            unit.campaigns.commit(Decision(changes=tuple(Put(row=row) for row in rows)))
+
+        await database.write(work)
+        assert await database.read(lambda unit: unit.campaigns.first_in_line(group)) is None, "it is a draft"
+        running = replace(CAMPAIGN, state=CampaignState.RUNNING, version=1)
+        await database.write(lambda unit: unit.campaigns.commit(Decision(changes=(Put(row=running),))))
+        first = await database.read(lambda unit: unit.campaigns.first_in_line(group))
+        assert first is not None
+        assert (first.target, first.since) == ("t2", 1.0)
+        assert await database.read(lambda unit: unit.campaigns.first_in_line("y")) is None
+        loaded = await database.read(lambda unit: unit.campaigns.load(Footprint(campaign="spring", target="t1")))
+        assert group in {row.key for row in loaded.groups}
 
     async def test_without_a_campaign_the_holder_s_is_loaded(self, database: SqlDatabase) -> None:
         await database.write(plan)

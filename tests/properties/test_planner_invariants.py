@@ -30,6 +30,7 @@ from server.planner.model import (
     GrantPermit,
     GroupRow,
     Record,
+    Reported,
     Slice,
     TargetRow,
     TokenKind,
@@ -43,6 +44,7 @@ from server.planner.strategy import (
     BudgetPolicy,
     CohortPolicy,
     DeltaPolicy,
+    DownloadPolicy,
     GatePolicy,
     SkewPolicy,
     Strategy,
@@ -113,6 +115,11 @@ strategies = st.builds(
     after=st.sampled_from([(), (), (AfterPolicy(campaign="d", state="watching", soak_s=HEALTHY_S),)]),
     skew=st.none() | st.builds(SkewPolicy, by=st.just("rack"), most=st.integers(1, 2)),
     together=st.none() | st.builds(TogetherPolicy, by=labels),
+    downloads=st.lists(
+        st.builds(DownloadPolicy, by=st.sampled_from(["campaign", "site", "rack"]), limit=st.integers(1, 2)),
+        max_size=2,
+        unique_by=lambda policy: policy.by,
+    ).map(tuple),
     deltas=st.builds(DeltaPolicy, wait_s=st.sampled_from([0, 5, HORIZON_S]), at_most=st.integers(0, 1)),
 )
 images = st.sampled_from([OLD, NEW, STEP, OTHER])
@@ -281,6 +288,7 @@ class PlannerMachine(RuleBasedStateMachine):
     def check_decision(self, loaded: Slice, event: Event, decision: Decision) -> None:
         assert step(loaded, event) == decision
         assert len(decision.changes) <= MOST_ROWS
+        self.check_places(loaded, event, decision)
         for command in decision.commands:
             if isinstance(command, GrantPermit):
                 self.check_permit(loaded, decision)
@@ -319,6 +327,18 @@ class PlannerMachine(RuleBasedStateMachine):
             cohort = loaded.cohorts[before.cohort]
             assert back or cohort.state in (CohortState.OPEN, CohortState.PASSED)
             assert {token.group for token in self.board.tokens() if token.target == target.id} >= set(target.groups)
+
+    def check_places(self, loaded: Slice, event: Event, decision: Decision) -> None:
+        """Nobody is ordered where as many download as this campaign allows; only what a target says may be more."""
+        before = {group.key: group.used for group in loaded.groups}
+        plan = loaded.campaign.strategy if loaded.campaign else None
+        for change in decision.changes:
+            row = change.row
+            more = isinstance(row, GroupRow) and row.key.startswith("download:") and row.used > before.get(row.key, 0)
+            if more and plan and not isinstance(event, Reported):
+                own = row.key.removeprefix("download:")
+                name = own.partition("=")[0] if "=" in own else "campaign"
+                assert row.used <= min([policy.limit for policy in plan.downloads if policy.by == name], default=99)
 
     def check_path(self, target: TargetRow) -> None:
         """Counted from the rows: nothing above it down, nothing below it in flight."""
@@ -397,7 +417,7 @@ class PlannerMachine(RuleBasedStateMachine):
 
     @invariant()
     def tokens_are_exact(self) -> None:
-        used = Counter(token.group for token in self.board.tokens())
+        used = Counter(token.group for token in self.board.tokens() if token.kind is not TokenKind.IN_LINE)
         groups = [row for row in self.board.rows.values() if isinstance(row, GroupRow)]
         assert {group.key: group.used for group in groups if group.used} == used
         states = {(row.campaign, row.target): row.state for row in self.board.assignments()}
@@ -408,6 +428,10 @@ class PlannerMachine(RuleBasedStateMachine):
                 assert state not in IN_FLIGHT
             elif token.kind is TokenKind.IN_FLIGHT:
                 assert state in IN_FLIGHT
+            elif token.kind is TokenKind.DOWNLOADING:
+                assert state in (A.ORDERED, A.DOWNLOADING)
+            elif token.kind is TokenKind.IN_LINE:
+                assert state in (A.PLANNED, *WAITING, A.COMMITTED)
             elif holder == token.campaign:
                 assert state in FAILURES
 

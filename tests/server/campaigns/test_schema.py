@@ -66,6 +66,7 @@ STRATEGY: dict[str, Any] = {
     ],
     "rates": [{"by": "campaign", "count": 20, "every": "1h", "grow": 2, "after": 100, "most": 2000}],
     "rollback_rates": [{"count": 20, "every": 3600}],
+    "downloads": [{"by": "site", "limit": 4}],
     "approvals": {"need": 1, "rules": [{"need": 2, "targets": 1000, "labels": LABELS}], "expires": "1d"},
     "emergency": False,
     "order": "leaves-first",

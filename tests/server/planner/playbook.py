@@ -13,6 +13,8 @@ from server.errors import ConflictError
 from server.planner.ask_events import CHECKS, Check
 from server.planner.cohorts import split
 from server.planner.dealing import deal
+from server.planner.download_line import NextInLine, PlaceFree, line_of
+from server.planner.downloads import groups_of
 from server.planner.drift import STARTED
 from server.planner.explain import explain
 from server.planner.gate_rows import BlockRow
@@ -296,6 +298,7 @@ class Board:
             *((*target.groups, *path_groups(target)) if target else ()),
             campaign_group(name or ""),
             *(token.group for token in tokens),
+            *(groups_of(target, name or "") if target else ()),
         }
         groups = [row for row in self.rows.values() if isinstance(row, GroupRow) and row.key in keys]
         return Slice(
@@ -446,6 +449,8 @@ class Board:
                 self.feed(Displaced(campaign=command.campaign, at=self.now, **values))
             case Recall() if not self.loses_recalls:
                 self._recall(command)
+            case NextInLine():
+                self._next_in_line(command)
             case Doubt():
                 self.doubt(command.reason)
             case SendOrder() if not self.loses_orders:
@@ -465,6 +470,13 @@ class Board:
             self.feed(Candidate(campaign=command.campaign, target=row.target, at=self.now))
         if len(found) < limit:
             self.feed(CohortDrained(campaign=command.campaign, cohort=command.cohort, at=self.now))
+
+    def _next_in_line(self, command: NextInLine) -> None:
+        admitting = (CampaignState.RUNNING, CampaignState.WATCHING)
+        line = [row for row in self.tokens(line_of(command.group)) if self.campaign(row.campaign).state in admitting]
+        if line:
+            row = min(line, key=lambda row: (row.since, row.target))
+            self.feed(PlaceFree(campaign=row.campaign, target=row.target, group=command.group, at=self.now))
 
     def _recall(self, command: Recall) -> None:
         found = [
