@@ -26,9 +26,19 @@ from server.campaigns.schema_values import (
     text,
     whole,
 )
-from server.planner import download_policy, gate_policy, group_policy, policy, precondition_policy, retry_policy, times
+from server.planner import (
+    download_policy,
+    gate_policy,
+    group_policy,
+    plain,
+    policy,
+    precondition_policy,
+    retry_policy,
+    times,
+)
 from server.planner.budgets import UNLIMITED
 from server.planner.selection import MEMBERSHIPS
+from server.planner.surroundings import AGENT_LABEL
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
 Schema = dict[str, Any]
@@ -95,6 +105,7 @@ def _fields() -> dict[str, Schema]:
         "downloads": array(_download(), 0, download_policy.MAX_DOWNLOADS, "How many may download at once."),
         "approvals": _approvals(),
         "emergency": _flag("It starts at once and owes its approvals."),
+        "stage_ahead": integer(0, policy.MAX_COHORTS, "So many cohorts after the open one download and stage already."),
         "order": one_of(group_policy.ORDERS, "leaves-first: a gateway goes after what is behind it."),
         "after": array(_after(), 0, group_policy.MAX_AFTER, "Campaigns that come first."),
         "requires": array(_require(), 0, group_policy.MAX_REQUIRES, "Versions that are needed first."),
@@ -153,9 +164,9 @@ def _labels(description: str) -> Schema:
     return {
         "description": description,
         "type": "object",
-        "maxProperties": policy.MAX_LABELS,
+        "maxProperties": plain.MAX_LABELS,
         "propertyNames": LABEL,
-        "additionalProperties": {"type": "string", "maxLength": policy.MAX_LABEL},
+        "additionalProperties": {"type": "string", "maxLength": plain.MAX_LABEL},
     }
 
 
@@ -236,8 +247,11 @@ def _deltas() -> Schema:
 def _precondition() -> Schema:
     size = pattern(precondition_policy.SIZE.pattern)
     space = {"anyOf": [integer(1, precondition_policy.MAX_BYTES), size]}
-    word = mapping({"word": pattern(ID_PATTERN), "max_age": positive()}, needs=("word",))
-    return {"anyOf": [word, mapping({"free_space": space, "label": LABEL}, needs=("free_space",))]}
+    bound = _labels("It binds only targets that have all of these.")
+    bound |= {"minProperties": 1, "propertyNames": {"allOf": [LABEL, {"not": {"pattern": f"^{AGENT_LABEL}"}}]}}
+    whom = {"for": mapping({"labels": bound}, needs=("labels",))}
+    word = mapping({"word": pattern(ID_PATTERN), "max_age": positive(), **whom}, needs=("word",))
+    return {"anyOf": [word, mapping({"free_space": space, "label": LABEL, **whom}, needs=("free_space",))]}
 
 
 def _retries() -> Schema:

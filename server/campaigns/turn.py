@@ -17,6 +17,7 @@ from server.campaigns.legs import plan_legs
 from server.campaigns.members import Membership, membership
 from server.campaigns.orders import holds_old_key, make_order, sign_again
 from server.errors import ConflictError
+from server.planner.download_line import NextInLine, PlaceFree
 from server.planner.model import (
     Admit,
     AssignmentDue,
@@ -39,10 +40,8 @@ from server.planner.model import (
     Event,
     Footprint,
     GrantPermit,
-    NextInLine,
     Ordered,
     OrderImpossible,
-    PlaceFree,
     PrepareDeltas,
     Put,
     Recall,

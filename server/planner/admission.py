@@ -156,6 +156,8 @@ def discount_attempt(ledger: Ledger) -> None:
 
 def _may_admit(ledger: Ledger) -> bool:
     state, cohort = ledger.campaign.state, ledger.cohort
+    if cohort.state is CohortState.CLOSED:
+        return progress.is_ahead(ledger, cohort.index)
     if cohort.state is not CohortState.OPEN:
         return False
     return state is CampaignState.RUNNING or (state is CampaignState.WATCHING and ledger.is_late)

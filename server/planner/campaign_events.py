@@ -113,8 +113,12 @@ def deltas_ready(ledger: Ledger) -> None:
 
 
 def drained(ledger: Ledger, event: CohortDrained) -> None:
-    """Every target of the cohort was asked for; stop asking."""
-    if ledger.campaign.state is CampaignState.RUNNING and ledger.campaign.cohort == event.cohort:
+    """Every target of the cohort was asked for: go on with the next, if that may be staged ahead, or stop asking."""
+    if ledger.campaign.state is not CampaignState.RUNNING or event.cohort < ledger.campaign.cohort:
+        return
+    if progress.is_ahead(ledger, event.cohort + 1):
+        progress.admit_page(ledger, event.cohort + 1)
+    else:
         ledger.set_campaign(wake_at=None)
         progress.settle(ledger)
 

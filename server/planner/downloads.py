@@ -3,8 +3,8 @@
 Rules
 - An order lets a target fetch, so the place is taken with the order. It is given back when the target reports that it staged,
   ended or put it off, and when it moves to `late` because nothing was heard of it for too long.
-- Who finds its group full is not ordered; it stands in the group's line, by priority, cohort and (seeded) rank. Each place that
-  gets free goes to the first in line. Nobody in line is unreached: its cohort waits for it.
+- Who finds its group full is not ordered; it stands in the group's line, by priority and then by rank, which is seeded and goes
+  on from cohort to cohort. Each place that gets free goes to the first in line. Nobody in line is unreached: its cohort waits.
 - What binds a group is the strictest of this campaign and of those that have taken places in it since it was last empty. A
   campaign that limits nothing counts where another one does.
 - Facts may exceed a limit: a target that says it is downloading is counted, whoever let it.
@@ -23,7 +23,8 @@ from server.planner.states import WAITING
 from server.planner.waits import ASKS_A_SECOND, PATIENT_FACTOR
 
 FETCHING = (AssignmentState.ORDERED, AssignmentState.DOWNLOADING)
-_PRIORITY, _COHORT = 1 << 40, 1 << 32
+_PRIORITY = 1 << 32
+"""More than any rank."""
 
 
 def place_group(key: str) -> str:
@@ -91,7 +92,7 @@ def said(ledger: Ledger) -> None:
 
 
 def outstayed(ledger: Ledger) -> bool:
-    """Whether a late target has been downloading for longer than it is given; nothing else ends its place before its order does."""
+    """Whether a late target has downloaded for longer than it may; nothing else ends its place before its order does."""
     until = _until(ledger)
     return ledger.is_late and until is not None and ledger.at >= until
 
@@ -175,7 +176,7 @@ def _queue(ledger: Ledger, full: GroupRow) -> None:
     key = line_of(full.key)
     if key not in _mine(ledger, TokenKind.IN_LINE):
         leave(ledger)
-        rank = assignment.rank + assignment.cohort * _COHORT - strategy.priority * _PRIORITY
+        rank = assignment.rank - strategy.priority * _PRIORITY
         ledger.put_token(_token(ledger, key, TokenKind.IN_LINE, float(rank)))
         ledger.set_assignment(state_since=ledger.at)
     looks_again_s = max(strategy.retry_s * PATIENT_FACTOR, ledger.count(AssignmentState.PLANNED) / ASKS_A_SECOND)

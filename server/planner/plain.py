@@ -13,6 +13,8 @@ from firmware.errors import RefusedError
 from firmware.protocol.words import ID_PATTERN
 
 MAX_SECONDS = 366 * 86400
+MAX_LABELS = 16
+MAX_LABEL = 128
 LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 """The name of a label, as strategies write it."""
 _PERCENT = re.compile(r"([0-9]{1,2}(?:\.[0-9]{1,4})?) ?%")
@@ -86,6 +88,17 @@ def name(value: object, where: str) -> str:
     if not isinstance(value, str) or len(value) > 63 or not _ID.match(value):
         raise bad(where, "be a name of lower-case letters, digits and dashes")
     return value
+
+
+def labels(value: object, where: str) -> dict[str, str]:
+    """Names and values of labels."""
+    fields = mapping(value, where)
+    for key, text in fields.items():
+        if not LABEL.fullmatch(key) or not isinstance(text, str) or len(text) > MAX_LABEL:
+            raise bad(where, f"map label names to texts of at most {MAX_LABEL} characters, such as {{ring: canary}}")
+    if len(fields) > MAX_LABELS:
+        raise bad(where, f"have at most {MAX_LABELS} labels")
+    return fields
 
 
 def integer(value: object, where: str, least: int, most: int) -> int:

@@ -37,8 +37,6 @@ from server.planner.strategy import (
 )
 
 MAX_COHORTS = 32
-MAX_LABELS = 16
-MAX_LABEL = 128
 WHEN_SILENT = ("missing", "expired")
 ON_FAILURE = ("pause", "abort", "rollback")
 ON_SUSPECT = ("hold", "warn")
@@ -156,22 +154,10 @@ def _cohort(value: object, where: str) -> CohortPolicy:
     if percent == 0:
         raise plain.bad(f"{where}.percent", "be above 0")
     gate, *more = gate_policy.parse_gates(fields, where, count)
-    first = _first(fields.get("first", {}), f"{where}.first")
+    first = plain.labels(fields.get("first", {}), f"{where}.first")
     if first and count is None and percent is None:
         raise plain.bad(f"{where}.first", "be left out where the cohort takes the rest: nobody is left to go after")
     return CohortPolicy(name=name, count=count, percent=percent, gate=gate, more_gates=tuple(more), first=first)
-
-
-def _first(value: object, where: str) -> dict[str, str]:
-    fields = plain.mapping(value, where)
-    for name, text in fields.items():
-        if not plain.LABEL.fullmatch(name) or not isinstance(text, str) or len(text) > MAX_LABEL:
-            raise plain.bad(
-                where, f"map label names to texts of at most {MAX_LABEL} characters, such as {{ring: canary}}"
-            )
-    if len(fields) > MAX_LABELS:
-        raise plain.bad(where, f"have at most {MAX_LABELS} labels")
-    return fields
 
 
 def _rates(value: object, where: str) -> tuple[RatePolicy, ...]:
@@ -220,7 +206,7 @@ def _approval_rule(value: object, where: str) -> ApprovalRule:
     return ApprovalRule(
         need=plain.integer(fields.get("need"), f"{where}.need", 1, MAX_APPROVALS),
         targets=plain.integer(fields.get("targets", 0), f"{where}.targets", 0, UNLIMITED),
-        labels=_first(fields.get("labels", {}), f"{where}.labels"),
+        labels=plain.labels(fields.get("labels", {}), f"{where}.labels"),
     )
 
 
@@ -275,6 +261,7 @@ FIELDS: Mapping[str, Callable[[object, str], Any]] = {
     "emergency": plain.flag,
     "rollback_rates": _rates,
     "downloads": parse_downloads,
+    "stage_ahead": lambda value, where: plain.integer(value, where, 0, MAX_COHORTS),
     "order": parse_order,
     "after": parse_after,
     "requires": parse_requires,

@@ -1,6 +1,7 @@
 """Preconditions of a strategy, from plain values. Refusals as in `server.planner.plain`."""
 
 import re
+from typing import Any
 
 from server.planner import plain
 from server.planner.strategy import PreconditionPolicy
@@ -18,7 +19,7 @@ def parse_preconditions(value: object, where: str) -> tuple[PreconditionPolicy, 
     """What must be true before a restart; raises `RefusedError` (`bad-strategy`)."""
     items = plain.sequence(value, where, 0, MAX_PRECONDITIONS)
     found = tuple(_precondition(item, f"{where}[{index}]") for index, item in enumerate(items))
-    names = [(one.name, one.label) for one in found]
+    names = [(one.name, one.label, tuple(sorted(one.labels.items()))) for one in found]
     if len(set(names)) < len(names):
         raise plain.bad(where, "name each precondition once")
     return found
@@ -27,16 +28,32 @@ def parse_preconditions(value: object, where: str) -> tuple[PreconditionPolicy, 
 def _precondition(value: object, where: str) -> PreconditionPolicy:
     fields = plain.mapping(value, where)
     if "free_space" in fields:
-        plain.known(fields, ("free_space", "label"), where)
+        plain.known(fields, ("free_space", "label", "for"), where)
         label = fields.get("label", FREE_LABEL)
         if not isinstance(label, str) or not plain.LABEL.fullmatch(label):
             raise plain.bad(f"{where}.label", "be the name of a label that says the bytes free")
-        return PreconditionPolicy(free_bytes=_size(fields["free_space"], f"{where}.free_space"), label=label)
-    plain.known(fields, ("word", "max_age"), where)
+        free_bytes = _size(fields["free_space"], f"{where}.free_space")
+        return PreconditionPolicy(free_bytes=free_bytes, label=label, labels=_whom(fields, where))
+    plain.known(fields, ("word", "max_age", "for"), where)
     if "word" not in fields:
         raise plain.bad(where, "have word or free_space")
     max_age_s = plain.positive_duration(fields["max_age"], f"{where}.max_age") if "max_age" in fields else None
-    return PreconditionPolicy(name=plain.name(fields["word"], f"{where}.word"), max_age_s=max_age_s)
+    name = plain.name(fields["word"], f"{where}.word")
+    return PreconditionPolicy(name=name, max_age_s=max_age_s, labels=_whom(fields, where))
+
+
+def _whom(fields: dict[str, Any], where: str) -> dict[str, str]:
+    """The labels that a target must have to be bound; a device's own don't do, or it could leave what binds it."""
+    if "for" not in fields:
+        return {}
+    given = plain.mapping(fields["for"], f"{where}.for")
+    plain.known(given, ("labels",), f"{where}.for")
+    labels = plain.labels(given.get("labels"), f"{where}.for.labels")
+    if not labels:
+        raise plain.bad(f"{where}.for.labels", "name a label at least, such as {access: on-site}")
+    if any(name.startswith(AGENT_LABEL) for name in labels):
+        raise plain.bad(f"{where}.for.labels", f"be labels that people give, not a device's own ({AGENT_LABEL}…)")
+    return labels
 
 
 def _size(value: object, where: str) -> int:

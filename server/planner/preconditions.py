@@ -3,6 +3,7 @@
 Rules
 - A word is given from outside, about a target or about all that have a label, and holds until it expires. A refusal counts before
   any good word; a word that is missing, expired or older than the strategy allows is none.
+- One that names labels binds only targets that have all of them, such as those where a person must be on site.
 - What isn't known isn't fulfilled. Such a target waits, and never passes by waiting.
 - Going back to the release before needs none of it.
 """
@@ -19,11 +20,17 @@ def preconditions_hold(ledger: Ledger) -> Wait | None:
     if ledger.assignment.action is Action.ROLLBACK:
         return None
     for policy in ledger.campaign.strategy.preconditions:
+        if not _binds(ledger, policy):
+            continue
         held = _room(ledger, policy) if policy.free_bytes is not None else _word(ledger, policy)
         if held is not None:
             text, release_by = held
             return wait(ledger, "precondition", text, release_by, PATIENT_FACTOR)
     return None
+
+
+def _binds(ledger: Ledger, policy: PreconditionPolicy) -> bool:
+    return {f"{name}={value}" for name, value in policy.labels.items()} <= set(ledger.target.groups)
 
 
 def _room(ledger: Ledger, policy: PreconditionPolicy) -> tuple[str, str] | None:

@@ -4,6 +4,8 @@ Rules
 - Each cohort that changed is judged again; a passed one only to see whether it fails after all (a regression).
 - A regression opens the gate of a passed cohort again: it fails, or is held until its evidence is enough once more. Meanwhile no
   later cohort goes on.
+- Where the strategy says so, the cohorts that come next are ordered before they open. Nobody of them gets a permit, and their
+  gates are judged when they open.
 - The next cohort opens when the one before has passed and the campaign runs; an empty one passes at once.
 - `late` has no gate but a breaker: one failure more than `late_max_failures` pauses the campaign.
 - Once every cohort passed the campaign watches; it completes when nothing in it is undecided.
@@ -68,10 +70,18 @@ def open_cohort(ledger: Ledger, index: int) -> None:
         admit_page(ledger)
 
 
-def admit_page(ledger: Ledger) -> None:
-    """Ask for the next targets of the open cohort, and to be asked again until it is drained."""
+def admit_page(ledger: Ledger, cohort: int | None = None) -> None:
+    """Ask for the next targets of a cohort, the open one unless told, and to be asked again until it is drained."""
+    index = ledger.campaign.cohort if cohort is None else cohort
     ledger.set_campaign(wake_at=ledger.at + NEXT_PAGE_S)
-    ledger.command(Admit(campaign=ledger.campaign.id, cohort=ledger.campaign.cohort, limit=ADMIT_PAGE))
+    ledger.command(Admit(campaign=ledger.campaign.id, cohort=index, limit=ADMIT_PAGE))
+
+
+def is_ahead(ledger: Ledger, index: int) -> bool:
+    """Whether a cohort may be ordered and staged before it opens."""
+    first = ledger.campaign.cohort + 1
+    last = min(first + ledger.campaign.strategy.stage_ahead, ledger.late.index)
+    return ledger.campaign.state is CampaignState.RUNNING and first <= index < last
 
 
 def pause(ledger: Ledger, reason_kind: str, reason: str) -> None:

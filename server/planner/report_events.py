@@ -36,13 +36,13 @@ from server.planner.admission import (
     rejoin,
     withdraw,
 )
+from server.planner.download_line import PlaceFree
 from server.planner.ledger import Ledger
 from server.planner.model import (
     AssignmentDue,
     AssignmentState,
     Ordered,
     OrderImpossible,
-    PlaceFree,
     Reported,
     TokenKind,
 )

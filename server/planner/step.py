@@ -13,6 +13,7 @@ from server.planner import (
     taking_back,
 )
 from server.planner.ask_events import CHECKS, Check
+from server.planner.download_line import PlaceFree
 from server.planner.ledger import Ledger
 from server.planner.model import (
     Asked,
@@ -38,7 +39,6 @@ from server.planner.model import (
     LeftOut,
     Ordered,
     OrderImpossible,
-    PlaceFree,
     Recalled,
     Reported,
     Revised,

@@ -198,12 +198,13 @@ class TimeoutPolicy:
 @dataclass(frozen=True, kw_only=True)
 class PreconditionPolicy:
     """What must be true of a target before its permit: a good word called `name`, at most `max_age_s` old; or `free_bytes` free,
-    as its label `label` says."""
+    as its label `label` says. `labels`: only targets that have all of these are bound."""
 
     name: str = ""
     max_age_s: float | None = None
     free_bytes: int | None = None
     label: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,6 +230,7 @@ class Strategy:
     `retry_s`: after how long a target that was told to wait asks again, and a target held by another campaign is tried again.
     `priority`: of two campaigns that want a target, the one with the higher takes it while the other has given no permit.
     `retries`: what is tried again when it failed for a reason that says nothing about the release; `timeouts`: of phases.
+    `stage_ahead`: so many cohorts after the open one are ordered already; their permits wait for the gates.
     `leaves_first`: gateways go after the targets of the campaign that are behind them.
     `late_max_failures`: how many of `late` may fail; one more pauses the campaign.
     `emergency`: it starts before its approvals are there, and owes them.
@@ -241,6 +243,7 @@ class Strategy:
     rates: tuple[RatePolicy, ...] = ()
     rollback_rates: tuple[RatePolicy, ...] = ()
     downloads: tuple[DownloadPolicy, ...] = ()
+    stage_ahead: int = 0
     leaves_first: bool = False
     after: tuple[AfterPolicy, ...] = ()
     requires: tuple[RequirePolicy, ...] = ()

@@ -115,6 +115,7 @@ strategies = st.builds(
     after=st.sampled_from([(), (), (AfterPolicy(campaign="d", state="watching", soak_s=HEALTHY_S),)]),
     skew=st.none() | st.builds(SkewPolicy, by=st.just("rack"), most=st.integers(1, 2)),
     together=st.none() | st.builds(TogetherPolicy, by=labels),
+    stage_ahead=st.integers(0, 2),
     downloads=st.lists(
         st.builds(DownloadPolicy, by=st.sampled_from(["campaign", "site", "rack"]), limit=st.integers(1, 2)),
         max_size=2,
@@ -343,7 +344,8 @@ class PlannerMachine(RuleBasedStateMachine):
     def check_path(self, target: TargetRow) -> None:
         """Counted from the rows: nothing above it down, nothing below it in flight."""
         assert not target.path_fault
-        held = {token.target for token in self.board.tokens() if "=" in token.group}
+        places = (TokenKind.DOWNLOADING, TokenKind.IN_LINE)
+        held = {token.target for token in self.board.tokens() if "=" in token.group and token.kind not in places}
         assert not held & set(target.gateways)
         for row in self.board.rows.values():
             if isinstance(row, TargetRow) and row.id != target.id:

@@ -167,7 +167,7 @@ def test_the_higher_priority_comes_first() -> None:
     assert len(fetching(board)) == 1
     for _ in range(3):
         board.stage(fetching(board)[0])
-        assert {name for name in fetching(board)} <= {"x", "y", "z"}
+        assert set(fetching(board)) <= {"x", "y", "z"}
 
 
 def test_a_turn_that_nothing_comes_of_goes_to_the_next() -> None:
@@ -182,7 +182,7 @@ def test_a_paused_campaign_gives_its_turn_to_another_and_goes_on_when_resumed() 
     board = two_campaigns(limited(downloads=(DownloadPolicy(by="site", limit=1),)), limited())
     board.tell(Verb.PAUSE, "c")
     board.stage(fetching(board)[0])
-    assert {name for name in fetching(board)} <= {"x", "y", "z"}
+    assert set(fetching(board)) <= {"x", "y", "z"}
     waits = next(name for name in ("a", "b") if board.state(name) is A.PLANNED)
     assert board.explain(waits).kind == "paused"
     board.tell(Verb.RESUME, "c")

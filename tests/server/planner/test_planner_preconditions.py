@@ -41,6 +41,28 @@ def test_a_good_word_about_the_target_or_its_label_lets_it_go(key: str) -> None:
     assert isinstance(board.ask("t0"), GrantPermit)
 
 
+ON_SITE = PreconditionPolicy(name="on-site", max_age_s=100, labels={"access": "on-site", "tier": "1"})
+
+
+def test_a_person_must_be_there_only_for_targets_with_the_labels() -> None:
+    free = waiting(ON_SITE, groups=("access=on-site", "site=berlin"))
+    assert isinstance(free.ask("t0"), GrantPermit)
+    bound = waiting(ON_SITE, groups=("access=on-site", "site=berlin", "tier=1"))
+    assert held(bound) == "Nobody has said that on-site is good that is younger than 100 s."
+    assert bound.explain("t0").release_by == "`otaria fleet word on-site good`"
+    say(bound, "site=berlin", name="on-site")
+    bound.wait(101)
+    held(bound)
+    say(bound, "site=berlin", name="on-site")
+    assert isinstance(bound.ask("t0"), GrantPermit)
+
+
+def test_one_word_may_bind_two_kinds_of_targets() -> None:
+    items = [{"word": "on-site", "for": {"labels": {"kind": kind}}} for kind in ("lift", "pump")]
+    plan = parse_strategy({"extends": "standard", "preconditions": items})
+    assert [one.labels for one in plan.preconditions] == [{"kind": "lift"}, {"kind": "pump"}]
+
+
 def test_waiting_alone_never_passes() -> None:
     board = waiting(BACKUP)
     board.wait(5000)
@@ -124,6 +146,10 @@ def test_they_are_read() -> None:
         ([{"free_space": "5 apples"}], "preconditions[0].free_space"),
         ([{"free_space": 5, "label": "?"}], "preconditions[0].label"),
         ([{"word": "a"}, {"word": "a"}], "preconditions"),
+        ([{"word": "a", "for": {}}], "preconditions[0].for.labels"),
+        ([{"word": "a", "for": {"labels": {}}}], "preconditions[0].for.labels"),
+        ([{"word": "a", "for": {"labels": {"agent.x": "y"}}}], "preconditions[0].for.labels"),
+        ([{"word": "a", "for": {"site": "x"}}], "preconditions[0].for.site"),
     ],
 )
 def test_what_could_never_hold_is_refused(items: list, where: str) -> None:
