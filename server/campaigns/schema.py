@@ -123,6 +123,7 @@ def _fields() -> dict[str, Schema]:
         "preconditions": array(
             _precondition(), 0, precondition_policy.MAX_PRECONDITIONS, "What must be true before a restart."
         ),
+        "verify": _verify(),
         "priority": integer(-policy.MAX_PRIORITY, policy.MAX_PRIORITY, "The higher takes a target first."),
         "retries": _retries(),
         "timeouts": _timeouts(),
@@ -252,6 +253,15 @@ def _precondition() -> Schema:
     whom = {"for": mapping({"labels": bound}, needs=("labels",))}
     word = mapping({"word": pattern(ID_PATTERN), "max_age": positive(), **whom}, needs=("word",))
     return {"anyOf": [word, mapping({"free_space": space, "label": LABEL, **whom}, needs=("free_space",))]}
+
+
+def _verify() -> Schema:
+    fields = {
+        "word": pattern(ID_PATTERN, "The name of the word, such as monitoring."),
+        "within": positive("How long after a target was healthy it is waited for."),
+        "when_missing": one_of(precondition_policy.WHEN_MISSING, "What it means when none has come by then."),
+    }
+    return mapping(fields, "A word from outside that it takes to be verified.", ("word", "within"))
 
 
 def _retries() -> Schema:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from firmware.protocol.words import Action
-from server.planner import downloads, drift, retrying, rivals, steps, suspicion
+from server.planner import downloads, drift, retrying, rivals, steps, suspicion, verifying
 from server.planner.ask_events import binding
 from server.planner.ledger import Ledger
 from server.planner.model import (
@@ -80,6 +80,9 @@ def _out(ledger: Ledger) -> Explanation:
 
 def _committed(ledger: Ledger) -> Explanation:
     assignment, campaign = ledger.assignment, ledger.campaign
+    waits = verifying.waits(ledger)
+    if waits is not None:
+        return _say(ledger, verifying.KIND, *waits, assignment.state_since)
     if assignment.via is None:
         text = f"Committed; it must stay healthy for {campaign.strategy.healthy_s:g} s to be verified."
         return _say(ledger, "healthy", text, "that time passing without a regression", assignment.committed_at)

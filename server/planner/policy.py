@@ -23,7 +23,7 @@ from server.planner.group_policy import (
     parse_together,
 )
 from server.planner.model import LATE
-from server.planner.precondition_policy import parse_preconditions
+from server.planner.precondition_policy import parse_preconditions, parse_verify
 from server.planner.retry_policy import check as check_timeouts
 from server.planner.retry_policy import parse_retries, parse_timeouts
 from server.planner.strategy import (
@@ -277,6 +277,7 @@ FIELDS: Mapping[str, Callable[[object, str], Any]] = {
     "deltas": _deltas,
     "unattended": _unattended,
     "preconditions": parse_preconditions,
+    "verify": parse_verify,
     "priority": lambda value, where: plain.integer(value, where, -MAX_PRIORITY, MAX_PRIORITY),
     "retries": parse_retries,
     "timeouts": parse_timeouts,

@@ -4,10 +4,11 @@ import re
 from typing import Any
 
 from server.planner import plain
-from server.planner.strategy import PreconditionPolicy
+from server.planner.strategy import PreconditionPolicy, VerifyPolicy
 from server.planner.surroundings import AGENT_LABEL
 
 MAX_PRECONDITIONS = 8
+WHEN_MISSING = ("fail", "hold")
 FREE_LABEL = f"{AGENT_LABEL}free-bytes"
 """The device's own label that says how many bytes it has free, unless the strategy names another."""
 SIZE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?(kB|MB|GB|KiB|MiB|GiB)")
@@ -23,6 +24,17 @@ def parse_preconditions(value: object, where: str) -> tuple[PreconditionPolicy, 
     if len(set(names)) < len(names):
         raise plain.bad(where, "name each precondition once")
     return found
+
+
+def parse_verify(value: object, where: str) -> VerifyPolicy:
+    """The word that makes a target verified; raises `RefusedError` (`bad-strategy`)."""
+    fields = plain.mapping(value, where)
+    plain.known(fields, ("word", "within", "when_missing"), where)
+    return VerifyPolicy(
+        name=plain.name(fields.get("word"), f"{where}.word"),
+        within_s=plain.positive_duration(fields.get("within"), f"{where}.within"),
+        when_missing=plain.one_of(fields.get("when_missing", "hold"), f"{where}.when_missing", WHEN_MISSING),
+    )
 
 
 def _precondition(value: object, where: str) -> PreconditionPolicy:

@@ -274,6 +274,8 @@ def _turn(ledger: Ledger, turn: Turn, kind: str, text: str) -> None:
 def _change(ledger: Ledger, verb: Verb, reason_kind: str, reason: str) -> None:
     state = next_campaign(ledger.campaign.state, verb)
     ledger.set_campaign(state=state, reason_kind=reason_kind, reason=reason[:1000], changed_at=ledger.at, wake_at=None)
+    if cohorts_to_recall(ledger):
+        _ask_again(ledger)
 
 
 def _ask_again(ledger: Ledger) -> None:

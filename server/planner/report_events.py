@@ -25,6 +25,7 @@ from server.planner import (
     suspicion,
     taking_back,
     unwell,
+    verifying,
 )
 from server.planner.admission import (
     admit,
@@ -151,8 +152,7 @@ def _act(ledger: Ledger) -> None:
     elif assignment.state is AssignmentState.COMMITTED and assignment.via is not None:
         go_on(ledger)
     elif assignment.state is AssignmentState.COMMITTED:
-        ledger.move(Move.HEALTHY)
-        ledger.record("verified", f"Healthy for {ledger.campaign.strategy.healthy_s:g} s: verified.", target=True)
+        verifying.look(ledger)
     else:
         ledger.set_assignment(wake_at=None)
 

@@ -9,7 +9,8 @@ Rules
 - `missing` is left only by a signed report of how it ended or that it never began, or by a new permit.
   Ends are sticky: whatever comes later is history.
 - Whoever is decommissioned while it may be down counts as silent, because nobody will ever know; anywhere else it is skipped.
-- `committed` and `verified` become `regressed` when the target falls back or shows another image.
+- `committed` and `verified` become `regressed` when the target falls back or shows another image; `committed` also when a word
+  from outside that it takes to be verified is bad, or doesn't come in time.
 - Who shows an image that none of its slots had is `drifted`: somebody changed it by hand. It may be ordered again.
 - Who committed a release on the way is ordered on once it has stayed healthy; it is `verified` only on the campaign's own.
 """
@@ -45,6 +46,7 @@ class Move(StrEnum):
     DECLINE = "decline"
     HORIZON = "horizon"
     HEALTHY = "healthy"
+    NOT_VERIFIED = "not-verified"
     OTHER_IMAGE = "other-image"
     EXPIRE = "expire"
     WITHDRAW = "withdraw"
@@ -171,6 +173,7 @@ ASSIGNMENT: Mapping[A, Row] = {
     A.COMMITTED: {
         **_running(A.COMMITTED),
         Move.HEALTHY: A.VERIFIED,
+        Move.NOT_VERIFIED: A.REGRESSED,
         Move.ONWARD: A.ORDERED,
         Move.STAY: A.CANCELLED,
     },

@@ -208,6 +208,16 @@ class PreconditionPolicy:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VerifyPolicy:
+    """Who committed is verified only when a word called `name`, said after that, is good. `within_s`: how long after the target
+    was healthy it is waited for; `when_missing`: what its absence means then, `fail` or `hold`."""
+
+    name: str
+    within_s: float
+    when_missing: str = "hold"
+
+
+@dataclass(frozen=True, kw_only=True)
 class UnattendedPolicy:
     """How orders are given out for sites without a network. `expires_s`: how long one may be followed. `accept_codes`: whether a
     typed code counts like a signed report. `when_silent`: what silence until after that means, `missing` or `expired`."""
@@ -224,6 +234,7 @@ class Strategy:
     `patience_s`: how long an ordered target may stay silent before it is moved to the `late` cohort.
     `horizon_s`: a target must be committed this long after its permit, or its silence is failure.
     `healthy_s`: committed and not regressed for this long makes it verified.
+    `verify`: the word from outside that it takes besides; None: none.
     `permit_valid_s`, `trial_s`, `order_ttl_s`: as in the permit and order. `on_failure`: `pause`, `abort` or `rollback`.
     `on_suspect`: whether the campaign stops (`hold`) or goes on (`warn`) when its release becomes suspect.
     `on_drift`: what becomes of a target whose version was changed by hand once every cohort passed: `show` or `correct`.
@@ -256,6 +267,7 @@ class Strategy:
     trial_s: int = 600
     order_ttl_s: int = 30 * 86400
     preconditions: tuple[PreconditionPolicy, ...] = ()
+    verify: VerifyPolicy | None = None
     priority: int = 0
     max_attempts: int = 1
     retries: RetryPolicy = RetryPolicy()

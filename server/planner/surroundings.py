@@ -111,7 +111,7 @@ class Surroundings:
     peers: tuple[Peers, ...] = ()
     counters: tuple[int, ...] = ()
     words: tuple[Word, ...] = ()
-    """About the target or its labels, of the names that the strategy's preconditions have."""
+    """About the target or its labels, of the names that the strategy's preconditions and its `verify` have."""
     rivals: tuple[Rival, ...] = ()
     """Only for a planned target; then `made_at` is when its own campaign was made."""
     made_at: float = 0.0

@@ -141,7 +141,9 @@ def _younger(db: Connection, assignment: AssignmentRow) -> str | None:
 
 
 def _words(campaign: CampaignRow) -> list[str]:
-    return [policy.name for policy in campaign.strategy.preconditions if policy.name]
+    strategy = campaign.strategy
+    verify = [strategy.verify.name] if strategy.verify else []
+    return [policy.name for policy in strategy.preconditions if policy.name] + verify
 
 
 def _is_suspect(db: Connection, release: ReleaseKey) -> bool:

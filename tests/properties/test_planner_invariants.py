@@ -49,8 +49,9 @@ from server.planner.strategy import (
     SkewPolicy,
     Strategy,
     TogetherPolicy,
+    VerifyPolicy,
 )
-from server.planner.surroundings import BehindRow
+from server.planner.surroundings import BehindRow, Word
 from tests.server.planner.playbook import (
     HEALTHY_S,
     HORIZON_S,
@@ -115,6 +116,7 @@ strategies = st.builds(
     after=st.sampled_from([(), (), (AfterPolicy(campaign="d", state="watching", soak_s=HEALTHY_S),)]),
     skew=st.none() | st.builds(SkewPolicy, by=st.just("rack"), most=st.integers(1, 2)),
     together=st.none() | st.builds(TogetherPolicy, by=labels),
+    verify=st.sampled_from([None, None, VerifyPolicy(name="ping", within_s=HORIZON_S, when_missing="fail")]),
     stage_ahead=st.integers(0, 2),
     downloads=st.lists(
         st.builds(DownloadPolicy, by=st.sampled_from(["campaign", "site", "rack"]), limit=st.integers(1, 2)),
@@ -268,6 +270,12 @@ class PlannerMachine(RuleBasedStateMachine):
     def quarantine(self, name: str, quarantined: bool) -> None:
         row = self.board.target(name)
         self.board.rows["target", name] = replace(row, quarantined=quarantined, version=row.version + 1)
+
+    @rule(name=targets, good=st.booleans())
+    def word(self, name: str, good: bool) -> None:
+        at = self.board.now
+        said = Word(name="ping", key=name, good=good, by="bob", reason="", at=at, expires_at=at + PATIENCE_S)
+        self.board.words.append(said)
 
     @rule(name=targets, offline=st.booleans())
     def presence(self, name: str, offline: bool) -> None:

@@ -88,6 +88,7 @@ STRATEGY: dict[str, Any] = {
         {"word": "backup", "max_age": "1d", "for": {"labels": LABELS}},
         {"free_space": "500MB", "label": "agent.free"},
     ],
+    "verify": {"word": "monitoring", "within": "30m", "when_missing": "fail"},
     "priority": 10,
     "retries": {"most": 3, "first": "1m", "factor": 2, "most_wait": "1h", "jitter": "50%"},
     "timeouts": {"download": "2h", "activation": "10m", "commit": "15m"},

@@ -268,3 +268,14 @@ def test_who_goes_back_can_not_be_skipped() -> None:
     board.take_back(target="t0")
     with pytest.raises(TransitionError):
         board.skip("t0")
+
+
+def test_a_doubt_in_between_loses_nobody_of_a_cohort_that_was_taken_back() -> None:
+    board = fleet(3)
+    board.loses_recalls = True
+    board.take_back(cohort="canary")
+    board.tell(Verb.RESUME)
+    board.doubt()
+    board.loses_recalls = False
+    board.wait(1)
+    assert {board.state(name) for name in board.members("canary")} == {AssignmentState.CANCELLED}
