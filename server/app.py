@@ -29,10 +29,12 @@ from server.campaigns.deltas import DeltaFactory
 from server.campaigns.engine import Engine
 from server.campaigns.enlisting import Enlisting
 from server.campaigns.eviction import Evictions
+from server.campaigns.forecasting import Forecaster
 from server.campaigns.housekeeping import Housekeeping
 from server.campaigns.indicators import Indicators
 from server.campaigns.ingest import Ingest
 from server.campaigns.preparation import Preparation
+from server.campaigns.presence_watch import PresenceWatch
 from server.campaigns.proposals import Proposals
 from server.campaigns.publisher import Publisher
 from server.campaigns.releases import ReleaseService
@@ -80,6 +82,7 @@ class Core:
     """The parts that work by themselves, between the database and the broker."""
 
     transport: AiomqttTransport
+    watch: PresenceWatch
     ingest: Ingest
     engine: Engine
     publisher: Publisher
@@ -164,6 +167,7 @@ class Server:
             ("ingest", core.ingest.run()),
             ("block service", core.blocks.run()),
             ("transport", core.transport.run()),
+            ("watch of presence", core.watch.run()),
             ("release service", core.releases.run()),
             ("eviction", core.evictions.run()),
             ("preparation of deltas", core.preparation.run()),
@@ -217,9 +221,8 @@ async def run(settings: Settings, *, started: Callable[[Running], None] = lambda
 def _core(base: Foundation) -> Core:
     """Wire the parts to each other: what is stored wakes the engine, what is decided wakes the publisher."""
     ingest = Ingest(base.database, base.clock, base.director, on_stored=lambda: wake())
-    transport = AiomqttTransport(
-        base.endpoint, _hand_out(ingest, lambda: blocks), on_link=lambda: _forget_presence(base)
-    )
+    watch = PresenceWatch(base.database, base.clock, lambda: transport.connected)
+    transport = AiomqttTransport(base.endpoint, _hand_out(ingest, lambda: blocks), on_link=watch.linked)
     blocks = BlockService(
         database=base.database,
         artifacts=base.artifacts,
@@ -253,6 +256,7 @@ def _core(base: Foundation) -> Core:
     )
     return Core(
         transport=transport,
+        watch=watch,
         ingest=ingest,
         engine=engine,
         publisher=publisher,
@@ -326,6 +330,7 @@ def _people(base: Foundation, core: Core, *, secure: bool) -> web.Application:
                 clock=base.clock,
             ),
             desk=core.desk,
+            forecasts=Forecaster(base.database, base.clock),
             publisher=core.releases,
             artifacts=base.artifacts,
             changes=base.changes,
@@ -341,14 +346,6 @@ def _people(base: Foundation, core: Core, *, secure: bool) -> web.Application:
             on_shut_out=shut_out,
         )
     )
-
-
-async def _forget_presence(base: Foundation) -> None:
-    """A broker that was killed took the last wills with it; who is online says so again, or the broker has it retained."""
-    try:
-        await base.database.write(lambda unit: unit.fleet.forget_presence())
-    except OtariaError as error:
-        log.error("it stays unknown who is offline: %s", error)
 
 
 def _waiting_for(base: Foundation, core: Core) -> list[str]:

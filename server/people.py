@@ -20,6 +20,7 @@ from server.http.bundles import Brings, BundleRoutes
 from server.http.campaigns import CampaignRoutes, Desk
 from server.http.changes import Changes
 from server.http.fleet import Claims, Explainer, FleetRoutes
+from server.http.forecasts import ForecastRoutes, Forecasts
 from server.http.logs import LogRoutes
 from server.http.people import Ready, SystemRoutes, people_app
 from server.http.releases import Judge, Publisher, ReleaseRoutes
@@ -51,6 +52,7 @@ class PeopleParts:
     claims: Claims
     authorities: AuthoritiesService
     desk: CampaignDesk
+    forecasts: Forecasts
     publisher: Publisher
     artifacts: ArtifactStore
     changes: Changes
@@ -76,6 +78,7 @@ def people_listener(parts: PeopleParts) -> web.Application:
         database=database,
         sessions=sessions,
         explainer=desk,
+        forecasts=parts.forecasts,
         changes=parts.changes,
         templates=templates,
         clock=parts.clock,
@@ -102,6 +105,7 @@ def people_listener(parts: PeopleParts) -> web.Application:
         *AccountRoutes(accounts=parts.tokens).routes(),
         *CaRoutes(database=database, authorities=parts.authorities).routes(),
         *CampaignRoutes(database=database, desk=desk, clock=parts.clock).routes(),
+        *ForecastRoutes(parts.forecasts).routes(),
         *RevisionRoutes(desk).routes(),
         *WordRoutes(WordService(database, parts.clock)).routes(),
         *releases.routes(),

@@ -19,6 +19,7 @@ from server.artifacts import ArtifactStore
 from server.campaigns.bundles import BundleService
 from server.campaigns.director import Director
 from server.campaigns.engine import Engine
+from server.campaigns.forecasting import Forecaster
 from server.campaigns.ingest import Ingest
 from server.campaigns.service import CampaignService
 from server.http.changes import Changes, RingingDatabase
@@ -155,6 +156,7 @@ async def people(tmp_path: Path) -> AsyncIterator[PeopleSide]:
                 database, tmp_path / "identity", in_force=authorities.fingerprints, clock=clock
             ),
             desk=desk,
+            forecasts=Forecaster(database, clock),
             publisher=publisher,
             artifacts=artifacts,
             changes=changes,

@@ -1,4 +1,5 @@
-"""Forgetting: what was handled leaves the inbox after a time, a page at a time, so that nobody waits for it.
+"""Forgetting: what was handled leaves the inbox after a time, a page at a time, so that nobody waits for it; and
+learning, likewise, when agents are there that neither came nor went for long.
 
 Until then it tells a repeated report from a clone's. What the planner made of it stays on the trail.
 """
@@ -12,6 +13,8 @@ from server.ports import Clock, Database, Unit
 
 KEEP_S = 30 * 86400.0
 PAGE = 1000
+LEARN_AFTER_S = 7 * 86400.0
+LEARN_PAGE = 200
 EVERY_S = 3600.0
 _log = logging.getLogger(__name__)
 
@@ -41,7 +44,10 @@ class Housekeeping:
             page = await self._database.write(lambda unit: _forget(unit, now))
             total += page
             if not page:
-                return total
+                break
+        while await self._database.write(lambda unit: unit.presences.refresh(now - LEARN_AFTER_S, now, LEARN_PAGE)):
+            continue
+        return total
 
 
 def _forget(unit: Unit, now: float) -> int:

@@ -38,6 +38,7 @@ class Intake:
         match reading:
             case PresenceHint(agent=agent, online=online):
                 self._unit.fleet.set_presence(agent, online=online, at=self._now)
+                self._unit.presences.heard(agent, online=online, at=self._now)
                 if online:
                     self._ask_for_logs_again(agent)
             case ProgressHint(target=target, text=text):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from firmware.errors import OtariaError, RefusedError
 from server.campaigns import grouping
+from server.campaigns.expecting import expected, kept
 from server.campaigns.members import Membership, labelled, membership, release_of
 from server.campaigns.orders import key_of
 from server.planner import approvals, power, revising
@@ -30,6 +31,8 @@ class Plan:
     selection: Difference | None = None
     members: Membership = field(default_factory=Membership)
     effects: Sequence[str] = ()
+    strategy: Strategy | None = None
+    """The file's, with what was chosen for it where the file leaves that open (None: nothing is there to compare with)."""
     needed: int = 0
     refused: str = ""
     warnings: Sequence[str] = ()
@@ -47,9 +50,12 @@ def plan(unit: Unit, spec: CampaignSpec, now: float) -> Plan:
     if view is None:
         return Plan(name=spec.name)
     before = _newest(unit.campaigns.revisions(spec.name))
+    spec, notes = _settled(unit, kept(spec, before.strategy), before.strategy, now)
     found = Plan(
         name=spec.name,
         view=view,
+        strategy=spec.strategy,
+        warnings=notes,
         number=before.number + 1,
         differences=differences(before.strategy, spec.strategy),
         selection=_selection(before.selection, spec.selection),
@@ -79,7 +85,7 @@ def revision(spec: CampaignSpec, found: Plan, *, by: str, at: float) -> Revised:
         campaign=spec.name,
         number=found.number,
         state=RevisionState.PROPOSED,
-        strategy=spec.strategy,
+        strategy=found.strategy or spec.strategy,
         selection=spec.selection,
         needed=found.needed,
         by=by,
@@ -118,10 +124,20 @@ def _weighed(unit: Unit, spec: CampaignSpec, found: Plan, now: float) -> Plan:
     except OtariaError as error:
         return replace(found, refused=error.text)
     change = membership(unit, row, spec.selection)
+    warnings = [*found.warnings, *warnings]
     found = replace(found, members=change, warnings=warnings, needed=_needed(unit, spec, found, row.strategy))
     riskier = bool(change.gained) or revising.grows(row.strategy, spec.strategy)
     needed = found.needed if riskier else 0
     return replace(found, needed=needed, effects=tuple(_effects(found, after, spec.strategy, needed)))
+
+
+def _settled(unit: Unit, spec: CampaignSpec, before: Strategy, now: float) -> tuple[CampaignSpec, Sequence[str]]:
+    """With the expiry of orders that a revision newly leaves open; sizes are not dealt anew."""
+    if not spec.strategy.order_ttl_auto or before.order_ttl_auto:
+        return spec, ()
+    unsized = replace(spec.strategy, cohorts=tuple(replace(one, reachable=False) for one in spec.strategy.cohorts))
+    chosen = expected(unit, replace(spec, strategy=unsized), _all(unit, spec), now)
+    return replace(spec, strategy=replace(spec.strategy, order_ttl_s=chosen.strategy.order_ttl_s)), chosen.notes
 
 
 def _all(unit: Unit, spec: CampaignSpec) -> Sequence[str]:

@@ -116,7 +116,7 @@ def _fields() -> dict[str, Schema]:
         "healthy": duration("Committed for this long without a regression: verified."),
         "permit_valid": whole("How long a permit lives on the device's clock."),
         "trial": whole("How long a trial boot may take to commit."),
-        "order_ttl": whole("When an order expires."),
+        "order_ttl": {"anyOf": [{"const": policy.AUTO}, whole()], "description": "When an order expires."},
         "retry": whole("After how long a target that was told to wait asks again."),
         "deltas": _deltas(),
         "unattended": _unattended(),
@@ -154,6 +154,7 @@ def _cohort() -> Schema:
         "percent": {"type": "number", "exclusiveMinimum": 0, "maximum": 100},
         "gate": gate(),
         "gates": array(gate(), 1, gate_policy.MAX_GATES, "Several tests; all must pass."),
+        "reachable": _flag("Its size means targets that are expected to come within the patience."),
         "first": _labels("Targets with all of these labels go into this cohort before others."),
     }
     found = mapping(fields, needs=("name",))

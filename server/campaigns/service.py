@@ -11,6 +11,7 @@ from dataclasses import replace
 from firmware.errors import RefusedError
 from server.campaigns import grouping
 from server.campaigns.engine import Engine
+from server.campaigns.expecting import expected
 from server.campaigns.members import labelled, release_of
 from server.campaigns.orders import key_of
 from server.campaigns.revising import Plan, plan, revision
@@ -39,11 +40,14 @@ from server.planner.model import (
     TakenBack,
     Verb,
 )
+from server.planner.presence_words import usually
 from server.planner.revision_rows import RevisionRow
 from server.planner.selection import Selection
 from server.ports import CampaignSpec, CampaignView, Clock, Database, Page, ReleaseRecord, ReleaseState, Unit
 
 SEED_BITS = 52
+WAITS_FOR_PRESENCE = ("unreached", "staging", "ask")
+"""Kinds of explanations of targets that have to come before anything moves."""
 SHOWN_HOLDERS = 20
 PROPOSALS_AT_ONCE = 4
 
@@ -236,7 +240,7 @@ class CampaignService:
 
     async def explain(self, target: str) -> Explanation:
         """Why a target isn't moving; raises `NotFoundError`."""
-        return await self._database.read(lambda unit: explain(_around(unit, target), self._clock.now()))
+        return await self._database.read(lambda unit: _explained(unit, target, self._clock.now()))
 
     def _make(self, unit: Unit, spec: CampaignSpec, by: str, *, keep: bool) -> CampaignView:
         release = release_of(unit, spec)
@@ -265,11 +269,16 @@ class CampaignService:
             raise RefusedError("nothing-selected", f"No target is left to take. {' '.join(warnings)}")
         warnings += grouping.warn(unit, spec, release, targets)
         check_feasible(spec.strategy.calendar, self._clock.now(), needs_s=spec.strategy.away_s)
+        chosen = expected(unit, spec, targets, self._clock.now())
+        spec = replace(spec, strategy=chosen.strategy)
+        warnings += chosen.notes
         row = self._row(spec, release, unit.campaigns.view(spec.name))
         if undoes is not None:
             row = replace(row, undoes=undoes.id, reason_kind="release-suspect", reason=undoes.suspect)
         row = with_needed(row, size=len(targets), labelled=labelled(unit, spec, release))
-        cohorts, assignments = split(row.id, targets, spec.strategy, row.seed, _firsts(unit, spec, release))
+        cohorts, assignments = split(
+            row.id, targets, spec.strategy, row.seed, _firsts(unit, spec, release), chosen.reach
+        )
         dealt = grouping.deal(unit, spec, row.id, cohorts, assignments)
         cohorts, assignments = deal(spec.strategy, dealt.cohorts, dealt.assignments, _traits(unit, spec, release))
         dealt = replace(dealt, cohorts=cohorts, assignments=assignments)
@@ -362,6 +371,16 @@ def _view(unit: Unit, campaign: str) -> CampaignView:
     if view is None:
         raise NotFoundError(f"There is no campaign {campaign}; `otaria campaign list` shows those there are.")
     return view
+
+
+def _explained(unit: Unit, target: str, now: float) -> Explanation:
+    loaded = _around(unit, target)
+    why = explain(loaded, now)
+    if why.kind not in WAITS_FOR_PRESENCE or loaded.target is None:
+        return why
+    row = unit.presences.of([loaded.target.agent], now).get(loaded.target.agent)
+    habit = usually(row, now) if row is not None else ""
+    return replace(why, text=f"{why.text} {habit}") if habit else why
 
 
 def _around(unit: Unit, target: str) -> Slice:

@@ -16,12 +16,15 @@ from rich.table import Table
 from rich.text import Text
 
 from server.campaigns.schema import campaign_schema
+from server.cli.forecast import forecast, forecast_line
 from server.cli.gates import evidence_lines, gate
 from server.cli.output import emit, json_option, table
 from server.cli.rest import RestClient, connect, segment, server_options
 from server.cli.revisions import applied, plan, read_file, revisions
 
 RESTS = ("draft", "awaiting_approval", "paused", "watching", "completed", "aborted", "rolled_back")
+FORECAST = ("draft", "awaiting_approval", "scheduled", "running", "watching")
+"""Whose forecast is shown beside it."""
 _COLOURS = {
     "verified": "green",
     "committed": "cyan",
@@ -191,6 +194,8 @@ def show(
     path = f"/campaigns/{segment(campaign_id)}"
     view = _follow(client, path, as_json) if follow else client.get(path)
     emit(view, as_json=as_json, text=None if follow and _watched(as_json) else _picture(view))
+    if not as_json and not follow and view["state"] in FORECAST and (line := forecast_line(client, campaign_id)):
+        click.echo(line)
 
 
 @campaign.command()
@@ -207,7 +212,7 @@ def explain(target: str, server: str | None, token_file: Path | None, state: Pat
     emit(why, as_json=as_json, text=text)
 
 
-for _command in (gate, plan, revisions):
+for _command in (forecast, gate, plan, revisions):
     campaign.add_command(_command)
 
 

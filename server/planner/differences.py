@@ -8,9 +8,16 @@ from server.planner.strategy import Strategy
 
 _KEYS = ("by", "name", "campaign", "label")
 """What tells the entries of a list apart, where they have it."""
-_WORDS = {"calendar": "", "leaves_first": "order", "zone": "timezone", "binds_rollback": "rollback_any_time"}
+_WORDS = {
+    "calendar": "",
+    "leaves_first": "order",
+    "zone": "timezone",
+    "order_ttl_auto": "order_ttl",
+    "binds_rollback": "rollback_any_time",
+}
 _SAID = {
     "order": {True: "leaves-first", False: "any"},
+    "order_ttl": {True: "auto", False: "given"},
     "rollback_any_time": {True: "false", False: "true"},
 }
 _UNITS = ((86400, "d"), (3600, "h"), (60, "m"))

@@ -7,6 +7,7 @@ Rules
 - A strategy is a name of a ready-made one, or a mapping; `extends: NAME` starts from a ready-made one and replaces what it names.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -38,6 +39,8 @@ from server.planner.strategy import (
 
 MAX_COHORTS = 32
 WHEN_SILENT = ("missing", "expired")
+AUTO = "auto"
+"""Instead of a time after which orders expire: chosen when the campaign is made."""
 ON_FAILURE = ("pause", "abort", "rollback")
 ON_SUSPECT = ("hold", "warn")
 ON_DRIFT = ("show", "correct")
@@ -119,6 +122,9 @@ def parse_strategy(value: object) -> Strategy:
     if missing:
         raise plain.bad(missing[0], "be given")
     parsed = {_STORED.get(key, key): parse(fields[key], key) for key, parse in FIELDS.items() if key in fields}
+    if parsed.get("order_ttl_s") == AUTO:
+        usual_s = max(Strategy.order_ttl_s, math.ceil(parsed.get("patience_s", Strategy.patience_s)))
+        parsed |= {"order_ttl_s": usual_s, "order_ttl_auto": True}
     return _consistent(Strategy(**parsed, calendar=times.parse_calendar(fields)))
 
 
@@ -141,7 +147,7 @@ def _cohorts(value: object, where: str) -> tuple[CohortPolicy, ...]:
 
 def _cohort(value: object, where: str) -> CohortPolicy:
     fields = plain.mapping(value, where)
-    plain.known(fields, ("name", "count", "percent", "gate", "gates", "first"), where)
+    plain.known(fields, ("name", "count", "percent", "gate", "gates", "first", "reachable"), where)
     name = plain.name(fields.get("name"), f"{where}.name")
     if name == LATE:
         raise plain.bad(
@@ -157,7 +163,16 @@ def _cohort(value: object, where: str) -> CohortPolicy:
     first = plain.labels(fields.get("first", {}), f"{where}.first")
     if first and count is None and percent is None:
         raise plain.bad(f"{where}.first", "be left out where the cohort takes the rest: nobody is left to go after")
-    return CohortPolicy(name=name, count=count, percent=percent, gate=gate, more_gates=tuple(more), first=first)
+    reachable = plain.flag(fields.get("reachable", False), f"{where}.reachable")
+    if reachable and count is None and percent is None:
+        raise plain.bad(f"{where}.reachable", "be left out where the cohort takes the rest: it has no size to fill up")
+    return CohortPolicy(
+        name=name, count=count, percent=percent, gate=gate, more_gates=tuple(more), first=first, reachable=reachable
+    )
+
+
+def _order_ttl(value: object, where: str) -> int | str:
+    return AUTO if value == AUTO else plain.whole_seconds(value, where)
 
 
 def _rates(value: object, where: str) -> tuple[RatePolicy, ...]:
@@ -272,7 +287,7 @@ FIELDS: Mapping[str, Callable[[object, str], Any]] = {
     "healthy": plain.duration,
     "permit_valid": plain.whole_seconds,
     "trial": plain.whole_seconds,
-    "order_ttl": plain.whole_seconds,
+    "order_ttl": _order_ttl,
     "retry": plain.whole_seconds,
     "deltas": _deltas,
     "unattended": _unattended,

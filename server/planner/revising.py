@@ -135,8 +135,7 @@ def check_state(state: str) -> None:
 
 def effective(old: Strategy, new: Strategy, cohorts: Mapping[int, CohortRow]) -> Strategy:
     """The new strategy with the gates that stay; raises `RefusedError` (`revision-refused`) for what can't change."""
-    dealt = [(policy.name, policy.count, policy.percent, policy.first) for policy in old.cohorts]
-    if dealt != [(policy.name, policy.count, policy.percent, policy.first) for policy in new.cohorts]:
+    if [_size_of(policy) for policy in old.cohorts] != [_size_of(policy) for policy in new.cohorts]:
         raise _refused("cohorts keep their names, sizes and order: targets were dealt into them")
     if old.leaves_first is not new.leaves_first:
         raise _refused("`order` stays: targets were dealt by it")
@@ -180,6 +179,10 @@ def _joins(ledger: Ledger) -> int:
     strategy, last = ledger.campaign.strategy, ledger.late.index - 1
     is_dealt = strategy.leaves_first or strategy.together is not None or strata.grouping(strategy.cohorts[last])
     return ledger.late.index if is_dealt or ledger.cohorts[last].state is not CohortState.CLOSED else last
+
+
+def _size_of(policy: CohortPolicy) -> object:
+    return policy.name, policy.count, policy.percent, policy.first, policy.reachable
 
 
 def _policy(old: CohortPolicy, new: CohortPolicy, cohort: CohortRow) -> CohortPolicy:

@@ -55,8 +55,8 @@ class GatePolicy:
 @dataclass(frozen=True, kw_only=True)
 class CohortPolicy:
     """One cohort: `count` targets, or `percent` of the campaign's (rounded up); neither means all the rest. Targets with all
-    the labels in `first` are taken before others; who they are among equals is random. It passes when `gate` and all
-    `more_gates` do."""
+    the labels in `first` are taken before others; who they are among equals is random. `reachable`: its size means those who are
+    expected to come within the patience, so it takes more. It passes when `gate` and all `more_gates` do."""
 
     name: str
     count: int | None = None
@@ -64,6 +64,7 @@ class CohortPolicy:
     gate: GatePolicy = GatePolicy()
     more_gates: tuple[GatePolicy, ...] = ()
     first: dict[str, str] = field(default_factory=dict)
+    reachable: bool = False
 
     @property
     def gates(self) -> tuple[GatePolicy, ...]:
@@ -235,7 +236,8 @@ class Strategy:
     `horizon_s`: a target must be committed this long after its permit, or its silence is failure.
     `healthy_s`: committed and not regressed for this long makes it verified.
     `verify`: the word from outside that it takes besides; None: none.
-    `permit_valid_s`, `trial_s`, `order_ttl_s`: as in the permit and order. `on_failure`: `pause`, `abort` or `rollback`.
+    `permit_valid_s`, `trial_s`, `order_ttl_s`: as in the permit and order. `order_ttl_auto`: the last was chosen by what presence
+    taught, when the campaign was made. `on_failure`: `pause`, `abort` or `rollback`.
     `on_suspect`: whether the campaign stops (`hold`) or goes on (`warn`) when its release becomes suspect.
     `on_drift`: what becomes of a target whose version was changed by hand once every cohort passed: `show` or `correct`.
     `retry_s`: after how long a target that was told to wait asks again, and a target held by another campaign is tried again.
@@ -266,6 +268,7 @@ class Strategy:
     permit_valid_s: int = 300
     trial_s: int = 600
     order_ttl_s: int = 30 * 86400
+    order_ttl_auto: bool = False
     preconditions: tuple[PreconditionPolicy, ...] = ()
     verify: VerifyPolicy | None = None
     priority: int = 0

@@ -130,6 +130,28 @@ class TargetTable(Stored, table=True):
     services_cas: list[Any] | None = Field(sa_type=JSON)
 
 
+class AvailabilityTable(Stored, table=True):
+    """What presence taught of one agent. `bins`: its hours of the week and lengths of absences."""
+
+    __tablename__ = "availability"
+    agent: str = Field(primary_key=True, foreign_key="agent.id")
+    online: bool
+    told_at: float
+    learned_to: float = Field(index=True)
+    first_seen: float
+    last_seen: float | None
+    away_s: float
+    bins: bytes = Field(sa_type=LargeBinary)
+
+
+class WatchTable(Stored, table=True):
+    """From when until when the server had a link to its broker; the newest may still last."""
+
+    __tablename__ = "presence_watch"
+    since: float = Field(primary_key=True)
+    until: float
+
+
 class TargetLabelTable(Stored, table=True):
     __tablename__ = "target_label"
     target: str = Field(primary_key=True, foreign_key="target.id")
@@ -440,6 +462,8 @@ RELEASE = _table("release")
 DELTA = _table("delta")
 TARGET = _table("target")
 TARGET_LABEL = _table("target_label")
+AVAILABILITY = _table("availability")
+WATCH = _table("presence_watch")
 CAMPAIGN = _table("campaign")
 REVISION = _table("campaign_revision")
 COHORT = _table("cohort")

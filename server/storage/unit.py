@@ -3,6 +3,7 @@
 from sqlalchemy import Connection
 
 from server.storage.audit import SqlAudit
+from server.storage.availability import SqlPresences
 from server.storage.campaigns import SqlCampaigns
 from server.storage.fleet import SqlFleet
 from server.storage.identities import SqlIdentities
@@ -24,3 +25,4 @@ class SqlUnit:
         self.orders = SqlOrders(connection)
         self.audit = SqlAudit(connection)
         self.logs = SqlLogs(connection)
+        self.presences = SqlPresences(connection)

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
+from firmware.errors import OtariaError
 from server.campaigns.logs import found
 from server.campaigns.savings import savings
 from server.errors import DeniedError, NotFoundError
@@ -17,8 +18,10 @@ from server.http.bodies import path_id, query_text
 from server.http.campaigns import need_of
 from server.http.changes import Changes
 from server.http.fleet import FILTERS, Explainer, filters
+from server.http.forecasts import Forecasts
 from server.http.problems import Render
 from server.planner import approvals
+from server.planner.forecast import Forecast
 from server.planner.model import AssignmentRow, AssignmentState, CampaignRow, CampaignState, Explanation, Verb
 from server.planner.states import CAMPAIGN
 from server.ports import CampaignView, Clock, Database, DeltaRecord, ReleaseImage, ReleaseRecord, Unit
@@ -36,6 +39,8 @@ LOGS = 10
 LONG_TIMELINE = 300
 OVERVIEW_CAMPAIGNS = 6
 WATCH = (CampaignState.WATCHING,)
+FORETOLD = (CampaignState.SCHEDULED, CampaignState.RUNNING, CampaignState.WATCHING)
+"""Of which campaigns a page says when they will be through."""
 STUCK = (
     AssignmentState.MISSING,
     AssignmentState.REGRESSED,
@@ -61,6 +66,7 @@ class Pages:
         database: Database,
         sessions: Sessions,
         explainer: Explainer,
+        forecasts: Forecasts,
         changes: Changes,
         templates: Templates,
         clock: Clock,
@@ -68,6 +74,7 @@ class Pages:
         self._database = database
         self._sessions = sessions
         self._explainer = explainer
+        self._forecasts = forecasts
         self._changes = changes
         self._templates = templates
         self._clock = clock
@@ -146,6 +153,7 @@ class Pages:
             pictures=_pictures(view, rows),
             stuck=held(await self._explained(stuck[:STUCK_SHOWN])),
             over=view.row.state in OVER,
+            outlook=await self._outlook(view.row),
             sums=savings(view.legs, min_saving=view.row.strategy.deltas.min_saving) if view.legs else None,
             stuck_more=max(0, len(stuck) - STUCK_SHOWN),
             timeline=gathered(timeline),
@@ -220,6 +228,16 @@ class Pages:
     async def trail(self, request: web.Request, session: Session) -> web.StreamResponse:
         records = await self._database.read(lambda unit: unit.audit.latest(limit=LONG_TIMELINE))
         return self._templates.page("trail.html", request, session, timeline=gathered(records), count=len(records))
+
+    async def _outlook(self, row: CampaignRow) -> Forecast | None:
+        """When it will be through; None when nobody knows, or nothing is to come."""
+        if row.state not in FORETOLD:
+            return None
+        try:
+            found = await self._forecasts.forecast(row.id)
+        except OtariaError:
+            return None
+        return found if found.targets else None
 
     async def _explained(self, rows: Sequence[AssignmentRow]) -> list[tuple[AssignmentRow, Explanation]]:
         return [(row, await self._explainer.explain(row.target)) for row in rows]

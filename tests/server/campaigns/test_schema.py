@@ -55,7 +55,7 @@ STRATEGY: dict[str, Any] = {
     "extends": "cautious",
     "name": "mine",
     "cohorts": [
-        {"name": "canary", "count": 3, "first": LABELS, "gate": {"kind": "all"}},
+        {"name": "canary", "count": 3, "reachable": True, "first": LABELS, "gate": {"kind": "all"}},
         {"name": "wave", "percent": 12.5, "gates": [{"kind": "all"}]},
         {"name": "rest"},
     ],
@@ -80,7 +80,7 @@ STRATEGY: dict[str, Any] = {
     "healthy": 0,
     "permit_valid": "5m",
     "trial": "10m",
-    "order_ttl": "30d",
+    "order_ttl": "auto",
     "retry": 30,
     "deltas": {"wait": "10m", "min_saving": "35%", "at_most": 8},
     "unattended": {"expires": "30d", "accept_codes": True, "when_silent": "expired"},

@@ -350,3 +350,25 @@ async def test_a_word_about_a_target_or_a_label_is_kept_with_who_gave_it(otaria:
     assert (await otaria("fleet", "word", "backup", "good", "--target", "nobody"))[0] == 1
     assert (await otaria("fleet", "word", "backup", "good"))[0] == 2
     assert (await otaria("fleet", "word", "backup", "good", "--target", target, role=Role.VIEWER))[0] == 1
+
+
+async def test_a_forecast_is_told_alone_and_beside_the_campaign(otaria: Shell) -> None:
+    file = str(otaria.directory / "spring.yaml")
+    assert (await otaria("campaign", "apply", "-f", file))[0] == 0
+    code, _, err = await otaria("campaign", "forecast", "spring")
+    assert code == 1
+    assert "nothing-learned" in err
+    assert "Forecast" not in (await otaria("campaign", "show", "spring"))[1]
+    await otaria.people.database.write(
+        lambda unit: [unit.presences.heard(f"gw-{n}", online=n < 5, at=otaria.people.clock.now()) for n in range(6)]
+    )
+    code, out, _ = await otaria("campaign", "forecast", "spring")
+    assert code == 0
+    assert "Cohort canary is decided by " in out
+    assert "The last target that comes is verified by " in out
+    assert "of 6 are expected not to come" in out
+    assert "Taken for granted" in out
+    found = await otaria.json("campaign", "forecast", "spring")
+    assert (found["targets"], found["known"]) == (6, 1.0)
+    assert found["done"]["p50"] <= found["done"]["p90"]
+    assert "Forecast: the last target that comes" in (await otaria("campaign", "show", "spring"))[1]

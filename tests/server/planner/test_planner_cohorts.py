@@ -48,6 +48,21 @@ def test_percent_is_rounded_up_exactly() -> None:
     assert sizes(seven, 100) == [7, 1, 92]
 
 
+def test_a_size_of_reachable_ones_grows_by_the_mean_chance_to_come_and_by_no_more() -> None:
+    some = (CohortPolicy(name="a", count=4, reachable=True), CohortPolicy(name="b", percent=10), CohortPolicy(name="c"))
+    assert sizes(some, 100, 0.4) == [10, 10, 80]
+    assert sizes(some, 100, 0.001) == [40, 10, 50], "ten times at most"
+    assert sizes(some, 7, 0.4) == [7, 0, 0]
+    assert sizes(some, 100) == [4, 10, 86]
+
+
+def test_who_fills_up_a_cohort_is_who_comes_next_by_rank() -> None:
+    some = (CohortPolicy(name="a", count=4, reachable=True), CohortPolicy(name="c"))
+    drawn = {reach: split("c", NAMES, strategy(cohorts=some), 7, reach=reach)[1] for reach in (1.0, 0.4)}
+    assert [row.target for row in drawn[1.0]] == [row.target for row in drawn[0.4]]
+    assert [row.cohort for row in drawn[0.4]] == [0] * 10 + [1] * 90
+
+
 @given(st.sets(st.sampled_from(NAMES)), st.integers(), st.lists(st.integers(1, 40), max_size=4))
 def test_everybody_is_dealt_once_and_late_is_last_and_empty(names: set[str], seed: int, counts: list[int]) -> None:
     policies = (*(CohortPolicy(name=f"k{i}", count=count) for i, count in enumerate(counts)), CohortPolicy(name="rest"))

@@ -74,6 +74,14 @@ def test_everything_that_can_be_said() -> None:
     )
 
 
+def test_what_is_left_to_presence() -> None:
+    cohorts = [{"name": "canary", "count": 2, "reachable": True}, REST]
+    parsed = parse_strategy(given_with(cohorts=cohorts, order_ttl="auto"))
+    assert (parsed.order_ttl_auto, parsed.order_ttl_s, parsed.cohorts[0].reachable) == (True, 30 * 86400, True)
+    patient = parse_strategy(given_with(order_ttl="auto", patience="40d"))
+    assert patient.order_ttl_s == 40 * 86400, "never below patience"
+
+
 def test_everything_that_can_be_said_of_groups() -> None:
     parsed = parse_strategy(
         given_with(
@@ -231,6 +239,9 @@ def test_a_strategy_can_extend_a_ready_made_one() -> None:
         (given_with(patience=0), "patience must be longer than 0"),
         (given_with(patience=True), "patience must be a number"),
         (given_with(patience=float("inf")), "patience must be a number"),
+        (given_with(order_ttl="soon"), "order_ttl must be a number of seconds or a duration"),
+        (given_with(cohorts=[{"name": "a", "reachable": True}]), r"cohorts\[0\].reachable must be left out"),
+        (given_with(cohorts=[{"name": "a", "count": 1, "reachable": 1}, REST]), "reachable must be true or false"),
         (given_with(order_ttl="367d"), "order_ttl must be between 0 and 366 days"),
         (given_with(order_ttl="10m"), "order_ttl must be at least as long as patience"),
         (given_with(permit_valid=1.5), "permit_valid must be whole seconds"),
