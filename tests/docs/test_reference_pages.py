@@ -21,6 +21,7 @@ from server.http.bundles import BundleRoutes
 from server.http.campaigns import CampaignRoutes
 from server.http.devices import DeviceRoutes
 from server.http.fleet import FleetRoutes
+from server.http.forecasts import ForecastRoutes
 from server.http.logs import LogRoutes
 from server.http.people import SystemRoutes
 from server.http.releases import ReleaseRoutes
@@ -104,6 +105,7 @@ def routes() -> Iterator[tuple[str, str]]:
         BundleRoutes,
         RevisionRoutes,
         WordRoutes,
+        ForecastRoutes,
     ):
         for route in unfurnished(kind).routes():
             yield f"{route.method} {route.path}", route.need.value

@@ -114,6 +114,15 @@ async def test_the_campaign_page_has_a_cell_for_every_target_and_says_why_one_wa
     assert why.split("'")[0] in text
 
 
+async def test_the_page_of_a_campaign_that_runs_says_when_it_will_be_through(people: PeopleSide) -> None:
+    await _campaign(people)
+    await people.sign_in(Role.VIEWER)
+    await people.desk.command("spring", Verb.START, by="mara", reason="")
+    assert "Forecast" not in await _text(people, "/campaigns/spring"), "nobody was ever heard"
+    await people.database.write(lambda unit: unit.presences.heard("gw-1", online=True, at=people.clock.now()))
+    assert "Forecast: the last target that comes is verified by " in await _text(people, "/campaigns/spring")
+
+
 async def test_a_large_campaign_is_drawn_as_bars_and_its_page_does_not_grow(people: PeopleSide) -> None:
     def crowd(unit: object) -> None:
         for number in range(2100):
