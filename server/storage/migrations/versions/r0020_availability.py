@@ -1,13 +1,13 @@
 """What presence taught of when agents are there, and when it was watched.
 
-Revision ID: 0019
+Revision ID: 0020
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0019"
-down_revision = "0018"
+revision = "0020"
+down_revision = "0019"
 
 
 def upgrade() -> None:
