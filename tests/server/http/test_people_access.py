@@ -19,6 +19,7 @@ READ = {
     "GET /campaigns",
     "GET /campaigns/{campaign}",
     "GET /campaigns/{campaign}/assignments",
+    "GET /campaigns/{campaign}/forecast",
     "GET /campaigns/{campaign}/revisions",
     "HEAD /artifacts/sha256/{hash}",
     "GET /release-key",
