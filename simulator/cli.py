@@ -75,7 +75,7 @@ def fleet(
     if directory.exists() and any(directory.iterdir()):
         raise RefusedError("directory-in-use", f"{directory} is not empty; name a new directory for these devices.")
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    depot = Depot(directory / "depot")
+    depot = Depot(directory / "depot", hardware)
     world = World(hardware=hardware, factory=Blob.of(image), settings=QUICK, bytes_per_s=link_mbit * 1e6 / 8)
     with Progress(disable=as_json, transient=True) as progress:
         task = progress.add_task("enrolling", total=len(tokens))

@@ -48,11 +48,12 @@ class Blob:
 
 
 class Depot:
-    """Images by hash in `directory`. Safe for several threads."""
+    """Images by hash in `directory`, for devices of one `hardware`. Safe for several threads."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, hardware: str) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
+        self._hardware = hardware
         self._lock = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
         self._blobs: dict[str, Blob] = {}
@@ -89,7 +90,7 @@ class Depot:
             if blob.sha256 not in self._programs:
                 _, program = read_program(blob.read)
                 port = _free_port()
-                self._programs[blob.sha256] = (spawn_program(program, port), port)
+                self._programs[blob.sha256] = (spawn_program(program, port, hardware=self._hardware), port)
             process, port = self._programs[blob.sha256]
         return port if process.poll() is None else None
 

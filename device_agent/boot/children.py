@@ -102,16 +102,21 @@ def spawn_agent(argv: Sequence[str], package: Path | None = None) -> subprocess.
 
 
 def spawn_program(
-    program: bytes, port: int, others: Mapping[str, Path] = MappingProxyType({})
+    program: bytes, port: int, others: Mapping[str, Path] = MappingProxyType({}), *, hardware: str
 ) -> subprocess.Popen[bytes]:
     """Run a slot's program from memory with Python, isolated, with the port as its argument; it dies with this thread. What the
-    other slot sets hold it finds in files: `SET=FILE` follows for each."""
+    other slot sets hold it finds in files: `SET=FILE` follows for each. What it runs on it finds in `OTARIA_HARDWARE`."""
     arguments = [str(port), *(f"{name}={path}" for name, path in others.items())]
     memory = os.memfd_create("slot-program", os.MFD_CLOEXEC)
     try:
         with os.fdopen(os.dup(memory), "wb") as file:
             file.write(program)
         os.lseek(memory, 0, os.SEEK_SET)
-        return subprocess.Popen(leashed([sys.executable, "-I", "-", *arguments]), stdin=memory, process_group=0)
+        return subprocess.Popen(
+            leashed([sys.executable, "-I", "-", *arguments]),
+            stdin=memory,
+            process_group=0,
+            env={**os.environ, "OTARIA_HARDWARE": hardware},
+        )
     finally:
         os.close(memory)

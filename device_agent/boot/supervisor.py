@@ -10,6 +10,7 @@ ends, take up a commit, watch the trial's deadline on a monotonic clock of its o
 
 import contextlib
 import fcntl
+import json
 import logging
 import os
 import secrets
@@ -238,7 +239,10 @@ class Supervisor:
         with _free_port() as port:
             running.port = port
             self._say(running)
-        return spawn_program(running.program, port, self._others(running.boot.slot))
+        facts = json.loads(self._effects.read(self._board.facts) or b"{}")
+        return spawn_program(
+            running.program, port, self._others(running.boot.slot), hardware=str(facts.get("hardware", ""))
+        )
 
     def _others(self, slot: Slot) -> dict[str, Path]:
         """Where the selected slot's other sets are: one letter selects them all."""
