@@ -288,7 +288,9 @@ def _sentence(view: dict[str, Any]) -> str:
     if view["proposal"]:
         why += f" {applied(view)}"
     if view["owed_approvals"]:
-        why += f" It still owes {view['owed_approvals']} approvals: otaria campaign approve {view['id']}"
+        owed = "1 approval" if view["owed_approvals"] == 1 else f"{view['owed_approvals']} approvals"
+        why += "" if why.endswith(".") or not why else "."
+        why += f" It still owes {owed}: otaria campaign approve {view['id']}"
     return f"{view['name']} ({view['id']}) → {release['product']} {release['version']} is {view['state'].replace('_', ' ')}{why}"
 
 
