@@ -20,6 +20,7 @@ RESCUE_MARK = "# otaria-rescue "
 MAX_ENTRY_BYTES = 8192
 _NAME = re.compile(r"otaria-([ab])-([0-9]{1,9})\+([0-9]{1,3})(?:-([0-9]{1,3}))?\.conf")
 _FACTS = re.compile(r"^# otaria((?: [a-z]+=[A-Za-z0-9_-]{0,64})+)$", re.MULTILINE)
+_CANARY = re.compile(r"^options .*\botaria\.canary=([A-Za-z0-9_-]+)", re.MULTILINE)
 _OURS = ("title", "sort-key", "version", "machine-id")
 
 
@@ -103,6 +104,11 @@ def write(entry: Entry, template: str) -> str:
 def write_rescue(entry: Entry, template: str) -> str:
     """A committed slot's entry without counters, which comes after every other that is not bad."""
     return _entry(entry, RESCUE_KEY, f"{RESCUE_MARK}version={entry.version}", template)
+
+
+def canaries(text: str) -> tuple[str, ...]:
+    """The canaries in a file's kernel options that are not empty."""
+    return tuple(_CANARY.findall(text))
 
 
 def newest(entries: Iterable[Entry]) -> dict[Slot, Entry]:

@@ -96,13 +96,17 @@ class SystemdBoot:
         """Raise `RefusedError` (`boot-environment-split`) unless systemd-boot read and renamed the entries that we see.
 
         Every entry has a canary in its kernel options that no other boot's entries have, and a counter that rises when it is
-        booted.
+        booted. When the counter has run out, by cuts before the system had stayed up, the slot's rescue entry is booted.
         """
         seen = self._look()
         running = seen.running
         if running is not None and running.canary == seen.this.probe:
             return
-        if running is not None and seen.this.canary and seen.this.canary == running.canary and running.done > 0:
+        is_read = bool(seen.this.canary) and running is not None and seen.this.canary == running.canary
+        is_rescued = (
+            running is not None and running.is_bad and seen.this.canary in self._rescue_canaries(seen.this.slot)
+        )
+        if (is_read or is_rescued) and running is not None and running.done > 0:
             return
         raise RefusedError(
             "boot-environment-split",
@@ -254,6 +258,11 @@ class SystemdBoot:
         is_there = name in self._effects.names(self._folder) and entries.RESCUE_MARK in self._text(name)
         if entry is not None and not is_there:
             self._put(name, entries.write_rescue(entry, self._template(slot)))
+
+    def _rescue_canaries(self, slot: Slot) -> tuple[str, ...]:
+        """The canary in the slot's rescue entry, if there is one."""
+        name = entries.rescue_name(slot)
+        return entries.canaries(self._text(name)) if name in self._effects.names(self._folder) else ()
 
     def _restored(self, seen: Seen) -> Entry:
         """The running slot's counted entry, lost in a rename: its rescue entry was booted."""

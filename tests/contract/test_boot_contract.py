@@ -278,6 +278,19 @@ def test_a_boot_loader_that_reads_another_environment_is_found_out(bench: Bench)
     assert snapshot(bench.folder) == before
 
 
+def test_a_system_whose_power_went_before_it_stayed_up_as_often_as_it_has_boots_still_takes_an_order(
+    bench: Bench,
+) -> None:
+    stay_up(bench)
+    for _ in range(LIMITS.left + 2):
+        bench.boot()
+    agent(bench).retire(Slot.B)
+    try_b(bench)
+    assert boots(bench, 1) == [("B", "trial", "t1", "")]
+    agent(bench).commit("t1")
+    assert boots(bench, 1)[0][:2] == ("B", "normal")
+
+
 def test_before_the_first_boot_with_it_nothing_is_armed(tmp_path: Path) -> None:
     for name in ("grub-model", "u-boot-state", "systemd-boot"):
         folder = tmp_path / name
