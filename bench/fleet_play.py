@@ -9,31 +9,22 @@ from bench.reports import HARDWARE, NEW_SHA256, OLD_SHA256, PRODUCT
 from bench.row_store import RowStore
 from firmware.protocol.words import AgentState
 from server.planner.cohorts import split
-from server.planner.model import (
-    Admit,
+from server.planner.commands import Admit, Command, GrantPermit, SendOrder, TellWait
+from server.planner.events import (
     Asked,
     AssignmentDue,
-    AssignmentRow,
     CampaignDue,
-    CampaignRow,
-    CampaignState,
     Candidate,
     CohortDrained,
-    Command,
     Commanded,
     Event,
-    GrantPermit,
     Ordered,
-    ReleaseKey,
     Reported,
-    Row,
-    SendOrder,
-    TargetRow,
-    TellWait,
-    Verb,
 )
+from server.planner.rows import AssignmentRow, CampaignRow, ReleaseKey, Row, TargetRow
 from server.planner.step import footprint, step
 from server.planner.strategy import BudgetPolicy, CohortPolicy, GatePolicy, Strategy
+from server.planner.words import CampaignState, Verb
 
 CAMPAIGN = "bench"
 SITES = 50

@@ -19,10 +19,13 @@ from server.campaigns.engine import Engine
 from server.campaigns.ingest import Ingest
 from server.campaigns.service import CampaignService
 from server.foundation import SystemClock
-from server.planner.model import Decision, Event, Reported, Slice, Verb
+from server.planner.decision import Decision
+from server.planner.events import Event, Reported
 from server.planner.selection import Selection
+from server.planner.slices import Slice
 from server.planner.step import step
 from server.planner.strategy import BudgetPolicy, CohortPolicy, Strategy
+from server.planner.words import Verb
 from server.ports import (
     AgentRecord,
     AgentStatus,

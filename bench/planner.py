@@ -6,7 +6,7 @@ from bench.fleet_play import Play, Timed
 from bench.measure import in_turns, seconds
 from bench.plan import Plan
 from bench.result import Outcome, against_peer
-from server.planner.model import AssignmentDue
+from server.planner.events import AssignmentDue
 
 ROUNDS, EVENTS = 3, 8_000
 SMALL, LARGE = 1_000, 100_000

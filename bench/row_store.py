@@ -5,28 +5,27 @@ Every look-up is by key, as it is in SQL, so that what grows with the fleet woul
 
 from collections import defaultdict, deque
 from collections.abc import Iterable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from server.errors import ConflictError
 from server.planner import strata
+from server.planner.decision import Decision, Delete
 from server.planner.gate_rows import BlockRow
-from server.planner.model import (
+from server.planner.revision_rows import RevisionRow
+from server.planner.rows import (
     AssignmentRow,
-    AssignmentState,
     CampaignRow,
     CohortRow,
-    Decision,
-    Delete,
-    Footprint,
     GroupRow,
     Row,
-    Slice,
     TargetRow,
     TokenRow,
     campaign_group,
 )
-from server.planner.revision_rows import RevisionRow
+from server.planner.slices import Footprint, Slice
 from server.planner.surroundings import BehindRow
+from server.planner.words import AssignmentState
 
 Key = tuple[str, ...]
 
@@ -136,14 +135,14 @@ class RowStore:
 def key_of(row: Row) -> Key:
     """The kind and primary key of a row."""
     match row:
-        case CampaignRow():
-            return ("campaign", row.id)
-        case CohortRow():
-            return ("cohort", row.campaign, str(row.index))
         case AssignmentRow():
             return ("assignment", row.campaign, row.target)
+        case CohortRow():
+            return ("cohort", row.campaign, str(row.index))
         case TargetRow():
             return ("target", row.id)
+        case CampaignRow():
+            return ("campaign", row.id)
         case GroupRow():
             return ("group", row.key)
         case TokenRow():

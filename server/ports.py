@@ -15,20 +15,14 @@ from firmware.contents import ROOT_SET, contents_sha256
 from firmware.protocol.order import Counter
 from firmware.protocol.words import Action
 from server.planner.availability import Availability
-from server.planner.model import (
-    AssignmentRow,
-    AssignmentState,
-    CampaignRow,
-    CohortRow,
-    Decision,
-    Footprint,
-    Slice,
-    TokenRow,
-)
+from server.planner.decision import Decision
 from server.planner.revision_rows import RevisionRow
+from server.planner.rows import AssignmentRow, CampaignRow, CohortRow, TokenRow
 from server.planner.selection import EVERYBODY, Selection
+from server.planner.slices import Footprint, Slice
 from server.planner.strategy import Strategy
 from server.planner.surroundings import BehindRow, Word
+from server.planner.words import AssignmentState
 
 T = TypeVar("T")
 

@@ -5,12 +5,13 @@ The desk is the real campaign service. `secret[role]` is a token of that role.
 
 import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from msgspec.structs import replace
 from securesystemslib.signer import CryptoSigner
 
 from firmware.catalogue.publish import Repository
@@ -27,7 +28,8 @@ from server.identity.api_tokens import ApiTokens
 from server.identity.authorities_service import AuthoritiesService
 from server.identity.authority import Authorities
 from server.people import PeopleParts, people_listener
-from server.planner.model import Decision, Footprint, Put
+from server.planner.decision import Decision, Put
+from server.planner.slices import Footprint
 from server.ports import (
     AgentRecord,
     AgentStatus,

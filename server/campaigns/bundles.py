@@ -26,8 +26,10 @@ from server.campaigns.director import Director
 from server.campaigns.turn import Turn
 from server.campaigns.unattended import windows_of
 from server.errors import NotFoundError
-from server.planner.model import CampaignRow, CodeGiven, Footprint, HandOut
+from server.planner.events import CodeGiven, HandOut
+from server.planner.rows import CampaignRow
 from server.planner.selection import Selection
+from server.planner.slices import Footprint
 from server.ports import Clock, Database, Unit
 
 PAGE = 100

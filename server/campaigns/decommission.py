@@ -9,7 +9,7 @@ from firmware.protocol.topics import Leaf, of_target
 from server.campaigns.director import Director
 from server.campaigns.standing import free_tokens, view_of
 from server.campaigns.turn import Turn
-from server.planner.model import Decommissioned
+from server.planner.events import Decommissioned
 from server.ports import AgentStatus, Clock, Database, TargetView, Unit
 
 

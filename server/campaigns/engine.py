@@ -15,10 +15,8 @@ from firmware.protocol.report import Report
 from firmware.protocol.words import ReasonKind
 from server.campaigns.director import Director
 from server.campaigns.turn import Decide, Turn
-from server.planner.model import (
+from server.planner.events import (
     Asked,
-    AssignmentRow,
-    CampaignRow,
     Commanded,
     Compared,
     DeltasReady,
@@ -29,6 +27,7 @@ from server.planner.model import (
     SliRead,
     TakenBack,
 )
+from server.planner.rows import AssignmentRow, CampaignRow
 from server.planner.step import step
 from server.ports import Clock, Database, InboxItem, Unit
 

@@ -12,8 +12,9 @@ from firmware.errors import RefusedError
 from server.errors import NotFoundError
 from server.planner.arrivals import Outlook, pooled
 from server.planner.forecast import MOST_MEMBERS, Forecast, Member, Situation, forecast, groups_of, names_of
-from server.planner.model import AssignmentState, CampaignRow, CampaignState, CohortRow
+from server.planner.rows import CampaignRow, CohortRow
 from server.planner.states import IN_FLIGHT, LIVE, UNDECIDED, WAITING
+from server.planner.words import AssignmentState, CampaignState
 from server.ports import CampaignView, Clock, Database, Unit, Waiting
 
 FRESH_S = 60.0

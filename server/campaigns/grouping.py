@@ -9,7 +9,7 @@ from server.planner.gateways import LABELS, OWN_LABELS
 from server.planner.group_checks import steps_between
 from server.planner.grouping import Dealt as Dealt
 from server.planner.grouping import check_paths, leaves_first, paths_of, regroup, whole_groups
-from server.planner.model import AssignmentRow, CohortRow
+from server.planner.rows import AssignmentRow, CohortRow
 from server.planner.strategy import BudgetPolicy, Strategy
 from server.planner.surroundings import MAX_PEERS
 from server.ports import CampaignSpec, ReleaseRecord, Unit

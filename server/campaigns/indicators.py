@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from firmware.errors import OtariaError
 from server.campaigns.engine import Engine
-from server.planner.model import CohortState, SliRead
+from server.planner.events import SliRead
 from server.planner.states import LIVE
 from server.planner.strategy import GatePolicy
+from server.planner.words import CohortState
 from server.ports import CampaignView, Clock, Database, SliPort
 
 LOOK_EVERY_S = 5.0

@@ -16,7 +16,7 @@ from server.campaigns.paths import (
     running_images,
     saves_enough,
 )
-from server.planner.model import CampaignRow, TargetRow
+from server.planner.rows import CampaignRow, TargetRow
 from server.ports import MAX_DELTA_MEMORY, DeltaNeed, DeltaRecord, Leg, Origin, ReleaseImage, ReleaseRecord, Unit
 
 MAX_FAULTS = 20

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from firmware.errors import RefusedError
 from server.planner.approvals import labels_of
-from server.planner.model import CampaignRow
+from server.planner.rows import CampaignRow
 from server.planner.selection import Selection, narrowed
 from server.ports import CampaignSpec, ReleaseRecord, ReleaseState, Unit
 

@@ -17,7 +17,7 @@ from server.campaigns.director import Director
 from server.campaigns.legs import next_hop
 from server.campaigns.paths import Fetch, Hop
 from server.campaigns.unattended import for_unattended
-from server.planner.model import CampaignRow, ReleaseKey, TargetRow
+from server.planner.rows import CampaignRow, ReleaseKey, TargetRow
 from server.ports import DeltaRecord, ReleaseRecord, ReleaseState, StoredFile, StoredOrder, Unit
 
 MAX_COUNT = (1 << 53) - 1

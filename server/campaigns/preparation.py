@@ -13,7 +13,7 @@ from typing import Protocol
 from firmware.errors import OtariaError
 from server.campaigns.engine import Engine
 from server.campaigns.paths import saves_enough
-from server.planner.model import DeltasReady
+from server.planner.events import DeltasReady
 from server.ports import Clock, Database, DeltaNeed, Leg, ReleaseRecord, Unit
 
 LOOK_EVERY_S = 5.0

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from msgspec import structs
+
 from firmware.errors import OtariaError, RefusedError
 from server.campaigns import grouping
 from server.campaigns.expecting import expected, kept
@@ -11,11 +13,12 @@ from server.campaigns.orders import key_of
 from server.planner import approvals, power, revising
 from server.planner.calendar import check_feasible
 from server.planner.differences import Difference, differences
-from server.planner.model import AssignmentState, CampaignState, CohortState, Revised
+from server.planner.events import Revised
 from server.planner.revision_rows import RevisionRow, RevisionState
 from server.planner.selection import Selection
 from server.planner.states import WAITING
 from server.planner.strategy import Strategy
+from server.planner.words import AssignmentState, CampaignState, CohortState
 from server.ports import CampaignSpec, CampaignView, Unit
 
 
@@ -98,7 +101,7 @@ def revision(spec: CampaignSpec, found: Plan, *, by: str, at: float) -> Revised:
 def _newest(rows: Sequence[RevisionRow]) -> RevisionRow:
     """What the file is compared with: the newest that is in force or proposed; numbers go on after any."""
     last = [row for row in rows if row.state in (RevisionState.ACCEPTED, RevisionState.PROPOSED)][-1]
-    return replace(last, number=rows[-1].number)
+    return structs.replace(last, number=rows[-1].number)
 
 
 def _of_draft(found: Plan) -> Plan:

@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from msgspec import structs
+
 from firmware.errors import RefusedError
 from server.campaigns import grouping
 from server.campaigns.engine import Engine
@@ -22,27 +24,15 @@ from server.planner.approvals import with_needed
 from server.planner.calendar import check_feasible
 from server.planner.cohorts import split
 from server.planner.dealing import Traits, deal
-from server.planner.explain import explain
-from server.planner.model import (
-    AssignmentState,
-    CampaignRow,
-    CampaignState,
-    Commanded,
-    Compared,
-    Decision,
-    Explanation,
-    Footprint,
-    GateAnswered,
-    GateVerdict,
-    LeftOut,
-    Put,
-    Slice,
-    TakenBack,
-    Verb,
-)
+from server.planner.decision import Decision, Put
+from server.planner.events import Commanded, Compared, GateAnswered, LeftOut, TakenBack
+from server.planner.explain import Explanation, explain
 from server.planner.presence_words import usually
 from server.planner.revision_rows import RevisionRow
+from server.planner.rows import CampaignRow
 from server.planner.selection import Selection
+from server.planner.slices import Footprint, Slice
+from server.planner.words import AssignmentState, CampaignState, GateVerdict, Verb
 from server.ports import CampaignSpec, CampaignView, Clock, Database, Page, ReleaseRecord, ReleaseState, Unit
 
 SEED_BITS = 52
@@ -154,7 +144,7 @@ class CampaignService:
         rows = unit.campaigns.to_undo(PROPOSALS_AT_ONCE)
         for row in rows:
             name, text = self._proposal(unit, row)
-            unit.campaigns.commit(Decision(changes=(Put(row=replace(row, proposed=name)),)))
+            unit.campaigns.commit(Decision(changes=(Put(row=structs.replace(row, proposed=name)),)))
             kind = "rollback-proposed" if name else "rollback-not-proposed"
             unit.audit.add(at=self._clock.now(), kind=kind, text=text, change_id=row.change_id, campaign=row.id)
         return len(rows)
@@ -274,14 +264,14 @@ class CampaignService:
         warnings += chosen.notes
         row = self._row(spec, release, unit.campaigns.view(spec.name))
         if undoes is not None:
-            row = replace(row, undoes=undoes.id, reason_kind="release-suspect", reason=undoes.suspect)
+            row = structs.replace(row, undoes=undoes.id, reason_kind="release-suspect", reason=undoes.suspect)
         row = with_needed(row, size=len(targets), labelled=labelled(unit, spec, release))
         cohorts, assignments = split(
             row.id, targets, spec.strategy, row.seed, _firsts(unit, spec, release), chosen.reach
         )
         dealt = grouping.deal(unit, spec, row.id, cohorts, assignments)
         cohorts, assignments = deal(spec.strategy, dealt.cohorts, dealt.assignments, _traits(unit, spec, release))
-        dealt = replace(dealt, cohorts=cohorts, assignments=assignments)
+        dealt = structs.replace(dealt, cohorts=cohorts, assignments=assignments)
         warnings += power.check(spec.strategy, cohorts)
         if not keep:
             return CampaignView(

@@ -14,7 +14,7 @@ from firmware.protocol.topics import Leaf, of_target
 from server.errors import NotFoundError
 from server.planner import budgets
 from server.planner.ledger import Ledger
-from server.planner.model import Footprint
+from server.planner.slices import Footprint
 from server.ports import AgentStatus, Clock, Database, TargetView, Unit
 
 

@@ -6,7 +6,8 @@ fed back as events before the transaction ends, so that an order is never stored
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from firmware.errors import OtariaError, RefusedError, UnavailableError
 from firmware.protocol.permit import Ask, Permit, Verdict
@@ -17,42 +18,40 @@ from server.campaigns.legs import plan_legs
 from server.campaigns.members import Membership, membership
 from server.campaigns.orders import holds_old_key, make_order, sign_again
 from server.errors import ConflictError
-from server.planner.download_line import NextInLine, PlaceFree
-from server.planner.model import (
+from server.planner.commands import (
     Admit,
+    Command,
+    Displace,
+    Doubt,
+    Enlist,
+    GrantPermit,
+    PrepareDeltas,
+    Recall,
+    Record,
+    SendOrder,
+    TellWait,
+)
+from server.planner.decision import Decision, Put
+from server.planner.download_line import NextInLine, PlaceFree
+from server.planner.events import (
     AssignmentDue,
-    AssignmentRow,
     CampaignDue,
-    CampaignRow,
     Candidate,
     Cleared,
     CohortDrained,
-    Command,
-    Decision,
     DeltasReady,
     Deselected,
-    Displace,
     Displaced,
-    Doubt,
     Doubted,
-    Enlist,
     Enlisted,
     Event,
-    Footprint,
-    GrantPermit,
     Ordered,
     OrderImpossible,
-    PrepareDeltas,
-    Put,
-    Recall,
     Recalled,
-    Record,
-    SendOrder,
-    Slice,
-    TargetRow,
-    TellWait,
 )
+from server.planner.rows import AssignmentRow, CampaignRow, TargetRow
 from server.planner.selection import Selection
+from server.planner.slices import Footprint, Slice
 from server.planner.states import IN_FLIGHT, WAITING
 from server.planner.step import footprint, step
 from server.ports import DeltaNeed, ReleaseState, StoredOrder, Unit

@@ -12,7 +12,7 @@ from firmware.errors import RefusedError
 from firmware.protocol.order import MAX_SPANS, Order, Span
 from server.campaigns.director import Director
 from server.planner.calendar import allowed, zone_of
-from server.planner.model import CampaignRow, TargetRow
+from server.planner.rows import CampaignRow, TargetRow
 from server.ports import Unit
 
 _PAGE_DAYS = 32

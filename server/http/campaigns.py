@@ -17,7 +17,8 @@ from server.http.revisions import campaign_text, revision_json
 from server.http.routes import Action, Route, reply
 from server.planner.approvals import owed
 from server.planner.gates import evidence
-from server.planner.model import AssignmentState, CohortRow, GateVerdict, Verb
+from server.planner.rows import CohortRow
+from server.planner.words import AssignmentState, GateVerdict, Verb
 from server.ports import CampaignSpec, CampaignView, Clock, Database
 
 

@@ -14,7 +14,7 @@ from server.http.access import Caller, Need
 from server.http.bodies import path_id, query_count, query_text, read_json
 from server.http.campaigns import Why
 from server.http.routes import Route, reply
-from server.planner.model import Explanation
+from server.planner.explain import Explanation
 from server.ports import ClaimToken, Database, TargetView
 
 FILTERS = ("version", "hardware", "campaign", "state")

@@ -14,9 +14,10 @@ from typing import Any
 
 from firmware.protocol.words import Action
 from server.planner import downloads, drift, progress, rivals
+from server.planner.commands import SendOrder
 from server.planner.ledger import Ledger
-from server.planner.model import CampaignState, CohortState, SendOrder
 from server.planner.states import LIVE, OVER, WAITING, Move
+from server.planner.words import CampaignState, CohortState
 
 
 def admit(ledger: Ledger) -> None:

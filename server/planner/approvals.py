@@ -9,12 +9,15 @@ Rules
 """
 
 from collections.abc import Collection
-from dataclasses import replace
 
+from msgspec.structs import replace
+
+from server.planner.events import Commanded
 from server.planner.ledger import Ledger
-from server.planner.model import Approval, CampaignRow, CampaignState, Commanded, Verb
+from server.planner.rows import Approval, CampaignRow
 from server.planner.states import TransitionError, Turn, next_campaign
 from server.planner.strategy import ApprovalPolicy, Strategy
+from server.planner.words import CampaignState, Verb
 
 WAITS = frozenset({CampaignState.AWAITING_APPROVAL})
 

@@ -11,26 +11,22 @@ Rules
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import tzinfo
+
+from msgspec.structs import replace
 
 from firmware.protocol.words import Action
 from server.planner import budgets, drift, group_checks, pace, progress
 from server.planner.admission import count_attempt, move_to_late, permitted, rejoin, withdraw
 from server.planner.calendar import LOOKAHEAD_DAYS, Calendar, frozen, next_fit, shown, zone_of
+from server.planner.commands import GrantPermit, TellWait
+from server.planner.events import Asked
 from server.planner.ledger import Ledger
-from server.planner.model import (
-    Asked,
-    AssignmentState,
-    CampaignState,
-    CohortState,
-    GrantPermit,
-    TellWait,
-)
 from server.planner.preconditions import preconditions_hold
 from server.planner.states import WAITING, Move
 from server.planner.waits import LONGEST_RETRY_S, PATIENT_FACTOR, Wait
 from server.planner.waits import wait as _wait
+from server.planner.words import AssignmentState, CampaignState, CohortState
 
 HISTORY = frozenset({AssignmentState.TRIAL, AssignmentState.COMMITTED, AssignmentState.VERIFIED})
 ASKABLE = frozenset({*WAITING, AssignmentState.ACTIVATING, AssignmentState.MISSING})
@@ -224,6 +220,8 @@ def _hear(ledger: Ledger) -> None:
     """Only who has the order can ask about it: it was reached."""
     if ledger.assignment.state in WAITING:
         ledger.set_assignment(heard=True)
+        if not ledger.is_late:
+            return
         waits = (group_checks.group_goes_together(ledger), budgets_have_room(ledger))
         if not any(wait is not None and wait.is_late for wait in waits):
             rejoin(ledger)

@@ -14,22 +14,24 @@ Rules
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from fractions import Fraction
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from server.planner import gateways
 from server.planner.ledger import Ledger
-from server.planner.model import GroupRow, TargetRow, TokenKind, TokenRow, campaign_group
+from server.planner.rows import GroupRow, TargetRow, TokenRow, campaign_group
 from server.planner.states import LIVE, TransitionError
 from server.planner.strategy import BudgetPolicy, Strategy
 from server.planner.surroundings import GroupSize
+from server.planner.words import TokenKind
 
 UNLIMITED = (1 << 31) - 1
 CAMPAIGN = "campaign"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Demand:
+class Demand(Struct, frozen=True, kw_only=True, gc=False):
     """What a group is held to: at most `limit` of it down, at least `keep` of it up."""
 
     limit: int = UNLIMITED
@@ -49,8 +51,7 @@ class Demand:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Full:
+class Full(Struct, frozen=True, kw_only=True, gc=False):
     """A group that has no token left. `offline`: how many count as down because they are offline."""
 
     key: str

@@ -12,20 +12,9 @@ Rules
 from firmware.protocol.words import Action
 from server.planner import approvals, budgets, progress, revising, suspicion, taking_back
 from server.planner.admission import admit, send_back, withdraw
+from server.planner.commands import PrepareDeltas
+from server.planner.events import CampaignDue, Candidate, CohortDrained, Commanded, Decommissioned, Recalled
 from server.planner.ledger import Ledger
-from server.planner.model import (
-    AssignmentState,
-    CampaignDue,
-    CampaignState,
-    Candidate,
-    CohortDrained,
-    CohortState,
-    Commanded,
-    Decommissioned,
-    PrepareDeltas,
-    Recalled,
-    Verb,
-)
 from server.planner.states import (
     CAN_GO_BACK,
     IN_FLIGHT,
@@ -36,6 +25,7 @@ from server.planner.states import (
     may_be_told,
     next_campaign,
 )
+from server.planner.words import AssignmentState, CampaignState, CohortState, Verb
 
 
 def commanded(ledger: Ledger, event: Commanded) -> None:

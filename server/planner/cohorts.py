@@ -14,8 +14,9 @@ import math
 from collections.abc import Container, Iterable, Mapping
 from fractions import Fraction
 
-from server.planner.model import LATE, AssignmentRow, AssignmentState, CohortRow, CohortState
+from server.planner.rows import AssignmentRow, CohortRow
 from server.planner.strategy import CohortPolicy, Strategy
+from server.planner.words import LATE, AssignmentState, CohortState
 
 MOST_FILLED_UP = 10
 """No cohort grows by more than this, however rarely its targets come."""

@@ -11,9 +11,10 @@ Rules
 """
 
 from firmware.protocol.words import Action
-from server.planner.model import AssignmentRow, AssignmentState
+from server.planner.rows import AssignmentRow
 from server.planner.states import IN_FLIGHT, WAITING
 from server.planner.strategy import Strategy
+from server.planner.words import AssignmentState
 
 HEARD_FACTOR = 10
 _FETCHING = (AssignmentState.ORDERED, AssignmentState.DOWNLOADING)

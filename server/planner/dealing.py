@@ -9,12 +9,13 @@ Rules
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from firmware.errors import RefusedError
 from server.planner import strata
 from server.planner.gate_rows import Stratum
-from server.planner.model import AssignmentRow, CohortRow
+from server.planner.rows import AssignmentRow, CohortRow
 from server.planner.strategy import CohortPolicy, Strategy
 
 MAX_STRATA = 64
@@ -58,7 +59,7 @@ def _strata(sizes: Mapping[strata.Key, int]) -> dict[int, dict[str, Stratum]]:
 
 
 def _check(policy: CohortPolicy, number: int) -> None:
-    gate = strata.grouping(policy)
+    gate = policy.grouping
     if gate is not None and number > MAX_STRATA:
         by = ", ".join(gate.by)
         text = f"Cohort {policy.name} has {number} strata by {by}, and at most {MAX_STRATA} can be judged; tell fewer apart."

@@ -1,17 +1,15 @@
 """Words between planner and shell about who downloads next in a group."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, kw_only=True)
-class NextInLine:
+class NextInLine(Struct, frozen=True, kw_only=True, gc=False):
     """A place to download is free in `group`: feed `PlaceFree` to the first in its line whose campaign is under way."""
 
     group: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class PlaceFree:
+class PlaceFree(Struct, frozen=True, kw_only=True, gc=False):
     """It is this target's turn to download."""
 
     campaign: str

@@ -11,16 +11,17 @@ Rules
 - Places are no tokens of a budget: who downloads is not down.
 """
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from firmware.protocol.words import Action
 from server.planner.budgets import CAMPAIGN, UNLIMITED
 from server.planner.deadlines import HEARD_FACTOR
 from server.planner.download_line import NextInLine, PlaceFree, line_of
 from server.planner.ledger import Ledger
-from server.planner.model import AssignmentState, GroupRow, TargetRow, TokenKind, TokenRow, campaign_group
+from server.planner.rows import GroupRow, TargetRow, TokenRow, campaign_group
 from server.planner.states import WAITING
 from server.planner.waits import ASKS_A_SECOND, PATIENT_FACTOR
+from server.planner.words import AssignmentState, TokenKind
 
 FETCHING = (AssignmentState.ORDERED, AssignmentState.DOWNLOADING)
 _PRIORITY = 1 << 32

@@ -11,9 +11,10 @@ Rules
 
 from firmware.protocol.words import Action, AgentState, ReasonKind
 from server.planner import admission, downloads, steps, suspicion
+from server.planner.events import Reported
 from server.planner.ledger import Ledger
-from server.planner.model import AssignmentState, CampaignState, Reported
 from server.planner.states import CAN_GO_BACK, Move
+from server.planner.words import AssignmentState, CampaignState
 
 MOST_CORRECTIONS = 3
 STARTED = (

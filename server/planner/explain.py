@@ -5,22 +5,19 @@ Rules
 - `until` is a deadline that is stored, never a guess.
 """
 
-from dataclasses import replace
 from datetime import UTC, datetime
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from firmware.protocol.words import Action
 from server.planner import downloads, drift, retrying, rivals, steps, suspicion, verifying
 from server.planner.ask_events import binding
 from server.planner.ledger import Ledger
-from server.planner.model import (
-    AssignmentState,
-    CampaignState,
-    CohortState,
-    Explanation,
-    Slice,
-    TokenRow,
-)
+from server.planner.rows import TokenRow
+from server.planner.slices import Slice
 from server.planner.states import IN_FLIGHT, LIVE, WAITING
+from server.planner.words import AssignmentState, CampaignState, CohortState
 
 _NOT_STARTED = {
     CampaignState.DRAFT: "someone starts the campaign",
@@ -42,6 +39,19 @@ _ENDS = {
     AssignmentState.ROLLED_BACK: "It went back to its previous slot.",
 }
 _READY = frozenset({AssignmentState.STAGED, AssignmentState.ASKING})
+
+
+class Explanation(Struct, frozen=True, kw_only=True, gc=False):
+    """Why a target isn't moving: the binding constraint, since when, until when (if known), what would release it."""
+
+    target: str
+    campaign: str | None
+    state: str
+    kind: str
+    text: str
+    since: float | None = None
+    until: float | None = None
+    release_by: str = ""
 
 
 def explain(loaded: Slice, now: float) -> Explanation:

@@ -2,9 +2,13 @@
 the rate of failures elsewhere."""
 
 from server.planner.gate_words import Finding
-from server.planner.model import AssignmentState, CohortRow, GateVerdict
+from server.planner.rows import CohortRow
 from server.planner.states import FAILURES, NEUTRAL, UNDECIDED
 from server.planner.strategy import GatePolicy
+from server.planner.words import AssignmentState, GateVerdict
+
+_FAILURES = tuple(state for state in AssignmentState if state in FAILURES)
+"""In the order in which a sentence names them."""
 
 
 def count_gate(policy: GatePolicy, cohort: CohortRow, _at: float = 0.0) -> Finding:
@@ -47,9 +51,7 @@ def allowed_failures(policy: GatePolicy, cohort: CohortRow) -> int:
 
 def numbers_of(cohort: CohortRow) -> str:
     """The cohort's numbers in words."""
-    failures = {
-        state: cohort.counts[state] for state in AssignmentState if state in FAILURES and state in cohort.counts
-    }
+    failures = {state: cohort.counts[state] for state in _FAILURES if state in cohort.counts}
     words = {AssignmentState.MISSING: "went silent after the permit"}
     details = ", ".join(f"{number} {words.get(state, state.replace('_', ' '))}" for state, number in failures.items())
     verified, undecided = cohort.counts.get(AssignmentState.VERIFIED, 0), count(cohort, UNDECIDED)

@@ -5,24 +5,18 @@ Rules
 - A reading or a comparison that nobody waits for (any more) changes nothing.
 """
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from firmware.errors import RefusedError
 from server.errors import NotFoundError
 from server.planner import outside_gates, pair_gate, progress, strata
+from server.planner.events import Compared, GateAnswered, SliRead
 from server.planner.gate_rows import BlockRow, GateInput
 from server.planner.ledger import Ledger
-from server.planner.model import (
-    AssignmentState,
-    CohortRow,
-    CohortState,
-    Compared,
-    GateAnswered,
-    GateVerdict,
-    SliRead,
-)
+from server.planner.rows import CohortRow
 from server.planner.states import LIVE, TransitionError
 from server.planner.strategy import GatePolicy
+from server.planner.words import AssignmentState, CohortState, GateVerdict
 
 _JUDGED = (CohortState.OPEN, CohortState.PASSED)
 

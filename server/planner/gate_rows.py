@@ -3,13 +3,12 @@
 A stratum holds numbers of sites, never the sites themselves, so its size does not grow with the fleet.
 """
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 from server.planner.betting import Numbers
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stratum:
+class Stratum(Struct, frozen=True, kw_only=True, gc=False):
     """One stratum of a cohort. `dealt`: how many sites it had when the campaign was made; `sites`, `targets`: how many there are
     now; `late`: how many targets left it unreached.
 
@@ -30,8 +29,7 @@ class Stratum:
     metrics: dict[str, Numbers] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class BlockRow:
+class BlockRow(Struct, frozen=True, kw_only=True, gc=False):
     """One site in one stratum of a cohort: how many members say something about the release, how many verified, failed in
     an attempt, or failed before any. `spoken`: the metrics of which a pair of this site was compared."""
 
@@ -51,8 +49,7 @@ class BlockRow:
     version: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class GateInput:
+class GateInput(Struct, frozen=True, kw_only=True, gc=False):
     """What was said about a cohort from outside: a verdict by `by`, or the last value that was read. `good_since`, `bad_since`:
     since when the values read have been within, or above, their limit without a gap."""
 

@@ -1,13 +1,13 @@
 """What a gate finds, and the words it says it in."""
 
-from dataclasses import dataclass, field
 from typing import Any
 
-from server.planner.model import GateVerdict
+from msgspec import Struct, field
+
+from server.planner.words import GateVerdict
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
+class Finding(Struct, frozen=True, kw_only=True, gc=False):
     """One gate's verdict, a sentence with its numbers and what is missing, and data that goes with it."""
 
     verdict: GateVerdict

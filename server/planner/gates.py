@@ -9,15 +9,17 @@ Rules
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from server.planner import outside_gates, pair_gate, rate_gate
 from server.planner.gate_counts import count, count_gate, needed_of
 from server.planner.gate_words import Finding
-from server.planner.model import AssignmentState, CohortRow, GateVerdict
+from server.planner.rows import CohortRow
 from server.planner.states import IN_FLIGHT, UNDECIDED
 from server.planner.strategy import CohortPolicy, GatePolicy
+from server.planner.words import AssignmentState, GateVerdict
 
 _JUDGES: Mapping[str, Callable[[GatePolicy, CohortRow, float], Finding]] = {
     "all": count_gate,
@@ -28,10 +30,10 @@ _JUDGES: Mapping[str, Callable[[GatePolicy, CohortRow, float], Finding]] = {
     "external": outside_gates.judge_external,
 }
 """What judges each kind of gate; `rate` and `metrics` by strata."""
+_ON_THEIR_WAY = UNDECIDED - {AssignmentState.PLANNED}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Judgement:
+class Judgement(Struct, frozen=True, kw_only=True, gc=False):
     """What all gates of a cohort say together: the sentence holds the numbers and what is missing. `accepted`: it passes without
     enough evidence, because the strategy says so."""
 
@@ -58,6 +60,26 @@ def judge(policy: CohortPolicy, cohort: CohortRow, at: float) -> Judgement:
     return Judgement(verdict=GateVerdict.INSUFFICIENT, text=_joined(finding for _, finding in short))
 
 
+def stays_the_same(policy: CohortPolicy, before: CohortRow, now: CohortRow) -> bool:
+    """Whether what changed about a cohort can make no difference to its judgement, neither to the verdict nor to a word of it.
+
+    No gate tells apart those who are on their way: only how many that are, those apart who aren't ordered yet. What time alone
+    may change has to be judged.
+    """
+    if not policy.is_timeless or before.attempted != now.attempted or before.size != now.size:
+        return False
+    if before.strata != now.strata or before.inputs != now.inputs or before.moved_to_late != now.moved_to_late:
+        return False
+    if before.state is not now.state or before.opened_at != now.opened_at:
+        return False
+    return _told_apart(before) == _told_apart(now)
+
+
+def _told_apart(cohort: CohortRow) -> dict[AssignmentState, int]:
+    """The counts that a gate may look at, one by one; with the size they say how many are on their way."""
+    return {state: number for state, number in cohort.counts.items() if state not in _ON_THEIR_WAY}
+
+
 def evidence(policy: CohortPolicy, cohort: CohortRow, at: float) -> tuple[dict[str, Any], ...]:
     """What each gate of a cohort is judged by at time `at`, as plain data: n, effective n, outcomes, bounds, power, and what is
     missing."""
@@ -81,7 +103,7 @@ def evidence(policy: CohortPolicy, cohort: CohortRow, at: float) -> tuple[dict[s
 
 def look_again_at(policy: CohortPolicy, cohort: CohortRow, at: float) -> float | None:
     """When the verdict may change though nothing happens: one of its gates is then accepted as it is; None when never."""
-    if cohort.opened_at is None:
+    if cohort.opened_at is None or policy.is_timeless:
         return None
     times = [cohort.opened_at + gate.accept_after_s for gate in policy.gates if gate.accept_after_s is not None]
     return min((time for time in times if time > at), default=None)

@@ -12,9 +12,10 @@ Rules
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
-from server.planner.model import TargetRow
+from msgspec import Struct
+
+from server.planner.rows import TargetRow
 from server.planner.surroundings import AGENT_LABEL
 
 LABELS = ("gateway", "gateway.2", "gateway.3", "gateway.4")
@@ -28,8 +29,7 @@ Hops = Callable[[Sequence[str]], Mapping[str, tuple[str, ...]]]
 """The gateways that each of these targets names."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Path:
+class Path(Struct, frozen=True, kw_only=True, gc=False):
     """All gateways above a target, nearest first, and what is wrong with that (empty: nothing)."""
 
     gateways: tuple[str, ...] = ()

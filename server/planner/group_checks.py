@@ -12,19 +12,20 @@ Rules
 """
 
 from bisect import bisect_right
-from dataclasses import replace
 from datetime import UTC
+
+from msgspec.structs import replace
 
 from firmware.protocol.words import Action
 from server.planner import gateways, steps
 from server.planner.calendar import shown
 from server.planner.ledger import Ledger
-from server.planner.model import AssignmentState
 from server.planner.states import FAILURES, IN_FLIGHT
 from server.planner.strategy import AfterPolicy, RequirePolicy
 from server.planner.surroundings import MAX_PEERS, Neighbour, Peers
 from server.planner.versions import version_key
 from server.planner.waits import PATIENT_FACTOR, Wait, wait
+from server.planner.words import AssignmentState
 
 _READY = frozenset({AssignmentState.STAGED, AssignmentState.ASKING, AssignmentState.DEFERRED, AssignmentState.VERIFIED})
 _BUSY = frozenset({*IN_FLIGHT, AssignmentState.COMMITTED})

@@ -9,19 +9,21 @@ Rules
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from firmware.errors import RefusedError
 from server.planner.gateways import LABELS, Path, named, path_of
-from server.planner.model import LATE, AssignmentRow, AssignmentState, CohortRow
+from server.planner.rows import AssignmentRow, CohortRow
 from server.planner.surroundings import BehindRow
+from server.planner.words import LATE, AssignmentState
 
 Labels = Mapping[str, Mapping[str, str]]
 """Labels by target."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Dealt:
+class Dealt(Struct, frozen=True, kw_only=True, gc=False):
     """A campaign's cohorts and assignments, and the counters of its gateways."""
 
     cohorts: list[CohortRow]

@@ -14,9 +14,10 @@ from firmware.protocol.words import Action, AgentState
 from server.planner import budgets, progress, taking_back
 from server.planner.admission import count_attempt, order, permitted
 from server.planner.ask_events import CHECKS, Check, binding, in_window, rate_allows
+from server.planner.events import CodeGiven, HandOut
 from server.planner.ledger import Ledger
-from server.planner.model import AssignmentState, CodeGiven, HandOut, TokenKind
 from server.planner.states import IN_FLIGHT, WAITING, Move
+from server.planner.words import AssignmentState, TokenKind
 
 BY_CODE = "by-code"
 _MAY_GO = (*WAITING, AssignmentState.MISSING)

@@ -7,35 +7,22 @@ Rules
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
+
+from msgspec.structs import replace
 
 from firmware.protocol.words import Action
 from server.errors import NotFoundError
 from server.planner import states, strata
+from server.planner.commands import Command, Record
 from server.planner.deadlines import wake_of
+from server.planner.decision import Change, Decision, Delete, Put
 from server.planner.gate_rows import BlockRow, Stratum
-from server.planner.model import (
-    LATE,
-    AssignmentRow,
-    AssignmentState,
-    CampaignRow,
-    Change,
-    CohortRow,
-    CohortState,
-    Command,
-    Decision,
-    Delete,
-    GroupRow,
-    Put,
-    Record,
-    Row,
-    Slice,
-    TargetRow,
-    TokenKind,
-    TokenRow,
-)
+from server.planner.rows import AssignmentRow, CampaignRow, CohortRow, GroupRow, Row, TargetRow, TokenRow
+from server.planner.slices import Slice
 from server.planner.surroundings import BehindRow
+from server.planner.words import LATE, AssignmentState, CohortState, TokenKind
 
 _NO_DISRUPTION = (TokenKind.DOWNLOADING, TokenKind.IN_LINE)
 
@@ -118,12 +105,17 @@ class Ledger:
 
     def count(self, *wanted: AssignmentState) -> int:
         """How many of the campaign's assignments are in one of these states."""
-        return sum(cohort.counts.get(state, 0) for cohort in self.cohorts.values() for state in wanted)
+        found = 0
+        for cohort in self.cohorts.values():
+            counts = cohort.counts
+            for state in wanted:
+                if state in counts:
+                    found += counts[state]
+        return found
 
     def changed_cohorts(self) -> list[tuple[CohortRow, CohortRow]]:
         """The cohorts that this event has changed so far: as loaded, and as they are now."""
-        pairs = [(before, self.cohorts[before.index]) for before in self._loaded.cohorts]
-        return [(before, now) for before, now in pairs if now is not before]
+        return [(before, now) for before in self._loaded.cohorts if (now := self.cohorts[before.index]) is not before]
 
     # Changes
 
@@ -151,9 +143,9 @@ class Ledger:
         same = state is before.state and reason_kind == before.reason_kind
         since = before.state_since if same else self.at
         changes = {"state": state, "state_since": since, "reason_kind": reason_kind, "reason": reason, **values}
-        self._assignment = replace(before, **changes)
-        self._recount(before, -1)
-        self._recount(self._assignment, +1)
+        self._assignment = after = replace(before, **changes)
+        if state is not before.state or after.action is not before.action:
+            self._recount(before.cohort, before, after)
         if state is not before.state:
             self._weigh(before.cohort, self._assignment, strata.standing(before), strata.standing(self._assignment))
         self._count_behind(before)
@@ -164,8 +156,8 @@ class Ledger:
     def change_cohort(self, index: int) -> None:
         """Put the assignment into another cohort; `size + moved_to_late` of the one that isn't `late` stays what it was."""
         before, standing = self.assignment, strata.standing(self.assignment)
-        self._recount(before, -1)
-        self._recount(replace(before, cohort=index), +1)
+        self._recount(before.cohort, before, None)
+        self._recount(index, None, before)
         self._resize(before.cohort, -1)
         self._resize(index, +1)
         self._weigh(before.cohort, before, standing, None, late=+1)
@@ -177,7 +169,8 @@ class Ledger:
     def rewake(self) -> None:
         """Set the assignment's deadline to what its state calls for."""
         wake_at = wake_of(self.campaign.strategy, self.assignment, late=self.is_late, at=self.at)
-        self._assignment = replace(self.assignment, wake_at=wake_at)
+        if wake_at != self.assignment.wake_at:
+            self._assignment = replace(self.assignment, wake_at=wake_at)
 
     def set_proposal(self, **values: Any) -> None:
         """Change the revision that waits for approvals."""
@@ -219,35 +212,38 @@ class Ledger:
     # The rest
 
     def _changes(self) -> Iterator[Change]:
-        loaded = self._loaded
-        groups = {group.key: group for group in loaded.groups}
-        tokens = {token.group: token for token in loaded.tokens}
-        kept = {**self.tokens, **self.places}
-        cohorts = {cohort.index: cohort for cohort in loaded.cohorts}
-        blocks = {(row.cohort, row.stratum, row.site): row for row in loaded.blocks}
+        loaded, kept = self._loaded, {**self.tokens, **self.places}
+        stored = {token.group: token for token in loaded.tokens}
         pairs: list[tuple[Row | None, Row | None]] = [
             (loaded.campaign, self._campaign),
-            *((cohorts[index], row) for index, row in self.cohorts.items()),
+            *zip(loaded.cohorts, self.cohorts.values(), strict=True),
             (loaded.target, self._target),
             (loaded.assignment, self._assignment),
-            *((groups.get(key), row) for key, row in self.groups.items()),
-            *((tokens.get(key), row) for key, row in kept.items()),
-            *((blocks.get(key), row) for key, row in self.blocks.items()),
+            *zip_longest(loaded.groups, self.groups.values()),
+            *((stored.get(key), row) for key, row in kept.items()),
+            *zip_longest(loaded.blocks, self.blocks.values()),
             *zip(loaded.around.behind, self.behind.values(), strict=True),
             (loaded.proposal, self.proposal),
             *((None, row) for row in self._added),
         ]
-        yield from (Put(row=row) for before, row in pairs if row is not None and row != before)
-        yield from (Delete(row=row) for key, row in tokens.items() if key not in kept)
+        for before, row in pairs:
+            if row is not before and row is not None and row != before:
+                yield Put(row=row)
+        yield from (Delete(row=row) for row in loaded.tokens if row.group not in kept)
 
-    def _recount(self, row: AssignmentRow, by: int) -> None:
-        cohort, state = self.cohorts[row.cohort], row.state
-        counts = dict(cohort.counts)
-        counts[state] = counts.get(state, 0) + by
-        if not counts[state]:
-            del counts[state]
-        returns = state in states.WAITING and row.action is Action.ROLLBACK
-        self.set_cohort(row.cohort, counts=counts, going_back=cohort.going_back + by * returns)
+    def _recount(self, index: int, before: AssignmentRow | None, after: AssignmentRow | None) -> None:
+        """Keep a cohort's counters in step with an assignment that leaves it, comes into it, or moves in it."""
+        cohort = self.cohorts[index]
+        counts, going_back = dict(cohort.counts), cohort.going_back
+        if before is not None:
+            counts[before.state] -= 1
+            going_back -= _returns(before)
+            if not counts[before.state]:
+                del counts[before.state]
+        if after is not None:
+            counts[after.state] = counts.get(after.state, 0) + 1
+            going_back += _returns(after)
+        self.set_cohort(index, counts=counts, going_back=going_back)
 
     def _resize(self, index: int, by: int) -> None:
         cohort = self.cohorts[index]
@@ -281,8 +277,10 @@ class Ledger:
 
     def _count_behind(self, before: AssignmentRow) -> None:
         """Keep the counters of the gateways that it is behind in step."""
+        if not before.gateways:
+            return
         by = self._holds_gateways(self.assignment) - self._holds_gateways(before)
-        for gateway in self.assignment.gateways if by else ():
+        for gateway in before.gateways if by else ():
             row = self.behind[gateway]
             self.behind[gateway] = replace(row, waiting=row.waiting + by)
 
@@ -291,4 +289,10 @@ class Ledger:
 
     def _hold(self) -> None:
         if self._target is not None and self._target.holder == self.campaign.id:
-            self.set_target(settled=self.assignment.state not in states.UNDECIDED)
+            settled = self.assignment.state not in states.UNDECIDED
+            if settled is not self._target.settled:
+                self.set_target(settled=settled)
+
+
+def _returns(row: AssignmentRow) -> bool:
+    return row.action is Action.ROLLBACK and row.state in states.WAITING

@@ -6,12 +6,13 @@ Rules
 - A word that was given stays; a later one replaces it, and a passed cohort may still be failed.
 """
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from server.planner.gate_rows import GateInput
 from server.planner.gate_words import Finding
-from server.planner.model import AssignmentState, CohortRow, GateVerdict
+from server.planner.rows import CohortRow
 from server.planner.strategy import GatePolicy
+from server.planner.words import AssignmentState, GateVerdict
 
 GAP = 3
 

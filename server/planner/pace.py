@@ -13,13 +13,15 @@ Rules
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from firmware.protocol.words import Action
 from server.planner.budgets import CAMPAIGN, UNLIMITED
 from server.planner.ledger import Ledger
-from server.planner.model import AssignmentState, GroupRow, campaign_group
+from server.planner.rows import GroupRow, campaign_group
 from server.planner.strategy import RatePolicy
+from server.planner.words import AssignmentState
 
 ASKS_A_SLOT = 4
 """About so many asks come for each activation that may begin."""

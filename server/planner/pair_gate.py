@@ -16,9 +16,10 @@ from typing import Any
 
 from server.planner import betting
 from server.planner.gate_words import Finding, plural, share
-from server.planner.model import CohortRow, GateVerdict
+from server.planner.rows import CohortRow
 from server.planner.strata import WHOLE
 from server.planner.strategy import GatePolicy, MetricPolicy
+from server.planner.words import GateVerdict
 
 NO_EFFECT = 0.5
 WORSE, EQUAL, BETTER = 2, 1, 0

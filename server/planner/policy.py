@@ -23,7 +23,6 @@ from server.planner.group_policy import (
     parse_skew,
     parse_together,
 )
-from server.planner.model import LATE
 from server.planner.precondition_policy import parse_preconditions, parse_verify
 from server.planner.retry_policy import check as check_timeouts
 from server.planner.retry_policy import parse_retries, parse_timeouts
@@ -36,6 +35,7 @@ from server.planner.strategy import (
     Strategy,
     UnattendedPolicy,
 )
+from server.planner.words import LATE
 
 MAX_COHORTS = 32
 WHEN_SILENT = ("missing", "expired")

@@ -12,7 +12,7 @@ from firmware.errors import RefusedError
 from server.planner import betting, pair_gate, rate_gate
 from server.planner.gate_rows import Stratum
 from server.planner.gate_words import plural, share
-from server.planner.model import CohortRow
+from server.planner.rows import CohortRow
 from server.planner.strata import WHOLE
 from server.planner.strategy import GatePolicy, Strategy
 

@@ -1,7 +1,8 @@
 """What follows for cohorts and campaign from what became of one assignment.
 
 Rules
-- Each cohort that changed is judged again; a passed one only to see whether it fails after all (a regression).
+- Each cohort about which its gates learn something is judged again; a passed one only to see whether it fails after all (a
+  regression).
 - A regression opens the gate of a passed cohort again: it fails, or is held until its evidence is enough once more. Meanwhile no
   later cohort goes on.
 - Where the strategy says so, the cohorts that come next are ordered before they open. Nobody of them gets a permit, and their
@@ -17,20 +18,12 @@ Rules
 
 from firmware.protocol.words import Action
 from server.planner import gates, strata
+from server.planner.commands import Admit, Recall
 from server.planner.gate_counts import count
 from server.planner.ledger import Ledger
-from server.planner.model import (
-    LATE,
-    Admit,
-    AssignmentState,
-    CampaignState,
-    CohortRow,
-    CohortState,
-    GateVerdict,
-    Recall,
-    Verb,
-)
+from server.planner.rows import CohortRow
 from server.planner.states import CAN_GO_BACK, FAILURES, GOING_BACK, LIVE, UNDECIDED, WAITING, Turn, next_campaign
+from server.planner.words import LATE, AssignmentState, CampaignState, CohortState, GateVerdict, Verb
 
 ADMIT_PAGE = 500
 NEXT_PAGE_S = 0.05
@@ -44,7 +37,7 @@ def settle(ledger: Ledger) -> None:
     """Judge the cohorts that this event changed and draw the consequences; the last thing an event's handler does."""
     for before, cohort in ledger.changed_cohorts():
         if ledger.campaign.state in LIVE:
-            _trip(ledger, before, cohort) if cohort.name == LATE else _judge(ledger, cohort, before)
+            _trip(ledger, before, cohort) if cohort.name == LATE else _judge_if_told(ledger, before, cohort)
     if ledger.campaign.state is CampaignState.RUNNING:
         _open_next(ledger)
         _arm(ledger)
@@ -157,6 +150,13 @@ def _arm(ledger: Ledger) -> None:
     at = gates.look_again_at(campaign.strategy.cohorts[cohort.index], cohort, ledger.at)
     if at is not None and (campaign.wake_at is None or campaign.wake_at > at):
         ledger.set_campaign(wake_at=at)
+
+
+def _judge_if_told(ledger: Ledger, before: CohortRow, cohort: CohortRow) -> None:
+    """Judge a cohort that changed, unless it was judged before and nothing that its gates look at is different."""
+    policy = ledger.campaign.strategy.cohorts[cohort.index]
+    if not gates.stays_the_same(policy, before, cohort):
+        _judge(ledger, cohort, before)
 
 
 def _judge(ledger: Ledger, cohort: CohortRow, before: CohortRow | None = None) -> None:

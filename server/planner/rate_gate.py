@@ -15,10 +15,11 @@ from server.planner import betting
 from server.planner.gate_counts import count, count_gate, needed_of, numbers_of, unreached
 from server.planner.gate_rows import Stratum
 from server.planner.gate_words import Finding, plural, share
-from server.planner.model import AssignmentState, CohortRow, GateVerdict
+from server.planner.rows import CohortRow
 from server.planner.states import UNDECIDED
 from server.planner.strata import WHOLE
 from server.planner.strategy import GatePolicy
+from server.planner.words import AssignmentState, GateVerdict
 
 LOOKS = 2
 """Failed attempts, and failures before any attempt: each has its own test against the same bound."""

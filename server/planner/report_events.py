@@ -38,17 +38,12 @@ from server.planner.admission import (
     withdraw,
 )
 from server.planner.download_line import PlaceFree
+from server.planner.events import AssignmentDue, Ordered, OrderImpossible, Reported
 from server.planner.ledger import Ledger
-from server.planner.model import (
-    AssignmentDue,
-    AssignmentState,
-    Ordered,
-    OrderImpossible,
-    Reported,
-    TokenKind,
-)
 from server.planner.states import IN_FLIGHT, OVER, WAITING, Move
+from server.planner.words import AssignmentState, TokenKind
 
+_WORDS = frozenset(AgentState)
 _WITHDRAWN = frozenset({ReasonKind.WITHDRAWN, ReasonKind.SUPERSEDED})
 _GOING = frozenset({AgentState.ACTIVATING, AgentState.TRIAL})
 _BEFORE_COMMIT = frozenset(
@@ -93,7 +88,7 @@ def order_impossible(ledger: Ledger, event: OrderImpossible) -> None:
 
 def reported(ledger: Ledger, event: Reported) -> None:
     """A signed report; raises `RefusedError` (`malformed`) for a word that isn't one."""
-    if event.state not in set(AgentState):
+    if event.state not in _WORDS:
         raise RefusedError(ReasonKind.MALFORMED, f"'{event.state}' is no state an agent can report.")
     if not ledger.knows_target:
         return

@@ -13,10 +13,11 @@ import hashlib
 
 from firmware.protocol.words import Action, ReasonKind
 from server.planner import budgets
+from server.planner.events import Reported
 from server.planner.ledger import Ledger
-from server.planner.model import AssignmentState, CampaignState, Reported
 from server.planner.states import IN_FLIGHT, LIVE, WAITING, Move
 from server.planner.strategy import RetryPolicy
+from server.planner.words import AssignmentState, CampaignState
 
 DOWNLOAD_TIMEOUT = "download-timeout"
 ACTIVATION_TIMEOUT = "activation-timeout"

@@ -14,25 +14,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
+from msgspec import structs
+
 from firmware.errors import RefusedError
-from server.planner import progress, strata
+from server.planner import progress
 from server.planner.cohorts import rank_key
+from server.planner.commands import Enlist
+from server.planner.events import Commanded, Deselected, Enlisted, Revised
 from server.planner.ledger import Ledger
-from server.planner.model import (
-    AssignmentRow,
-    AssignmentState,
-    CohortRow,
-    CohortState,
-    Commanded,
-    Deselected,
-    Enlist,
-    Enlisted,
-    Revised,
-    Verb,
-)
 from server.planner.revision_rows import RevisionRow, RevisionState
+from server.planner.rows import AssignmentRow, CohortRow
 from server.planner.states import LIVE, Move, TransitionError
 from server.planner.strategy import CohortPolicy, RatePolicy, Strategy
+from server.planner.words import AssignmentState, CohortState, Verb
 
 KIND = "revision-refused"
 
@@ -46,13 +40,13 @@ def revised(ledger: Ledger, event: Revised) -> None:
     needed = row.needed if event.gained or grows(campaign.strategy, row.strategy) else 0
     if ledger.proposal is not None:
         ledger.set_proposal(state=RevisionState.REPLACED)
-    row = replace(row, needed=needed)
+    row = structs.replace(row, needed=needed)
     text = f"Revision {row.number} by {row.by}: {'; '.join(row.changes) or 'the same strategy'}."[:1000]
     if needed and not campaign.strategy.emergency:
-        ledger.add(replace(row, state=RevisionState.PROPOSED))
+        ledger.add(structs.replace(row, state=RevisionState.PROPOSED))
         ledger.record("revision-proposed", f"{text} It takes effect when {needed} agree: {campaign.id} approve.")
         return
-    ledger.add(replace(row, state=RevisionState.ACCEPTED))
+    ledger.add(structs.replace(row, state=RevisionState.ACCEPTED))
     if needed:
         ledger.set_campaign(approvals_needed=needed, approvals=(), asked_by=row.by)
         ledger.record(
@@ -177,7 +171,7 @@ def _may_approve(ledger: Ledger, row: RevisionRow, event: Commanded) -> None:
 def _joins(ledger: Ledger) -> int:
     """The index of the cohort for who is selected newly."""
     strategy, last = ledger.campaign.strategy, ledger.late.index - 1
-    is_dealt = strategy.leaves_first or strategy.together is not None or strata.grouping(strategy.cohorts[last])
+    is_dealt = strategy.leaves_first or strategy.together is not None or strategy.cohorts[last].grouping
     return ledger.late.index if is_dealt or ledger.cohorts[last].state is not CohortState.CLOSED else last
 
 
@@ -203,7 +197,7 @@ def _policy(old: CohortPolicy, new: CohortPolicy, cohort: CohortRow) -> CohortPo
 
 
 def _dealt_by(policy: CohortPolicy) -> object:
-    gate = strata.grouping(policy)
+    gate = policy.grouping
     return None if gate is None else (gate.by, gate.block, any(one.kind == "metrics" for one in policy.gates))
 
 

@@ -1,7 +1,8 @@
 """The revisions of a campaign: what its file said, each time it was applied, and who agreed to that."""
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from server.planner.selection import EVERYBODY, Selection
 from server.planner.strategy import Strategy
@@ -16,8 +17,7 @@ class RevisionState(StrEnum):
     REPLACED = "replaced"
 
 
-@dataclass(frozen=True, kw_only=True)
-class RevisionRow:
+class RevisionRow(Struct, frozen=True, kw_only=True, gc=False):
     """`strategy` and `selection` as the file has them; the campaign's row has the strategy as it took effect. `needed`:
     how many must agree before it does; `agreed`: who did. `changes`: what differs from the one before, in words."""
 

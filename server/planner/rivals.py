@@ -8,11 +8,13 @@ Rules
   older one has the higher priority, the newer one's release is suspect, or the older one was proposed to undo a release.
 """
 
+from server.planner.commands import Displace
+from server.planner.events import Displaced
 from server.planner.ledger import Ledger
-from server.planner.model import AssignmentState, CampaignState, Displace, Displaced
 from server.planner.progress import settle
 from server.planner.states import WAITING, Move
 from server.planner.surroundings import Rival
+from server.planner.words import AssignmentState, CampaignState
 
 _UNSTARTED = (AssignmentState.PLANNED, *WAITING)
 WAITS_FOR = ("held", "preempted", "outranked")

@@ -20,9 +20,9 @@ from enum import StrEnum
 
 from firmware.errors import RefusedError
 from firmware.protocol.words import AgentState as Word
-from server.planner.model import AssignmentState as A
-from server.planner.model import CampaignState as C
-from server.planner.model import CohortState, Verb
+from server.planner.words import AssignmentState as A
+from server.planner.words import CampaignState as C
+from server.planner.words import CohortState, Verb
 
 
 class TransitionError(RefusedError):

@@ -13,9 +13,9 @@ from server.planner import (
     taking_back,
 )
 from server.planner.ask_events import CHECKS, Check
+from server.planner.decision import Decision
 from server.planner.download_line import PlaceFree
-from server.planner.ledger import Ledger
-from server.planner.model import (
+from server.planner.events import (
     Asked,
     AssignmentDue,
     CampaignDue,
@@ -25,7 +25,6 @@ from server.planner.model import (
     CohortDrained,
     Commanded,
     Compared,
-    Decision,
     Decommissioned,
     DeltasReady,
     Deselected,
@@ -33,7 +32,6 @@ from server.planner.model import (
     Doubted,
     Enlisted,
     Event,
-    Footprint,
     GateAnswered,
     HandOut,
     LeftOut,
@@ -42,10 +40,11 @@ from server.planner.model import (
     Recalled,
     Reported,
     Revised,
-    Slice,
     SliRead,
     TakenBack,
 )
+from server.planner.ledger import Ledger
+from server.planner.slices import Footprint, Slice
 
 
 def footprint(event: Event) -> Footprint:

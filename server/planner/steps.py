@@ -6,8 +6,9 @@ Rules
 """
 
 from server.planner.ledger import Ledger
-from server.planner.model import AssignmentState, ReleaseKey
+from server.planner.rows import ReleaseKey
 from server.planner.states import FAILURES
+from server.planner.words import AssignmentState
 
 
 def current(ledger: Ledger) -> ReleaseKey:

@@ -9,18 +9,18 @@ Rules
 - `late` has no strata.
 """
 
-from dataclasses import replace
 from enum import StrEnum
+
+from msgspec.structs import replace
 
 from firmware.protocol.words import Action
 from server.planner import betting
 from server.planner.gate_rows import BlockRow, Stratum
-from server.planner.model import AssignmentRow, AssignmentState
+from server.planner.rows import AssignmentRow
 from server.planner.states import FAILURES, IN_FLIGHT, NEUTRAL
-from server.planner.strategy import CohortPolicy, GatePolicy, Strategy
+from server.planner.strategy import CohortPolicy, Strategy
+from server.planner.words import AssignmentState
 
-BY_BLOCK = ("rate", "metrics")
-"""The kinds of gate that look at strata and sites."""
 WHOLE = "all"
 """The stratum of a gate that tells none apart."""
 UNKNOWN = "unknown"
@@ -38,20 +38,15 @@ class Standing(StrEnum):
     EARLY = "early"
 
 
-def grouping(policy: CohortPolicy) -> GatePolicy | None:
-    """The gate that says what the strata and sites of a cohort are; None when none of its gates looks at them."""
-    return next((gate for gate in policy.gates if gate.kind in BY_BLOCK), None)
-
-
 def names(strategy: Strategy) -> tuple[str, ...]:
     """What has to be known of each target: `hardware`, `version`, or names of labels."""
-    found = [gate for policy in strategy.cohorts if (gate := grouping(policy))]
+    found = [gate for policy in strategy.cohorts if (gate := policy.grouping)]
     return tuple(sorted({name for gate in found for name in (*gate.by, gate.block)}))
 
 
 def place(policy: CohortPolicy, assignment: AssignmentRow) -> tuple[str, str] | None:
     """The stratum and site in which an assignment counts in a cohort under `policy`. One without a site is its own."""
-    gate = grouping(policy)
+    gate = policy.grouping
     if gate is None:
         return None
     traits = assignment.traits

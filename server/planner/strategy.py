@@ -1,8 +1,12 @@
 """Policy as code: the values of a strategy, as `server.planner.policy` validated them."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from server.planner.calendar import Calendar
+
+BY_BLOCK = ("rate", "metrics")
+"""The kinds of gate that look at strata and sites."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +70,20 @@ class CohortPolicy:
     first: dict[str, str] = field(default_factory=dict)
     reachable: bool = False
 
-    @property
+    @cached_property
     def gates(self) -> tuple[GatePolicy, ...]:
         """All of its gates."""
         return (self.gate, *self.more_gates)
+
+    @cached_property
+    def grouping(self) -> GatePolicy | None:
+        """The gate that says what the strata and sites of the cohort are; None when none of its gates looks at them."""
+        return next((gate for gate in self.gates if gate.kind in BY_BLOCK), None)
+
+    @cached_property
+    def is_timeless(self) -> bool:
+        """Whether its verdict never changes by time alone."""
+        return all(gate.accept_after_s is None for gate in self.gates)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 Their number is bounded whatever the size of the fleet: counters per group of the target, and rows of what is named by it.
 """
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 AGENT_LABEL = "agent."
 """Prefix of labels an agent gave itself: it cannot choose its selection or budget group with them unless asked to."""
@@ -11,8 +11,7 @@ MAX_PEERS = 64
 """Most members of a group whose releases are compared, or that go together."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class GroupSize:
+class GroupSize(Struct, frozen=True, kw_only=True, gc=False):
     """How many targets carry the label of a group, and how many of those are offline by the broker's word and hold no token of
     it. Kept by the storage."""
 
@@ -21,8 +20,7 @@ class GroupSize:
     offline: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class BehindRow:
+class BehindRow(Struct, frozen=True, kw_only=True, gc=False):
     """How many of a campaign's targets behind a gateway are undecided, those in `late` left out. Counted by the ledger, for
     campaigns whose gateways go last."""
 
@@ -32,8 +30,7 @@ class BehindRow:
     version: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Predecessor:
+class Predecessor(Struct, frozen=True, kw_only=True, gc=False):
     """A campaign that another comes after."""
 
     id: str
@@ -41,8 +38,7 @@ class Predecessor:
     changed_at: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Neighbour:
+class Neighbour(Struct, frozen=True, kw_only=True, gc=False):
     """Another target: what it runs, whether it is in flight, and where it is in the campaign (None: it has no part in it)."""
 
     id: str
@@ -56,8 +52,7 @@ class Neighbour:
     is_late: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Peers:
+class Peers(Struct, frozen=True, kw_only=True, gc=False):
     """The members of a group, at most `MAX_PEERS`; `more`: there are others."""
 
     key: str
@@ -65,8 +60,7 @@ class Peers:
     more: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rival:
+class Rival(Struct, frozen=True, kw_only=True, gc=False):
     """Another campaign under way whose part at the target has no permit yet. `waits`: it has tried to take the
     target and waits for it. `made_at`: when it was made. `goes_back`: its order is to go back."""
 
@@ -83,8 +77,7 @@ class Rival:
     suspect: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Word:
+class Word(Struct, frozen=True, kw_only=True, gc=False):
     """What somebody, or something, outside said about `key`: a target's id, or a label as `name=value`."""
 
     name: str
@@ -96,8 +89,7 @@ class Word:
     expires_at: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Surroundings:
+class Surroundings(Struct, frozen=True, kw_only=True, gc=False):
     """`sizes`: of the target's own groups. `behind`: where the target counts, and what is behind itself. The others only where
     the campaign's strategy asks for them: `before`, the campaigns it comes after; `gateways`, what the target's run; `peers` in
     its groups; `counters`, those of the product's releases in order. `step_is_suspect`: whether the release on the way that the

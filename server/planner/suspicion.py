@@ -11,9 +11,12 @@ Rules
 
 from firmware.protocol.words import ReasonKind
 from server.planner import progress
+from server.planner.commands import Doubt
+from server.planner.events import Cleared, Doubted
 from server.planner.ledger import Ledger
-from server.planner.model import CampaignRow, CampaignState, Cleared, Doubt, Doubted, Verb
+from server.planner.rows import CampaignRow
 from server.planner.states import TransitionError, Turn, next_campaign
+from server.planner.words import CampaignState, Verb
 
 KIND = "release-suspect"
 _TO_START = (CampaignState.AWAITING_APPROVAL, CampaignState.SCHEDULED)

@@ -15,9 +15,10 @@ from firmware.protocol.words import Action
 from server.errors import NotFoundError
 from server.planner import progress
 from server.planner.admission import order, send_back, withdraw
+from server.planner.events import LeftOut, TakenBack
 from server.planner.ledger import Ledger
-from server.planner.model import AssignmentState, CampaignState, CohortState, LeftOut, TakenBack
 from server.planner.states import CAN_GO_BACK, GOING_BACK, IN_FLIGHT, WAITING, Move, TransitionError
+from server.planner.words import AssignmentState, CampaignState, CohortState
 
 _STARTED = frozenset(CampaignState) - {
     CampaignState.DRAFT,

@@ -8,8 +8,9 @@ Rules
 
 from firmware.protocol.words import AgentState, ReasonKind
 from server.planner import budgets
+from server.planner.events import Reported
 from server.planner.ledger import Ledger
-from server.planner.model import AssignmentState, Reported, TokenKind
+from server.planner.words import AssignmentState, TokenKind
 
 _AT_REST = frozenset(AgentState) - {AgentState.ACTIVATING, AgentState.TRIAL, AgentState.FAILED, AgentState.REFUSED}
 

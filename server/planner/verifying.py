@@ -14,11 +14,11 @@ from datetime import UTC, datetime
 
 from server.planner import budgets, suspicion
 from server.planner.ledger import Ledger
-from server.planner.model import AssignmentState, TokenKind
 from server.planner.states import Move
 from server.planner.strategy import VerifyPolicy
 from server.planner.surroundings import Word
 from server.planner.waits import ASKS_A_SECOND, PATIENT_FACTOR
+from server.planner.words import AssignmentState, TokenKind
 
 KIND = "verification"
 

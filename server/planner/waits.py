@@ -1,10 +1,11 @@
 """Why a target may not go now, as a value."""
 
 import math
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from server.planner.ledger import Ledger
-from server.planner.model import AssignmentState
+from server.planner.words import AssignmentState
 
 PATIENT_FACTOR = 4
 """How much later than `retry_s` to ask again when only people can change the answer."""
@@ -15,8 +16,7 @@ ASKS_A_SECOND = 20
 """What all who wait in a campaign may ask together: a slot that gets free is taken at once all the same, by whoever asks next."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Wait:
+class Wait(Struct, frozen=True, kw_only=True, gc=False):
     """Why not now: a stable kind, a sentence, what would release it, after how many seconds to ask again, until when it holds
     if that is known, and the group whose tokens are waited for. `is_late`: its cohort shouldn't wait for that."""
 

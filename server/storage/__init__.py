@@ -1,5 +1,5 @@
 """SQL storage: tables, queries and migrations. SQLModel and SQLAlchemy never leave this folder; values of
-`server.ports` and `server.planner.model` do."""
+`server.ports` and `server.planner.rows` do."""
 
 from server.storage.database import SqlDatabase
 

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, and_, bindparam, exists, func, select
 
 from server.planner.drift import STARTED
 from server.planner.gateways import LABELS, OWN_LABELS, Path, named, path_of
-from server.planner.model import LATE, AssignmentRow, AssignmentState, CampaignRow, ReleaseKey, TargetRow, TokenKind
+from server.planner.rows import AssignmentRow, CampaignRow, ReleaseKey, TargetRow
 from server.planner.surroundings import (
     MAX_PEERS,
     BehindRow,
@@ -16,6 +16,7 @@ from server.planner.surroundings import (
     Predecessor,
     Surroundings,
 )
+from server.planner.words import LATE, AssignmentState, TokenKind
 from server.ports import AgentStatus, ReleaseState
 from server.storage import rivals, words
 from server.storage.tables import (

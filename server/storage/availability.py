@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from sqlalchemy import Connection, RowMapping, bindparam, delete, func, insert, select, update
 
 from server.planner.availability import EDGES, HOURS, SETTLE_S, Availability, Watch, heard, learned
-from server.planner.model import AssignmentState
 from server.planner.states import UNDECIDED
+from server.planner.words import AssignmentState
 from server.ports import Waiting
 from server.storage.rows import ZONE_LABELS
 from server.storage.tables import ASSIGNMENT, AVAILABILITY, TARGET, TARGET_LABEL, WATCH

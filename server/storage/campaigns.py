@@ -22,23 +22,15 @@ from sqlalchemy import (
 
 from firmware.errors import RefusedError
 from firmware.protocol.words import Action
+from server.planner.decision import Decision, Put
 from server.planner.download_line import line_of
-from server.planner.model import (
-    AssignmentRow,
-    AssignmentState,
-    CampaignRow,
-    CampaignState,
-    CohortRow,
-    Decision,
-    Footprint,
-    Put,
-    Slice,
-    TokenRow,
-)
 from server.planner.revision_rows import RevisionRow, RevisionState
+from server.planner.rows import AssignmentRow, CampaignRow, CohortRow, TokenRow
 from server.planner.selection import Selection
+from server.planner.slices import Footprint, Slice
 from server.planner.states import UNDECIDED
 from server.planner.surroundings import BehindRow
+from server.planner.words import AssignmentState, CampaignState
 from server.ports import AgentStatus, CampaignView, DeltaNeed, Leg, Origin, Page, StoredOrder
 from server.storage import choosing, legs, revisions, slices, traits
 from server.storage.messages import stored_order

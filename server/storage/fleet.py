@@ -19,8 +19,8 @@ from sqlalchemy import (
 )
 
 from firmware.errors import RefusedError
-from server.planner.model import AssignmentState
 from server.planner.surroundings import AGENT_LABEL, Word
+from server.planner.words import AssignmentState
 from server.ports import AgentStatus, Drift, Page, TargetView
 from server.storage import group_sizes, words
 from server.storage.tables import AGENT, ASSIGNMENT, TARGET, TARGET_LABEL

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from sqlalchemy import Connection, Select, and_, bindparam, case, delete, distinct, exists, func, insert, select, update
 
-from server.planner.model import Change, Delete, TokenRow
+from server.planner.decision import Change, Delete
+from server.planner.rows import TokenRow
 from server.ports import AgentStatus, Drift
 from server.storage.tables import AGENT, GROUP_SIZE, TARGET, TARGET_LABEL, TOKEN
 

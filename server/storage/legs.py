@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, RowMapping, Select, String, and_, cast, delete, exists, func, insert, select, update
 
-from server.planner.model import AssignmentState, CampaignState
+from server.planner.words import AssignmentState, CampaignState
 from server.ports import DeltaNeed, Leg, Origin
 from server.storage.tables import ASSIGNMENT, CAMPAIGN, DELTA, LEG, TARGET
 

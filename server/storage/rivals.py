@@ -3,9 +3,10 @@
 from sqlalchemy import Connection, RowMapping, bindparam, select
 
 from firmware.protocol.words import Action
-from server.planner.model import AssignmentState, CampaignRow, TargetRow
+from server.planner.rows import CampaignRow, TargetRow
 from server.planner.states import LIVE, WAITING
 from server.planner.surroundings import Rival
+from server.planner.words import AssignmentState
 from server.storage.tables import ASSIGNMENT, CAMPAIGN
 
 _OPEN = [str(state) for state in (AssignmentState.PLANNED, *WAITING)]

@@ -1,7 +1,6 @@
 """Between table rows and the planner's values. Enumerations are stored as words, nested values as JSON."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import msgspec
@@ -9,37 +8,33 @@ from sqlalchemy import RowMapping, Table
 
 from firmware.protocol.words import Action
 from server.planner.gate_rows import BlockRow, GateInput, Stratum
-from server.planner.model import (
+from server.planner.revision_rows import RevisionRow, RevisionState
+from server.planner.rows import (
     Approval,
     AssignmentRow,
-    AssignmentState,
     CampaignRow,
-    CampaignState,
     CohortRow,
-    CohortState,
-    GateVerdict,
     GroupRow,
     ReleaseKey,
     Row,
     TargetRow,
-    TokenKind,
     TokenRow,
 )
-from server.planner.revision_rows import RevisionRow, RevisionState
 from server.planner.selection import Selection
 from server.planner.strategy import Strategy
 from server.planner.surroundings import BehindRow
+from server.planner.words import AssignmentState, CampaignState, CohortState, GateVerdict, TokenKind
 from server.storage.tables import ASSIGNMENT, BEHIND, BLOCK, CAMPAIGN, COHORT, GROUP, REVISION, TARGET, TOKEN
 
 ZONE_LABELS = ("timezone", "agent.timezone")
 """What names a target's time zone: an operator's word before the device's own."""
-CAMPAIGN_COLUMNS = tuple(CAMPAIGN.c[name] for name in CampaignRow.__dataclass_fields__)
-ASSIGNMENT_COLUMNS = tuple(ASSIGNMENT.c[name] for name in AssignmentRow.__dataclass_fields__)
+CAMPAIGN_COLUMNS = tuple(CAMPAIGN.c[name] for name in CampaignRow.__struct_fields__)
+ASSIGNMENT_COLUMNS = tuple(ASSIGNMENT.c[name] for name in AssignmentRow.__struct_fields__)
 
 
 def campaign_row(row: RowMapping) -> CampaignRow:
     """A campaign from its columns, strategy and release rebuilt from JSON."""
-    values = {name: row[name] for name in CampaignRow.__dataclass_fields__}
+    values = {name: row[name] for name in CampaignRow.__struct_fields__}
     values["state"] = CampaignState(values["state"])
     values["release"] = ReleaseKey(**values["release"])
     values["strategy"] = msgspec.convert(values["strategy"], Strategy)
@@ -71,7 +66,7 @@ def cohort_row(row: RowMapping) -> CohortRow:
 
 def assignment_row(row: RowMapping) -> AssignmentRow:
     """An assignment from its columns."""
-    values = {name: row[name] for name in AssignmentRow.__dataclass_fields__}
+    values = {name: row[name] for name in AssignmentRow.__struct_fields__}
     values["state"] = AssignmentState(values["state"])
     values["action"] = Action(values["action"])
     values["via"] = None if values["via"] is None else ReleaseKey(**values["via"])
@@ -130,17 +125,17 @@ def values_of(row: Row) -> dict[str, Any]:
     if isinstance(row, TargetRow):
         return _target_values(row)
     _, key = key_of(row)
-    plain = {name: getattr(row, name) for name in row.__dataclass_fields__ if name not in key and name != "version"}
+    plain = {name: getattr(row, name) for name in row.__struct_fields__ if name not in key and name != "version"}
     if isinstance(row, CampaignRow):
-        plain["release"] = asdict(row.release)
+        plain["release"] = msgspec.structs.asdict(row.release)
         plain["strategy"] = msgspec.to_builtins(row.strategy)
-        plain["approvals"] = [asdict(one) for one in row.approvals]
+        plain["approvals"] = [msgspec.structs.asdict(one) for one in row.approvals]
     if isinstance(row, RevisionRow):
         plain["strategy"] = msgspec.to_builtins(row.strategy)
         plain["selection"] = msgspec.to_builtins(row.selection)
         plain["agreed"], plain["changes"] = list(row.agreed), list(row.changes)
     if isinstance(row, AssignmentRow):
-        plain["via"] = None if row.via is None else asdict(row.via)
+        plain["via"] = None if row.via is None else msgspec.structs.asdict(row.via)
         plain["gateways"] = list(row.gateways) or None
     if isinstance(row, CohortRow):
         plain["counts"] = {str(state): number for state, number in row.counts.items()}

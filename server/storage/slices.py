@@ -9,22 +9,21 @@ from sqlalchemy import Connection, Delete, Table, Update, and_, bindparam, delet
 from sqlalchemy.exc import IntegrityError
 
 from server.errors import ConflictError
-from server.planner import downloads, model
+from server.planner import downloads
+from server.planner.decision import Decision, Put
 from server.planner.gate_rows import BlockRow
 from server.planner.gateways import path_groups
-from server.planner.model import (
+from server.planner.rows import (
     AssignmentRow,
     CampaignRow,
     CohortRow,
-    Decision,
-    Footprint,
     GroupRow,
     Row,
-    Slice,
     TargetRow,
     TokenRow,
     campaign_group,
 )
+from server.planner.slices import Footprint, Slice
 from server.planner.strata import keys
 from server.planner.surroundings import NOWHERE
 from server.ports import AgentStatus
@@ -126,7 +125,7 @@ def commit(db: Connection, decision: Decision) -> None:
     with db.begin_nested():
         group_sizes.before_tokens(db, decision.changes)
         for change in decision.changes:
-            if isinstance(change, model.Delete):
+            if not isinstance(change, Put):
                 _found(db, _DELETES[key_of(change.row)[0]], change.row, {})
             elif change.row.version == 0:
                 add(db, change.row)

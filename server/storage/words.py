@@ -17,7 +17,7 @@ _OF = (
 def put(db: Connection, word: Word) -> None:
     """Keep a word, in place of one of the same name about the same."""
     db.execute(delete(WORD).where(WORD.c.name == word.name, WORD.c.key == word.key))
-    values = {name: getattr(word, name) for name in Word.__dataclass_fields__}
+    values = {name: getattr(word, name) for name in Word.__struct_fields__}
     db.execute(insert(WORD).values(**values))
 
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from server.planner.approvals import owed
-from server.planner.model import AssignmentState as A
-from server.planner.model import CampaignState, CohortState
+from server.planner.words import AssignmentState as A
+from server.planner.words import CampaignState, CohortState
 from server.ports import CampaignView
 from server.ui.wording import campaign_sentence, plural, spoken
 

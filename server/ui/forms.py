@@ -8,7 +8,7 @@ from server.http.access import MAX_TOKEN_CHARS, Need, require
 from server.http.bodies import path_id
 from server.http.campaigns import Desk, need_of
 from server.http.logs import LogDesk
-from server.planner.model import Verb
+from server.planner.words import Verb
 from server.ports import Database
 from server.ui.rendering import Templates
 from server.ui.sessions import COOKIE, LIFETIME_S, Sessions, same_origin

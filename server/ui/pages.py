@@ -21,9 +21,11 @@ from server.http.fleet import FILTERS, Explainer, filters
 from server.http.forecasts import Forecasts
 from server.http.problems import Render
 from server.planner import approvals
+from server.planner.explain import Explanation
 from server.planner.forecast import Forecast
-from server.planner.model import AssignmentRow, AssignmentState, CampaignRow, CampaignState, Explanation, Verb
+from server.planner.rows import AssignmentRow, CampaignRow
 from server.planner.states import CAMPAIGN
+from server.planner.words import AssignmentState, CampaignState, Verb
 from server.ports import CampaignView, Clock, Database, DeltaRecord, ReleaseImage, ReleaseRecord, Unit
 from server.ui.attention import needs
 from server.ui.pictures import MAX_CELLS, CohortPicture, picture, versions_bar

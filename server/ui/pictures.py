@@ -6,7 +6,8 @@ Up to `MAX_CELLS` targets get a cell each; a larger campaign is drawn as bars, w
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from server.planner.model import AssignmentRow, AssignmentState, CohortRow
+from server.planner.rows import AssignmentRow, CohortRow
+from server.planner.words import AssignmentState
 from server.ui.wording import TONE_ORDER, TONE_TEXT, TONES, cohort_sentence, gate_words, spoken
 
 MAX_CELLS = 2000

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from server.planner.model import AssignmentRow, Explanation
+from server.planner.explain import Explanation
+from server.planner.rows import AssignmentRow
 from server.ports import AuditRecord
 
 TOGETHER_S = 60.0

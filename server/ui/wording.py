@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from server.campaigns.savings import Savings
-from server.planner.model import AssignmentState as A
-from server.planner.model import CampaignRow, CampaignState, CohortRow, CohortState, Verb
+from server.planner.rows import CampaignRow, CohortRow
+from server.planner.words import AssignmentState as A
+from server.planner.words import CampaignState, CohortState, Verb
 
 TONES: dict[A, str] = {
     A.PLANNED: "waiting",

@@ -12,7 +12,7 @@ from bench.__main__ import BENCHMARKS, DOCUMENT, RESULTS
 from bench.fleet_play import CAMPAIGN, IN_FLIGHT, Play
 from bench.measure import in_process
 from bench.table import BEGIN, END
-from server.planner.model import AssignmentState, CampaignState
+from server.planner.words import AssignmentState, CampaignState
 
 TOP = Path(__file__).parents[2]
 
@@ -61,7 +61,7 @@ def test_the_fleet_that_is_played_really_finishes_its_campaign() -> None:
     row = play.store.campaign(CAMPAIGN)
     assert row is not None
     assert row.state is CampaignState.COMPLETED
-    states = {play.store.assignment(CAMPAIGN, f"d-{number:07}") for number in range(2 * IN_FLIGHT)}
+    states = [play.store.assignment(CAMPAIGN, f"d-{number:07}") for number in range(2 * IN_FLIGHT)]
     assert {state.state for state in states if state} == {AssignmentState.VERIFIED}
     assert {"Candidate", "Ordered", "Reported", "Asked", "AssignmentDue", "CampaignDue"} <= set(play.rows)
 

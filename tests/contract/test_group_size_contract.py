@@ -6,8 +6,11 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.planner.model import Decision, Delete, Footprint, GroupRow, Put, TokenKind, TokenRow
+from server.planner.decision import Decision, Delete, Put
+from server.planner.rows import GroupRow, TokenRow
+from server.planner.slices import Footprint
 from server.planner.surroundings import GroupSize
+from server.planner.words import TokenKind
 from server.ports import AgentRecord, AgentStatus, Drift, Unit
 from server.storage import SqlDatabase
 

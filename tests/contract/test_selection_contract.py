@@ -1,14 +1,16 @@
 """Which targets a selection takes, by the database."""
 
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from server.planner.model import AssignmentState, Decision, Footprint, Put
+from server.planner.decision import Decision, Put
 from server.planner.selection import Match, Selection
+from server.planner.slices import Footprint
+from server.planner.words import AssignmentState
 from server.ports import Unit
 from server.storage import SqlDatabase
 from tests.contract.test_storage_contract import CAMPAIGN, COHORTS, assignment, enrol

@@ -1,39 +1,27 @@
 """The contract of `server.ports.Database`, held against SQLite in a real file."""
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from firmware.errors import RefusedError, UnavailableError
 from firmware.protocol.order import Counter
 from firmware.protocol.words import Action
 from server.errors import ConflictError
+from server.planner.decision import Decision, Delete, Put
 from server.planner.download_line import line_of
 from server.planner.downloads import place_group
-from server.planner.model import (
-    AssignmentRow,
-    AssignmentState,
-    CampaignRow,
-    CampaignState,
-    CohortRow,
-    CohortState,
-    Decision,
-    Delete,
-    Footprint,
-    GroupRow,
-    Put,
-    ReleaseKey,
-    TokenKind,
-    TokenRow,
-    campaign_group,
-)
 from server.planner.revision_rows import RevisionRow, RevisionState
+from server.planner.rows import AssignmentRow, CampaignRow, CohortRow, GroupRow, ReleaseKey, TokenRow, campaign_group
 from server.planner.selection import Selection
+from server.planner.slices import Footprint
 from server.planner.strategy import BudgetPolicy, CohortPolicy, GatePolicy, PreconditionPolicy, Strategy
 from server.planner.surroundings import Rival, Surroundings, Word
+from server.planner.words import AssignmentState, CampaignState, CohortState, TokenKind
 from server.ports import (
     AgentRecord,
     AgentStatus,
@@ -110,7 +98,7 @@ def agent(name: str, **changes: object) -> AgentRecord:
         certificate_serial="1",
         enrolled_at=1.5,
     )
-    return replace(made, **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
 
 
 def enrol(unit: Unit, *names: str, hardware: str = "hw-1", **labels: str) -> None:
@@ -195,7 +183,7 @@ class TestIdentities:
     async def test_a_claim_is_spent_once(self, database: SqlDatabase) -> None:
         await database.write(lambda unit: unit.identities.add_claim(self.CLAIM))
         spent = await database.write(lambda unit: unit.identities.spend_claim("c1", "s" * 64, 99.0))
-        assert spent == replace(self.CLAIM, uses_left=0)
+        assert spent == dataclasses.replace(self.CLAIM, uses_left=0)
         with pytest.raises(RefusedError) as caught:
             await database.write(lambda unit: unit.identities.spend_claim("c1", "s" * 64, 99.0))
         assert caught.value.kind == "claim-used-up"
@@ -256,25 +244,27 @@ class TestReleases:
     async def test_the_same_release_may_come_twice_and_another_may_not(self, database: SqlDatabase) -> None:
         await database.write(lambda unit: unit.releases.add(RELEASE))
         await database.write(lambda unit: unit.releases.set_state("lamp", "2", ReleaseState.SUSPECT))
-        await database.write(lambda unit: unit.releases.add(replace(RELEASE, published_at=9.0)))
+        await database.write(lambda unit: unit.releases.add(dataclasses.replace(RELEASE, published_at=9.0)))
         stored = await database.read(lambda unit: unit.releases.get("lamp", "2"))
-        assert stored == replace(RELEASE, state=ReleaseState.SUSPECT)
+        assert stored == dataclasses.replace(RELEASE, state=ReleaseState.SUSPECT)
         with pytest.raises(RefusedError) as caught:
-            await database.write(lambda unit: unit.releases.add(replace(RELEASE, counter=3)))
+            await database.write(lambda unit: unit.releases.add(dataclasses.replace(RELEASE, counter=3)))
         assert caught.value.kind == "release-exists"
         assert await database.read(lambda unit: unit.releases.list()) == [stored]
 
     async def test_what_a_release_requires_is_kept_and_learnt_later(self, database: SqlDatabase) -> None:
         asks = Requirements(min_counter=1, through=(1, 3))
         await database.write(lambda unit: unit.releases.add(RELEASE))
-        await database.write(lambda unit: unit.releases.add(replace(RELEASE, requires=asks)))
-        assert await database.read(lambda unit: unit.releases.get("lamp", "2")) == replace(RELEASE, requires=asks)
+        await database.write(lambda unit: unit.releases.add(dataclasses.replace(RELEASE, requires=asks)))
+        assert await database.read(lambda unit: unit.releases.get("lamp", "2")) == dataclasses.replace(
+            RELEASE, requires=asks
+        )
         await database.write(lambda unit: unit.releases.add(RELEASE))
         with pytest.raises(RefusedError):
-            await database.write(lambda unit: unit.releases.add(replace(RELEASE, requires=Requirements())))
+            await database.write(lambda unit: unit.releases.add(dataclasses.replace(RELEASE, requires=Requirements())))
         await database.write(lambda unit: unit.releases.set_requirements("lamp", "2", Requirements()))
         stored = await database.read(lambda unit: unit.releases.get("lamp", "2"))
-        assert stored == replace(RELEASE, requires=Requirements())
+        assert stored == dataclasses.replace(RELEASE, requires=Requirements())
 
     async def test_the_memory_of_a_delta_is_kept(self, database: SqlDatabase) -> None:
         file = StoredFile(path="deltas/a-b.otd", length=3, sha256="d" * 64)
@@ -287,7 +277,7 @@ class TestReleases:
     async def test_an_encrypted_release_keeps_its_key_apart(self, database: SqlDatabase) -> None:
         file = StoredFile(path="releases/lamp/2/image.enc", length=99, sha256="c" * 64)
         encrypted = EncryptedImage(file=file, salt="d" * 64, key_check="e" * 64)
-        release = replace(RELEASE, images=(replace(RELEASE.images[0], encrypted=encrypted),))
+        release = dataclasses.replace(RELEASE, images=(dataclasses.replace(RELEASE.images[0], encrypted=encrypted),))
         await database.write(lambda unit: unit.releases.add(release, content_key=b"\0wrapped"))
         assert await database.read(lambda unit: unit.releases.get("lamp", "2")) == release
         assert await database.read(lambda unit: unit.releases.content_key("lamp", "2")) == b"\0wrapped"
@@ -304,8 +294,8 @@ class TestReleases:
         assert await database.read(lambda unit: unit.releases.delta("a" * 64, "b" * 64)) == delta
         assert await database.read(lambda unit: unit.releases.delta("b" * 64, "a" * 64)) is None
         assert await database.read(lambda unit: unit.releases.deltas()) == [delta]
-        await database.write(lambda unit: unit.releases.add_delta(replace(delta, salt="5" * 64)))
-        assert await database.read(lambda unit: unit.releases.deltas()) == [replace(delta, salt="5" * 64)]
+        await database.write(lambda unit: unit.releases.add_delta(dataclasses.replace(delta, salt="5" * 64)))
+        assert await database.read(lambda unit: unit.releases.deltas()) == [dataclasses.replace(delta, salt="5" * 64)]
 
 
 class TestFleet:
@@ -432,7 +422,9 @@ class TestLegs:
         return database
 
     async def test_they_come_by_rank_with_the_deltas_that_are_there(self, started: SqlDatabase) -> None:
-        later = replace(self.LEG, rank=1, source_sha256="3" * 64, need=DeltaNeed.LEFT_OUT, reason="Nobody can.")
+        later = dataclasses.replace(
+            self.LEG, rank=1, source_sha256="3" * 64, need=DeltaNeed.LEFT_OUT, reason="Nobody can."
+        )
         await started.write(lambda unit: unit.campaigns.set_legs("spring", [later, self.LEG]))
         assert await started.read(lambda unit: unit.campaigns.legs("spring")) == (self.LEG, later)
         file = StoredFile(path="deltas/1-2.otd", length=77, sha256="d" * 64)
@@ -440,12 +432,12 @@ class TestLegs:
         await started.write(lambda unit: unit.releases.add_delta(delta))
         view = await started.read(lambda unit: unit.campaigns.view("spring"))
         assert view is not None
-        assert view.legs == (replace(self.LEG, delta_bytes=77), later)
+        assert view.legs == (dataclasses.replace(self.LEG, delta_bytes=77), later)
         await started.write(lambda unit: unit.campaigns.set_legs("spring", [later]))
         assert await started.read(lambda unit: unit.campaigns.legs("spring")) == (later,)
 
     async def test_what_is_wanted_next_and_who_waits_for_nothing_more(self, started: SqlDatabase) -> None:
-        second = replace(self.LEG, rank=1, source_sha256="3" * 64)
+        second = dataclasses.replace(self.LEG, rank=1, source_sha256="3" * 64)
         await started.write(lambda unit: unit.campaigns.set_legs("spring", [self.LEG, second]))
         for expected in (self.LEG, second):
             assert await started.read(lambda unit: unit.campaigns.next_leg()) == expected
@@ -510,7 +502,7 @@ class TestCampaigns:
             campaign="spring",
             number=2,
             state=RevisionState.PROPOSED,
-            strategy=replace(STRATEGY, patience_s=5.0),
+            strategy=dataclasses.replace(STRATEGY, patience_s=5.0),
             selection=Selection(labels={"site": "berlin"}),
             needed=2,
             agreed=("bob",),
@@ -533,7 +525,7 @@ class TestCampaigns:
 
     async def test_a_draft_made_anew_keeps_its_revisions_and_nothing_else(self, database: SqlDatabase) -> None:
         await database.write(plan)
-        anew = replace(CAMPAIGN, strategy=replace(STRATEGY, patience_s=5.0), revision=2, version=1)
+        anew = replace(CAMPAIGN, strategy=dataclasses.replace(STRATEGY, patience_s=5.0), revision=2, version=1)
         values = {"created_at": 9.0, "created_by": "bob", "selection": Selection(labels={"site": "berlin"})}
         await database.write(lambda unit: unit.campaigns.redraft(anew, "spring", COHORTS[:1], **values))
         view = await database.read(lambda unit: unit.campaigns.view("spring"))
@@ -551,7 +543,7 @@ class TestCampaigns:
             CAMPAIGN,
             id="summer",
             state=CampaignState.PAUSED,
-            strategy=replace(STRATEGY, priority=7),
+            strategy=dataclasses.replace(STRATEGY, priority=7),
             release=ReleaseKey(product="lamp", version="3", counter=3, sha256="b" * 64),
         )
         cohorts = tuple(replace(cohort, campaign="summer") for cohort in COHORTS)
@@ -590,7 +582,9 @@ class TestCampaigns:
         assert draft.rivals == (), "a draft wants nothing yet"
 
     async def test_words_that_a_strategy_waits_for_come_with_the_target(self, database: SqlDatabase) -> None:
-        asks = replace(CAMPAIGN, strategy=replace(STRATEGY, preconditions=(PreconditionPolicy(name="backup"),)))
+        asks = replace(
+            CAMPAIGN, strategy=dataclasses.replace(STRATEGY, preconditions=(PreconditionPolicy(name="backup"),))
+        )
         word = Word(name="backup", key="site=berlin", good=False, by="bob", reason="", at=1.0, expires_at=9.0)
 
         def work(unit: Unit) -> None:
@@ -762,7 +756,7 @@ class TestCampaigns:
     async def test_a_younger_campaign_is_told_where_drift_is_corrected(self, database: SqlDatabase) -> None:
         def work(unit: Unit) -> None:
             enrol(unit, "t1")
-            correcting = replace(STRATEGY, on_drift="correct")
+            correcting = dataclasses.replace(STRATEGY, on_drift="correct")
             rows = (
                 replace(CAMPAIGN, strategy=correcting),
                 replace(CAMPAIGN, id="autumn", state=CampaignState.RUNNING),
@@ -1059,12 +1053,12 @@ class TestOutboxAndOrders:
         )
         await database.write(lambda unit: unit.orders.put(first))
         for counter in (Counter(epoch=1, n=9), Counter(epoch=1, n=8), Counter(epoch=0, n=10)):
-            lower = replace(first, counter=counter, envelope=b"x")
+            lower = dataclasses.replace(first, counter=counter, envelope=b"x")
             with pytest.raises(ConflictError):
                 await database.write(lambda unit, order=lower: unit.orders.put(order))  # type: ignore[misc]
-        higher = replace(first, counter=Counter(epoch=2, n=1))
+        higher = dataclasses.replace(first, counter=Counter(epoch=2, n=1))
         await database.write(lambda unit: unit.orders.put(higher))
-        await database.write(lambda unit: unit.orders.put(replace(first, target="t2")))
+        await database.write(lambda unit: unit.orders.put(dataclasses.replace(first, target="t2")))
         page = await database.read(lambda unit: unit.orders.page(limit=1))
         assert (page.rows, page.next) == ([higher], "t1")
         rest = await database.read(lambda unit: unit.orders.page(cursor="t1", limit=2))

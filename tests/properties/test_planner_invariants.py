@@ -4,39 +4,24 @@ Devices here lie, repeat themselves, answer late and fall silent; the shell lose
 budget is exceeded by an admission, no pause grants a permit, no counter drifts, and nobody is lost.
 """
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from msgspec.structs import replace
 
 from firmware.errors import RefusedError
 from firmware.protocol.words import Action, AgentState
 from server.errors import NotFoundError
-from server.planner.model import (
-    AssignmentRow,
-    AssignmentState,
-    CampaignDue,
-    CampaignRow,
-    CampaignState,
-    CohortState,
-    Decision,
-    Event,
-    Footprint,
-    GateAnswered,
-    GateVerdict,
-    GrantPermit,
-    GroupRow,
-    Record,
-    Reported,
-    Slice,
-    TargetRow,
-    TokenKind,
-    Verb,
-    campaign_group,
-)
+from server.planner.commands import GrantPermit, Record
+from server.planner.decision import Decision
+from server.planner.events import CampaignDue, Event, GateAnswered, Reported
+from server.planner.gates import judge
+from server.planner.rows import AssignmentRow, CampaignRow, GroupRow, TargetRow, campaign_group
+from server.planner.slices import Footprint, Slice
 from server.planner.states import FAILURES, GOING_BACK, IN_FLIGHT, LIVE, NEUTRAL, UNDECIDED, WAITING, TransitionError
 from server.planner.step import step
 from server.planner.strategy import (
@@ -52,6 +37,7 @@ from server.planner.strategy import (
     VerifyPolicy,
 )
 from server.planner.surroundings import BehindRow, Word
+from server.planner.words import AssignmentState, CampaignState, CohortState, GateVerdict, TokenKind, Verb
 from tests.server.planner.playbook import (
     HEALTHY_S,
     HORIZON_S,
@@ -160,7 +146,7 @@ class PlannerMachine(RuleBasedStateMachine):
                 groups = (*groups, f"gateway={gateways[name]}")
             self.board.add_target(name, groups=groups, rollback_available=index != 3)
         self.board.add_campaign("c", TARGETS[:5], first)
-        self.board.add_campaign("d", TARGETS[3:], replace(second, after=()))
+        self.board.add_campaign("d", TARGETS[3:], dataclasses.replace(second, after=()))
         for name in CAMPAIGNS:
             self.board.put_leaves_first(name)
         self.sizes = {(row.campaign, row.index): row.size for name in CAMPAIGNS for row in self.board.cohorts(name)}
@@ -412,6 +398,21 @@ class PlannerMachine(RuleBasedStateMachine):
                 if cohort.name != "late":
                     assert cohort.moved_to_late >= 0
                     assert cohort.size + cohort.moved_to_late == self.sizes[name, cohort.index]
+
+    @invariant()
+    def verdicts_are_what_judging_now_would_say(self) -> None:
+        """Though a cohort is judged only when something that its gates look at changed."""
+        for name in CAMPAIGNS:
+            campaign = self.board.campaign(name)
+            for cohort in self.board.cohorts(name) if campaign.state in LIVE else ():
+                policy = campaign.strategy.cohorts[cohort.index] if cohort.name != "late" else None
+                if policy is None or not policy.is_timeless:
+                    continue
+                judged = judge(policy, cohort, self.board.now)
+                if cohort.state is CohortState.OPEN:
+                    assert (cohort.verdict, cohort.verdict_text) == (judged.verdict, judged.text)
+                elif cohort.state is CohortState.PASSED:
+                    assert judged.verdict is not GateVerdict.FAIL
 
     @invariant()
     def strata_are_exact(self) -> None:

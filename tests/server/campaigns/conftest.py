@@ -28,7 +28,8 @@ from server.campaigns.preparation import Preparation
 from server.campaigns.publisher import Publisher
 from server.campaigns.release_keys import ReleaseKeys
 from server.campaigns.service import CampaignService
-from server.planner.model import CampaignState, Footprint, Verb
+from server.planner.slices import Footprint
+from server.planner.words import CampaignState, Verb
 from server.ports import (
     AgentRecord,
     AgentStatus,

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from firmware.protocol.words import Action, AgentState
-from server.planner.model import CampaignState, CohortState, Verb
+from server.planner.words import CampaignState, CohortState, Verb
 from server.ports import ReleaseState
 from tests.server.campaigns.test_preparation import CAMPAIGN as BARE
 

@@ -14,7 +14,8 @@ from server.campaigns.decommission import DecommissionService
 from server.campaigns.eviction import Evictions
 from server.campaigns.standing import StandingService, Step
 from server.errors import NotFoundError
-from server.planner.model import CampaignState, Footprint, Verb
+from server.planner.slices import Footprint
+from server.planner.words import CampaignState, Verb
 from server.ports import AgentStatus
 
 ALL_AT_ONCE = """

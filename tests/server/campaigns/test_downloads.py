@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from server.planner.model import CampaignState
+from server.planner.words import CampaignState
 from tests.server.campaigns.conftest import CAMPAIGN
 
 ONE_AT_A_TIME = CAMPAIGN.replace(

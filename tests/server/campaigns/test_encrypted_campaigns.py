@@ -25,7 +25,7 @@ from firmware.protocol.report import EncryptionKey
 from firmware.protocol.topics import Leaf, of_target
 from server.campaigns.release_keys import RELEASE_KEY_FILE, ReleaseKeys
 from server.campaigns.standing import StandingService, Step
-from server.planner.model import Verb
+from server.planner.words import Verb
 from server.ports import EncryptedImage, StoredFile
 
 CONTENT_KEY = ContentKey.new()

@@ -1,15 +1,17 @@
 """What the planner refuses, or what breaks a turn, is put on the trail and left behind; the loop and the others go on."""
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from firmware.errors import RefusedError, UnavailableError
 from firmware.protocol.words import AgentState
-from server.planner.model import Decision, Event, Footprint, Put, Slice
+from server.planner.decision import Decision, Put
+from server.planner.events import Event
+from server.planner.slices import Footprint, Slice
 
 
 async def test_a_message_that_cannot_be_handled_is_left_out_and_the_next_is_not(stage: Any) -> None:

@@ -12,7 +12,7 @@ from server.campaigns.director import Director
 from server.campaigns.housekeeping import KEEP_S, PAGE, Housekeeping
 from server.campaigns.ingest import Ingest
 from server.campaigns.pace import Pace
-from server.planner.model import Verb
+from server.planner.words import Verb
 
 FORGER = CryptoSigner.generate_ed25519()
 

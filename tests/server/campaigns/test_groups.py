@@ -5,7 +5,9 @@ from collections.abc import Mapping
 import pytest
 
 from firmware.errors import RefusedError
-from server.planner.model import AssignmentRow, CampaignState, Footprint, Verb
+from server.planner.rows import AssignmentRow
+from server.planner.slices import Footprint
+from server.planner.words import CampaignState, Verb
 from server.ports import AgentRecord, AgentStatus, Unit
 from tests.server.campaigns.conftest import HARDWARE, KEYS, Device, Stage
 

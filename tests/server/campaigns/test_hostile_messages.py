@@ -20,7 +20,8 @@ from server.campaigns.intake import Intake
 from server.campaigns.reading import read_message
 from server.campaigns.standing import StandingService, Step
 from server.errors import ConflictError
-from server.planner.model import Footprint, Verb
+from server.planner.slices import Footprint
+from server.planner.words import Verb
 from server.ports import AgentStatus
 
 FORGER = CryptoSigner.generate_ed25519()

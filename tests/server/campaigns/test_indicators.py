@@ -8,8 +8,10 @@ import pytest
 
 from firmware.errors import UnavailableError
 from server.campaigns.indicators import Indicators
-from server.planner.model import CampaignRow, CampaignState, CohortRow, CohortState, ReleaseKey, SliRead
+from server.planner.events import SliRead
+from server.planner.rows import CampaignRow, CohortRow, ReleaseKey
 from server.planner.strategy import CohortPolicy, GatePolicy, Strategy
+from server.planner.words import CampaignState, CohortState
 from server.storage import SqlDatabase
 
 GATE = GatePolicy(kind="sli", name="errors", limit=1.0, every_s=30.0)

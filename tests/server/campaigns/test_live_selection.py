@@ -3,7 +3,7 @@
 from typing import Any
 
 from server.campaigns.enlisting import Enlisting
-from server.planner.model import CampaignState
+from server.planner.words import CampaignState
 from tests.server.campaigns.conftest import CAMPAIGN
 
 LIVE = CAMPAIGN + "selection: {exclude: [{labels: {agent.ring: lab}}], membership: live}\n"

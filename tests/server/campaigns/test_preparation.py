@@ -6,7 +6,7 @@ import pytest
 
 from firmware.errors import UnavailableError
 from firmware.protocol.report import Running
-from server.planner.model import CampaignState, CohortState, Verb
+from server.planner.words import CampaignState, CohortState, Verb
 from server.ports import DeltaNeed
 
 WAIT_S = 600

@@ -14,7 +14,7 @@ from server.campaigns.housekeeping import Housekeeping
 from server.campaigns.presence_watch import PresenceWatch
 from server.errors import NotFoundError
 from server.planner.availability import HOUR_S, SETTLE_S, Availability
-from server.planner.model import AssignmentState, CampaignState, Verb
+from server.planner.words import AssignmentState, CampaignState, Verb
 from tests.server.campaigns.conftest import CAMPAIGN, Stage
 
 DAY_S = 86400.0

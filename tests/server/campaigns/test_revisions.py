@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from firmware.errors import RefusedError
-from server.planner.model import AssignmentState, CampaignState, Verb
 from server.planner.states import TransitionError
+from server.planner.words import AssignmentState, CampaignState, Verb
 from tests.server.campaigns.conftest import CAMPAIGN
 
 WIDER = CAMPAIGN.replace("limit: 2", "limit: 3")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from server.planner.model import CampaignState
+from server.planner.words import CampaignState
 
 DEVICES = ("t0", "t1", "t2")
 THROUGH = """

@@ -9,7 +9,7 @@ from firmware.contents import contents_sha256
 from firmware.errors import UnavailableError
 from server.campaigns import paths
 from server.campaigns.savings import savings
-from server.planner.model import CampaignState
+from server.planner.words import CampaignState
 from server.ports import DeltaNeed, DeltaRecord, Origin, ReleaseImage, ReleaseRecord, StoredFile, Unit
 from tests.server.campaigns.conftest import HARDWARE, PRODUCT
 from tests.server.campaigns.test_release_service import PROGRAM, Bench, bench

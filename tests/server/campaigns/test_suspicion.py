@@ -7,7 +7,7 @@ import pytest
 from firmware.errors import RefusedError
 from firmware.protocol.report import Reason
 from server.errors import NotFoundError
-from server.planner.model import CampaignState, Verb
+from server.planner.words import CampaignState, Verb
 from server.ports import ReleaseState
 
 from .conftest import CAMPAIGN

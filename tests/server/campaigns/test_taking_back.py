@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from server.planner.model import CampaignState, CohortState
+from server.planner.words import CampaignState, CohortState
 
 
 async def completed(stage: Any) -> Any:

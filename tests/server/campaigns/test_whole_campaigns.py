@@ -7,7 +7,7 @@ import pytest
 from firmware.errors import RefusedError
 from firmware.protocol.words import Action
 from server.errors import NotFoundError
-from server.planner.model import CampaignState, Verb
+from server.planner.words import CampaignState, Verb
 
 
 async def prepared(stage: Any, names: int = 4, **changes: Any) -> Any:

@@ -9,7 +9,7 @@ import pytest
 
 from server.cli import run
 from server.cli.output import emit, table
-from server.planner.model import Verb
+from server.planner.words import Verb
 from server.ports import LogState, Role
 from tests.people_side import CAMPAIGN, RELEASE_KEY, PeopleSide, run_first_release
 

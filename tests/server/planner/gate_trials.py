@@ -15,9 +15,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from server.planner.model import GateVerdict
 from server.planner.states import Move
 from server.planner.strategy import GatePolicy
+from server.planner.words import GateVerdict
 from tests.server.planner.gatehouse import HELD, PASS, Gatehouse, rate
 
 PAGE = Path(__file__).parents[3] / "docs" / "explanation" / "gates.md"

@@ -10,20 +10,12 @@ from server.planner.dealing import deal
 from server.planner.gate_rows import BlockRow
 from server.planner.gates import judge
 from server.planner.ledger import Ledger
-from server.planner.model import (
-    AssignmentRow,
-    AssignmentState,
-    CampaignRow,
-    CampaignState,
-    CohortRow,
-    CohortState,
-    GateVerdict,
-    Slice,
-    TargetRow,
-)
+from server.planner.rows import AssignmentRow, CampaignRow, CohortRow, TargetRow
+from server.planner.slices import Slice
 from server.planner.states import Move
 from server.planner.strata import Key, keys
 from server.planner.strategy import CohortPolicy, GatePolicy, Strategy
+from server.planner.words import AssignmentState, CampaignState, CohortState, GateVerdict
 from tests.server.planner.playbook import RELEASE
 
 FAIL, PASS, HELD = GateVerdict.FAIL, GateVerdict.PASS, GateVerdict.INSUFFICIENT

@@ -6,68 +6,66 @@ It does what the real shell does and nothing more: loads what the footprint says
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from firmware.protocol.words import Action
 from server.errors import ConflictError
 from server.planner.ask_events import CHECKS, Check
 from server.planner.cohorts import split
+from server.planner.commands import (
+    Admit,
+    Command,
+    Displace,
+    Doubt,
+    GrantPermit,
+    PrepareDeltas,
+    Recall,
+    Record,
+    SendOrder,
+    TellWait,
+)
 from server.planner.dealing import deal
+from server.planner.decision import Decision, Delete
 from server.planner.download_line import NextInLine, PlaceFree, line_of
 from server.planner.downloads import groups_of
 from server.planner.drift import STARTED
-from server.planner.explain import explain
-from server.planner.gate_rows import BlockRow
-from server.planner.gateways import Path, named, path_groups, path_of
-from server.planner.grouping import leaves_first
-from server.planner.model import (
-    Admit,
+from server.planner.events import (
     Asked,
     AssignmentDue,
-    AssignmentRow,
-    AssignmentState,
     CampaignDue,
-    CampaignRow,
-    CampaignState,
     Candidate,
     Cleared,
     CohortDrained,
-    CohortRow,
-    Command,
     Commanded,
-    Decision,
-    Delete,
     DeltasReady,
-    Displace,
     Displaced,
-    Doubt,
     Doubted,
     Event,
-    Explanation,
-    Footprint,
-    GrantPermit,
-    GroupRow,
     LeftOut,
     Ordered,
     OrderImpossible,
-    PrepareDeltas,
-    Recall,
     Recalled,
-    Record,
-    ReleaseKey,
     Reported,
-    Row,
-    SendOrder,
-    Slice,
     TakenBack,
+)
+from server.planner.explain import Explanation, explain
+from server.planner.gate_rows import BlockRow
+from server.planner.gateways import Path, named, path_groups, path_of
+from server.planner.grouping import leaves_first
+from server.planner.revision_rows import RevisionRow
+from server.planner.rows import (
+    AssignmentRow,
+    CampaignRow,
+    CohortRow,
+    GroupRow,
+    ReleaseKey,
+    Row,
     TargetRow,
-    TellWait,
-    TokenKind,
     TokenRow,
-    Verb,
     campaign_group,
 )
-from server.planner.revision_rows import RevisionRow
+from server.planner.slices import Footprint, Slice
 from server.planner.states import LIVE, WAITING
 from server.planner.step import footprint, step
 from server.planner.strata import keys
@@ -83,6 +81,7 @@ from server.planner.surroundings import (
     Surroundings,
     Word,
 )
+from server.planner.words import AssignmentState, CampaignState, TokenKind, Verb
 
 OLD = "1" * 64
 NEW = "2" * 64

@@ -5,13 +5,14 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from server.planner import betting, gates
 from server.planner.betting import LATTICE
-from server.planner.model import AssignmentState, CampaignState, CohortState, GateVerdict
 from server.planner.rate_gate import needed
 from server.planner.states import FAILURES, IN_FLIGHT, NEUTRAL, UNDECIDED, Move
 from server.planner.strategy import CohortPolicy, GatePolicy
+from server.planner.words import AssignmentState, CampaignState, CohortState, GateVerdict
 from tests.server.planner.gatehouse import FAIL, HELD, PASS, Gatehouse, rate
 from tests.server.planner.playbook import HORIZON_S, PATIENCE_S, fleet, strategy
 
@@ -115,10 +116,8 @@ def test_a_regression_takes_its_success_back_and_a_late_word_its_failure() -> No
     kept = house.cohort.strata["all"]
     assert house.move("t0", Move.OTHER_IMAGE) is HELD
     assert house.cohort.strata["all"].worst == ((0, NEEDED - 1), (LATTICE, 1))
-    house.rows["t0"] = house.rows["t0"].__class__(**{**vars(house.rows["t0"]), "state": AssignmentState.MISSING})
-    house.cohorts[0] = house.cohort.__class__(
-        **{**vars(house.cohort), "counts": {AssignmentState.VERIFIED: NEEDED - 1, AssignmentState.MISSING: 1}}
-    )
+    house.rows["t0"] = replace(house.rows["t0"], state=AssignmentState.MISSING)
+    house.cohorts[0] = replace(house.cohort, counts={AssignmentState.VERIFIED: NEEDED - 1, AssignmentState.MISSING: 1})
     assert house.verify("t0") is PASS
     assert house.cohort.strata["all"] == kept
 
@@ -411,7 +410,7 @@ def test_an_accepted_lack_of_evidence_is_on_the_trail_with_who_signed() -> None:
 
 
 def test_a_paused_campaign_accepts_nothing_until_it_is_resumed() -> None:
-    from server.planner.model import Verb
+    from server.planner.words import Verb
 
     gate = rate(0.05, accept_after_s=500.0, accept_by="ann")
     board = fleet(5, strategy(cohorts=(CohortPolicy(name="wave", count=3, gate=gate), CohortPolicy(name="rest"))))
@@ -429,4 +428,4 @@ def test_every_end_that_says_nothing_is_outside_the_numbers(state: AssignmentSta
     from server.planner.strata import standing
 
     row = Gatehouse((rate(),), alone(1)).rows["t0"]
-    assert standing(row.__class__(**{**vars(row), "state": state})) is None
+    assert standing(replace(row, state=state)) is None

@@ -4,26 +4,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from firmware.errors import RefusedError
 from server.errors import NotFoundError
 from server.planner import betting, gates, pair_gate, power
 from server.planner.cohorts import split
 from server.planner.dealing import MAX_STRATA, deal
+from server.planner.events import Compared, GateAnswered, SliRead
 from server.planner.gate_policy import parse_gates
 from server.planner.gate_rows import Stratum
-from server.planner.model import (
-    AssignmentState,
-    CohortRow,
-    CohortState,
-    Compared,
-    GateAnswered,
-    GateVerdict,
-    SliRead,
-    Verb,
-)
+from server.planner.rows import CohortRow
 from server.planner.states import TransitionError
 from server.planner.strategy import CohortPolicy, GatePolicy, MetricPolicy
+from server.planner.words import AssignmentState, CohortState, GateVerdict, Verb
 from tests.server.planner.gate_trials import at_most
 from tests.server.planner.gatehouse import rate
 from tests.server.planner.playbook import Board, fleet, strategy
@@ -269,7 +263,7 @@ def pair_verdict(harm_sd: float, pairs: int, rng: np.random.Generator) -> GateVe
         points = pair_gate.half_points(policy.metrics[0], own, control)
         number = points * betting.LATTICE // 2
         told = betting.changed(stratum.metrics.get("restarts", ()), None, number)
-        stratum = replace(stratum, metrics={"restarts": told})
+        stratum = structs.replace(stratum, metrics={"restarts": told})
         row = CohortRow(
             campaign="c",
             index=0,

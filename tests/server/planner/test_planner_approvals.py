@@ -1,16 +1,18 @@
 """Approvals and start times: two people, expiry, rules by risk, the emergency that owes, and what waits for its time."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from firmware.errors import RefusedError
 from server.planner import approvals
-from server.planner.model import CampaignDue, CampaignState, Commanded, Record, Verb
+from server.planner.commands import Record
+from server.planner.events import CampaignDue, Commanded
 from server.planner.policy import parse_strategy
 from server.planner.states import TransitionError
 from server.planner.strategy import ApprovalPolicy, ApprovalRule
+from server.planner.words import CampaignState, Verb
 from tests.server.planner.playbook import Board, key_of, strategy
 
 C = CampaignState

@@ -1,15 +1,16 @@
 """Budgets by share and by what must stay up, members that are offline, and members that are down without having asked."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from server.planner import budgets
 from server.planner.ask_events import budgets_have_room
+from server.planner.commands import GrantPermit, TellWait
 from server.planner.explain import explain
 from server.planner.ledger import Ledger
-from server.planner.model import AssignmentState, CampaignState, Footprint, GrantPermit, TellWait, TokenKind, Verb
+from server.planner.slices import Footprint
 from server.planner.strategy import BudgetPolicy, CohortPolicy, GatePolicy
+from server.planner.words import AssignmentState, CampaignState, TokenKind, Verb
 from tests.server.planner.playbook import HEALTHY_S, HORIZON_S, NEW, OLD, OTHER, Board, strategy
 
 A = AssignmentState

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from firmware.errors import RefusedError
 from firmware.protocol.words import Action
 from server.planner.calendar import Calendar, Cron, Dates, Times, Weekly, next_fit
-from server.planner.model import AssignmentState, GrantPermit, TellWait, Verb
+from server.planner.commands import GrantPermit, TellWait
 from server.planner.policy import parse_strategy
 from server.planner.strategy import CohortPolicy
+from server.planner.words import AssignmentState, Verb
 from tests.server.planner.playbook import PATIENCE_S, RETRY_S, Board, fleet, strategy
 
 BERLIN = ZoneInfo("Europe/Berlin")

@@ -1,30 +1,19 @@
 """Campaigns from start to end: cohorts, gates, what counts as success, what a failure does, what people may tell."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from firmware.errors import RefusedError
 from firmware.protocol.words import Action
 from server.errors import NotFoundError
-from server.planner.model import (
-    Admit,
-    AssignmentDue,
-    AssignmentState,
-    CampaignDue,
-    CampaignState,
-    CohortState,
-    Commanded,
-    GateVerdict,
-    GrantPermit,
-    Put,
-    Slice,
-    TellWait,
-    Verb,
-)
+from server.planner.commands import Admit, GrantPermit, TellWait
+from server.planner.decision import Put
+from server.planner.events import AssignmentDue, CampaignDue, Commanded
+from server.planner.slices import Slice
 from server.planner.states import TransitionError
 from server.planner.step import step
 from server.planner.strategy import CohortPolicy, GatePolicy
+from server.planner.words import AssignmentState, CampaignState, CohortState, GateVerdict, Verb
 from tests.server.planner.playbook import (
     HEALTHY_S,
     HORIZON_S,

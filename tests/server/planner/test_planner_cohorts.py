@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.planner.cohorts import sizes, split
-from server.planner.model import AssignmentState
 from server.planner.strategy import CohortPolicy
+from server.planner.words import AssignmentState
 from tests.server.planner.playbook import strategy
 
 THREE = strategy(cohorts=(CohortPolicy(name="a", count=3), CohortPolicy(name="b", percent=10), CohortPolicy(name="c")))

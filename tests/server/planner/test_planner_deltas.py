@@ -1,7 +1,8 @@
 """The first cohort waits for the campaign's deltas: never longer than the strategy says, and never because of one that failed."""
 
-from server.planner.model import AssignmentState, CampaignState, CohortState, PrepareDeltas, Verb
+from server.planner.commands import PrepareDeltas
 from server.planner.strategy import DeltaPolicy
+from server.planner.words import AssignmentState, CampaignState, CohortState, Verb
 from tests.server.planner.playbook import Board, fleet, strategy
 
 A, C = AssignmentState, CampaignState

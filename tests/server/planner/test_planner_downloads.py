@@ -1,17 +1,17 @@
 """Downloads: how many of a site fetch at once, who comes next, and who gives a place back."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from firmware.errors import RefusedError
 from firmware.protocol.words import Action
 from server.planner.deadlines import HEARD_FACTOR
 from server.planner.download_line import line_of
 from server.planner.downloads import place_group
-from server.planner.model import AssignmentState, Footprint, TokenKind, Verb
 from server.planner.policy import parse_strategy
+from server.planner.slices import Footprint
 from server.planner.strategy import CohortPolicy, DownloadPolicy, GatePolicy, RetryPolicy, Strategy, TimeoutPolicy
+from server.planner.words import AssignmentState, TokenKind, Verb
 from tests.server.planner.playbook import NEW, OLD, PATIENCE_S, STEP, Board, fleet, strategy
 
 A = AssignmentState

@@ -1,11 +1,12 @@
 """Versions that were changed by hand: told apart from regressions, shown, and corrected where the strategy says so."""
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from firmware.protocol.words import Action
+from server.planner.commands import GrantPermit, TellWait
 from server.planner.drift import MOST_CORRECTIONS
-from server.planner.model import AssignmentState, CampaignState, GrantPermit, TellWait, Verb
 from server.planner.strategy import BudgetPolicy, CohortPolicy
+from server.planner.words import AssignmentState, CampaignState, Verb
 from tests.server.planner.playbook import HEALTHY_S, NEW, OLD, OTHER, STEP, Board, fleet, strategy
 
 A, C = AssignmentState, CampaignState

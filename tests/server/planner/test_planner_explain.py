@@ -1,13 +1,14 @@
 """Why a target isn't moving, in every state it can be in."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from server.errors import NotFoundError
 from server.planner.explain import explain
-from server.planner.model import AssignmentState, CampaignState, Footprint, Slice, TokenKind, TokenRow, Verb
+from server.planner.rows import TokenRow
+from server.planner.slices import Footprint, Slice
 from server.planner.strategy import BudgetPolicy, CohortPolicy
+from server.planner.words import AssignmentState, CampaignState, TokenKind, Verb
 from tests.server.planner.playbook import HORIZON_S, NEW, OLD, PATIENCE_S, Board, fleet, strategy
 
 ALL = (CohortPolicy(name="all"),)

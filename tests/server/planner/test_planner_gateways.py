@@ -1,14 +1,15 @@
 """Management paths: nothing above or below a target in flight, and gateways that go after their leaves."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
+from server.planner.commands import GrantPermit, TellWait
 from server.planner.explain import explain
 from server.planner.gateways import MAX_DEPTH, MAX_GATEWAYS, Path, named, path_of
-from server.planner.model import AssignmentState, Footprint, GrantPermit, TellWait, TokenKind, Verb
+from server.planner.slices import Footprint
 from server.planner.strategy import CohortPolicy, GatePolicy
 from server.planner.surroundings import BehindRow
+from server.planner.words import AssignmentState, TokenKind, Verb
 from tests.server.planner.playbook import HEALTHY_S, HORIZON_S, NEW, OLD, OTHER, PATIENCE_S, Board, strategy
 
 A = AssignmentState

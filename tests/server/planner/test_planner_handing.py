@@ -1,11 +1,14 @@
 """Orders given out for unattended use: a permit out of sight, counted from then on; what silence and a typed code mean."""
 
 import pytest
+from msgspec.structs import replace
 
 from firmware.errors import RefusedError
 from firmware.protocol.words import Action
-from server.planner.model import AssignmentState, CampaignState, CodeGiven, HandOut, SendOrder, TokenKind, Verb
+from server.planner.commands import SendOrder
+from server.planner.events import CodeGiven, HandOut
 from server.planner.strategy import BudgetPolicy, CohortPolicy, GatePolicy, UnattendedPolicy
+from server.planner.words import AssignmentState, CampaignState, TokenKind, Verb
 from tests.server.planner.playbook import HEALTHY_S, HORIZON_S, NEW, OLD, PATIENCE_S, Board, fleet, strategy
 
 A = AssignmentState
@@ -98,7 +101,7 @@ def test_a_quarantined_target_and_a_closed_cohort_get_nothing() -> None:
     later = board.members("rest")[0]
     assert refused(board, later) == "not-admitted"
     board = out_board()
-    board.rows["target", "t0"] = board.target("t0").__class__(**{**vars(board.target("t0")), "quarantined": True})
+    board.rows["target", "t0"] = replace(board.target("t0"), quarantined=True)
     assert refused(board, "t0") == "quarantined"
 
 

@@ -1,9 +1,10 @@
 """Targets that are asleep: `late`, coming back, expiry, and the breaker."""
 
 from firmware.protocol.words import Action
+from server.planner.commands import GrantPermit, TellWait
 from server.planner.deadlines import HEARD_FACTOR
-from server.planner.model import AssignmentState, CampaignState, CohortState, GrantPermit, TellWait, Verb
 from server.planner.strategy import CohortPolicy, GatePolicy
+from server.planner.words import AssignmentState, CampaignState, CohortState, Verb
 from tests.server.planner.playbook import (
     HEALTHY_S,
     HORIZON_S,

@@ -1,15 +1,15 @@
 """What comes before what: campaigns, versions, releases of a group that stay close, groups that go whole."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
+from server.planner.commands import GrantPermit, TellWait
 from server.planner.group_checks import steps_between
 from server.planner.grouping import regroup, whole_groups
-from server.planner.model import AssignmentState, CampaignState, GrantPermit, TellWait, Verb
 from server.planner.strategy import AfterPolicy, CohortPolicy, GatePolicy, RequirePolicy, SkewPolicy, TogetherPolicy
 from server.planner.surroundings import MAX_PEERS
 from server.planner.versions import version_key
+from server.planner.words import AssignmentState, CampaignState, Verb
 from tests.server.planner.playbook import HEALTHY_S, NEW, OLD, OTHER, PATIENCE_S, STEP, Board, fleet, strategy
 
 A, C = AssignmentState, CampaignState

@@ -1,17 +1,18 @@
 """Rates: what may begin in a time, across cohorts and campaigns, whoever asks when; and when who waits comes back."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from firmware.errors import RefusedError
-from server.planner.model import AssignmentState, GrantPermit, TellWait, Verb
+from server.planner.commands import GrantPermit, TellWait
 from server.planner.pace import interval_s
 from server.planner.policy import parse_strategy
 from server.planner.strategy import BudgetPolicy, CohortPolicy, GatePolicy, RatePolicy
+from server.planner.words import AssignmentState, Verb
 from tests.server.planner.playbook import NEW, RETRY_S, Board, fleet, key_of, strategy
 
 BEARS_ALL = (CohortPolicy(name="all", gate=GatePolicy(kind="share", max_failure_rate=1.0)),)

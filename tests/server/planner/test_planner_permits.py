@@ -1,14 +1,15 @@
 """Asks, permits and budgets: who may be down at once, and that nobody can ask their way around it."""
 
-from dataclasses import replace
 from datetime import time
 
 import pytest
+from msgspec.structs import replace
 
 from server.planner import ask_events, budgets, group_checks, preconditions
 from server.planner.ask_events import CHECKS, Check
 from server.planner.calendar import Calendar, Times, Weekly
-from server.planner.model import AssignmentState, CampaignState, GrantPermit, TargetRow, TellWait, TokenKind, Verb
+from server.planner.commands import GrantPermit, TellWait
+from server.planner.rows import TargetRow
 from server.planner.states import TransitionError
 from server.planner.strategy import (
     AfterPolicy,
@@ -22,6 +23,7 @@ from server.planner.strategy import (
     TogetherPolicy,
 )
 from server.planner.surroundings import BehindRow
+from server.planner.words import AssignmentState, CampaignState, TokenKind, Verb
 from tests.server.planner.playbook import (
     HEALTHY_S,
     HORIZON_S,

@@ -3,10 +3,11 @@
 import pytest
 
 from firmware.errors import RefusedError
-from server.planner.model import GrantPermit, TellWait, Verb
+from server.planner.commands import GrantPermit, TellWait
 from server.planner.policy import parse_strategy
 from server.planner.strategy import CohortPolicy, PreconditionPolicy
 from server.planner.surroundings import Word
+from server.planner.words import Verb
 from tests.server.planner.playbook import NEW, Board, fleet, strategy
 
 ALL = (CohortPolicy(name="all"),)

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from firmware.errors import RefusedError
 from firmware.protocol.words import Action, ReasonKind
 from server.planner import retrying
-from server.planner.model import AssignmentState, GrantPermit, Verb
+from server.planner.commands import GrantPermit
 from server.planner.policy import parse_strategy
 from server.planner.strategy import BudgetPolicy, CohortPolicy, RetryPolicy, TimeoutPolicy
+from server.planner.words import AssignmentState, Verb
 from tests.server.planner.playbook import HORIZON_S, NEW, OLD, PATIENCE_S, Board, fleet, strategy
 
 A = AssignmentState

@@ -4,22 +4,13 @@ from dataclasses import replace
 from datetime import time
 
 import pytest
+from msgspec import structs
 
 from firmware.errors import RefusedError
 from server.planner.calendar import Calendar, Times, Weekly
+from server.planner.commands import Enlist, GrantPermit, TellWait
 from server.planner.differences import differences
-from server.planner.model import (
-    AssignmentState,
-    CampaignState,
-    CohortState,
-    Deselected,
-    Enlist,
-    Enlisted,
-    GrantPermit,
-    Revised,
-    TellWait,
-    Verb,
-)
+from server.planner.events import Deselected, Enlisted, Revised
 from server.planner.revising import grows
 from server.planner.revision_rows import RevisionRow, RevisionState
 from server.planner.states import TransitionError
@@ -33,6 +24,7 @@ from server.planner.strategy import (
     Strategy,
     TogetherPolicy,
 )
+from server.planner.words import AssignmentState, CampaignState, CohortState, Verb
 from tests.server.planner.playbook import HEALTHY_S, Board, fleet, strategy
 
 A = AssignmentState
@@ -216,7 +208,7 @@ def test_strata_of_a_closed_cohort_stay() -> None:
 def test_only_a_campaign_under_way_is_revised(state: CampaignState) -> None:
     board, plan = full()
     key = ("campaign", "c")
-    board.rows[key] = replace(board.campaign(), state=state)
+    board.rows[key] = structs.replace(board.campaign(), state=state)
     with pytest.raises(TransitionError) as caught:
         revise(board, replace(plan, budgets=TWO))
     assert caught.value.kind == "wrong-state"

@@ -1,11 +1,12 @@
 """Several campaigns that want one target: priority, age, and newer releases."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
-from server.planner.model import AssignmentState, CampaignState, GrantPermit, ReleaseKey, Verb
+from server.planner.commands import GrantPermit
+from server.planner.rows import ReleaseKey
 from server.planner.strategy import CohortPolicy
+from server.planner.words import AssignmentState, CampaignState, Verb
 from tests.server.planner.playbook import NEW, OTHER, RETRY_S, Board, strategy
 
 A = AssignmentState

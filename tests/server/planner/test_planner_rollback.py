@@ -1,8 +1,9 @@
 """Going back: who is recalled, under which budgets, and what is said of those who can't."""
 
 from firmware.protocol.words import Action
-from server.planner.model import AssignmentState, CampaignState, GrantPermit, TellWait, Verb
+from server.planner.commands import GrantPermit, TellWait
 from server.planner.strategy import BudgetPolicy, CohortPolicy
+from server.planner.words import AssignmentState, CampaignState, Verb
 from tests.server.planner.playbook import HEALTHY_S, HORIZON_S, NEW, OLD, ORDER_TTL_S, Board, fleet, strategy
 
 A, C = AssignmentState, CampaignState

@@ -4,9 +4,10 @@ import pytest
 
 from firmware.errors import RefusedError
 from firmware.protocol.words import Action
-from server.planner.model import AssignmentState, CohortState, GrantPermit, TellWait, Verb
+from server.planner.commands import GrantPermit, TellWait
 from server.planner.policy import parse_strategy
 from server.planner.strategy import CohortPolicy, DownloadPolicy, GatePolicy
+from server.planner.words import AssignmentState, CohortState, Verb
 from tests.server.planner.playbook import PATIENCE_S, Board, fleet, strategy
 
 A = AssignmentState

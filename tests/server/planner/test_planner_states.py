@@ -6,7 +6,6 @@ import pytest
 
 from firmware.protocol.words import AgentState
 from server.planner import states
-from server.planner.model import AssignmentState, CampaignState, CohortState, Verb
 from server.planner.states import (
     ASSIGNMENT,
     CAMPAIGN,
@@ -21,6 +20,7 @@ from server.planner.states import (
     next_campaign,
     next_cohort,
 )
+from server.planner.words import AssignmentState, CampaignState, CohortState, Verb
 
 A = AssignmentState
 DOC = Path(__file__).parents[3] / "docs" / "reference" / "states.md"

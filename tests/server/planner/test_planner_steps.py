@@ -1,12 +1,12 @@
 """Releases that must be passed through: one assignment, several installs, each with its own order, permit, tokens and commit."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from firmware.protocol.words import Action
-from server.planner.model import AssignmentState, CampaignState, CohortState, GrantPermit, TellWait, Verb
+from server.planner.commands import GrantPermit, TellWait
 from server.planner.strategy import BudgetPolicy, CohortPolicy, GatePolicy
+from server.planner.words import AssignmentState, CampaignState, CohortState, Verb
 from tests.server.planner.playbook import (
     HEALTHY_S,
     HORIZON_S,

@@ -1,10 +1,12 @@
 """Gates that a regression opens again, and releases that become suspect."""
 
 import pytest
+from msgspec.structs import replace
 
-from server.planner.model import AssignmentState, CampaignState, CohortState, TellWait, Verb
+from server.planner.commands import TellWait
 from server.planner.states import TransitionError
 from server.planner.strategy import ApprovalPolicy, CohortPolicy, GatePolicy
+from server.planner.words import AssignmentState, CampaignState, CohortState, Verb
 from tests.server.planner.playbook import HEALTHY_S, HORIZON_S, NEW, OLD, Board, fleet, strategy
 
 A, C = AssignmentState, CampaignState
@@ -130,7 +132,7 @@ def test_a_campaign_that_waits_for_its_start_is_a_draft_again_and_can_not_be_sta
     board = Board()
     board.add_target("t0")
     board.add_campaign("c", ["t0"], strategy(cohorts=ALL, approvals=ApprovalPolicy(need=1)))
-    board.rows["campaign", "c"] = board.campaign().__class__(**{**vars(board.campaign()), "approvals_needed": 1})
+    board.rows["campaign", "c"] = replace(board.campaign(), approvals_needed=1)
     board.start()
     assert board.campaign().state is C.AWAITING_APPROVAL
     board.doubt()

@@ -5,9 +5,10 @@ import pytest
 from firmware.errors import RefusedError
 from firmware.protocol.words import Action
 from server.errors import NotFoundError
-from server.planner.model import AssignmentState, CampaignState, CohortState, GrantPermit, TellWait, Verb
+from server.planner.commands import GrantPermit, TellWait
 from server.planner.states import TransitionError
 from server.planner.strategy import BudgetPolicy, CohortPolicy, GatePolicy
+from server.planner.words import AssignmentState, CampaignState, CohortState, Verb
 from tests.server.planner.playbook import HORIZON_S, NEW, OLD, PATIENCE_S, Board, fleet, strategy
 
 A, C = AssignmentState, CampaignState

@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 
 from firmware.errors import RefusedError
-from server.planner.model import AssignmentState, CohortState, GrantPermit, TellWait, TokenKind, Verb
+from server.planner.commands import GrantPermit, TellWait
 from server.planner.policy import parse_strategy
 from server.planner.strategy import BudgetPolicy, CohortPolicy, GatePolicy, VerifyPolicy
 from server.planner.surroundings import Word
+from server.planner.words import AssignmentState, CohortState, TokenKind, Verb
 from tests.server.planner.playbook import HEALTHY_S, NEW, RETRY_S, Board, fleet, strategy
 
 A = AssignmentState

@@ -1,12 +1,12 @@
 """What needs somebody, and how a timeline is told: pure rules over plain values."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
-from server.planner.model import AssignmentState as A
-from server.planner.model import CampaignRow, CampaignState, CohortRow, CohortState, ReleaseKey
+from server.planner.rows import CampaignRow, CohortRow, ReleaseKey
 from server.planner.strategy import Strategy
+from server.planner.words import AssignmentState as A
+from server.planner.words import CampaignState, CohortState
 from server.ports import AuditRecord, CampaignView
 from server.ui.attention import needs
 from server.ui.pictures import picture

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from server.planner.model import CampaignState, Verb
+from server.planner.words import CampaignState, Verb
 from server.ports import LogState, Role
 from server.ui.sessions import COOKIE
 from tests.people_side import CAMPAIGN, PeopleSide

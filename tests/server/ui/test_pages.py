@@ -4,9 +4,11 @@ import re
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 from yarl import URL
 
-from server.planner.model import AssignmentState, Decision, Put, Verb
+from server.planner.decision import Decision, Put
+from server.planner.words import AssignmentState, Verb
 from server.ports import DeltaRecord, ReleaseImage, Role, StoredFile, Unit
 from server.ui.sessions import COOKIE
 from tests.people_side import CAMPAIGN, PeopleSide, add_device, release, run_first_release
@@ -104,7 +106,7 @@ async def test_the_campaign_page_has_a_cell_for_every_target_and_says_why_one_wa
 
     def miss(unit: object) -> None:
         row = next(row for row in unit.campaigns.assignments("spring").rows if row.target == "gw-2")
-        missing = replace(row, state=AssignmentState.MISSING, reason="Silent since its permit.")
+        missing = structs.replace(row, state=AssignmentState.MISSING, reason="Silent since its permit.")
         unit.campaigns.commit(Decision(changes=(Put(row=missing),)))
 
     await people.database.write(miss)
