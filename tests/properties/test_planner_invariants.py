@@ -4,7 +4,9 @@ Devices here lie, repeat themselves, answer late and fall silent; the shell lose
 budget is exceeded by an admission, no pause grants a permit, no counter drifts, and nobody is lost.
 """
 
+import copy
 import dataclasses
+import pickle
 from collections import Counter
 from collections.abc import Callable
 
@@ -139,7 +141,8 @@ class PlannerMachine(RuleBasedStateMachine):
         self.board.pathless = {TARGETS[6]}
         self.attempts: Counter[tuple[str, int]] = Counter()
         self.hashes: list[str] = []
-        self.board.observers.append(self.check_decision)
+        self.history: list[Event | TargetRow | Word] = []
+        self.board.observers += [self.check_decision, lambda _loaded, event, _decision: self.history.append(event)]
         for index, name in enumerate(TARGETS):
             groups = (f"site={index % 2}", f"rack={index % 3}")
             if name in gateways:
@@ -149,6 +152,7 @@ class PlannerMachine(RuleBasedStateMachine):
         self.board.add_campaign("d", TARGETS[3:], dataclasses.replace(second, after=()))
         for name in CAMPAIGNS:
             self.board.put_leaves_first(name)
+        self.snapshot = self.take_snapshot()
         self.sizes = {(row.campaign, row.index): row.size for name in CAMPAIGNS for row in self.board.cohorts(name)}
         self.board.start("c")
         self.board.start("d")
@@ -255,17 +259,47 @@ class PlannerMachine(RuleBasedStateMachine):
     @rule(name=targets, quarantined=st.booleans())
     def quarantine(self, name: str, quarantined: bool) -> None:
         row = self.board.target(name)
-        self.board.rows["target", name] = replace(row, quarantined=quarantined, version=row.version + 1)
+        self.put(replace(row, quarantined=quarantined, version=row.version + 1))
 
     @rule(name=targets, good=st.booleans())
     def word(self, name: str, good: bool) -> None:
         at = self.board.now
         said = Word(name="ping", key=name, good=good, by="bob", reason="", at=at, expires_at=at + PATIENCE_S)
         self.board.words.append(said)
+        self.history.append(said)
 
     @rule(name=targets, offline=st.booleans())
     def presence(self, name: str, offline: bool) -> None:
-        self.board.rows["target", name] = replace(self.board.target(name), offline=offline)
+        self.put(replace(self.board.target(name), offline=offline))
+
+    def put(self, row: TargetRow) -> None:
+        """What others than the planner note about a target."""
+        self.board.rows["target", row.id] = row
+        self.history.append(row)
+
+    def take_snapshot(self) -> bytes:
+        self.history.clear()
+        return pickle.dumps((self.board.rows, self.board.words))
+
+    @rule()
+    def another_server_goes_on_from_the_snapshot(self) -> None:
+        """It reads the stored rows, is told what happened since, and comes to the same rows: nothing is kept beside them."""
+        twin = copy.copy(self.board)
+        twin.rows, twin.words = pickle.loads(self.snapshot)  # noqa: S301 (its own)
+        for happened in self.history:
+            match happened:
+                case TargetRow():
+                    twin.rows["target", happened.id] = happened
+                case Word():
+                    twin.words.append(happened)
+                case _:
+                    twin.decide(happened)
+        assert twin.rows == self.board.rows
+        self.snapshot = self.take_snapshot()
+
+    def teardown(self) -> None:
+        if hasattr(self, "snapshot"):
+            self.another_server_goes_on_from_the_snapshot()
 
     @rule(pages=st.booleans(), recalls=st.booleans(), orders=st.booleans(), deltas=st.booleans())
     def crash(self, pages: bool, recalls: bool, orders: bool, deltas: bool = False) -> None:

@@ -413,9 +413,7 @@ class Board:
 
     def feed(self, event: Event) -> list[Command]:
         """Decide, store, and answer what the decision asks for; returns this event's own commands."""
-        loaded = self.load(footprint(event))
-        decision = step(loaded, event, checks=self.checks)
-        self._commit(decision)
+        loaded, decision = self.decide(event)
         self.log.append((loaded, event, decision))
         for observe in self.observers:
             observe(loaded, event, decision)
@@ -423,6 +421,13 @@ class Board:
         for command in decision.commands:
             self._obey(command)
         return list(decision.commands)
+
+    def decide(self, event: Event) -> tuple[Slice, Decision]:
+        """Decide and store, and obey nothing."""
+        loaded = self.load(footprint(event))
+        decision = step(loaded, event, checks=self.checks)
+        self._commit(decision)
+        return loaded, decision
 
     def _commit(self, decision: Decision) -> None:
         rows = dict(self.rows)
