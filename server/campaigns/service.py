@@ -370,7 +370,7 @@ def _explained(unit: Unit, target: str, now: float) -> Explanation:
         return why
     row = unit.presences.of([loaded.target.agent], now).get(loaded.target.agent)
     habit = usually(row, now) if row is not None else ""
-    return replace(why, text=f"{why.text} {habit}") if habit else why
+    return structs.replace(why, text=f"{why.text} {habit}") if habit else why
 
 
 def _around(unit: Unit, target: str) -> Slice:
