@@ -10,7 +10,7 @@ SLOWLY = 3e6
 
 
 def test_agent_killed_while_downloading_resumes_and_is_counted_once(rig: Rig) -> None:
-    bench = rig.board("dl-kill", bytes_per_s=SLOWLY)
+    bench = rig.board("dl-kill", bytes_per_s=SLOWLY / 3)
     campaign = bench.start(FULL)
     image = (rig.lab.directory / f"{FULL}.img").read_bytes()
     bench.wait(lambda: bench.holds(image[WINDOW_BYTES : 2 * WINDOW_BYTES], WINDOW_BYTES), "two windows in the slot")
