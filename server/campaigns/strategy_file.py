@@ -51,7 +51,7 @@ def _campaign(fields: Mapping[str, Any]) -> CampaignSpec:
         raise _bad(f"A campaign has no key {unknown[0]}; its keys are {', '.join(KEYS)}.", unknown[0])
     if "strategy" not in fields:
         raise _bad("The campaign names no strategy; write `strategy: standard` or describe one.")
-    return CampaignSpec(
+    spec = CampaignSpec(
         name=_matching(fields, "name", _ID, "lower-case letters, digits and dashes, at most 63"),
         product=_matching(fields, "product", _ID, "the product's name: lower-case letters, digits and dashes"),
         version=_matching(fields, "version", _VERSION, 'a version in quotes, such as "2.1"'),
@@ -59,6 +59,12 @@ def _campaign(fields: Mapping[str, Any]) -> CampaignSpec:
         selection=selection_of(fields.get("selection", {}), _bad),
         start_at=_start_at(fields["start_at"]) if "start_at" in fields else None,
     )
+    if spec.selection.is_live and spec.strategy.approvals.rules:
+        text = (
+            "A live selection grows after it was agreed to, so `approvals.rules` could not be kept; say `need` instead."
+        )
+        raise _bad(text, "selection.membership")
+    return spec
 
 
 class _StrictLoader(yaml.SafeLoader):

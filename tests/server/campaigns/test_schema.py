@@ -105,7 +105,7 @@ STRATEGY: dict[str, Any] = {
     "rollback_any_time": True,
 }
 MATCH = {"labels": {"site": ["berlin", "ulm"]}, "hardware": ["r1"], "versions": ["1.0.0"], "targets": ["d-1"]}
-SELECTION = {**MATCH, "labels": LABELS, "exclude": [MATCH], "membership": "live"}
+SELECTION = {**MATCH, "labels": LABELS, "exclude": [MATCH], "membership": "frozen"}
 WHOLE = {**BASE, "selection": SELECTION, "start_at": "2026-12-01T02:00+01:00", "strategy": STRATEGY}
 BAD_SCALARS: tuple[object, ...] = ("?? ", -1, [], {"x": 1}, True)
 """No field accepts all of these."""

@@ -39,6 +39,16 @@ def test_a_selection_of_several_values_with_exceptions() -> None:
     assert found.text == f"{said}, not (targets=d-1), not (tier=1, versions=1.0-rc1), live"
 
 
+def test_a_live_selection_takes_no_rules_of_approval_that_its_growth_would_pass_by() -> None:
+    live = "selection: {membership: live}\n"
+    ruled = GOOD.replace("standard", "{extends: standard, approvals: {need: 1, rules: [{need: 2, targets: 100}]}}")
+    with pytest.raises(RefusedError, match="Line 5: A live selection grows") as caught:
+        parse_campaign(ruled + live)
+    assert caught.value.kind == "bad-campaign"
+    parse_campaign(ruled)
+    parse_campaign(GOOD.replace("standard", "{extends: standard, approvals: {need: 1}}") + live)
+
+
 def test_a_selection_and_a_strategy_of_its_own() -> None:
     spec = parse_campaign(
         GOOD.replace("standard", "{extends: standard, healthy: 10s}") + "selection: {labels: {site: berlin}}\n"
