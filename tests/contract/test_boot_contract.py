@@ -278,6 +278,31 @@ def test_a_boot_loader_that_reads_another_environment_is_found_out(bench: Bench)
     assert snapshot(bench.folder) == before
 
 
+KERNEL = ("cmdline", "boot_id")
+"""What the kernel says of this boot, beside the environment in a bench's folder."""
+
+
+@pytest.mark.parametrize("copied_after", [1, LIMITS.left + 2])
+def test_a_boot_by_the_rescue_entry_proves_nothing_about_an_old_copy(tmp_path: Path, copied_after: int) -> None:
+    """Copied before the boots ran out, and after; of systemd-boot alone, whose rescue entry outlives its counters."""
+    bench = MAKE["systemd-boot"](tmp_path)
+    stay_up(bench)
+    for _ in range(copied_after):
+        bench.boot()
+    stale = {path: data for path, data in snapshot(bench.folder).items() if path.name not in KERNEL}
+    if copied_after == 1:
+        for _ in range(LIMITS.left + 1):
+            bench.boot()
+    else:
+        stay_up(bench)
+        bench.boot()
+    kernel = {path: data for path, data in snapshot(bench.folder).items() if path.name in KERNEL}
+    lay_back(bench.folder, kernel | stale)
+    with pytest.raises(RefusedError) as caught:
+        try_b(bench)
+    assert caught.value.kind == "boot-environment-split"
+
+
 def test_a_system_whose_power_went_before_it_stayed_up_as_often_as_it_has_boots_still_takes_an_order(
     bench: Bench,
 ) -> None:
