@@ -1,6 +1,6 @@
 """Typed errors of the server, beside those of `firmware.errors`."""
 
-from firmware.errors import OtariaError
+from firmware.errors import OtariaError, UnavailableError
 
 
 class ConflictError(OtariaError):
@@ -19,3 +19,10 @@ class NotFoundError(OtariaError):
 
 class DeniedError(OtariaError):
     """The caller is unknown (`unauthenticated`) or may not do this (`forbidden`)."""
+
+
+class NotLeaderError(UnavailableError):
+    """Another server leads, or this one can't prove that it does; ask the one that leads, or later."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__("not-leader", text)

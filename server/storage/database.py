@@ -1,7 +1,8 @@
 """`server.ports.Database` on SQL: one writer thread, a few reader threads.
 
-Writes are serialised by the one thread, not by retrying, and each is one transaction that is on the disk when `write`
-returns. A caller that is cancelled while it waits does not stop the thread: its transaction ends as a whole, either way.
+Writes are serialised by the one thread (among processes by the database's own lock), not by retrying, and each is one
+transaction that is on the disk when `write` returns. A caller that is cancelled while it waits does not stop the
+thread: its transaction ends as a whole, either way.
 """
 
 import asyncio
@@ -33,16 +34,17 @@ class SqlDatabase:
         self._read_threads = ThreadPoolExecutor(READERS, thread_name_prefix="otaria-read")
 
     @classmethod
-    def open(cls, url: str) -> "SqlDatabase":
+    def open(cls, url: str, *, unless_led: bool = False) -> "SqlDatabase":
         """Open or create the database and bring its tables up to date. Blocks; meant for the start of a process.
 
-        Raises `RefusedError` (`database-url`, `database-newer`) or `UnavailableError` (`storage-fault`).
+        `unless_led`: leave the tables as they are when there is a lease to take first; `upgrade` then is for who has it. Raises
+        `RefusedError` (`database-url`, `database-newer`, `database-collation`) or `UnavailableError` (`storage-fault`).
         """
         parsed = parse_url(url)
         with translated():
             writer = make_engine(parsed, writer=True, size=1)
             try:
-                upgrade(writer)
+                upgrade(writer, unless_led=unless_led)
             except BaseException:
                 writer.dispose()
                 raise
@@ -56,12 +58,20 @@ class SqlDatabase:
         """Run `work` in one serialised write transaction; an exception rolls all of it back."""
         return await self._submit(self._write_thread, self._run, self._writer, work, True)
 
+    async def upgrade(self) -> None:
+        """Bring the tables up to date; raises as `open` does."""
+        await self._submit(self._write_thread, self._upgrade)
+
     async def close(self) -> None:
         """Let what runs end, then close every connection; safe to call twice."""
         for threads in (self._write_thread, self._read_threads):
             await asyncio.to_thread(threads.shutdown)
         self._reader.dispose()
         self._writer.dispose()
+
+    def _upgrade(self) -> None:
+        with translated():
+            upgrade(self._writer)
 
     @staticmethod
     async def _submit(threads: ThreadPoolExecutor, run: Callable[..., T], *arguments: object) -> T:

@@ -14,6 +14,7 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    literal_column,
     select,
     update,
 )
@@ -168,7 +169,7 @@ class SqlFleet:
 
     def endpoints(self) -> Mapping[str, int]:
         """Number of targets that are not shut out, by the address they said they use (empty: none said yet)."""
-        endpoint = func.coalesce(TARGET.c.endpoint, "")
+        endpoint = func.coalesce(TARGET.c.endpoint, literal_column("''"))
         query = select(endpoint, func.count()).select_from(_SOURCE).where(_IN_FLEET).group_by(endpoint)
         return {name: number for name, number in self._db.execute(query)}  # noqa: C416 - rows are no pairs to mypy
 

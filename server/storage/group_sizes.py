@@ -6,14 +6,31 @@ instead of being counted. Each function says whether it is called before or afte
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from sqlalchemy import Connection, Select, and_, bindparam, case, delete, distinct, exists, func, insert, select, update
+from sqlalchemy import (
+    Connection,
+    Select,
+    String,
+    and_,
+    bindparam,
+    case,
+    delete,
+    distinct,
+    exists,
+    func,
+    insert,
+    literal_column,
+    select,
+    update,
+)
 
 from server.planner.decision import Change, Delete
 from server.planner.rows import TokenRow
 from server.ports import AgentStatus, Drift
 from server.storage.tables import AGENT, GROUP_SIZE, TARGET, TARGET_LABEL, TOKEN
 
-_KEY = TARGET_LABEL.c.name + "=" + TARGET_LABEL.c.value
+_KEY = (
+    TARGET_LABEL.c.name + literal_column("'='", String) + TARGET_LABEL.c.value
+)  # no value: what is grouped by must be the same
 _SHUT_OUT = tuple(str(status) for status in AgentStatus if status.shut_out)
 _MEMBERS = TARGET_LABEL.join(TARGET, TARGET.c.id == TARGET_LABEL.c.target).join(AGENT, AGENT.c.id == TARGET.c.agent)
 _HOLDS = exists().where(TOKEN.c.target == TARGET_LABEL.c.target, TOKEN.c.group == _KEY)

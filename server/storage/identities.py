@@ -3,7 +3,7 @@
 import hmac
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Connection, RowMapping, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, delete, func, insert, literal_column, select, update
 
 from firmware.errors import RefusedError
 from server.ports import AgentRecord, AgentStatus, ApiToken, CertificateRecord, ClaimToken, Role
@@ -123,7 +123,7 @@ class SqlIdentities:
 
     def issuers(self) -> Mapping[str, int]:
         """Number of agents that are not shut out, by the issuer of their current certificate (empty: not noted)."""
-        issuer = func.coalesce(CERTIFICATE.c.issuer, "")
+        issuer = func.coalesce(CERTIFICATE.c.issuer, literal_column("''"))
         source = AGENT.outerjoin(CERTIFICATE, CERTIFICATE.c.serial == AGENT.c.certificate_serial)
         query = select(issuer, func.count()).select_from(source).where(AGENT.c.status.not_in(_SHUT_OUT))
         return {name: number for name, number in self._db.execute(query.group_by(issuer))}  # noqa: C416 - rows are no pairs to mypy

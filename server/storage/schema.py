@@ -1,4 +1,4 @@
-"""The schema's version: migrations run when the database is opened, under the writer's lock."""
+"""The schema's version: migrations run under the writer's lock, and, once there is a lease, by whoever leads."""
 
 from pathlib import Path
 
@@ -6,17 +6,25 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, inspect, text
 
 from firmware.errors import RefusedError
+from server.storage.tables import LEASE
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+_ORDER = "SELECT datcollate, pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database()"
 
 
-def upgrade(engine: Engine) -> None:
-    """Bring the tables to the newest revision, all or nothing; raises `RefusedError` (`database-newer`) for a database
-    that a later version of the code has already changed."""
+def upgrade(engine: Engine, *, unless_led: bool = False) -> None:
+    """Bring the tables to the newest revision, all or nothing. `unless_led`: leave alone what has a lease to take first.
+
+    Raises `RefusedError`: `database-newer` for a database that a later version of the code has already changed,
+    `database-collation` for one that sorts by a language's rules.
+    """
     with engine.begin() as connection:
+        _check_order(connection)
+        if unless_led and inspect(connection).has_table(LEASE.name):
+            return
         config = _config(connection)
         scripts = ScriptDirectory.from_config(config)
         known = {script.revision for script in scripts.walk_revisions()}
@@ -28,6 +36,20 @@ def upgrade(engine: Engine) -> None:
             )
         if present != set(scripts.get_heads()):
             command.upgrade(config, "head")
+
+
+def _check_order(connection: Connection) -> None:
+    """Ids are compared here as in SQLite, byte by byte; and an index by a language's rules is damaged by an update of those
+    rules."""
+    if connection.dialect.name != "postgresql":
+        return
+    collation, encoding = connection.execute(text(_ORDER)).one()
+    if encoding != "UTF8" or collation not in ("C", "POSIX", "C.UTF-8", "C.utf8"):
+        raise RefusedError(
+            "database-collation",
+            f"The database is {encoding} and sorts by {collation}; make it with: "
+            "createdb --template=template0 --encoding=UTF8 --locale=C NAME.",
+        )
 
 
 def _config(connection: Connection) -> Config:

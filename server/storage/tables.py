@@ -403,6 +403,19 @@ class OrderTable(Stored, table=True):
     campaign: str | None
 
 
+class LeaseTable(Stored, table=True):
+    """Who leads. `token` rises with each hand-over, `renewals` while the holder lives. A server of any version reads this before
+    it changes any other table, so its columns stay as they are."""
+
+    __tablename__ = "lease"
+    name: str = Field(primary_key=True)
+    holder: str
+    token: int = Field(sa_type=BigInteger)
+    renewals: int = Field(sa_type=BigInteger)
+    is_free: bool
+    address: str
+
+
 class LogAskTable(Stored, table=True):
     __tablename__ = "log_request"
     id: str = Field(primary_key=True)
@@ -480,5 +493,6 @@ INBOX = _table("inbox")
 OUTBOX = _table("outbox")
 ORDER = _table("current_order")
 AUDIT = _table("audit")
+LEASE = _table("lease")
 LOG_REQUEST = _table("log_request")
 LOG_PART = _table("log_part")

@@ -7,6 +7,7 @@ from server.storage.availability import SqlPresences
 from server.storage.campaigns import SqlCampaigns
 from server.storage.fleet import SqlFleet
 from server.storage.identities import SqlIdentities
+from server.storage.leases import SqlLeases
 from server.storage.logs import SqlLogs
 from server.storage.messages import SqlInbox, SqlOrders, SqlOutbox
 from server.storage.releases import SqlReleases
@@ -26,3 +27,4 @@ class SqlUnit:
         self.audit = SqlAudit(connection)
         self.logs = SqlLogs(connection)
         self.presences = SqlPresences(connection)
+        self.leases = SqlLeases(connection)

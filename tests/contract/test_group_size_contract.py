@@ -1,7 +1,6 @@
 """The counters of group members, against a count of the rows, after any history."""
 
 import asyncio
-from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -62,8 +61,8 @@ def happen(unit: Unit, what: str, name: str, value: object) -> None:
             unit.fleet.forget_presence()
 
 
-def test_the_counters_are_exact_after_any_history(tmp_path: Path) -> None:
-    database = SqlDatabase.open(f"sqlite:///{tmp_path}/otaria.db")
+def test_the_counters_are_exact_after_any_history(database_url: str) -> None:
+    database = SqlDatabase.open(database_url)
 
     @given(history=st.lists(happenings, max_size=25))
     @settings(deadline=None)
@@ -83,8 +82,8 @@ def test_the_counters_are_exact_after_any_history(tmp_path: Path) -> None:
         asyncio.run(database.close())
 
 
-async def test_the_sizes_of_a_target_s_groups_come_with_it(tmp_path: Path) -> None:
-    database = SqlDatabase.open(f"sqlite:///{tmp_path}/otaria.db")
+async def test_the_sizes_of_a_target_s_groups_come_with_it(database_url: str) -> None:
+    database = SqlDatabase.open(database_url)
 
     def work(unit: Unit) -> tuple[tuple[GroupSize, ...], bool, bool]:
         for name in NAMES:
@@ -106,8 +105,8 @@ async def test_the_sizes_of_a_target_s_groups_come_with_it(tmp_path: Path) -> No
     await database.close()
 
 
-async def test_what_was_counted_wrong_is_repaired_and_told(tmp_path: Path) -> None:
-    database = SqlDatabase.open(f"sqlite:///{tmp_path}/otaria.db")
+async def test_what_was_counted_wrong_is_repaired_and_told(database_url: str) -> None:
+    database = SqlDatabase.open(database_url)
 
     def spoil(unit: Unit) -> None:
         enrol(unit, "a", site="x")

@@ -1,7 +1,6 @@
 """What is kept of presence, and what is learned of it, in a real database."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -16,8 +15,8 @@ DAY_S = 86400.0
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[SqlDatabase]:
-    made = SqlDatabase.open(f"sqlite:///{tmp_path}/otaria.db")
+async def database(database_url: str) -> AsyncIterator[SqlDatabase]:
+    made = SqlDatabase.open(database_url)
     await made.write(lambda unit: [_enrol(unit, name) for name in ("a", "b", "c")])
     yield made
     await made.close()

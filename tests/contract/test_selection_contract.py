@@ -1,7 +1,6 @@
 """Which targets a selection takes, by the database."""
 
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,8 +31,8 @@ CASES: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[SqlDatabase]:
-    made = SqlDatabase.open(f"sqlite:///{tmp_path}/otaria.db")
+async def database(database_url: str) -> AsyncIterator[SqlDatabase]:
+    made = SqlDatabase.open(database_url)
     yield made
     await made.close()
 

@@ -1,9 +1,8 @@
-"""The contract of `server.ports.Database`, held against SQLite in a real file."""
+"""The contract of `server.ports.Database`, held against SQLite in a real file and a real PostgreSQL."""
 
 import asyncio
 import dataclasses
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -83,8 +82,8 @@ RELEASE = ReleaseRecord(
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[SqlDatabase]:
-    made = SqlDatabase.open(f"sqlite:///{tmp_path}/otaria.db")
+async def database(database_url: str) -> AsyncIterator[SqlDatabase]:
+    made = SqlDatabase.open(database_url)
     yield made
     await made.close()
 
@@ -162,9 +161,9 @@ class TestTransactions:
         await writing
         assert await database.read(lambda unit: unit.fleet.count()) == 1
 
-    async def test_everything_is_there_after_reopening(self, database: SqlDatabase, tmp_path: Path) -> None:
+    async def test_everything_is_there_after_reopening(self, database: SqlDatabase, database_url: str) -> None:
         await database.write(plan)
-        again = SqlDatabase.open(f"sqlite:///{tmp_path}/otaria.db")
+        again = SqlDatabase.open(database_url)
         view = await again.read(lambda unit: unit.campaigns.view("spring"))
         await again.close()
         assert view is not None
