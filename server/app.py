@@ -1,26 +1,25 @@
 """The composition root: makes every part, hands each what it needs, starts and stops them in order.
 
-One server owns a state directory (a lock says so). A background task that ends by itself ends the server: half a server
+One server owns a state directory (a lock says so), and one of those that share a database leads; any other stands by, listens
+and does nothing else until it leads. A background task that ends by itself ends the server: half a server
 that looks alive is worse than none. `state/run.json` says where it listens while it runs.
 """
 
 import asyncio
-import fcntl
 import json
 import logging
 import os
 import signal
 import socket
 import ssl
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
-from firmware.errors import OtariaError, RefusedError, UnavailableError
+from firmware.errors import OtariaError, UnavailableError
 from firmware.protocol.codec import canonical
 from firmware.protocol.topics import CATALOGUE, Leaf, parse
 from server.campaigns.blocks import BlockService
@@ -39,8 +38,18 @@ from server.campaigns.proposals import Proposals
 from server.campaigns.publisher import Publisher
 from server.campaigns.releases import ReleaseService
 from server.campaigns.service import CampaignService
-from server.config import Address, Settings
-from server.foundation import ADMIN_TOKEN, Foundation, SystemClock, open_foundation
+from server.config import Settings
+from server.errors import NotLeaderError
+from server.foundation import (
+    ADMIN_TOKEN,
+    Foundation,
+    SystemClock,
+    authorities_of,
+    counted_s,
+    open_database,
+    open_foundation,
+    repository_of,
+)
 from server.http.devices import DeviceRoutes, tls_peer
 from server.http.tls import devices_context, people_context
 from server.identity.authorities_service import AuthoritiesService
@@ -49,8 +58,11 @@ from server.identity.enrolment import EnrolmentOverHttp, EnrolmentService
 from server.identity.private_files import write_private
 from server.identity.renewal import RenewalOverHttp, RenewalService
 from server.identity.roots import Roots
+from server.leadership import FencedTransport, Leadership
 from server.observe.prometheus import PrometheusSli
 from server.people import PeopleParts, people_listener
+from server.premises import bound, listening, make_state, name_of, only_one
+from server.standby import refuse_strangers, standby_app
 from server.transport.mqtt import AiomqttTransport, OnMessage
 from server.transport.takeover import Takeover
 
@@ -65,8 +77,9 @@ RUN_FILE = "run.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
-    """Where a started server is reached."""
+    """Where a started server is reached. `role`: `leader`, or `standby`, which has no broker yet."""
 
+    role: str
     people_url: str
     devices_url: str
     mqtt_host: str
@@ -78,10 +91,21 @@ class Running:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Doors:
+    """The two sockets that a server listens on in both its roles, and how they are reached."""
+
+    people: socket.socket
+    people_tls: ssl.SSLContext | None
+    people_url: str
+    devices: socket.socket
+    devices_url: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Core:
     """The parts that work by themselves, between the database and the broker."""
 
-    transport: AiomqttTransport
+    transport: FencedTransport
     watch: PresenceWatch
     ingest: Ingest
     engine: Engine
@@ -96,11 +120,15 @@ class Core:
 
 
 class Server:
-    """A whole Otaria server in this process. `async with` starts and stops it; `wait` returns when it must stop."""
+    """A whole Otaria server in this process. `async with` starts and stops it; `wait` returns when it must stop. `promoted` is
+    called should it first stand by and then lead."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, promoted: Callable[[Running], None] = lambda _: None) -> None:
         self._settings = settings
+        self._promoted = promoted
         self._stack = AsyncExitStack()
+        self._standby = AsyncExitStack()
+        self._promotion: asyncio.Task[None] | None = None
         self._tasks: dict[asyncio.Task[None], str] = {}
         self._stop = asyncio.Event()
         self._running: Running | None = None
@@ -128,36 +156,101 @@ class Server:
         self._stop.set()
 
     async def wait(self) -> None:
-        """Return once `stop` was called; raises `OtariaError` (`part-failed`) when a part of the server ended by itself."""
+        """Return once `stop` was called. Raises `OtariaError` (`part-failed`) when a part of the server ended by itself, and
+        `NotLeaderError` when another server leads."""
         stopping = asyncio.create_task(self._stop.wait())
         try:
-            done, _ = await asyncio.wait({stopping, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
+            while True:
+                promotion = {self._promotion} if self._promotion else set()
+                parts = {stopping, *promotion, *self._tasks}
+                done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+                if stopping in done or not promotion & done:
+                    break
+                await self._promote()
         finally:
             stopping.cancel()
         for task, name in self._tasks.items():
             if task in done:
-                error = None if task.cancelled() else task.exception()
-                log.error("the %s ended", name, exc_info=error)
-                why = f"{type(error).__name__}: {error}" if error else "without an error"
-                raise OtariaError("part-failed", f"The server's {name} ended ({why}), so it stopped; start it again.")
+                _say_why(task, name)
 
     async def _start(self) -> None:
         settings, stack = self._settings, self._stack
-        _make_state(settings.state)
-        stack.enter_context(_only_one(settings.state))
+        make_state(settings.state)
+        stack.enter_context(only_one(settings.state))
         people_tls = people_context(settings.http.people_certificate, settings.http.people_key)
-        people = stack.enter_context(_listening(settings.http.people, "http.people"))
-        devices = stack.enter_context(_listening(settings.http.devices, "http.devices"))
-        devices_url = settings.http.devices_url or f"https://{_bound(settings.http.devices, devices).authority}"
-        foundation = await open_foundation(settings, devices_url=devices_url, clock=SystemClock(), stack=stack)
-        core = _core(foundation)
+        people = stack.enter_context(listening(settings.http.people, "http.people"))
+        devices = stack.enter_context(listening(settings.http.devices, "http.devices"))
+        self._doors = Doors(
+            people=people,
+            people_tls=people_tls,
+            people_url=f"{'https' if people_tls else 'http'}://{bound(settings.http.people, people).authority}",
+            devices=devices,
+            devices_url=settings.http.devices_url or f"https://{bound(settings.http.devices, devices).authority}",
+        )
+        self._clock = SystemClock()
+        repository_of(settings)
+        self._database = await open_database(settings, stack)
+        self._leadership = Leadership(
+            self._database,
+            self._clock,
+            holder=name_of(settings.state),
+            address=self._doors.people_url,
+            ttl_s=settings.lease_s,
+            counted=counted_s,
+        )
+        stack.push_async_callback(self._leadership.give_back)
         stack.push_async_callback(self._cancel)
+        if await self._leadership.take():
+            await self._lead()
+        else:
+            await self._stand_by()
+
+    async def _stand_by(self) -> None:
+        """Say so on both listeners until this server leads."""
+        authorities = await authorities_of(self._settings, self._clock)
+        await refuse_strangers(self._database, authorities)
+        await self._stack.enter_async_context(self._standby)
+        doors, leadership = self._doors, self._leadership
+        for listener, tls in (
+            (doors.devices, devices_context(authorities.https_for_devices)),
+            (doors.people, doors.people_tls),
+        ):
+            app = standby_app(lambda: leadership.leader, leadership.ttl_s)
+            await self._serve(app, listener.dup(), tls, self._standby)
+        log.warning("this server stands by; %s leads", leadership.leader or "another")
+        self._promotion = asyncio.create_task(leadership.stand_by(), name="standing by")
+        self._announce("standby", None)
+
+    async def _promote(self) -> None:
+        promotion, self._promotion = self._promotion, None
+        if promotion is not None:
+            promotion.result()
+        log.warning("this server takes over")
+        await self._standby.aclose()
+        await self._lead()
+        self._promoted(self.running)
+
+    async def _lead(self) -> None:
+        self._tasks[asyncio.create_task(self._leadership.keep(), name="lease")] = "lease"
+        await self._database.upgrade()
+        foundation = await open_foundation(
+            self._settings,
+            devices_url=self._doors.devices_url,
+            clock=self._clock,
+            database=self._database,
+            leadership=self._leadership,
+            stack=self._stack,
+        )
+        core = _core(foundation)
+        self._stack.push_async_callback(self._cancel)
         self._spawn(core, foundation)
-        await self._serve(_devices(foundation), devices, devices_context(foundation.authorities.https_for_devices))
-        await self._serve(_people(foundation, core, secure=people_tls is not None), people, people_tls)
-        stack.callback(foundation.changes.close)
-        scheme = "https" if people_tls else "http"
-        self._announce(foundation, f"{scheme}://{_bound(settings.http.people, people).authority}")
+        doors = self._doors
+        tls = devices_context(foundation.authorities.https_for_devices)
+        await self._serve(_devices(foundation), doors.devices, tls, self._stack)
+        people = _people(foundation, core, secure=doors.people_tls is not None)
+        await self._serve(people, doors.people, doors.people_tls, self._stack)
+        self._stack.callback(foundation.changes.close)
+        self._announce("leader", foundation)
 
     def _spawn(self, core: Core, foundation: Foundation) -> None:
         """Start the parts, those that take work before those that make it."""
@@ -181,24 +274,30 @@ class Server:
             self._tasks[asyncio.create_task(work, name=name)] = name
 
     async def _cancel(self) -> None:
-        for task in self._tasks:
+        tasks = [*self._tasks, *([self._promotion] if self._promotion else [])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _serve(self, app: web.Application, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
+    @staticmethod
+    async def _serve(
+        app: web.Application, listener: socket.socket, tls: ssl.SSLContext | None, stack: AsyncExitStack
+    ) -> None:
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S, keepalive_timeout=IDLE_S)
         await runner.setup()
-        self._stack.push_async_callback(runner.cleanup)
+        stack.push_async_callback(runner.cleanup)
         await web.SockSite(runner, listener, ssl_context=tls).start()
 
-    def _announce(self, foundation: Foundation, people_url: str) -> None:
-        broker, addresses = foundation.broker, foundation.addresses
+    def _announce(self, role: str, foundation: Foundation | None) -> None:
+        wanted = self._settings.broker
+        broker = foundation.broker if foundation else None
         self._running = Running(
-            people_url=people_url,
-            devices_url=addresses.https_url,
-            mqtt_host=addresses.mqtt_host,
-            mqtt_port=addresses.mqtt_port,
-            broker_kind=broker.kind if broker else "external",
+            role=role,
+            people_url=self._doors.people_url,
+            devices_url=self._doors.devices_url,
+            mqtt_host=foundation.addresses.mqtt_host if foundation else wanted.agents_host or "",
+            mqtt_port=foundation.addresses.mqtt_port if foundation else wanted.agents_port,
+            broker_kind=broker.kind if broker else "external" if foundation else wanted.kind,
             broker_pid=broker.pid if broker else None,
             token_file=str(self._settings.state / ADMIN_TOKEN),
             pid=os.getpid(),
@@ -208,9 +307,20 @@ class Server:
         self._stack.callback(path.unlink, missing_ok=True)
 
 
+def _say_why(task: asyncio.Task[None], name: str) -> None:
+    """Raise what the end of a part of the server means."""
+    error = None if task.cancelled() else task.exception()
+    if isinstance(error, NotLeaderError):
+        raise error
+    log.error("the %s ended", name, exc_info=error)
+    why = f"{type(error).__name__}: {error}" if error else "without an error"
+    raise OtariaError("part-failed", f"The server's {name} ended ({why}), so it stopped; start it again.")
+
+
 async def run(settings: Settings, *, started: Callable[[Running], None] = lambda _: None) -> None:
-    """Run a server until SIGTERM or SIGINT; `started` is called with its addresses. Raises typed errors."""
-    async with Server(settings) as server:
+    """Run a server until SIGTERM or SIGINT; `started` is called with its addresses, again when its role changes. Raises typed
+    errors."""
+    async with Server(settings, promoted=started) as server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, server.stop)
@@ -222,7 +332,14 @@ def _core(base: Foundation) -> Core:
     """Wire the parts to each other: what is stored wakes the engine, what is decided wakes the publisher."""
     ingest = Ingest(base.database, base.clock, base.director, on_stored=lambda: wake())
     watch = PresenceWatch(base.database, base.clock, lambda: transport.connected)
-    transport = AiomqttTransport(base.endpoint, _hand_out(ingest, lambda: blocks), on_link=watch.linked)
+    leadership = base.leadership
+    link = AiomqttTransport(
+        base.endpoint,
+        _hand_out(ingest, lambda: blocks),
+        on_link=watch.linked,
+        may_connect=lambda: leadership.leads,
+    )
+    transport = FencedTransport(link, leadership)
     blocks = BlockService(
         database=base.database,
         artifacts=base.artifacts,
@@ -349,7 +466,11 @@ def _people(base: Foundation, core: Core, *, secure: bool) -> web.Application:
 
 
 def _waiting_for(base: Foundation, core: Core) -> list[str]:
-    parts = {"the connection to the broker": core.transport.connected, "a clock that is right": base.clock.is_followed}
+    parts = {
+        "the connection to the broker": core.transport.connected,
+        "a clock that is right": base.clock.is_followed,
+        "a database that answers": base.leadership.leads,
+    }
     return [name for name, is_there in parts.items() if not is_there]
 
 
@@ -358,6 +479,9 @@ async def _renewals(base: Foundation, publisher: Publisher) -> None:
     while True:
         pause_s = RENEW_EVERY_S
         try:
+            await base.database.write(
+                lambda unit: None
+            )  # files know no tokens: at least nothing begins without the lease
             renewed = await asyncio.to_thread(base.repository.renew, base.clock.now())
             if renewed:
                 log.info("signed anew: %s", ", ".join(renewed))
@@ -368,43 +492,3 @@ async def _renewals(base: Foundation, publisher: Publisher) -> None:
             log.error("the catalogue could not be renewed: %s", error)
             pause_s = RENEW_RETRY_S
         await asyncio.sleep(pause_s)
-
-
-def _make_state(state: Path) -> None:
-    """Make the state directory and see that it can be written; raises `UnavailableError` (`state-unusable`)."""
-    try:
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (state / "server.lock").touch(mode=0o600)
-    except OSError as error:
-        why = error.strerror or str(error)
-        text = f"`server.state` is {state}, which cannot be used ({why}); name a directory that this user may write."
-        raise UnavailableError("state-unusable", text) from error
-
-
-@contextmanager
-def _only_one(state: Path) -> Iterator[None]:
-    """Hold the state directory's lock; raises `RefusedError` (`already-running`)."""
-    with (state / "server.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RefusedError(
-                "already-running", f"Another server runs on {state}; stop it first or use another state directory."
-            ) from error
-        yield
-
-
-@contextmanager
-def _listening(address: Address, name: str) -> Iterator[socket.socket]:
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    try:
-        listener = socket.create_server((address.host, address.port), family=family, backlog=512)
-    except OSError as error:
-        text = f"`{name}` cannot listen on {address.authority}: {error.strerror or error}."
-        raise UnavailableError("address-in-use", text) from error
-    with listener:
-        yield listener
-
-
-def _bound(wanted: Address, listener: socket.socket) -> Address:
-    return Address(host=wanted.host, port=int(listener.getsockname()[1]))

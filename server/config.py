@@ -21,6 +21,7 @@ from firmware.errors import RefusedError
 KIND = "config"
 MIN_RATE, MAX_RATE = 1024, 1 << 40
 MAX_QUERIES, MAX_QUERY = 64, 4096
+MIN_LEASE_S, MAX_LEASE_S = 1.0, 600.0
 _MONITOR_URL = re.compile(r"^https?://[A-Za-z0-9.\[\]:/_-]{1,300}\Z")
 _URL = re.compile(r"^https://[A-Za-z0-9.\[\]:_-]{1,300}\Z")
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
@@ -43,7 +44,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "services_host": None,
     },
     "blocks": {"site_bytes_per_s": 1 << 20, "bytes_per_s": 16 << 20},
-    "storage": {"url": None},
+    "storage": {"url": None, "lease_s": 30.0},
     "sli": {"url": None, "queries": {}},
     "catalogue": {"repository": "repository", "online_keys": "keys/online"},
 }
@@ -119,7 +120,8 @@ class SliSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Everything the composition root needs to know. `storage_url` None: SQLite in the state directory."""
+    """Everything the composition root needs to know. `storage_url` None: SQLite in the state directory. `lease_s`: how long a
+    leader may be silent before a server that stands by takes over."""
 
     state: Path
     http: HttpSettings
@@ -127,6 +129,7 @@ class Settings:
     blocks: BlockRates
     sli: SliSettings
     storage_url: str | None
+    lease_s: float
     repository: Path
     online_keys: Path
 
@@ -184,9 +187,17 @@ def validated(settings: Mapping[str, Mapping[str, Any]], *, base: Path) -> Setti
         blocks=_blocks(settings["blocks"]),
         sli=_sli(settings["sli"]),
         storage_url=_typed(storage["url"], str | None, "storage.url"),
+        lease_s=_lease_s(storage["lease_s"]),
         repository=_path(catalogue["repository"], "catalogue.repository", base),
         online_keys=_path(catalogue["online_keys"], "catalogue.online_keys", base),
     )
+
+
+def _lease_s(value: object) -> float:
+    seconds: float = _typed(value, float, "storage.lease_s")
+    if not MIN_LEASE_S <= seconds <= MAX_LEASE_S:
+        raise RefusedError(KIND, f"`storage.lease_s` must be {MIN_LEASE_S:g} to {MAX_LEASE_S:g} seconds.")
+    return seconds
 
 
 def _sli(section: Mapping[str, Any]) -> SliSettings:

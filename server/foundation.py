@@ -28,7 +28,8 @@ from server.identity.authority import Authorities
 from server.identity.enrolment import Addresses
 from server.identity.private_files import write_private
 from server.identity.revocation import Revocations
-from server.ports import Role
+from server.leadership import FencedDatabase, Leadership
+from server.ports import Database, Role
 from server.storage.database import SqlDatabase
 from server.transport.broker import RunningBroker, start_broker
 from server.transport.endpoint import BrokerEndpoint
@@ -49,7 +50,7 @@ class SystemClock:
     def __init__(self, *, wall: Callable[[], float] = time.time, counted: Callable[[], float] | None = None) -> None:
         """`wall`: POSIX seconds; `counted`: seconds that nobody can set, counted through a suspension too."""
         self._wall = wall
-        self._counted = counted or _counted
+        self._counted = counted or counted_s
         self._apart_s = self._wall() - self._counted()
         self._told = False
 
@@ -79,7 +80,8 @@ class SystemClock:
         self._told = True
 
 
-def _counted() -> float:
+def counted_s() -> float:
+    """Seconds that nobody can set, counted through a suspension too."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
@@ -95,6 +97,7 @@ class Foundation:
     artifacts: ArtifactStore
     changes: Changes
     database: RingingDatabase
+    leadership: Leadership
     tokens: ApiTokens
     revocations: Revocations
     broker: RunningBroker | None
@@ -114,29 +117,46 @@ class Foundation:
         return certificate.fingerprint(hashes.SHA256()).hex()
 
 
+async def open_database(settings: Settings, stack: AsyncExitStack) -> SqlDatabase:
+    """Open the database; its tables are brought up to date by whoever leads, but for the first time."""
+    url = settings.storage_url or f"sqlite:///{settings.state / 'otaria.db'}"
+    database = await asyncio.to_thread(SqlDatabase.open, url, unless_led=True)
+    stack.push_async_callback(database.close)
+    return database
+
+
+async def authorities_of(settings: Settings, clock: SystemClock) -> Authorities:
+    """The certificate authorities of this server, made if there are none."""
+    directory = settings.state / "identity"
+    return await asyncio.to_thread(Authorities.open_or_create, directory, hosts=_names(settings), clock=clock.now)
+
+
 async def open_foundation(
-    settings: Settings, *, devices_url: str, clock: SystemClock, stack: AsyncExitStack
+    settings: Settings,
+    *,
+    devices_url: str,
+    clock: SystemClock,
+    database: Database,
+    leadership: Leadership,
+    stack: AsyncExitStack,
 ) -> Foundation:
-    """Open everything; raises typed errors that name what is missing (`catalogue-missing`, `key-missing`, …)."""
-    repository = _repository(settings)
+    """Open everything for a server that leads; raises typed errors that name what is missing (`catalogue-missing`,
+    `key-missing`, …). No part is given `database` but behind the fence."""
+    repository = repository_of(settings)
     director = Director(
         signer=repository.director_signer(),
         epoch=repository.director_epoch(),
         release_keys=ReleaseKeys(settings.online_keys),
         code_keys=CodeKeys(settings.online_keys),
     )
-    authorities = await asyncio.to_thread(
-        Authorities.open_or_create, settings.state / "identity", hosts=_names(settings), clock=clock.now
-    )
+    authorities = await authorities_of(settings, clock)
     changes = Changes()
     stack.callback(changes.close)
     artifacts = await asyncio.to_thread(ArtifactStore, settings.state / "artifacts")
-    url = settings.storage_url or f"sqlite:///{settings.state / 'otaria.db'}"
-    database = RingingDatabase(await asyncio.to_thread(SqlDatabase.open, url), changes)
-    stack.push_async_callback(database.close)
-    tokens = ApiTokens(database, clock=clock)
+    fenced = RingingDatabase(FencedDatabase(database, leadership), changes)
+    tokens = ApiTokens(fenced, clock=clock)
     await keep_admin_token(tokens, settings.state / ADMIN_TOKEN)
-    revocations = Revocations(database, authorities, clock=clock)
+    revocations = Revocations(fenced, authorities, clock=clock)
     await revocations.write()
     broker = await _broker(settings, authorities, stack)
     return Foundation(
@@ -147,7 +167,8 @@ async def open_foundation(
         authorities=authorities,
         artifacts=artifacts,
         changes=changes,
-        database=database,
+        database=fenced,
+        leadership=leadership,
         tokens=tokens,
         revocations=revocations,
         broker=broker,
@@ -174,7 +195,8 @@ def _token_in(path: Path) -> str:
     return path.read_text(encoding="utf-8").strip() if path.exists() else ""
 
 
-def _repository(settings: Settings) -> Repository:
+def repository_of(settings: Settings) -> Repository:
+    """The catalogue that this server signs; raises `RefusedError` (`catalogue-missing`)."""
     if not (settings.repository / "timestamp.json").is_file():
         raise RefusedError(
             "catalogue-missing",

@@ -7,6 +7,8 @@ listens on free loopback ports and ends with `close()`, or with the thread that 
 import contextlib
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -141,6 +143,8 @@ class Lab:
         say: Callable[[str], None] | None = None,
     ) -> None:
         self.broker: HostileBroker | None = None
+        self.more_settings = ""
+        """Sections for `otaria.toml` besides those that every laboratory has."""
         self.directory = directory
         self.state = directory / "state"
         self.repository = directory / "repository"
@@ -164,6 +168,7 @@ class Lab:
             f'[server]\nstate = "state"\n\n[http]\npeople = "127.0.0.1:{free_port()}"\n'
             f'devices = "127.0.0.1:{free_port()}"\n\n{self._broker_section()}\n'
             '[catalogue]\nrepository = "repository/metadata"\nonline_keys = "repository/keys/online"\n'
+            f"{self.more_settings}"
         )
 
     def _broker_section(self) -> str:
@@ -183,7 +188,7 @@ class Lab:
         return f'[broker]\nkind = "external"\n{hosts}{ports}'
 
     def start_server(self) -> None:
-        """Start `otaria serve` and wait until it answers."""
+        """Start `otaria serve` and wait until it answers, or says that it stands by."""
         (self.state / "run.json").unlink(missing_ok=True)
         with (self.directory / "server.log").open("ab") as log:
             self._server = subprocess.Popen(
@@ -203,6 +208,31 @@ class Lab:
             self._server.kill()
             self._server.wait(timeout=15)
             self._server = None
+
+    def signal_server(self, number: signal.Signals) -> None:
+        """Send the server process a signal, such as those that freeze and wake it."""
+        if self._server is not None:
+            self._server.send_signal(number)
+
+    def await_end(self) -> int:
+        """Wait until the server has ended by itself; its exit code."""
+        if self._server is None:
+            raise LabError("not-running", "There is no server to wait for.")
+        code, self._server = self._server.wait(timeout=START_TIMEOUT_S), None
+        return code
+
+    def second(self, directory: Path) -> "Lab":
+        """Another server on the same database, broker, catalogue and artifacts, with a state directory of its own and its
+        settings written; this one must have been started once."""
+        other = Lab(directory)
+        other.state.mkdir(parents=True)
+        shutil.copytree(self.state / "identity", other.state / "identity")
+        (other.state / "artifacts").symlink_to(self.state / "artifacts")
+        other.repository.symlink_to(self.repository)
+        settings = (self.directory / "otaria.toml").read_text()
+        listeners = re.sub(r'"127.0.0.1:\d+"', lambda _: f'"127.0.0.1:{free_port()}"', settings)
+        (directory / "otaria.toml").write_text(listeners)
+        return other
 
     def stop_server(self) -> None:
         """Stop the server cleanly."""
@@ -351,7 +381,8 @@ class Lab:
             raise LabError("server-died", f"The server ended with code {self._server.returncode}: {self.server_log()}")
         with contextlib.suppress(OSError, ValueError, OtariaError):
             if self._server is not None and self.run_info["pid"] == self._server.pid:
-                self.rest.get("/campaigns")
+                if self.run_info["role"] == "leader":
+                    self.rest.get("/campaigns")
                 return True
         return False
 

@@ -26,6 +26,11 @@ class SlowLink:
         """Bytes that the device has received over all connections."""
         return sum(self.downloads)
 
+    def lead_to(self, port: int) -> None:
+        """Forward new connections to another port, and break those there are."""
+        self._to_port = port
+        self.cut()
+
     def cut(self) -> None:
         """Break all connections; new ones are served."""
         for each in tuple(self._open):

@@ -33,6 +33,10 @@ def serve(config: Path, verbose: bool, as_json: bool) -> None:
     log_to_stderr(logging.INFO if verbose else logging.WARNING)
 
     def started(running: Running) -> None:
+        if running.role == "standby":
+            text = f"Otaria stands by; it takes over when the server that leads is gone for {settings.lease_s:g} s."
+            emit(asdict(running), as_json=as_json, text=text)
+            return
         text = (
             f"Otaria is running.\n  pages    {running.people_url}/\n  API      {running.people_url}/api/v1\n"
             f"  devices  {running.devices_url}\n  MQTT     {running.mqtt_host}:{running.mqtt_port} ({running.broker_kind})\n"

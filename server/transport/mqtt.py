@@ -66,7 +66,8 @@ class _Link:
 
 
 class AiomqttTransport:
-    """`server.ports.Transport` over aiomqtt."""
+    """`server.ports.Transport` over aiomqtt. `may_connect` is asked before each attempt: a connection ends the one that another
+    server has."""
 
     def __init__(
         self,
@@ -74,6 +75,7 @@ class AiomqttTransport:
         on_message: OnMessage,
         *,
         on_link: OnLink | None = None,
+        may_connect: Callable[[], bool] = lambda: True,
         subscriptions: Sequence[str] = topics.FROM_AGENTS,
         identifier: str = MQTT_IDENTITY,
         pauses: Pauses | None = None,
@@ -83,6 +85,7 @@ class AiomqttTransport:
         self._endpoint = endpoint
         self._on_message = on_message
         self._on_link = on_link
+        self._may_connect = may_connect
         self._subscriptions = tuple(subscriptions)
         self._identifier = identifier
         self._pauses = pauses or Pauses()
@@ -136,7 +139,8 @@ class AiomqttTransport:
         while True:
             started = loop.time()
             try:
-                await self._one_connection()
+                if self._may_connect():
+                    await self._one_connection()
             except (aiomqtt.MqttError, OSError, ValueError) as error:
                 _honour_cancellation()
                 logger.warning("broker %s:%d: %s", self._endpoint.host, self._endpoint.port, str(error))

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -15,7 +16,9 @@ from firmware.errors import OtariaError, RefusedError, UnavailableError
 from server.app import Running, Server, run
 from server.cli import run as run_command
 from server.config import Settings, load_settings
+from server.errors import NotLeaderError
 from server.identity.authority import Authorities
+from server.ports import CertificateRecord, Unit
 from server.storage import SqlDatabase
 from server.transport.broker import start_broker
 from tests.people_side import add_device
@@ -210,7 +213,8 @@ async def test_without_its_external_broker_it_runs_and_says_what_it_waits_for(
 @pytest.mark.parametrize(
     ("setting", "kind"),
     [
-        ('[storage]\nurl = "postgresql://nobody@127.0.0.1:1/otaria"', "database-url"),
+        ('[storage]\nurl = "postgresql://nobody@127.0.0.1:1/otaria"', "storage-fault"),
+        ('[storage]\nurl = "mysql://nobody@127.0.0.1:1/otaria"', "database-url"),
         ('[storage]\nurl = "no url"', "database-url"),
         ('[server]\nstate = "otaria.toml"', "state-unusable"),
         ('[server]\nstate = "otaria.toml/below"', "state-unusable"),
@@ -240,3 +244,94 @@ async def test_a_token_of_another_database_is_replaced(settings: Settings) -> No
         secret = _secret(settings)
         assert secret != "otp1_of-an-older-life"
         assert (await _get(f"{server.running.people_url}/api/v1/fleet", secret))[0] == 200
+
+
+SHARED = """
+[storage]
+url = "sqlite:///URL"
+lease_s = 1.0
+"""
+
+
+@pytest.fixture
+def pair(tmp_path: Path, catalogue: Path) -> tuple[Settings, Settings]:
+    """The settings of two servers on one database, of which the second has no authorities yet."""
+    made = []
+    for name in ("ulm", "bonn"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "repository").symlink_to(catalogue)
+        text = CONFIG.replace("KIND", "auto") + SHARED.replace("URL", str(tmp_path / "shared.db"))
+        (tmp_path / name / "otaria.toml").write_text(text)
+        made.append(load_settings(tmp_path / name / "otaria.toml"))
+    return made[0], made[1]
+
+
+async def _answer(url: str) -> tuple[int, dict[str, object], str | None]:
+    async with aiohttp.ClientSession() as session, session.get(url, ssl=False) as answer:
+        return answer.status, json.loads(await answer.text()), answer.headers.get("Retry-After")
+
+
+async def _leads(server: Server) -> None:
+    async with asyncio.timeout(20):
+        while server.running.role != "leader":  # noqa: ASYNC110 (another task promotes it meanwhile)
+            await asyncio.sleep(0.05)
+
+
+async def test_a_second_server_stands_by_says_so_and_takes_over(pair: tuple[Settings, Settings]) -> None:
+    ulm, bonn = pair
+    promoted: list[str] = []
+    async with Server(ulm) as first:
+        shutil.copytree(ulm.state / "identity", bonn.state / "identity")
+        async with Server(bonn, promoted=lambda running: promoted.append(running.role)) as second:
+            waiting = asyncio.create_task(second.wait())
+            running = second.running
+            assert (first.running.role, running.role) == ("leader", "standby")
+            assert json.loads((bonn.state / "run.json").read_text())["role"] == "standby"
+            for url in (f"{running.people_url}/api/v1/fleet", f"{running.devices_url}/v1/enrol/ca"):
+                status, problem, retry = await _answer(url)
+                assert (status, problem["type"], retry) == (503, "not-leader", "1")
+                assert first.running.people_url in str(problem["detail"])
+            status, body, _ = await _answer(f"{running.people_url}/readyz")
+            assert (status, body["role"], body["leader"]) == (503, "standby", first.running.people_url)
+            assert (await _get(f"{running.people_url}/healthz"))[0] == 200
+            await first.__aexit__()
+            await _leads(second)
+            assert promoted == ["leader"]
+            assert second.running.people_url == running.people_url
+            await _works(second.running, _secret(bonn))
+            _, text = await _get(f"{second.running.people_url}/api/v1/audit?limit=500", _secret(bonn))
+            assert [line["kind"] for line in json.loads(text)["audit"]].count("leader-changed") == 1
+            second.stop()
+            await waiting
+
+
+async def test_one_that_was_replaced_ends_and_says_who_leads(pair: tuple[Settings, Settings]) -> None:
+    settings, _ = pair
+    async with Server(settings) as server:
+        other = SqlDatabase.open(str(settings.storage_url))
+
+        def take(unit: Unit) -> None:
+            unit.leases.take(unit.leases.get("leader"), holder="bonn", address="http://bonn")
+
+        await other.write(take)
+        with pytest.raises(NotLeaderError, match="http://bonn"):
+            async with asyncio.timeout(10):
+                await server.wait()
+        lines = len(await other.read(lambda unit: unit.audit.page(limit=1000)))
+    assert len(await other.read(lambda unit: unit.audit.page(limit=1000))) == lines
+    lease = await other.read(lambda unit: unit.leases.get("leader"))
+    assert (lease.holder, lease.is_free) == ("bonn", False)
+    await other.close()
+
+
+async def test_a_stranger_may_not_stand_by(pair: tuple[Settings, Settings]) -> None:
+    ulm, bonn = pair
+    async with Server(ulm):
+        database = SqlDatabase.open(str(ulm.storage_url))
+        await database.write(lambda unit: add_device(unit, "gw-1", {}))
+        record = CertificateRecord(serial="1", agent="gw-1", issuer="ab" * 32, issued_at=1.0, expires_at=2.0)
+        await database.write(lambda unit: unit.identities.add_certificate(record))
+        await database.close()
+        with pytest.raises(RefusedError) as caught:
+            await Server(bonn).__aenter__()
+        assert caught.value.kind == "other-authorities"

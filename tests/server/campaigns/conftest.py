@@ -106,6 +106,8 @@ class FakeBroker:
         self.retained: dict[str, bytes] = {}
         self.published: list[tuple[str, bytes]] = []
         self.connected = True
+        self.client: object = None
+        """Whose connection it is, where several servers take it from each other."""
         self.connects: asyncio.Queue[int] = asyncio.Queue()
 
     async def run(self) -> None:
@@ -364,9 +366,11 @@ class PaperMaker:
 class Stage:
     """A server on a database file, its broker and its fleet. `boot` starts a new life of the server on the same file."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, url: str | None = None) -> None:
         self.file = file
+        self.url = url or f"sqlite:///{file}"
         self.clock = Clock()
+        self.signer = DIRECTOR
         self.broker = FakeBroker()
         self.waiting: list[tuple[str, bytes, bool]] = []
         self.lives: list[CountingDatabase] = []
@@ -375,7 +379,7 @@ class Stage:
 
     def boot(self, *, epoch: int = 1) -> None:
         """Start anew: all that was only in memory is gone. The dead life is closed at the end, never flushed before."""
-        self.database = CountingDatabase(SqlDatabase.open(f"sqlite:///{self.file}"))
+        self.database = CountingDatabase(SqlDatabase.open(self.url))
         self.lives.append(self.database)
         self.director = director = Director(signer=DIRECTOR, epoch=epoch, release_keys=ReleaseKeys(self.file.parent))
         self.stored = asyncio.Event()
@@ -548,6 +552,11 @@ async def new_stage(tmp_path: Path) -> AsyncIterator[Callable[[], Stage]]:
     yield make
     for one in made:
         await one.close()
+
+
+@pytest.fixture
+def stage_type() -> type[Stage]:
+    return Stage
 
 
 @pytest.fixture
