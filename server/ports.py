@@ -662,7 +662,7 @@ class Campaigns(Protocol):
         ...
 
     def to_undo(self, limit: int) -> Sequence[CampaignRow]:
-        """Some completed campaigns of a suspect release for which nothing was proposed yet."""
+        """Some completed or aborted campaigns of a suspect release for which nothing was proposed yet."""
         ...
 
     def running_release(self, campaign_id: str) -> Mapping[str, str | None]:

@@ -114,7 +114,7 @@ def reported(ledger: Ledger, event: Reported) -> None:
         drift.look(ledger, event, _other_image_text(ledger, event))
     unwell.count(ledger, event, before)
     if before is not ledger.assignment.state is AssignmentState.REGRESSED:
-        suspicion.after_completion(ledger)
+        suspicion.after_end(ledger)
     taking_back.recall_committed(ledger)
     progress.settle(ledger)
 

@@ -1,8 +1,8 @@
 """Suspect releases: what a regression after a campaign's end sets off, and what it stops.
 
 Rules
-- A target that regresses after its campaign was completed makes the release suspect, in all campaigns of it. One that somebody at
-  the device took back on purpose does not.
+- A target that regresses after its campaign was completed or aborted makes the release suspect, in all campaigns of it: nothing
+  else would hold anybody up any more. One that somebody at the device took back on purpose does not.
 - Where the strategy says `hold`, a campaign of a suspect release grants and orders nothing: it pauses, one that waits for its
   start is a draft again, and neither can be started or resumed until a person has cleared the release. With `warn` it goes on,
   and says so. Ways back are never held.
@@ -19,6 +19,7 @@ from server.planner.states import TransitionError, Turn, next_campaign
 from server.planner.words import CampaignState, Verb
 
 KIND = "release-suspect"
+_ENDED = {CampaignState.COMPLETED: "was completed", CampaignState.ABORTED: "was aborted"}
 _TO_START = (CampaignState.AWAITING_APPROVAL, CampaignState.SCHEDULED)
 
 
@@ -38,13 +39,13 @@ def refuse(ledger: Ledger, verb: Verb) -> None:
         raise TransitionError(KIND, text)
 
 
-def after_completion(ledger: Ledger) -> None:
-    """Ask for the release to be marked, when a target of a completed campaign has just regressed."""
+def after_end(ledger: Ledger) -> None:
+    """Ask for the release to be marked, when a target of a campaign that is over has just regressed."""
     campaign, assignment = ledger.campaign, ledger.assignment
-    if campaign.state is not CampaignState.COMPLETED or assignment.reason_kind == ReasonKind.ROLLED_BACK_LOCALLY:
+    if campaign.state not in _ENDED or assignment.reason_kind == ReasonKind.ROLLED_BACK_LOCALLY:
         return
     why = assignment.reason or "It gave no reason."
-    reason = f"{ledger.target.id} regressed after campaign {campaign.id} was completed. {why}"
+    reason = f"{ledger.target.id} regressed after campaign {campaign.id} {_ENDED[campaign.state]}. {why}"
     release = assignment.via or campaign.release
     ledger.command(Doubt(product=release.product, version=release.version, reason=reason))
 

@@ -74,7 +74,7 @@ def _fail(ledger: Ledger, text: str) -> None:
     ledger.move(Move.NOT_VERIFIED, reason_kind=KIND, reason=text)
     ledger.record("regressed", text, target=True)
     budgets.count_unasked(ledger, TokenKind.FAILED)
-    suspicion.after_completion(ledger)
+    suspicion.after_end(ledger)
 
 
 def _wait(ledger: Ledger, policy: VerifyPolicy) -> None:

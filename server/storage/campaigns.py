@@ -286,9 +286,9 @@ class SqlCampaigns:
         return [campaign_row(row) for row in rows]
 
     def to_undo(self, limit: int) -> Sequence[CampaignRow]:
-        """Some completed campaigns of a suspect release for which nothing was proposed yet."""
+        """Some completed or aborted campaigns of a suspect release for which nothing was proposed yet."""
         which = (
-            CAMPAIGN.c.state == str(CampaignState.COMPLETED),
+            CAMPAIGN.c.state.in_([str(state) for state in (CampaignState.COMPLETED, CampaignState.ABORTED)]),
             CAMPAIGN.c.suspect != "",
             CAMPAIGN.c.proposed.is_(None),
         )

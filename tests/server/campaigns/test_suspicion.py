@@ -103,3 +103,21 @@ async def test_a_version_changed_by_hand_is_shown_and_makes_nothing_suspect(stag
     release = await stage.database.read(lambda unit: unit.releases.get("lamp", "2"))
     assert release.state is ReleaseState.ACTIVE
     assert (await stage.service.explain("t1")).kind == "drift"
+
+
+async def test_a_regression_after_an_abort_marks_the_release_and_a_way_back_is_proposed(stage: Any) -> None:
+    devices = {device.name: device for device in await stage.enrol("t0", "t1", "t2", "t3")}
+    await stage.publish_releases()
+    await stage.settle()
+    await stage.start()
+    view = await stage.live(lambda view: view.cohorts[0].counts.get("verified") == 1)
+    assert view.row.state is CampaignState.RUNNING
+    await stage.service.command("spring", Verb.ABORT, by="ann", reason="")
+    await stage.live(lambda view: not any(row.counts.get("planned") for row in view.cohorts))
+    device = next(one for name, one in devices.items() if one.version == "2")
+    device.version, device.previous = "1", "2"
+    device.report("fell_back", Reason(kind="boot-loop", text="It never stayed up."))
+    await stage.settle()
+    release = await stage.database.read(lambda unit: unit.releases.get("lamp", "2"))
+    assert release.state is ReleaseState.SUSPECT
+    assert await stage.service.propose() == 1

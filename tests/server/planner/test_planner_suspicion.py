@@ -119,6 +119,34 @@ def test_a_regression_after_completion_holds_every_campaign_of_the_release() -> 
     board.activate("t0")
 
 
+def test_a_regression_after_a_campaign_was_aborted_marks_the_release_like_one_after_its_end() -> None:
+    board = Board()
+    for name in ("t0", "t1", "u0"):
+        board.add_target(name)
+    board.add_campaign("c", ["t0", "t1"], strategy(cohorts=ALL))
+    board.add_campaign("d", ["u0"], strategy(cohorts=ALL))
+    board.start("c")
+    board.start("d")
+    board.verify("t0")
+    board.tell(Verb.ABORT)
+    board.report("t1", "cancelled", runs=OLD)
+    assert board.campaign().suspect == ""
+    regress(board, "t0")
+    assert board.state("t0") is A.REGRESSED
+    assert board.campaign("d").suspect == "t0 regressed after campaign c was aborted. It hangs."
+    assert board.campaign("d").state is C.PAUSED
+    assert board.campaign().state is C.ABORTED
+
+
+def test_who_was_taken_back_at_the_device_after_an_abort_marks_nothing() -> None:
+    board = fleet(2, strategy(cohorts=ALL))
+    board.verify("t0")
+    board.tell(Verb.ABORT)
+    regress(board, "t0", reason_kind="rolled-back-locally", reason="Ann asked for it.")
+    assert board.state("t0") is A.REGRESSED
+    assert board.campaign().suspect == ""
+
+
 def test_with_warn_a_campaign_goes_on_and_says_so() -> None:
     board = doubted(on_suspect="warn")
     assert board.campaign().state is C.RUNNING
