@@ -15,6 +15,7 @@ from server.campaigns.schema_values import (
 )
 from server.planner import gate_policy
 from server.planner.budgets import UNLIMITED
+from server.planner.strategy import MOST_EFFECT
 
 _TRAIT = pattern(gate_policy.TRAIT.pattern)
 
@@ -63,7 +64,7 @@ _FIELDS: dict[str, Schema] = {
     "small_cohort": one_of(gate_policy.SMALL, "A cohort with too few sites for the test."),
     "small_stratum": one_of(gate_policy.SMALL, "A stratum with too few sites for the test."),
     "metrics": array(_metric(), 1, gate_policy.MAX_METRICS, "What is compared."),
-    "effect": number(gate_policy.LEAST_EFFECT, gate_policy.MOST_EFFECT, "The harm that must be excluded."),
+    "effect": number(gate_policy.LEAST_EFFECT, MOST_EFFECT, "The harm that must be excluded."),
     "observe": positive("How long after its commit a target should be compared."),
     "limit": number(-1e15, 1e15, "More is bad."),
     "for": duration("So long it must stay within the limit."),

@@ -7,7 +7,7 @@ from typing import Any
 
 from server.planner import plain
 from server.planner.budgets import UNLIMITED
-from server.planner.strategy import GatePolicy, MetricPolicy
+from server.planner.strategy import MOST_EFFECT, GatePolicy, MetricPolicy
 
 MAX_GATES = 8
 MAX_METRICS = 8
@@ -15,7 +15,7 @@ MAX_BY = 4
 MAX_SIGNER = 128
 LEAST_CONFIDENCE, MOST_CONFIDENCE = 0.5, 0.9999
 LEAST_RATE, MOST_RATE = 0.0001, 0.9
-LEAST_EFFECT, MOST_EFFECT = 0.2, 3.0
+LEAST_EFFECT = 0.2
 LEAST_EVERY_S = 5
 SMALL = ("all", "hold")
 TRAIT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
@@ -66,14 +66,14 @@ def _gate(value: object, where: str) -> GatePolicy:
         if key not in fields:
             raise plain.bad(f"{where}.{key}", f"be given for gate kind {kind}")
     values = {_STORED.get(key, key): _PARSED[key](fields[key], f"{where}.{key}") for key in fields if key in _PARSED}
-    gate = GatePolicy(kind=kind, **values)
-    if kind in ("rate", "metrics") and "by" not in fields:
-        gate = replace(gate, by=("hardware",))
-    if kind == "rate" and not LEAST_RATE <= gate.max_failure_rate <= MOST_RATE:
+    if kind == "rate" and not LEAST_RATE <= values["max_failure_rate"] <= MOST_RATE:
         least, most = f"{LEAST_RATE:.2%}", f"{MOST_RATE:.0%}"
         raise plain.bad(
             f"{where}.max_failure_rate", f"be from {least} to {most}; where nothing may fail, take kind all"
         )
+    gate = GatePolicy(kind=kind, **values)
+    if kind in ("rate", "metrics") and "by" not in fields:
+        gate = replace(gate, by=("hardware",))
     if gate.expected_rate >= gate.max_failure_rate > 0:
         raise plain.bad(
             f"{where}.expected_rate", "be below max_failure_rate: it is that of a release that ought to pass"

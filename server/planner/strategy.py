@@ -3,10 +3,12 @@
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from firmware.errors import RefusedError
 from server.planner.calendar import Calendar
 
 BY_BLOCK = ("rate", "metrics")
 """The kinds of gate that look at strata and sites."""
+MOST_EFFECT = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,18 @@ class GatePolicy:
     bear_s: float = 0.0
     accept_after_s: float | None = None
     accept_by: str = ""
+
+    def __post_init__(self) -> None:
+        """Raise `RefusedError` (`bad-strategy`) for bounds that no test could be made of."""
+        if self.kind == "rate" and not 0 < self.max_failure_rate < 1:
+            text = f"A gate of kind rate tests a failure rate between 0 and 1, not {self.max_failure_rate:g}"
+            raise RefusedError("bad-strategy", f"{text}; where nothing may fail, take kind all.")
+        if self.kind in BY_BLOCK and not 0 < self.confidence < 1:
+            text = f"A gate of kind {self.kind} needs a confidence between 0 and 1, not {self.confidence:g}."
+            raise RefusedError("bad-strategy", text)
+        if self.kind == "metrics" and not 0 < self.effect <= MOST_EFFECT:
+            text = f"A gate of kind metrics looks for a harm of up to {MOST_EFFECT:g} standard deviations, not {self.effect:g}."
+            raise RefusedError("bad-strategy", text)
 
 
 @dataclass(frozen=True, kw_only=True)

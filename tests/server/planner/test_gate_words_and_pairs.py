@@ -387,3 +387,50 @@ def test_gates_that_do_not_go_together_are_refused(several: list[dict[str, objec
 def test_gate_and_gates_together_are_refused() -> None:
     with pytest.raises(RefusedError, match="gate or gates, not both"):
         parse_gates({"gates": [{}], "gate": {}}, "cohorts[0]", None)
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"kind": "rate", "max_failure_rate": 1.0}, "tests a failure rate between 0 and 1, not 1; .* take kind all"),
+        ({"kind": "rate", "max_failure_rate": 0.0}, "tests a failure rate between 0 and 1, not 0"),
+        ({"kind": "rate", "max_failure_rate": float("nan")}, "not nan"),
+        ({"kind": "rate", "max_failure_rate": 0.05, "confidence": 1.0}, "needs a confidence between 0 and 1, not 1"),
+        ({"kind": "metrics", "confidence": 0.0}, "needs a confidence between 0 and 1, not 0"),
+        ({"kind": "metrics", "effect": 0.0}, "a harm of up to 3 standard deviations, not 0"),
+        ({"kind": "metrics", "effect": 20.0}, "not 20"),
+    ],
+)
+def test_a_gate_that_no_test_could_be_made_of_is_refused_however_it_is_made(
+    values: dict[str, object], why: str
+) -> None:
+    with pytest.raises(RefusedError, match=why) as caught:
+        GatePolicy(**values)  # type: ignore[arg-type]
+    assert caught.value.kind == "bad-strategy"
+
+
+@pytest.mark.parametrize("bound", [1e-9, 0.0001, 0.9, 1 - 1e-9])
+def test_a_gate_of_any_other_rate_judges(bound: float) -> None:
+    gate = rate(bound)
+    board = with_gates(gate, size=3)
+    board.verify(*board.members("wave"))
+    assert gates.judge(CohortPolicy(name="wave", gate=gate), board.cohort("wave"), board.now).text
+
+
+def test_a_count_gate_may_have_any_share() -> None:
+    assert GatePolicy(kind="share", max_failure_rate=1.0).max_failure_rate == 1.0
+
+
+def test_a_comparison_is_on_the_trail_with_its_numbers() -> None:
+    board = with_gates(METRICS, count=3, size=9)
+    target = board.members("wave")[0]
+    board.verify(target)
+    changes = {"restarts": (3.0, -1.5), "free": (None, 2e9)}
+    board.feed(Compared(campaign="c", target=target, changes=changes, at=board.now, by="ann"))
+    (record,) = board.records("compared")
+    control = board.assignment(target).control
+    assert record.target == target
+    assert record.text == (
+        f"Compared with {control}, by ann: since before, free by nothing that it told, beside +2e+09; "
+        "restarts by +3, beside -1.5."
+    )
