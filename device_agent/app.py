@@ -33,6 +33,7 @@ from device_agent.logs.desk import LogDesk
 from device_agent.loop import AgentLoop
 from device_agent.monotonic import BootClock
 from device_agent.ports import MonotonicClock, WayTaken
+from device_agent.room import with_room
 from device_agent.runtime import Runtime, presence_messages
 from device_agent.sourcing import open_slots
 from device_agent.transport.mqtt import Broker, MqttLink, Will
@@ -155,6 +156,7 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
         notice=door.tell if door else lambda event: None,
         way=lambda: WayTaken(endpoint=ways.current.https_url, services_cas=ways.services_cas),
         encryption_key=lambda: known.facts.encryption_key,
+        labels=lambda given: with_room(given, _rooms(directory, config)),
     )
     clocked.runtime = runtime
     loop = AgentLoop(
@@ -284,6 +286,11 @@ def sole_agent(directory: Path) -> Iterator[None]:
         raise UnavailableError("agent-running", f"Another agent runs in {directory}; stop it first.") from error
     finally:
         os.close(descriptor)
+
+
+def _rooms(directory: Path, config: Config) -> list[Path]:
+    """Where the agent keeps what it fetches, and copies of data."""
+    return [directory, *([Path(config.data.directory)] if config.data.directory else [])]
 
 
 def _data(config: Config) -> DataStore | None:

@@ -118,16 +118,17 @@ class Runtime:
         way: Callable[[], WayTaken] = WayTaken,
         lineage: Lineage = OWN,
         encryption_key: Callable[[], EncryptionKey | None] = lambda: None,
+        labels: Callable[[dict[str, str]], dict[str, str]] = lambda given: given,
     ) -> None:
         """`directory` holds the journal. `identify_slot` says what the running slot holds when there is no journal. `session`
         names this process in its presence; whoever made the link with a last will passes the same. `notice` is told of every
         report and of progress, for people at the device; it may be called on any thread. `way`: by which way we come, for
-        the inventory; so is `encryption_key`, whose private half the device holds. `lineage`: in which schema the journal is
-        written."""
+        the inventory; so is `encryption_key`, whose private half the device holds, and what `labels` makes of the settings'
+        labels. `lineage`: in which schema the journal is written."""
         settings = settings or Settings()
         self._identity, self._ports, self._settings = identity, ports, settings
         self._identify, self._notice, self._way = identify_slot, notice, way
-        self._encryption_key = encryption_key
+        self._encryption_key, self._labels = encryption_key, labels
         self._journal = Journal(ports.effects, directory, lineage)
         self._record = Record(outbox=outbox.Outbox(journal="unstarted"))
         self._session = session or ports.chance.nonce()
@@ -537,7 +538,7 @@ class Runtime:
         inventory = Inventory(
             hardware=self._identity.hardware,
             agent_version=settings.agent_version,
-            labels=settings.labels,
+            labels=self._labels(settings.labels),
             capabilities=list(settings.capabilities),
             encryption_key=self._encryption_key(),
             endpoint=way.endpoint,
