@@ -31,6 +31,7 @@ from device_agent.local.settings import policy_of
 from device_agent.logs.book import LogBook
 from device_agent.logs.desk import LogDesk
 from device_agent.loop import AgentLoop
+from device_agent.metrics.desk import MetricDesk
 from device_agent.monotonic import BootClock
 from device_agent.ports import MonotonicClock, WayTaken
 from device_agent.room import with_room
@@ -139,6 +140,7 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
         health=health,
         data=_data(config),
         logs=LogDesk(book, allow=config.logs.allow, boot_argv=config.logs.boot_argv),
+        metrics=MetricDesk(effects, directory, config.metrics) if config.metrics.measured else None,
         reach=reach,
         policy=policy_of(config.hooks, config.local, health),
         bundles=Bundles(shelf=shelf, returns=Returns(effects, shelf, identity.target)),

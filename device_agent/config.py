@@ -14,6 +14,7 @@ from device_agent.boot.settings import Boot, Simulated
 from device_agent.core.values import DataPolicy, OwnWatch, Tuning
 from device_agent.install.addresses import store_address
 from device_agent.local.settings import AbsolutePath, HookSettings, LocalSettings, policy_of, require_sensible
+from device_agent.metrics.settings import MetricSettings, require_measurable
 from device_agent.post import Pace
 from device_agent.slots.places import Size, SlotTables, parse_size, places_of
 from firmware.checks import MAX_CHECKS, HealthCheck, require_understood
@@ -127,6 +128,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     local: LocalSettings = LocalSettings()
     data: DataSettings = DataSettings()
     logs: LogSettings = LogSettings()
+    metrics: MetricSettings = MetricSettings()
 
 
 def load_config(directory: Path) -> Config:
@@ -148,6 +150,7 @@ def load_config(directory: Path) -> Config:
     try:
         require_understood(config.health.checks)
         require_sensible(config.hooks, config.local)
+        require_measurable(config.metrics.measured)
     except RefusedError as error:
         raise RefusedError("bad-config", f"{path}: {error.text}") from error
     checks = [*raw.get("health", {}).get("checks", [])]

@@ -30,9 +30,17 @@ JOURNAL_FILE = "journal.json"
 MAX_BYTES = 32 << 20
 
 
+class MetricsTold(Struct, frozen=True, kw_only=True):
+    """The last report of metrics: its number, and the last hour in it."""
+
+    seq: int
+    through: int
+
+
 class Record(Struct, frozen=True, kw_only=True):
     """`trusted_time`: POSIX seconds, never falls. `inventory_hash`: sha256 of the inventory last reported. `readers`: who may
-    come to read this, by slot. `logs_taken`: the highest counter of any request for logs that was taken."""
+    come to read this, by slot. `logs_taken`: the highest counter of any request for logs that was taken. `metrics_told`: what was
+    last told of health metrics."""
 
     schema: int = SCHEMA
     standing: Standing = Standing()
@@ -41,6 +49,7 @@ class Record(Struct, frozen=True, kw_only=True):
     inventory_hash: str = ""
     readers: dict[Slot, Reader] = {}
     logs_taken: Counter | None = None
+    metrics_told: MetricsTold | None = None
 
 
 class _Later(Struct, frozen=True, kw_only=True):

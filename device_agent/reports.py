@@ -16,6 +16,7 @@ from device_agent.identity import Identity
 from device_agent.outbox import Entry, Outbox
 from device_agent.ports import Notary
 from firmware.protocol.codec import canonical
+from firmware.protocol.metrics import Metrics
 from firmware.protocol.report import REPORT_KIND, Inventory, Reason, Report
 from firmware.protocol.topics import Leaf
 from firmware.protocol.words import MAX_TEXT
@@ -33,17 +34,9 @@ class Facts:
 def enqueue(outbox: Outbox, tell: Tell, standing: Standing, facts: Facts) -> Outbox:
     """The outbox with the report that a `Tell` asks for, signed."""
     order = tell.held.order if tell.held else None
-    report = Report(
-        target=facts.identity.target,
-        agent=facts.identity.agent,
-        journal=outbox.journal,
-        seq=outbox.next_seq,
-        oldest=box.oldest_after_adding(outbox),
-        boot_id=standing.boot.boot_id,
-        at=facts.at,
+    report = replace(
+        _of_no_order(outbox, standing, facts),
         state=tell.state,
-        running=running_of(standing),
-        counter=standing.highest,
         order_hash=tell.held.hash if tell.held else None,
         campaign=order.campaign if order else None,
         change_id=order.change_id if order else None,
@@ -57,7 +50,19 @@ def enqueue_inventory(
     outbox: Outbox, inventory: Inventory, reason: Reason | None, standing: Standing, facts: Facts
 ) -> Outbox:
     """The outbox with a report of what this target is."""
-    report = Report(
+    report = replace(_of_no_order(outbox, standing, facts), reason=_fitting(reason), inventory=inventory)
+    return _add(outbox, report, Leaf.INVENTORY, facts.notary)
+
+
+def enqueue_metrics(outbox: Outbox, metrics: Metrics, standing: Standing, facts: Facts) -> Outbox:
+    """The outbox with a report of what this target measured. Raises `UnavailableError` when nobody can sign it now."""
+    report = replace(_of_no_order(outbox, standing, facts), metrics=metrics)
+    return _add(outbox, report, Leaf.REPORT, facts.notary)
+
+
+def _of_no_order(outbox: Outbox, standing: Standing, facts: Facts) -> Report:
+    """The next report, about where this target stands and no order."""
+    return Report(
         target=facts.identity.target,
         agent=facts.identity.agent,
         journal=outbox.journal,
@@ -68,10 +73,7 @@ def enqueue_inventory(
         state=word_of(standing.state),
         running=running_of(standing),
         counter=standing.highest,
-        reason=_fitting(reason),
-        inventory=inventory,
     )
-    return _add(outbox, report, Leaf.INVENTORY, facts.notary)
 
 
 def _fitting(reason: Reason | None) -> Reason | None:

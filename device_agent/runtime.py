@@ -36,10 +36,11 @@ from device_agent.data import jobs
 from device_agent.factory import identify, with_running
 from device_agent.gate import Bucket, Gate
 from device_agent.identity import Identity
-from device_agent.journal import Journal, Record, durable
+from device_agent.journal import Journal, MetricsTold, Record, durable
 from device_agent.lanes import Lanes
 from device_agent.lineage import OWN, Lineage
 from device_agent.local.hooks import Point
+from device_agent.metrics.desk import MetricDesk
 from device_agent.ports import HealthResult, Incoming, Slot, SlotSets, WayTaken
 from device_agent.post import Pace, Post
 from device_agent.timer import Timer
@@ -159,6 +160,8 @@ class Runtime:
         self._time.learn(self._record.trusted_time, self._now())
         self._gate.want_refresh(self._now())
         self._uptime.begin(self._now())
+        if self._ports.metrics is not None:
+            self._ports.metrics.begin(status.boot_id, self._now(), self._ports.chance.jitter())
         self._apply(ev.Booted(status=status))
         self._tell_inventory(trouble)
         self._return_reports()
@@ -187,6 +190,8 @@ class Runtime:
         logs = self._ports.logs
         if logs is not None and logs.send_at is not None and logs.send_at <= now:
             logs.send(self._send_log_part, now)
+        if self._ports.metrics is not None:
+            self._tend_metrics(self._ports.metrics, now)
         if self._lanes.is_free(Lane.CATALOGUE) and self._gate.take_refresh(now):
             self._lanes.add(Job(lane=Lane.CATALOGUE, run=self._refresh_job()))
 
@@ -194,6 +199,8 @@ class Runtime:
         """Monotonic seconds at which to call `due`, or None; a time that has passed means now."""
         times = [wake_at(self.standing), self._post.resend_at, self._uptime.due_at, self._returning.due_at]
         times.append(self._ports.logs.send_at if self._ports.logs is not None else None)
+        if self._ports.metrics is not None:
+            times += [self._ports.metrics.sample_at, self._ports.metrics.tell_at]
         if self._lanes.is_free(Lane.CATALOGUE):
             times.append(self._gate.refresh_at)
         return min((at for at in times if at is not None), default=None)
@@ -311,6 +318,7 @@ class Runtime:
         self._ports.reach.heard = True
         self._store(replace(self._record, outbox=left))
         self._post.acked(left, self._now(), self._ports.chance.jitter())
+        self._let_metrics_go_on()
 
     def _connected(self, online: bool) -> None:
         jitter = self._ports.chance.jitter()
@@ -322,6 +330,7 @@ class Runtime:
         self._post.connected(online, self._record.outbox, self._now(), jitter)
         if online:
             self._apply(ev.LinkUp(jitter=jitter))
+            self._let_metrics_go_on()
 
     def _finished(self, done: JobDone) -> None:
         self._lanes.finished(done.lane)
@@ -333,6 +342,9 @@ class Runtime:
         self._ports.reach.heard |= done.refreshed
         if done.brought is not None:
             self._take_brought(done.brought)
+        if done.measured is not None and self._ports.metrics is not None:
+            now, jitter = self._now(), self._ports.chance.jitter()
+            self._ports.metrics.take(done.measured, self._time.seconds(now), now, jitter)
         if done.parts and self._ports.logs is not None:
             self._ports.logs.queue(done.parts, self._now())
         if done.lane is Lane.CATALOGUE:
@@ -550,6 +562,44 @@ class Runtime:
         box = reports.enqueue_inventory(self._record.outbox, inventory, trouble, self.standing, self._facts())
         self._store(replace(self._record, outbox=box, inventory_hash=digest))
         self._post.send(box, self._now(), self._ports.chance.jitter())
+
+    def _tend_metrics(self, desk: MetricDesk, now: float) -> None:
+        """Measure and tell at their times."""
+        if desk.sample_at is not None and desk.sample_at <= now:
+            desk.sample_at = None
+            ports, stop = self._ports, StopFlag()
+            self._stops[Lane.METRICS] = stop
+            self._lanes.add(Job(lane=Lane.METRICS, run=lambda: work.measure(ports, desk, stop=stop)))
+        if desk.tell_at is not None and desk.tell_at <= now:
+            self._tell_metrics(desk, now)
+
+    def _tell_metrics(self, desk: MetricDesk, now: float) -> None:
+        """Report the next hours. Only one such report waits, and none while there is no link: else a month offline would push
+        out of the outbox what moves things."""
+        told, box = self._record.metrics_told, self._record.outbox
+        if not self._ports.reach.connected or (told is not None and box.oldest <= told.seq < box.next_seq):
+            desk.hold()
+            return
+        metrics = desk.next(told.through if told is not None else -1)
+        if metrics is None:
+            desk.wait(now, self._ports.chance.jitter())
+            return
+        try:
+            added = reports.enqueue_metrics(box, metrics, self.standing, self._facts())
+        except UnavailableError as error:
+            log.info("metrics wait", extra={"reason": error.text})
+            desk.wait(now, self._ports.chance.jitter())
+            return
+        through = metrics.hours[-1].hour
+        self._store(replace(self._record, outbox=added, metrics_told=MetricsTold(seq=box.next_seq, through=through)))
+        desk.told(through)
+        desk.hold()
+        self._post.send(added, now, self._ports.chance.jitter())
+
+    def _let_metrics_go_on(self) -> None:
+        desk = self._ports.metrics
+        if desk is not None:
+            desk.go_on(self._now(), self._ports.chance.jitter())
 
     def _facts(self) -> reports.Facts:
         return reports.Facts(

@@ -4,7 +4,7 @@ What can't be had now is delayed, what is wrong is refused; anything else is a d
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -22,6 +22,7 @@ from device_agent.install.claims import claimed
 from device_agent.local.hooks import NEVER, Point
 from device_agent.local.policy import CONDITION_EVERY_S, LocalPolicy, No, why
 from device_agent.logs.desk import LogDesk
+from device_agent.metrics.desk import MetricDesk
 from device_agent.ports import (
     BootControl,
     Catalogue,
@@ -57,7 +58,8 @@ class Chance(Protocol):
 class Ports:
     """Everything the agent touches. `link` is only published to; who owns it starts and stops it. `reach` is told whether the
     server answers, for the checks that ask. `policy`: the device's own say. `bundles`: None where none are installed from.
-    `data`: what is kept beside the slots; None where nothing is. `logs`: who keeps and gives out the agent's own lines."""
+    `data`: what is kept beside the slots; None where nothing is. `logs`: who keeps and gives out the agent's own lines.
+    `metrics`: who measures; None where nothing is."""
 
     effects: Effects
     slots: SlotSets
@@ -71,6 +73,7 @@ class Ports:
     chance: Chance
     data: DataStore | None = None
     logs: LogDesk | None = None
+    metrics: MetricDesk | None = None
     reach: Reach = field(default_factory=Reach)
     policy: LocalPolicy = field(default_factory=LocalPolicy)
     bundles: Bundles | None = None
@@ -87,17 +90,19 @@ class Lane(StrEnum):
     STICK = "stick"
     DATA = "data"
     LOGS = "logs"
+    METRICS = "metrics"
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobDone:
     """A job's answer, to be handed to `Runtime.handle`. `event` None: a catalogue refresh, `refreshed` or not; or the boot loader
     was told that the system stayed up, or reports were written to a stick (`noted`), or could not be. `brought`: an order out of
-    a bundle. `parts`: of an answer. `then`: called when the lane is free again."""
+    a bundle. `parts`: of an answer. `measured`: metrics that were read. `then`: called when the lane is free again."""
 
     lane: Lane
     event: ev.Event | None = None
     parts: Sequence[LogPart] = ()
+    measured: Mapping[str, float] | None = None
     refreshed: bool = False
     noted: bool = False
     brought: Brought | None = None
@@ -405,6 +410,11 @@ def bring_bundle(ports: Ports, target: str, path: Path, *, trusted_time: float, 
         return JobDone(lane=Lane.CATALOGUE)
     brought = bring(ports.bundles, ports.catalogue, target, path, trusted_time, reply)
     return JobDone(lane=Lane.CATALOGUE, brought=brought)
+
+
+def measure(ports: Ports, desk: MetricDesk, *, stop: Callable[[], bool]) -> JobDone:
+    """Read the metrics once."""
+    return JobDone(lane=Lane.METRICS, measured=desk.measure(ports.boot.status().program_port, stop))
 
 
 def note_uptime(ports: Ports) -> JobDone:

@@ -17,7 +17,7 @@ _NUMBER = re.compile(r"[-+]?(?:\d{1,18}(?:\.\d{0,18})?|\.\d{1,18})(?:[eE][-+]?\d
 
 def measure(check: HealthCheck, systemd: Systemd, deadline: Deadline) -> Seen:
     """Whether the number that the check names is within its bounds."""
-    value = _value(check, systemd, deadline)
+    value = read_value(check, systemd, deadline)
     if isinstance(value, Seen):
         return value
     if check.least is not None and value < check.least:
@@ -25,6 +25,22 @@ def measure(check: HealthCheck, systemd: Systemd, deadline: Deadline) -> Seen:
     if check.most is not None and value > check.most:
         return Seen(passed=False, text=f"it is {value:g}, above {check.most:g}")
     return Seen(passed=True, text=f"it is {value:g}")
+
+
+def read_value(check: HealthCheck, systemd: Systemd, deadline: Deadline) -> float | Seen:
+    """The number that the check names, or why there is none."""
+    if check.metric == "output":
+        return _output(check, deadline)
+    if check.metric == "file":
+        return read_number(Path(check.path or "/"), check.key)
+    if check.metric == "memory-free":
+        kibibytes = read_number(MEMORY, "MemAvailable")
+        return kibibytes if isinstance(kibibytes, Seen) else kibibytes * 1024
+    if check.metric == "disk-free":
+        return _disk_free(check.path or "/")
+    if check.metric == "restarts":
+        return systemd.restarts(check.units, deadline)
+    return Seen(passed=False, text=f"the metric {check.metric!r} is not known here")
 
 
 def number_in(text: str, key: str | None) -> float | None:
@@ -55,21 +71,6 @@ def read_number(path: Path, key: str | None) -> float | Seen:
         what = f"no number after {key!r}" if key else "no number"
         return Seen(passed=False, text=f"{path} holds {what}")
     return value
-
-
-def _value(check: HealthCheck, systemd: Systemd, deadline: Deadline) -> float | Seen:
-    if check.metric == "output":
-        return _output(check, deadline)
-    if check.metric == "file":
-        return read_number(Path(check.path or "/"), check.key)
-    if check.metric == "memory-free":
-        kibibytes = read_number(MEMORY, "MemAvailable")
-        return kibibytes if isinstance(kibibytes, Seen) else kibibytes * 1024
-    if check.metric == "disk-free":
-        return _disk_free(check.path or "/")
-    if check.metric == "restarts":
-        return systemd.restarts(check.units, deadline)
-    return Seen(passed=False, text=f"the metric {check.metric!r} is not known here")
 
 
 def _output(check: HealthCheck, deadline: Deadline) -> float | Seen:

@@ -19,7 +19,7 @@ from msgspec import inspect as ms
 
 from device_agent.cli import _parser
 from firmware import checks, manifest
-from firmware.protocol import endpoints, enrol, logs, order, permit, renew, report, topics, words
+from firmware.protocol import endpoints, enrol, logs, metrics, order, permit, renew, report, topics, words
 from server.cli import GROUP, cli
 from server.planner.policy import READY_MADE
 
@@ -49,6 +49,9 @@ PARTS = (
     report.RunningImage,
     report.Inventory,
     report.EncryptionKey,
+    metrics.Metrics,
+    metrics.MetricHour,
+    metrics.Told,
 )
 UNSIGNED = (report.Progress, report.Presence)
 MANIFEST = (

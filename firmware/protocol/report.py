@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from firmware.contents import MAX_IMAGES
+from firmware.protocol.metrics import Metrics
 from firmware.protocol.order import Counter
 from firmware.protocol.words import (
     AgentState,
@@ -87,7 +88,7 @@ class Report(Struct, frozen=True, kw_only=True):
     `seq` starts at 1 and is contiguous per (report key, `journal`). `oldest` is the lowest seq that was unacked when this
     report was made, so that a server restored from a backup can tell "coming later" from "gone". `counter` is the highest
     counter of any order the target has accepted. `at` is the target's trusted time. A report with `inventory` goes to the
-    inventory topic; any other goes to the report topic and is about the order `order_hash`.
+    inventory topic; any other goes to the report topic and is about the order `order_hash`, or brings `metrics`.
     """
 
     v: Annotated[int, Meta(ge=1, le=1)] = 1
@@ -107,6 +108,7 @@ class Report(Struct, frozen=True, kw_only=True):
     reason: Reason | None = None
     evidence: dict[str, Any] = {}
     inventory: Inventory | None = None
+    metrics: Metrics | None = None
 
 
 class Ack(Struct, frozen=True, kw_only=True):
