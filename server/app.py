@@ -24,6 +24,7 @@ from firmware.protocol.codec import canonical
 from firmware.protocol.topics import CATALOGUE, Leaf, parse
 from server.campaigns.blocks import BlockService
 from server.campaigns.bundles import BundleService
+from server.campaigns.comparing import Comparer
 from server.campaigns.deltas import DeltaFactory
 from server.campaigns.engine import Engine
 from server.campaigns.enlisting import Enlisting
@@ -115,6 +116,7 @@ class Core:
     preparation: Preparation
     indicators: Indicators
     enlisting: Enlisting
+    comparer: Comparer
     desk: CampaignService
     evictions: Evictions
 
@@ -123,9 +125,16 @@ class Server:
     """A whole Otaria server in this process. `async with` starts and stops it; `wait` returns when it must stop. `promoted` is
     called should it first stand by and then lead."""
 
-    def __init__(self, settings: Settings, *, promoted: Callable[[Running], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        promoted: Callable[[Running], None] = lambda _: None,
+        clock: SystemClock | None = None,
+    ) -> None:
         self._settings = settings
         self._promoted = promoted
+        self._clock = clock or SystemClock()
         self._stack = AsyncExitStack()
         self._standby = AsyncExitStack()
         self._promotion: asyncio.Task[None] | None = None
@@ -187,7 +196,6 @@ class Server:
             devices=devices,
             devices_url=settings.http.devices_url or f"https://{bound(settings.http.devices, devices).authority}",
         )
-        self._clock = SystemClock()
         repository_of(settings)
         self._database = await open_database(settings, stack)
         self._leadership = Leadership(
@@ -266,6 +274,7 @@ class Server:
             ("preparation of deltas", core.preparation.run()),
             ("indicators", core.indicators.run()),
             ("enlisting", core.enlisting.run()),
+            ("comparison of metrics", core.comparer.run()),
             ("catalogue renewal", _renewals(foundation, core.publisher)),
             ("proposals", Proposals(core.desk).run()),
             ("housekeeping", Housekeeping(foundation.database, foundation.clock).run()),
@@ -382,6 +391,7 @@ def _core(base: Foundation) -> Core:
         preparation=preparation,
         indicators=Indicators(database=base.database, port=_monitor(base), engine=engine, clock=base.clock),
         enlisting=Enlisting(base.database, engine),
+        comparer=Comparer(base.database, engine, base.clock),
         desk=CampaignService(base.database, base.clock, engine, on_started=preparation.wake),
         evictions=evictions,
     )

@@ -12,9 +12,11 @@ from typing import Any, Protocol, TypeVar
 from msgspec import Struct
 
 from firmware.contents import ROOT_SET, contents_sha256
+from firmware.protocol.metrics import MetricHour
 from firmware.protocol.order import Counter
 from firmware.protocol.words import Action
 from server.planner.availability import Availability
+from server.planner.comparing import Pair
 from server.planner.decision import Decision
 from server.planner.revision_rows import RevisionRow
 from server.planner.rows import AssignmentRow, CampaignRow, CohortRow, TokenRow
@@ -468,6 +470,25 @@ class Presences(Protocol):
         ...
 
 
+class MetricHours(Protocol):
+    """What targets measured, by hour, as their signed reports told it."""
+
+    def put(self, target: str, hours: Sequence[MetricHour], now: float) -> int:
+        """Store hours; told again, or in another order, they are the same. Returns how many numbers were left out: of hours too
+        long ago or yet to come, or of more metrics than a target may have."""
+        ...
+
+    def of(
+        self, targets: Sequence[str], names: Sequence[str], hours: range
+    ) -> Mapping[tuple[str, str], Mapping[int, float]]:
+        """What these targets told of these metrics, by hours since 1970 UTC; by target and metric, those without any left out."""
+        ...
+
+    def forget(self, now: float, limit: int) -> int:
+        """Forget weeks that nothing is compared with any more; returns how many rows."""
+        ...
+
+
 # Campaigns
 
 
@@ -683,6 +704,13 @@ class Campaigns(Protocol):
 
     def given_out(self, campaign_id: str, now: float, after: str, limit: int) -> Sequence["StoredOrder"]:
         """The current orders of the campaign that are given out for unattended use and may still be followed, by target."""
+        ...
+
+    def pairs(
+        self, campaign_id: str, cohort: int, release_sha256: str, after: int, limit: int, *, target: str | None = None
+    ) -> Sequence[Pair]:
+        """Verified targets of a cohort that have a control and were not compared yet, with it, by rank above `after`; only this
+        target if given."""
         ...
 
     def waiting_for(self, target: str) -> str | None:
@@ -953,6 +981,8 @@ class Unit(Protocol):
     def presences(self) -> Presences: ...
     @property
     def leases(self) -> Leases: ...
+    @property
+    def metrics(self) -> MetricHours: ...
 
 
 class Database(Protocol):

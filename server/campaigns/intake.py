@@ -8,6 +8,7 @@ the agent is quarantined until a person has looked.
 from firmware.encryption.content_key import SUITE, key_id, public_from_text
 from firmware.errors import RefusedError
 from firmware.protocol.logs import LogPart
+from firmware.protocol.metrics import MAX_METRICS, Metrics
 from firmware.protocol.permit import Ask
 from firmware.protocol.report import Ack, Inventory, Report
 from firmware.protocol.topics import Leaf, of_target
@@ -82,9 +83,8 @@ class Intake:
 
     def _store(self, said: Said, report: Report, *, after_gap: bool) -> None:
         self._ask_for_logs_again(report.agent)
-        self._unit.inbox.add_report(
-            report.target, report.agent, report.journal, report.seq, said.hash, said.body, self._now
-        )
+        body = {name: value for name, value in said.body.items() if name != "metrics"}  # they have a place of their own
+        self._unit.inbox.add_report(report.target, report.agent, report.journal, report.seq, said.hash, body, self._now)
         self.stored += 1
         runs = report.running
         self._unit.fleet.note_report(
@@ -101,6 +101,8 @@ class Intake:
             )
         if report.inventory is not None:
             self._inventory(report, report.inventory)
+        if report.metrics is not None:
+            self._metrics(report, report.metrics)
         self._compare_counters(report)
 
     def _ack(self, said: Said, report: Report) -> None:
@@ -133,6 +135,15 @@ class Intake:
                 "hardware-mismatch",
                 f"{report.target} was enrolled as {target.hardware} but says it is {inventory.hardware}.",
             )
+
+    def _metrics(self, report: Report, metrics: Metrics) -> None:
+        left_out = self._unit.metrics.put(report.target, metrics.hours, self._now)
+        if metrics.dropped:
+            text = f"{report.target} let {metrics.dropped} hours of metrics go before it could tell them."
+            self._incident(report, "metrics-lost", text)
+        if left_out:
+            text = f"{left_out} numbers that {report.target} told are of no use: their hours are too old or yet to come, or it "
+            self._incident(report, "metrics-left-out", f"{text}measures more than {MAX_METRICS} things.")
 
     def _encryption_key(self, report: Report, inventory: Inventory, before: str | None) -> str | None:
         """The announced key, if it can be encrypted to. Another than before is told: somebody may hold the report key."""

@@ -12,6 +12,7 @@ from msgspec import structs
 
 from firmware.errors import RefusedError
 from server.campaigns import grouping
+from server.campaigns.comparing import comparison_of
 from server.campaigns.engine import Engine
 from server.campaigns.expecting import expected
 from server.campaigns.members import labelled, release_of
@@ -200,11 +201,7 @@ class CampaignService:
             why = "it was compared already" if row.compared else "it has no control, or isn't verified"
             raise RefusedError("not-compared", f"{target} can't be compared: {why}.")
         at = self._clock.now()
-        await self._engine.command(Compared(campaign=campaign, target=target, changes=dict(changes), at=at))
-        text = f"{target} was compared with {row.control}: {', '.join(sorted(changes))}."
-        await self._database.write(
-            lambda unit: unit.audit.add(at=at, kind="compared", text=text, actor=by, campaign=campaign, target=target)
-        )
+        await self._engine.command(Compared(campaign=campaign, target=target, changes=dict(changes), at=at, by=by))
 
     async def list(self) -> Sequence[CampaignView]:
         """All campaigns, newest first."""
@@ -366,6 +363,9 @@ def _view(unit: Unit, campaign: str) -> CampaignView:
 def _explained(unit: Unit, target: str, now: float) -> Explanation:
     loaded = _around(unit, target)
     why = explain(loaded, now)
+    if why.state == AssignmentState.VERIFIED and why.campaign is not None:
+        waits = comparison_of(unit, why.campaign, target, now)
+        return why if waits is None else structs.replace(why, text=f"{why.text} {waits.text}".strip())
     if why.kind not in WAITS_FOR_PRESENCE or loaded.target is None:
         return why
     row = unit.presences.of([loaded.target.agent], now).get(loaded.target.agent)

@@ -214,6 +214,8 @@ class Compared(Struct, frozen=True, kw_only=True, gc=False):
     target: str
     changes: dict[str, tuple[float | None, float]]
     at: float
+    by: str = ""
+    """Who handed it in; empty: it was found in what both told."""
 
 
 class Displaced(Struct, frozen=True, kw_only=True, gc=False):

@@ -58,10 +58,20 @@ def compared(ledger: Ledger, event: Compared) -> None:
     if not ledger.known or ledger.assignment.compared or ledger.assignment.state is not AssignmentState.VERIFIED:
         return
     ledger.set_assignment(compared=True)
+    ledger.record("compared", _said(ledger, event), target=True)
     policies = ledger.campaign.strategy.cohorts
     if ledger.assignment.cohort < len(policies) and ledger.cohort.state in _JUDGED:
         _speak(ledger, event, policies[ledger.assignment.cohort].gates)
     progress.settle(ledger)
+
+
+def _said(ledger: Ledger, event: Compared) -> str:
+    told = [
+        f"{name} by {'nothing that it told' if own is None else f'{own:+g}'}, beside {control:+g}"
+        for name, (own, control) in sorted(event.changes.items())
+    ]
+    by = f", by {event.by}" if event.by else ""
+    return f"Compared with {ledger.assignment.control}{by}: since before, {'; '.join(told)}."
 
 
 def _speak(ledger: Ledger, event: Compared, gates: tuple[GatePolicy, ...]) -> None:

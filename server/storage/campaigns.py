@@ -22,6 +22,7 @@ from sqlalchemy import (
 
 from firmware.errors import RefusedError
 from firmware.protocol.words import Action
+from server.planner.comparing import Pair
 from server.planner.decision import Decision, Put
 from server.planner.download_line import line_of
 from server.planner.revision_rows import RevisionRow, RevisionState
@@ -32,7 +33,7 @@ from server.planner.states import UNDECIDED
 from server.planner.surroundings import BehindRow
 from server.planner.words import AssignmentState, CampaignState
 from server.ports import AgentStatus, CampaignView, DeltaNeed, Leg, Origin, Page, StoredOrder
-from server.storage import choosing, legs, revisions, slices, traits
+from server.storage import choosing, legs, pairs, revisions, slices, traits
 from server.storage.messages import stored_order
 from server.storage.rows import (
     ASSIGNMENT_COLUMNS,
@@ -329,6 +330,12 @@ class SqlCampaigns:
         open_states = [str(state) for state in (*UNDECIDED, AssignmentState.MISSING)]
         query = select(ASSIGNMENT.c.campaign).where(ASSIGNMENT.c.target == target, ASSIGNMENT.c.state.in_(open_states))
         return [row.campaign for row in self._db.execute(query.order_by(ASSIGNMENT.c.campaign))]
+
+    def pairs(
+        self, campaign_id: str, cohort: int, release_sha256: str, after: int, limit: int, *, target: str | None = None
+    ) -> Sequence[Pair]:
+        """Verified targets of a cohort that have a control and were not compared yet, with it, by rank above `after`."""
+        return pairs.of(self._db, campaign_id, cohort, release_sha256, after, limit, target)
 
     def waiting_for(self, target: str) -> str | None:
         """The oldest live campaign that has planned this target and not admitted it; else the newest one that ended before

@@ -152,6 +152,18 @@ class WatchTable(Stored, table=True):
     until: float
 
 
+class MetricWeekTable(Stored, table=True):
+    """One metric of one target in one week (`week`: whole weeks since 1970 UTC). `hours`: its 168 numbers, and from how many
+    samples each is."""
+
+    __tablename__ = "metric_week"
+    target: str = Field(primary_key=True, foreign_key="target.id")
+    week: int = Field(primary_key=True)
+    metric: str = Field(primary_key=True)
+    hours: bytes = Field(sa_type=LargeBinary)
+    __table_args__ = (Index(None, "week"),)
+
+
 class TargetLabelTable(Stored, table=True):
     __tablename__ = "target_label"
     target: str = Field(primary_key=True, foreign_key="target.id")
@@ -477,6 +489,7 @@ TARGET = _table("target")
 TARGET_LABEL = _table("target_label")
 AVAILABILITY = _table("availability")
 WATCH = _table("presence_watch")
+METRIC_WEEK = _table("metric_week")
 CAMPAIGN = _table("campaign")
 REVISION = _table("campaign_revision")
 COHORT = _table("cohort")

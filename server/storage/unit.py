@@ -10,6 +10,7 @@ from server.storage.identities import SqlIdentities
 from server.storage.leases import SqlLeases
 from server.storage.logs import SqlLogs
 from server.storage.messages import SqlInbox, SqlOrders, SqlOutbox
+from server.storage.metrics import SqlMetrics
 from server.storage.releases import SqlReleases
 
 
@@ -28,3 +29,4 @@ class SqlUnit:
         self.logs = SqlLogs(connection)
         self.presences = SqlPresences(connection)
         self.leases = SqlLeases(connection)
+        self.metrics = SqlMetrics(connection)

@@ -1,0 +1,119 @@
+"""What targets measured, in a real database: bounded, and the same however it came."""
+
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from firmware.protocol.metrics import MAX_METRICS, MetricHour, Told
+from server.planner.comparing import WEEK
+from server.ports import AgentRecord, AgentStatus, Unit
+from server.storage import SqlDatabase
+from server.storage.metrics import KEPT_WEEKS
+from server.storage.tables import METRIC_WEEK
+
+HOUR = 500_000
+NOW = HOUR * 3600.0
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[SqlDatabase]:
+    made = SqlDatabase.open(f"sqlite:///{tmp_path}/otaria.db")
+
+    def enrol(unit: Unit) -> None:
+        for name in ("a", "b"):
+            record = AgentRecord(
+                id=name,
+                status=AgentStatus.ACTIVE,
+                report_keyid=f"key-{name}",
+                report_key={},
+                certificate_serial="1",
+                enrolled_at=1.0,
+            )
+            unit.identities.add_agent(record, hardware="hw", labels={})
+
+    await made.write(enrol)
+    yield made
+    await made.close()
+
+
+def hour(number: int, samples: int = 6, **values: float) -> MetricHour:
+    return MetricHour(hour=number, values={name: Told(samples, value) for name, value in values.items()})
+
+
+async def put(database: SqlDatabase, *hours: MetricHour, target: str = "a", now: float = NOW) -> int:
+    return await database.write(lambda unit: unit.metrics.put(target, hours, now))
+
+
+async def told(database: SqlDatabase, *names: str, hours: range = range(HOUR - 2 * WEEK, HOUR + 2)) -> dict:
+    found = await database.read(lambda unit: unit.metrics.of(("a", "b"), names or ("free", "crashes"), hours))
+    return {key: dict(values) for key, values in found.items()}
+
+
+async def test_hours_come_back_by_target_and_metric_and_nothing_else_does(database: SqlDatabase) -> None:
+    await put(database, hour(HOUR - WEEK, free=1.0), hour(HOUR - 1, free=2.5, crashes=0.0), hour(HOUR, other=9.0))
+    await put(database, hour(HOUR - 1, free=7.0), target="b")
+    assert await told(database) == {
+        ("a", "free"): {HOUR - WEEK: 1.0, HOUR - 1: 2.5},
+        ("a", "crashes"): {HOUR - 1: 0.0},
+        ("b", "free"): {HOUR - 1: 7.0},
+    }
+    assert await told(database, "free", hours=range(HOUR - 1, HOUR)) == {
+        ("a", "free"): {HOUR - 1: 2.5},
+        ("b", "free"): {HOUR - 1: 7.0},
+    }
+    assert await told(database, "free", hours=range(HOUR - 1000, HOUR - 900)) == {}
+
+
+async def test_repeats_and_their_order_change_nothing(database: SqlDatabase) -> None:
+    hours = [
+        hour(HOUR - 200, free=1.0),
+        hour(HOUR - 3, free=2.0),
+        hour(HOUR - 3, 7, free=1.0),
+        hour(HOUR - 3, 7, free=-1.0),
+        hour(HOUR - 2, free=-3.0),
+        hour(HOUR - 2, 1, free=8.0),
+        hour(HOUR - 2, 300, crashes=0.1),
+        hour(HOUR - 2, 400, crashes=0.1),
+    ]
+    dice = random.Random(5)
+    for _ in range(6):
+        dice.shuffle(hours)
+        for one in hours:
+            await put(database, one)
+        found = await told(database)
+        assert found[("a", "free")] == {HOUR - 200: 1.0, HOUR - 3: 1.0, HOUR - 2: -3.0}
+        assert list(found[("a", "crashes")].values()) == pytest.approx([0.1], rel=1e-6)
+
+
+async def test_hours_too_long_ago_or_yet_to_come_are_left_out_and_counted(database: SqlDatabase) -> None:
+    this = HOUR // WEEK
+    oldest = (this - KEPT_WEEKS + 1) * WEEK
+    hours = [
+        hour(oldest - 1, free=1.0, crashes=2.0),
+        hour(oldest, free=1.0),
+        hour(HOUR + 1, free=3.0),
+        hour(HOUR + 2, free=4.0),
+    ]
+    assert await put(database, *hours, hour(0, free=1.0), hour(1 << 28, free=1.0)) == 5
+    found = await told(database, hours=range(HOUR + 100))
+    assert found == {("a", "free"): {oldest: 1.0, HOUR + 1: 3.0}}
+
+
+async def test_a_target_has_so_many_metrics_in_a_week_and_no_more(database: SqlDatabase) -> None:
+    for turn in range(5):
+        names = {f"m{turn}-{number}": 1.0 for number in range(MAX_METRICS)}
+        assert await put(database, hour(HOUR, **names)) == (0 if turn == 0 else MAX_METRICS)
+    rows = await database.read(lambda unit: unit.metrics._db.execute(METRIC_WEEK.select()).all())
+    assert len(rows) == MAX_METRICS
+    assert {len(row.hours) for row in rows} == {WEEK * 5}
+
+
+async def test_what_is_old_is_forgotten_by_the_page(database: SqlDatabase) -> None:
+    await put(database, hour(HOUR, free=1.0, crashes=1.0))
+    later = NOW + KEPT_WEEKS * WEEK * 3600.0
+    await put(database, hour(int(later // 3600), free=2.0), now=later)
+    assert await database.write(lambda unit: unit.metrics.forget(NOW, 100)) == 0
+    assert [await database.write(lambda unit: unit.metrics.forget(later, 1)) for _ in range(3)] == [1, 1, 0]
+    assert await told(database, hours=range(HOUR + 10 * WEEK)) == {("a", "free"): {int(later // 3600): 2.0}}
