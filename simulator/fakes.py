@@ -128,8 +128,8 @@ class SharedSlots:
 class MemoryBoot:
     """`BootControl` with the real boot loader's decisions; the state is in memory and the reboot is carried out by the swarm."""
 
-    def __init__(self, slots: SharedSlots, depot: Depot) -> None:
-        self._slots, self._depot = slots, depot
+    def __init__(self, slots: SharedSlots, depot: Depot, clock: Callable[[], float] = time.monotonic) -> None:
+        self._slots, self._depot, self._clock = slots, depot, clock
         self._lock = threading.Lock()
         self._state = LoaderState()
         self._request: Request | None = None
@@ -151,14 +151,14 @@ class MemoryBoot:
                 self._state = attempt_failed(self._state)
             self._boots += 1
             wait_s = self._boot.deadline_s
-            self._deadline_at = None if wait_s is None else time.monotonic() + wait_s
+            self._deadline_at = None if wait_s is None else self._clock() + wait_s
 
     def trial_is_lost(self) -> bool:
         """What a boot loader's watchdog sees: the trial's time is over, or its program has ended. Gives the attempt up."""
         with self._lock:
             if self._deadline_at is None or self._state.trial is None:
                 return False
-            if time.monotonic() >= self._deadline_at:
+            if self._clock() >= self._deadline_at:
                 self._state = expire(self._state)
                 return True
             if not self._program_runs():

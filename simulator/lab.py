@@ -156,6 +156,9 @@ class Lab:
 
     # The server
 
+    serve: Sequence[str] = ("-c", "from server.cli import main; main()", "serve", "--config", "otaria.toml")
+    """What Python is told to start the server, in the laboratory's directory."""
+
     def prepare(self) -> None:
         """Hold the key ceremony and write the server's configuration, with ports that a restarted server finds again."""
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -192,9 +195,7 @@ class Lab:
         (self.state / "run.json").unlink(missing_ok=True)
         with (self.directory / "server.log").open("ab") as log:
             self._server = subprocess.Popen(
-                leashed(
-                    [sys.executable, "-c", "from server.cli import main; main()", "serve", "--config", "otaria.toml"]
-                ),
+                leashed([sys.executable, *self.serve]),
                 cwd=self.directory,
                 stdout=log,
                 stderr=log,

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,8 +23,10 @@ from device_agent.enrol import enrol
 from device_agent.health.runner import HealthRunner
 from device_agent.identity import REPORT_KEY_FILE, ROOT_FILE, Identity
 from device_agent.keys import report_signer
+from device_agent.metrics.desk import MetricDesk
+from device_agent.metrics.settings import MetricSettings
 from device_agent.notary import KeyNotary
-from device_agent.ports import Incoming, Link, Slot, SlotSets
+from device_agent.ports import Incoming, Link, MonotonicClock, Slot, SlotSets
 from device_agent.runtime import Connected, Input, Runtime, Settings, presence_messages
 from device_agent.transport.http import DeviceHttp
 from device_agent.transport.mqtt import Broker, MqttLink, Will
@@ -34,6 +36,7 @@ from device_agent.work import Job, Ports
 from firmware.contents import ROOT_SET
 from simulator.depot import Blob, Depot, facts_of
 from simulator.fakes import MemoryBoot, MemoryEffects, SharedInstaller, SharedSlots
+from simulator.vitals import Defect, Vitals, keep_book
 
 log = logging.getLogger(__name__)
 TICK_S = 0.25
@@ -45,7 +48,9 @@ ROOM = Path("/simulated")
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """What the simulated devices are like. `bytes_per_s` of a device's link; seconds that a reboot takes, from and to."""
+    """What the simulated devices are like. `bytes_per_s` of a device's link; seconds that a reboot takes, from and to.
+    `measured`: what they measure of themselves (None: nothing), and did for `measured_before_h` hours before they were enrolled;
+    `defects`: releases that it shows."""
 
     hardware: str
     factory: Blob
@@ -54,6 +59,10 @@ class World:
     boot_s: tuple[float, float] = (0.3, 1.0)
     reconnect_min_s: float = 0.5
     reconnect_max_s: float = 5.0
+    clock: MonotonicClock = field(default_factory=lambda: Clock())
+    measured: MetricSettings | None = None
+    measured_before_h: int = 0
+    defects: Sequence[Defect] = ()
 
 
 class Clock:
@@ -107,15 +116,20 @@ class Device:
         self._http = DeviceHttp(identity.https_url, self._context)
         self._slots = SharedSlots(world.factory)
         self._installer = SharedInstaller(self._slots, depot, self._http, bytes_per_s=world.bytes_per_s)
-        self.boot = MemoryBoot(self._slots, depot)
+        clock = world.clock.seconds
+        self.boot = MemoryBoot(self._slots, depot, clock)
         self.boots = 0
         self.runtime: Runtime | None = None
-        self.starts_at: float | None = time.monotonic()
+        self.starts_at: float | None = clock()
         self._link = LateLink()
+        self._vitals = Vitals(seed, world.defects, self._runs, clock)
+        if world.measured_before_h:
+            keep_book(self._effects, ROOM, self._vitals.measured_before(world.measured_before_h, time.time()))
 
     def start(self, put: Callable[[int, Input], None]) -> None:
         """Boot: a new runtime on the old bytes, and a new link. `put(boot number, input)` is called from other threads."""
         self.boot.power_on()
+        self._vitals.booted()
         self.boots += 1
         self.starts_at = None
         number, session = self.boots, secrets.token_urlsafe(18)
@@ -178,9 +192,18 @@ class Device:
             installer=self._installer,
             health=HealthRunner(),
             link=self._link,
-            clock=Clock(),
+            clock=self._world.clock,
             chance=self._chance,
+            metrics=self._metric_desk(),
         )
+
+    def _metric_desk(self) -> MetricDesk | None:
+        wanted = self._world.measured
+        return MetricDesk(self._effects, ROOM, wanted, meter=self._vitals) if wanted is not None else None
+
+    def _runs(self) -> str:
+        blob = self._slots.holds(self.boot.status().slot)
+        return facts_of(blob).version if blob is not None else ""
 
     def _identify(self, sets: SlotSets, slot: Slot) -> Content | None:
         blob = self._slots.holds(slot)
@@ -214,8 +237,10 @@ class _Crash(NamedTuple):
 class Swarm:
     """Drives devices until stopped."""
 
-    def __init__(self, devices: list[Device], depot: Depot) -> None:
+    def __init__(self, devices: list[Device], depot: Depot, clock: MonotonicClock | None = None) -> None:
+        """`clock`: that of the devices' world."""
         self._devices = devices
+        self._now = (clock or Clock()).seconds
         self._depot = depot
         self._happened: queue.SimpleQueue[tuple[Device, int, Input | _Crash] | None] = queue.SimpleQueue()
         self._jobs = ThreadPoolExecutor(JOB_THREADS, thread_name_prefix="job")
@@ -230,7 +255,7 @@ class Swarm:
                 self._take(self._wait_s())
         finally:
             for device in self._devices:
-                device.power_cut(time.monotonic()).stop()
+                device.power_cut(self._now()).stop()
             self._jobs.shutdown(wait=True, cancel_futures=True)
             self._depot.close()
 
@@ -240,7 +265,7 @@ class Swarm:
         self._happened.put(None)
 
     def _due(self) -> Iterator[Device]:
-        now = time.monotonic()
+        now = self._now()
         for device in self._devices:
             at = device.next_wake()
             if at is not None and at <= now:
@@ -283,7 +308,7 @@ class Swarm:
             yield
         except Exception:
             log.exception("the agent of %s crashed; its device restarts", device.identity.target)
-            self._jobs.submit(device.power_cut(time.monotonic()).stop)
+            self._jobs.submit(device.power_cut(self._now()).stop)
 
     def _after(self, device: Device) -> None:
         """Run the jobs that a call left, and reboot a device that asked for it or whose trial is lost."""
@@ -292,7 +317,7 @@ class Swarm:
         for job in device.runtime.take_jobs():
             self._jobs.submit(self._work, device, device.boots, job)
         if device.boot.reboot_asked or device.boot.trial_is_lost():
-            self._jobs.submit(device.power_cut(time.monotonic()).stop)
+            self._jobs.submit(device.power_cut(self._now()).stop)
 
     def _work(self, device: Device, number: int, job: Job) -> None:
         try:
@@ -302,7 +327,7 @@ class Swarm:
         self._happened.put((device, number, answer))
 
     def _wait_s(self) -> float:
-        now = time.monotonic()
+        now = self._now()
         nearest = min((at for device in self._devices if (at := device.next_wake()) is not None), default=now + TICK_S)
         return min(max(0.0, nearest - now), TICK_S)
 
