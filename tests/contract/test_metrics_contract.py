@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -18,8 +17,8 @@ NOW = HOUR * 3600.0
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[SqlDatabase]:
-    made = SqlDatabase.open(f"sqlite:///{tmp_path}/otaria.db")
+async def database(database_url: str) -> AsyncIterator[SqlDatabase]:
+    made = SqlDatabase.open(database_url)
 
     def enrol(unit: Unit) -> None:
         for name in ("a", "b"):

@@ -43,7 +43,7 @@ async def serve(directory: Path) -> None:
     comparing.LOOK_EVERY_S = 0.5
     clock = LeapingClock(directory / AHEAD)
     settings = load_settings(directory / "otaria.toml")
-    async with Server(settings, SystemClock(wall=clock.wall, counted=clock.seconds)) as server:
+    async with Server(settings, clock=SystemClock(wall=clock.wall, counted=clock.seconds)) as server:
         await server.wait()
 
 
