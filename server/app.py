@@ -25,6 +25,7 @@ from firmware.protocol.topics import CATALOGUE, Leaf, parse
 from server.campaigns.blocks import BlockService
 from server.campaigns.bundles import BundleService
 from server.campaigns.comparing import Comparer
+from server.campaigns.checks import Checks
 from server.campaigns.deltas import DeltaFactory
 from server.campaigns.engine import Engine
 from server.campaigns.enlisting import Enlisting
@@ -38,6 +39,7 @@ from server.campaigns.presence_watch import PresenceWatch
 from server.campaigns.proposals import Proposals
 from server.campaigns.publisher import Publisher
 from server.campaigns.releases import ReleaseService
+from server.campaigns.reminders import Reminders
 from server.campaigns.service import CampaignService
 from server.config import Settings
 from server.errors import NotLeaderError
@@ -60,6 +62,7 @@ from server.identity.private_files import write_private
 from server.identity.renewal import RenewalOverHttp, RenewalService
 from server.identity.roots import Roots
 from server.leadership import FencedTransport, Leadership
+from server.observe.checks import HttpChecks
 from server.observe.prometheus import PrometheusSli
 from server.people import PeopleParts, people_listener
 from server.premises import bound, listening, make_state, name_of, only_one
@@ -74,6 +77,7 @@ SHUTDOWN_S = 3.0
 IDLE_S = 30.0
 """A connection without a whole request for this long is closed; aiohttp would keep it for an hour, and anyone may open some."""
 RUN_FILE = "run.json"
+LEAST_SECRET_BYTES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +119,7 @@ class Core:
     releases: ReleaseService
     preparation: Preparation
     indicators: Indicators
+    checks: Checks
     enlisting: Enlisting
     comparer: Comparer
     desk: CampaignService
@@ -273,10 +278,12 @@ class Server:
             ("eviction", core.evictions.run()),
             ("preparation of deltas", core.preparation.run()),
             ("indicators", core.indicators.run()),
+            ("checks elsewhere", core.checks.run()),
             ("enlisting", core.enlisting.run()),
             ("comparison of metrics", core.comparer.run()),
             ("catalogue renewal", _renewals(foundation, core.publisher)),
             ("proposals", Proposals(core.desk).run()),
+            ("reminders", Reminders(foundation.database, foundation.clock, core.engine).run()),
             ("housekeeping", Housekeeping(foundation.database, foundation.clock).run()),
         )
         for name, work in parts:
@@ -390,9 +397,12 @@ def _core(base: Foundation) -> Core:
         releases=releases,
         preparation=preparation,
         indicators=Indicators(database=base.database, port=_monitor(base), engine=engine, clock=base.clock),
+        checks=Checks(database=base.database, port=_checks(base), clock=base.clock),
         enlisting=Enlisting(base.database, engine),
         comparer=Comparer(base.database, engine, base.clock),
-        desk=CampaignService(base.database, base.clock, engine, on_started=preparation.wake),
+        desk=CampaignService(
+            base.database, base.clock, engine, on_started=preparation.wake, checks=base.settings.checks.urls
+        ),
         evictions=evictions,
     )
 
@@ -401,6 +411,19 @@ def _monitor(base: Foundation) -> PrometheusSli:
     """Where indicators are read; where nothing is configured none is known."""
     sli = base.settings.sli
     return PrometheusSli(sli.url or "", sli.queries if sli.url else {})
+
+
+def _checks(base: Foundation) -> HttpChecks:
+    """Where checks are asked; raises `RefusedError` (`config`) for a secret that can't be read or is too short."""
+    checks = base.settings.checks
+    try:
+        secret = checks.secret_file.read_bytes().strip() if checks.secret_file else b""
+    except OSError as error:
+        raise RefusedError("config", f"`checks.secret_file` cannot be read: {error.strerror or error}.") from error
+    if checks.urls and len(secret) < LEAST_SECRET_BYTES:
+        text = f"`checks.secret_file` must hold {LEAST_SECRET_BYTES} bytes or more: anybody could guess it."
+        raise RefusedError("config", text)
+    return HttpChecks(checks.urls, secret, now=base.clock.now, timeout_s=checks.timeout_s)
 
 
 def _hand_out(ingest: Ingest, blocks: Callable[[], BlockService]) -> OnMessage:

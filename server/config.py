@@ -22,6 +22,8 @@ KIND = "config"
 MIN_RATE, MAX_RATE = 1024, 1 << 40
 MAX_QUERIES, MAX_QUERY = 64, 4096
 MIN_LEASE_S, MAX_LEASE_S = 1.0, 600.0
+MAX_CHECK_S = 60
+_CHECK = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}\Z")
 _MONITOR_URL = re.compile(r"^https?://[A-Za-z0-9.\[\]:/_-]{1,300}\Z")
 _URL = re.compile(r"^https://[A-Za-z0-9.\[\]:_-]{1,300}\Z")
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
@@ -46,6 +48,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "blocks": {"site_bytes_per_s": 1 << 20, "bytes_per_s": 16 << 20},
     "storage": {"url": None, "lease_s": 30.0},
     "sli": {"url": None, "queries": {}},
+    "checks": {"urls": {}, "secret_file": None, "timeout_s": 10},
     "catalogue": {"repository": "repository", "online_keys": "keys/online"},
 }
 
@@ -119,6 +122,15 @@ class SliSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckSettings:
+    """Where checks elsewhere are asked, by name; what signs the questions; and how long an answer may take."""
+
+    urls: Mapping[str, str]
+    secret_file: Path | None
+    timeout_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything the composition root needs to know. `storage_url` None: SQLite in the state directory. `lease_s`: how long a
     leader may be silent before a server that stands by takes over."""
@@ -128,6 +140,7 @@ class Settings:
     broker: BrokerSettings
     blocks: BlockRates
     sli: SliSettings
+    checks: CheckSettings
     storage_url: str | None
     lease_s: float
     repository: Path
@@ -186,6 +199,7 @@ def validated(settings: Mapping[str, Mapping[str, Any]], *, base: Path) -> Setti
         broker=_broker(settings["broker"]),
         blocks=_blocks(settings["blocks"]),
         sli=_sli(settings["sli"]),
+        checks=_checks(settings["checks"], base),
         storage_url=_typed(storage["url"], str | None, "storage.url"),
         lease_s=_lease_s(storage["lease_s"]),
         repository=_path(catalogue["repository"], "catalogue.repository", base),
@@ -211,6 +225,21 @@ def _sli(section: Mapping[str, Any]) -> SliSettings:
         text = f"`sli.queries` must have at most {MAX_QUERIES} queries of at most {MAX_QUERY} characters."
         raise RefusedError(KIND, text)
     return SliSettings(url=url, queries=queries)
+
+
+def _checks(section: Mapping[str, Any], base: Path) -> CheckSettings:
+    urls = _typed(section["urls"], dict[str, str], "checks.urls")
+    if len(urls) > MAX_QUERIES or not all(_CHECK.match(name) and _MONITOR_URL.match(url) for name, url in urls.items()):
+        text = f'`checks.urls` must have at most {MAX_QUERIES} addresses, such as {{backup = "https://backup.example.org/ask"}}.'
+        raise RefusedError(KIND, text)
+    timeout_s = _typed(section["timeout_s"], float, "checks.timeout_s")
+    if not 1 <= timeout_s <= MAX_CHECK_S:
+        raise RefusedError(KIND, f"`checks.timeout_s` must be 1 to {MAX_CHECK_S} seconds.")
+    secret = _path(section["secret_file"], "checks.secret_file", base) if section["secret_file"] else None
+    if urls and secret is None:
+        text = "`checks.secret_file` must name a file of 16 bytes or more, known to the checks too: it signs what they are asked."
+        raise RefusedError(KIND, text)
+    return CheckSettings(urls=urls, secret_file=secret, timeout_s=timeout_s)
 
 
 def parse_address(text: str, name: str) -> Address:

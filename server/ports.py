@@ -686,6 +686,10 @@ class Campaigns(Protocol):
         """Some completed or aborted campaigns of a suspect release for which nothing was proposed yet."""
         ...
 
+    def to_remind(self, now: float, limit: int) -> Sequence[str]:
+        """Some campaigns whose owed approvals are to be asked for again (`remind_at`)."""
+        ...
+
     def running_release(self, campaign_id: str) -> Mapping[str, str | None]:
         """The campaign's targets that run its release and are not shut out, with the version in their other slot."""
         ...
@@ -860,7 +864,8 @@ class LogState(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class LogAsk:
-    """A request for a target's logs. `counter`: of what was signed last, at `sent_at`; parts of an earlier one count no more."""
+    """A request for a target's logs. `counter`: of what was signed last, at `sent_at`; parts of an earlier one count no more.
+    `campaign`: the one that it is evidence for; None: a person asked."""
 
     id: str
     target: str
@@ -877,6 +882,8 @@ class LogAsk:
     reason: str = ""
     answered_at: float | None = None
     size_bytes: int = 0
+    campaign: str | None = None
+    change_id: str | None = None
 
 
 class Logs(Protocol):
@@ -888,6 +895,10 @@ class Logs(Protocol):
 
     def of_target(self, target: str, limit: int) -> Sequence[LogAsk]:
         """The target's requests, the newest first."""
+        ...
+
+    def of_campaign(self, campaign: str, after: str, limit: int) -> Sequence[LogAsk]:
+        """The campaign's evidence, by id, after this one."""
         ...
 
     def waiting(self, agent: str) -> Sequence[LogAsk]:
@@ -915,7 +926,45 @@ class Logs(Protocol):
         ...
 
     def forget(self, before: float, keep: int, limit: int) -> int:
-        """Forget those asked before, and of each target's closed ones all but the latest `keep`; returns how many."""
+        """Forget those that people asked for before, and of each target's closed ones all but the latest `keep`; returns how
+        many. Evidence stays."""
+        ...
+
+
+class OpenInquiry(Struct, frozen=True, kw_only=True):
+    """A check elsewhere that is asked until it answers: `name` about `key`, on behalf of a campaign and one of its targets."""
+
+    name: str
+    key: str
+    campaign: str
+    target: str
+    asked_at: float
+    attempts: int = 0
+    next_at: float
+    reason: str = ""
+
+
+class Inquiries(Protocol):
+    def open(self, inquiry: OpenInquiry) -> bool:
+        """Keep one that is to be asked, unless one about the same waits; whether it is new."""
+        ...
+
+    def due(self, now: float, limit: int) -> Sequence[OpenInquiry]:
+        """Some that are to be asked now, the longest due first."""
+        ...
+
+    def next_at(self) -> float | None: ...
+    def put_off(self, inquiry: OpenInquiry, next_at: float, reason: str) -> bool:
+        """It wasn't answered: ask again then. Whether it was still as it is given."""
+        ...
+
+    def answered(self, inquiry: OpenInquiry) -> bool:
+        """It is asked no more. Whether it was still as it is given."""
+        ...
+
+    def drop(self, inquiry: OpenInquiry) -> None: ...
+    def forget(self, before: float, limit: int) -> int:
+        """Forget answered ones from before; returns how many."""
         ...
 
 
@@ -978,6 +1027,8 @@ class Unit(Protocol):
     @property
     def logs(self) -> Logs: ...
     @property
+    def inquiries(self) -> Inquiries: ...
+    @property
     def presences(self) -> Presences: ...
     @property
     def leases(self) -> Leases: ...
@@ -1006,6 +1057,27 @@ class SliPort(Protocol):
         """The indicator's value now.
 
         Raises `RefusedError` (`sli-unknown`, `sli-unusable`) or `UnavailableError` (`sli-unavailable`).
+        """
+        ...
+
+
+class Answer(Struct, frozen=True, kw_only=True):
+    """What a check says: `good` or `bad`, which holds for `lives_s` (None: for as long as is usual); or `wait`, and to be asked
+    again after `retry_s` (None: likewise)."""
+
+    verdict: str
+    reason: str = ""
+    lives_s: float | None = None
+    retry_s: float | None = None
+
+
+class CheckPort(Protocol):
+    """Checks elsewhere, by the names that the server's configuration gives them."""
+
+    async def ask(self, name: str, question: Mapping[str, Any]) -> Answer:
+        """The answer of the check to a question (JSON values).
+
+        Raises `RefusedError` (`check-unknown`, `check-unusable`) or `UnavailableError` (`check-unavailable`).
         """
         ...
 

@@ -22,6 +22,7 @@ from server.planner.events import (
     DeltasReady,
     GateAnswered,
     LeftOut,
+    ReminderDue,
     Reported,
     Revised,
     SliRead,
@@ -94,7 +95,16 @@ class Engine:
             pass
 
     async def command(
-        self, event: Commanded | DeltasReady | GateAnswered | SliRead | Compared | TakenBack | LeftOut | Revised
+        self,
+        event: Commanded
+        | DeltasReady
+        | GateAnswered
+        | SliRead
+        | Compared
+        | TakenBack
+        | LeftOut
+        | Revised
+        | ReminderDue,
     ) -> None:
         """Tell the planner at once what a person wants, or what was found out for it; raises the typed error with which it
         refuses."""

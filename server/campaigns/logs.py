@@ -1,10 +1,11 @@
-"""Logs of targets, when a person asks for them.
+"""Logs of targets, when a person asks for them, or a campaign as evidence.
 
 The request waits here until it is answered or over: it is signed and sent at once, and anew, under a higher counter, when the
 agent is heard again. Only parts that the target's own report key signed, of the request signed last, are taken; the text
-they make is kept for people, without what could steer a terminal, and a target's latest few only.
+they make is kept for people, without what could steer a terminal: a target's latest few, and all that is evidence.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 
 from firmware.errors import RefusedError
@@ -15,12 +16,15 @@ from server.campaigns.director import Director
 from server.campaigns.standing import view_of
 from server.errors import NotFoundError
 from server.identity.secrets import new_id
+from server.planner.commands import Capture
 from server.ports import AgentStatus, Clock, Database, LogAsk, LogState, Unit
 
 TTL_S = 7 * 86400
 AGAIN_S = 60.0
 """A request isn't signed anew more often than this."""
 MAX_WAITING = 3
+EVIDENCE_BYTES = 64 << 10
+"""Of each target of a campaign; they are kept."""
 KEEP_EACH = 10
 MAX_N = (1 << 53) - 1
 
@@ -50,7 +54,7 @@ class LogService:
         target = view_of(unit, name)
         if target.status is not AgentStatus.ACTIVE:
             raise RefusedError("agent-not-active", f"{name} is {target.status}; it is asked nothing.")
-        if sum(one.target == name for one in unit.logs.waiting(target.agent)) >= MAX_WAITING:
+        if sum((one.target, one.campaign) == (name, None) for one in unit.logs.waiting(target.agent)) >= MAX_WAITING:
             text = f"{MAX_WAITING} requests for logs wait for {name} already; wait for their answers."
             raise RefusedError("too-many-requests", text)
         ask = LogAsk(
@@ -69,6 +73,31 @@ class LogService:
         _send(unit, self._director, ask, now)
         _tell(unit, ask, "logs-asked", f"{by} asked {name} for its logs: {', '.join(ask.what)}.", now, actor=by)
         return ask
+
+
+def capture(unit: Unit, director: Director, command: Capture, change_id: str | None, now: float) -> None:
+    """Ask a target for its logs as a campaign's evidence. One that may be asked nothing answers nothing."""
+    target = unit.fleet.target(command.target)
+    if target is None or target.status is not AgentStatus.ACTIVE:
+        return
+    ask = LogAsk(
+        id=new_id("log"),
+        target=command.target,
+        agent=target.agent,
+        what=list(command.what),
+        max_bytes=EVIDENCE_BYTES,
+        asked_by=f"campaign {command.campaign}",
+        asked_at=now,
+        expires_at=now + command.within_s,
+        counter=_next(unit, command.target, director.epoch, now),
+        sent_at=now,
+        campaign=command.campaign,
+        change_id=change_id,
+    )
+    unit.logs.add(ask)
+    _send(unit, director, ask, now)
+    text = f"{command.target} was asked for its logs before it may restart: {', '.join(ask.what)}."
+    _tell(unit, ask, "evidence-asked", text, now, actor="planner")
 
 
 def found(unit: Unit, ask_id: str) -> tuple[LogAsk, str | None]:
@@ -100,7 +129,7 @@ def take_part(unit: Unit, part: LogPart, now: float) -> str | None:
     if part.reason is not None:
         reason = part.reason
         unit.logs.close(ask.id, LogState.REFUSED, now, text="", reason_kind=reason.kind, reason=_plain(reason.text))
-        _tell(unit, ask, "logs-refused", f"{ask.target} gives no logs: {_plain(reason.text)}", now)
+        _tell(unit, ask, f"{_word(ask)}-refused", f"{ask.target} gives no logs: {_plain(reason.text)}", now)
         return None
     parts = unit.logs.add_part(ask.id, part.index, part.data)
     if sum(len(one) for one in parts) > ask.max_bytes:
@@ -110,7 +139,9 @@ def take_part(unit: Unit, part: LogPart, now: float) -> str | None:
     if len(parts) == part.count:
         text = _plain(b"".join(parts).decode(errors="replace"))
         unit.logs.close(ask.id, LogState.ANSWERED, now, text=text, reason_kind="none", reason="")
-        _tell(unit, ask, "logs-answered", f"{ask.target} sent its logs, {len(text.encode())} bytes.", now)
+        body = text.encode()
+        said, digest = f"{ask.target} sent its logs, {len(body)} bytes.", hashlib.sha256(body).hexdigest()
+        _tell(unit, ask, f"{_word(ask)}-answered", said, now, sha256=digest)
     return None
 
 
@@ -141,5 +172,18 @@ def _plain(text: str) -> str:
     return "".join(one if one.isprintable() or one in "\n\t" else "\N{REPLACEMENT CHARACTER}" for one in text)
 
 
-def _tell(unit: Unit, ask: LogAsk, kind: str, text: str, now: float, *, actor: str = "ingest") -> None:
-    unit.audit.add(at=now, kind=kind, text=text[:1000], actor=actor, target=ask.target, data={"request": ask.id})
+def _word(ask: LogAsk) -> str:
+    return "logs" if ask.campaign is None else "evidence"
+
+
+def _tell(unit: Unit, ask: LogAsk, kind: str, text: str, now: float, *, actor: str = "ingest", **data: str) -> None:
+    unit.audit.add(
+        at=now,
+        kind=kind,
+        text=text[:1000],
+        actor=actor,
+        change_id=ask.change_id,
+        campaign=ask.campaign,
+        target=ask.target,
+        data={"request": ask.id, **data},
+    )

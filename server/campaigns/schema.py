@@ -8,6 +8,7 @@ Rules
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from firmware.protocol.logs import What
 from firmware.protocol.words import ID_PATTERN, VERSION_PATTERN
 from firmware.windows import DAYS
 from server.campaigns import selection_file
@@ -27,6 +28,7 @@ from server.campaigns.schema_values import (
     whole,
 )
 from server.planner import (
+    approval_policy,
     download_policy,
     gate_policy,
     group_policy,
@@ -104,7 +106,7 @@ def _fields() -> dict[str, Schema]:
         "rollback_rates": array(_rate(), 0, group_policy.MAX_BUDGETS, "The same for rollbacks."),
         "downloads": array(_download(), 0, download_policy.MAX_DOWNLOADS, "How many may download at once."),
         "approvals": _approvals(),
-        "emergency": _flag("It starts at once and owes its approvals."),
+        "emergency": _emergency(),
         "stage_ahead": integer(0, policy.MAX_COHORTS, "So many cohorts after the open one download and stage already."),
         "order": one_of(group_policy.ORDERS, "leaves-first: a gateway goes after what is behind it."),
         "after": array(_after(), 0, group_policy.MAX_AFTER, "Campaigns that come first."),
@@ -205,7 +207,7 @@ def _download() -> Schema:
 def _approvals() -> Schema:
     rule = mapping(
         {
-            "need": integer(1, policy.MAX_APPROVALS),
+            "need": integer(1, approval_policy.MAX_APPROVALS),
             "targets": integer(0, UNLIMITED),
             "labels": _labels("Some have these."),
         },
@@ -213,11 +215,19 @@ def _approvals() -> Schema:
     )
     rule["anyOf"] = [{"required": ["targets"]}, {"required": ["labels"]}]
     fields = {
-        "need": integer(0, policy.MAX_APPROVALS, "So many must agree to any campaign."),
-        "rules": array(rule, 0, policy.MAX_APPROVAL_RULES, "For campaigns of more risk."),
+        "need": integer(0, approval_policy.MAX_APPROVALS, "So many must agree to any campaign."),
+        "rules": array(rule, 0, approval_policy.MAX_APPROVAL_RULES, "For campaigns of more risk."),
         "expires": positive("Not agreed to in that time, it is a draft again."),
     }
     return mapping(fields, "Who must agree before it starts.")
+
+
+def _emergency() -> Schema:
+    fields = {
+        "reserve": duration("For how long it has the next token of a full group, at most a day."),
+        "remind": positive("After how long the approvals that it owes are asked for again first; at least 10m."),
+    }
+    return {"description": "It starts at once and owes its approvals.", "anyOf": [_flag(""), mapping(fields)]}
 
 
 def _after() -> Schema:
@@ -253,7 +263,18 @@ def _precondition() -> Schema:
     bound |= {"minProperties": 1, "propertyNames": {"allOf": [LABEL, {"not": {"pattern": f"^{AGENT_LABEL}"}}]}}
     whom = {"for": mapping({"labels": bound}, needs=("labels",))}
     word = mapping({"word": pattern(ID_PATTERN), "max_age": positive(), **whom}, needs=("word",))
-    return {"anyOf": [word, mapping({"free_space": space, "label": LABEL, **whom}, needs=("free_space",))]}
+    per = {**LABEL, "not": {"pattern": f"^{AGENT_LABEL}"}}
+    check = mapping({"check": pattern(ID_PATTERN), "per": per, "max_age": positive(), **whom}, needs=("check",))
+    logs = {
+        "evidence": array(one_of(What), 1, len(What), "Its logs of these kinds are asked for and kept first."),
+        "within": positive("How long they are waited for."),
+        "when_missing": one_of(precondition_policy.WITHOUT_EVIDENCE, "What becomes of it when they haven't come then."),
+        **whom,
+    }
+    evidence = mapping(logs, needs=("evidence", "within"))
+    return {
+        "anyOf": [word, check, evidence, mapping({"free_space": space, "label": LABEL, **whom}, needs=("free_space",))]
+    }
 
 
 def _verify() -> Schema:

@@ -5,7 +5,7 @@ A campaign's id is its name. Its targets are chosen, and dealt into cohorts, onc
 
 import secrets
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from msgspec import structs
@@ -47,13 +47,20 @@ class CampaignService:
     """Campaigns for people and scripts."""
 
     def __init__(
-        self, database: Database, clock: Clock, engine: Engine, *, on_started: Callable[[], None] = lambda: None
+        self,
+        database: Database,
+        clock: Clock,
+        engine: Engine,
+        *,
+        on_started: Callable[[], None] = lambda: None,
+        checks: Collection[str] = (),
     ) -> None:
-        """`on_started` is told when a campaign may need deltas."""
+        """`on_started` is told when a campaign may need deltas. `checks`: the names of those that are configured."""
         self._database = database
         self._clock = clock
         self._engine = engine
         self._on_started = on_started
+        self._checks = checks
 
     def parse(self, text: str) -> CampaignSpec:
         """Parse a campaign file (YAML); raises `RefusedError` (`bad-campaign`, `bad-strategy`)."""
@@ -69,7 +76,12 @@ class CampaignService:
         return replace(found.view, warnings=(*found.effects, *found.warnings))
 
     async def plan(self, spec: CampaignSpec) -> Plan:
-        """What applying the file would do; raises `RefusedError` (`release-unknown`, `release-withdrawn`)."""
+        """What applying the file would do; raises `RefusedError` (`release-unknown`, `release-withdrawn`, `check-unknown`)."""
+        for policy in spec.strategy.preconditions:
+            if policy.per and policy.name not in self._checks:
+                known = f"there are: {', '.join(sorted(self._checks))}" if self._checks else "there are none"
+                text = f"The server knows no check {policy.name}; {known}. Add it to [checks] urls in otaria.toml, or correct it."
+                raise RefusedError("check-unknown", text)
         return await self._database.read(lambda unit: plan(unit, spec, self._clock.now()))
 
     async def revisions(self, campaign: str) -> Sequence[RevisionRow]:

@@ -15,12 +15,15 @@ from firmware.protocol.topics import Leaf, of_target
 from firmware.protocol.words import Action
 from server.campaigns.director import Director
 from server.campaigns.legs import plan_legs
+from server.campaigns.logs import capture
 from server.campaigns.members import Membership, membership
 from server.campaigns.orders import holds_old_key, make_order, sign_again
 from server.errors import ConflictError
 from server.planner.commands import (
     Admit,
+    Capture,
     Command,
+    Consult,
     Displace,
     Doubt,
     Enlist,
@@ -54,7 +57,7 @@ from server.planner.selection import Selection
 from server.planner.slices import Footprint, Slice
 from server.planner.states import IN_FLIGHT, WAITING
 from server.planner.step import footprint, step
-from server.ports import DeltaNeed, ReleaseState, StoredOrder, Unit
+from server.ports import DeltaNeed, OpenInquiry, ReleaseState, StoredOrder, Unit
 
 PAGE = 100
 """Most assignments that one `Admit` or `Recall` touches in a transaction; the planner asks again by its deadline."""
@@ -183,6 +186,8 @@ class Turn:
         match command:
             case Admit():
                 self._admit(command)
+            case Capture() | Consult():
+                self._inquire(command, loaded)
             case Enlist():
                 self._enlist(command)
             case Displace():
@@ -246,6 +251,15 @@ class Turn:
         self._events.extend(Candidate(campaign=row.campaign, target=row.target, at=self.now) for row in rows)
         if len(rows) < limit:
             self._events.append(CohortDrained(campaign=command.campaign, cohort=command.cohort, at=self.now))
+
+    def _inquire(self, command: Capture | Consult, loaded: Slice) -> None:
+        """Have something asked that a target waits for: its logs, or a check elsewhere."""
+        if isinstance(command, Capture):
+            change_id = loaded.campaign.change_id if loaded.campaign else None
+            capture(self._unit, self._director, command, change_id, self.now)
+            return
+        values = {"name": command.name, "key": command.key, "campaign": command.campaign, "target": command.target}
+        self._unit.inquiries.open(OpenInquiry(**values, asked_at=self.now, next_at=self.now))
 
     def _enlist(self, command: Enlist) -> None:
         row = self._unit.campaigns.load(Footprint(campaign=command.campaign)).campaign

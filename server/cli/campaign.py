@@ -91,7 +91,11 @@ def _verb(name: str, does: str, example: str) -> None:
 
 _verb("start", "Open the first cohort; or ask for approval, or wait for its time.", "spring-1f3a")
 _verb("approve", "Agree to a start that somebody else asked for.", "spring-1f3a --reason 'CHG-4711'")
-_verb("reject", "Be against it; the campaign is a draft again.", "spring-1f3a --reason 'not this week'")
+_verb(
+    "reject",
+    "Be against it: a draft again; or, of an emergency, declined afterwards.",
+    "spring-1f3a --reason 'not this week'",
+)
 _verb(
     "pause", "Grant no further orders and permits; what is under way comes to its end.", "spring-1f3a --reason 'alarm'"
 )
@@ -290,7 +294,11 @@ def _sentence(view: dict[str, Any]) -> str:
     if view["owed_approvals"]:
         owed = "1 approval" if view["owed_approvals"] == 1 else f"{view['owed_approvals']} approvals"
         why += "" if why.endswith(".") or not why else "."
-        why += f" It still owes {owed}: otaria campaign approve {view['id']}"
+        again = f" (asked for again {view['reminders']} times)" if view["reminders"] > 1 else ""
+        why += f" It still owes {owed}{again}: otaria campaign approve {view['id']}"
+    for one in view["declined"]:
+        reason = f": {one['reason']}" if one["reason"] else ""
+        why += f" Declined by {one['by']}{reason}."
     return f"{view['name']} ({view['id']}) → {release['product']} {release['version']} is {view['state'].replace('_', ' ')}{why}"
 
 

@@ -2,7 +2,7 @@
 
 Rules
 - Every check in `CHECKS` must agree; the first that doesn't is the answer, in words, with when to ask again.
-- All tokens are taken at once or none.
+- All tokens are taken at once or none. An emergency that is told to wait for one has the next (`reservations`).
 - An ask may be replayed by anyone who holds the broker. So an ask frees no token, ends nothing and moves no horizon: asking again
   while activating (the permit was lost, or died with a reboot) is answered anew and costs nothing; asking again while
   missing is another attempt.
@@ -16,7 +16,7 @@ from datetime import tzinfo
 from msgspec.structs import replace
 
 from firmware.protocol.words import Action
-from server.planner import budgets, drift, group_checks, pace, progress
+from server.planner import budgets, drift, evidence, group_checks, pace, preconditions, progress, reservations
 from server.planner.admission import count_attempt, move_to_late, permitted, rejoin, withdraw
 from server.planner.calendar import LOOKAHEAD_DAYS, Calendar, frozen, next_fit, shown, zone_of
 from server.planner.commands import GrantPermit, TellWait
@@ -31,6 +31,7 @@ from server.planner.words import AssignmentState, CampaignState, CohortState
 HISTORY = frozenset({AssignmentState.TRIAL, AssignmentState.COMMITTED, AssignmentState.VERIFIED})
 ASKABLE = frozenset({*WAITING, AssignmentState.ACTIVATING, AssignmentState.MISSING})
 UNKNOWN_AGAIN_S = 300
+BUDGET = "budget"
 
 Check = Callable[[Ledger], Wait | None]
 
@@ -166,9 +167,13 @@ def budgets_have_room(ledger: Ledger) -> Wait | None:
         release_by = f"more members of {full.key}, or a strategy that lets more of them be down"
         wait = _wait(ledger, "too-few-members", f"Not now: {full.text}.", release_by, PATIENT_FACTOR)
         wait = replace(wait, is_late=True)
+    elif full.reserved_by:
+        release_by = f"a target of {full.reserved_by} taking that token, or that time"
+        wait = _wait(ledger, "reserved", f"Not now: {full.text}.", release_by)
+        wait = replace(wait, until=full.reserved_until)
     else:
         back = "comes back healthy or online" if full.offline else "comes back healthy"
-        wait = _wait(ledger, "budget", f"Not now: {full.text}.", f"a target of {full.key} {back}")
+        wait = _wait(ledger, BUDGET, f"Not now: {full.text}.", f"a target of {full.key} {back}")
     return replace(wait, group=full.key)
 
 
@@ -234,6 +239,7 @@ def _grant(ledger: Ledger, event: Asked) -> None:
         count_attempt(ledger)
         budgets.take(ledger)
         pace.note(ledger)
+        evidence.note_missing(ledger, preconditions.evidence_policies(ledger))
         ledger.record(
             "permit-granted", f"May activate now; must be committed within {strategy.horizon_s:g} s.", target=True
         )
@@ -260,6 +266,7 @@ def _keep_waiting(ledger: Ledger, wait: Wait) -> None:
         withdraw(ledger)
     if ledger.assignment.state not in WAITING:
         return
+    _see_to(ledger, wait)
     if assignment.reason_kind != wait.kind:
         ledger.record("permit-refused", wait.text, target=True)
     ledger.move(Move.TELL_WAIT, reason_kind=wait.kind, reason=wait.text)
@@ -267,6 +274,15 @@ def _keep_waiting(ledger: Ledger, wait: Wait) -> None:
     ledger.set_assignment(wake_at=max(asks_again, ledger.assignment.wake_at or 0.0))
     if wait.is_late and not ledger.is_late and assignment.action is Action.INSTALL:
         move_to_late(ledger, wait.kind, wait.text)
+
+
+def _see_to(ledger: Ledger, wait: Wait) -> None:
+    """What the server itself does so that the wait ends."""
+    if wait.kind == BUDGET:
+        budgets.reserve(ledger)
+    else:
+        reservations.end(ledger)
+    preconditions.see_to(ledger, wait.kind)
 
 
 def _tell(ledger: Ledger, event: Asked, wait: Wait) -> None:

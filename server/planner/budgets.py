@@ -9,17 +9,20 @@ Rules
   and so does a failure that leaves open what the target runs (`failed`).
 - Every target counts in all of its groups, whether or not this campaign limits them: another campaign may.
 - What binds a group is the strictest of this campaign and of those that have taken tokens of it since it was last empty.
+- A group's next token may be reserved for an emergency (`reservations`); then it has none for others, whatever room there is.
 - Members that are offline are told by the broker, unsigned. So they can only be added to those that are down: a lie delays, and
   nobody is admitted for being offline. Who asks isn't offline.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC
 from fractions import Fraction
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from server.planner import gateways
+from server.planner import gateways, reservations
+from server.planner.calendar import shown
 from server.planner.ledger import Ledger
 from server.planner.rows import GroupRow, TargetRow, TokenRow, campaign_group
 from server.planner.states import LIVE, TransitionError
@@ -52,7 +55,8 @@ class Demand(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Full(Struct, frozen=True, kw_only=True, gc=False):
-    """A group that has no token left. `offline`: how many count as down because they are offline."""
+    """A group that has no token for the target. `offline`: how many count as down because they are offline. `reserved_by`: it has
+    room, and the emergency that goes first, until `reserved_until`. `is_next`: the next token is reserved for the target."""
 
     key: str
     used: int
@@ -60,6 +64,9 @@ class Full(Struct, frozen=True, kw_only=True, gc=False):
     members: int
     offline: int = 0
     keep: int = 0
+    reserved_by: str = ""
+    reserved_until: float = 0.0
+    is_next: bool = False
 
     @property
     def is_too_small(self) -> bool:
@@ -69,13 +76,17 @@ class Full(Struct, frozen=True, kw_only=True, gc=False):
     @property
     def text(self) -> str:
         name = "the whole campaign" if "=" not in self.key else self.key
+        if self.reserved_by:
+            until = shown(self.reserved_until, UTC)
+            return f"the next token of {name} is reserved for the emergency {self.reserved_by}, until {until} at the latest"
         if self.is_too_small and self.keep:
             has = "1 member" if self.members == 1 else f"{self.members} members"
             return f"{name} has {has}, and {self.keep} must stay up, so none may go down"
         if self.is_too_small:
             return f"the share of {name} that may be down comes to less than one of its {self.members}"
         text = f"the budget of {name} is used up: {self.used} of {self.limit} may be down and are"
-        return f"{text}, and {self.offline} more are offline" if self.offline else text
+        text = f"{text}, and {self.offline} more are offline" if self.offline else text
+        return f"{text}; the next token is reserved for it" if self.is_next else text
 
 
 def limits_of(strategy: Strategy, campaign: str, target: TargetRow, sizes: Iterable[GroupSize] = ()) -> dict[str, int]:
@@ -107,17 +118,20 @@ def share_of(budget: BudgetPolicy, members: int) -> int:
 
 def first_full(ledger: Ledger) -> Full | None:
     """The first group that stands in the way of admitting the target, or None when all have room for it."""
-    members = _members(ledger)
-    for key, demand in _demands(ledger).items():
-        if key not in ledger.tokens:
-            full = _full(ledger, key, demand, members.get(key, 0))
-            if full is not None:
-                return full
-    return None
+    return next(_all_full(ledger), None)
+
+
+def reserve(ledger: Ledger) -> None:
+    """Let an emergency's target have the next token of each group that it waits for."""
+    if ledger.campaign.strategy.emergency:
+        keys = [full.key for full in _all_full(ledger) if not full.is_too_small]
+        groups = [ledger.groups.get(key, GroupRow(key=key, limit=UNLIMITED)) for key in keys]
+        reservations.make(ledger, groups)
 
 
 def take(ledger: Ledger) -> None:
     """Count the target as in flight in all of its groups. Whether there is room was asked before (`first_full`)."""
+    reservations.served(ledger)
     demands = dict.fromkeys(gateways.own_groups(ledger.target), Demand()) | _demands(ledger)
     for key, demand in demands.items():
         _hold(ledger, key, demand, TokenKind.IN_FLIGHT)
@@ -178,15 +192,28 @@ def _hold(ledger: Ledger, key: str, demand: Demand, kind: TokenKind) -> None:
     ledger.put_token(replace(held, campaign=campaign, kind=kind, since=ledger.at))
 
 
+def _all_full(ledger: Ledger) -> Iterator[Full]:
+    members = _members(ledger)
+    for key, demand in _demands(ledger).items():
+        if key not in ledger.tokens:
+            full = _full(ledger, key, demand, members.get(key, 0))
+            if full is not None:
+                yield full
+
+
 def _full(ledger: Ledger, key: str, demand: Demand, members: int) -> Full | None:
     group = ledger.groups.get(key)
     used = group.used if group else 0
     both = _strictest(ledger, key, demand, group) if group else demand
     offline = _others_offline(ledger, key) if both.counts_offline else 0
     allowed = both.allowed(members)
-    if used + offline + 1 <= allowed:
+    found = Full(key=key, used=used, limit=allowed, members=members, offline=offline, keep=both.keep)
+    if used + offline + 1 > allowed:
+        is_next = group is not None and ledger.known and reservations.is_next(ledger, group)
+        return replace(found, is_next=is_next)
+    if group is None or not reservations.binds(ledger, group):
         return None
-    return Full(key=key, used=used, limit=allowed, members=members, offline=offline, keep=both.keep)
+    return replace(found, reserved_by=group.reserved_by, reserved_until=group.reserved_until)
 
 
 def _others_offline(ledger: Ledger, key: str) -> int:

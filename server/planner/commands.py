@@ -17,6 +17,24 @@ class Admit(Struct, frozen=True, kw_only=True, gc=False):
     limit: int
 
 
+class Capture(Struct, frozen=True, kw_only=True, gc=False):
+    """Ask a target for its logs, as the campaign's evidence, and keep them. `what`: as in `firmware.protocol.logs.What`."""
+
+    campaign: str
+    target: str
+    what: tuple[str, ...]
+    within_s: float
+
+
+class Consult(Struct, frozen=True, kw_only=True, gc=False):
+    """Ask the check `name` about `key`, on behalf of the target, until it answers; nothing is to do when that is being done."""
+
+    campaign: str
+    target: str
+    name: str
+    key: str
+
+
 class Displace(Struct, frozen=True, kw_only=True, gc=False):
     """Feed `Displaced` to a campaign that has to give way at this target."""
 
@@ -104,6 +122,8 @@ class Record(Struct, frozen=True, kw_only=True, gc=False):
 
 Command = (
     Admit
+    | Capture
+    | Consult
     | Displace
     | Enlist
     | PrepareDeltas

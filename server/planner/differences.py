@@ -10,6 +10,7 @@ _KEYS = ("by", "name", "campaign", "label")
 """What tells the entries of a list apart, where they have it."""
 _WORDS = {
     "calendar": "",
+    "urgency": "emergency",
     "leaves_first": "order",
     "zone": "timezone",
     "order_ttl_auto": "order_ttl",

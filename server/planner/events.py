@@ -125,6 +125,13 @@ class CampaignDue(Struct, frozen=True, kw_only=True, gc=False):
     at: float
 
 
+class ReminderDue(Struct, frozen=True, kw_only=True, gc=False):
+    """A campaign's `remind_at` passed."""
+
+    campaign: str
+    at: float
+
+
 class Recalled(Struct, frozen=True, kw_only=True, gc=False):
     """One assignment a `Recall` found."""
 
@@ -265,6 +272,7 @@ Event = (
     | Asked
     | AssignmentDue
     | CampaignDue
+    | ReminderDue
     | Recalled
     | Decommissioned
     | TakenBack

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from server.planner import gate_policy, plain, times
+from server.planner.approval_policy import parse_approvals, parse_emergency
 from server.planner.budgets import UNLIMITED
 from server.planner.download_policy import parse_downloads
 from server.planner.group_policy import (
@@ -27,10 +28,9 @@ from server.planner.precondition_policy import parse_preconditions, parse_verify
 from server.planner.retry_policy import check as check_timeouts
 from server.planner.retry_policy import parse_retries, parse_timeouts
 from server.planner.strategy import (
-    ApprovalPolicy,
-    ApprovalRule,
     CohortPolicy,
     DeltaPolicy,
+    EmergencyPolicy,
     RatePolicy,
     Strategy,
     UnattendedPolicy,
@@ -46,8 +46,6 @@ ON_SUSPECT = ("hold", "warn")
 ON_DRIFT = ("show", "correct")
 MAX_DELTAS = 64
 MAX_PRIORITY = 100
-MAX_APPROVALS = 5
-MAX_APPROVAL_RULES = 16
 LEAST_SAVING = 0.2
 """A delta that saves less of the full image is not kept at all."""
 
@@ -125,6 +123,8 @@ def parse_strategy(value: object) -> Strategy:
     if parsed.get("order_ttl_s") == AUTO:
         usual_s = max(Strategy.order_ttl_s, math.ceil(parsed.get("patience_s", Strategy.patience_s)))
         parsed |= {"order_ttl_s": usual_s, "order_ttl_auto": True}
+    if isinstance(urgency := parsed.get("emergency"), EmergencyPolicy):
+        parsed |= {"emergency": True, "urgency": urgency}
     return _consistent(Strategy(**parsed, calendar=times.parse_calendar(fields)))
 
 
@@ -201,30 +201,6 @@ def _rate(value: object, where: str) -> RatePolicy:
     return RatePolicy(by=by, count=count, every_s=every_s, grow=grow, after=after, most=most)
 
 
-def _approvals(value: object, where: str) -> ApprovalPolicy:
-    fields = plain.mapping(value, where)
-    plain.known(fields, ("need", "rules", "expires"), where)
-    usual = ApprovalPolicy()
-    items = plain.sequence(fields.get("rules", ()), f"{where}.rules", 0, MAX_APPROVAL_RULES)
-    return ApprovalPolicy(
-        need=plain.integer(fields.get("need", usual.need), f"{where}.need", 0, MAX_APPROVALS),
-        rules=tuple(_approval_rule(item, f"{where}.rules[{index}]") for index, item in enumerate(items)),
-        expires_s=plain.positive_duration(fields.get("expires", usual.expires_s), f"{where}.expires"),
-    )
-
-
-def _approval_rule(value: object, where: str) -> ApprovalRule:
-    fields = plain.mapping(value, where)
-    plain.known(fields, ("need", "targets", "labels"), where)
-    if not fields.keys() & {"targets", "labels"}:
-        raise plain.bad(where, "say for which campaigns it is, with targets or labels or both")
-    return ApprovalRule(
-        need=plain.integer(fields.get("need"), f"{where}.need", 1, MAX_APPROVALS),
-        targets=plain.integer(fields.get("targets", 0), f"{where}.targets", 0, UNLIMITED),
-        labels=plain.labels(fields.get("labels", {}), f"{where}.labels"),
-    )
-
-
 def _deltas(value: object, where: str) -> DeltaPolicy:
     fields = plain.mapping(value, where)
     plain.known(fields, ("wait", "min_saving", "at_most"), where)
@@ -272,8 +248,8 @@ FIELDS: Mapping[str, Callable[[object, str], Any]] = {
     "cohorts": _cohorts,
     "budgets": parse_budgets,
     "rates": _rates,
-    "approvals": _approvals,
-    "emergency": plain.flag,
+    "approvals": parse_approvals,
+    "emergency": parse_emergency,
     "rollback_rates": _rates,
     "downloads": parse_downloads,
     "stage_ahead": lambda value, where: plain.integer(value, where, 0, MAX_COHORTS),

@@ -3,12 +3,16 @@
 import re
 from typing import Any
 
+from firmware.protocol.logs import What
 from server.planner import plain
+from server.planner.inquiries import TARGET
 from server.planner.strategy import PreconditionPolicy, VerifyPolicy
 from server.planner.surroundings import AGENT_LABEL
 
 MAX_PRECONDITIONS = 8
 WHEN_MISSING = ("fail", "hold")
+WITHOUT_EVIDENCE = ("hold", "proceed")
+MOST_WITHIN_S = 7 * 86400
 FREE_LABEL = f"{AGENT_LABEL}free-bytes"
 """The device's own label that says how many bytes it has free, unless the strategy names another."""
 SIZE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?(kB|MB|GB|KiB|MiB|GiB)")
@@ -20,6 +24,8 @@ def parse_preconditions(value: object, where: str) -> tuple[PreconditionPolicy, 
     """What must be true before a restart; raises `RefusedError` (`bad-strategy`)."""
     items = plain.sequence(value, where, 0, MAX_PRECONDITIONS)
     found = tuple(_precondition(item, f"{where}[{index}]") for index, item in enumerate(items))
+    if sum(bool(one.evidence) for one in found) > 1:
+        raise plain.bad(where, "ask for evidence once")
     names = [(one.name, one.label, tuple(sorted(one.labels.items()))) for one in found]
     if len(set(names)) < len(names):
         raise plain.bad(where, "name each precondition once")
@@ -46,12 +52,44 @@ def _precondition(value: object, where: str) -> PreconditionPolicy:
             raise plain.bad(f"{where}.label", "be the name of a label that says the bytes free")
         free_bytes = _size(fields["free_space"], f"{where}.free_space")
         return PreconditionPolicy(free_bytes=free_bytes, label=label, labels=_whom(fields, where))
+    if "check" in fields:
+        return _check(fields, where)
+    if "evidence" in fields:
+        return _evidence(fields, where)
     plain.known(fields, ("word", "max_age", "for"), where)
     if "word" not in fields:
-        raise plain.bad(where, "have word or free_space")
+        raise plain.bad(where, "have word, check, free_space or evidence")
     max_age_s = plain.positive_duration(fields["max_age"], f"{where}.max_age") if "max_age" in fields else None
     name = plain.name(fields["word"], f"{where}.word")
     return PreconditionPolicy(name=name, max_age_s=max_age_s, labels=_whom(fields, where))
+
+
+def _check(fields: dict[str, Any], where: str) -> PreconditionPolicy:
+    plain.known(fields, ("check", "per", "max_age", "for"), where)
+    per = fields.get("per", TARGET)
+    if not isinstance(per, str) or not plain.LABEL.fullmatch(per) or per.startswith(AGENT_LABEL):
+        raise plain.bad(f"{where}.per", "be target, cohort, or the name of a label that people give, such as site")
+    age = fields.get("max_age")
+    return PreconditionPolicy(
+        name=plain.name(fields["check"], f"{where}.check"),
+        per=per,
+        max_age_s=None if age is None else plain.positive_duration(age, f"{where}.max_age"),
+        labels=_whom(fields, where),
+    )
+
+
+def _evidence(fields: dict[str, Any], where: str) -> PreconditionPolicy:
+    plain.known(fields, ("evidence", "within", "when_missing", "for"), where)
+    items = plain.sequence(fields["evidence"], f"{where}.evidence", 1, len(What))
+    kinds = tuple(plain.one_of(one, f"{where}.evidence[{at}]", tuple(What)) for at, one in enumerate(items))
+    within_s = plain.positive_duration(fields.get("within"), f"{where}.within")
+    if within_s > MOST_WITHIN_S:
+        raise plain.bad(f"{where}.within", f"be at most {MOST_WITHIN_S // 86400} days")
+    missing = plain.one_of(fields.get("when_missing", "hold"), f"{where}.when_missing", WITHOUT_EVIDENCE)
+    whom = _whom(fields, where)
+    return PreconditionPolicy(
+        evidence=tuple(dict.fromkeys(kinds)), within_s=within_s, when_missing=missing, labels=whom
+    )
 
 
 def _whom(fields: dict[str, Any], where: str) -> dict[str, str]:

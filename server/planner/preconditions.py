@@ -1,4 +1,4 @@
-"""What must be true of a target before it may restart: room, a verified backup, a check elsewhere.
+"""What must be true of a target before it may restart: room, a verified backup, a check elsewhere, its logs kept.
 
 Rules
 - A word is given from outside, about a target or about all that have a label, and holds until it expires. A refusal counts before
@@ -9,6 +9,7 @@ Rules
 """
 
 from firmware.protocol.words import Action
+from server.planner import evidence, inquiries
 from server.planner.ledger import Ledger
 from server.planner.strategy import PreconditionPolicy
 from server.planner.surroundings import Word
@@ -22,11 +23,35 @@ def preconditions_hold(ledger: Ledger) -> Wait | None:
     for policy in ledger.campaign.strategy.preconditions:
         if not _binds(ledger, policy):
             continue
+        if policy.evidence:
+            wanted = evidence.held(ledger, policy)
+            if wanted is not None:
+                return wanted
+            continue
         held = _room(ledger, policy) if policy.free_bytes is not None else _word(ledger, policy)
         if held is not None:
             text, release_by = held
+            if policy.per:
+                return wait(ledger, inquiries.KIND, text, release_by)
             return wait(ledger, "precondition", text, release_by, PATIENT_FACTOR)
     return None
+
+
+def see_to(ledger: Ledger, kind: str) -> None:
+    """Have asked what the target's ask was held for, where the server can: its logs, or checks elsewhere."""
+    if kind == evidence.KIND:
+        evidence.ask(ledger, evidence_policies(ledger))
+    if kind == inquiries.KIND:
+        policies = [one for one in ledger.campaign.strategy.preconditions if one.per and _binds(ledger, one)]
+        inquiries.ask(ledger, tuple(one for one in policies if _is_unsaid(ledger, one)))
+
+
+def evidence_policies(ledger: Ledger) -> tuple[PreconditionPolicy, ...]:
+    """Those that want the target's logs before it installs."""
+    if ledger.assignment.action is Action.ROLLBACK:
+        return ()
+    policies = ledger.campaign.strategy.preconditions
+    return tuple(policy for policy in policies if policy.evidence and _binds(ledger, policy))
 
 
 def _binds(ledger: Ledger, policy: PreconditionPolicy) -> bool:
@@ -53,8 +78,16 @@ def _word(ledger: Ledger, policy: PreconditionPolicy) -> tuple[str, str] | None:
         return f"{policy.name} was refused by {refused.by}{why}.", f"a good word about {policy.name}"
     if any(_is_fresh(ledger, policy, word) for word in found):
         return None
+    if policy.per:
+        return inquiries.why(ledger, policy)
     old = f" that is younger than {policy.max_age_s:g} s" if policy.max_age_s is not None else ""
     return f"Nobody has said that {policy.name} is good{old}.", f"`otaria fleet word {policy.name} good`"
+
+
+def _is_unsaid(ledger: Ledger, policy: PreconditionPolicy) -> bool:
+    """Whether no word about it holds now, good or bad."""
+    found = [word for word in ledger.around.words if word.name == policy.name and ledger.at < word.expires_at]
+    return not any(not word.good or _is_fresh(ledger, policy, word) for word in found)
 
 
 def _is_fresh(ledger: Ledger, policy: PreconditionPolicy, word: Word) -> bool:

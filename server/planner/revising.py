@@ -17,7 +17,7 @@ from typing import Any
 from msgspec import structs
 
 from firmware.errors import RefusedError
-from server.planner import progress
+from server.planner import approvals, progress
 from server.planner.cohorts import rank_key
 from server.planner.commands import Enlist
 from server.planner.events import Commanded, Deselected, Enlisted, Revised
@@ -49,6 +49,7 @@ def revised(ledger: Ledger, event: Revised) -> None:
     ledger.add(structs.replace(row, state=RevisionState.ACCEPTED))
     if needed:
         ledger.set_campaign(approvals_needed=needed, approvals=(), asked_by=row.by)
+        approvals.owe(ledger)
         ledger.record(
             "approval-owed", f"Revision {row.number} is part of an emergency; {needed} must still approve it."
         )

@@ -31,7 +31,7 @@ class ReleaseKey(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Approval(Struct, frozen=True, kw_only=True, gc=False):
-    """Somebody agreed to a campaign's start."""
+    """Somebody agreed to a campaign's start; or, among those who declined, was against what was started without asking."""
 
     by: str
     at: float
@@ -55,6 +55,12 @@ class CampaignRow(Struct, frozen=True, kw_only=True, gc=False):
     approvals: tuple[Approval, ...] = ()
     asked_by: str = ""
     """Who asked for its start last."""
+    declined: tuple[Approval, ...] = ()
+    """Who was asked to approve it afterwards and is against it."""
+    remind_at: float | None = None
+    """When the approvals that it owes are asked for again; None: it owes none."""
+    reminders: int = 0
+    """How often that was done."""
     suspect: str = ""
     """Why its release is suspect; empty: it isn't."""
     undoes: str | None = None
@@ -180,7 +186,8 @@ class TargetRow(Struct, frozen=True, kw_only=True, gc=False):
 
 class GroupRow(Struct, frozen=True, kw_only=True, gc=False):
     """A budget group. `used` counts tokens; `limit`, `keep` and `counts_offline` are the strictest of the campaigns that took
-    them. `paced_at`: before that time no activation of it may begin under a rate."""
+    them. `paced_at`: before that time no activation of it may begin under a rate. `reserved_by`: the emergency that has the next
+    token, until `reserved_until`, for its target `reserved_for`; nobody may reserve anew before `reservable_at`."""
 
     key: str
     limit: int
@@ -188,6 +195,10 @@ class GroupRow(Struct, frozen=True, kw_only=True, gc=False):
     keep: int = 0
     counts_offline: bool = False
     paced_at: float = 0.0
+    reserved_by: str = ""
+    reserved_for: str = ""
+    reserved_until: float = 0.0
+    reservable_at: float = 0.0
     version: int = 0
 
 

@@ -271,8 +271,10 @@ def next_campaign(state: C, cause: str) -> C:
 
 
 def may_be_told(state: C, verb: Verb) -> bool:
-    """Whether a campaign in this state knows the verb; to approve is also possible afterwards."""
-    return verb in CAMPAIGN[state] or (verb is Verb.APPROVE and state not in (C.DRAFT, C.SCHEDULED))
+    """Whether a campaign in this state knows the verb; to approve, or be against it, is also possible
+    afterwards."""
+    is_answer = verb in (Verb.APPROVE, Verb.REJECT)
+    return verb in CAMPAIGN[state] or (is_answer and state not in (C.DRAFT, C.SCHEDULED))
 
 
 def next_cohort(state: CohortState, to: CohortState) -> CohortState:

@@ -1,12 +1,14 @@
 """The planner's two functions. Same slice and event, same decision; the number of rows does not grow with the fleet."""
 
 from server.planner import (
+    approvals,
     ask_events,
     campaign_events,
     downloads,
     gate_events,
     handing,
     report_events,
+    reservations,
     revising,
     rivals,
     suspicion,
@@ -38,6 +40,7 @@ from server.planner.events import (
     Ordered,
     OrderImpossible,
     Recalled,
+    ReminderDue,
     Reported,
     Revised,
     SliRead,
@@ -55,6 +58,7 @@ def footprint(event: Event) -> Footprint:
         case (
             Commanded()
             | CampaignDue()
+            | ReminderDue()
             | CohortDrained()
             | DeltasReady()
             | GateAnswered()
@@ -87,6 +91,8 @@ def step(loaded: Slice, event: Event, *, checks: tuple[Check, ...] = CHECKS) -> 
             campaign_events.deltas_ready(ledger)
         case CampaignDue():
             campaign_events.campaign_due(ledger, event)
+        case ReminderDue():
+            approvals.remind(ledger)
         case Recalled():
             campaign_events.recalled(ledger, event)
         case Decommissioned() | TakenBack() | LeftOut() | Doubted() | Cleared():
@@ -100,6 +106,7 @@ def step(loaded: Slice, event: Event, *, checks: tuple[Check, ...] = CHECKS) -> 
         case _:
             _assignment(ledger, event, checks)
     downloads.settle(ledger)
+    reservations.settle(ledger)
     return ledger.decision()
 
 

@@ -157,6 +157,15 @@ class ApprovalPolicy:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EmergencyPolicy:
+    """How urgent an emergency is. `reserve_s`: for how long it has the next token of a full group, at most. `remind_s`: how long
+    after its start the approvals that it owes are asked for again first."""
+
+    reserve_s: float = 1800
+    remind_s: float = 8 * 3600
+
+
+@dataclass(frozen=True, kw_only=True)
 class AfterPolicy:
     """The campaign comes after another one, `soak_s` after that became `state`: `watching` (every cohort passed) or
     `completed`."""
@@ -227,12 +236,18 @@ class TimeoutPolicy:
 @dataclass(frozen=True, kw_only=True)
 class PreconditionPolicy:
     """What must be true of a target before its permit: a good word called `name`, at most `max_age_s` old; or `free_bytes` free,
-    as its label `label` says. `labels`: only targets that have all of these are bound."""
+    as its label `label` says; where `per` is given, the check `name` is asked for the word, for each `target`, `cohort` or value
+    of a label; or logs as `evidence`, for which it waits `within_s` (`when_missing`: `hold` or `proceed`). `labels`: only targets
+    that have all of these are bound."""
 
     name: str = ""
     max_age_s: float | None = None
+    per: str = ""
     free_bytes: int | None = None
     label: str = ""
+    evidence: tuple[str, ...] = ()
+    within_s: float = 0.0
+    when_missing: str = "hold"
     labels: dict[str, str] = field(default_factory=dict)
 
 
@@ -274,7 +289,7 @@ class Strategy:
     `stage_ahead`: so many cohorts after the open one are ordered already; their permits wait for the gates.
     `leaves_first`: gateways go after the targets of the campaign that are behind them.
     `late_max_failures`: how many of `late` may fail; one more pauses the campaign.
-    `emergency`: it starts before its approvals are there, and owes them.
+    `emergency`: it starts before its approvals are there, and owes them; it goes first where budgets are full (`urgency`).
     `unattended`: how orders are given out for unattended use; None allows none.
     """
 
@@ -311,6 +326,7 @@ class Strategy:
     deltas: DeltaPolicy = DeltaPolicy()
     approvals: ApprovalPolicy = ApprovalPolicy()
     emergency: bool = False
+    urgency: EmergencyPolicy = EmergencyPolicy()
     unattended: UnattendedPolicy | None = None
     calendar: Calendar = field(default_factory=Calendar)
 

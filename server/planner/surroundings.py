@@ -89,6 +89,32 @@ class Word(Struct, frozen=True, kw_only=True, gc=False):
     expires_at: float
 
 
+class Evidence(Struct, frozen=True, kw_only=True, gc=False):
+    """What became of the target's logs that were asked for last for this campaign: `waiting`, `answered`, `refused` or
+    `expired`."""
+
+    state: str
+    asked_at: float
+    reason: str = ""
+
+
+class Inquiry(Struct, frozen=True, kw_only=True, gc=False):
+    """What became of asking the check `name` about `key`: `waiting`, asked `attempts` times without an answer and again at
+    `next_at`, the last time for this `reason`; or `answered`, and its word was kept."""
+
+    name: str
+    key: str
+    state: str
+    attempts: int = 0
+    next_at: float = 0.0
+    reason: str = ""
+
+
+def cohort_key(campaign: str, cohort: str) -> str:
+    """What words about a cohort are about; no target's id and no label looks so."""
+    return f"{campaign}/{cohort}"
+
+
 class Surroundings(Struct, frozen=True, kw_only=True, gc=False):
     """`sizes`: of the target's own groups. `behind`: where the target counts, and what is behind itself. The others only where
     the campaign's strategy asks for them: `before`, the campaigns it comes after; `gateways`, what the target's run; `peers` in
@@ -103,7 +129,10 @@ class Surroundings(Struct, frozen=True, kw_only=True, gc=False):
     peers: tuple[Peers, ...] = ()
     counters: tuple[int, ...] = ()
     words: tuple[Word, ...] = ()
-    """About the target or its labels, of the names that the strategy's preconditions and its `verify` have."""
+    """About the target, its cohort or its labels, of the names that the strategy's preconditions and its `verify` have."""
+    evidence: Evidence | None = None
+    inquiries: tuple[Inquiry, ...] = ()
+    """About the same, of the names of its checks."""
     rivals: tuple[Rival, ...] = ()
     """Only for a planned target; then `made_at` is when its own campaign was made."""
     made_at: float = 0.0

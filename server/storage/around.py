@@ -10,15 +10,17 @@ from server.planner.rows import AssignmentRow, CampaignRow, ReleaseKey, TargetRo
 from server.planner.surroundings import (
     MAX_PEERS,
     BehindRow,
+    Evidence,
     GroupSize,
     Neighbour,
     Peers,
     Predecessor,
     Surroundings,
+    cohort_key,
 )
 from server.planner.words import LATE, AssignmentState, TokenKind
 from server.ports import AgentStatus, ReleaseState
-from server.storage import rivals, words
+from server.storage import inquiries, rivals, words
 from server.storage.tables import (
     AGENT,
     ASSIGNMENT,
@@ -26,6 +28,7 @@ from server.storage.tables import (
     CAMPAIGN,
     COHORT,
     GROUP_SIZE,
+    LOG_REQUEST,
     RELEASE,
     TARGET,
     TARGET_LABEL,
@@ -92,6 +95,12 @@ _YOUNGER = (
     .order_by(CAMPAIGN.c.created_at.desc())
     .limit(1)
 )
+_EVIDENCE = (
+    select(LOG_REQUEST.c.state, LOG_REQUEST.c.asked_at, LOG_REQUEST.c.reason)
+    .where(LOG_REQUEST.c.target == bindparam("target"), LOG_REQUEST.c.campaign == bindparam("campaign"))
+    .order_by(LOG_REQUEST.c.asked_at.desc(), LOG_REQUEST.c.id)
+    .limit(1)
+)
 _STATE = select(RELEASE.c.state).where(
     RELEASE.c.product == bindparam("product"), RELEASE.c.version == bindparam("version")
 )
@@ -129,7 +138,11 @@ def load(
         gateways=_gateways(db, target) if strategy.requires else (),
         peers=tuple(_peers(db, key, campaign.id) for key in target.groups if key.partition("=")[0] in compared),
         counters=tuple(db.execute(_COUNTERS, {"product": campaign.release.product}).scalars()) if strategy.skew else (),
-        words=words.about(db, [target.id, *target.groups], names) if (names := _words(campaign)) else (),
+        words=words.about(db, _keys(target, campaign, assignment), names) if (names := _words(campaign)) else (),
+        inquiries=inquiries.about(db, _keys(target, campaign, assignment), names)
+        if (names := [policy.name for policy in strategy.preconditions if policy.per])
+        else (),
+        evidence=_evidence(db, assignment) if any(one.evidence for one in strategy.preconditions) else None,
         rivals=rivals.at(db, target, campaign) if assignment.state is AssignmentState.PLANNED else (),
         made_at=rivals.made_at(db, campaign) if assignment.state is AssignmentState.PLANNED else 0.0,
         younger=_younger(db, assignment) if strategy.on_drift == "correct" else None,
@@ -139,6 +152,19 @@ def load(
 
 def _younger(db: Connection, assignment: AssignmentRow) -> str | None:
     return db.execute(_YOUNGER, {"campaign": assignment.campaign, "target": assignment.target}).scalar()
+
+
+def _evidence(db: Connection, assignment: AssignmentRow) -> Evidence | None:
+    where = {"campaign": assignment.campaign, "target": assignment.target}
+    row = db.execute(_EVIDENCE, where).mappings().first()
+    return None if row is None else Evidence(**row)
+
+
+def _keys(target: TargetRow, campaign: CampaignRow, assignment: AssignmentRow) -> list[str]:
+    """What words about the target may be about."""
+    policies = campaign.strategy.cohorts
+    name = policies[assignment.cohort].name if assignment.cohort < len(policies) else LATE
+    return [target.id, cohort_key(campaign.id, name), *target.groups]
 
 
 def _words(campaign: CampaignRow) -> list[str]:

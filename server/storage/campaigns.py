@@ -296,6 +296,11 @@ class SqlCampaigns:
         rows = self._db.execute(select(*CAMPAIGN_COLUMNS).where(*which).order_by(CAMPAIGN.c.id).limit(limit))
         return [campaign_row(row) for row in rows.mappings()]
 
+    def to_remind(self, now: float, limit: int) -> Sequence[str]:
+        """Some campaigns whose owed approvals are to be asked for again."""
+        which = CAMPAIGN.c.remind_at <= now
+        return self._db.execute(select(CAMPAIGN.c.id).where(which).order_by(CAMPAIGN.c.id).limit(limit)).scalars().all()
+
     def running_release(self, campaign_id: str) -> Mapping[str, str | None]:
         """The campaign's targets that run its release and are not shut out, with the version in their other slot."""
         release = select(CAMPAIGN.c.release["sha256"].as_string()).where(CAMPAIGN.c.id == campaign_id)

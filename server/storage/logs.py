@@ -41,6 +41,11 @@ class SqlLogs:
         query = query.order_by(LOG_REQUEST.c.asked_at.desc(), LOG_REQUEST.c.id).limit(limit)
         return [_ask(dict(row)) for row in self._db.execute(query).mappings()]
 
+    def of_campaign(self, campaign: str, after: str, limit: int) -> Sequence[LogAsk]:
+        """The campaign's evidence, by id, after this one."""
+        query = select(*_COLUMNS).where(LOG_REQUEST.c.campaign == campaign, LOG_REQUEST.c.id > after)
+        return [_ask(dict(row)) for row in self._db.execute(query.order_by(LOG_REQUEST.c.id).limit(limit)).mappings()]
+
     def waiting(self, agent: str) -> Sequence[LogAsk]:
         """The agent's requests without an answer, the oldest first."""
         return self._asks(LOG_REQUEST.c.agent == agent, LOG_REQUEST.c.state == str(LogState.WAITING))
@@ -88,11 +93,13 @@ class SqlLogs:
         return len(ids)
 
     def forget(self, before: float, keep: int, limit: int) -> int:
-        """Forget those asked before, and of each target's closed ones all but the latest `keep`; returns how many."""
+        """Forget those that people asked for before, and of each target's closed ones all but the latest `keep`; returns how
+        many. Evidence stays."""
         rank = func.row_number().over(
             partition_by=LOG_REQUEST.c.target, order_by=(LOG_REQUEST.c.asked_at.desc(), LOG_REQUEST.c.id)
         )
-        ranked = select(LOG_REQUEST.c.id, LOG_REQUEST.c.asked_at, LOG_REQUEST.c.state, rank.label("rank")).subquery()
+        columns = (LOG_REQUEST.c.id, LOG_REQUEST.c.asked_at, LOG_REQUEST.c.state, rank.label("rank"))
+        ranked = select(*columns).where(LOG_REQUEST.c.campaign.is_(None)).subquery()
         closed = ranked.c.state != str(LogState.WAITING)
         old = select(ranked.c.id).where(closed, (ranked.c.rank > keep) | (ranked.c.asked_at < before)).limit(limit)
         ids = list(self._db.execute(old).scalars())

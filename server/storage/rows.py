@@ -38,7 +38,8 @@ def campaign_row(row: RowMapping) -> CampaignRow:
     values["state"] = CampaignState(values["state"])
     values["release"] = ReleaseKey(**values["release"])
     values["strategy"] = msgspec.convert(values["strategy"], Strategy)
-    values["approvals"] = tuple(Approval(**one) for one in values["approvals"])
+    for name in ("approvals", "declined"):
+        values[name] = tuple(Approval(**one) for one in values[name])
     return CampaignRow(**values)
 
 
@@ -130,6 +131,7 @@ def values_of(row: Row) -> dict[str, Any]:
         plain["release"] = msgspec.structs.asdict(row.release)
         plain["strategy"] = msgspec.to_builtins(row.strategy)
         plain["approvals"] = [msgspec.structs.asdict(one) for one in row.approvals]
+        plain["declined"] = [msgspec.structs.asdict(one) for one in row.declined]
     if isinstance(row, RevisionRow):
         plain["strategy"] = msgspec.to_builtins(row.strategy)
         plain["selection"] = msgspec.to_builtins(row.selection)

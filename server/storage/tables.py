@@ -188,6 +188,9 @@ class CampaignTable(Stored, table=True):
     approvals_needed: int = 0
     approvals: list[Any] = Field(sa_type=JSON)
     asked_by: str = ""
+    declined: list[Any] = Field(sa_type=JSON)
+    remind_at: float | None
+    reminders: int = 0
     suspect: str
     undoes: str | None
     proposed: str | None
@@ -316,6 +319,10 @@ class GroupTable(Stored, table=True):
     limit: int
     used: int
     paced_at: float = 0.0
+    reserved_by: str = ""
+    reserved_for: str = ""
+    reserved_until: float = 0.0
+    reservable_at: float = 0.0
     keep: int
     counts_offline: bool
     version: int
@@ -350,6 +357,22 @@ class WordTable(Stored, table=True):
     reason: str
     at: float
     expires_at: float
+
+
+class InquiryTable(Stored, table=True):
+    """A check elsewhere that is asked about `key` until it answers."""
+
+    __tablename__ = "inquiry"
+    name: str = Field(primary_key=True)
+    key: str = Field(primary_key=True)
+    campaign: str
+    target: str
+    asked_at: float
+    attempts: int
+    next_at: float
+    state: str
+    reason: str
+    __table_args__ = (Index(None, "state", "next_at"),)
 
 
 class TokenTable(Stored, table=True):
@@ -446,8 +469,11 @@ class LogAskTable(Stored, table=True):
     reason: str
     answered_at: float | None
     size_bytes: int
+    campaign: str | None
+    change_id: str | None
     text: str
     __table_args__ = (
+        Index(None, "campaign", "id"),
         Index(None, "target", "asked_at"),
         Index(None, "agent", "state"),
         Index(None, "state", "expires_at"),
@@ -500,6 +526,7 @@ GROUP = _table("budget_group")
 GROUP_SIZE = _table("group_size")
 BEHIND = _table("campaign_behind")
 WORD = _table("word")
+INQUIRY = _table("inquiry")
 TOKEN = _table("token")
 JOURNAL = _table("journal")
 INBOX = _table("inbox")

@@ -7,6 +7,7 @@ from server.storage.availability import SqlPresences
 from server.storage.campaigns import SqlCampaigns
 from server.storage.fleet import SqlFleet
 from server.storage.identities import SqlIdentities
+from server.storage.inquiries import SqlInquiries
 from server.storage.leases import SqlLeases
 from server.storage.logs import SqlLogs
 from server.storage.messages import SqlInbox, SqlOrders, SqlOutbox
@@ -27,6 +28,7 @@ class SqlUnit:
         self.orders = SqlOrders(connection)
         self.audit = SqlAudit(connection)
         self.logs = SqlLogs(connection)
+        self.inquiries = SqlInquiries(connection)
         self.presences = SqlPresences(connection)
         self.leases = SqlLeases(connection)
         self.metrics = SqlMetrics(connection)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from server.planner.approvals import owed
+from server.planner.approvals import owed, urgency
 from server.planner.words import AssignmentState as A
 from server.planner.words import CampaignState, CohortState
 from server.ports import CampaignView
@@ -53,8 +53,7 @@ def _need(view: CampaignView, *, is_newest: bool) -> Need | None:
         return Need(view=view, tone="attention", text=_sentence(view), advice="Approve it, or reject it with a reason.")
     missing = owed(view.row)
     if missing:
-        text = f"ran as an emergency and still owes {plural(missing, 'approval')}; {view.row.asked_by} started it."
-        return Need(view=view, tone="attention", text=text, advice="Look at what was done, and approve it afterwards.")
+        return _owes(view, missing)
     if state in WAIT_FOR_SOMEBODY:
         tone = "bad" if stopped_by_gate(view) else "attention"
         return Need(view=view, tone=tone, text=_sentence(view), advice="Look at why, then resume or abort it.")
@@ -67,6 +66,18 @@ def _need(view: CampaignView, *, is_newest: bool) -> Need | None:
         text = f"{plural(sum(lost.values()), 'target')} of it will not come by themselves: {words}."
         return Need(view=view, tone="bad", text=text, advice="Its page says why for each.")
     return None
+
+
+def _owes(view: CampaignView, missing: int) -> Need:
+    """An emergency's approvals that aren't there, the more urgent the more often they were asked for."""
+    word, row = urgency(view.row), view.row
+    text = f"ran as an emergency and still owes {plural(missing, 'approval')}; {row.asked_by} started it."
+    if word:
+        text += f" That is {word}: it was asked for again {plural(row.reminders, 'time')}."
+    for one in row.declined:
+        text += f" {one.by} declined it{f': {one.reason}' if one.reason else ''}."
+    tone = "bad" if word or row.declined else "attention"
+    return Need(view=view, tone=tone, text=text, advice="Look at what was done, and approve or decline it afterwards.")
 
 
 def _outcome(view: CampaignView) -> str:

@@ -260,9 +260,9 @@ def _deltas_to(release: ReleaseRecord, deltas: Sequence[DeltaRecord]) -> list[tu
 
 
 def verbs_for(row: CampaignRow) -> tuple[Verb, ...]:
-    """What a person can tell a campaign now: what the planner's table has a row for, and to approve what it owes."""
-    owes = approvals.owed(row) > 0
-    return tuple(verb for verb in Verb if verb in CAMPAIGN[row.state] or (verb is Verb.APPROVE and owes))
+    """What a person can tell a campaign now: what the planner's table has a row for, and to approve or decline what it owes."""
+    answers = (Verb.APPROVE, Verb.REJECT) if approvals.owed(row) else ()
+    return tuple(verb for verb in Verb if verb in CAMPAIGN[row.state] or verb in answers)
 
 
 def _rank(state: CampaignState) -> int:

@@ -32,6 +32,7 @@ from server.planner.strategy import (
     CohortPolicy,
     DeltaPolicy,
     DownloadPolicy,
+    EmergencyPolicy,
     GatePolicy,
     SkewPolicy,
     Strategy,
@@ -106,6 +107,8 @@ strategies = st.builds(
     together=st.none() | st.builds(TogetherPolicy, by=labels),
     verify=st.sampled_from([None, None, VerifyPolicy(name="ping", within_s=HORIZON_S, when_missing="fail")]),
     stage_ahead=st.integers(0, 2),
+    emergency=st.sampled_from([False, False, True]),
+    urgency=st.builds(EmergencyPolicy, reserve_s=st.sampled_from([0, HEALTHY_S, 3 * HORIZON_S])),
     downloads=st.lists(
         st.builds(DownloadPolicy, by=st.sampled_from(["campaign", "site", "rack"]), limit=st.integers(1, 2)),
         max_size=2,
@@ -347,6 +350,9 @@ class PlannerMachine(RuleBasedStateMachine):
             if not back:
                 self.check_order(campaign, target)
         held = {token.group for token in loaded.tokens}
+        for group in loaded.groups:
+            is_others = group.reserved_by not in ("", campaign.id) and self.board.now < group.reserved_until
+            assert not is_others or campaign.strategy.emergency or group.key in held or group.key not in target.groups
         for budget in campaign.strategy.budgets:
             for key in self.groups_of(budget, campaign.id, target):
                 if key not in held:
@@ -481,6 +487,17 @@ class PlannerMachine(RuleBasedStateMachine):
                 assert state in FAILURES
 
     @invariant()
+    def reservations_end_and_are_for_who_waits(self) -> None:
+        for group in (row for row in self.board.rows.values() if isinstance(row, GroupRow)):
+            if group.reserved_by:
+                plan = self.board.campaign(group.reserved_by).strategy
+                assert plan.emergency
+                assert group.reserved_until <= self.board.now + plan.urgency.reserve_s
+                assert group.reservable_at == group.reserved_until + plan.urgency.reserve_s
+                assert self.board.assignment(group.reserved_for, group.reserved_by).state in WAITING
+                assert "=" in group.key
+
+    @invariant()
     def who_may_be_down_is_counted(self) -> None:
         held = {(token.target, token.group) for token in self.board.tokens()}
         for row in self.board.assignments():
@@ -563,7 +580,7 @@ class PlannerMachine(RuleBasedStateMachine):
             assert said.text.endswith(".")
             assert said.release_by
             waits_for_deltas = said.kind == "deltas"
-            if said.kind != "after":
+            if said.kind not in ("after", "reserved"):
                 assert said.until == (
                     self.board.campaign(row.campaign).deltas_until if waits_for_deltas else row.wake_at
                 )

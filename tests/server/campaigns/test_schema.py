@@ -68,7 +68,7 @@ STRATEGY: dict[str, Any] = {
     "rollback_rates": [{"count": 20, "every": 3600}],
     "downloads": [{"by": "site", "limit": 4}],
     "approvals": {"need": 1, "rules": [{"need": 2, "targets": 1000, "labels": LABELS}], "expires": "1d"},
-    "emergency": False,
+    "emergency": {"reserve": 0, "remind": "8h"},
     "stage_ahead": 1,
     "order": "leaves-first",
     "after": [{"campaign": "winter", "state": "watching", "soak": "1d"}],
@@ -87,6 +87,8 @@ STRATEGY: dict[str, Any] = {
     "preconditions": [
         {"word": "backup", "max_age": "1d", "for": {"labels": LABELS}},
         {"free_space": "500MB", "label": "agent.free"},
+        {"check": "backup-api", "per": "site", "max_age": "2h", "for": {"labels": LABELS}},
+        {"evidence": ["agent", "trial"], "within": "10m", "when_missing": "proceed", "for": {"labels": LABELS}},
     ],
     "verify": {"word": "monitoring", "within": "30m", "when_missing": "fail"},
     "priority": 10,

@@ -15,7 +15,9 @@ from server.planner.ask_events import CHECKS, Check
 from server.planner.cohorts import split
 from server.planner.commands import (
     Admit,
+    Capture,
     Command,
+    Consult,
     Displace,
     Doubt,
     GrantPermit,
@@ -73,13 +75,16 @@ from server.planner.strategy import CohortPolicy, GatePolicy, Strategy
 from server.planner.surroundings import (
     NOWHERE,
     BehindRow,
+    Evidence,
     GroupSize,
+    Inquiry,
     Neighbour,
     Peers,
     Predecessor,
     Rival,
     Surroundings,
     Word,
+    cohort_key,
 )
 from server.planner.words import AssignmentState, CampaignState, TokenKind, Verb
 
@@ -160,6 +165,10 @@ class Board:
         self.checks = checks
         self._made: list[str] = []
         self.words: list[Word] = []
+        self.evidence: dict[tuple[str, str], Evidence] = {}
+        """By campaign and target, what was asked for last."""
+        self.inquiries: dict[tuple[str, str], Inquiry] = {}
+        """By name and key."""
         self._page = page
         self._orders = 0
         self._nonces = 0
@@ -339,12 +348,18 @@ class Board:
                 for key in found
             ),
             counters=tuple(sorted(COUNTERS.values())) if plan.skew else (),
-            words=tuple(word for word in self.words if word.key in (target.id, *target.groups)),
+            words=tuple(word for word in self.words if word.key in self._keys(target, assignment)),
+            inquiries=tuple(one for one in self.inquiries.values() if one.key in self._keys(target, assignment)),
+            evidence=self.evidence.get((campaign.id, target.id)),
             rivals=self._rivals(target, campaign) if assignment.state is AssignmentState.PLANNED else (),
             made_at=float(self._made.index(campaign.id)),
             step_is_suspect=doubted,
             younger=self._younger(campaign, target.id) if plan.on_drift == "correct" else None,
         )
+
+    def _keys(self, target: TargetRow, assignment: AssignmentRow) -> tuple[str, ...]:
+        cohort = self.cohorts(assignment.campaign)[assignment.cohort].name
+        return target.id, cohort_key(assignment.campaign, cohort), *target.groups
 
     def _rivals(self, target: TargetRow, campaign: CampaignRow) -> tuple[Rival, ...]:
         found = []
@@ -446,6 +461,11 @@ class Board:
         match command:
             case Admit() if not self.loses_pages:
                 self._admit(command)
+            case Capture():
+                self.evidence[command.campaign, command.target] = Evidence(state="waiting", asked_at=self.now)
+            case Consult():
+                about = {"name": command.name, "key": command.key}
+                self.inquiries[command.name, command.key] = Inquiry(**about, state="waiting", next_at=self.now)
             case PrepareDeltas() if self.makes_deltas:
                 self.deltas_ready(command.campaign)
             case Displace():

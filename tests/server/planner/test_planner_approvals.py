@@ -8,10 +8,10 @@ from msgspec.structs import replace
 from firmware.errors import RefusedError
 from server.planner import approvals
 from server.planner.commands import Record
-from server.planner.events import CampaignDue, Commanded
+from server.planner.events import CampaignDue, Commanded, ReminderDue
 from server.planner.policy import parse_strategy
 from server.planner.states import TransitionError
-from server.planner.strategy import ApprovalPolicy, ApprovalRule
+from server.planner.strategy import ApprovalPolicy, ApprovalRule, EmergencyPolicy
 from server.planner.words import CampaignState, Verb
 from tests.server.planner.playbook import Board, key_of, strategy
 
@@ -115,6 +115,89 @@ def test_an_emergency_starts_at_once_and_owes_its_approvals_until_they_come() ->
     assert approvals.owed(board.campaign()) == 1, "its end doesn't settle that"
     assert tell(board, Verb.APPROVE, "cid") is C.ABORTED
     assert approvals.owed(board.campaign()) == 0
+
+
+def remind(board: Board) -> list[str]:
+    """Let the time of the next reminder come; what was said."""
+    at, before = board.campaign().remind_at, len(board.records("approval-overdue"))
+    assert at is not None
+    board.now = at - 1
+    board.feed(ReminderDue(campaign="c", at=board.now))
+    assert len(board.records("approval-overdue")) == before, "not before its time"
+    board.now = at
+    board.feed(ReminderDue(campaign="c", at=board.now))
+    return [said.text for said in board.records("approval-overdue")[before:]]
+
+
+def test_owed_approvals_are_asked_for_again_ever_more_urgently_until_they_are_given() -> None:
+    board = draft(2, emergency=True, urgency=EmergencyPolicy(remind_s=8000))
+    assert board.campaign().remind_at is None
+    tell(board, Verb.START, "ann")
+    started, found, waits = board.now, [], []
+    for _ in range(5):
+        found += remind(board)
+        waits.append(board.campaign().remind_at - board.now)  # type: ignore[operator]
+    assert board.now - started == 8000 + 4000 + 2000 + 2000 + 2000
+    assert waits == [4000, 2000, 2000, 2000, 2000]
+    assert found[:4] == [
+        "Reminder 1: it ran as an emergency of ann; 2 more must approve it.",
+        "Reminder 2 (overdue): it ran as an emergency of ann; 2 more must approve it.",
+        "Reminder 3 (urgent): it ran as an emergency of ann; 2 more must approve it.",
+        "Reminder 4 (urgent): it ran as an emergency of ann; 2 more must approve it.",
+    ]
+    tell(board, Verb.APPROVE, "bob")
+    assert remind(board) == ["Reminder 6 (urgent): it ran as an emergency of ann; one more must approve it."]
+    tell(board, Verb.APPROVE, "cid")
+    assert board.campaign().remind_at is None
+    board.now += 100 * DAY
+    board.feed(ReminderDue(campaign="c", at=board.now))
+    assert len(board.records("approval-overdue")) == 6
+
+
+def test_the_end_of_an_emergency_settles_no_approval() -> None:
+    board = draft(1, emergency=True)
+    tell(board, Verb.START, "ann")
+    tell(board, Verb.ABORT, "ann")
+    assert len(remind(board)) == 1
+
+
+def test_who_is_against_an_emergency_that_ran_is_recorded_and_named_and_counts_as_nobody() -> None:
+    board = draft(1, emergency=True)
+    tell(board, Verb.START, "ann")
+    with pytest.raises(TransitionError, match="ann asked for the start"):
+        tell(board, Verb.REJECT, "ann")
+    assert tell(board, Verb.REJECT, "bob", "it was no emergency") is C.RUNNING
+    (said,) = board.records("approval-declined")
+    assert said.text == "bob declined it: it was no emergency. It is done already; one more must approve it."
+    assert [(one.by, one.at, one.reason) for one in board.campaign().declined] == [
+        ("bob", board.now, "it was no emergency")
+    ]
+    for verb in (Verb.REJECT, Verb.APPROVE):
+        with pytest.raises(TransitionError, match="bob declined it already; somebody else must approve it"):
+            tell(board, verb, "bob")
+    assert approvals.owed(board.campaign()) == 1
+    assert remind(board)[0].endswith("one more must approve it. bob declined it: it was no emergency.")
+    tell(board, Verb.APPROVE, "cid")
+    assert approvals.owed(board.campaign()) == 0
+    with pytest.raises(TransitionError, match="waits for no approval"):
+        tell(board, Verb.REJECT, "dan")
+
+
+def test_a_campaign_that_runs_by_approvals_can_not_be_declined_afterwards() -> None:
+    board = draft(1)
+    tell(board, Verb.START, "ann")
+    tell(board, Verb.APPROVE, "bob")
+    with pytest.raises(TransitionError, match="waits for no approval"):
+        tell(board, Verb.REJECT, "cid")
+
+
+def test_a_reminder_of_nothing_says_nothing() -> None:
+    board = draft(0, emergency=True)
+    tell(board, Verb.START, "ann")
+    board.rows["campaign", "c"] = replace(board.campaign(), remind_at=board.now)
+    board.feed(ReminderDue(campaign="c", at=board.now))
+    assert board.campaign().remind_at is None
+    assert not board.records("approval-overdue")
 
 
 def test_what_is_approved_waits_for_its_time() -> None:

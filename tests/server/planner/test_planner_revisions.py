@@ -144,6 +144,7 @@ def test_an_emergency_is_revised_at_once_and_owes() -> None:
     row = board.campaign()
     assert (row.revision, row.approvals_needed, row.approvals) == (2, 1, ())
     assert board.records("approval-owed")
+    assert row.remind_at == board.now + plan.urgency.remind_s
 
 
 def test_a_gate_that_was_decided_or_is_open_stays_and_a_closed_one_changes() -> None:

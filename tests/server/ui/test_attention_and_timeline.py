@@ -1,9 +1,11 @@
 """What needs somebody, and how a timeline is told: pure rules over plain values."""
 
+import dataclasses
+
 import pytest
 from msgspec.structs import replace
 
-from server.planner.rows import CampaignRow, CohortRow, ReleaseKey
+from server.planner.rows import Approval, CampaignRow, CohortRow, ReleaseKey
 from server.planner.strategy import Strategy
 from server.planner.words import AssignmentState as A
 from server.planner.words import CampaignState, CohortState
@@ -57,6 +59,33 @@ def test_what_waits_for_somebody_says_so(state: CampaignState, cohort: CohortRow
 )
 def test_what_moves_by_itself_or_was_decided_by_a_person_needs_nobody(state: CampaignState, cohort: CohortRow) -> None:
     assert needs([_view("spring", state, cohort)]) == []
+
+
+@pytest.mark.parametrize(
+    ("reminders", "tone", "word"),
+    [
+        (0, "attention", ""),
+        (1, "attention", ""),
+        (2, "bad", "overdue: it was asked for again 2 times"),
+        (3, "bad", "urgent"),
+    ],
+)
+def test_approvals_that_are_owed_get_more_urgent(reminders: int, tone: str, word: str) -> None:
+    view = _view("spring", CampaignState.COMPLETED)
+    owing = replace(
+        view.row,
+        approvals_needed=1,
+        asked_by="mara",
+        reminders=reminders,
+        strategy=Strategy(name="s", cohorts=(), emergency=True),
+    )
+    (need,) = needs([dataclasses.replace(view, row=owing)])
+    assert need.tone == tone
+    assert word in need.text
+    declined = replace(owing, declined=(Approval(by="bob", at=1.0, reason="why?"),))
+    (need,) = needs([dataclasses.replace(view, row=declined)])
+    assert need.tone == "bad"
+    assert need.text.endswith("bob declined it: why?.")
 
 
 def test_a_stopped_campaign_needs_somebody_until_the_next_of_its_product() -> None:
