@@ -258,8 +258,16 @@ class Turn:
             change_id = loaded.campaign.change_id if loaded.campaign else None
             capture(self._unit, self._director, command, change_id, self.now)
             return
-        values = {"name": command.name, "key": command.key, "campaign": command.campaign, "target": command.target}
-        self._unit.inquiries.open(OpenInquiry(**values, asked_at=self.now, next_at=self.now))
+        self._unit.inquiries.open(
+            OpenInquiry(
+                name=command.name,
+                key=command.key,
+                campaign=command.campaign,
+                target=command.target,
+                asked_at=self.now,
+                next_at=self.now,
+            )
+        )
 
     def _enlist(self, command: Enlist) -> None:
         row = self._unit.campaigns.load(Footprint(campaign=command.campaign)).campaign
