@@ -62,7 +62,7 @@ from server.identity.private_files import write_private
 from server.identity.renewal import RenewalOverHttp, RenewalService
 from server.identity.roots import Roots
 from server.leadership import FencedTransport, Leadership
-from server.observe.checks import HttpChecks
+from server.observe.checks import open_checks
 from server.observe.prometheus import PrometheusSli
 from server.people import PeopleParts, people_listener
 from server.premises import bound, listening, make_state, name_of, only_one
@@ -77,7 +77,6 @@ SHUTDOWN_S = 3.0
 IDLE_S = 30.0
 """A connection without a whole request for this long is closed; aiohttp would keep it for an hour, and anyone may open some."""
 RUN_FILE = "run.json"
-LEAST_SECRET_BYTES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -397,7 +396,7 @@ def _core(base: Foundation) -> Core:
         releases=releases,
         preparation=preparation,
         indicators=Indicators(database=base.database, port=_monitor(base), engine=engine, clock=base.clock),
-        checks=Checks(database=base.database, port=_checks(base), clock=base.clock),
+        checks=Checks(database=base.database, port=open_checks(base.settings.checks, base.clock), clock=base.clock),
         enlisting=Enlisting(base.database, engine),
         comparer=Comparer(base.database, engine, base.clock),
         desk=CampaignService(
@@ -411,19 +410,6 @@ def _monitor(base: Foundation) -> PrometheusSli:
     """Where indicators are read; where nothing is configured none is known."""
     sli = base.settings.sli
     return PrometheusSli(sli.url or "", sli.queries if sli.url else {})
-
-
-def _checks(base: Foundation) -> HttpChecks:
-    """Where checks are asked; raises `RefusedError` (`config`) for a secret that can't be read or is too short."""
-    checks = base.settings.checks
-    try:
-        secret = checks.secret_file.read_bytes().strip() if checks.secret_file else b""
-    except OSError as error:
-        raise RefusedError("config", f"`checks.secret_file` cannot be read: {error.strerror or error}.") from error
-    if checks.urls and len(secret) < LEAST_SECRET_BYTES:
-        text = f"`checks.secret_file` must hold {LEAST_SECRET_BYTES} bytes or more: anybody could guess it."
-        raise RefusedError("config", text)
-    return HttpChecks(checks.urls, secret, now=base.clock.now, timeout_s=checks.timeout_s)
 
 
 def _hand_out(ingest: Ingest, blocks: Callable[[], BlockService]) -> OnMessage:

@@ -18,8 +18,10 @@ from msgspec import Meta, Struct
 
 from firmware.errors import RefusedError, UnavailableError
 from firmware.protocol.codec import canonical, convert, parse_json
-from server.ports import Answer
+from server.config import CheckSettings
+from server.ports import Answer, Clock
 
+LEAST_SECRET_BYTES = 16
 MAX_ANSWER_BYTES = 16 * 1024
 TIMEOUT_S = 10.0
 SIGNATURE = "X-Otaria-Signature"
@@ -73,6 +75,18 @@ class HttpChecks:
         if status != 200:
             raise UnavailableError("check-unavailable", f"{name} answered with status {status}.")
         return found
+
+
+def open_checks(settings: CheckSettings, clock: Clock) -> HttpChecks:
+    """The checks that the configuration names; raises `RefusedError` (`config`) for a secret that can't be read or used."""
+    try:
+        secret = settings.secret_file.read_bytes().strip() if settings.secret_file else b""
+    except OSError as error:
+        raise RefusedError("config", f"`checks.secret_file` cannot be read: {error.strerror or error}.") from error
+    if settings.urls and len(secret) < LEAST_SECRET_BYTES:
+        text = f"`checks.secret_file` must hold {LEAST_SECRET_BYTES} bytes or more: anybody could guess it."
+        raise RefusedError("config", text)
+    return HttpChecks(settings.urls, secret, now=clock.now, timeout_s=settings.timeout_s)
 
 
 def signature(secret: bytes, at: int, body: bytes) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from firmware.errors import RefusedError
-from server.config import Address, load_settings, parse_address
+from server.config import Address, CheckSettings, load_settings, merged, parse_address, validated
 
 
 def _load(tmp_path: Path, text: str):
@@ -104,3 +104,31 @@ def test_a_listener_that_others_reach_is_fine_with_tls(tmp_path: Path) -> None:
 )
 def test_what_counts_as_loopback(text: str, loopback: bool) -> None:
     assert parse_address(text, "x").is_loopback is loopback
+
+
+def checks_of(**given: object) -> object:
+    section = {"checks": {"urls": {"backup": "https://backup.example.org/ask"}, "secret_file": "secret", **given}}
+    return validated(merged(section), base=Path("/srv")).checks
+
+
+def test_checks_are_addresses_by_name_with_a_secret() -> None:
+    assert checks_of(timeout_s=5) == CheckSettings(
+        urls={"backup": "https://backup.example.org/ask"}, secret_file=Path("/srv/secret"), timeout_s=5
+    )
+    assert validated(merged({}), base=Path("/srv")).checks == CheckSettings(urls={}, secret_file=None, timeout_s=10)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"urls": {"backup": "ftp://backup.example.org"}}, "checks.urls"),
+        ({"urls": {"backup": "https://user:word@backup.example.org"}}, "checks.urls"),
+        ({"urls": {"Back Up": "https://backup.example.org"}}, "checks.urls"),
+        ({"secret_file": None}, "checks.secret_file"),
+        ({"timeout_s": 0}, "checks.timeout_s"),
+        ({"timeout_s": 61}, "checks.timeout_s"),
+    ],
+)
+def test_checks_that_make_no_sense_are_refused(given: dict[str, object], says: str) -> None:
+    with pytest.raises(RefusedError, match=says):
+        checks_of(**given)

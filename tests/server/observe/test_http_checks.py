@@ -6,6 +6,8 @@ import hmac
 import json
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -14,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firmware.errors import RefusedError, UnavailableError
-from server.observe.checks import LEAST_RETRY_S, MAX_ANSWER_BYTES, SIGNATURE, HttpChecks, _answer
+from server.config import CheckSettings
+from server.observe.checks import LEAST_RETRY_S, MAX_ANSWER_BYTES, SIGNATURE, HttpChecks, _answer, open_checks
 from server.ports import Answer
 
 SECRET = b"0123456789abcdef"
@@ -132,6 +135,29 @@ async def test_what_is_no_answer_is_refused(elsewhere: tuple[Elsewhere, str], bo
         await port(url).ask("backup", QUESTION)
     assert refused.value.kind == "check-unusable"
     assert refused.value.text.isprintable()
+
+
+@dataclass
+class SetClock:
+    def now(self) -> float:
+        return NOW
+
+
+def test_questions_are_signed_with_what_the_configured_file_holds(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    settings = CheckSettings(urls={"backup": "https://backup.example"}, secret_file=secret, timeout_s=5)
+    for content, says in ((None, "cannot be read"), (b"  short\n", "16 bytes or more")):
+        if content is not None:
+            secret.write_bytes(content)
+        with pytest.raises(RefusedError, match=says) as refused:
+            open_checks(settings, SetClock())
+        assert refused.value.kind == "config"
+    secret.write_bytes(SECRET + b"\n")
+    assert isinstance(open_checks(settings, SetClock()), HttpChecks)
+
+
+def test_without_checks_no_secret_is_needed() -> None:
+    assert isinstance(open_checks(CheckSettings(urls={}, secret_file=None, timeout_s=10), SetClock()), HttpChecks)
 
 
 @given(st.binary(max_size=200))
