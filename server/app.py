@@ -24,8 +24,8 @@ from firmware.protocol.codec import canonical
 from firmware.protocol.topics import CATALOGUE, Leaf, parse
 from server.campaigns.blocks import BlockService
 from server.campaigns.bundles import BundleService
-from server.campaigns.comparing import Comparer
 from server.campaigns.checks import Checks
+from server.campaigns.comparing import Comparer
 from server.campaigns.deltas import DeltaFactory
 from server.campaigns.engine import Engine
 from server.campaigns.enlisting import Enlisting
