@@ -2,6 +2,7 @@
 
 import logging
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -15,8 +16,11 @@ from server.cli.claims import read as read_claims
 from server.cli.output import emit, json_option
 from simulator.depot import Blob, Depot
 from simulator.swarm import Swarm, World, enrol_devices
+from simulator.vitals import MEASURED, Defect
 
 MAX_DEVICES = 2000
+WEEK_H = 192
+"""A week and a day: what a device has measured before, where it measures."""
 QUICK = Settings(
     min_uptime_s=10.0,
     tuning=Tuning(retry_min_s=1.0, retry_max_s=20.0, ask_min_s=1.0, ask_max_s=5.0, ask_spread_s=0.5, soak_s=30.0),
@@ -53,6 +57,9 @@ def sim() -> None:
 )
 @click.option("--dir", "directory", type=click.Path(file_okay=False, path_type=Path), required=True)
 @click.option("--link-mbit", type=click.FloatRange(0.01, 10_000), default=160.0, show_default=True)
+@click.option("--measure", is_flag=True, help="Let them measure themselves, as if they had done so for a week.")
+@click.option("--leaks", multiple=True, metavar="VERSION", help="A release that loses 50 MB of memory an hour.")
+@click.option("--crashes", multiple=True, metavar="VERSION", help="A release that crashes three times an hour.")
 @json_option
 def fleet(
     claim_file: Path | None,
@@ -62,6 +69,9 @@ def fleet(
     image: Path,
     directory: Path,
     link_mbit: float,
+    measure: bool,
+    leaks: Sequence[str],
+    crashes: Sequence[str],
     as_json: bool,
 ) -> None:
     """Enrol simulated devices with claim tokens and run them until Ctrl-C.
@@ -76,7 +86,18 @@ def fleet(
         raise RefusedError("directory-in-use", f"{directory} is not empty; name a new directory for these devices.")
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     depot = Depot(directory / "depot", hardware)
-    world = World(hardware=hardware, factory=Blob.of(image), settings=QUICK, bytes_per_s=link_mbit * 1e6 / 8)
+    world = World(
+        hardware=hardware,
+        factory=Blob.of(image),
+        settings=QUICK,
+        bytes_per_s=link_mbit * 1e6 / 8,
+        measured=MEASURED if measure else None,
+        measured_before_h=WEEK_H if measure else 0,
+        defects=[
+            *(Defect(version=one, leak_bytes_per_h=50e6) for one in leaks),
+            *(Defect(version=one, crashes_per_h=3.0) for one in crashes),
+        ],
+    )
     with Progress(disable=as_json, transient=True) as progress:
         task = progress.add_task("enrolling", total=len(tokens))
         made = enrol_devices(directory, tokens, world, depot, on_enrolled=lambda: progress.advance(task))

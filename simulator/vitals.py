@@ -47,7 +47,7 @@ class Vitals:
         self, seed: int, defects: Sequence[Defect], runs: Callable[[], str], clock: Callable[[], float]
     ) -> None:
         self._random = random.Random(seed)  # noqa: S311 - noise, not secrets
-        self._defects = {one.version: one for one in defects}
+        self._defects = tuple(defects)
         self._runs, self._clock = runs, clock
         self._free = FREE_BYTES + FREE_SPREAD * self._random.random()
         self._booted_at = self._read_at = clock()
@@ -59,11 +59,12 @@ class Vitals:
 
     def read(self, program_port: int | None, stop: Callable[[], bool]) -> dict[str, float]:
         """A sample."""
-        now, defect = self._clock(), self._defects.get(self._runs())
+        now, version = self._clock(), self._runs()
+        mine = [one for one in self._defects if one.version == version]
         hours, self._read_at = (now - self._read_at) / HOUR_S, now
-        rate = CRASHES_PER_H + (defect.crashes_per_h if defect else 0.0)
+        rate = CRASHES_PER_H + sum(one.crashes_per_h for one in mine)
         self._crashes += int(rate * hours + self._random.random())
-        leaked = (now - self._booted_at) / HOUR_S * (defect.leak_bytes_per_h if defect else 0.0)
+        leaked = (now - self._booted_at) / HOUR_S * sum(one.leak_bytes_per_h for one in mine)
         return {
             FREE: max(0.0, self._level() - leaked),
             CRASHES: self._crashes,

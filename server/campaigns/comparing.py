@@ -9,10 +9,11 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from firmware.errors import OtariaError
 from server.campaigns.engine import Engine
-from server.planner.comparing import Comparison, Pair, compare, needed
+from server.planner.comparing import Comparison, Pair, compare, needed, unready
 from server.planner.events import Compared
 from server.planner.states import LIVE
 from server.planner.strategy import GatePolicy
@@ -21,6 +22,7 @@ from server.ports import CampaignView, Clock, Database, Unit
 
 LOOK_EVERY_S = 60.0
 PAGE = 200
+SHOWN = 20
 _JUDGED = (CohortState.OPEN, CohortState.PASSED)
 log = logging.getLogger(__name__)
 
@@ -77,6 +79,9 @@ class Comparer:
 
 def compared(unit: Unit, judged: Judged, pair: Pair, now: float) -> Comparison:
     """What can be said of a pair at `now`."""
+    early = unready(judged.gate, pair, now)
+    if early is not None:
+        return early
     names = [metric.name for metric in judged.gate.metrics]
     told = unit.metrics.of((pair.target, pair.control), names, needed(judged.gate, pair))
     return compare(judged.gate, pair, told, now)
@@ -89,6 +94,18 @@ def comparison_of(unit: Unit, campaign: str, target: str, now: float) -> Compari
         for pair in unit.campaigns.pairs(campaign, judged.cohort, judged.release_sha256, -1, 1, target=target):
             return compared(unit, judged, pair, now)
     return None
+
+
+def waiting(unit: Unit, view: CampaignView, now: float) -> list[dict[str, Any]]:
+    """The first verified targets of a campaign that were not compared yet, each with its control and what it waits for."""
+    found: list[dict[str, Any]] = []
+    for judged in judged_in(view):
+        pairs = unit.campaigns.pairs(judged.campaign, judged.cohort, judged.release_sha256, -1, SHOWN)
+        for pair in pairs:
+            one = compared(unit, judged, pair, now)
+            text = one.text if one.changes is None else "It is compared at the next look."
+            found.append({"target": pair.target, "control": pair.control, "text": text, "until": one.until})
+    return found
 
 
 def judged_in(view: CampaignView) -> Iterator[Judged]:

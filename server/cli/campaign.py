@@ -17,7 +17,7 @@ from rich.text import Text
 
 from server.campaigns.schema import campaign_schema
 from server.cli.forecast import forecast, forecast_line
-from server.cli.gates import evidence_lines, gate
+from server.cli.gates import comparison_lines, evidence_lines, gate
 from server.cli.output import emit, json_option, table
 from server.cli.rest import RestClient, connect, segment, server_options
 from server.cli.revisions import applied, plan, read_file, revisions
@@ -255,7 +255,12 @@ def _picture(view: dict[str, Any]) -> Table:
     out = _cohort_table(view)
     out.title = _sentence(view)
     out.title_justify = "left"
-    lines = [*_suspicion(view), *evidence_lines(view), *([told] if (told := _downloads(view)) else ())]
+    lines = [
+        *_suspicion(view),
+        *evidence_lines(view),
+        *comparison_lines(view),
+        *([told] if (told := _downloads(view)) else ()),
+    ]
     out.caption, out.caption_justify = "\n".join(lines) or None, "left"
     return out
 

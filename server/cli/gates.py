@@ -10,6 +10,7 @@ from server.cli.output import emit, json_option
 from server.cli.rest import connect, segment, server_options
 
 MAX_LINES = 12
+MAX_PAIRS = 3
 
 
 @click.command("gate")
@@ -52,6 +53,14 @@ def evidence_lines(view: dict[str, Any]) -> list[str]:
     ]
     more = len(lines) - MAX_LINES
     return [*lines[:MAX_LINES], f"… and {more} lines more; --json has all"] if more > 0 else lines
+
+
+def comparison_lines(view: dict[str, Any]) -> list[str]:
+    """What the first targets wait for that are to be compared with their controls."""
+    waiting = view.get("comparisons", ())
+    lines = [f"{one['target']}, not compared with {one['control']} yet: {one['text']}" for one in waiting[:MAX_PAIRS]]
+    more = len(waiting) - MAX_PAIRS
+    return [*lines, f"… and others likewise: {more} more; --json has them"] if more > 0 else lines
 
 
 def _lines(found: dict[str, Any]) -> Iterator[str]:

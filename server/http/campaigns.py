@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 
 from firmware.errors import RefusedError
 from firmware.protocol.words import Id, ReasonKind
+from server.campaigns.comparing import waiting
 from server.campaigns.savings import savings
 from server.errors import NotFoundError
 from server.http.access import Caller, Need
@@ -19,7 +20,7 @@ from server.planner.approvals import owed
 from server.planner.gates import evidence
 from server.planner.rows import CohortRow
 from server.planner.words import AssignmentState, GateVerdict, Verb
-from server.ports import CampaignSpec, CampaignView, Clock, Database
+from server.ports import CampaignSpec, CampaignView, Clock, Database, Unit
 
 
 class Desk(Protocol):
@@ -120,11 +121,15 @@ class CampaignRoutes:
         return reply(self._one(await self._desk.create(spec, by=caller.name)), status=201)
 
     async def show(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        name = path_id(request, "campaign")
-        view = await self._database.read(lambda unit: unit.campaigns.view(name))
-        if view is None:
-            raise NotFoundError(f"There is no campaign {name}; `otaria campaign list` shows those there are.")
-        return reply(self._one(view))
+        name, now = path_id(request, "campaign"), self._clock.now()
+
+        def look(unit: Unit) -> dict[str, Any]:
+            view = unit.campaigns.view(name)
+            if view is None:
+                raise NotFoundError(f"There is no campaign {name}; `otaria campaign list` shows those there are.")
+            return {**campaign_json(view, at=now), "comparisons": waiting(unit, view, now)}
+
+        return reply(await self._database.read(look))
 
     def _one(self, view: CampaignView) -> dict[str, Any]:
         return campaign_json(view, at=self._clock.now())

@@ -64,10 +64,9 @@ def needed(gate: GatePolicy, pair: Pair) -> range:
     return range(hours.start - WEEK * WEEKS, hours.stop + int(PATIENCE_S // HOUR_S))
 
 
-def compare(gate: GatePolicy, pair: Pair, told: Mapping[tuple[str, str], Hours], now: float) -> Comparison:
-    """The comparison of a pair at `now`; `told`: by target and metric, what was measured in the hours of `needed`."""
-    hours = observed(gate, pair)
-    end = hours.stop * HOUR_S
+def unready(gate: GatePolicy, pair: Pair, now: float) -> Comparison | None:
+    """Why a pair isn't compared at `now`, whatever was measured; None when that decides."""
+    end = observed(gate, pair).stop * HOUR_S
     if pair.disturbed_at is not None and pair.disturbed_at < end:
         return Comparison(text=f"Its control {pair.control} was updated meanwhile, so it is compared with nobody.")
     if pair.is_updated and pair.disturbed_at is None:
@@ -75,6 +74,16 @@ def compare(gate: GatePolicy, pair: Pair, told: Mapping[tuple[str, str], Hours],
     if now < end:
         text = f"Its metrics are observed until {_moment(end)}, and those of its control {pair.control}."
         return Comparison(text=text, until=end)
+    return None
+
+
+def compare(gate: GatePolicy, pair: Pair, told: Mapping[tuple[str, str], Hours], now: float) -> Comparison:
+    """The comparison of a pair at `now`; `told`: by target and metric, what was measured in the hours of `needed`."""
+    early = unready(gate, pair, now)
+    if early is not None:
+        return early
+    hours = observed(gate, pair)
+    end = hours.stop * HOUR_S
     silent = [one for one in (pair.target, pair.control) if not _told_beyond(gate, told, one, hours.stop)]
     patience = end + PATIENCE_S
     if silent and now < patience:

@@ -9,10 +9,12 @@ from securesystemslib.signer import CryptoSigner
 from device_agent.config import CONFIG_FILE, MAX_LABELS_BYTES, load_config
 from device_agent.core.commands import Tell
 from device_agent.core.states import Standing
+from device_agent.metrics.book import Book, batch
 from device_agent.notary import KeyNotary
 from device_agent.outbox import Outbox
-from device_agent.reports import Facts, enqueue, enqueue_inventory
+from device_agent.reports import Facts, enqueue, enqueue_inventory, enqueue_metrics
 from firmware.protocol.envelope import open_envelope
+from firmware.protocol.metrics import MAX_HOURS, MAX_METRICS, MetricHour, Told
 from firmware.protocol.order import Counter
 from firmware.protocol.report import MAX_REPORT_BYTES, REPORT_KIND, Inventory, Reason, Report
 from firmware.protocol.words import MAX_TEXT, Action, AgentState
@@ -47,6 +49,14 @@ def test_largest_labels_that_are_accepted_fit_a_report(tmp_path: Path) -> None:
     report = read(enqueue_inventory(Outbox(journal="j"), inventory, trouble, Standing(), FACTS))
     assert report.inventory == inventory
     assert MAX_LABELS_BYTES < MAX_REPORT_BYTES
+
+
+def test_the_most_metrics_that_an_agent_tells_at_once_fit_a_report() -> None:
+    values = {f"{number:02}".ljust(64, "x"): Told(65535, -0.1234567890123456e18) for number in range(MAX_METRICS)}
+    book = Book(hours=tuple(MetricHour(hour=hour, values=values) for hour in range(MAX_HOURS)), dropped=(1 << 53) - 1)
+    metrics = batch(book, -1)
+    assert metrics is not None
+    assert read(enqueue_metrics(Outbox(journal="j"), metrics, Player().ordered().standing, FACTS)).metrics == metrics
 
 
 def test_order_with_many_unknown_critical_fields_does_not_silence_the_agent() -> None:

@@ -8,10 +8,11 @@ import pytest
 from firmware.protocol.metrics import MetricHour, Metrics, Told
 from firmware.protocol.report import Inventory
 from firmware.protocol.words import AgentState
-from server.campaigns.comparing import Comparer
+from server.campaigns import comparing
+from server.campaigns.comparing import Comparer, waiting
 from server.campaigns.housekeeping import Housekeeping
 from server.planner.comparing import PATIENCE_S, WEEK
-from server.planner.words import AssignmentState, CampaignState, CohortState
+from server.planner.words import AssignmentState, CampaignState, CohortState, Verb
 from server.ports import CampaignView
 
 from .conftest import CAMPAIGN, Stage
@@ -115,7 +116,9 @@ async def test_a_good_release_passes_and_its_controls_follow(fleet: Fleet) -> No
     assert (view.row.state, view.cohorts[0].state) == (CampaignState.RUNNING, CohortState.OPEN)
     assert "memory-free was compared in 0 sites" in view.cohorts[0].verdict_text
     await fleet.hours_pass(lambda _name: FREE)
-    assert (await fleet.look()).cohorts[0].state is CohortState.PASSED
+    view = await fleet.look()
+    assert view.cohorts[0].state is CohortState.PASSED
+    assert await fleet.stage.database.read(lambda unit: waiting(unit, view, fleet.stage.clock.now())) == []
     view = await fleet.stage.live(lambda view: view.row.state is CampaignState.COMPLETED)
     evidence = view.cohorts[0].evidence[1]
     assert (evidence["kind"], evidence["strata"][0]["effective_n"], evidence["strata"][0]["worse"]) == (
@@ -140,6 +143,11 @@ async def test_explain_says_what_a_comparison_waits_for(fleet: Fleet) -> None:
     one, control = next(iter(treated.items()))
     assert "Its metrics are observed until 2026-" in await fleet.explained(one)
     assert f"and those of its control {control}." in await fleet.explained(one)
+    stage = fleet.stage
+    view = await stage.service.view("spring")
+    shown = await stage.database.read(lambda unit: waiting(unit, view, stage.clock.now()))
+    assert {(one["target"], one["control"]) for one in shown} == {*treated.items()}
+    assert all("observed until" in one["text"] and one["until"] > stage.clock.now() for one in shown)
     await fleet.hours_pass(lambda name: None if name in treated.values() else FREE)
     fleet.stage.clock.time += PATIENCE_S
     assert (await fleet.look()).cohorts[0].state is CohortState.OPEN
@@ -217,3 +225,35 @@ async def test_the_room_that_a_device_has_opens_a_strategy_to_it(stage: Stage) -
 
 async def audit(fleet: Fleet, target: str | None = None) -> list[Any]:
     return list(await fleet.stage.database.read(lambda unit: unit.audit.page(limit=10_000, target=target)))
+
+
+async def test_whose_control_is_updated_by_another_campaign_is_compared_with_nobody(fleet: Fleet) -> None:
+    stage, treated = fleet.stage, await fleet.treated()
+    one, control = next(iter(treated.items()))
+    await stage.publish(("3", 3))
+    text = CAMPAIGN.replace("name: spring", "name: other").replace('version: "2"', 'version: "3"')
+    await stage.start(text.replace("strategy:", f"selection: {{targets: [{control}]}}\nstrategy:", 1))
+    await stage.live(lambda view: view.row.state is CampaignState.COMPLETED, "other")
+    assert stage.broker.devices[control].version == "3"
+    await fleet.hours_pass(lambda _name: FREE)
+    assert f"Its control {control} was updated meanwhile" in await fleet.explained(one)
+    compared = [line.target for line in await audit(fleet) if line.kind == "compared"]
+    assert sorted(compared) == sorted(set(treated) - {one})
+
+
+async def test_a_cohort_that_failed_and_a_campaign_that_is_over_are_looked_at_no_more(fleet: Fleet) -> None:
+    treated = await fleet.treated()
+    await fleet.stage.service.command("spring", Verb.ABORT, by="ann", reason="")
+    await fleet.hours_pass(lambda name: FREE - LEAK if name in treated else FREE)
+    assert "compared" not in [line.kind for line in await audit(fleet)]
+
+
+async def test_pairs_are_looked_at_page_by_page(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparing, "PAGE", 3)
+    treated = await fleet.treated()
+    first, *_ = treated
+    silent = {treated[first]}
+    await fleet.hours_pass(lambda name: None if name in silent else FREE)
+    for _ in range(3):
+        await fleet.look()
+    assert [line.kind for line in await audit(fleet)].count("compared") == 3, "one that waits keeps nobody back"
