@@ -37,6 +37,9 @@ class OneFile:
             while chunk := image.read(CHUNK_BYTES):
                 yield chunk
 
+    def allow(self, bytes_per_s: int | None) -> None:
+        """It is as fast as it is."""
+
     def again(self, file: FileRef, *, wrong: bool) -> bool:
         """There is nobody else."""
         return False

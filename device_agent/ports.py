@@ -295,6 +295,10 @@ class Fetch(Protocol):
 class Source(Fetch, Protocol):
     """Where artifacts come from: one place or several."""
 
+    def allow(self, bytes_per_s: int | None) -> None:
+        """Fetch no faster over the network than this, nor than the operator lets; None: only the operator counts."""
+        ...
+
     def again(self, file: FileRef, *, wrong: bool) -> bool:
         """What was opened last gave `wrong` bytes, or broke off: whether opening the file anew, now, asks somebody else. Raises
         `UnavailableError` (`artifact-changed`) when all gave wrong bytes and none is beyond doubt: a later try may do better."""

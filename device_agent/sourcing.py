@@ -15,8 +15,6 @@ from device_agent.slots.files import board_slots
 from device_agent.slots.places import parse_size, places_of
 from firmware.errors import RefusedError
 
-LEAST_BURST_BYTES = 1 << 16
-
 
 def open_slots(config: Config, effects: Effects, board: Path, boot: BootControl) -> SlotSets:
     """The slots that `agent.toml` names, or the board's files when it names none."""
@@ -29,10 +27,7 @@ def open_slots(config: Config, effects: Effects, board: Path, boot: BootControl)
 def open_sources(directory: Path, config: Config, server: Fetch, blocks: BlockSource, clock: MonotonicClock) -> Sources:
     """The sources of artifacts in the operator's order, under the operator's rate. Raises `RefusedError` (`bad-config`)."""
     named = [_source(directory, one, server, blocks) for one in config.sources]
-    rate = parse_size(config.download_rate)
-    limit = None
-    if rate:
-        limit = RateLimit(rate, max(rate, LEAST_BURST_BYTES), seconds=clock.seconds, sleep=time.sleep)
+    limit = RateLimit(parse_size(config.download_rate), seconds=clock.seconds, sleep=time.sleep)
     return Sources(named, seconds=clock.seconds, limit=limit)
 
 

@@ -240,13 +240,13 @@ class SharedInstaller:
         envelope: bytes = b"",
     ) -> dict[str, object]:
         (image, said), old = self._only(order, manifest), self._slots.holds(active)
-        delta = said.delta
+        delta, bytes_per_s = said.delta, min(self._bytes_per_s, order.max_rate or self._bytes_per_s)
         if delta is not None and old is not None and old.sha256 == delta.source_sha256:
             blob = self._depot.patched(delta, old, image, self._source, stop)
-            self._transfer(delta.file.length, image.length, on_progress, stop)
+            self._transfer(delta.file.length, image.length, bytes_per_s, on_progress, stop)
         else:
             blob = self._depot.full(said.file, image, self._source, stop)
-            self._transfer(said.file.length, image.length, on_progress, stop)
+            self._transfer(said.file.length, image.length, bytes_per_s, on_progress, stop)
         self._slots.put(active.other, blob)
         return {}
 
@@ -259,8 +259,8 @@ class SharedInstaller:
         [pair] = ordered_images(order, manifest)
         return pair
 
-    def _transfer(self, size: int, total: int, on_progress: Progress, stop: Stop) -> None:
-        took_s = size / self._bytes_per_s
+    def _transfer(self, size: int, total: int, bytes_per_s: float, on_progress: Progress, stop: Stop) -> None:
+        took_s = size / bytes_per_s
         started = time.monotonic()
         while (elapsed_s := time.monotonic() - started) < took_s:
             if stop():

@@ -42,6 +42,10 @@ class BundleFirst:
         self._asked = None
         return self._from_others(file, offset, away)
 
+    def allow(self, bytes_per_s: int | None) -> None:
+        """Keep the others to this rate: reading a bundle takes no line. See `Source.allow`."""
+        self._others.allow(bytes_per_s)
+
     def again(self, file: FileRef, *, wrong: bool) -> bool:
         """Whether opening anew leads to somebody else. See `Source.again`."""
         if self._asked is None:

@@ -107,6 +107,11 @@ class Sources:
                 close()
         memory.failures = 0
 
+    def allow(self, bytes_per_s: int | None) -> None:
+        """Keep to this rate, too, until told otherwise; see `Source.allow`."""
+        if self._limit is not None:
+            self._limit.allow(bytes_per_s)
+
     def again(self, file: FileRef, *, wrong: bool) -> bool:
         """Whether opening anew now leads to another source; see `Source.again`."""
         if wrong:

@@ -62,6 +62,7 @@ class StreamInstaller:
         """Fill the slot that is not `active` with the manifest's images; see `Installer.stage` for what is raised."""
         images = ordered_images(order, manifest)
         key = self._opened(order, manifest) if manifest.encrypted else None
+        self._source.allow(order.max_rate)
         with claimed(self._slots, active.other, {image.slot: image.length for image, _ in images}):
             tally = _Tally(manifest.length, on_progress)
             jobs = [

@@ -25,6 +25,7 @@ from firmware.protocol.words import (
 KIND = "order"
 MAX_BYTES = 65536
 """Room for `firmware.contents.MAX_IMAGES` images, each with a delta and paths as long as paths may be."""
+MAX_RATE = 1 << 40
 MAX_SPANS = 128
 MAX_LISTED = 64
 """So many images are read, to be refused in words; more are not read at all."""
@@ -106,6 +107,8 @@ class Order(Struct, frozen=True, kw_only=True):
     An `unattended` order needs no permit: the target activates by itself inside one of its `windows` (rising, apart), never
     outside and never once the order has expired. It names `windows` in `crit`.
     `trial_s`: seconds a trial boot has to commit before the boot loader takes it back. Times are POSIX seconds.
+    `max_rate`: bytes per second that are fetched for it at most; None: no limit. It is not critical: an agent that doesn't know
+    it fetches as fast as it may by itself.
     """
 
     v: Annotated[int, Meta(ge=1, le=1)] = 1
@@ -125,6 +128,7 @@ class Order(Struct, frozen=True, kw_only=True):
     images: Annotated[list[OrderedImage], Meta(max_length=MAX_LISTED)] = []
     wrapped_key: WrappedKey | None = None
     trial_s: Seconds = 600
+    max_rate: Annotated[int, Meta(ge=1, le=MAX_RATE)] | None = None
     crit: Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(max_length=32)] = []
 
 

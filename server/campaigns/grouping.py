@@ -61,7 +61,7 @@ def warn(unit: Unit, spec: CampaignSpec, release: ReleaseRecord, targets: Sequen
     strategy, found = spec.strategy, []
     for budget in strategy.budgets:
         found += _of_budget(unit, budget, targets)
-    found += _of_skew(unit, strategy, release)
+    found += _of_skew(unit, strategy, release) + _of_bandwidth(strategy, release)
     for policy in (strategy.skew, strategy.together):
         if policy is not None:
             sizes = _sizes(unit, policy.by, targets)
@@ -116,6 +116,23 @@ def _of_budget(unit: Unit, budget: BudgetPolicy, targets: Sequence[str]) -> list
     if small:
         why = f"{budget.keep} must stay up" if budget.keep is not None else f"{budget.percent:g} % of them is none"
         found.append(f"{_shown(budget.by, small)} too small: {why}, so none of it may ever go (too-few-members).")
+    return found
+
+
+def _of_bandwidth(strategy: Strategy, release: ReleaseRecord) -> list[str]:
+    """Limits at which a whole image takes longer than its order lives, or than it may download."""
+    found, places = [], {policy.by: policy.limit for policy in strategy.downloads}
+    ends: list[tuple[float, str]] = [(strategy.order_ttl_s, "its order expires")]
+    if strategy.timeouts.download_s is not None:
+        ends.append((strategy.timeouts.download_s, "its download is given up"))
+    longest_s, end = min(ends)
+    for policy in strategy.bandwidth:
+        each = policy.limit // places[policy.by]
+        needs_s = release.length / each
+        if needs_s > longest_s:
+            share = f"At {each} bytes per second, its share of the {policy.limit} of {policy.by}"
+            takes = f"a whole image of {release.length} bytes takes {needs_s / 3600:.1f} hours"
+            found.append(f"{share}, {takes}, and {end} after {longest_s / 3600:.1f}.")
     return found
 
 

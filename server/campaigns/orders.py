@@ -52,9 +52,10 @@ def make_order(
     now: float,
     *,
     out_until: float | None = None,
+    max_rate: int | None = None,
 ) -> tuple[StoredOrder, ReleaseKey | None]:
-    """Build and sign an order, for unattended use when it is out until some time; the caller stores it. With it the release
-    that it installs on the way to the campaign's own, when it does.
+    """Build and sign an order, for unattended use when it is out until some time; the caller stores it. `max_rate`: bytes per
+    second that it lets be fetched. With it the release that it installs on the way to the campaign's own, when it does.
 
     Raises `RefusedError` when it cannot be: `release-unknown`, `release-withdrawn`, `wrong-hardware`, `quarantined`,
     `no-path`, as `next_counter`, as `windows_of`, or for an encrypted release as `ReleaseKeys.wrap_for`.
@@ -80,6 +81,7 @@ def make_order(
         wrapped_key=key,
         crit=KEY_IS_CRITICAL if key else [],
         trial_s=campaign.strategy.trial_s,
+        max_rate=max_rate,
     )
     if out_until is not None:
         message = for_unattended(unit, director, campaign, target, message, out_until)

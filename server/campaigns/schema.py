@@ -105,6 +105,7 @@ def _fields() -> dict[str, Schema]:
         "rates": array(_rate(), 0, group_policy.MAX_BUDGETS, "How many may restart in a time."),
         "rollback_rates": array(_rate(), 0, group_policy.MAX_BUDGETS, "The same for rollbacks."),
         "downloads": array(_download(), 0, download_policy.MAX_DOWNLOADS, "How many may download at once."),
+        "bandwidth": array(_bandwidth(), 0, download_policy.MAX_DOWNLOADS, "Bytes per second of all who download."),
         "approvals": _approvals(),
         "emergency": _emergency(),
         "stage_ahead": integer(0, policy.MAX_COHORTS, "So many cohorts after the open one download and stage already."),
@@ -202,6 +203,17 @@ def _rate() -> Schema:
 
 def _download() -> Schema:
     return mapping({"by": LABEL, "limit": integer(1, UNLIMITED, "So many at once.")}, needs=("by", "limit"))
+
+
+def _bandwidth() -> Schema:
+    rate = {
+        "anyOf": [
+            integer(download_policy.LEAST_RATE, download_policy.MOST_RATE),
+            pattern(download_policy.RATE.pattern),
+        ],
+        "description": "Bytes per second, or a text such as 2MB/s.",
+    }
+    return mapping({"by": LABEL, "limit": rate}, needs=("by", "limit"))
 
 
 def _approvals() -> Schema:

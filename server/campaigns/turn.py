@@ -323,7 +323,14 @@ class Turn:
             raise RefusedError("not-found", f"The order for {command.target} has no campaign or target.")
         try:
             order, via = make_order(
-                self._unit, self._director, campaign, target, command.action, self.now, out_until=command.out_until
+                self._unit,
+                self._director,
+                campaign,
+                target,
+                command.action,
+                self.now,
+                out_until=command.out_until,
+                max_rate=command.max_rate,
             )
         except RefusedError as error:
             self._impossible(command, error)

@@ -54,8 +54,16 @@ def order(ledger: Ledger, action: Action, *, out_until: float | None = None) -> 
         ledger.rewake()
     if action is Action.INSTALL and out_until is None:
         downloads.take(ledger)
-    command = SendOrder(campaign=ledger.campaign.id, target=ledger.target.id, action=action, out_until=out_until)
-    ledger.command(command)
+    may_fetch = action is Action.INSTALL and out_until is None
+    ledger.command(
+        SendOrder(
+            campaign=ledger.campaign.id,
+            target=ledger.target.id,
+            action=action,
+            out_until=out_until,
+            max_rate=downloads.rate(ledger) if may_fetch else None,
+        )
+    )
 
 
 def withdraw(ledger: Ledger) -> None:

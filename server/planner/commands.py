@@ -75,12 +75,13 @@ class Recall(Struct, frozen=True, kw_only=True, gc=False):
 
 class SendOrder(Struct, frozen=True, kw_only=True, gc=False):
     """Sign and publish an order for this target; the shell answers with `Ordered` or `OrderImpossible`. `out_until`: for
-    unattended use until then."""
+    unattended use until then. `max_rate`: bytes per second that it may fetch at most; None: no limit."""
 
     campaign: str
     target: str
     action: Action
     out_until: float | None = None
+    max_rate: int | None = None
 
 
 class GrantPermit(Struct, frozen=True, kw_only=True, gc=False):

@@ -7,6 +7,8 @@ Rules
   on from cohort to cohort. Each place that gets free goes to the first in line. Nobody in line is unreached: its cohort waits.
 - What binds a group is the strictest of this campaign and of those that have taken places in it since it was last empty. A
   campaign that limits nothing counts where another one does.
+- Where the bytes of a group are limited, each order gets an equal share of that for as many as may download at once, and keeps
+  it. So all together stay below the limit, however many there are.
 - Facts may exceed a limit: a target that says it is downloading is counted, whoever let it.
 - Places are no tokens of a budget: who downloads is not down.
 """
@@ -67,8 +69,15 @@ def take(ledger: Ledger) -> None:
     for key, limit in _limits(ledger).items():
         if key not in ledger.places:
             group = ledger.groups.get(key, GroupRow(key=key, limit=limit))
-            ledger.put_group(replace(group, limit=_binding(ledger, group, limit), used=group.used + 1))
+            held_to = {"limit": _binding(ledger, group, limit), "bandwidth": _narrowest(ledger, group)}
+            ledger.put_group(replace(group, **held_to, used=group.used + 1))
             ledger.put_token(_token(ledger, key, TokenKind.DOWNLOADING, ledger.at))
+
+
+def rate(ledger: Ledger) -> int | None:
+    """Bytes per second that an order to fetch may use, once the target has its places; None: no limit."""
+    groups = [ledger.groups[key] for key in _mine(ledger, TokenKind.DOWNLOADING)]
+    return min((max(1, group.bandwidth // group.limit) for group in groups if group.bandwidth), default=None)
 
 
 def give_back(ledger: Ledger) -> None:
@@ -146,8 +155,20 @@ def _limits(ledger: Ledger) -> dict[str, int]:
 
 
 def _binding(ledger: Ledger, group: GroupRow, limit: int) -> int:
-    is_own = group.key == place_group(campaign_group(ledger.campaign.id))
-    return min(limit, group.limit) if group.used and not is_own else limit
+    return min(limit, group.limit) if group.used and not _is_own(ledger, group) else limit
+
+
+def _narrowest(ledger: Ledger, group: GroupRow) -> int:
+    """The bytes per second of a group: of this campaign and of those that have places in it since it was last empty."""
+    key = group.key.removeprefix(place_group(""))
+    name = CAMPAIGN if _is_own(ledger, group) else key.partition("=")[0]
+    own = [policy.limit for policy in ledger.campaign.strategy.bandwidth if policy.by == name]
+    others = [group.bandwidth] if group.used and group.bandwidth and not _is_own(ledger, group) else []
+    return min([*own, *others], default=0)
+
+
+def _is_own(ledger: Ledger, group: GroupRow) -> bool:
+    return group.key == place_group(campaign_group(ledger.campaign.id))
 
 
 def _fetches(ledger: Ledger) -> bool:

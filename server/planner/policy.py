@@ -14,7 +14,8 @@ from typing import Any
 from server.planner import gate_policy, plain, times
 from server.planner.approval_policy import parse_approvals, parse_emergency
 from server.planner.budgets import UNLIMITED
-from server.planner.download_policy import parse_downloads
+from server.planner.download_policy import check as check_bandwidth
+from server.planner.download_policy import parse_bandwidth, parse_downloads
 from server.planner.group_policy import (
     MAX_BUDGETS,
     parse_after,
@@ -228,6 +229,7 @@ def _consistent(strategy: Strategy) -> Strategy:
         raise plain.bad("horizon", "be at least as long as trial, or a good trial boot could be counted as silent")
     if strategy.order_ttl_s < strategy.patience_s:
         raise plain.bad("order_ttl", "be at least as long as patience")
+    check_bandwidth(strategy.downloads, strategy.bandwidth)
     check_timeouts(
         strategy.timeouts,
         horizon_s=strategy.horizon_s,
@@ -252,6 +254,7 @@ FIELDS: Mapping[str, Callable[[object, str], Any]] = {
     "emergency": parse_emergency,
     "rollback_rates": _rates,
     "downloads": parse_downloads,
+    "bandwidth": parse_bandwidth,
     "stage_ahead": lambda value, where: plain.integer(value, where, 0, MAX_COHORTS),
     "order": parse_order,
     "after": parse_after,

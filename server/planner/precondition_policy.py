@@ -106,10 +106,14 @@ def _whom(fields: dict[str, Any], where: str) -> dict[str, str]:
     return labels
 
 
+def size_bytes(text: str) -> int | None:
+    """The bytes of a size such as `500MB`; None for what is none."""
+    match = SIZE.fullmatch(text)
+    return int(float(match[1]) * _UNITS[match[2]]) if match else None
+
+
 def _size(value: object, where: str) -> int:
-    match = SIZE.fullmatch(value) if isinstance(value, str) else None
-    if match:
-        value = int(float(match[1]) * _UNITS[match[2]])
+    value = size_bytes(value) if isinstance(value, str) else value
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_BYTES:
         raise plain.bad(where, "be a number of bytes or a size such as 500MB or 2GiB")
     return value

@@ -228,6 +228,12 @@ def _rates_hold(old: Any, new: Any) -> bool:
     return all(rate.by in after and _is_slower(rate, after[rate.by]) for rate in old)
 
 
+def _bandwidth_holds(old: Any, new: Any) -> bool:
+    """Each limit of before is there, and is no higher."""
+    after = {policy.by: policy.limit for policy in new}
+    return all(policy.by in after and after[policy.by] <= policy.limit for policy in old)
+
+
 def _is_slower(old: RatePolicy, new: RatePolicy) -> bool:
     same = replace(new, count=old.count, every_s=old.every_s) == old
     return same and new.count * old.every_s <= old.count * new.every_s
@@ -243,6 +249,7 @@ _HOLDS_BACK: Mapping[str, Callable[[Any, Any], bool]] = {
     "name": lambda old, new: True,
     "budgets": _budgets_hold,
     "rates": _rates_hold,
+    "bandwidth": _bandwidth_holds,
     "calendar": _calendar_holds,
     "healthy_s": lambda old, new: new > old,
     "max_attempts": lambda old, new: new < old,

@@ -187,7 +187,8 @@ class TargetRow(Struct, frozen=True, kw_only=True, gc=False):
 class GroupRow(Struct, frozen=True, kw_only=True, gc=False):
     """A budget group. `used` counts tokens; `limit`, `keep` and `counts_offline` are the strictest of the campaigns that took
     them. `paced_at`: before that time no activation of it may begin under a rate. `reserved_by`: the emergency that has the next
-    token, until `reserved_until`, for its target `reserved_for`; nobody may reserve anew before `reservable_at`."""
+    token, until `reserved_until`, for its target `reserved_for`; nobody may reserve anew before `reservable_at`. `bandwidth`:
+    bytes per second that all who download in it may fetch together, by the strictest; 0: no limit."""
 
     key: str
     limit: int
@@ -199,6 +200,7 @@ class GroupRow(Struct, frozen=True, kw_only=True, gc=False):
     reserved_for: str = ""
     reserved_until: float = 0.0
     reservable_at: float = 0.0
+    bandwidth: int = 0
     version: int = 0
 
 

@@ -138,6 +138,15 @@ class DownloadPolicy:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BandwidthPolicy:
+    """All targets of a group that download fetch at most `limit` bytes per second together. `by`: as for downloads, of which
+    there must be a limit by the same."""
+
+    by: str
+    limit: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ApprovalRule:
     """`need` people must agree to a campaign with `targets` or more, some of which have all of `labels`."""
 
@@ -299,6 +308,7 @@ class Strategy:
     rates: tuple[RatePolicy, ...] = ()
     rollback_rates: tuple[RatePolicy, ...] = ()
     downloads: tuple[DownloadPolicy, ...] = ()
+    bandwidth: tuple[BandwidthPolicy, ...] = ()
     stage_ahead: int = 0
     leaves_first: bool = False
     after: tuple[AfterPolicy, ...] = ()

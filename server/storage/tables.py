@@ -323,6 +323,7 @@ class GroupTable(Stored, table=True):
     reserved_for: str = ""
     reserved_until: float = 0.0
     reservable_at: float = 0.0
+    bandwidth: int = Field(default=0, sa_type=BigInteger)
     keep: int
     counts_offline: bool
     version: int

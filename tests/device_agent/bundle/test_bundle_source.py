@@ -20,11 +20,15 @@ class Others:
 
     def __init__(self, data: bytes | None = None) -> None:
         self.data, self.blamed = data, False
+        self.rate: int | None = None
 
     def open(self, file: FileRef, *, offset: int) -> Iterator[bytes]:
         if self.data is None:
             raise UnavailableError("unreachable", "There is no network here.")
         yield self.data[offset:]
+
+    def allow(self, bytes_per_s: int | None) -> None:
+        self.rate = bytes_per_s
 
     def again(self, file: FileRef, *, wrong: bool) -> bool:
         self.blamed = wrong

@@ -55,6 +55,9 @@ class Shelf:
             self.given += self.chunk
             yield bytes(self.chunk)
 
+    def allow(self, bytes_per_s: int | None) -> None:
+        self.rate = bytes_per_s
+
     def again(self, file: FileRef, *, wrong: bool) -> bool:
         return False
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from device_agent.boot.files import encode_status
 from device_agent.effects import FileEffects
@@ -83,8 +84,10 @@ class Market:
             directory=self.board.agent,
         )
 
-    def run(self, delta: Any = None, stop: Callable[[], bool] = lambda: False) -> dict[str, object]:
-        order = self.stage.order(delta)
+    def run(
+        self, delta: Any = None, stop: Callable[[], bool] = lambda: False, max_rate: int | None = None
+    ) -> dict[str, object]:
+        order = replace(self.stage.order(delta), max_rate=max_rate)
         return self.installer.stage(
             order, self.stage.manifest, active=Slot.A, on_progress=lambda done, total: None, stop=stop
         )
@@ -349,6 +352,29 @@ def test_the_rate_is_kept_and_stopping_does_not_wait_for_it(market: Market) -> N
         market.run(stop=lambda: market.clock.now > begun + 1.0)
     assert caught.value.kind == "interrupted"
     assert market.clock.now - begun < 2.0
+
+
+@pytest.mark.parametrize(
+    ("own", "ordered", "kept"), [(0, 200_000, 200_000), (300_000, 100_000, 100_000), (100_000, 300_000, 100_000)]
+)
+def test_the_lower_of_its_own_and_the_ordered_rate_is_kept(market: Market, own: int, ordered: int, kept: int) -> None:
+    length = len(market.stage.new)
+    market.restart(RateLimit(own, seconds=market.clock, sleep=market.clock.sleep))
+    begun = market.clock.now
+    market.run(max_rate=ordered)
+    assert market.is_staged()
+    took = market.clock.now - begun
+    assert length / kept - 1.5 <= took <= length / kept + 0.5
+
+
+def test_an_order_without_a_rate_takes_an_earlier_ones_back(market: Market) -> None:
+    market.restart(RateLimit(0, seconds=market.clock, sleep=market.clock.sleep))
+    with pytest.raises(UnavailableError):
+        market.run(max_rate=1, stop=lambda: market.clock.naps != [])
+    market.clock.naps.clear()
+    market.run()
+    assert market.is_staged()
+    assert market.clock.naps == []
 
 
 def test_no_copy_of_the_image_is_made(market: Market, tmp_path: Path) -> None:

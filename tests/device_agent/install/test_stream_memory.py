@@ -53,6 +53,8 @@ order = Order(target="d", agent="d", hardware="h", counter=Counter(epoch=1, n=1)
 class Source:
     def open(self, file, *, offset):
         return (chunk for _ in range(offset // 65536, windows * 16))
+    def allow(self, bytes_per_s):
+        pass
     def again(self, file, *, wrong):
         return False
     def evidence(self):

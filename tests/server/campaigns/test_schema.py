@@ -68,6 +68,7 @@ STRATEGY: dict[str, Any] = {
     "rollback_rates": [{"count": 20, "every": 3600}],
     "downloads": [{"by": "site", "limit": 4}],
     "approvals": {"need": 1, "rules": [{"need": 2, "targets": 1000, "labels": LABELS}], "expires": "1d"},
+    "bandwidth": [{"by": "site", "limit": "2 MB/s"}],
     "emergency": {"reserve": 0, "remind": "8h"},
     "stage_ahead": 1,
     "order": "leaves-first",

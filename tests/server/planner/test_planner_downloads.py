@@ -5,12 +5,21 @@ from msgspec.structs import replace
 
 from firmware.errors import RefusedError
 from firmware.protocol.words import Action
+from server.planner.commands import SendOrder
 from server.planner.deadlines import HEARD_FACTOR
 from server.planner.download_line import line_of
 from server.planner.downloads import place_group
 from server.planner.policy import parse_strategy
 from server.planner.slices import Footprint
-from server.planner.strategy import CohortPolicy, DownloadPolicy, GatePolicy, RetryPolicy, Strategy, TimeoutPolicy
+from server.planner.strategy import (
+    BandwidthPolicy,
+    CohortPolicy,
+    DownloadPolicy,
+    GatePolicy,
+    RetryPolicy,
+    Strategy,
+    TimeoutPolicy,
+)
 from server.planner.words import AssignmentState, TokenKind, Verb
 from tests.server.planner.playbook import NEW, OLD, PATIENCE_S, STEP, Board, fleet, strategy
 
@@ -75,6 +84,124 @@ def test_everybody_gets_a_turn() -> None:
         board.stage(name)
     assert board.tally() == {A.STAGED: 7}
     assert (board.tokens(), used(board)) == ([], 0)
+
+
+def rates(board: Board) -> dict[str, int | None]:
+    """By target, what its last order lets it fetch."""
+    return {said.target: said.max_rate for said in board.said if isinstance(said, SendOrder)}
+
+
+def shared(limit: int = 1000, places: int = 2, by: str = "site", **values: object) -> Strategy:
+    downloads, bandwidth = (DownloadPolicy(by=by, limit=places),), (BandwidthPolicy(by=by, limit=limit),)
+    return limited(downloads=downloads, bandwidth=bandwidth, **values)
+
+
+def test_each_order_has_its_share_of_the_sites_bandwidth_also_who_comes_later() -> None:
+    board = at_berlin(5, shared(1001))
+    for name in board.members("all"):
+        board.stage(name)
+    assert set(rates(board).values()) == {500}
+    assert len(rates(board)) == 5
+
+
+def test_without_a_bandwidth_no_order_has_a_rate() -> None:
+    board = at_berlin()
+    assert set(rates(board).values()) == {None}
+
+
+def test_who_is_in_no_group_that_is_limited_has_no_rate() -> None:
+    board = fleet(2, shared())
+    assert set(rates(board).values()) == {None}
+
+
+def test_the_narrowest_of_several_lines_counts() -> None:
+    downloads = (DownloadPolicy(by="site", limit=2), DownloadPolicy(by="campaign", limit=3))
+    bandwidth = (BandwidthPolicy(by="site", limit=1000), BandwidthPolicy(by="campaign", limit=600))
+    board = at_berlin(2, limited(downloads=downloads, bandwidth=bandwidth))
+    assert set(rates(board).values()) == {200}
+
+
+def test_going_back_fetches_nothing_and_has_no_rate() -> None:
+    board = at_berlin(1, shared())
+    board.verify("t0")
+    board.tell(Verb.ROLLBACK)
+    assert rates(board) == {"t0": None}
+
+
+def together(first: Strategy, second: Strategy) -> Board:
+    """Two campaigns at one site, each with its own targets, the first one's ordered."""
+    board = Board()
+    for index in range(6):
+        board.add_target(f"t{index}", groups=(BERLIN,))
+    board.add_campaign("c", ["t0", "t1", "t2"], first)
+    board.add_campaign("d", ["t3", "t4", "t5"], second)
+    board.start("c")
+    board.start("d")
+    return board
+
+
+def test_the_narrower_of_two_campaigns_binds_both_until_the_line_is_empty() -> None:
+    board = together(shared(1000, places=4), shared(9000, places=4))
+    assert [rate for name, rate in sorted(rates(board).items())] == [250, 250, 250, 250]
+    assert board.group(place_group(BERLIN)).bandwidth == 1000
+    for name in [f"t{index}" for index in range(6)]:
+        if board.state(name, "c" if name < "t3" else "d") is not A.PLANNED:
+            board.stage(name)
+    for name in ("t3", "t4", "t5"):
+        if board.state(name, "d") is not A.STAGED:
+            board.stage(name)
+    assert used(board) == 0
+    board.add_target("t9", groups=(BERLIN,))
+    board.add_campaign("e", ["t9"], shared(9000, places=4))
+    board.start("e")
+    assert rates(board)["t9"] == 2250
+
+
+def test_a_campaign_that_limits_nothing_shares_the_line_too() -> None:
+    board = together(shared(1000, places=4), limited(downloads=()))
+    assert set(rates(board).values()) == {250}
+
+
+@pytest.mark.parametrize(("first", "second"), [(4, 2), (2, 4), (3, 3), (4, 1)])
+def test_all_orders_that_are_out_stay_together_below_the_limit(first: int, second: int) -> None:
+    board = together(shared(1200, places=first), shared(1200, places=second))
+    for _ in range(6):
+        out = [row.target for row in board.assignments() if row.state in (A.ORDERED, A.DOWNLOADING)]
+        assert sum(rates(board)[name] or 0 for name in out) <= 1200
+        if out:
+            board.stage(out[0])
+
+
+def bandwidth_of(value: object, downloads: object = ({"by": "site", "limit": 4},)) -> tuple[BandwidthPolicy, ...]:
+    given = {"name": "s", "cohorts": [{"name": "all"}], "bandwidth": value, "downloads": list(downloads)}  # type: ignore[call-overload]
+    return parse_strategy(given).bandwidth
+
+
+def test_everything_that_can_be_said_about_bandwidth() -> None:
+    assert bandwidth_of([{"by": "site", "limit": "2 MB/s"}]) == (BandwidthPolicy(by="site", limit=2_000_000),)
+    assert bandwidth_of([{"by": "site", "limit": "512KiB/s"}]) == (BandwidthPolicy(by="site", limit=512 << 10),)
+    assert bandwidth_of([{"by": "site", "limit": 4096}]) == (BandwidthPolicy(by="site", limit=4096),)
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ([{"by": "rack", "limit": 9999}], r"bandwidth\[0\] must have an entry in downloads by rack beside it"),
+        (
+            [{"by": "site", "limit": 4095}],
+            "limit must leave each of the 4 that may download at once 1024 bytes per second, not 1023",
+        ),
+        ([{"by": "site", "limit": 0}], "limit must be bytes per second, from 1024"),
+        ([{"by": "site", "limit": "2MB"}], "limit must be bytes per second, from 1024, or a text such as 2MB/s"),
+        ([{"by": "site", "limit": True}], "limit must be bytes per second"),
+        ([{"by": "no such", "limit": 9999}], "by must be 'campaign' or the name of a label"),
+        ([{"by": "site", "limit": 9999}, {"by": "site", "limit": 9999}], "different from the others"),
+        ([{"by": "site", "rate": 1}], "rate is no key"),
+    ],
+)
+def test_bandwidth_that_makes_no_sense_is_refused(value: object, says: str) -> None:
+    with pytest.raises(RefusedError, match=says):
+        bandwidth_of(value)
 
 
 def test_other_sites_do_not_wait() -> None:
