@@ -614,6 +614,10 @@ class Campaigns(Protocol):
         """Ids of active targets that fit and aren't the campaign's, sorted."""
         ...
 
+    def returners(self, campaign_id: str, hardware: Sequence[str], selection: Selection, limit: int) -> Sequence[str]:
+        """Ids of active targets that fit and dropped out of the campaign because they didn't, sorted."""
+        ...
+
     def leavers(self, campaign_id: str, selection: Selection, limit: int) -> Sequence[str]:
         """Ids of the campaign's planned targets that don't fit, sorted."""
         ...

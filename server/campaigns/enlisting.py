@@ -46,7 +46,7 @@ class Enlisting:
     async def _page(self, view: CampaignView) -> bool:
         """One page; whether there was anything to do. It is looked for without holding up who writes."""
         change = await self._database.read(lambda unit: _first(unit, view))
-        if not change.gained and not change.lost:
+        if not change.gained and not change.back and not change.lost:
             return False
         await self._engine.write(lambda turn: turn.enlist(view.row.id, view.selection))
         return True

@@ -14,10 +14,17 @@ ALL = 1 << 31
 
 @dataclass(frozen=True, kw_only=True)
 class Membership:
-    """What another selection would change: who comes in, and who has no order yet and drops out."""
+    """What another selection would change: who comes in, who dropped out before and comes back, and who has no order yet and
+    drops out."""
 
     gained: Sequence[str] = ()
+    back: Sequence[str] = ()
     lost: Sequence[str] = ()
+
+    @property
+    def comes_in(self) -> int:
+        """How many come in, for the first time or again."""
+        return len(self.gained) + len(self.back)
 
 
 def release_of(unit: Unit, spec: CampaignSpec) -> ReleaseRecord:
@@ -51,6 +58,7 @@ def membership(unit: Unit, campaign: CampaignRow, selection: Selection, most: in
         return Membership()
     is_whole = campaign.strategy.together is not None
     return Membership(
+        back=() if is_whole else unit.campaigns.returners(campaign.id, release.hardware, selection, most),
         gained=() if is_whole else unit.campaigns.newcomers(campaign.id, release.hardware, selection, most),
         lost=unit.campaigns.leavers(campaign.id, selection, most),
     )

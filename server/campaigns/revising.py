@@ -95,7 +95,7 @@ def revision(spec: CampaignSpec, found: Plan, *, by: str, at: float) -> Revised:
         at=at,
         changes=tuple(change[:300] for change in changes[:100]),
     )
-    return Revised(campaign=spec.name, revision=row, gained=len(found.members.gained), at=at)
+    return Revised(campaign=spec.name, revision=row, gained=found.members.comes_in, at=at)
 
 
 def _newest(rows: Sequence[RevisionRow]) -> RevisionRow:
@@ -129,7 +129,7 @@ def _weighed(unit: Unit, spec: CampaignSpec, found: Plan, now: float) -> Plan:
     change = membership(unit, row, spec.selection)
     warnings = [*found.warnings, *warnings]
     found = replace(found, members=change, warnings=warnings, needed=_needed(unit, spec, found, row.strategy))
-    riskier = bool(change.gained) or revising.grows(row.strategy, spec.strategy)
+    riskier = bool(change.comes_in) or revising.grows(row.strategy, spec.strategy)
     needed = found.needed if riskier else 0
     return replace(found, needed=needed, effects=tuple(_effects(found, after, spec.strategy, needed)))
 
@@ -151,7 +151,7 @@ def _needed(unit: Unit, spec: CampaignSpec, found: Plan, before: Strategy) -> in
     """The strictest of what the old and the new rules ask for."""
     view = found.view
     inside = sum(cohort.size for cohort in view.cohorts) if view else 0
-    size = inside + len(found.members.gained) - len(found.members.lost)
+    size = inside + found.members.comes_in - len(found.members.lost)
     release = release_of(unit, spec)
     return max(
         approvals.needed(one.approvals, size=size, labelled=labelled(unit, replace(spec, strategy=one), release))
@@ -174,9 +174,9 @@ def _effects(found: Plan, after: Strategy, wanted: Strategy, needed: int) -> lis
     kept = [one.name for one, new in zip(after.cohorts, wanted.cohorts, strict=True) if one != new]
     if kept:
         said.append(f"The gates of {', '.join(kept)} stay as they were: a cohort that was opened is not decided anew.")
-    if found.members.gained:
+    if found.members.comes_in:
         where = "the last cohort while that is closed and tells no strata apart, or else into late"
-        said.append(f"{len(found.members.gained)} targets come in: into {where}.")
+        said.append(f"{found.members.comes_in} targets come in: into {where}.")
     if found.members.lost:
         said.append(f"{len(found.members.lost)} targets without an order drop out.")
     if found.selection and not found.members.lost:

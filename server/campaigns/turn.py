@@ -51,6 +51,7 @@ from server.planner.events import (
     Ordered,
     OrderImpossible,
     Recalled,
+    Reselected,
 )
 from server.planner.rows import AssignmentRow, CampaignRow, TargetRow
 from server.planner.selection import Selection
@@ -280,6 +281,7 @@ class Turn:
     def _join(self, row: CampaignRow, change: Membership, *, revision: int) -> None:
         if change.gained:
             self._events.append(Enlisted(campaign=row.id, targets=tuple(change.gained), at=self.now))
+        self._events.extend(Reselected(campaign=row.id, target=target, at=self.now) for target in change.back)
         self._events.extend(
             Deselected(campaign=row.id, target=target, revision=revision, at=self.now) for target in change.lost
         )

@@ -69,7 +69,10 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "revision": row.revision if row else None,
         "next": None if plan.is_same else plan.number,
         "changes": [_change(one) for one in changes],
-        "gained": {"count": len(plan.members.gained), "targets": list(plan.members.gained[:MAX_NAMED])},
+        "gained": {
+            "count": plan.members.comes_in,
+            "targets": [*plan.members.gained, *plan.members.back][:MAX_NAMED],
+        },
         "lost": {"count": len(plan.members.lost), "targets": list(plan.members.lost[:MAX_NAMED])},
         "effects": list(plan.effects),
         "approvals": plan.needed,

@@ -261,6 +261,14 @@ class Deselected(Struct, frozen=True, kw_only=True, gc=False):
     at: float
 
 
+class Reselected(Struct, frozen=True, kw_only=True, gc=False):
+    """A target that dropped out because it wasn't selected any more, and is again."""
+
+    campaign: str
+    target: str
+    at: float
+
+
 Event = (
     Commanded
     | Candidate
@@ -288,5 +296,6 @@ Event = (
     | Revised
     | Enlisted
     | Deselected
+    | Reselected
     | PlaceFree
 )

@@ -7,7 +7,8 @@ Rules
 - One that lets more happen than the one before takes as many approvals as its rules ask for; until they are there, all goes on
   by the old one. What only holds more back takes effect at once. An emergency goes first and owes.
 - Whoever is selected newly goes into the last cohort, while that is closed and tells no strata apart, or else into `late`, under
-  its breaker. Whoever isn't selected any more and has no order yet is skipped.
+  its breaker. Whoever isn't selected any more and has no order yet is skipped, and comes in again once it is selected: into its
+  own cohort, while that is closed, or else as anybody who is selected newly.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,6 +30,7 @@ from server.planner.strategy import CohortPolicy, RatePolicy, Strategy
 from server.planner.words import AssignmentState, CohortState, Verb
 
 KIND = "revision-refused"
+DESELECTED = "deselected"
 
 
 def revised(ledger: Ledger, event: Revised) -> None:
@@ -114,9 +116,33 @@ def deselected(ledger: Ledger, event: Deselected) -> None:
     if ledger.known and ledger.assignment.state is AssignmentState.PLANNED:
         by = f"Revision {event.revision}" if event.revision else "The live selection"
         text = f"{by} doesn't select it any more."
-        ledger.move(Move.SKIP, reason_kind="deselected", reason=text)
+        ledger.move(Move.SKIP, reason_kind=DESELECTED, reason=text)
         ledger.record("skipped", text, target=True)
         progress.settle(ledger)
+
+
+def reselected(ledger: Ledger) -> None:
+    """Take a target in again that dropped out only because it wasn't selected."""
+    row = ledger.assignment
+    if row.state is not AssignmentState.SKIPPED or row.reason_kind != DESELECTED or ledger.campaign.state not in LIVE:
+        return
+    if ledger.cohort.state is not CohortState.CLOSED:
+        _rejoin(ledger, _joins(ledger))
+    text = f"It is selected again; it joined cohort {ledger.cohort.name}."
+    ledger.move(Move.SELECT_AGAIN, reason=text)
+    ledger.set_assignment(wake_at=ledger.at if ledger.is_late else None)
+    ledger.record("selected-again", text, target=True)
+    progress.settle(ledger)
+
+
+def _rejoin(ledger: Ledger, index: int) -> None:
+    """Into the cohort of who is selected newly, which grows by that as by anybody."""
+    if index == ledger.late.index and ledger.late.state is CohortState.CLOSED:
+        ledger.set_cohort_state(index, CohortState.OPEN, opened_at=ledger.at)
+    if index != ledger.assignment.cohort:
+        ledger.change_cohort(index)
+        if index != ledger.late.index:
+            ledger.set_cohort(index, moved_to_late=ledger.cohorts[index].moved_to_late + 1)
 
 
 def check_state(state: str) -> None:

@@ -58,6 +58,7 @@ class Move(StrEnum):
     DRIFT = "changed-by-hand"
     CORRECT = "correct"
     SEEN_AGAIN = "seen-again"
+    SELECT_AGAIN = "selected-again"
 
 
 class Turn(StrEnum):
@@ -188,6 +189,7 @@ ASSIGNMENT: Mapping[A, Row] = {
         Move.EXPIRE: A.EXPIRED,
     },
     **{state: _stay(state, Word) for state in A if state in _ENDS},
+    A.SKIPPED: {**_stay(A.SKIPPED, Word), Move.SELECT_AGAIN: A.PLANNED},
     A.DRIFTED: {**_stay(A.DRIFTED, Word), Move.CORRECT: A.ORDERED, Move.SEEN_AGAIN: A.COMMITTED},
 }
 

@@ -42,6 +42,7 @@ from server.planner.events import (
     Recalled,
     ReminderDue,
     Reported,
+    Reselected,
     Revised,
     SliRead,
     TakenBack,
@@ -99,7 +100,7 @@ def step(loaded: Slice, event: Event, *, checks: tuple[Check, ...] = CHECKS) -> 
             _aside(ledger, event)
         case GateAnswered() | SliRead() | Compared():
             _gate(ledger, event)
-        case Revised() | Enlisted() | Deselected():
+        case Revised() | Enlisted() | Deselected() | Reselected():
             _revision(ledger, event)
         case Asked():
             ask_events.asked(ledger, event, checks)
@@ -121,7 +122,7 @@ def _gate(ledger: Ledger, event: GateAnswered | SliRead | Compared) -> None:
             gate_events.compared(ledger, event)
 
 
-def _revision(ledger: Ledger, event: Revised | Enlisted | Deselected) -> None:
+def _revision(ledger: Ledger, event: Revised | Enlisted | Deselected | Reselected) -> None:
     """What another file does to a campaign that runs."""
     match event:
         case Revised():
@@ -130,6 +131,8 @@ def _revision(ledger: Ledger, event: Revised | Enlisted | Deselected) -> None:
             revising.enlisted(ledger, event)
         case Deselected():
             revising.deselected(ledger, event)
+        case Reselected():
+            revising.reselected(ledger)
 
 
 def _aside(ledger: Ledger, event: Decommissioned | TakenBack | LeftOut | Doubted | Cleared) -> None:

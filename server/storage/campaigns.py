@@ -25,6 +25,7 @@ from firmware.protocol.words import Action
 from server.planner.comparing import Pair
 from server.planner.decision import Decision, Put
 from server.planner.download_line import line_of
+from server.planner.revising import DESELECTED
 from server.planner.revision_rows import RevisionRow, RevisionState
 from server.planner.rows import AssignmentRow, CampaignRow, CohortRow, TokenRow
 from server.planner.selection import Selection
@@ -154,6 +155,15 @@ class SqlCampaigns:
             ASSIGNMENT.c.campaign == campaign_id, ASSIGNMENT.c.target == TARGET.c.id
         )
         statement = select(TARGET.c.id).where(*_fitting(hardware, selection), not_(inside.exists()))
+        return self._db.execute(statement.order_by(TARGET.c.id).limit(limit)).scalars().all()
+
+    def returners(self, campaign_id: str, hardware: Sequence[str], selection: Selection, limit: int) -> Sequence[str]:
+        """Ids of active targets that fit and dropped out of the campaign because they didn't, sorted."""
+        out = (ASSIGNMENT.c.state == str(AssignmentState.SKIPPED), ASSIGNMENT.c.reason_kind == DESELECTED)
+        inside = select(ASSIGNMENT.c.target).where(
+            ASSIGNMENT.c.campaign == campaign_id, ASSIGNMENT.c.target == TARGET.c.id, *out
+        )
+        statement = select(TARGET.c.id).where(*_fitting(hardware, selection), inside.exists())
         return self._db.execute(statement.order_by(TARGET.c.id).limit(limit)).scalars().all()
 
     def leavers(self, campaign_id: str, selection: Selection, limit: int) -> Sequence[str]:

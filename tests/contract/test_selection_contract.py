@@ -58,6 +58,28 @@ async def test_it_takes_who_fits_all_of_it_and_no_exception(
     assert " ".join(found) == chosen
 
 
+async def test_who_comes_back_dropped_out_for_want_of_being_selected(database: SqlDatabase) -> None:
+    def work(unit: Unit) -> None:
+        enrol(unit, "t1", "t2", "t3", "t4", site="berlin")
+        unit.campaigns.create(CAMPAIGN, "spring", COHORTS, created_at=3.0, created_by="ann")
+        out = {"state": AssignmentState.SKIPPED, "reason_kind": "deselected"}
+        left = {"state": AssignmentState.SKIPPED, "reason_kind": "left-out"}
+        rows = [assignment("t1", 0, 0, **out), assignment("t2", 0, 1, **out), assignment("t3", 0, 2, **left)]
+        unit.campaigns.add_assignments([*rows, assignment("t4", 0, 3)])
+
+    await database.write(work)
+    berlin, other = Selection(labels={"site": "berlin"}), Selection(targets=("t2", "t3", "t4"))
+
+    async def found(selection: Selection, limit: int = 9, hardware: str = "hw-1") -> str:
+        rows = await database.read(lambda unit: unit.campaigns.returners("spring", [hardware], selection, limit))
+        return " ".join(rows)
+
+    assert await found(berlin) == "t1 t2"
+    assert await found(berlin, 1) == "t1"
+    assert await found(other) == "t2"
+    assert await found(berlin, hardware="hw-2") == ""
+
+
 async def test_newcomers_fit_and_are_not_in_it_and_leavers_are_planned_and_do_not_fit(database: SqlDatabase) -> None:
     def work(unit: Unit) -> None:
         enrol(unit, "t1", "t2", "t3", "new-1", "new-2", site="berlin")
@@ -74,6 +96,7 @@ async def test_newcomers_fit_and_are_not_in_it_and_leavers_are_planned_and_do_no
     assert await found(lambda one: one.newcomers("spring", ["hw-1"], berlin, 9)) == "new-1 new-2"
     assert await found(lambda one: one.newcomers("spring", ["hw-1"], berlin, 1)) == "new-1"
     assert await found(lambda one: one.newcomers("spring", ["hw-2"], berlin, 9)) == ""
+    assert await found(lambda one: one.returners("spring", ["hw-1"], berlin, 9)) == ""
     assert await found(lambda one: one.leavers("spring", nobody, 9)) == "t2 t3"
     assert await found(lambda one: one.leavers("spring", nobody, 1)) == "t2"
     assert await found(lambda one: one.leavers("spring", berlin, 9)) == ""

@@ -20,7 +20,7 @@ from firmware.protocol.words import Action, AgentState
 from server.errors import NotFoundError
 from server.planner.commands import GrantPermit, Record
 from server.planner.decision import Decision
-from server.planner.events import CampaignDue, Event, GateAnswered, Reported
+from server.planner.events import CampaignDue, Deselected, Event, GateAnswered, Reported, Reselected
 from server.planner.gates import judge
 from server.planner.rows import AssignmentRow, CampaignRow, GroupRow, TargetRow, campaign_group
 from server.planner.slices import Footprint, Slice
@@ -188,6 +188,22 @@ class PlannerMachine(RuleBasedStateMachine):
     @rule(name=targets, campaign=st.sampled_from(CAMPAIGNS))
     def leave_one_out(self, name: str, campaign: str) -> None:
         self.try_to(lambda: self.board.skip(name, campaign))
+
+    @rule(name=targets, campaign=st.sampled_from(CAMPAIGNS), again=st.booleans())
+    def selection_changes(self, name: str, campaign: str, again: bool) -> None:
+        """A target isn't selected any more, or is again: it may then come into another cohort, which grows by it."""
+        before = self.board.rows.get(("assignment", campaign, name))
+        if not isinstance(before, AssignmentRow):
+            return
+        at = self.board.now
+        if again:
+            self.board.feed(Reselected(campaign=campaign, target=name, at=at))
+        else:
+            self.board.feed(Deselected(campaign=campaign, target=name, revision=0, at=at))
+        after = self.board.assignment(name, campaign)
+        if after.cohort != before.cohort and (campaign, after.cohort) in self.sizes:
+            is_late = self.board.cohorts(campaign)[after.cohort].name == "late"
+            self.sizes[campaign, after.cohort] += not is_late
 
     @rule(cleared=st.booleans())
     def the_release_is_doubted(self, cleared: bool) -> None:

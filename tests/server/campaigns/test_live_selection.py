@@ -62,3 +62,31 @@ async def test_who_fits_no_more_and_has_no_order_drops_out(stage: Any) -> None:
     assert rows[planned[0]].reason == "The live selection doesn't select it any more."
     assert rows[ordered[0]].state != "skipped"
     await stage.check_books()
+
+
+async def test_who_dropped_out_and_fits_again_comes_back_and_is_updated(stage: Any) -> None:
+    await running(stage, LIVE)
+    planned = sorted(name for name, state in (await stage.states()).items() if state == "planned")[0]
+    stage.broker.devices[planned].introduce(ring="lab")
+    await stage.settle()
+    await look(stage)
+    assert (await stage.states())[planned] == "skipped"
+    await look(stage)
+    assert (await stage.states())[planned] == "skipped", "it still doesn't fit"
+    stage.broker.devices[planned].introduce()
+    await stage.settle()
+    await look(stage)
+    await look(stage)
+    assert (await stage.states())[planned] != "skipped"
+    await stage.live(lambda view: view.row.state is CampaignState.COMPLETED)
+    assert (await stage.states())[planned] == "verified"
+    assert "selected-again" in await stage.audit_kinds(planned)
+    await stage.check_books()
+
+
+async def test_who_a_person_left_out_stays_out(stage: Any) -> None:
+    await running(stage, LIVE)
+    planned = sorted(name for name, state in (await stage.states()).items() if state == "planned")[0]
+    await stage.service.skip("spring", planned, by="ann", reason="in repair")
+    await look(stage)
+    assert (await stage.states())[planned] == "skipped"

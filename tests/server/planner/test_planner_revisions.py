@@ -10,7 +10,7 @@ from firmware.errors import RefusedError
 from server.planner.calendar import Calendar, Times, Weekly
 from server.planner.commands import Enlist, GrantPermit, TellWait
 from server.planner.differences import differences
-from server.planner.events import Deselected, Enlisted, Revised
+from server.planner.events import Deselected, Enlisted, Reselected, Revised
 from server.planner.revising import grows
 from server.planner.revision_rows import RevisionRow, RevisionState
 from server.planner.states import TransitionError
@@ -317,3 +317,67 @@ def test_differences_are_told_in_the_words_of_files() -> None:
         "takes: 10m → 15m",
         "rollback_any_time: false → true",
     ]
+
+
+def drops_out(board: Board, name: str) -> None:
+    board.feed(Deselected(campaign="c", target=name, revision=0, at=board.now))
+    assert board.assignment(name).reason_kind == "deselected"
+
+
+def is_selected_again(board: Board, name: str) -> None:
+    board.feed(Reselected(campaign="c", target=name, at=board.now))
+
+
+WAVES = (CohortPolicy(name="canary", count=1), CohortPolicy(name="wave", count=2), CohortPolicy(name="rest"))
+
+
+def test_who_is_selected_again_comes_back_into_its_cohort_while_that_is_closed() -> None:
+    board = fleet(6, strategy(cohorts=WAVES))
+    name, size = board.members("wave")[0], board.cohort("wave").size
+    drops_out(board, name)
+    is_selected_again(board, name)
+    row = board.assignment(name)
+    assert (row.state, row.reason_kind, row.wake_at) == (A.PLANNED, "none", None)
+    assert name in board.members("wave")
+    assert (board.cohort("wave").size, board.cohort("wave").moved_to_late) == (size, 0)
+    assert board.records("selected-again")
+    board.verify(*board.members("canary"))
+    assert board.state(name) is A.ORDERED
+
+
+def test_who_is_selected_again_when_its_cohort_is_under_way_joins_the_last_and_else_late() -> None:
+    plan = strategy(cohorts=WAVES)
+    board = Board(page=1)
+    for index in range(6):
+        board.add_target(f"t{index}")
+    board.add_campaign("c", [f"t{index}" for index in range(6)], plan)
+    board.start()
+    board.verify(*board.members("canary"))
+    first, second = board.members("wave")
+    drops_out(board, second)
+    is_selected_again(board, second)
+    assert second in board.members("rest")
+    assert (board.cohort("wave").size, board.cohort("wave").moved_to_late) == (1, 1)
+    assert (board.cohort("rest").size, board.cohort("rest").moved_to_late) == (4, 0)
+    board.verify(first)
+    last = board.members("rest")[-1]
+    drops_out(board, last)
+    is_selected_again(board, last)
+    assert last in board.members("late")
+    assert board.assignment(last).wake_at == board.now
+    board.due()
+    assert board.state(last) is A.ORDERED
+
+
+@pytest.mark.parametrize("how", ["left out", "planned", "over"])
+def test_who_did_not_drop_out_for_that_does_not_come_back(how: str) -> None:
+    board = fleet(6, strategy(cohorts=WAVES))
+    name = board.members("rest")[0]
+    if how == "left out":
+        board.skip(name)
+    elif how == "over":
+        drops_out(board, name)
+        board.tell(Verb.ABORT)
+    before = board.assignment(name)
+    is_selected_again(board, name)
+    assert board.assignment(name) == before
