@@ -40,6 +40,7 @@ from server.campaigns.proposals import Proposals
 from server.campaigns.publisher import Publisher
 from server.campaigns.releases import ReleaseService
 from server.campaigns.reminders import Reminders
+from server.campaigns.rousing import Rousing
 from server.campaigns.service import CampaignService
 from server.config import Settings
 from server.errors import NotLeaderError
@@ -119,6 +120,7 @@ class Core:
     preparation: Preparation
     indicators: Indicators
     checks: Checks
+    rousing: Rousing
     enlisting: Enlisting
     comparer: Comparer
     desk: CampaignService
@@ -278,6 +280,7 @@ class Server:
             ("preparation of deltas", core.preparation.run()),
             ("indicators", core.indicators.run()),
             ("checks elsewhere", core.checks.run()),
+            ("rousing", core.rousing.run()),
             ("enlisting", core.enlisting.run()),
             ("comparison of metrics", core.comparer.run()),
             ("catalogue renewal", _renewals(foundation, core.publisher)),
@@ -396,6 +399,7 @@ def _core(base: Foundation) -> Core:
         releases=releases,
         preparation=preparation,
         indicators=Indicators(database=base.database, port=_monitor(base), engine=engine, clock=base.clock),
+        rousing=Rousing(base.database, base.clock, base.director, engine, on_outbox=publisher.wake),
         checks=Checks(database=base.database, port=open_checks(base.settings.checks, base.clock), clock=base.clock),
         enlisting=Enlisting(base.database, engine),
         comparer=Comparer(base.database, engine, base.clock),

@@ -159,13 +159,20 @@ def ask(standing: Standing, event: ev.Woke, moment: Moment) -> Outcome:
 
 
 def on_permit(standing: Standing, event: ev.PermitArrived, moment: Moment) -> Outcome:
-    """Obey the answer to the ask that is open now; anything else is a replay or late and changes nothing."""
+    """Obey the answer to the ask that is open now. A second `wait` to the ask that was answered last may bring the next one
+    forward, once; anything else is a replay or late and changes nothing."""
     state, permit = standing.state, event.permit
-    if not isinstance(state, Asking) or not _answers(permit, state):
+    if not isinstance(state, Asking) or not _is_to_it(permit, state):
         return standing, ()
     if permit.verdict is Verdict.WAIT:
-        wait_s = max(permit.retry_after_s, 1) * (1.0 + 0.1 * event.jitter)
-        return replace(standing, state=replace(state, nonce=None, ask_at=moment.now + wait_s, attempts=0)), ()
+        ask_at = moment.now + max(permit.retry_after_s, 1) * (1.0 + 0.1 * event.jitter)
+        if permit.nonce == state.nonce:
+            told = replace(state, nonce=None, ask_at=ask_at, attempts=0, answered=permit.nonce)
+            return replace(standing, state=told), ()
+        if permit.nonce == state.answered and ask_at < state.ask_at:
+            return replace(standing, state=replace(state, ask_at=ask_at, answered=None)), ()
+    if permit.nonce != state.nonce or permit.verdict is Verdict.WAIT:
+        return standing, ()
     permit_until = state.asked_at + permit.valid_s
     if moment.now > permit_until:
         return standing, ()
@@ -253,7 +260,8 @@ def _slot_changed(standing: Standing, held: Held, goal: Goal) -> Outcome:
     return again, (tell, Stage(held=held, active=standing.boot.slot))
 
 
-def _answers(permit: Permit, state: Asking) -> bool:
+def _is_to_it(permit: Permit, state: Asking) -> bool:
+    """Whether it is about this order, in this boot."""
     order = state.held.order
     return (
         permit.target == order.target
@@ -261,7 +269,6 @@ def _answers(permit: Permit, state: Asking) -> bool:
         and permit.order_hash == state.held.hash
         and permit.counter == order.counter
         and permit.boot_id == state.boot_id
-        and permit.nonce == state.nonce
     )
 
 

@@ -48,7 +48,8 @@ class Staged(Struct, frozen=True, kw_only=True, tag=Word.STAGED.value):
 
 
 class Asking(Struct, frozen=True, kw_only=True, tag=Word.ASKING.value):
-    """`nonce` (None: answered by `wait`) was sent at `asked_at`; the next ask goes out at `ask_at`. Never durable."""
+    """`nonce` (None: answered by `wait`) was sent at `asked_at`; the next ask goes out at `ask_at`. `answered`: the nonce of the
+    ask that `wait` answered, until a second answer to it brought the next one forward. Never durable."""
 
     held: Held
     goal: Goal
@@ -57,6 +58,7 @@ class Asking(Struct, frozen=True, kw_only=True, tag=Word.ASKING.value):
     asked_at: float
     ask_at: float
     attempts: int = 0
+    answered: str | None = None
 
 
 class Activating(Struct, frozen=True, kw_only=True, tag=Word.ACTIVATING.value):

@@ -25,6 +25,7 @@ from server.planner.events import (
     ReminderDue,
     Reported,
     Revised,
+    Roused,
     SliRead,
     TakenBack,
 )
@@ -104,7 +105,8 @@ class Engine:
         | TakenBack
         | LeftOut
         | Revised
-        | ReminderDue,
+        | ReminderDue
+        | Roused,
     ) -> None:
         """Tell the planner at once what a person wants, or what was found out for it; raises the typed error with which it
         refuses."""

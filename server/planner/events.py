@@ -269,6 +269,15 @@ class Reselected(Struct, frozen=True, kw_only=True, gc=False):
     at: float
 
 
+class Roused(Struct, frozen=True, kw_only=True, gc=False):
+    """Targets of a campaign up to `upto` (None: all) that wait for a window were told to ask again, since this revision."""
+
+    campaign: str
+    revision: int
+    upto: str | None
+    at: float
+
+
 Event = (
     Commanded
     | Candidate
@@ -297,5 +306,6 @@ Event = (
     | Enlisted
     | Deselected
     | Reselected
+    | Roused
     | PlaceFree
 )

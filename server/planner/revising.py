@@ -6,6 +6,7 @@ Rules
 - A revision binds whoever has no permit yet, `late` arrivals among them. Orders that are out stay, and so does who was admitted.
 - One that lets more happen than the one before takes as many approvals as its rules ask for; until they are there, all goes on
   by the old one. What only holds more back takes effect at once. An emergency goes first and owes.
+- Who waits for a window or a freeze that changed is told to ask again soon, a few at a time; what it gets then is decided then.
 - Whoever is selected newly goes into the last cohort, while that is closed and tells no strata apart, or else into `late`, under
   its breaker. Whoever isn't selected any more and has no order yet is skipped, and comes in again once it is selected: into its
   own cohort, while that is closed, or else as anybody who is selected newly.
@@ -21,7 +22,7 @@ from firmware.errors import RefusedError
 from server.planner import approvals, progress
 from server.planner.cohorts import rank_key
 from server.planner.commands import Enlist
-from server.planner.events import Commanded, Deselected, Enlisted, Revised
+from server.planner.events import Commanded, Deselected, Enlisted, Revised, Roused
 from server.planner.ledger import Ledger
 from server.planner.revision_rows import RevisionRow, RevisionState
 from server.planner.rows import AssignmentRow, CohortRow
@@ -145,6 +146,12 @@ def _rejoin(ledger: Ledger, index: int) -> None:
             ledger.set_cohort(index, moved_to_late=ledger.cohorts[index].moved_to_late + 1)
 
 
+def roused(ledger: Ledger, event: Roused) -> None:
+    """Those up to this target were told; None: all were."""
+    if ledger.campaign.rouse is not None and ledger.campaign.revision == event.revision:
+        ledger.set_campaign(rouse=event.upto)
+
+
 def check_state(state: str) -> None:
     """Raises `TransitionError` (`wrong-state`) for a campaign that takes no revision."""
     if state not in LIVE:
@@ -175,8 +182,11 @@ def grows(old: Strategy, new: Strategy) -> bool:
 
 
 def _take_effect(ledger: Ledger, row: RevisionRow, text: str) -> None:
-    strategy = effective(ledger.campaign.strategy, row.strategy, ledger.cohorts)
+    before = ledger.campaign.strategy
+    strategy = effective(before, row.strategy, ledger.cohorts)
     ledger.set_campaign(strategy=strategy, revision=row.number)
+    if strategy.calendar != before.calendar:
+        ledger.set_campaign(rouse="")
     ledger.record("campaign-revised", text)
     ledger.command(Enlist(campaign=ledger.campaign.id, revision=row.number, selection=row.selection))
     progress.look_again(ledger)

@@ -69,6 +69,8 @@ class CampaignRow(Struct, frozen=True, kw_only=True, gc=False):
     """The draft that was proposed to undo it; empty: none could be made."""
     revision: int = 1
     """The number of the revision that is in force."""
+    rouse: str | None = None
+    """Its calendar changed: after which target those that wait for a window are told to ask again; None: nobody is."""
     reason_kind: str = "none"
     reason: str = ""
     changed_at: float = 0.0

@@ -44,6 +44,7 @@ from server.planner.events import (
     Reported,
     Reselected,
     Revised,
+    Roused,
     SliRead,
     TakenBack,
 )
@@ -67,6 +68,7 @@ def footprint(event: Event) -> Footprint:
             | Doubted()
             | Cleared()
             | Revised()
+            | Roused()
             | Enlisted()
         ):
             return Footprint(campaign=event.campaign)
@@ -100,7 +102,7 @@ def step(loaded: Slice, event: Event, *, checks: tuple[Check, ...] = CHECKS) -> 
             _aside(ledger, event)
         case GateAnswered() | SliRead() | Compared():
             _gate(ledger, event)
-        case Revised() | Enlisted() | Deselected() | Reselected():
+        case Revised() | Enlisted() | Deselected() | Reselected() | Roused():
             _revision(ledger, event)
         case Asked():
             ask_events.asked(ledger, event, checks)
@@ -122,7 +124,7 @@ def _gate(ledger: Ledger, event: GateAnswered | SliRead | Compared) -> None:
             gate_events.compared(ledger, event)
 
 
-def _revision(ledger: Ledger, event: Revised | Enlisted | Deselected | Reselected) -> None:
+def _revision(ledger: Ledger, event: Revised | Enlisted | Deselected | Reselected | Roused) -> None:
     """What another file does to a campaign that runs."""
     match event:
         case Revised():
@@ -133,6 +135,8 @@ def _revision(ledger: Ledger, event: Revised | Enlisted | Deselected | Reselecte
             revising.deselected(ledger, event)
         case Reselected():
             revising.reselected(ledger)
+        case Roused():
+            revising.roused(ledger, event)
 
 
 def _aside(ledger: Ledger, event: Decommissioned | TakenBack | LeftOut | Doubted | Cleared) -> None:

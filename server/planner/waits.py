@@ -16,6 +16,10 @@ ASKS_A_SECOND = 20
 """What all who wait in a campaign may ask together: a slot that gets free is taken at once all the same, by whoever asks next."""
 
 
+WINDOW_KINDS = ("window", "freeze", "no-timezone")
+"""Kinds of waits that a strategy's calendar makes."""
+
+
 class Wait(Struct, frozen=True, kw_only=True, gc=False):
     """Why not now: a stable kind, a sentence, what would release it, after how many seconds to ask again, until when it holds
     if that is known, and the group whose tokens are waited for. `is_late`: its cohort shouldn't wait for that."""

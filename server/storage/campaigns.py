@@ -30,8 +30,9 @@ from server.planner.revision_rows import RevisionRow, RevisionState
 from server.planner.rows import AssignmentRow, CampaignRow, CohortRow, TokenRow
 from server.planner.selection import Selection
 from server.planner.slices import Footprint, Slice
-from server.planner.states import UNDECIDED
+from server.planner.states import LIVE, UNDECIDED
 from server.planner.surroundings import BehindRow
+from server.planner.waits import WINDOW_KINDS
 from server.planner.words import AssignmentState, CampaignState
 from server.ports import AgentStatus, CampaignView, DeltaNeed, Leg, Origin, Page, StoredOrder
 from server.storage import choosing, legs, pairs, revisions, slices, traits
@@ -305,6 +306,24 @@ class SqlCampaigns:
         )
         rows = self._db.execute(select(*CAMPAIGN_COLUMNS).where(*which).order_by(CAMPAIGN.c.id).limit(limit))
         return [campaign_row(row) for row in rows.mappings()]
+
+    def to_rouse(self) -> CampaignRow | None:
+        """A campaign under way of which targets are to be told to ask again (`rouse`)."""
+        live = CAMPAIGN.c.state.in_([str(state) for state in LIVE])
+        query = select(*CAMPAIGN_COLUMNS).where(CAMPAIGN.c.rouse.is_not(None), live).order_by(CAMPAIGN.c.id).limit(1)
+        row = self._db.execute(query).mappings().first()
+        return None if row is None else campaign_row(row)
+
+    def waiting_for_windows(self, campaign_id: str, after: str, limit: int) -> Sequence[AssignmentRow]:
+        """Its assignments, by target after this one, that were told to wait for a window or the end of a freeze."""
+        which = (
+            ASSIGNMENT.c.campaign == campaign_id,
+            ASSIGNMENT.c.target > after,
+            ASSIGNMENT.c.state == str(AssignmentState.ASKING),
+            ASSIGNMENT.c.reason_kind.in_(WINDOW_KINDS),
+        )
+        query = select(*ASSIGNMENT_COLUMNS).where(*which).order_by(ASSIGNMENT.c.target).limit(limit)
+        return [assignment_row(row) for row in self._db.execute(query).mappings()]
 
     def to_remind(self, now: float, limit: int) -> Sequence[str]:
         """Some campaigns whose owed approvals are to be asked for again."""

@@ -85,6 +85,12 @@ class SqlInbox:
         query = select(*_INBOX_COLUMNS).where(INBOX.c.pending.is_(True)).order_by(INBOX.c.id).limit(limit)
         return [InboxItem(**row) for row in self._db.execute(query).mappings()]
 
+    def latest(self, kind: str, target: str) -> InboxItem | None:
+        """The newest message of this kind from a target that is still known."""
+        query = select(*_INBOX_COLUMNS).where(INBOX.c.target == target, INBOX.c.kind == kind)
+        row = self._db.execute(query.order_by(INBOX.c.id.desc()).limit(1)).mappings().first()
+        return None if row is None else InboxItem(**row)
+
     def mark_processed(self, item_id: int) -> None:
         """Never hand this message out again; it stays as evidence until it is forgotten."""
         self._db.execute(_PROCESSED, {"item": item_id})

@@ -195,6 +195,7 @@ class CampaignTable(Stored, table=True):
     undoes: str | None
     proposed: str | None
     revision: int = 1
+    rouse: str | None
     reason_kind: str
     reason: str
     changed_at: float

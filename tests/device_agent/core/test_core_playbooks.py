@@ -302,6 +302,43 @@ def test_permit_of_an_earlier_ask_is_a_replay() -> None:
     assert p.tell(p.permit()).word == "activating"
 
 
+def test_a_second_wait_brings_the_next_ask_forward_once_and_no_replay_does() -> None:
+    p = Player().asking()
+    first, sooner = p.permit(Verdict.WAIT, retry_after_s=3600), p.permit(Verdict.WAIT, retry_after_s=10)
+    later, granted = p.permit(Verdict.WAIT, retry_after_s=9000), p.permit()
+    p.tell(first)
+    at = wake_at(p.standing)
+    assert at is not None
+    p.now += 60
+    for useless in (first, later, granted):
+        p.tell(useless)
+        assert (p.word, p.last, wake_at(p.standing)) == ("asking", (), at)
+    p.tell(sooner)
+    soon = wake_at(p.standing)
+    assert soon is not None
+    assert 10 <= soon - p.now <= 11
+    p.now += 5
+    p.tell(sooner)
+    assert wake_at(p.standing) == soon, "what was used is used"
+    p.wake()
+    (ask,) = p.last
+    assert isinstance(ask, do.SendAsk)
+    open_until = wake_at(p.standing)
+    p.tell(sooner)
+    assert wake_at(p.standing) == open_until, "it answers another ask than the one that is open"
+
+
+@pytest.mark.parametrize("field", ["target", "agent", "order_hash", "boot_id", "nonce"])
+def test_a_second_wait_about_something_else_brings_nothing_forward(field: str) -> None:
+    p = Player().asking()
+    other = {"order_hash": "f" * 64, "boot_id": "boot-9", "nonce": "nonce-9"}.get(field, "dev-9")
+    sooner = p.permit(Verdict.WAIT, retry_after_s=1, **{field: other})
+    p.tell(p.permit(Verdict.WAIT, retry_after_s=3600))
+    at = wake_at(p.standing)
+    p.tell(sooner)
+    assert wake_at(p.standing) == at
+
+
 def test_wait_closes_the_ask_and_asks_again_with_a_new_nonce() -> None:
     p = Player().asking()
     granted = p.permit()

@@ -10,7 +10,7 @@ from firmware.errors import RefusedError
 from server.planner.calendar import Calendar, Times, Weekly
 from server.planner.commands import Enlist, GrantPermit, TellWait
 from server.planner.differences import differences
-from server.planner.events import Deselected, Enlisted, Reselected, Revised
+from server.planner.events import Deselected, Enlisted, Reselected, Revised, Roused
 from server.planner.revising import grows
 from server.planner.revision_rows import RevisionRow, RevisionState
 from server.planner.states import TransitionError
@@ -381,3 +381,30 @@ def test_who_did_not_drop_out_for_that_does_not_come_back(how: str) -> None:
     before = board.assignment(name)
     is_selected_again(board, name)
     assert board.assignment(name) == before
+
+
+def test_another_calendar_makes_those_that_wait_for_it_be_told_page_by_page() -> None:
+    plan = strategy(cohorts=ALL, calendar=NIGHT)
+    board = fleet(3, plan)
+    assert board.campaign().rouse is None
+    revise(board, replace(plan, calendar=Calendar()))
+    assert board.campaign().rouse == ""
+    for revision, upto, left in ((2, "t1", "t1"), (1, None, "t1"), (2, None, None), (2, "t0", None)):
+        board.feed(Roused(campaign="c", revision=revision, upto=upto, at=board.now))
+        assert board.campaign().rouse == left
+
+
+def test_a_revision_of_something_else_tells_nobody() -> None:
+    plan = strategy(cohorts=ALL, budgets=ONE)
+    board = fleet(3, plan)
+    revise(board, replace(plan, budgets=TWO))
+    assert board.campaign().rouse is None
+
+
+def test_a_revision_that_waits_for_approvals_tells_nobody_before_it_takes_effect() -> None:
+    plan = strategy(cohorts=ALL, calendar=NIGHT)
+    board = fleet(3, plan)
+    revise(board, replace(plan, calendar=Calendar()), needed=1)
+    assert board.campaign().rouse is None
+    board.tell(Verb.APPROVE, by="bob")
+    assert board.campaign().rouse == ""
