@@ -255,6 +255,10 @@ class Lab:
     def rest(self) -> RestClient:
         return RestClient(self.run_info["people_url"], (self.state / "admin.token").read_text().strip())
 
+    def standby_rest(self, leader: "Lab") -> RestClient:
+        """This server's API, which has no token of its own before it led, asked with the leader's."""
+        return RestClient(self.run_info["people_url"], (leader.state / "admin.token").read_text().strip())
+
     def server_log(self) -> str:
         path = self.directory / "server.log"
         return path.read_text(errors="replace")[-6000:] if path.exists() else ""
