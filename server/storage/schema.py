@@ -12,7 +12,10 @@ from firmware.errors import RefusedError
 from server.storage.tables import LEASE
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-_ORDER = "SELECT datcollate, pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database()"
+_ORDER = (
+    "SELECT datcollate, pg_encoding_to_char(encoding) AS encoding, to_jsonb(d) ->> 'datlocprovider' AS provider "
+    "FROM pg_database d WHERE datname = current_database()"
+)
 
 
 def upgrade(engine: Engine, *, unless_led: bool = False) -> None:
@@ -43,11 +46,11 @@ def _check_order(connection: Connection) -> None:
     rules."""
     if connection.dialect.name != "postgresql":
         return
-    collation, encoding = connection.execute(text(_ORDER)).one()
-    if encoding != "UTF8" or collation not in ("C", "POSIX", "C.UTF-8", "C.utf8"):
+    collation, encoding, provider = connection.execute(text(_ORDER)).one()
+    if encoding != "UTF8" or provider == "i" or collation not in ("C", "POSIX", "C.UTF-8", "C.utf8"):
         raise RefusedError(
             "database-collation",
-            f"The database is {encoding} and sorts by {collation}; make it with: "
+            f"The database is {encoding} and sorts by {'ICU' if provider == 'i' else collation}; make it with: "
             "createdb --template=template0 --encoding=UTF8 --locale=C NAME.",
         )
 

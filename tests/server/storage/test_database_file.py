@@ -233,3 +233,26 @@ def test_who_was_enrolled_before_certificates_were_noted_has_one(tmp_path: Path)
         assert identities.issuers() == {"": 1}
         assert identities.evicting(10) == []
     made.dispose()
+
+
+async def test_tables_that_somebody_leads_with_are_left_to_the_leader(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/led.db"
+    made = make_engine(parse_url(url), writer=True, size=1)
+    with made.begin() as connection:
+        command.upgrade(_config(connection), "0021")
+        connection.execute(text("UPDATE alembic_version SET version_num = '0020'"))
+    made.dispose()
+    database = SqlDatabase.open(url, unless_led=True)
+    assert (await database.read(lambda unit: unit.leases.get("leader"))).token == 0
+    assert await database.read(_revision) == "0020"
+    with pytest.raises(UnavailableError):
+        await database.upgrade()  # the table is there already: it did try
+    await database.close()
+    fresh = SqlDatabase.open(f"sqlite:///{tmp_path}/fresh.db", unless_led=True)
+    assert await fresh.read(_revision) == "0021"
+    await fresh.upgrade()
+    await fresh.close()
+
+
+def _revision(unit: Unit) -> object:
+    return unit.audit._db.execute(text("SELECT version_num FROM alembic_version")).scalar()  # type: ignore[attr-defined]
