@@ -1,6 +1,7 @@
 """A whole server and a real broker, and simulated devices that measure: a release that leaks is stopped by its gate, a good one
 passes. The clocks of both sides leap an hour at a time; everything else is as it is."""
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -8,15 +9,19 @@ from pathlib import Path
 
 import pytest
 
+from device_agent.effects import FileEffects
+from device_agent.metrics.book import Book
+from device_agent.metrics.desk import BOOK_FILE
 from firmware.images.slot_image import build_slot_image
+from firmware.protocol.metrics import MetricHour, Told
 from server.transport.broker import find_mosquitto
 from simulator.cli import QUICK
 from simulator.depot import Blob, Depot
-from simulator.lab import HARDWARE, PRODUCT, Firmware, Lab
+from simulator.lab import HARDWARE, PRODUCT, Firmware, Lab, running
 from simulator.swarm import Swarm, World, enrol_devices
-from simulator.vitals import MEASURED, Defect
+from simulator.vitals import MEASURED, Defect, keep_book
 from tests.e2e.leaping import LeapingClock
-from tests.e2e.rig import GOOD, PROGRAMS, payload_of
+from tests.e2e.rig import GOOD, INTERVALS, PROGRAMS, payload_of
 
 DEVICES, CANARIES = 10, 5
 FACTORY, FINE, LEAKY = "1.0.0", "2.0.0", "3.0.0"
@@ -169,3 +174,31 @@ def test_a_good_release_passes_its_gate_and_a_leaking_one_is_stopped(measured: M
     view = measured.lab.campaign(bad)
     assert view["state"] == "paused"
     assert view["cohorts"][1]["counts"] == {"planned": DEVICES - CANARIES}
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(300)
+def test_a_real_agent_tells_the_hours_that_it_measured_and_how_much_room_it_has(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, broker="mosquitto" if find_mosquitto() else "embedded")
+    with running(lab):
+        image = tmp_path / "factory.img"
+        program = (PROGRAMS / "gateway-2.0.0.py").read_bytes()
+        build_slot_image(image, product=PRODUCT, version=FACTORY, counter=1, program=program, payload=[])
+        board = lab.board("board", image)
+        metrics = '[metrics]\nreport_s = 60\n[[metrics.measured]]\nname = "memory-free"\nmetric = "memory-free"\n'
+        (board.agent_directory / "agent.toml").write_text(f"{INTERVALS}\n{metrics}")
+        this = int(time.time() // 3600)
+        hours = tuple(MetricHour(hour=this - ago, values={"memory-free": Told(6, 1e9)}) for ago in (3, 2, 1))
+        keep_book(FileEffects(), board.agent_directory, Book(hours=hours, dropped=7, through=this - 1))
+        board.power_on()
+        trail = f"/audit?target={board.target}&limit=500"
+
+        def texts() -> list[str]:
+            return [record["text"] for record in lab.rest.get(trail)["audit"]]
+
+        lost = f"{board.target} let 7 hours of metrics go before it could tell them."
+        lab.wait(lambda: lost in texts(), PATIENCE_S, "the hours to be told", on_failure=board.log)
+        (target,) = lab.rest.fleet()
+        assert int(target["labels"]["agent.free-bytes"]) > 0
+        told = json.loads((board.agent_directory / BOOK_FILE).read_bytes())
+        assert (told["hours"], told["dropped"]) == ([], 0)

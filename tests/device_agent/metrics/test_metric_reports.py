@@ -9,7 +9,7 @@ import pytest
 from device_agent.metrics.desk import BOOK_FILE, MetricDesk
 from device_agent.metrics.settings import Measured, MetricSettings
 from device_agent.notary import KeyNotary
-from device_agent.runtime import Runtime
+from device_agent.runtime import Connected, Runtime
 from firmware.errors import UnavailableError
 from firmware.protocol.metrics import Metrics
 from firmware.protocol.report import Report
@@ -108,7 +108,8 @@ def test_offline_nothing_waits_in_the_outbox_and_afterwards_all_is_told_bit_by_b
 def test_no_second_report_is_made_before_the_first_is_acked(world: World) -> None:
     world.server.acking = False
     live(world, 8)
-    assert len(metrics_in(world)) == 1
+    live(world, 8)
+    assert len(metrics_in(world)) == 1, "nor after a boot"
     first = told(world)
     world.server.acking = True
     live(world, 4)
@@ -188,3 +189,32 @@ def test_samples_and_reports_of_a_fleet_are_spread() -> None:
     desk.hold()
     desk.go_on(300.0, 0.5)
     assert desk.tell_at == 330.0
+
+
+def test_a_power_cut_between_the_report_and_the_book_tells_no_hour_twice(world: World) -> None:
+    world.online = False
+    live(world, 20)
+    before = world.disk.read(AGENT / BOOK_FILE)
+    assert before is not None
+    world.online = True
+    live(world, 6)
+    hours_told = told(world)
+    assert len(hours_told) >= 18
+    world.disk.replace(AGENT / BOOK_FILE, before)
+    live(world, 6)
+    assert told(world) == hours_told, "the clock has yet to pass what was told"
+
+
+def test_a_link_that_comes_back_lets_it_go_on(world: World) -> None:
+    live(world, 3)
+    runtime = world.runtime
+    assert runtime is not None
+    desk = runtime._ports.metrics
+    assert desk is not None
+    runtime.handle(Connected(online=False))
+    assert desk.tell_at is not None
+    world.clock.now = desk.tell_at
+    runtime.due()
+    assert desk.tell_at is None
+    runtime.handle(Connected(online=True))
+    assert desk.tell_at == world.clock.now + 30.0

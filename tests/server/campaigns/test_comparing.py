@@ -1,12 +1,14 @@
 """From signed reports of metrics to a gate's verdict: what a leaking release does, and what a good one."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from firmware.protocol.metrics import MetricHour, Metrics, Told
-from firmware.protocol.report import Inventory
+from firmware.protocol.report import Inventory, Reason
 from firmware.protocol.words import AgentState
 from server.campaigns import comparing
 from server.campaigns.comparing import Comparer, waiting
@@ -257,3 +259,20 @@ async def test_pairs_are_looked_at_page_by_page(fleet: Fleet, monkeypatch: pytes
     for _ in range(3):
         await fleet.look()
     assert [line.kind for line in await audit(fleet)].count("compared") == 3, "one that waits keeps nobody back"
+
+
+async def test_nobody_waits_for_a_comparison_who_regressed_or_whose_cohort_is_decided(fleet: Fleet) -> None:
+    stage, treated = fleet.stage, await fleet.treated()
+    one, *others = treated
+    device = stage.broker.devices[one]
+    device.version, device.previous = "1", "2"
+    device.report("fell_back", Reason(kind="boot-loop", text="It never stayed up."))
+    await stage.settle()
+    view = await stage.service.view("spring")
+    assert view.cohorts[0].state is CohortState.FAILED
+    assert await stage.database.read(lambda unit: waiting(unit, view, stage.clock.now())) == []
+    again = replace(view, cohorts=[structs.replace(view.cohorts[0], state=CohortState.OPEN), *view.cohorts[1:]])
+    shown = await stage.database.read(lambda unit: waiting(unit, again, stage.clock.now()))
+    assert {row["target"] for row in shown} == set(others)
+    over = replace(again, row=structs.replace(view.row, state=CampaignState.ABORTED))
+    assert await stage.database.read(lambda unit: waiting(unit, over, stage.clock.now())) == []

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable
 
+import numpy as np
 import pytest
 
+from server.planner import pair_gate
 from server.planner.comparing import HOUR_S, LEAST_SHARE, PATIENCE_S, WEEK, Comparison, Pair, compare, needed, observed
 from server.planner.strategy import GatePolicy, MetricPolicy
 
@@ -140,6 +142,31 @@ def test_a_control_that_was_updated_meanwhile_is_none() -> None:
         assert "so it is compared with nobody" in said.text
     afterwards = Pair(**{**fields(), "disturbed_at": END, "is_updated": True})
     assert changes(full, pair=afterwards) == (1.0, 2.0)
+
+
+def worse(effect: float, dice: np.random.Generator) -> float:
+    """The half points of one pair of devices whose level goes with the hour of the week, wanders, and falls with each boot; by
+    `effect` standard deviations of an hour it is lower after the update."""
+    hours = np.arange(PERMIT - WEEK * 4, AFTER.stop)
+    busy = 30 * np.sin(hours * 2 * np.pi / 24) + 50 * (hours % WEEK < 48)
+    found: Told = {}
+    for name in ("t", "c"):
+        wander = np.zeros(len(hours))
+        for place in range(1, len(hours)):
+            wander[place] = 0 if dice.random() < 0.01 else 0.95 * wander[place - 1] + dice.normal()
+        level = 1000 * dice.random() + busy + wander
+        if name == "t":
+            level = level - effect * wander.std() * (hours >= PERMIT)
+        found[name, "free"] = dict(zip(hours.tolist(), level.tolist(), strict=True))
+    own, control = changes(found) or (None, 0.0)
+    return pair_gate.half_points(MetricPolicy(name="free", worse="lower"), own, control) / 2
+
+
+def test_without_an_effect_worse_is_as_likely_as_better_and_with_one_it_is_not() -> None:
+    dice = np.random.default_rng(7)
+    none = np.mean([worse(0.0, dice) for _ in range(400)])
+    assert 0.42 < none < 0.58, "four standard errors around an even chance are 0.1"
+    assert np.mean([worse(2.0, dice) for _ in range(200)]) > 0.8
 
 
 def test_the_hours_needed_hold_all_that_is_looked_at() -> None:
