@@ -479,9 +479,10 @@ class MetricHours(Protocol):
         ...
 
     def of(
-        self, targets: Sequence[str], names: Sequence[str], hours: range
+        self, targets: Sequence[str], names: Sequence[str], hours: Sequence[range]
     ) -> Mapping[tuple[str, str], Mapping[int, float]]:
-        """What these targets told of these metrics, by hours since 1970 UTC; by target and metric, those without any left out."""
+        """What these targets told of these metrics in these hours (since 1970 UTC); by target and metric, those without any left
+        out."""
         ...
 
     def forget(self, now: float, limit: int) -> int:

@@ -58,10 +58,11 @@ def observed(gate: GatePolicy, pair: Pair) -> range:
     return range(first, first + max(1, math.ceil(gate.observe_s / HOUR_S)))
 
 
-def needed(gate: GatePolicy, pair: Pair) -> range:
-    """All hours that a comparison looks at, and the one after them."""
+def needed(gate: GatePolicy, pair: Pair) -> tuple[range, ...]:
+    """All hours that a comparison looks at: those observed with some after them, and the same of each week before."""
     hours = observed(gate, pair)
-    return range(hours.start - WEEK * WEEKS, hours.stop + int(PATIENCE_S // HOUR_S))
+    before = (range(hours.start - WEEK * week, hours.stop - WEEK * week) for week in range(1, WEEKS + 1))
+    return range(hours.start, hours.stop + int(PATIENCE_S // HOUR_S)), *before
 
 
 def unready(gate: GatePolicy, pair: Pair, now: float) -> Comparison | None:

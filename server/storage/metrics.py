@@ -49,19 +49,22 @@ class SqlMetrics:
         return left_out + sum(self._put(target, week, told) for week, told in weeks.items())
 
     def of(
-        self, targets: Sequence[str], names: Sequence[str], hours: range
+        self, targets: Sequence[str], names: Sequence[str], hours: Sequence[range]
     ) -> Mapping[tuple[str, str], Mapping[int, float]]:
         """What these targets told of these metrics in these hours; by target and metric, those without any left out."""
+        weeks = {week for one in hours for week in range(one.start // WEEK, (one.stop - 1) // WEEK + 1)}
         wanted = select(METRIC_WEEK).where(
             METRIC_WEEK.c.target.in_(list(targets)),
             METRIC_WEEK.c.metric.in_(list(names)),
-            METRIC_WEEK.c.week.between(hours.start // WEEK, (hours.stop - 1) // WEEK),
+            METRIC_WEEK.c.week.in_(sorted(weeks)),
         )
         found: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
         for row in self._db.execute(wanted):
-            numbers = _HOURS.unpack(row.hours)
-            told = {row.week * WEEK + place: numbers[place] for place in range(WEEK) if numbers[WEEK + place]}
-            found[row.target, row.metric] |= {hour: value for hour, value in told.items() if hour in hours}
+            numbers, first = _HOURS.unpack(row.hours), row.week * WEEK
+            for one in hours:
+                places = range(max(one.start - first, 0), min(one.stop - first, WEEK))
+                told = {first + place: numbers[place] for place in places if numbers[WEEK + place]}
+                found[row.target, row.metric] |= told
         return {key: values for key, values in found.items() if values}
 
     def forget(self, now: float, limit: int) -> int:

@@ -46,7 +46,7 @@ async def put(database: SqlDatabase, *hours: MetricHour, target: str = "a", now:
 
 
 async def told(database: SqlDatabase, *names: str, hours: range = range(HOUR - 2 * WEEK, HOUR + 2)) -> dict:
-    found = await database.read(lambda unit: unit.metrics.of(("a", "b"), names or ("free", "crashes"), hours))
+    found = await database.read(lambda unit: unit.metrics.of(("a", "b"), names or ("free", "crashes"), [hours]))
     return {key: dict(values) for key, values in found.items()}
 
 
@@ -63,6 +63,9 @@ async def test_hours_come_back_by_target_and_metric_and_nothing_else_does(databa
         ("b", "free"): {HOUR - 1: 7.0},
     }
     assert await told(database, "free", hours=range(HOUR - 1000, HOUR - 900)) == {}
+    parts = [range(HOUR - WEEK - 3, HOUR - WEEK + 3), range(HOUR - 1, HOUR)]
+    found = await database.read(lambda unit: unit.metrics.of(("a",), ("free",), parts))
+    assert found == {("a", "free"): {HOUR - WEEK: 1.0, HOUR - 1: 2.5}}
 
 
 async def test_repeats_and_their_order_change_nothing(database: SqlDatabase) -> None:

@@ -185,7 +185,7 @@ async def test_what_is_told_twice_or_in_another_order_is_stored_once(fleet: Flee
     for topic, envelope in [*waiting[::-1], *waiting, *waiting]:
         stage.deliver(topic, envelope)
         await stage.settle()
-    found = await stage.database.read(lambda unit: unit.metrics.of(["d0"], ["memory-free"], hours))
+    found = await stage.database.read(lambda unit: unit.metrics.of(["d0"], ["memory-free"], [hours]))
     assert found == {("d0", "memory-free"): dict.fromkeys(hours, FREE + 1000 * NAMES.index("d0"))}
     bodies = await stage.database.read(lambda unit: unit.inbox._db.exec_driver_sql("select body from inbox").all())
     assert not any("memory-free" in row[0] for row in bodies), "they are kept in one place"
@@ -205,7 +205,7 @@ async def test_hours_are_forgotten_with_everything_else(fleet: Fleet) -> None:
     fleet.stage.clock.time += 10 * WEEK * HOUR_S
     await Housekeeping(fleet.stage.database, fleet.stage.clock).tidy()
     hours = range(int(START // HOUR_S) - 2 * WEEK, fleet.hour)
-    assert await fleet.stage.database.read(lambda unit: unit.metrics.of(NAMES, ["memory-free"], hours)) == {}
+    assert await fleet.stage.database.read(lambda unit: unit.metrics.of(NAMES, ["memory-free"], [hours])) == {}
 
 
 async def test_the_room_that_a_device_has_opens_a_strategy_to_it(stage: Stage) -> None:

@@ -170,9 +170,10 @@ def test_without_an_effect_worse_is_as_likely_as_better_and_with_one_it_is_not()
 
 
 def test_the_hours_needed_hold_all_that_is_looked_at() -> None:
-    hours = needed(GATE, PAIR)
-    assert hours.start == AFTER.start - 4 * WEEK
-    assert hours.stop >= AFTER.stop
+    now, *before = needed(GATE, PAIR)
+    assert now.start == AFTER.start
+    assert now.stop > AFTER.stop
+    assert before == [range(AFTER.start - WEEK * week, AFTER.stop - WEEK * week) for week in (1, 2, 3, 4)]
 
 
 def fields() -> dict[str, object]:
