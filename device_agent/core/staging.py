@@ -160,7 +160,7 @@ def ask(standing: Standing, event: ev.Woke, moment: Moment) -> Outcome:
 
 def on_permit(standing: Standing, event: ev.PermitArrived, moment: Moment) -> Outcome:
     """Obey the answer to the ask that is open now. A second `wait` to the ask that was answered last may bring the next one
-    forward, once; anything else is a replay or late and changes nothing."""
+    forward, which no replay of it can do again; anything else is a replay or late and changes nothing."""
     state, permit = standing.state, event.permit
     if not isinstance(state, Asking) or not _is_to_it(permit, state):
         return standing, ()
@@ -170,7 +170,7 @@ def on_permit(standing: Standing, event: ev.PermitArrived, moment: Moment) -> Ou
             told = replace(state, nonce=None, ask_at=ask_at, attempts=0, answered=permit.nonce)
             return replace(standing, state=told), ()
         if permit.nonce == state.answered and ask_at < state.ask_at:
-            return replace(standing, state=replace(state, ask_at=ask_at, answered=None)), ()
+            return replace(standing, state=replace(state, ask_at=ask_at)), ()
     if permit.nonce != state.nonce or permit.verdict is Verdict.WAIT:
         return standing, ()
     permit_until = state.asked_at + permit.valid_s

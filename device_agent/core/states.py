@@ -49,7 +49,7 @@ class Staged(Struct, frozen=True, kw_only=True, tag=Word.STAGED.value):
 
 class Asking(Struct, frozen=True, kw_only=True, tag=Word.ASKING.value):
     """`nonce` (None: answered by `wait`) was sent at `asked_at`; the next ask goes out at `ask_at`. `answered`: the nonce of the
-    ask that `wait` answered, until a second answer to it brought the next one forward. Never durable."""
+    ask that `wait` answered. Never durable."""
 
     held: Held
     goal: Goal

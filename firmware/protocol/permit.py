@@ -38,7 +38,7 @@ class Verdict(StrEnum):
 class Permit(Struct, frozen=True, kw_only=True):
     """Signed by the director. `granted` is good for `valid_s` seconds of the target's monotonic clock, counted from when
     the target *sent* the ask, and dies with a reboot before activation. `wait` says not before how many seconds, and why; a
-    second `wait` to the same ask may only bring the next one forward, once.
+    second `wait` to the same ask may only bring the next one forward.
     """
 
     v: Annotated[int, Meta(ge=1, le=1)] = 1

@@ -1,7 +1,7 @@
 """A calendar that changed reaches those that wait for it: they are told to ask again soon, instead of at their hourly ask.
 
 Rules
-- It is a second signed `wait` to the last ask of each, which may bring its next ask forward, once; what it gets then is decided
+- It is a second signed `wait` to the last ask of each, which may only bring its next ask forward; what it gets then is decided
   then. So neither a replay nor a lost message does harm: who isn't reached asks at its time.
 - A few are told at a time, as many as may ask in that time, and each at a moment of its own; how far it has come stands in the
   campaign's row.

@@ -20,7 +20,7 @@ from server.cli.forecast import forecast, forecast_line
 from server.cli.gates import comparison_lines, evidence_lines, gate
 from server.cli.output import emit, json_option, table
 from server.cli.rest import RestClient, connect, segment, server_options
-from server.cli.revisions import applied, plan, read_file, revisions
+from server.cli.revisions import applied, evidence, plan, read_file, revisions
 
 RESTS = ("draft", "awaiting_approval", "paused", "watching", "completed", "aborted", "rolled_back")
 FORECAST = ("draft", "awaiting_approval", "scheduled", "running", "watching")
@@ -216,7 +216,7 @@ def explain(target: str, server: str | None, token_file: Path | None, state: Pat
     emit(why, as_json=as_json, text=text)
 
 
-for _command in (forecast, gate, plan, revisions):
+for _command in (evidence, forecast, gate, plan, revisions):
     campaign.add_command(_command)
 
 

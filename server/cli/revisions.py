@@ -1,4 +1,5 @@
-"""`otaria campaign plan` and `revisions`: what a file would change in a campaign that is there, and what files did before."""
+"""`otaria campaign plan`, `revisions` and `evidence`: what a file would change in a campaign that is there, what files
+did before, and what its targets were asked for before they went."""
 
 from pathlib import Path
 from typing import IO, Any
@@ -42,6 +43,30 @@ def revisions(campaign_id: str, server: str | None, token_file: Path | None, sta
         for one in answer["revisions"]
     ]
     emit(answer, as_json=as_json, text=table(("revision", "state", "by", "made", "approved by", "changes"), rows))
+
+
+@click.command()
+@click.argument("campaign_id", metavar="CAMPAIGN")
+@server_options
+@json_option
+def evidence(campaign_id: str, server: str | None, token_file: Path | None, state: Path | None, as_json: bool) -> None:
+    """List the logs that a campaign asked of its targets before they went. `otaria fleet logs --request` shows one.
+
+    Example: otaria campaign evidence spring-1f3a
+    """
+    client, path = connect(server, token_file, state), f"/campaigns/{segment(campaign_id)}/evidence"
+    answer = client.get(path)
+    found = list(answer["evidence"])
+    while answer["next"] is not None:
+        answer = client.get(f"{path}?cursor={segment(answer['next'])}")
+        found += answer["evidence"]
+    rows = [
+        (one["target"], one["state"], stamp(one["asked_at"]), one["size_bytes"], one["id"], one["reason"])
+        for one in found
+    ]
+    emit(
+        {"evidence": found}, as_json=as_json, text=table(("target", "state", "asked", "bytes", "request", "why"), rows)
+    )
 
 
 def read_file(source: IO[bytes]) -> str:

@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 from firmware.protocol.logs import MAX_LOG_BYTES, What
 from server.campaigns.logs import TTL_S, found
 from server.http.access import Caller, Need
-from server.http.bodies import path_id, read_json
+from server.http.bodies import path_id, query_count, query_text, read_json
 from server.http.routes import Route, reply
 from server.ports import Database, LogAsk
 
@@ -45,6 +45,7 @@ class LogRoutes:
         return (
             Route(method="POST", path="/fleet/{target}/logs", need=Need.OPERATE, action=self.ask),
             Route(method="GET", path="/fleet/{target}/logs", need=Need.READ, action=self.list),
+            Route(method="GET", path="/campaigns/{campaign}/evidence", need=Need.READ, action=self.evidence),
             Route(method="GET", path="/logs/{request}", need=Need.OPERATE, action=self.show),
         )
 
@@ -62,6 +63,13 @@ class LogRoutes:
     async def list(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         name = path_id(request, "target")
         return reply({"logs": await self._database.read(lambda unit: unit.logs.of_target(name, SHOWN))})
+
+    async def evidence(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """What a campaign asked of its targets before they went, by request; `next` goes into `cursor`."""
+        name, limit = path_id(request, "campaign"), query_count(request, "limit", 100, least=1)
+        cursor = query_text(request, "cursor") or ""
+        found = await self._database.read(lambda unit: unit.logs.of_campaign(name, cursor, limit))
+        return reply({"evidence": found, "next": found[-1].id if len(found) == limit else None})
 
     async def show(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         name = path_id(request, "request")

@@ -302,7 +302,7 @@ def test_permit_of_an_earlier_ask_is_a_replay() -> None:
     assert p.tell(p.permit()).word == "activating"
 
 
-def test_a_second_wait_brings_the_next_ask_forward_once_and_no_replay_does() -> None:
+def test_a_second_wait_brings_the_next_ask_forward_and_no_replay_does() -> None:
     p = Player().asking()
     first, sooner = p.permit(Verdict.WAIT, retry_after_s=3600), p.permit(Verdict.WAIT, retry_after_s=10)
     later, granted = p.permit(Verdict.WAIT, retry_after_s=9000), p.permit()
@@ -319,7 +319,7 @@ def test_a_second_wait_brings_the_next_ask_forward_once_and_no_replay_does() -> 
     assert 10 <= soon - p.now <= 11
     p.now += 5
     p.tell(sooner)
-    assert wake_at(p.standing) == soon, "what was used is used"
+    assert wake_at(p.standing) == soon, "a replay is later than what it repeats"
     p.wake()
     (ask,) = p.last
     assert isinstance(ask, do.SendAsk)

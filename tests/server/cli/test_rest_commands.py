@@ -335,6 +335,7 @@ async def test_a_changed_file_is_planned_and_becomes_a_revision(otaria: Shell) -
     assert [(one["number"], one["changes"]) for one in found["revisions"]] == [(1, []), (2, ["patience: 1h → 2h"])]
     _, out, _ = await otaria("campaign", "revisions", "spring")
     assert "patience: 1h" in out
+    assert await otaria.json("campaign", "evidence", "spring") == {"evidence": []}
     file.write_text(CAMPAIGN.replace('"1.1.0"', '"1.0.0"'))
     code, out, _ = await otaria("campaign", "plan", str(file))
     assert (code, "another release is another campaign" in out) == (1, True)

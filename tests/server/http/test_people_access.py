@@ -20,6 +20,7 @@ READ = {
     "GET /campaigns/{campaign}",
     "GET /campaigns/{campaign}/assignments",
     "GET /campaigns/{campaign}/forecast",
+    "GET /campaigns/{campaign}/evidence",
     "GET /campaigns/{campaign}/revisions",
     "HEAD /artifacts/sha256/{hash}",
     "GET /release-key",

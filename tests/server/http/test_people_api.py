@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from firmware.protocol.order import Counter
 from server.http.changes import Changes
 from server.http.routes import API
-from server.ports import EncryptedImage, Role, StoredFile
+from server.ports import EncryptedImage, LogAsk, Role, StoredFile, Unit
 from tests.people_side import CAMPAIGN, RELEASE_KEY, PeopleSide, add_device, release, run_first_release
 
 
@@ -246,6 +247,20 @@ async def test_a_closed_bell_ends_streams_at_once() -> None:
     await asyncio.sleep(0)
     changes.close()
     assert await asyncio.wait_for(waiting, 1) == 1
+
+
+async def test_a_campaigns_evidence_is_listed_in_pages_and_nobody_elses(people: PeopleSide) -> None:
+    def work(unit: Unit) -> None:
+        for number, campaign in enumerate(("spring", "spring", None, "other")):
+            given = {"target": "gw-1", "agent": "gw-1", "what": ["agent"], "max_bytes": 1024, "asked_by": "planner"}
+            times = {"asked_at": 1.0, "expires_at": 2.0, "sent_at": 1.0, "counter": Counter(epoch=1, n=number)}
+            unit.logs.add(LogAsk(id=f"log-{number}", campaign=campaign, **given, **times))
+
+    await people.database.write(work)
+    first = await _get(people, "/campaigns/spring/evidence?limit=1")
+    assert ([one["id"] for one in first["evidence"]], first["next"]) == (["log-0"], "log-0")
+    second = await _get(people, "/campaigns/spring/evidence?limit=2&cursor=log-0")
+    assert ([one["id"] for one in second["evidence"]], second["next"]) == (["log-1"], None)
 
 
 async def test_logs_are_asked_for_listed_and_shown_to_whoever_operates(people: PeopleSide) -> None:

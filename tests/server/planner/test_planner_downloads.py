@@ -9,6 +9,7 @@ from server.planner.commands import SendOrder
 from server.planner.deadlines import HEARD_FACTOR
 from server.planner.download_line import line_of
 from server.planner.downloads import place_group
+from server.planner.events import HandOut
 from server.planner.policy import parse_strategy
 from server.planner.slices import Footprint
 from server.planner.strategy import (
@@ -19,6 +20,7 @@ from server.planner.strategy import (
     RetryPolicy,
     Strategy,
     TimeoutPolicy,
+    UnattendedPolicy,
 )
 from server.planner.words import AssignmentState, TokenKind, Verb
 from tests.server.planner.playbook import NEW, OLD, PATIENCE_S, STEP, Board, fleet, strategy
@@ -125,6 +127,17 @@ def test_going_back_fetches_nothing_and_has_no_rate() -> None:
     board = at_berlin(1, shared())
     board.verify("t0")
     board.tell(Verb.ROLLBACK)
+    assert rates(board) == {"t0": None}
+
+
+def test_only_orders_to_fetch_have_a_rate() -> None:
+    board = at_berlin(1, shared(unattended=UnattendedPolicy()))
+    assert rates(board) == {"t0": 500}
+    board.feed(HandOut(campaign="c", target="t0", until=board.now + PATIENCE_S, by="ann", at=board.now))
+    assert rates(board) == {"t0": None}
+    board = at_berlin(1, shared())
+    board.tell(Verb.ABORT)
+    assert board.orders("t0")[-1] is Action.NOTHING
     assert rates(board) == {"t0": None}
 
 

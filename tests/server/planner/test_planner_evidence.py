@@ -112,6 +112,7 @@ def test_going_back_needs_none() -> None:
     board.stage("t0")
     assert isinstance(board.ask("t0"), GrantPermit)
     assert board.target("t0").running_sha256 == NEW
+    assert not board.records("evidence-missing")
 
 
 def test_only_who_has_the_labels_is_bound() -> None:

@@ -213,6 +213,29 @@ def test_a_group_in_which_nobody_may_ever_go_is_not_reserved() -> None:
     assert ("group", PAIR) not in board.rows
 
 
+def test_a_group_that_is_too_small_is_not_reserved_beside_one_that_is_full() -> None:
+    board = Board()
+    for name in ("t0", "t1"):
+        board.add_target(name, groups=(SITE, "twin=1"))
+    board.add_campaign("c", ["t0"], plan(ONE))
+    board.add_campaign("e", ["t1"], plan(ONE, BudgetPolicy(by="twin", keep=2), emergency=True))
+    board.start("c")
+    board.start("e")
+    board.stage("t0", "t1")
+    board.activate("t0")
+    told(board.ask("t1"), "budget")
+    assert (board.group(SITE).reserved_by, board.group("twin=1").reserved_by) == ("e", "")
+
+
+def test_a_campaign_that_is_no_emergency_any_more_is_not_held_by_its_own_reservation() -> None:
+    board = two(ONE)
+    board.activate("t0")
+    board.ask("t3")
+    board.rows["campaign", "e"] = replace(board.campaign("e"), strategy=plan(ONE))
+    board.report("t0", "committed", runs=NEW)
+    assert isinstance(board.ask("t3"), GrantPermit)
+
+
 def test_an_order_is_not_given_out_past_a_reservation() -> None:
     board = Board()
     for name in ("t0", "t1", "t2"):
