@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -31,9 +31,8 @@ from device_agent.local.settings import policy_of
 from device_agent.logs.book import LogBook
 from device_agent.logs.desk import LogDesk
 from device_agent.loop import AgentLoop
-from device_agent.metrics.desk import MetricDesk
 from device_agent.monotonic import BootClock
-from device_agent.ports import MonotonicClock, WayTaken
+from device_agent.ports import Effects, MonotonicClock, WayTaken
 from device_agent.room import with_room
 from device_agent.runtime import Runtime, presence_messages
 from device_agent.sourcing import open_slots
@@ -49,6 +48,9 @@ from device_agent.worker.proxies import WorkerCatalogue, WorkerInstaller, Worker
 from device_agent.worker.wire import Meet
 from firmware.errors import OtariaError, RefusedError, UnavailableError
 from firmware.protocol.topics import Leaf, of_target
+
+if TYPE_CHECKING:  # few devices measure
+    from device_agent.metrics.desk import MetricDesk
 
 log = logging.getLogger(__name__)
 MEET_S = 60.0
@@ -140,7 +142,7 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
         health=health,
         data=_data(config),
         logs=LogDesk(book, allow=config.logs.allow, boot_argv=config.logs.boot_argv),
-        metrics=MetricDesk(effects, directory, config.metrics) if config.metrics.measured else None,
+        metrics=_metrics(config, effects, directory),
         reach=reach,
         policy=policy_of(config.hooks, config.local, health),
         bundles=Bundles(shelf=shelf, returns=Returns(effects, shelf, identity.target)),
@@ -288,6 +290,15 @@ def sole_agent(directory: Path) -> Iterator[None]:
         raise UnavailableError("agent-running", f"Another agent runs in {directory}; stop it first.") from error
     finally:
         os.close(descriptor)
+
+
+def _metrics(config: Config, effects: Effects, directory: Path) -> "MetricDesk | None":
+    """Who measures, if anything is to be measured."""
+    if not config.metrics.measured:
+        return None
+    from device_agent.metrics.desk import MetricDesk
+
+    return MetricDesk(effects, directory, config.metrics)
 
 
 def _rooms(directory: Path, config: Config) -> list[Path]:

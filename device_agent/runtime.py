@@ -18,7 +18,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
@@ -40,7 +40,6 @@ from device_agent.journal import Journal, MetricsTold, Record, durable
 from device_agent.lanes import Lanes
 from device_agent.lineage import OWN, Lineage
 from device_agent.local.hooks import Point
-from device_agent.metrics.desk import MetricDesk
 from device_agent.ports import HealthResult, Incoming, Slot, SlotSets, WayTaken
 from device_agent.post import Pace, Post
 from device_agent.timer import Timer
@@ -55,6 +54,9 @@ from firmware.protocol.logs import PART_KIND, LogRequest
 from firmware.protocol.permit import ASK_KIND, Ask
 from firmware.protocol.report import EncryptionKey, Inventory, Presence, Progress, Reason
 from firmware.protocol.words import AgentState, ReasonKind
+
+if TYPE_CHECKING:  # few devices measure
+    from device_agent.metrics.desk import MetricDesk
 
 log = logging.getLogger(__name__)
 RETURN_AGAIN_S = 60.0
@@ -563,7 +565,7 @@ class Runtime:
         self._store(replace(self._record, outbox=box, inventory_hash=digest))
         self._post.send(box, self._now(), self._ports.chance.jitter())
 
-    def _tend_metrics(self, desk: MetricDesk, now: float) -> None:
+    def _tend_metrics(self, desk: "MetricDesk", now: float) -> None:
         """Measure and tell at their times."""
         if desk.sample_at is not None and desk.sample_at <= now:
             desk.sample_at = None
@@ -573,7 +575,7 @@ class Runtime:
         if desk.tell_at is not None and desk.tell_at <= now:
             self._tell_metrics(desk, now)
 
-    def _tell_metrics(self, desk: MetricDesk, now: float) -> None:
+    def _tell_metrics(self, desk: "MetricDesk", now: float) -> None:
         """Report the next hours. Only one such report waits, and none while there is no link: else a month offline would push
         out of the outbox what moves things."""
         told, box = self._record.metrics_told, self._record.outbox

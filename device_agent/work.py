@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from device_agent import inbound, verify
 from device_agent.bundle.bringing import Brought, Bundles, Reply, bring
@@ -22,7 +22,6 @@ from device_agent.install.claims import claimed
 from device_agent.local.hooks import NEVER, Point
 from device_agent.local.policy import CONDITION_EVERY_S, LocalPolicy, No, why
 from device_agent.logs.desk import LogDesk
-from device_agent.metrics.desk import MetricDesk
 from device_agent.ports import (
     BootControl,
     Catalogue,
@@ -43,6 +42,9 @@ from firmware.protocol.logs import LogPart
 from firmware.protocol.order import FileRef, Order
 from firmware.protocol.report import Reason
 from firmware.protocol.words import ReasonKind
+
+if TYPE_CHECKING:  # few devices measure
+    from device_agent.metrics.desk import MetricDesk
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +75,7 @@ class Ports:
     chance: Chance
     data: DataStore | None = None
     logs: LogDesk | None = None
-    metrics: MetricDesk | None = None
+    metrics: "MetricDesk | None" = None
     reach: Reach = field(default_factory=Reach)
     policy: LocalPolicy = field(default_factory=LocalPolicy)
     bundles: Bundles | None = None
@@ -412,7 +414,7 @@ def bring_bundle(ports: Ports, target: str, path: Path, *, trusted_time: float, 
     return JobDone(lane=Lane.CATALOGUE, brought=brought)
 
 
-def measure(ports: Ports, desk: MetricDesk, *, stop: Callable[[], bool]) -> JobDone:
+def measure(ports: Ports, desk: "MetricDesk", *, stop: Callable[[], bool]) -> JobDone:
     """Read the metrics once."""
     return JobDone(lane=Lane.METRICS, measured=desk.measure(ports.boot.status().program_port, stop))
 
