@@ -14,6 +14,7 @@ from firmware.errors import UnavailableError
 from firmware.protocol.metrics import Metrics
 from firmware.protocol.report import Report
 from firmware.protocol.words import Action
+from tests.crash.disk import Cut, PowerCut
 from tests.crash.world import AGENT, World
 
 SETTINGS = MetricSettings(
@@ -218,3 +219,24 @@ def test_a_link_that_comes_back_lets_it_go_on(world: World) -> None:
     assert desk.tell_at is None
     runtime.handle(Connected(online=True))
     assert desk.tell_at == world.clock.now + 30.0
+
+
+def test_whenever_the_power_is_cut_no_hour_is_told_twice_or_lost_but_the_one_under_way() -> None:
+    clean = World(runtime=Measuring)
+    clean.disk.system.trace = []
+    live(clean, 5)
+    moments = len(clean.disk.system.trace)
+    assert moments > 20
+    for moment in range(1, moments + 1):
+        for how in ("before", "after"):
+            world = World(runtime=Measuring)
+            world.disk.system.cut = Cut(at=moment, how=how)
+            with pytest.raises(PowerCut):
+                live(world, 5)
+            world.after_cut("none")
+            live(world, 8)
+            hours_told = told(world)
+            assert hours_told == sorted(set(hours_told)), (moment, how)
+            assert len(hours_told) >= 3, (moment, how)
+            lost = hours_told[-1] - hours_told[0] + 1 - len(hours_told)
+            assert lost <= 1, f"{moment} {how}: only the hour under way goes with the power"
