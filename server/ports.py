@@ -489,6 +489,10 @@ class MetricHours(Protocol):
         """Forget weeks that nothing is compared with any more; returns how many rows."""
         ...
 
+    def telling(self, targets: Sequence[str], name: str, now: float) -> int:
+        """How many of these targets told this metric in this week or the one before."""
+        ...
+
 
 # Campaigns
 

@@ -7,7 +7,7 @@ the hours of each pair.
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +15,16 @@ from firmware.errors import OtariaError
 from server.campaigns.engine import Engine
 from server.planner.comparing import Comparison, Pair, compare, needed, unready
 from server.planner.events import Compared
+from server.planner.rows import AssignmentRow
 from server.planner.states import LIVE
-from server.planner.strategy import GatePolicy
+from server.planner.strategy import GatePolicy, Strategy
 from server.planner.words import CohortState
 from server.ports import CampaignView, Clock, Database, Unit
 
 LOOK_EVERY_S = 60.0
 PAGE = 200
 SHOWN = 20
+LOOKED_AT = 1000
 _JUDGED = (CohortState.OPEN, CohortState.PASSED)
 log = logging.getLogger(__name__)
 
@@ -106,6 +108,24 @@ def waiting(unit: Unit, view: CampaignView, now: float) -> list[dict[str, Any]]:
             text = one.text if one.changes is None else "It is compared at the next look."
             found.append({"target": pair.target, "control": pair.control, "text": text, "until": one.until})
     return found
+
+
+def unmeasured(unit: Unit, strategy: Strategy, assignments: Sequence[AssignmentRow], now: float) -> list[str]:
+    """What to say of cohorts whose gates compare metrics that their targets, or their controls, didn't tell lately; of many
+    targets some are looked at."""
+    said = []
+    for index, policy in enumerate(strategy.cohorts):
+        gate = next((gate for gate in policy.gates if gate.kind == "metrics"), None)
+        own = (
+            [row for row in assignments if row.cohort == index and row.control is not None][:LOOKED_AT] if gate else []
+        )
+        both = [name for row in own for name in (row.target, row.control) if name is not None]
+        for metric in gate.metrics if gate is not None and both else ():
+            telling = unit.metrics.telling(both, metric.name, now)
+            if telling < len(both):
+                text = f"Cohort {policy.name}: {telling} of {len(both)} targets and controls told {metric.name} lately"
+                said.append(f"{text}; the server compares those who did a week before.")
+    return said
 
 
 def judged_in(view: CampaignView) -> Iterator[Judged]:

@@ -12,7 +12,7 @@ from msgspec import structs
 
 from firmware.errors import RefusedError
 from server.campaigns import grouping
-from server.campaigns.comparing import comparison_of
+from server.campaigns.comparing import comparison_of, unmeasured
 from server.campaigns.engine import Engine
 from server.campaigns.expecting import expected
 from server.campaigns.members import labelled, release_of
@@ -282,6 +282,7 @@ class CampaignService:
         cohorts, assignments = deal(spec.strategy, dealt.cohorts, dealt.assignments, _traits(unit, spec, release))
         dealt = structs.replace(dealt, cohorts=cohorts, assignments=assignments)
         warnings += power.check(spec.strategy, cohorts)
+        warnings += unmeasured(unit, spec.strategy, assignments, self._clock.now())
         if not keep:
             return CampaignView(
                 row=row,

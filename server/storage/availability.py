@@ -51,7 +51,7 @@ class SqlPresences:
     def of(self, agents: Sequence[str], now: float) -> Mapping[str, Availability]:
         """What is known of these agents, learned up to now; nothing of those that were never heard."""
         found: dict[str, Availability] = {}
-        for page in _pages(agents):
+        for page in pages(agents):
             wanted = select(AVAILABILITY).where(AVAILABILITY.c.agent.in_(page))
             rows = [_availability(row) for row in self._db.execute(wanted).mappings()]
             found |= {row.agent: row for row in self._learned(rows, now)}
@@ -94,7 +94,7 @@ class SqlPresences:
     def agents(self, targets: Sequence[str]) -> Mapping[str, str]:
         """The agent of each target."""
         found: dict[str, str] = {}
-        for page in _pages(targets):
+        for page in pages(targets):
             wanted = select(TARGET.c.id, TARGET.c.agent).where(TARGET.c.id.in_(page))
             found |= {row.id: row.agent for row in self._db.execute(wanted)}
         return found
@@ -102,7 +102,7 @@ class SqlPresences:
     def labels(self, targets: Sequence[str], names: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
         """The labels of these names that these targets have."""
         found: dict[str, dict[str, str]] = {}
-        for page in _pages(targets if names else ()):
+        for page in pages(targets if names else ()):
             own = (TARGET_LABEL.c.target.in_(page), TARGET_LABEL.c.name.in_(list(names)))
             for row in self._db.execute(select(TARGET_LABEL).where(*own)):
                 found.setdefault(row.target, {})[row.name] = row.value
@@ -147,7 +147,7 @@ class SqlPresences:
             self._db.execute(_UPDATE, [{**one, "of_agent": one["agent"]} for one in values])
 
 
-def _pages(names: Sequence[str]) -> Iterator[Sequence[str]]:
+def pages(names: Sequence[str]) -> Iterator[Sequence[str]]:
     """Few enough for one statement."""
     return (names[place : place + _PAGE] for place in range(0, len(names), _PAGE))
 

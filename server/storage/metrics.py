@@ -8,10 +8,11 @@ import struct
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, tuple_, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, tuple_, update
 
 from firmware.protocol.metrics import HOUR_S, MAX_METRICS, MetricHour
 from server.planner.comparing import WEEK, WEEKS
+from server.storage.availability import pages
 from server.storage.tables import METRIC_WEEK
 
 KEPT_WEEKS = WEEKS + 2
@@ -75,6 +76,17 @@ class SqlMetrics:
             METRIC_WEEK.c.week < first_kept
         )
         return self._db.execute(delete(METRIC_WEEK).where(key.in_(old.limit(limit)))).rowcount
+
+    def telling(self, targets: Sequence[str], name: str, now: float) -> int:
+        """How many of these targets told this metric in this week or the one before."""
+        this = int(now // HOUR_S) // WEEK
+        found = 0
+        for page in pages(targets):
+            wanted = select(func.count(METRIC_WEEK.c.target.distinct())).where(
+                METRIC_WEEK.c.target.in_(page), METRIC_WEEK.c.metric == name, METRIC_WEEK.c.week >= this - 1
+            )
+            found += self._db.execute(wanted).scalar_one()
+        return found
 
     def _put(self, target: str, week: int, hours: Sequence[MetricHour]) -> int:
         """Store hours of one week; returns how many numbers were left out."""

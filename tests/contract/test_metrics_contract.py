@@ -112,6 +112,17 @@ async def test_a_target_has_so_many_metrics_in_a_week_and_no_more(database: SqlD
     assert {len(row.hours) for row in rows} == {WEEK * 5}
 
 
+async def test_who_tells_a_metric_is_counted_once_and_only_lately(database: SqlDatabase) -> None:
+    async def telling(name: str, now: float = NOW) -> int:
+        many = ["a", "b", *(f"nobody-{number}" for number in range(1200))]
+        return await database.read(lambda unit: unit.metrics.telling(many, name, now))
+
+    await put(database, hour(HOUR, free=1.0), hour(HOUR - WEEK, free=1.0), hour(HOUR - 3 * WEEK, crashes=1.0))
+    await put(database, hour(HOUR - WEEK, free=1.0), target="b")
+    assert [await telling(name) for name in ("free", "crashes", "other")] == [2, 0, 0]
+    assert await telling("free", NOW + WEEK * 3600.0) == 1
+
+
 async def test_what_is_old_is_forgotten_by_the_page(database: SqlDatabase) -> None:
     await put(database, hour(HOUR, free=1.0, crashes=1.0))
     later = NOW + KEPT_WEEKS * WEEK * 3600.0

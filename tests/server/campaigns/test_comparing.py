@@ -276,3 +276,13 @@ async def test_nobody_waits_for_a_comparison_who_regressed_or_whose_cohort_is_de
     assert {row["target"] for row in shown} == set(others)
     over = replace(again, row=structs.replace(view.row, state=CampaignState.ABORTED))
     assert await stage.database.read(lambda unit: waiting(unit, over, stage.clock.now())) == []
+
+
+async def test_it_is_said_when_a_campaign_is_made_that_its_metrics_are_not_told(fleet: Fleet) -> None:
+    service, text = fleet.stage.service, GATED.replace("name: spring", "name: next").replace("count: 4", "count: 3")
+    assert [one for one in (await service.preview(service.parse(text))).warnings if "told" in one] == []
+    found = (await service.preview(service.parse(text.replace("name: memory-free", "name: crashes")))).warnings
+    assert (
+        "Cohort canary: 0 of 6 targets and controls told crashes lately; the server compares those who did a week before."
+        in found
+    )
