@@ -79,7 +79,7 @@ class Server:
 async def reporting_fleet(server: Server, devices: int) -> list[Message]:
     """Enrol devices, give each an order, and return what they report about it, in the order in which they would."""
     signers = {f"d-{number:06}": CryptoSigner.generate_ecdsa() for number in range(devices)}
-    await server.database.write(lambda unit: _enrol(unit, signers))
+    await server.database.write(lambda unit: enrol(unit, signers))
     spec = CampaignSpec(name="bench", product=PRODUCT, version="2.0.0", selection=Selection(), strategy=STRATEGY)
     view = await server.service.create(spec, by="bench")
     await server.service.command(view.row.id, Verb.START, by="bench", reason="")
@@ -103,7 +103,7 @@ def _message(name: str, signer: CryptoSigner, order: StoredOrder, seq: int) -> M
     return of_target(name, name, leaf), seal(said, REPORT_KIND, signer)
 
 
-def _enrol(unit: Unit, signers: dict[str, CryptoSigner]) -> None:
+def enrol(unit: Unit, signers: dict[str, CryptoSigner]) -> None:
     for name, signer in signers.items():
         key = signer.public_key
         record = AgentRecord(

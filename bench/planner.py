@@ -8,8 +8,8 @@ from bench.plan import Plan
 from bench.result import Outcome, against_peer
 from server.planner.events import AssignmentDue
 
-ROUNDS, EVENTS = 3, 8_000
-SMALL, LARGE = 1_000, 100_000
+ROUNDS, EVENTS = 3, 20_000
+SMALL, LARGE = 10_000, 1_000_000
 WAITING = 1_000
 """Events that wait in the bare heap meanwhile."""
 

@@ -5,7 +5,7 @@ A campaign's id is its name. Its targets are chosen, and dealt into cohorts, onc
 
 import secrets
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from msgspec import structs
@@ -30,7 +30,7 @@ from server.planner.events import Commanded, Compared, GateAnswered, LeftOut, Ta
 from server.planner.explain import Explanation, explain
 from server.planner.presence_words import usually
 from server.planner.revision_rows import RevisionRow
-from server.planner.rows import CampaignRow
+from server.planner.rows import AssignmentRow, CampaignRow, CohortRow
 from server.planner.selection import Selection
 from server.planner.slices import Footprint, Slice
 from server.planner.words import AssignmentState, CampaignState, GateVerdict, Verb
@@ -275,25 +275,26 @@ class CampaignService:
         if undoes is not None:
             row = structs.replace(row, undoes=undoes.id, reason_kind="release-suspect", reason=undoes.suspect)
         row = with_needed(row, size=len(targets), labelled=labelled(unit, spec, release))
+        traits = _traits(unit, spec, release)
         cohorts, assignments = split(
             row.id, targets, spec.strategy, row.seed, _firsts(unit, spec, release), chosen.reach
         )
         dealt = grouping.deal(unit, spec, row.id, cohorts, assignments)
-        cohorts, assignments = deal(spec.strategy, dealt.cohorts, dealt.assignments, _traits(unit, spec, release))
-        dealt = structs.replace(dealt, cohorts=cohorts, assignments=assignments)
+        cohorts, rows = deal(spec.strategy, dealt.cohorts, dealt.assignments, traits)
         warnings += power.check(spec.strategy, cohorts)
         warnings += unmeasured(unit, spec.strategy, assignments, self._clock.now())
         if not keep:
             return CampaignView(
                 row=row,
                 name=spec.name,
-                cohorts=dealt.cohorts,
+                cohorts=cohorts,
                 created_at=row.changed_at,
                 created_by=by,
                 selection=spec.selection,
                 warnings=tuple(warnings),
             )
-        self._store(unit, spec, row, dealt, by)
+        self._store(unit, spec, row, cohorts, rows, by)
+        unit.campaigns.add_behind(dealt.behind)
         return replace(_view(unit, row.id), warnings=tuple(warnings))
 
     def _row(self, spec: CampaignSpec, release: ReleaseRecord, known: CampaignView | None) -> CampaignRow:
@@ -317,19 +318,19 @@ class CampaignService:
         unit: Unit,
         spec: CampaignSpec,
         row: CampaignRow,
-        dealt: grouping.Dealt,
+        cohorts: Sequence[CohortRow],
+        assignments: Iterable[AssignmentRow],
         by: str,
     ) -> None:
         now = self._clock.now()
         what = f"Revision {row.revision} of campaign" if row.version else "Campaign"
         keep = unit.campaigns.redraft if row.version else unit.campaigns.create
-        keep(row, spec.name, dealt.cohorts, created_at=now, created_by=by, selection=spec.selection)
-        unit.campaigns.add_assignments(dealt.assignments)
-        unit.campaigns.add_behind(dealt.behind)
+        keep(row, spec.name, cohorts, created_at=now, created_by=by, selection=spec.selection)
+        unit.campaigns.add_assignments(assignments)
         unit.audit.add(
             at=now,
             kind="campaign-revised" if row.version else "campaign-created",
-            text=f"{what} {spec.name} takes {len(dealt.assignments)} targets to {spec.product} {spec.version}.",
+            text=f"{what} {spec.name} takes {sum(cohort.size for cohort in cohorts)} targets to {spec.product} {spec.version}.",
             actor=by,
             change_id=row.change_id,
             campaign=row.id,

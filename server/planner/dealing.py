@@ -8,7 +8,7 @@ Rules
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -25,25 +25,31 @@ Traits = Mapping[str, dict[str, str]]
 
 def deal(
     strategy: Strategy, cohorts: Sequence[CohortRow], assignments: Sequence[AssignmentRow], traits: Traits
-) -> tuple[list[CohortRow], list[AssignmentRow]]:
-    """The cohorts with their strata, and the assignments with their traits, the size of their sites and their controls.
+) -> tuple[list[CohortRow], Iterable[AssignmentRow]]:
+    """The cohorts with their strata, and the assignments with their traits, the size of their sites and their controls: made
+    while they are gone through, which can be done once, so that the rows of a large fleet aren't there twice.
 
     Raises `RefusedError` (`too-many-strata`).
     """
     if not strata.names(strategy):
-        return list(cohorts), list(assignments)
-    rows = [replace(row, traits=traits.get(row.target, {})) for row in assignments]
-    sizes: Counter[strata.Key] = Counter(key for row in rows if (key := _key(strategy, row)))
-    rows = [replace(row, block_size=sizes[key]) if (key := _key(strategy, row)) else row for row in rows]
+        return list(cohorts), assignments
+    sizes: Counter[strata.Key] = Counter(key for row in assignments if (key := _key(strategy, row, traits)))
     told = _strata(sizes)
     for index, found in told.items():
         _check(strategy.cohorts[index], len(found))
-    return [replace(row, strata=told.get(row.index, {})) for row in cohorts], list(_paired(strategy, rows))
+    rows = (_counted(row, traits.get(row.target, {}), sizes, _key(strategy, row, traits)) for row in assignments)
+    return [replace(row, strata=told.get(row.index, {})) for row in cohorts], _paired(strategy, rows)
 
 
-def _key(strategy: Strategy, row: AssignmentRow) -> strata.Key | None:
-    where = strata.place(strategy.cohorts[row.cohort], row)
+def _key(strategy: Strategy, row: AssignmentRow, traits: Traits) -> strata.Key | None:
+    where = strata.place_of(strategy.cohorts[row.cohort], row.target, traits.get(row.target, {}))
     return None if where is None else (row.cohort, *where)
+
+
+def _counted(
+    row: AssignmentRow, own: dict[str, str], sizes: Mapping[strata.Key, int], key: strata.Key | None
+) -> AssignmentRow:
+    return replace(row, traits=own, block_size=row.block_size if key is None else sizes[key])
 
 
 def _strata(sizes: Mapping[strata.Key, int]) -> dict[int, dict[str, Stratum]]:
@@ -66,8 +72,10 @@ def _check(policy: CohortPolicy, number: int) -> None:
         raise RefusedError("too-many-strata", text)
 
 
-def _paired(strategy: Strategy, rows: Sequence[AssignmentRow]) -> Iterator[AssignmentRow]:
-    controls: dict[str, str] = {}
+def _paired(strategy: Strategy, made: Iterable[AssignmentRow]) -> Iterable[AssignmentRow]:
+    if not any(gate.kind == "metrics" for policy in strategy.cohorts for gate in policy.gates):
+        return made
+    rows, controls = list(made), dict[str, str]()
     for index, policy in enumerate(strategy.cohorts):
         if any(gate.kind == "metrics" for gate in policy.gates):
             treated = [row for row in rows if row.cohort == index]

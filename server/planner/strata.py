@@ -9,6 +9,7 @@ Rules
 - `late` has no strata.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 from msgspec.structs import replace
@@ -46,13 +47,17 @@ def names(strategy: Strategy) -> tuple[str, ...]:
 
 def place(policy: CohortPolicy, assignment: AssignmentRow) -> tuple[str, str] | None:
     """The stratum and site in which an assignment counts in a cohort under `policy`. One without a site is its own."""
+    return place_of(policy, assignment.target, assignment.traits)
+
+
+def place_of(policy: CohortPolicy, target: str, traits: Mapping[str, str]) -> tuple[str, str] | None:
+    """The same for a target with such traits."""
     gate = policy.grouping
     if gate is None:
         return None
-    traits = assignment.traits
     stratum = ",".join(f"{name}={traits.get(name, UNKNOWN)}" for name in gate.by) or WHOLE
     site = traits.get(gate.block)
-    return stratum, assignment.target if site is None else f"{gate.block}={site}"
+    return stratum, target if site is None else f"{gate.block}={site}"
 
 
 def keys(strategy: Strategy, assignment: AssignmentRow, open_cohort: int) -> tuple[Key, ...]:

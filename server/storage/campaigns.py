@@ -1,7 +1,7 @@
 """Campaigns, their cohorts and assignments; slices for the planner, and its decisions by compare-and-set."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -35,7 +35,7 @@ from server.planner.surroundings import BehindRow
 from server.planner.waits import WINDOW_KINDS
 from server.planner.words import AssignmentState, CampaignState
 from server.ports import AgentStatus, CampaignView, DeltaNeed, Leg, Origin, Page, StoredOrder
-from server.storage import choosing, legs, pairs, revisions, slices, traits
+from server.storage import bulk, choosing, legs, pairs, revisions, slices, traits
 from server.storage.messages import stored_order
 from server.storage.rows import (
     ASSIGNMENT_COLUMNS,
@@ -133,11 +133,9 @@ class SqlCampaigns:
         plain = msgspec.to_builtins(selection)
         self._db.execute(update(CAMPAIGN).where(CAMPAIGN.c.id == campaign_id).values(selection=plain))
 
-    def add_assignments(self, rows: Sequence[AssignmentRow]) -> None:
-        """Store new assignments."""
-        values = [{**key_of(row)[1], **values_of(row), "version": 1} for row in rows]
-        if values:
-            self._db.execute(insert(ASSIGNMENT), values)
+    def add_assignments(self, rows: Iterable[AssignmentRow], *, page: int = 2_000) -> None:
+        """Store new assignments, so many at a time: a million of them are never in memory as values."""
+        bulk.add_assignments(self._db, rows, page)
 
     def add_behind(self, rows: Sequence[BehindRow]) -> None:
         """Store the counters of the campaign's gateways."""

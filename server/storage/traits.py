@@ -4,6 +4,7 @@ Few targets differ, so those that have the same share one mapping: a million of 
 """
 
 from collections.abc import Mapping, Sequence
+from sys import intern
 
 from sqlalchemy import ColumnElement, Connection, select
 
@@ -14,19 +15,25 @@ HARDWARE, VERSION, UNKNOWN = "hardware", "version", "unknown"
 
 def of(db: Connection, conditions: Sequence[ColumnElement[bool]], names: Sequence[str]) -> Mapping[str, dict[str, str]]:
     """By target, `hardware` and `version` (as far as `names` has them) and its labels of these names."""
+    labels = {name: _labels(db, conditions, name) for name in names if name not in (HARDWARE, VERSION)}
+    shared: dict[tuple[str | None, ...], dict[str, str]] = {}
     found: dict[str, dict[str, str]] = {}
     for target, hardware, version in db.execute(
         select(TARGET.c.id, TARGET.c.hardware, TARGET.c.running_version).where(*conditions)
     ):
         own = {HARDWARE: hardware, VERSION: version or UNKNOWN}
-        found[target] = {name: own[name] for name in names if name in own}
-    labels = [name for name in names if name not in (HARDWARE, VERSION)]
-    told = (
-        select(TARGET_LABEL.c.target, TARGET_LABEL.c.name, TARGET_LABEL.c.value)
+        values = tuple(own[name] if name in own else labels[name].get(target) for name in names)
+        if values not in shared:
+            shared[values] = {name: value for name, value in zip(names, values, strict=True) if value is not None}
+        found[target] = shared[values]
+    return found
+
+
+def _labels(db: Connection, conditions: Sequence[ColumnElement[bool]], name: str) -> dict[str, str]:
+    """Of the targets that have a label of this name, its value."""
+    statement = (
+        select(TARGET_LABEL.c.target, TARGET_LABEL.c.value)
         .join(TARGET, TARGET.c.id == TARGET_LABEL.c.target)
-        .where(TARGET_LABEL.c.name.in_(labels), *conditions)
+        .where(TARGET_LABEL.c.name == name, *conditions)
     )
-    for target, name, value in db.execute(told) if labels else ():
-        found[target][name] = value
-    shared: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
-    return {target: shared.setdefault(tuple(sorted(own.items())), own) for target, own in found.items()}
+    return {target: intern(value) for target, value in db.execute(statement)}

@@ -66,6 +66,18 @@ def test_the_fleet_that_is_played_really_finishes_its_campaign() -> None:
     assert {"Candidate", "Ordered", "Reported", "Asked", "AssignmentDue", "CampaignDue"} <= set(play.rows)
 
 
+def test_the_opening_of_a_campaign_is_measured_against_what_a_million_targets_may_take(tmp_path: Path) -> None:
+    done = run("--quick", "--only", "opening", "--json", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = {one["name"].split(".")[1]: one for one in json.loads(done.stdout)["results"]}
+    assert set(found) == {"seconds", "cpu", "peak"}
+    targets = int(found["cpu"]["name"].split(".")[2])
+    assert found["seconds"]["peer_value"] == pytest.approx(60 * targets / 1_000_000)
+    assert found["cpu"]["peer_value"] == pytest.approx(60)
+    assert 0 < found["cpu"]["value"] * targets / 1e6 <= found["seconds"]["value"] * 2
+    assert found["peak"]["value"] > 40, "an interpreter with what it imports takes more than that"
+
+
 def test_a_process_that_fails_is_no_figure() -> None:
     with pytest.raises(RuntimeError, match="no-such-way"):
         in_process("bench.delta_work", "no-such-way", "a", "b", "c")
