@@ -8,7 +8,7 @@ from firmware.protocol.words import Action
 from server.errors import NotFoundError
 from server.planner.commands import Admit, GrantPermit, TellWait
 from server.planner.decision import Put
-from server.planner.events import AssignmentDue, CampaignDue, Commanded
+from server.planner.events import AssignmentDue, CampaignDue, Candidate, Commanded
 from server.planner.slices import Slice
 from server.planner.states import TransitionError
 from server.planner.step import step
@@ -257,6 +257,28 @@ def test_cohorts_are_admitted_in_pages_by_rank() -> None:
     board.wait(1)
     assert board.tally() == {A.ORDERED: 9}
     assert board.campaign().wake_at is None
+
+
+def test_a_page_that_comes_late_orders_nobody_whose_cohort_is_not_open() -> None:
+    board = fleet(6)
+    board.feed(Candidate(campaign="c", target=board.members("rest")[0], at=board.now))
+    assert board.state(board.members("rest")[0]) is A.PLANNED
+    passed = Board()
+    passed.add_target("a")
+    passed.add_campaign("c", ["a"])
+    passed.loses_pages = True
+    passed.start()
+    passed.tell(Verb.PAUSE)
+    passed.feed(Candidate(campaign="c", target="a", at=passed.now))
+    assert passed.state("a") is A.PLANNED
+
+
+def test_who_left_the_fleet_before_its_turn_is_skipped() -> None:
+    board = Board()
+    board.add_target("a", gone=True)
+    board.add_campaign("c", ["a"])
+    board.start()
+    assert (board.state("a"), board.assignment("a").reason_kind) == (A.SKIPPED, "decommissioned")
 
 
 def test_a_page_lost_in_a_crash_is_asked_for_again() -> None:

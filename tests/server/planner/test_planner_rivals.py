@@ -52,6 +52,17 @@ def test_the_same_or_a_lower_priority_waits(first: int, second: int) -> None:
     assert board.explain("t0", "d").kind == "held"
 
 
+def test_an_older_release_that_comes_second_does_not_wait_for_the_newer_one_to_end() -> None:
+    board = Board()
+    board.add_target("t0")
+    board.add_campaign("new", ["t0"], strategy(cohorts=ALL), release=NEWER)
+    board.add_campaign("c", ["t0"], strategy(cohorts=ALL), release=FIX)
+    board.start("new")
+    board.start("c")
+    assert board.state("t0", "c") is A.SUPERSEDED
+    assert board.target("t0").holder == "new"
+
+
 def test_who_has_a_permit_is_left_to_end() -> None:
     board = Board()
     board.add_target("t0")
