@@ -4,7 +4,7 @@ Storage implements `Database` and `Unit`; nothing outside `server.storage` sees 
 Every method of a repository runs inside the one transaction of its `Unit`.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar
@@ -606,7 +606,10 @@ class Campaigns(Protocol):
         """Note whom the campaign selects since its newest revision."""
         ...
 
-    def add_assignments(self, rows: Sequence[AssignmentRow]) -> None: ...
+    def add_assignments(self, rows: Iterable[AssignmentRow], *, page: int = 2_000) -> None:
+        """Store new assignments, so many at a time: a million of them are never in memory as values."""
+        ...
+
     def add_behind(self, rows: Sequence[BehindRow]) -> None:
         """Store the counters of the campaign's gateways."""
         ...
@@ -789,7 +792,10 @@ class Inbox(Protocol):
         """Store a report and advance the sequence of its journal."""
         ...
 
-    def add(self, kind: str, target: str, digest: str, body: Mapping[str, Any], received_at: float) -> None: ...
+    def add_ask(self, target: str, digest: str, body: Mapping[str, Any], received_at: float) -> None:
+        """Store an ask, in the place of the target's own that waits."""
+        ...
+
     def unprocessed(self, limit: int) -> Sequence[InboxItem]: ...
     def latest(self, kind: str, target: str) -> InboxItem | None:
         """The newest message of this kind from a target that is still known."""

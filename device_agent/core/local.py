@@ -72,10 +72,8 @@ def put_off(
     reason: Reason,
     wait_s: float,
     moment: Moment,
-    *,
-    declined: str | None = None,
 ) -> Outcome:
-    """Wait as `deferred`, and say why. `declined`: the nonce of a permit that came too late for the device's say."""
+    """Wait as `deferred`, and say why. Of the asks that are open it says that no permit for them will be used."""
     deferred = Deferred(
         held=state.held,
         reason=reason,
@@ -84,7 +82,8 @@ def put_off(
         boot_id=state.boot_id,
         then=Phase.ACTIVATION,
     )
-    evidence = {"declined": declined} if declined else {}
+    declined = [one.nonce for one in state.unanswered] if isinstance(state, Asking) else []
+    evidence = {"declined": " ".join(declined)} if declined else {}
     tell = Tell(state=AgentState.DEFERRED, held=state.held, reason=reason, evidence=evidence)
     return _remember_since(replace(standing, state=deferred), state.held, reason, moment), (tell,)
 
@@ -143,7 +142,7 @@ def on_defer_asked(standing: Standing, event: ev.DeferAsked, moment: Moment) -> 
     until = moment.trusted_time + min(event.seconds, moment.tuning.max_defer_s)
     after = replace(standing, local=replace(standing.local, defer_until=until, consent=""))
     state = after.state
-    if isinstance(state, Staged) or (isinstance(state, Asking) and state.nonce is None):
+    if isinstance(state, Staged) or (isinstance(state, Asking) and not state.unanswered):
         stopped = obstacle(after, state.held, moment)
         if stopped is not None:
             return put_off(after, state, stopped[0], stopped[1], moment)

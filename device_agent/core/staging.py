@@ -28,6 +28,7 @@ from device_agent.core.states import (
     Deferred,
     Downloading,
     Failed,
+    OpenAsk,
     Ordered,
     Staged,
     Standing,
@@ -37,6 +38,9 @@ from device_agent.core.values import Goal, Held, Moment, backoff, watched_s
 from firmware.protocol.permit import Permit, Verdict
 from firmware.protocol.report import Reason
 from firmware.protocol.words import AgentState, ReasonKind
+
+MOST_OPEN = 8
+"""Unanswered asks that are kept."""
 
 
 def on_checked(standing: Standing, event: ev.OrderChecked, moment: Moment) -> Outcome:
@@ -130,7 +134,10 @@ def on_verified(standing: Standing, event: ev.SlotVerified, moment: Moment) -> O
 
 
 def ask(standing: Standing, event: ev.Woke, moment: Moment) -> Outcome:
-    """Send a new ask and set the time of the next; an unattended order asks nobody."""
+    """Send a new ask and set the time of the next; an unattended order asks nobody.
+
+    Those before stay open: where answers take longer than the next ask, each would come too late otherwise.
+    """
     state = standing.state
     if not isinstance(state, Staged | Asking):
         return standing, ()
@@ -142,14 +149,13 @@ def ask(standing: Standing, event: ev.Woke, moment: Moment) -> Outcome:
         return instead
     if state.held.order.unattended:
         return _by_itself(standing, state, event.nonce, moment)
-    attempts = state.attempts if isinstance(state, Asking) else 0
+    attempts, before = (state.attempts, state.unanswered) if isinstance(state, Asking) else (0, ())
     tuning = moment.tuning
     asking = Asking(
         held=state.held,
         goal=state.goal,
         boot_id=state.boot_id,
-        nonce=event.nonce,
-        asked_at=moment.now,
+        unanswered=(*before, OpenAsk(nonce=event.nonce, at=moment.now))[-MOST_OPEN:],
         ask_at=moment.now + backoff(attempts, event.jitter, tuning.ask_min_s, tuning.ask_max_s),
         attempts=attempts + 1,
     )
@@ -159,21 +165,22 @@ def ask(standing: Standing, event: ev.Woke, moment: Moment) -> Outcome:
 
 
 def on_permit(standing: Standing, event: ev.PermitArrived, moment: Moment) -> Outcome:
-    """Obey the answer to the ask that is open now. A second `wait` to the ask that was answered last may bring the next one
-    forward, which no replay of it can do again; anything else is a replay or late and changes nothing."""
+    """Obey the answer to an open ask. A second `wait` to the ask that was answered last may bring the next one forward, which no
+    replay of it can do again; anything else is a replay or late and changes nothing."""
     state, permit = standing.state, event.permit
     if not isinstance(state, Asking) or not _is_to_it(permit, state):
         return standing, ()
+    answered = next((one for one in state.unanswered if one.nonce == permit.nonce), None)
     if permit.verdict is Verdict.WAIT:
         ask_at = moment.now + max(permit.retry_after_s, 1) * (1.0 + 0.1 * event.jitter)
-        if permit.nonce == state.nonce:
-            told = replace(state, nonce=None, ask_at=ask_at, attempts=0, answered=permit.nonce)
+        if answered is not None:
+            told = replace(state, unanswered=(), ask_at=ask_at, attempts=0, answered=permit.nonce)
             return replace(standing, state=told), ()
         if permit.nonce == state.answered and ask_at < state.ask_at:
             return replace(standing, state=replace(state, ask_at=ask_at)), ()
-    if permit.nonce != state.nonce or permit.verdict is Verdict.WAIT:
+    if answered is None or permit.verdict is Verdict.WAIT:
         return standing, ()
-    permit_until = state.asked_at + permit.valid_s
+    permit_until = answered.at + permit.valid_s
     if moment.now > permit_until:
         return standing, ()
     below = below_floor(standing, state.goal.content)
@@ -182,14 +189,14 @@ def on_permit(standing: Standing, event: ev.PermitArrived, moment: Moment) -> Ou
     declined = _declined(standing, state, moment)
     if declined is not None:
         return declined
-    return _activate(standing, state, state.nonce or "", permit_until, moment)
+    return _activate(standing, state, answered.nonce, permit_until, moment)
 
 
 def on_link_up(standing: Standing, event: ev.LinkUp, moment: Moment) -> Outcome:
     """An unanswered ask or a delayed check is repeated soon after the connection came back."""
     state = standing.state
     soon = moment.now + moment.tuning.ask_spread_s * event.jitter
-    if isinstance(state, Asking) and state.nonce is not None:
+    if isinstance(state, Asking) and state.unanswered:
         return replace(standing, state=replace(state, ask_at=min(state.ask_at, soon))), ()
     if isinstance(state, Deferred) and state.goal is not None:  # somebody at the device has the say
         return standing, ()
@@ -280,7 +287,7 @@ def _declined(standing: Standing, state: Asking, moment: Moment) -> Outcome | No
         stopped = reason, moment.tuning.ask_max_s
     if stopped is None:
         return None
-    return local.put_off(standing, state, stopped[0], stopped[1], moment, declined=state.nonce)
+    return local.put_off(standing, state, stopped[0], stopped[1], moment)
 
 
 def _by_itself(standing: Standing, state: Staged | Asking, trial_id: str, moment: Moment) -> Outcome:

@@ -47,15 +47,21 @@ class Staged(Struct, frozen=True, kw_only=True, tag=Word.STAGED.value):
     boot_id: str
 
 
+class OpenAsk(Struct, frozen=True, kw_only=True):
+    """An ask that was sent at `at` and is not answered."""
+
+    nonce: str
+    at: float
+
+
 class Asking(Struct, frozen=True, kw_only=True, tag=Word.ASKING.value):
-    """`nonce` (None: answered by `wait`) was sent at `asked_at`; the next ask goes out at `ask_at`. `answered`: the nonce of the
-    ask that `wait` answered. Never durable."""
+    """`unanswered`: the asks that were sent, the oldest first; none after a `wait`. `answered`: the nonce of the one that `wait`
+    answered. The next ask goes out at `ask_at`. Never durable."""
 
     held: Held
     goal: Goal
     boot_id: str
-    nonce: str | None
-    asked_at: float
+    unanswered: tuple[OpenAsk, ...]
     ask_at: float
     attempts: int = 0
     answered: str | None = None

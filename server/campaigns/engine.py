@@ -208,5 +208,5 @@ def _reported(report: Report, received_at: float) -> Reported:
         reason_kind=report.reason.kind if report.reason else "none",
         reason=report.reason.text if report.reason else "",
         at=received_at,
-        declined=declined if isinstance(declined, str) else None,
+        declined=tuple(declined.split()) if isinstance(declined, str) else (),
     )

@@ -47,7 +47,7 @@ class Intake:
             case Said(message=message) if not self._active(message.agent):
                 self.dropped.append("agent-not-active")
             case Said(message=Ask()):
-                self._unit.inbox.add("ask", reading.message.target, reading.hash, reading.body, self._now)
+                self._unit.inbox.add_ask(reading.message.target, reading.hash, reading.body, self._now)
                 self.stored += 1
             case Said(message=LogPart() as part):
                 why = take_part(self._unit, part, self._now)

@@ -75,8 +75,8 @@ class Reported(Struct, frozen=True, kw_only=True, gc=False):
     reason_kind: str
     reason: str
     at: float
-    declined: str | None = None
-    """The nonce of a permit that came and was not used, and never will be."""
+    declined: tuple[str, ...] = ()
+    """The nonces of asks: a permit for one of them came and was not used, and none for any of them ever will be."""
 
 
 class Asked(Struct, frozen=True, kw_only=True, gc=False):

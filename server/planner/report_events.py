@@ -172,7 +172,7 @@ def _cause(ledger: Ledger, event: Reported) -> str:
     assignment, word = ledger.assignment, AgentState(event.state)
     if assignment.state not in _OPEN:
         return word
-    if event.declined is not None and event.declined == assignment.permit_nonce:
+    if assignment.permit_nonce is not None and assignment.permit_nonce in event.declined:
         return Move.DECLINE if states.has_row(assignment.state, Move.DECLINE) else word
     if word is AgentState.COMMITTED:
         runs_it = event.running_sha256 == steps.current(ledger).sha256

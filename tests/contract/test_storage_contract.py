@@ -479,6 +479,21 @@ class TestLegs:
 
 
 class TestCampaigns:
+    @pytest.mark.parametrize("page", [1, 2, 5, 6])
+    async def test_all_assignments_are_stored_whatever_the_page(self, database: SqlDatabase, page: int) -> None:
+        step = ReleaseKey(product="lamp", version="1", counter=1, sha256="1" * 64)
+        rows = [assignment(f"t{number}", number, gateways=("t9",), traits={"rack": "7"}) for number in range(1, 5)]
+        rows.append(assignment("t5", 5, 0, via=step, state=AssignmentState.ORDERED, block_size=3, control="t1"))
+
+        def work(unit: Unit) -> None:
+            enrol(unit, *(row.target for row in rows))
+            unit.campaigns.create(CAMPAIGN, "spring", COHORTS, created_at=3.0, created_by="ann")
+            unit.campaigns.add_assignments((row for row in rows), page=page)
+
+        await database.write(work)
+        found = await database.read(lambda unit: unit.campaigns.assignments("spring").rows)
+        assert sorted(found, key=lambda row: row.target) == [replace(row, version=1) for row in rows]
+
     async def test_a_campaign_comes_back_as_it_went_in(self, database: SqlDatabase) -> None:
         selection = Selection(labels={"site": "berlin"})
         await database.write(
@@ -1013,7 +1028,7 @@ class TestSequences:
 
     async def test_an_ask_is_stored_once_and_processed_once(self, database: SqlDatabase) -> None:
         for _ in range(2):
-            await database.write(lambda unit: unit.inbox.add("ask", "t1", "h", {"nonce": "n"}, 3.0))
+            await database.write(lambda unit: unit.inbox.add_ask("t1", "h", {"nonce": "n"}, 3.0))
         (item,) = await database.read(lambda unit: unit.inbox.unprocessed(10))
         assert (item.kind, item.target, item.hash, item.received_at, item.body) == (
             "ask",
@@ -1023,8 +1038,26 @@ class TestSequences:
             {"nonce": "n"},
         )
         await database.write(lambda unit: unit.inbox.mark_processed(item.id))
-        await database.write(lambda unit: unit.inbox.add("ask", "t1", "h", {"nonce": "n"}, 4.0))
+        await database.write(lambda unit: unit.inbox.add_ask("t1", "h", {"nonce": "n"}, 4.0))
         assert await database.read(lambda unit: unit.inbox.unprocessed(10)) == []
+
+    async def test_who_asks_again_keeps_its_place_and_is_answered_once(self, database: SqlDatabase) -> None:
+        said = [("t1", "a"), ("t2", "b"), ("t1", "c"), ("t1", "a")]
+        for at, (target, nonce) in enumerate(said):
+            await database.write(
+                lambda unit, at=at, target=target, nonce=nonce: unit.inbox.add_ask(
+                    target, f"h{at}", {"nonce": nonce}, at
+                )
+            )
+        items = await database.read(lambda unit: unit.inbox.unprocessed(10))
+        assert [(item.target, item.body["nonce"], item.hash, item.received_at) for item in items] == [
+            ("t1", "a", "h3", 3.0),
+            ("t2", "b", "h1", 1.0),
+        ]
+        await database.write(lambda unit: unit.inbox.mark_processed(items[0].id))
+        await database.write(lambda unit: unit.inbox.add_ask("t1", "h9", {"nonce": "d"}, 9.0))
+        after = await database.read(lambda unit: unit.inbox.unprocessed(10))
+        assert [item.target for item in after] == ["t2", "t1"], "an answered ask is evidence, and stays as it is"
 
 
 class TestOutboxAndOrders:

@@ -132,7 +132,7 @@ class Player:
         return self.tell(ev.TrialCommitted(trial_id=self.standing.state.trial_id))  # type: ignore[union-attr]
 
     def permit(self, verdict: Verdict = Verdict.GRANTED, **fields: Any) -> ev.PermitArrived:
-        """The permit that answers the open ask, with `fields` changed."""
+        """The permit that answers the latest open ask, with `fields` changed."""
         state: Any = self.standing.state
         values = {
             "target": "dev-1",
@@ -140,7 +140,7 @@ class Player:
             "order_hash": state.held.hash,
             "counter": state.held.order.counter,
             "boot_id": state.boot_id,
-            "nonce": state.nonce,
+            "nonce": state.unanswered[-1].nonce,
             "verdict": verdict,
             "valid_s": 300,
             "change_id": "change-1",

@@ -7,6 +7,7 @@ from device_agent.core import commands as do
 from device_agent.core import events as ev
 from device_agent.core.machine import TransitionError, running_of, step, wake_at
 from device_agent.core.soak import soak_at
+from device_agent.core.staging import MOST_OPEN
 from device_agent.core.states import TABLE, Downloading, FellBack, Refused, Standing
 from device_agent.core.values import Content, Part, content_of_parts
 from device_agent.ports import BootOutcome, Slot
@@ -294,12 +295,43 @@ def test_permit_is_counted_from_when_the_ask_was_sent() -> None:
     assert p.tell(permit).done == ["TrySlot", "Reboot"]
 
 
-def test_permit_of_an_earlier_ask_is_a_replay() -> None:
+def test_answers_may_take_longer_than_the_next_ask() -> None:
+    p = Player().asking()
+    first = p.permit(valid_s=300)
+    for _ in range(3):
+        p.wake()
+    assert p.tell(first).word == "activating"
+
+
+def test_a_permit_for_an_earlier_ask_is_counted_from_when_that_was_sent() -> None:
+    p = Player().asking()
+    first = p.permit(valid_s=30)
+    p.now += 20
+    p.wake()
+    p.now += 20
+    assert p.tell(first).last == (), "too late for the first"
+    assert p.tell(p.permit(valid_s=30)).word == "activating", "and in time for the second"
+
+
+def test_no_more_asks_are_kept_than_may_be_answered() -> None:
     p = Player().asking()
     first = p.permit()
-    p.wake()
+    for _ in range(MOST_OPEN):
+        p.wake()
     assert p.tell(first).last == ()
-    assert p.tell(p.permit()).word == "activating"
+    assert len(p.standing.state.unanswered) == MOST_OPEN  # type: ignore[union-attr]
+
+
+def test_who_puts_it_off_says_that_no_open_ask_will_be_used() -> None:
+    p = Player().asking()
+    nonces = [p.permit().permit.nonce]
+    p.wake()
+    nonces.append(p.permit().permit.nonce)
+    p.tell(ev.DeferAsked(seconds=100))
+    p.wake()
+    tell = next(one for one in p.last if isinstance(one, do.Tell))
+    assert tell.evidence == {"declined": " ".join(nonces)}
+    assert tell.state == "deferred"
 
 
 def test_a_second_wait_brings_the_next_ask_forward_and_no_replay_does() -> None:

@@ -73,7 +73,7 @@ class Story(RuleBasedStateMachine):
         assert isinstance(event, ev.PermitArrived | ev.PreviousVerified), "only a permit or a regression activates"
         if isinstance(event, ev.PermitArrived):
             assert isinstance(before.state, Asking)
-            assert event.permit.nonce == before.state.nonce
+            assert event.permit.nonce in {one.nonce for one in before.state.unanswered}
             assert event.permit.nonce not in self.granted, "a permit is good once"
             local = before.local
             assert local.defer_until <= NOW, "never activates what somebody put off"
@@ -141,7 +141,7 @@ class Story(RuleBasedStateMachine):
             self.verified(None, well)
         elif is_clearing(self.standing):
             self.cleared(None, 5000.0)
-        elif isinstance(state, Asking) and state.nonce is not None:
+        elif isinstance(state, Asking) and state.unanswered:
             self.answer(not well)
         elif isinstance(state, Activating):
             self.boot(True, BootOutcome.TRIAL if well else BootOutcome.FELL_BACK, Slot.A)
@@ -185,9 +185,9 @@ class Story(RuleBasedStateMachine):
         self.nonces += 1
         self.tell(ev.Woke(nonce=f"nonce-{self.nonces}"))
 
-    @precondition(lambda self: isinstance(self.standing.state, Asking) and self.standing.state.nonce)
-    @rule(wait=FLAGS)
-    def answer(self, wait: bool) -> None:
+    @precondition(lambda self: isinstance(self.standing.state, Asking) and self.standing.state.unanswered)
+    @rule(wait=FLAGS, late=FLAGS)
+    def answer(self, wait: bool, late: bool = False) -> None:
         state = self.standing.state
         assert isinstance(state, Asking)
         permit = Permit(
@@ -196,7 +196,7 @@ class Story(RuleBasedStateMachine):
             order_hash=state.held.hash,
             counter=state.held.order.counter,
             boot_id=state.boot_id,
-            nonce=state.nonce or "",
+            nonce=state.unanswered[0 if late else -1].nonce,
             verdict=Verdict.WAIT if wait else Verdict.GRANTED,
             valid_s=300,
             retry_after_s=5,

@@ -20,8 +20,8 @@ async def test_a_message_that_cannot_be_handled_is_left_out_and_the_next_is_not(
     report = msgspec.to_builtins(device.made(AgentState.IDLE, running=replace_running(device, "7")))
 
     def work(unit: Any) -> None:
-        unit.inbox.add("report", "t1", "bad", {"no": "report"}, 1.0)
-        unit.inbox.add("report", "t1", "good", report, 1.0)
+        unit.inbox.add_report("t1", "t1", "other", 1, "bad", {"no": "report"}, 1.0)
+        unit.inbox.add_report("t1", "t1", "other", 2, "good", report, 1.0)
 
     await stage.database.write(work)
     await stage.engine.settle()

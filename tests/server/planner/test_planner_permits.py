@@ -544,9 +544,9 @@ def test_without_a_constraint_its_scene_would_grant(check: Check) -> None:
         assert isinstance(board.ask(name), GrantPermit)
 
 
-def declined(board: Board, target: str, nonce: str) -> None:
+def declined(board: Board, target: str, *nonces: str) -> None:
     reason = {"reason_kind": "put-off", "reason": "Somebody at the device put it off."}
-    board.report(target, "deferred", declined=nonce, **reason)
+    board.report(target, "deferred", declined=nonces, **reason)
 
 
 def test_a_declined_permit_gives_its_tokens_and_its_attempt_back() -> None:
@@ -577,6 +577,15 @@ def test_a_declined_permit_that_is_not_the_last_one_moves_nothing() -> None:
     declined(board, "t0", "second")
     assert board.state("t0") is A.TRIAL, "who is in its trial has used it"
     assert len(board.tokens(SITE)) == 1
+
+
+def test_who_declines_names_all_asks_that_were_open_and_the_last_permit_is_among_them() -> None:
+    board = one_at_a_time()
+    board.stage("t0")
+    board.ask("t0", nonce="first")
+    declined(board, "t0", "first", "second")
+    assert board.state("t0") is A.DEFERRED
+    assert not board.tokens(SITE)
 
 
 def test_a_permit_declined_late_takes_the_silence_back() -> None:
