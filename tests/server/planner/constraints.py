@@ -75,7 +75,7 @@ CONSTRAINTS: dict[str, Constraint] = {
     **_in(
         "budgets",
         "budgets",
-        offline_counts=("if used + offline + 1 <= allowed", "if used + 1 <= allowed"),
+        offline_counts=("if used + offline + 1 > allowed", "if used + 1 > allowed"),
         keep=("return min(self.limit, members - self.keep) if self.keep else self.limit", "return self.limit"),
         percent=("limit=max(share, budget.at_least)", "limit=UNLIMITED"),
         limit=("UNLIMITED if budget.limit is None else budget.limit", "UNLIMITED"),
@@ -114,7 +114,10 @@ CONSTRAINTS: dict[str, Constraint] = {
         room=("    if int(told) < (policy.free_bytes or 0):", "    if False:"),
         refusal=("    if refused is not None:", "    if False:"),
         age=("return policy.max_age_s is None or ledger.at <= word.at + policy.max_age_s", "return True"),
-        expiry=("word.name == policy.name and ledger.at < word.expires_at", "word.name == policy.name"),
+        expiry=(
+            "word.name == policy.name and ledger.at < word.expires_at]\n    refused",
+            "word.name == policy.name]\n    refused",
+        ),
     ),
     **_in(
         "calendar",
@@ -133,8 +136,8 @@ CONSTRAINTS: dict[str, Constraint] = {
         "approvals",
         "approvals",
         asked=("    if not lacking(campaign):\n", "    if True:\n"),
-        two_people=("    if event.by == campaign.asked_by:", "    if False:"),
-        nobody_twice=("    if any(one.by == event.by for one in campaign.approvals):", "    if False:"),
+        two_people=("    if by == campaign.asked_by:", "    if False:"),
+        nobody_twice=("    if any(one.by == by for one in campaign.approvals):", "    if False:"),
         start_time=("    if start_at is None or start_at <= ledger.at:", "    if True:"),
     ),
     **_in(
@@ -161,6 +164,16 @@ CONSTRAINTS: dict[str, Constraint] = {
     ),
     **_in("handing", "handing", checks=("    if wait is not None:\n", "    if False:\n")),
     **_in("verifying", "verifying", bad_word=("    if bad is not None:", "    if False:")),
+    **_in("reservations", "reservations", reserved=("return is_held and group", "return False and group")),
+    **_in(
+        "evidence",
+        "evidence",
+        comes_first=(
+            "    if found is None:\n        return wait",
+            "    if found is None:\n        return None\n        return wait",
+        ),
+        may_not_go_without=('    if policy.when_missing == "proceed":', "    if True:"),
+    ),
     **_in("rivals", "rivals", priority=("mine.priority > rival.priority", "True")),
 }
 """By the names of its module and its own."""
