@@ -6,7 +6,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from firmware.protocol.metrics import MAX_METRICS, MetricHour, Told
-from server.planner.comparing import WEEK
+from server.planner.comparing import WEEK, Pair
+from server.planner.rows import AssignmentRow, CampaignRow, ReleaseKey
+from server.planner.strategy import Strategy
+from server.planner.words import AssignmentState, CampaignState
 from server.ports import AgentRecord, AgentStatus, Unit
 from server.storage import SqlDatabase
 from server.storage.metrics import KEPT_WEEKS
@@ -14,6 +17,8 @@ from server.storage.tables import METRIC_WEEK
 
 HOUR = 500_000
 NOW = HOUR * 3600.0
+VERIFIED = AssignmentState.VERIFIED
+TIMES = {"permitted_at": 50.0, "committed_at": 60.0}
 
 
 @pytest.fixture
@@ -130,3 +135,38 @@ async def test_what_is_old_is_forgotten_by_the_page(database: SqlDatabase) -> No
     assert await database.write(lambda unit: unit.metrics.forget(NOW, 100)) == 0
     assert [await database.write(lambda unit: unit.metrics.forget(later, 1)) for _ in range(3)] == [1, 1, 0]
     assert await told(database, hours=range(HOUR + 10 * WEEK)) == {("a", "free"): {int(later // 3600): 2.0}}
+
+
+async def test_pairs_are_of_the_verified_who_wait_with_the_next_permit_of_their_control(database: SqlDatabase) -> None:
+    """In campaign `c`: `a` with its control `b`, which campaign `d` updated before and again after."""
+
+    def work(unit: Unit) -> None:
+        for name in ("c", "d", "e"):
+            row = CampaignRow(
+                id=name,
+                change_id="chg",
+                state=CampaignState.RUNNING,
+                release=ReleaseKey(product="lamp", version="2", counter=2, sha256="f" * 64),
+                strategy=Strategy(name="s", cohorts=()),
+                seed=1,
+            )
+            unit.campaigns.create(row, name, [], created_at=1.0, created_by="ann")
+        rows = [
+            AssignmentRow(campaign="c", target="a", cohort=0, rank=3, state=VERIFIED, control="b", **TIMES),
+            AssignmentRow(campaign="c", target="b", cohort=1, rank=4, state=AssignmentState.PLANNED),
+            AssignmentRow(campaign="d", target="b", cohort=0, rank=0, state=VERIFIED, permitted_at=40.0),
+            AssignmentRow(campaign="e", target="b", cohort=0, rank=0, state=VERIFIED, permitted_at=70.0),
+        ]
+        unit.campaigns.add_assignments(rows)
+
+    async def pairs(cohort: int = 0, release: str = "f" * 64, after: int = -1, **target: str) -> list[Pair]:
+        return list(await database.read(lambda unit: unit.campaigns.pairs("c", cohort, release, after, 9, **target)))
+
+    await database.write(work)
+    pair = Pair(target="a", control="b", rank=3, permitted_at=50.0, committed_at=60.0, disturbed_at=70.0)
+    assert await pairs() == [pair]
+    assert await pairs(target="a") == [pair]
+    assert await pairs(target="b") == await pairs(after=3) == await pairs(cohort=1) == []
+    ran = AssignmentRow(campaign="d", target="a", cohort=0, rank=1, state=VERIFIED, control="b", compared=True, **TIMES)
+    await database.write(lambda unit: unit.campaigns.add_assignments([ran]))
+    assert await database.read(lambda unit: list(unit.campaigns.pairs("d", 0, "f" * 64, -1, 9))) == []

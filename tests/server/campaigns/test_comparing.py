@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from firmware.protocol.codec import canonical
+from firmware.protocol.envelope import seal
 from firmware.protocol.metrics import MetricHour, Metrics, Told
 from firmware.protocol.report import Inventory, Reason
 from firmware.protocol.words import AgentState
@@ -88,6 +90,12 @@ class Fleet:
         await self.comparer.settle()
         await self.stage.settle()
         return await self.stage.service.view("spring")
+
+    async def stored(self, name: str) -> dict[int, float]:
+        """What is kept of the last hours of a device."""
+        hours = [range(self.hour - 2, self.hour + 1)]
+        found = await self.stage.database.read(lambda unit: unit.metrics.of([name], ["memory-free"], hours))
+        return dict(found.get((name, "memory-free"), {}))
 
     async def explained(self, name: str) -> str:
         return (await self.stage.service.explain(name)).text
@@ -286,3 +294,38 @@ async def test_it_is_said_when_a_campaign_is_made_that_its_metrics_are_not_told(
         "Cohort canary: 0 of 6 targets and controls told crashes lately; the server compares those who did a week before."
         in found
     )
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {f"m{number}": Told(1, 1.0) for number in range(17)},
+        {f"m{number}": Told(1, 1.0) for number in range(500)},
+        {"memory-free": Told(1, 1e300)},
+        {"memory-free": Told(1, float("nan"))},
+        {"memory-free": Told(1, float("inf"))},
+        {"memory-free": Told(0, 1.0)},
+        {"a/b": Told(1, 1.0)},
+        {},
+    ],
+)
+async def test_hostile_numbers_are_refused_though_they_are_signed(fleet: Fleet, values: dict[str, Told]) -> None:
+    stage, device = fleet.stage, fleet.stage.broker.devices["d0"]
+    before = stage.ingest.dropped.get("malformed", 0)
+    hour = MetricHour(hour=fleet.hour - 1, values=values)
+    device.report(AgentState.IDLE, metrics=Metrics(hours=[hour]), order_hash=None)
+    await stage.settle()
+    assert stage.ingest.dropped["malformed"] == before + 1
+    assert len(device.outbox) == 1, "it isn't acked"
+    assert await fleet.stored("d0") == {}
+
+
+async def test_what_nobody_or_somebody_else_signed_moves_nothing(fleet: Fleet) -> None:
+    stage, device = fleet.stage, fleet.stage.broker.devices["d0"]
+    hour = MetricHour(hour=fleet.hour - 1, values={"memory-free": Told(1, 1.0)})
+    report = device.made(AgentState.IDLE, metrics=Metrics(hours=[hour]), order_hash=None)
+    other = stage.broker.devices["d1"].signer
+    await stage.tell(canonical(report), seal(report, "report", other), name="d0")
+    assert await fleet.stored("d0") == {}
+    await stage.tell(seal(report, "report", device.signer), name="d0")
+    assert await fleet.stored("d0") == {fleet.hour - 1: 1.0}
