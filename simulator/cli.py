@@ -93,10 +93,7 @@ def fleet(
         bytes_per_s=link_mbit * 1e6 / 8,
         measured=MEASURED if measure else None,
         measured_before_h=WEEK_H if measure else 0,
-        defects=[
-            *(Defect(version=one, leak_bytes_per_h=50e6) for one in leaks),
-            *(Defect(version=one, crashes_per_h=3.0) for one in crashes),
-        ],
+        defects=defects_of(leaks, crashes),
     )
     with Progress(disable=as_json, transient=True) as progress:
         task = progress.add_task("enrolling", total=len(tokens))
@@ -110,6 +107,12 @@ def fleet(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: swarm.stop())
     swarm.run()
+
+
+def defects_of(leaks: Sequence[str], crashes: Sequence[str]) -> list[Defect]:
+    """The defects of the versions named."""
+    leaking = [Defect(version=one, leak_bytes_per_h=50e6) for one in leaks]
+    return [*leaking, *(Defect(version=one, crashes_per_h=3.0) for one in crashes)]
 
 
 def _tokens(claim_file: Path | None, devices: int | None, table: Path | None) -> list[str]:
