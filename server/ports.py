@@ -569,6 +569,15 @@ class CampaignView:
     """What of it can never come to an end, what is left out, and what its gates lack power for; told when it is made."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Before:
+    """What a target had before its campaign's release: the version in its other slot (None: nothing that could run), and the
+    sha256 of what it ran when it got its permit."""
+
+    version: str | None
+    sha256: str | None = None
+
+
 class Campaigns(Protocol):
     def create(
         self,
@@ -695,7 +704,8 @@ class Campaigns(Protocol):
         ...
 
     def to_undo(self, limit: int) -> Sequence[CampaignRow]:
-        """Some completed or aborted campaigns of a suspect release for which nothing was proposed yet."""
+        """Some campaigns for which nothing was proposed yet: completed or aborted ones of a suspect release, and those that were
+        rolled back and have targets that couldn't go back."""
         ...
 
     def to_rouse(self) -> CampaignRow | None:
@@ -710,8 +720,8 @@ class Campaigns(Protocol):
         """Some campaigns whose owed approvals are to be asked for again (`remind_at`)."""
         ...
 
-    def running_release(self, campaign_id: str) -> Mapping[str, str | None]:
-        """The campaign's targets that run its release and are not shut out, with the version in their other slot."""
+    def running_release(self, campaign_id: str) -> Mapping[str, Before]:
+        """The campaign's targets that run its release and are not shut out, with what they had before."""
         ...
 
     def holders(self, groups: Sequence[str], limit: int) -> Sequence[TokenRow]:

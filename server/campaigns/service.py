@@ -4,7 +4,6 @@ A campaign's id is its name. Its targets are chosen, and dealt into cohorts, onc
 """
 
 import secrets
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -19,6 +18,7 @@ from server.campaigns.members import labelled, release_of
 from server.campaigns.orders import key_of
 from server.campaigns.revising import Plan, plan, revision
 from server.campaigns.strategy_file import parse_campaign
+from server.campaigns.way_back import way_back, why_undone
 from server.errors import NotFoundError
 from server.planner import power, strata
 from server.planner.approvals import with_needed
@@ -149,8 +149,9 @@ class CampaignService:
         return await self._release_named(product, version)
 
     async def propose(self) -> int:
-        """Make a draft that brings the targets back of each completed campaign whose release became suspect; returns how many
-        campaigns were looked at. A person starts it, or not."""
+        """Make a draft that brings targets back by installing what they had: those of each ended campaign whose release became
+        suspect, and those of each rolled back one that have no slot to go back to. Returns how many campaigns were looked at. A
+        person starts it, or not."""
         return await self._database.write(self._propose)
 
     def _propose(self, unit: Unit) -> int:
@@ -165,10 +166,10 @@ class CampaignService:
     def _proposal(self, unit: Unit, row: CampaignRow) -> tuple[str, str]:
         """The name of the draft (empty: there is none), and the sentence for the trail."""
         instead = f"`otaria campaign rollback {row.id}` sends back who still has the previous slot."
-        release, targets = _way_back(unit, row)
+        release, targets = way_back(unit, row)
         view = unit.campaigns.view(row.id)
         if release is None or view is None:
-            return "", f"No release that can be ordered is in the other slot of its targets. {instead}"
+            return "", f"Nobody knows a release that its targets had before and that can be ordered. {instead}"
         taken = {one.row.id for one in unit.campaigns.list()}
         names = (f"{row.id[:56]}-back", *(f"{row.id[:56]}-back-{number}" for number in range(2, 100)))
         name = next((name for name in names if name not in taken), "")
@@ -273,7 +274,7 @@ class CampaignService:
         warnings += chosen.notes
         row = self._row(spec, release, unit.campaigns.view(spec.name))
         if undoes is not None:
-            row = structs.replace(row, undoes=undoes.id, reason_kind="release-suspect", reason=undoes.suspect)
+            row = structs.replace(row, undoes=undoes.id, **why_undone(undoes, len(targets)))
         row = with_needed(row, size=len(targets), labelled=labelled(unit, spec, release))
         traits = _traits(unit, spec, release)
         cohorts, assignments = split(
@@ -340,16 +341,6 @@ class CampaignService:
 def _suspect(release: ReleaseRecord) -> str:
     name = f"{release.product} {release.version}"
     return f"{name} was suspect when this campaign was made." if release.state is ReleaseState.SUSPECT else ""
-
-
-def _way_back(unit: Unit, row: CampaignRow) -> tuple[ReleaseRecord | None, list[str]]:
-    """The active release that most of the campaign's targets have in their other slot, and those that run its own release."""
-    runs = unit.campaigns.running_release(row.id)
-    for version, _ in Counter(version for version in runs.values() if version).most_common():
-        release = unit.releases.get(row.release.product, version)
-        if release is not None and release.state is ReleaseState.ACTIVE and release.sha256 != row.release.sha256:
-            return release, list(runs)
-    return None, list(runs)
 
 
 def _firsts(unit: Unit, spec: CampaignSpec, release: ReleaseRecord) -> dict[int, frozenset[str]]:

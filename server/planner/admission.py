@@ -17,7 +17,7 @@ from server.planner import downloads, drift, progress, rivals
 from server.planner.commands import SendOrder
 from server.planner.ledger import Ledger
 from server.planner.states import LIVE, OVER, WAITING, Move
-from server.planner.words import CampaignState, CohortState
+from server.planner.words import NO_PREVIOUS, CampaignState, CohortState
 
 
 def admit(ledger: Ledger) -> None:
@@ -92,7 +92,7 @@ def send_back(ledger: Ledger) -> None:
         ledger.move(Move.TAKEN_OVER, reason_kind="superseded", reason=f"Campaign {target.holder} has taken it over.")
     elif not target.rollback_available:
         text = "It can't go back: its previous slot isn't intact."
-        ledger.move(Move.NO_WAY_BACK, reason_kind="no-previous", reason=text, action=Action.ROLLBACK)
+        ledger.move(Move.NO_WAY_BACK, reason_kind=NO_PREVIOUS, reason=text, action=Action.ROLLBACK)
         ledger.record("rollback-impossible", text, target=True)
     else:
         why = {"reason_kind": "rolling-back", "reason": ledger.back_reason or ledger.campaign.reason}

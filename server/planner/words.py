@@ -3,6 +3,8 @@
 from enum import StrEnum
 
 LATE = "late"
+NO_PREVIOUS = "no-previous"
+"""The kind of the reason of a target that was to go back and has no intact slot."""
 
 
 class CampaignState(StrEnum):

@@ -11,9 +11,11 @@ from sqlalchemy import (
     RowMapping,
     and_,
     delete,
+    exists,
     func,
     insert,
     not_,
+    or_,
     select,
     true,
     tuple_,
@@ -33,8 +35,8 @@ from server.planner.slices import Footprint, Slice
 from server.planner.states import LIVE, UNDECIDED
 from server.planner.surroundings import BehindRow
 from server.planner.waits import WINDOW_KINDS
-from server.planner.words import AssignmentState, CampaignState
-from server.ports import AgentStatus, CampaignView, DeltaNeed, Leg, Origin, Page, StoredOrder
+from server.planner.words import NO_PREVIOUS, AssignmentState, CampaignState
+from server.ports import AgentStatus, Before, CampaignView, DeltaNeed, Leg, Origin, Page, StoredOrder
 from server.storage import bulk, choosing, legs, pairs, revisions, slices, traits
 from server.storage.messages import stored_order
 from server.storage.rows import (
@@ -296,13 +298,19 @@ class SqlCampaigns:
         return [campaign_row(row) for row in rows]
 
     def to_undo(self, limit: int) -> Sequence[CampaignRow]:
-        """Some completed or aborted campaigns of a suspect release for which nothing was proposed yet."""
-        which = (
-            CAMPAIGN.c.state.in_([str(state) for state in (CampaignState.COMPLETED, CampaignState.ABORTED)]),
-            CAMPAIGN.c.suspect != "",
-            CAMPAIGN.c.proposed.is_(None),
+        """Some campaigns for which nothing was proposed yet: completed or aborted ones of a suspect release, and those that were
+        rolled back and have targets that couldn't go back."""
+        ended = CAMPAIGN.c.state.in_([str(state) for state in (CampaignState.COMPLETED, CampaignState.ABORTED)])
+        stranded = exists().where(
+            ASSIGNMENT.c.campaign == CAMPAIGN.c.id,
+            ASSIGNMENT.c.state == str(AssignmentState.FAILED),
+            ASSIGNMENT.c.reason_kind == NO_PREVIOUS,
         )
-        rows = self._db.execute(select(*CAMPAIGN_COLUMNS).where(*which).order_by(CAMPAIGN.c.id).limit(limit))
+        which = or_(
+            and_(ended, CAMPAIGN.c.suspect != ""), and_(CAMPAIGN.c.state == str(CampaignState.ROLLED_BACK), stranded)
+        )
+        wanted = CAMPAIGN.c.proposed.is_(None)
+        rows = self._db.execute(select(*CAMPAIGN_COLUMNS).where(which, wanted).order_by(CAMPAIGN.c.id).limit(limit))
         return [campaign_row(row) for row in rows.mappings()]
 
     def to_rouse(self) -> CampaignRow | None:
@@ -328,12 +336,12 @@ class SqlCampaigns:
         which = CAMPAIGN.c.remind_at <= now
         return self._db.execute(select(CAMPAIGN.c.id).where(which).order_by(CAMPAIGN.c.id).limit(limit)).scalars().all()
 
-    def running_release(self, campaign_id: str) -> Mapping[str, str | None]:
-        """The campaign's targets that run its release and are not shut out, with the version in their other slot."""
+    def running_release(self, campaign_id: str) -> Mapping[str, Before]:
+        """The campaign's targets that run its release and are not shut out, with what they had before."""
         release = select(CAMPAIGN.c.release["sha256"].as_string()).where(CAMPAIGN.c.id == campaign_id)
         active = select(AGENT.c.id).where(AGENT.c.status == str(AgentStatus.ACTIVE))
         statement = (
-            select(TARGET.c.id, TARGET.c.previous_version)
+            select(TARGET.c.id, TARGET.c.previous_version, ASSIGNMENT.c.came_from)
             .join(ASSIGNMENT, ASSIGNMENT.c.target == TARGET.c.id)
             .where(
                 ASSIGNMENT.c.campaign == campaign_id,
@@ -342,7 +350,8 @@ class SqlCampaigns:
             )
             .order_by(TARGET.c.id)
         )
-        return {row.id: row.previous_version for row in self._db.execute(statement)}
+        rows = self._db.execute(statement)
+        return {row.id: Before(version=row.previous_version, sha256=row.came_from) for row in rows}
 
     def holders(self, groups: Sequence[str], limit: int) -> Sequence[TokenRow]:
         """Some tokens of these groups, oldest first, whoever holds them."""

@@ -25,6 +25,7 @@ from server.ports import (
     AgentRecord,
     AgentStatus,
     ApiToken,
+    Before,
     ClaimToken,
     DeltaNeed,
     DeltaRecord,
@@ -733,6 +734,20 @@ class TestCampaigns:
         assert [row.id for row in await database.read(lambda unit: unit.campaigns.to_undo(9))] == ["done"]
         assert len(await database.read(lambda unit: unit.campaigns.to_undo(0))) == 0
 
+    @pytest.mark.parametrize(("why", "found"), [("no-previous", ["spring"]), ("health-failed", [])])
+    async def test_a_campaign_that_was_rolled_back_is_to_be_undone_where_somebody_could_not_go_back(
+        self, database: SqlDatabase, why: str, found: list[str]
+    ) -> None:
+        def work(unit: Unit) -> None:
+            enrol(unit, "t1", "t2")
+            back = replace(CAMPAIGN, state=CampaignState.ROLLED_BACK)
+            unit.campaigns.create(back, "spring", COHORTS, created_at=3.0, created_by="ann")
+            failed = assignment("t1", 0, 0, state=AssignmentState.FAILED, reason_kind=why, came_from="b" * 64)
+            unit.campaigns.add_assignments([failed, assignment("t2", 1, state=AssignmentState.ROLLED_BACK)])
+
+        await database.write(work)
+        assert [row.id for row in await database.read(lambda unit: unit.campaigns.to_undo(9))] == found
+
     async def test_who_runs_the_campaigns_release_is_found_with_what_its_other_slot_has(
         self, database: SqlDatabase
     ) -> None:
@@ -746,7 +761,7 @@ class TestCampaigns:
             unit.identities.set_agent_status("t3", AgentStatus.REVOKED)
 
         await database.write(work)
-        assert await database.read(lambda unit: unit.campaigns.running_release("spring")) == {"t1": "1"}
+        assert await database.read(lambda unit: unit.campaigns.running_release("spring")) == {"t1": Before(version="1")}
 
     async def test_a_step_on_the_way_is_told_when_it_is_suspect(self, database: SqlDatabase) -> None:
         step = ReleaseKey(product="lamp", version="2", counter=2, sha256="a" * 64)

@@ -6,6 +6,7 @@ import pytest
 
 from firmware.errors import RefusedError
 from firmware.protocol.report import Reason
+from firmware.protocol.words import AgentState
 from server.errors import NotFoundError
 from server.planner.words import CampaignState, Verb
 from server.ports import ReleaseState
@@ -43,6 +44,25 @@ async def test_a_regression_marks_the_release_and_a_person_may_start_what_is_pro
     assert "t2 regressed after campaign spring was completed. It never stayed up." in back.row.reason
     assert sorted((await stage.states("spring-back")).keys()) == ["t0", "t1", "t3"], "those that run it"
     assert "rollback-proposed" in await stage.audit_kinds()
+    await stage.service.command("spring-back", Verb.START, by="ann", reason="")
+    await stage.live(lambda view: view.row.state is CampaignState.COMPLETED, "spring-back")
+    assert {device.version for device in devices.values()} == {"1"}
+
+
+async def test_who_has_no_slot_to_go_back_to_is_to_be_brought_back_by_installing_what_it_had(stage: Any) -> None:
+    devices = await completed(stage)
+    devices["t1"].previous = None
+    devices["t1"].report(AgentState.IDLE)
+    await stage.settle()
+    await stage.service.command("spring", Verb.ROLLBACK, by="ann", reason="it hums")
+    await stage.live(lambda view: view.row.state is CampaignState.ROLLED_BACK)
+    assert (await stage.states())["t1"] == "failed"
+    assert await stage.service.propose() == 1
+    assert await stage.service.propose() == 0
+    back = await stage.service.view("spring-back")
+    assert (back.row.state, back.row.undoes, back.row.release.version) == (CampaignState.DRAFT, "spring", "1")
+    assert back.row.reason == "It was rolled back, and 1 target has no intact slot to go back to."
+    assert list(await stage.states("spring-back")) == ["t1"]
     await stage.service.command("spring-back", Verb.START, by="ann", reason="")
     await stage.live(lambda view: view.row.state is CampaignState.COMPLETED, "spring-back")
     assert {device.version for device in devices.values()} == {"1"}
