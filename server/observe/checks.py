@@ -13,12 +13,12 @@ import hmac
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
-import aiohttp
 from msgspec import Meta, Struct
 
-from firmware.errors import RefusedError, UnavailableError
+from firmware.errors import RefusedError
 from firmware.protocol.codec import canonical, convert, parse_json
 from server.config import CheckSettings
+from server.observe.answers import Bounds, body_of, plain
 from server.ports import Answer, Clock
 
 LEAST_SECRET_BYTES = 16
@@ -46,7 +46,7 @@ class HttpChecks:
         self._urls = urls
         self._secret = secret
         self._now = now
-        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._limit_s = timeout_s
 
     async def ask(self, name: str, question: Mapping[str, Any]) -> Answer:
         """Ask once.
@@ -60,21 +60,8 @@ class HttpChecks:
 
     async def _post(self, name: str, url: str, body: bytes) -> bytes:
         headers = {"Content-Type": "application/json", SIGNATURE: signature(self._secret, int(self._now()), body)}
-        try:
-            async with (
-                aiohttp.ClientSession(timeout=self._timeout) as session,
-                session.post(url, data=body, headers=headers, allow_redirects=False) as answer,
-            ):
-                found = await answer.content.read(MAX_ANSWER_BYTES + 1)
-                while len(found) <= MAX_ANSWER_BYTES and (more := await answer.content.read(MAX_ANSWER_BYTES)):
-                    found += more
-                status = answer.status
-        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
-            why = str(error) or type(error).__name__
-            raise UnavailableError("check-unavailable", f"{name} could not be asked: {plain(why)[:200]}.") from error
-        if status != 200:
-            raise UnavailableError("check-unavailable", f"{name} answered with status {status}.")
-        return found
+        bounds = Bounds(limit_s=self._limit_s, most_bytes=MAX_ANSWER_BYTES, kind="check-unavailable")
+        return await body_of("POST", url, bounds, f"{name} could not be asked", data=body, headers=headers)
 
 
 def open_checks(settings: CheckSettings, clock: Clock) -> HttpChecks:
@@ -93,11 +80,6 @@ def signature(secret: bytes, at: int, body: bytes) -> str:
     """The header by which a question shows who asks."""
     digest = hmac.new(secret, str(at).encode() + b"." + body, hashlib.sha256).hexdigest()
     return f"t={at},v1={digest}"
-
-
-def plain(text: str) -> str:
-    """In one line, without what could steer a terminal or a page."""
-    return "".join(one if one.isprintable() else " " for one in text).strip()
 
 
 def _answer(name: str, body: bytes) -> Answer:

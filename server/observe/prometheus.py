@@ -7,12 +7,12 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-import aiohttp
 import msgspec
 from msgspec import Meta, Struct
 
-from firmware.errors import RefusedError, UnavailableError
+from firmware.errors import RefusedError
 from firmware.protocol.codec import parse_json
+from server.observe.answers import Bounds, body_of
 
 MAX_ANSWER_BYTES = 64 * 1024
 TIMEOUT_S = 10.0
@@ -29,7 +29,7 @@ class PrometheusSli:
     def __init__(self, url: str, queries: Mapping[str, str], *, timeout_s: float = TIMEOUT_S) -> None:
         self._url = url.rstrip("/") + API
         self._queries = queries
-        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._limit_s = timeout_s
 
     async def read(self, name: str) -> float:
         """The indicator's value now.
@@ -42,21 +42,8 @@ class PrometheusSli:
         return _value(name, await self._ask(name, query))
 
     async def _ask(self, name: str, query: str) -> bytes:
-        try:
-            async with (
-                aiohttp.ClientSession(timeout=self._timeout) as session,
-                session.get(self._url, params={"query": query}, allow_redirects=False) as answer,
-            ):
-                body = await answer.content.read(MAX_ANSWER_BYTES + 1)
-                while len(body) <= MAX_ANSWER_BYTES and (more := await answer.content.read(MAX_ANSWER_BYTES)):
-                    body += more
-                status = answer.status
-        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
-            why = str(error) or type(error).__name__
-            raise UnavailableError("sli-unavailable", f"{name} could not be read: {why[:200]}.") from error
-        if status != 200:
-            raise UnavailableError("sli-unavailable", f"{name} could not be read: the answer has status {status}.")
-        return body
+        bounds = Bounds(limit_s=self._limit_s, most_bytes=MAX_ANSWER_BYTES, kind="sli-unavailable")
+        return await body_of("GET", self._url, bounds, f"{name} could not be read", params={"query": query})
 
 
 def _value(name: str, body: bytes) -> float:

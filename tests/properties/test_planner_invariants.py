@@ -34,12 +34,13 @@ from server.planner.strategy import (
     DownloadPolicy,
     EmergencyPolicy,
     GatePolicy,
+    PreconditionPolicy,
     SkewPolicy,
     Strategy,
     TogetherPolicy,
     VerifyPolicy,
 )
-from server.planner.surroundings import BehindRow, Word
+from server.planner.surroundings import BehindRow, Evidence, Inquiry, Word
 from server.planner.words import AssignmentState, CampaignState, CohortState, GateVerdict, TokenKind, Verb
 from tests.server.planner.playbook import (
     HEALTHY_S,
@@ -55,6 +56,7 @@ from tests.server.planner.playbook import (
 )
 
 A, C = AssignmentState, CampaignState
+Note = tuple[tuple[str, str], Evidence | Inquiry]
 TARGETS = [f"t{index}" for index in range(7)]
 CAMPAIGNS = ("c", "d")
 MOST_ROWS = 26
@@ -107,6 +109,15 @@ strategies = st.builds(
     together=st.none() | st.builds(TogetherPolicy, by=labels),
     verify=st.sampled_from([None, None, VerifyPolicy(name="ping", within_s=HORIZON_S, when_missing="fail")]),
     stage_ahead=st.integers(0, 2),
+    preconditions=st.sampled_from(
+        [
+            (),
+            (),
+            (PreconditionPolicy(name="check", per="site", max_age_s=HORIZON_S),),
+            (PreconditionPolicy(evidence=("agent",), within_s=HEALTHY_S, when_missing="proceed"),),
+            (PreconditionPolicy(evidence=("agent",), within_s=HEALTHY_S),),
+        ]
+    ),
     emergency=st.sampled_from([False, False, True]),
     urgency=st.builds(EmergencyPolicy, reserve_s=st.sampled_from([0, HEALTHY_S, 3 * HORIZON_S])),
     downloads=st.lists(
@@ -144,7 +155,8 @@ class PlannerMachine(RuleBasedStateMachine):
         self.board.pathless = {TARGETS[6]}
         self.attempts: Counter[tuple[str, int]] = Counter()
         self.hashes: list[str] = []
-        self.history: list[Event | TargetRow | Word] = []
+        self.history: list[Event | TargetRow | Word | Note] = []
+        self.board.noters.append(lambda key, row: self.history.append((key, row)))
         self.board.observers += [self.check_decision, lambda _loaded, event, _decision: self.history.append(event)]
         for index, name in enumerate(TARGETS):
             groups = (f"site={index % 2}", f"rack={index % 3}")
@@ -287,6 +299,23 @@ class PlannerMachine(RuleBasedStateMachine):
         self.board.words.append(said)
         self.history.append(said)
 
+    @rule(pick=st.integers(0, 9), good=st.booleans(), old=st.booleans())
+    def a_check_answers(self, pick: int, good: bool, old: bool) -> None:
+        if self.board.inquiries:
+            (name, key), row = sorted(self.board.inquiries.items())[pick % len(self.board.inquiries)]
+            at = self.board.now - (2 * HORIZON_S if old else 0)
+            expires_at = self.board.now + PATIENCE_S
+            said = Word(name=name, key=key, good=good, by="check", reason="", at=at, expires_at=expires_at)
+            self.board.words.append(said)
+            self.history.append(said)
+            self.board.note((name, key), replace(row, state="answered"))
+
+    @rule(pick=st.integers(0, 9), state=st.sampled_from(["answered", "answered", "refused", "expired"]))
+    def logs_come(self, pick: int, state: str) -> None:
+        if self.board.evidence:
+            key, row = sorted(self.board.evidence.items())[pick % len(self.board.evidence)]
+            self.board.note(key, replace(row, state=state))
+
     @rule(name=targets, offline=st.booleans())
     def presence(self, name: str, offline: bool) -> None:
         self.put(replace(self.board.target(name), offline=offline))
@@ -298,19 +327,22 @@ class PlannerMachine(RuleBasedStateMachine):
 
     def take_snapshot(self) -> bytes:
         self.history.clear()
-        return pickle.dumps((self.board.rows, self.board.words))
+        return pickle.dumps((self.board.rows, self.board.words, self.board.evidence, self.board.inquiries))
 
     @rule()
     def another_server_goes_on_from_the_snapshot(self) -> None:
         """It reads the stored rows, is told what happened since, and comes to the same rows: nothing is kept beside them."""
         twin = copy.copy(self.board)
-        twin.rows, twin.words = pickle.loads(self.snapshot)  # noqa: S301 (its own)
+        twin.rows, twin.words, twin.evidence, twin.inquiries = pickle.loads(self.snapshot)  # noqa: S301 (its own)
+        twin.noters = []
         for happened in self.history:
             match happened:
                 case TargetRow():
                     twin.rows["target", happened.id] = happened
                 case Word():
                     twin.words.append(happened)
+                case (key, row):
+                    twin.note(key, row)
                 case _:
                     twin.decide(happened)
         assert twin.rows == self.board.rows
@@ -365,6 +397,7 @@ class PlannerMachine(RuleBasedStateMachine):
             self.check_path(target)
             if not back:
                 self.check_order(campaign, target)
+                self.check_conditions(campaign, target)
         held = {token.group for token in loaded.tokens}
         for group in loaded.groups:
             is_others = group.reserved_by not in ("", campaign.id) and self.board.now < group.reserved_until
@@ -421,6 +454,19 @@ class PlannerMachine(RuleBasedStateMachine):
             others = [row for row in mine if row.target != target.id and key in self.board.target(row.target).groups]
             ready = {A.STAGED, A.ASKING, A.DEFERRED, A.VERIFIED, A.SKIPPED}
             assert {row.state for row in others} <= ready
+
+    def check_conditions(self, campaign: CampaignRow, target: TargetRow) -> None:
+        now = self.board.now
+        for policy in campaign.strategy.preconditions:
+            about = [word for word in self.board.words if word.name == policy.name and word.key in target.groups]
+            known = [word for word in about if now < word.expires_at]
+            if policy.per:
+                assert not [word for word in known if not word.good]
+                assert [word for word in known if now <= word.at + HORIZON_S]
+            if policy.evidence:
+                found = self.board.evidence[campaign.id, target.id]
+                is_over = found.state in ("refused", "expired") or now >= found.asked_at + HEALTHY_S
+                assert found.state == "answered" or (policy.when_missing == "proceed" and is_over)
 
     def groups_of(self, budget: BudgetPolicy, campaign: str, target: TargetRow) -> list[str]:
         if budget.by == "campaign":
@@ -596,7 +642,7 @@ class PlannerMachine(RuleBasedStateMachine):
             assert said.text.endswith(".")
             assert said.release_by
             waits_for_deltas = said.kind == "deltas"
-            if said.kind not in ("after", "reserved"):
+            if said.kind not in ("after", "reserved", "evidence"):
                 assert said.until == (
                     self.board.campaign(row.campaign).deltas_until if waits_for_deltas else row.wake_at
                 )

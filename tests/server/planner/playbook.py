@@ -167,6 +167,7 @@ class Board:
         self.words: list[Word] = []
         self.evidence: dict[tuple[str, str], Evidence] = {}
         """By campaign and target, what was asked for last."""
+        self.noters: list[Callable[[tuple[str, str], Evidence | Inquiry], None]] = []
         self.inquiries: dict[tuple[str, str], Inquiry] = {}
         """By name and key."""
         self._page = page
@@ -462,10 +463,10 @@ class Board:
             case Admit() if not self.loses_pages:
                 self._admit(command)
             case Capture():
-                self.evidence[command.campaign, command.target] = Evidence(state="waiting", asked_at=self.now)
+                self.note((command.campaign, command.target), Evidence(state="waiting", asked_at=self.now))
             case Consult():
                 about = {"name": command.name, "key": command.key}
-                self.inquiries[command.name, command.key] = Inquiry(**about, state="waiting", next_at=self.now)
+                self.note((command.name, command.key), Inquiry(**about, state="waiting", next_at=self.now))
             case PrepareDeltas() if self.makes_deltas:
                 self.deltas_ready(command.campaign)
             case Displace():
@@ -481,6 +482,12 @@ class Board:
                 self._sign(command)
             case _:
                 pass
+
+    def note(self, key: tuple[str, str], row: Evidence | Inquiry) -> None:
+        """Keep what became of a question that the shell asks."""
+        (self.evidence if isinstance(row, Evidence) else self.inquiries)[key] = row  # type: ignore[index]
+        for tell in self.noters:
+            tell(key, row)
 
     def _admit(self, command: Admit) -> None:
         limit = min(command.limit, self._page or command.limit)
