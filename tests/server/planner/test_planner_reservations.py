@@ -4,15 +4,18 @@ import dataclasses
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from firmware.errors import RefusedError
 from server.planner.commands import GrantPermit, TellWait
 from server.planner.events import Decommissioned, HandOut
 from server.planner.policy import parse_strategy
+from server.planner.rows import GroupRow
 from server.planner.strategy import BudgetPolicy, CohortPolicy, EmergencyPolicy, GatePolicy, Strategy, UnattendedPolicy
 from server.planner.words import AssignmentState, TokenKind, Verb
-from tests.server.planner.playbook import HORIZON_S, NEW, PATIENCE_S, Board, strategy
+from tests.server.planner.playbook import HORIZON_S, NEW, OLD, PATIENCE_S, Board, strategy
 
 BEARS_ALL = (CohortPolicy(name="all", gate=GatePolicy(kind="share", max_failure_rate=1.0)),)
 SITE, PAIR = "site=berlin", "pair=7"
@@ -276,6 +279,41 @@ def test_no_time_to_reserve_means_none() -> None:
     board.activate("t0")
     told(board.ask("t1"), "budget")
     assert not board.records("reserved")
+
+
+ASKS = [("ask", name) for name in ("t1", "t2", "t4", "t4", "t5")]
+ENDS = [("end", name) for name in ("t0", "t1", "t2", "t4")]
+acts = st.lists(
+    st.sampled_from([*ASKS, *ASKS, *ENDS, ("fail", "t1"), ("wait", ""), ("wait", "")]), min_size=30, max_size=60
+)
+
+
+@given(acts, st.sampled_from([1, 1, 2]), st.booleans())
+def test_whatever_is_asked_others_wait_for_a_reservation_and_no_budget_gives_way(
+    happens: list[tuple[str, str]], limit: int, is_pair: bool
+) -> None:
+    budget = BudgetPolicy(by="site", keep=6 - limit) if is_pair else BudgetPolicy(by="site", limit=limit)
+    board = two(budget, members=6, urgent=2)
+    board.activate("t0")
+    for act, name in happens:
+        campaign, group = "e" if name in ("t4", "t5") else "c", board.rows.get(("group", SITE))
+        state = board.state(name, campaign) if name else None
+        is_reserved = isinstance(group, GroupRow) and group.reserved_by == "e" and board.now < group.reserved_until
+        if act == "wait":
+            board.now += RESERVE_S / 2
+        elif act == "ask" and state in (AssignmentState.STAGED, AssignmentState.ASKING):
+            answer = board.ask(name)
+            after = board.group(SITE)
+            if isinstance(answer, GrantPermit):
+                assert campaign == "e" or not is_reserved
+                assert after.used <= limit
+            is_new = isinstance(group, GroupRow) and after.reserved_until > max(group.reserved_until, board.now)
+            if is_new and after.reserved_by:
+                assert campaign == "e"
+                assert after.reserved_until == board.now + RESERVE_S
+                assert not group.reserved_by or board.now >= group.reserved_until + RESERVE_S
+        elif act in ("end", "fail") and state is AssignmentState.ACTIVATING:
+            board.report(name, "committed" if act == "end" else "fell_back", runs=NEW if act == "end" else OLD)
 
 
 def urgency_of(value: object) -> tuple[bool, EmergencyPolicy]:
