@@ -170,7 +170,9 @@ async def test_whom_a_new_calendar_rouses(database: SqlDatabase) -> None:
 async def test_the_newest_ask_of_a_target_is_found(database: SqlDatabase) -> None:
     def work(unit: Unit) -> None:
         for number, target in enumerate(("t1", "t1", "t2")):
-            unit.inbox.add("ask", target, f"{number}" * 64, {"nonce": number}, 1.0)
+            unit.inbox.add_ask(target, f"{number}" * 64, {"nonce": number}, 1.0)
+            for item in unit.inbox.unprocessed(9):
+                unit.inbox.mark_processed(item.id)
 
     await database.write(work)
     item = await database.read(lambda unit: unit.inbox.latest("ask", "t1"))
