@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from time import monotonic
 
 import pytest
 from msgspec.structs import replace
 
 from server.errors import ConflictError, NotLeaderError
-from server.leadership import FencedDatabase, Leadership
+from server.leadership import FencedDatabase, FencedTransport, Leadership
 from server.ports import Lease, Unit
 from server.storage import SqlDatabase
 
@@ -236,6 +237,19 @@ class TestLeading:
         two.time.counted += TTL_S * 0.2
         assert not await two.leadership.take()
 
+    async def test_a_write_that_did_not_renew_it_makes_nobody_wait_longer(self, database: SqlDatabase) -> None:
+        one, two = contender(database, "one"), contender(database, "two")
+        await one.leadership.take()
+        await two.leadership.take()
+        for contestant in (one, two):
+            contestant.time.counted += TTL_S * 0.1
+        await one.database.write(mark)
+        for contestant in (one, two):
+            contestant.time.counted += TTL_S * 0.75
+        assert not one.leadership.leads
+        two.time.counted += TTL_S * 0.15
+        assert await two.leadership.take()
+
     async def test_what_the_work_of_a_leader_raises_undoes_its_renewal_too(self, database: SqlDatabase) -> None:
         one = contender(database, "one")
         await one.leadership.take()
@@ -250,3 +264,54 @@ class TestLeading:
         assert await marks(database) == 0
         one.time.counted += TTL_S * 0.3
         assert not one.leadership.leads
+
+
+class Wire:
+    """Implements `server.ports.Transport`: keeps what is published."""
+
+    def __init__(self) -> None:
+        self.published: list[str] = []
+        self.connected = True
+
+    async def run(self) -> None: ...
+
+    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        self.published.append(topic)
+
+    def connections(self) -> AsyncIterator[int]:
+        raise NotImplementedError
+
+
+async def test_nothing_is_published_that_it_cannot_prove_to_be_its_to_say(database: SqlDatabase) -> None:
+    one, wire = contender(database, "one"), Wire()
+    transport = FencedTransport(wire, one.leadership)
+    with pytest.raises(NotLeaderError):
+        await transport.publish("before", b"")
+    await one.leadership.take()
+    await transport.publish("leading", b"")
+    one.time.counted += TTL_S
+    with pytest.raises(NotLeaderError):
+        await transport.publish("silent", b"")
+    await one.database.write(lambda unit: None)
+    await transport.publish("again", b"")
+    assert wire.published == ["leading", "again"]
+
+
+async def test_one_that_keeps_its_lease_renews_it_when_there_is_nothing_to_do_and_ends_when_it_lost_it(
+    database: SqlDatabase,
+) -> None:
+    two = contender(database, "two")
+    quick = Leadership(database, Time(), holder="one", address="http://one", ttl_s=0.2, counted=monotonic)
+    await quick.take()
+    first = await database.read(lambda unit: unit.leases.get("leader"))
+    keeping = asyncio.create_task(quick.keep())
+    async with asyncio.timeout(20):
+        while (await database.read(lambda unit: unit.leases.get("leader"))).renewals < first.renewals + 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    await two.leadership.take()
+    two.time.counted += TTL_S
+    async with asyncio.timeout(20):
+        while not await two.leadership.take():
+            two.time.counted += TTL_S
+        with pytest.raises(NotLeaderError, match="http://two"):
+            await keeping

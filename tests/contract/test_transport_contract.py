@@ -98,6 +98,12 @@ async def test_each_link_is_told_before_anything_comes_over_it(yard: Yard) -> No
     assert seen == [0]
 
 
+async def test_it_connects_only_when_it_may(yard: Yard) -> None:
+    answers = [True, False, False]
+    async with running(AiomqttTransport(yard.broker.services, Inbox(), may_connect=answers.pop, pauses=QUICK)):
+        assert answers == []
+
+
 async def test_messages_arrive_in_order_with_their_retained_flag(yard: Yard) -> None:
     inbox = Inbox()
     async with yard.connected(A) as agent:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from alembic import command
+from alembic.script import ScriptDirectory
 
 from firmware.errors import OtariaError, RefusedError, UnavailableError
 from server.app import Running, Server, run
@@ -20,6 +22,8 @@ from server.errors import NotLeaderError
 from server.identity.authority import Authorities
 from server.ports import CertificateRecord, Unit
 from server.storage import SqlDatabase
+from server.storage.engines import make_engine, parse_url
+from server.storage.schema import MIGRATIONS, _config
 from server.transport.broker import start_broker
 from tests.people_side import add_device
 
@@ -300,7 +304,8 @@ async def test_a_second_server_stands_by_says_so_and_takes_over(pair: tuple[Sett
             assert second.running.people_url == running.people_url
             await _works(second.running, _secret(bonn))
             _, text = await _get(f"{second.running.people_url}/api/v1/audit?limit=500", _secret(bonn))
-            assert [line["kind"] for line in json.loads(text)["audit"]].count("leader-changed") == 1
+            (change,) = [line["text"] for line in json.loads(text)["audit"] if line["kind"] == "leader-changed"]
+            assert change.endswith("gave the lease back.")
             second.stop()
             await waiting
 
@@ -314,6 +319,12 @@ async def test_one_that_was_replaced_ends_and_says_who_leads(pair: tuple[Setting
             unit.leases.take(unit.leases.get("leader"), holder="bonn", address="http://bonn")
 
         await other.write(take)
+        body = {"uses": 1, "expires_s": 60, "labels": {}}
+        headers = {"Authorization": f"Bearer {_secret(settings)}"}
+        async with aiohttp.ClientSession(headers=headers) as session:
+            answer = await session.post(f"{server.running.people_url}/api/v1/claim-tokens", json=body)
+            assert (answer.status, (await answer.json())["type"]) == (503, "not-leader")
+        assert await other.read(lambda unit: unit.identities.claims()) == []
         with pytest.raises(NotLeaderError, match="http://bonn"):
             async with asyncio.timeout(10):
                 await server.wait()
@@ -335,3 +346,19 @@ async def test_a_stranger_may_not_stand_by(pair: tuple[Settings, Settings]) -> N
         with pytest.raises(RefusedError) as caught:
             await Server(bonn).__aenter__()
         assert caught.value.kind == "other-authorities"
+
+
+async def test_whoever_leads_brings_the_tables_up_to_date(settings: Settings) -> None:
+    settings.state.mkdir()
+    url = f"sqlite:///{settings.state / 'otaria.db'}"
+    made = make_engine(parse_url(url), writer=True, size=1)
+    with made.begin() as connection:
+        command.upgrade(_config(connection), "0021")
+    made.dispose()
+    async with Server(settings):
+        database = SqlDatabase.open(url, unless_led=True)
+        found = await database.read(
+            lambda unit: unit.audit._db.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()  # type: ignore[attr-defined]
+        )
+        await database.close()
+    assert found == ScriptDirectory(str(MIGRATIONS)).get_current_head() != "0021"
