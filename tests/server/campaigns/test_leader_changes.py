@@ -247,6 +247,11 @@ class Theatre:
         await successor.live(part.messages)  # what was not acked comes again
         return successor
 
+    def _next(self, number: int | None) -> tuple[Message, ...]:
+        """What comes in after a round; after the last what came in the first."""
+        later = 0 if number is None else number + 1
+        return next((part.messages for part in self.record.rounds[later:] if part.messages), ())
+
     async def _wake(self, number: int | None) -> None:
         """Wake who slept long enough, and see that it changes nothing."""
         for due, life, working in list(self._sleepers):
@@ -257,7 +262,7 @@ class Theatre:
             life.counted += TTL_S * 3
             life.gate.awake.set()
             await working
-            await life.live(())
+            await life.live(self._next(number))  # which nobody has stored yet
             assert rows_of(life.raw) == before
             assert self.broker.published == said
             assert not life.leadership.leads
@@ -400,7 +405,7 @@ async def test_two_that_both_believe_they_lead_decide_each_thing_once(
     stage_type: Callable[..., Any],
     tmp_path: Path,
 ) -> None:
-    """In each round the one that was replaced tries first, at once with its successor, and then the roles change."""
+    """In each round the one that was replaced tries first, then again at once with its successor, which the next one replaces."""
     stage = stage_type(tmp_path / "keys.db", database_url)
     record = await recorded(stage, copies_of)
     theatre = Theatre(record, type(stage.broker)(), stage.signer)
@@ -410,6 +415,9 @@ async def test_two_that_both_believe_they_lead_decide_each_thing_once(
         theatre.clock.time = part.at
         successor = theatre.enter()
         await successor.take_over()
+        before = rows_of(leader.raw)
+        await leader.live(part.messages)
+        assert rows_of(leader.raw) == before
         await asyncio.gather(leader.live(part.messages), successor.live(part.messages))
         leader = successor
     rows, told = rows_of(leader.raw), changes_told(leader.raw)
