@@ -154,7 +154,12 @@ CONSTRAINTS: dict[str, Constraint] = {
         ),
     ),
     **_in("progress", "late", breaker=("    if failed <= max(most, count(before, FAILURES)):", "    if True:")),
-    **_in("campaign_events", "campaigns", failed_gate_ends=("    if failed:\n", "    if False:\n")),
+    **_in(
+        "campaign_events",
+        "campaigns",
+        failed_gate_ends=("    if failed:\n", "    if False:\n"),
+        late_end_of_a_cohort=("or event.cohort < ledger.campaign.cohort:", "or False:"),
+    ),
     **_in(
         "retrying",
         "retries",

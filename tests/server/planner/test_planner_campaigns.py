@@ -8,7 +8,7 @@ from firmware.protocol.words import Action
 from server.errors import NotFoundError
 from server.planner.commands import Admit, GrantPermit, TellWait
 from server.planner.decision import Put
-from server.planner.events import AssignmentDue, CampaignDue, Candidate, Commanded
+from server.planner.events import AssignmentDue, CampaignDue, Candidate, CohortDrained, Commanded
 from server.planner.slices import Slice
 from server.planner.states import TransitionError
 from server.planner.step import step
@@ -271,6 +271,16 @@ def test_a_page_that_comes_late_orders_nobody_whose_cohort_is_not_open() -> None
     passed.tell(Verb.PAUSE)
     passed.feed(Candidate(campaign="c", target="a", at=passed.now))
     assert passed.state("a") is A.PLANNED
+
+
+def test_the_end_of_an_earlier_cohort_that_comes_late_does_not_stop_the_pages_of_the_open_one() -> None:
+    board = fleet(9, strategy(cohorts=(CohortPolicy(name="canary", count=1), CohortPolicy(name="rest"))), page=2)
+    board.commit(*board.members("canary"))
+    board.wait(HEALTHY_S)
+    assert board.tally()[A.PLANNED] == 6
+    board.feed(CohortDrained(campaign="c", cohort=0, at=board.now))
+    board.wait(1)
+    assert board.tally()[A.ORDERED] == 8
 
 
 def test_who_left_the_fleet_before_its_turn_is_skipped() -> None:
