@@ -213,22 +213,24 @@ class Ledger:
 
     def _changes(self) -> Iterator[Change]:
         loaded, kept = self._loaded, {**self.tokens, **self.places}
-        stored = {token.group: token for token in loaded.tokens}
         pairs: list[tuple[Row | None, Row | None]] = [
             (loaded.campaign, self._campaign),
-            *zip(loaded.cohorts, self.cohorts.values(), strict=True),
             (loaded.target, self._target),
             (loaded.assignment, self._assignment),
-            *zip_longest(loaded.groups, self.groups.values()),
-            *((stored.get(key), row) for key, row in kept.items()),
-            *zip_longest(loaded.blocks, self.blocks.values()),
-            *zip(loaded.around.behind, self.behind.values(), strict=True),
             (loaded.proposal, self.proposal),
-            *((None, row) for row in self._added),
         ]
+        pairs += zip(loaded.cohorts, self.cohorts.values(), strict=True)
+        pairs += zip_longest(loaded.groups, self.groups.values())
+        pairs += zip_longest(loaded.blocks, self.blocks.values())
+        pairs += zip(loaded.around.behind, self.behind.values(), strict=True)
+        if kept:
+            stored = {token.group: token for token in loaded.tokens}
+            pairs += [(stored.get(key), row) for key, row in kept.items()]
         for before, row in pairs:
             if row is not before and row is not None and row != before:
                 yield Put(row=row)
+        for added in self._added:
+            yield Put(row=added)
         yield from (Delete(row=row) for row in loaded.tokens if row.group not in kept)
 
     def _recount(self, index: int, before: AssignmentRow | None, after: AssignmentRow | None) -> None:

@@ -83,34 +83,43 @@ def step(loaded: Slice, event: Event, *, checks: tuple[Check, ...] = CHECKS) -> 
     what the state tables don't have, `RefusedError` (`malformed`) for a report in no known word.
     """
     ledger = Ledger(loaded, event.at)
-    match event:
+    match event:  # the most frequent first, since each case is a test of its own
+        case Reported() | AssignmentDue() | Ordered():
+            _assignment(ledger, event, checks)
+        case Asked():
+            ask_events.asked(ledger, event, checks)
         case Commanded():
             campaign_events.commanded(ledger, event)
-        case Candidate():
-            campaign_events.candidate(ledger, event)
-        case CohortDrained():
-            campaign_events.drained(ledger, event)
+        case Candidate() | CohortDrained() | Recalled():
+            _page(ledger, event)
         case DeltasReady():
             campaign_events.deltas_ready(ledger)
         case CampaignDue():
             campaign_events.campaign_due(ledger, event)
         case ReminderDue():
             approvals.remind(ledger)
-        case Recalled():
-            campaign_events.recalled(ledger, event)
         case Decommissioned() | TakenBack() | LeftOut() | Doubted() | Cleared():
             _aside(ledger, event)
         case GateAnswered() | SliRead() | Compared():
             _gate(ledger, event)
         case Revised() | Enlisted() | Deselected() | Reselected() | Roused():
             _revision(ledger, event)
-        case Asked():
-            ask_events.asked(ledger, event, checks)
         case _:
             _assignment(ledger, event, checks)
     downloads.settle(ledger)
     reservations.settle(ledger)
     return ledger.decision()
+
+
+def _page(ledger: Ledger, event: Candidate | CohortDrained | Recalled) -> None:
+    """One of those that were asked for by pages, or the end of them."""
+    match event:
+        case Candidate():
+            campaign_events.candidate(ledger, event)
+        case Recalled():
+            campaign_events.recalled(ledger, event)
+        case CohortDrained():
+            campaign_events.drained(ledger, event)
 
 
 def _gate(ledger: Ledger, event: GateAnswered | SliRead | Compared) -> None:
@@ -159,19 +168,19 @@ def _assignment(
 ) -> None:
     """What happens to one target under way."""
     match event:
+        case Reported():
+            report_events.reported(ledger, event)
+        case AssignmentDue():
+            report_events.assignment_due(ledger, event)
+        case Ordered():
+            report_events.ordered(ledger, event)
+        case OrderImpossible():
+            report_events.order_impossible(ledger, event)
         case Displaced():
             rivals.displaced(ledger, event)
         case HandOut():
             handing.handed_out(ledger, event, checks)
         case CodeGiven():
             handing.code_given(ledger, event)
-        case Ordered():
-            report_events.ordered(ledger, event)
-        case OrderImpossible():
-            report_events.order_impossible(ledger, event)
-        case Reported():
-            report_events.reported(ledger, event)
-        case AssignmentDue():
-            report_events.assignment_due(ledger, event)
         case PlaceFree():
             report_events.place_free(ledger, event)
