@@ -7,6 +7,7 @@ copy of a database that was migrated once.
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -70,7 +71,7 @@ def postgres() -> Iterator[Cluster]:
         yield cluster
     finally:
         if cluster is not None:
-            cluster.process.terminate()
+            cluster.process.send_signal(signal.SIGINT)  # whoever is still connected is not waited for
             cluster.process.wait(timeout=START_S)
         shutil.rmtree(directory, ignore_errors=True)
 
