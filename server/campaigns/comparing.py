@@ -7,7 +7,7 @@ the hours of each pair.
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,9 +110,9 @@ def waiting(unit: Unit, view: CampaignView, now: float) -> list[dict[str, Any]]:
     return found
 
 
-def unmeasured(unit: Unit, strategy: Strategy, assignments: Sequence[AssignmentRow], now: float) -> list[str]:
+def unmeasured(unit: Unit, strategy: Strategy, assignments: Iterable[AssignmentRow], now: float) -> list[str]:
     """What to say of cohorts whose gates compare metrics that their targets, or their controls, didn't tell lately; of many
-    targets some are looked at."""
+    targets some are looked at. Without such gates the assignments aren't gone through."""
     said = []
     for index, policy in enumerate(strategy.cohorts):
         gate = next((gate for gate in policy.gates if gate.kind == "metrics"), None)

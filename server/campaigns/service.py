@@ -283,7 +283,7 @@ class CampaignService:
         dealt = grouping.deal(unit, spec, row.id, cohorts, assignments)
         cohorts, rows = deal(spec.strategy, dealt.cohorts, dealt.assignments, traits)
         warnings += power.check(spec.strategy, cohorts)
-        warnings += unmeasured(unit, spec.strategy, assignments, self._clock.now())
+        warnings += unmeasured(unit, spec.strategy, rows, self._clock.now())
         if not keep:
             return CampaignView(
                 row=row,

@@ -27,7 +27,8 @@ def deal(
     strategy: Strategy, cohorts: Sequence[CohortRow], assignments: Sequence[AssignmentRow], traits: Traits
 ) -> tuple[list[CohortRow], Iterable[AssignmentRow]]:
     """The cohorts with their strata, and the assignments with their traits, the size of their sites and their controls: made
-    while they are gone through, which can be done once, so that the rows of a large fleet aren't there twice.
+    while they are gone through, which can be done once, so that the rows of a large fleet aren't there twice. Those of a campaign
+    that compares metrics are a list: who is whose control is known at the end only.
 
     Raises `RefusedError` (`too-many-strata`).
     """
@@ -82,7 +83,7 @@ def _paired(strategy: Strategy, made: Iterable[AssignmentRow]) -> Iterable[Assig
             taken = set(controls.values())
             later = [row for row in rows if row.cohort > index and row.target not in taken]
             controls |= _pairs(policy, treated, later)
-    return (replace(row, control=controls[row.target]) if row.target in controls else row for row in rows)
+    return [replace(row, control=controls[row.target]) if row.target in controls else row for row in rows]
 
 
 def _pairs(policy: CohortPolicy, treated: Sequence[AssignmentRow], later: Sequence[AssignmentRow]) -> dict[str, str]:

@@ -130,7 +130,7 @@ CONSTRAINTS: dict[str, Constraint] = {
     **_in(
         "downloads",
         "downloads",
-        all_campaigns=("min(limit, group.limit) if group.used and not is_own else limit", "limit"),
+        all_campaigns=("min(limit, group.limit) if group.used and not _is_own(ledger, group) else limit", "limit"),
     ),
     **_in(
         "approvals",
