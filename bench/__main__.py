@@ -53,9 +53,9 @@ def main(arguments: Sequence[str]) -> int:
     names = list(dict.fromkeys(options.only)) or list(BENCHMARKS)
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
-    outcomes, failed = _run(names, out, options)
+    outcomes, failed = _run(names, out, cache=options.cache, quick=options.quick)
     found = report(outcomes, quick=options.quick)
-    complete = names == list(BENCHMARKS) and not options.quick and not options.full and not failed
+    complete = names == list(BENCHMARKS) and not options.quick and not failed
     _write(RESULTS if complete else out / "results.json", json.dumps(found, indent=2) + "\n")
     if complete:
         _write(DOCUMENT, between_markers(DOCUMENT.read_text(), _headed(found, outcomes)))
@@ -75,7 +75,7 @@ def report(outcomes: Sequence[Outcome], *, quick: bool) -> dict[str, Any]:
     }
 
 
-def _run(names: Sequence[str], out: Path, options: argparse.Namespace) -> tuple[list[Outcome], bool]:
+def _run(names: Sequence[str], out: Path, *, cache: Path, quick: bool) -> tuple[list[Outcome], bool]:
     """All outcomes, and whether a benchmark failed; the others are run all the same."""
     outcomes: list[Outcome] = []
     failed = False
@@ -83,8 +83,7 @@ def _run(names: Sequence[str], out: Path, options: argparse.Namespace) -> tuple[
         print(f"{name} …", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(dir=out, prefix=f"{name}-") as scratch:
             try:
-                plan = Plan(scratch=Path(scratch), cache=options.cache, quick=options.quick, full=options.full)
-                outcomes += BENCHMARKS[name](plan)
+                outcomes += BENCHMARKS[name](Plan(scratch=Path(scratch), cache=cache, quick=quick))
             except (OtariaError, RuntimeError, OSError, subprocess.SubprocessError) as error:
                 print(f"{name} failed: {error}", file=sys.stderr)
                 failed = True
@@ -108,11 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only", action="append", default=[], choices=list(BENCHMARKS), metavar="NAME", help=", ".join(BENCHMARKS)
     )
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="one small round of each: does everything still run?")
-    size.add_argument(
-        "--full", action="store_true", help="a campaign of a million targets, which takes minutes to fill"
-    )
+    parser.add_argument("--quick", action="store_true", help="one small round of each: does everything still run?")
     parser.add_argument(
         "--json", action="store_true", help="print the figures as one JSON object in place of the table"
     )

@@ -8,14 +8,12 @@ from pathlib import Path
 class Plan:
     """`scratch`: an empty directory on a real disk, removed afterwards. `cache`: where downloaded packages are kept.
 
-    `quick` asks for one or two small rounds, enough to see that everything still runs; its figures mean little. `full` asks for
-    the sizes that take too long for every run.
+    `quick` asks for one or two small rounds, enough to see that everything still runs; its figures mean little.
     """
 
     scratch: Path
     cache: Path
     quick: bool = False
-    full: bool = False
 
     def rounds(self, full: int) -> int:
         """How many rounds to run."""

@@ -70,11 +70,10 @@ def test_the_opening_of_a_campaign_is_measured_against_what_a_million_targets_ma
     done = run("--quick", "--only", "opening", "--json", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     found = {one["name"].split(".")[1]: one for one in json.loads(done.stdout)["results"]}
-    assert set(found) == {"seconds", "cpu", "peak"}
-    targets = int(found["cpu"]["name"].split(".")[2])
+    assert set(found) == {"seconds", "peak"}
+    targets = int(found["seconds"]["name"].split(".")[2])
     assert found["seconds"]["peer_value"] == pytest.approx(60 * targets / 1_000_000)
-    assert found["cpu"]["peer_value"] == pytest.approx(60)
-    assert 0 < found["cpu"]["value"] * targets / 1e6 <= found["seconds"]["value"] * 2
+    assert found["seconds"]["value"] > 0
     assert found["peak"]["value"] > 40, "an interpreter with what it imports takes more than that"
 
 
