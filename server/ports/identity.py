@@ -1,0 +1,120 @@
+"""Agents, their certificates, claim tokens, people and scripts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+
+class Role(StrEnum):
+    VIEWER = "viewer"
+    OPERATOR = "operator"
+    APPROVER = "approver"
+    AUDITOR = "auditor"
+    ADMIN = "admin"
+
+
+class AgentStatus(StrEnum):
+    ACTIVE = "active"
+    QUARANTINED = "quarantined"
+    REVOKED = "revoked"
+    DECOMMISSIONED = "decommissioned"
+
+    @property
+    def shut_out(self) -> bool:
+        """Whether it is out of the fleet for ever."""
+        return self in (AgentStatus.REVOKED, AgentStatus.DECOMMISSIONED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimToken:
+    """A right to enrol. Only the sha256 of its secret is kept. `labels` are given to every agent enrolled with it."""
+
+    id: str
+    secret_sha256: str
+    expires_at: float
+    uses_left: int
+    labels: Mapping[str, str] = field(default_factory=dict)
+    created_by: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentRecord:
+    """An enrolled agent. `report_key` is the public report key as a TUF key dict; `keyid` its key id."""
+
+    id: str
+    status: AgentStatus
+    report_keyid: str
+    report_key: Mapping[str, Any]
+    certificate_serial: str
+    enrolled_at: float
+    claim_token: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertificateRecord:
+    """A certificate given to an agent. `serial`: lower-case hex. `issuer`: sha256 (hex) of its CA's DER, empty for those from
+    before this was noted. `replaces`: the serial of the one it was renewed from."""
+
+    serial: str
+    agent: str
+    issuer: str
+    issued_at: float
+    expires_at: float
+    replaces: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApiToken:
+    """A person's or script's access; only the sha256 of the secret is kept."""
+
+    secret_sha256: str
+    name: str
+    role: Role
+    expires_at: float | None = None
+
+
+class Identities(Protocol):
+    def add_claim(self, token: ClaimToken) -> None: ...
+    def claims(self) -> Sequence[ClaimToken]: ...
+    def spend_claim(self, token_id: str, secret_sha256: str, now: float) -> ClaimToken:
+        """Use one of its uses. Raises `RefusedError` (`claim-unknown`, `claim-expired`, `claim-used-up`)."""
+        ...
+
+    def add_agent(self, agent: AgentRecord, *, hardware: str, labels: Mapping[str, str]) -> None:
+        """Add an agent and its target of the same id."""
+        ...
+
+    def agent(self, agent_id: str) -> AgentRecord | None: ...
+    def agent_by_report_key(self, keyid: str) -> AgentRecord | None:
+        """The agent enrolled with this report key; a key belongs to one agent, so that a retried enrolment finds itself."""
+        ...
+
+    def set_agent_status(self, agent_id: str, status: AgentStatus) -> None: ...
+    def add_certificate(self, certificate: CertificateRecord) -> None:
+        """Note a certificate and make it its agent's current one; the same serial again replaces what was noted."""
+        ...
+
+    def certificate(self, serial: str) -> CertificateRecord | None: ...
+    def issuers(self) -> Mapping[str, int]:
+        """Number of agents that are not shut out, by the issuer of their current certificate (empty: not noted)."""
+        ...
+
+    def shut_out_serials(self, now: float) -> Sequence[CertificateRecord]:
+        """The certificates of agents that are shut out for ever and that have not expired, by serial."""
+        ...
+
+    def set_evicting(self, agent_id: str, evicting: bool) -> None:
+        """Whether the agent's live session and retained messages are still to be ended."""
+        ...
+
+    def evicting(self, limit: int) -> Sequence[str]: ...
+    def add_api_token(self, token: ApiToken) -> None: ...
+    def api_token(self, secret_sha256: str) -> ApiToken | None: ...
+    def api_tokens(self) -> Sequence[ApiToken]:
+        """All of them, by name."""
+        ...
+
+    def remove_api_tokens(self, name: str) -> int:
+        """Remove every token of this name; how many there were."""
+        ...
