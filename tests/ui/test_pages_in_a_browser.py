@@ -104,7 +104,7 @@ def test_open_pages_follow_a_campaign_to_its_end_without_a_reload(site: Site) ->
         page.evaluate(FOLLOW)
         overview.evaluate("window.stayed = true")
         site.command(path, "start")
-        expect(page.locator(".cells .cell.t-verified")).to_have_count(MAIN, timeout=40_000)
+        expect(page.locator(".cells .cell.t-verified")).to_have_count(MAIN, timeout=90_000)
         expect(page.locator(".verdictbox")).to_contain_text(f"Completed: {MAIN} targets verified on 2.0.0.")
         expect(page.locator(".cohort.is-passed")).to_have_count(2)
         seen = page.evaluate("window.seen")

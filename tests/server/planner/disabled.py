@@ -1,11 +1,15 @@
-"""A pytest plugin that runs the tests on a planner with one constraint taken out: `-p tests.server.planner.disabled`, told by the
-variable `DISABLED` (a name of `CONSTRAINTS`).
+"""Runs tests on a planner with one constraint taken out, then with another: `python -m tests.server.planner.disabled NAME…`, with
+names of `CONSTRAINTS`. Prints each name with pytest's exit code and its last line.
 
-The module is compiled from its source with a few words replaced, before anything imports it; nothing on disk changes.
+The module is compiled from its source with a few words replaced, before anything imports it; nothing on disk changes. Each
+constraint has a process of its own, forked from one that has everything imported but the planner.
 """
 
+import contextlib
+import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder, SourceLoader
 from importlib.machinery import ModuleSpec
@@ -13,9 +17,17 @@ from importlib.util import spec_from_loader
 from pathlib import Path
 from types import ModuleType
 
-from tests.server.planner.constraints import CONSTRAINTS, Constraint
+import hypothesis as hypothesis  # imported once, before the processes part
+import pytest
 
-VARIABLE = "DISABLED"
+from tests.server.planner.constraints import CONSTRAINTS, HERE, TOP, Constraint
+
+OPTIONS = (
+    *("-x", "-q", "--no-header", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts=--import-mode=importlib"),
+    *("-W", "ignore::pytest.PytestAssertRewriteWarning"),
+)
+BROKEN = 99
+"""The exit code of a process in which no test ran."""
 
 
 class Mutated(SourceLoader):
@@ -45,11 +57,32 @@ class Finder(MetaPathFinder):
         return spec_from_loader(fullname, Mutated(self._constraint))
 
 
-def _install() -> None:
-    constraint = CONSTRAINTS[os.environ[VARIABLE]]
+def run(name: str) -> int:
+    """Pytest's exit code, in this process, which is worth nothing afterwards."""
+    constraint = CONSTRAINTS[name]
     if constraint.module in sys.modules:
         raise RuntimeError(f"{constraint.module} is imported already, so nothing would be taken out of it.")
     sys.meta_path.insert(0, Finder(constraint))
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        code = int(pytest.main([*OPTIONS, str(TOP / HERE / constraint.caught_by)]))
+    last = (said.getvalue().strip().splitlines() or [""])[-1]
+    print(name, code, last, flush=True)
+    return code
 
 
-_install()
+def main(names: Sequence[str]) -> None:
+    for name in names:
+        child = os.fork()
+        if not child:
+            try:
+                code = run(name)
+            except BaseException:  # noqa: BLE001 (whatever it is, this process must not go on as its parent)
+                traceback.print_exc()
+                code = BROKEN
+            os._exit(code)
+        os.waitpid(child, 0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
