@@ -259,9 +259,22 @@ def _honour_cancellation() -> None:
         raise asyncio.CancelledError
 
 
+class _ClosedSocket(ssl.SSLSocket):
+    """Closes itself when its handshake fails; paho forgets it open, and a broker that comes and goes would cost a descriptor each
+    time until the next collection."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except BaseException:
+            self.close()
+            raise
+
+
 def tls_context(endpoint: BrokerEndpoint) -> ssl.SSLContext:
     """TLS of a client with the endpoint's files."""
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=endpoint.tls.ca)
+    context.sslsocket_class = _ClosedSocket
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(endpoint.tls.certificate, endpoint.tls.key)
     return context
