@@ -4,6 +4,7 @@ VENV   ?= .venv
 CACHE  ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/otaria
 ARGS   ?=
 JOBS   ?= 3
+HOURS  := -o faulthandler_timeout=0
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
@@ -21,13 +22,13 @@ test: $(VENV)/dev.stamp ## unit, contract, integration and end-to-end tests; abo
 
 test-all: $(VENV)/dev.stamp ## the deep suite as well, and real boots by GRUB
 	@deploy/test-tools.sh boots
-	@OTARIA_CACHE=$(CACHE) HYPOTHESIS_PROFILE=deep CRASH=deep $(BIN)/pytest -n $(JOBS) --dist loadgroup -m "not boots" $(ARGS)
-	@OTARIA_CACHE=$(CACHE) $(BIN)/pytest tests/boot/test_linux_boots.py -k grub
+	@OTARIA_CACHE=$(CACHE) HYPOTHESIS_PROFILE=deep CRASH=deep $(BIN)/pytest $(HOURS) -n $(JOBS) --dist loadgroup -m "not boots" $(ARGS)
+	@OTARIA_CACHE=$(CACHE) $(BIN)/pytest $(HOURS) tests/boot/test_linux_boots.py -k grub
 
 test-boot: $(VENV)/dev.stamp ## Linux in QEMU by GRUB, systemd-boot and U-Boot; writes docs/reference/boot-results.md
 	@deploy/test-tools.sh boots
 	@rm -f $(CACHE)/boot-results.jsonl
-	@OTARIA_CACHE=$(CACHE) OTARIA_BOOT_RESULTS=$(CACHE)/boot-results.jsonl $(BIN)/pytest tests/boot -n $(JOBS) --dist loadgroup $(ARGS); ended=$$?; \
+	@OTARIA_CACHE=$(CACHE) OTARIA_BOOT_RESULTS=$(CACHE)/boot-results.jsonl $(BIN)/pytest $(HOURS) tests/boot -n $(JOBS) --dist loadgroup $(ARGS); ended=$$?; \
 	  $(BIN)/python -m tests.boot.results $(CACHE)/boot-results.jsonl && exit $$ended
 
 check: $(VENV)/dev.stamp ## format, lint, types, import rules
