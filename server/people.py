@@ -22,6 +22,7 @@ from server.http.changes import Changes
 from server.http.fleet import Claims, Explainer, FleetRoutes
 from server.http.forecasts import ForecastRoutes, Forecasts
 from server.http.logs import LogRoutes
+from server.http.openapi import DESCRIPTION, DescriptionRoutes
 from server.http.people import Ready, SystemRoutes, people_app
 from server.http.releases import Judge, Publisher, ReleaseRoutes
 from server.http.revisions import RevisionDesk, RevisionRoutes
@@ -111,8 +112,13 @@ def people_listener(parts: PeopleParts) -> web.Application:
         *releases.routes(),
         *LogRoutes(database=database, desk=logs).routes(),
         *BundleRoutes(bundles=parts.bundles, ingest=parts.ingest, wake=parts.on_brought).routes(),
+        *system.routes(),
     )
-    app = people_app(tokens=parts.tokens, system=system, routes=routes, page_error=pages.error)
+    description = DescriptionRoutes(routes)
+    app = people_app(
+        tokens=parts.tokens, system=system, routes=[*routes, *description.routes()], page_error=pages.error
+    )
+    app[DESCRIPTION] = description
     pages.mount(app)
     Forms(database=database, sessions=sessions, desk=desk, logs=logs, templates=templates, secure=parts.secure).mount(
         app

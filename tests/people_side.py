@@ -42,6 +42,7 @@ from server.ports import (
     Unit,
 )
 from server.storage.database import SqlDatabase
+from tests.described import Described
 
 NOW = 1_800_000_000.0
 RELEASE_KEY = public_text(X25519PrivateKey.from_private_bytes(bytes(range(32))).public_key())
@@ -170,6 +171,8 @@ async def people(tmp_path: Path) -> AsyncIterator[PeopleSide]:
             max_artifact_bytes=1 << 20,
         )
     )
+    described = Described()
+    app.middlewares.insert(0, described.check)
     async with TestClient(TestServer(app)) as client:
         yield PeopleSide(
             client=client,
@@ -184,6 +187,7 @@ async def people(tmp_path: Path) -> AsyncIterator[PeopleSide]:
             waiting_for=waiting_for,
         )
         changes.close()
+    assert described.wrong == []
     await database.close()
 
 

@@ -167,7 +167,7 @@ def list_(server: str | None, token_file: Path | None, state: Path | None, as_js
 
     Example: otaria campaign list
     """
-    answer = connect(server, token_file, state).get("/campaigns")
+    answer = {"campaigns": connect(server, token_file, state).whole("/campaigns", "campaigns")}
     rows = [
         (
             one["id"],

@@ -55,15 +55,10 @@ def list_(
     """
     client = connect(server, token_file, state)
     query: dict[str, Any] = {"version": version, "hardware": hardware, "state": wanted}
-    query |= {f"label.{name}": value for name, value in labels}
+    query["label"] = ",".join(f"{name}={value}" for name, value in labels) or None
     targets: list[dict[str, Any]] = []
-    cursor: str | None = None
-    while True:
-        page = client.get("/fleet", **query, limit=min(1000, limit - len(targets)), cursor=cursor)
+    for page in client.pages("/fleet", limit, **query):
         targets += page["targets"]
-        cursor = page["next"]
-        if cursor is None or len(targets) >= limit:
-            break
     emit(
         {"targets": targets, "count": page["count"], "drifted": page["drifted"]},
         as_json=as_json,
@@ -272,7 +267,7 @@ def list_tokens(server: str | None, token_file: Path | None, state: Path | None,
 
     Example: otaria fleet token list
     """
-    answer = connect(server, token_file, state).get("/claim-tokens")
+    answer = {"claim_tokens": connect(server, token_file, state).whole("/claim-tokens", "claim_tokens")}
     rows = [
         (one["id"], one["uses_left"], stamp(one["expires_at"]), _pairs(one["labels"]), one["created_by"])
         for one in answer["claim_tokens"]

@@ -51,7 +51,7 @@ def list_(server: str | None, token_file: Path | None, state: Path | None, as_js
 
     Example: otaria people list
     """
-    answer = connect(server, token_file, state).get("/people")
+    answer = {"people": connect(server, token_file, state).whole("/people", "people")}
     rows = [(one["name"], one["role"], _until(one["expires_at"])) for one in answer["people"]]
     emit(answer, as_json=as_json, text=table(("name", "role", "until"), rows))
 

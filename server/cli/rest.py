@@ -25,6 +25,7 @@ STREAM_S = 600.0
 """An image is read once before its first byte is sent."""
 PIECE_BYTES = 1 << 18
 MAX_ANSWER_BYTES = 64 << 20
+MAX_PAGE = 1000
 MAX_TOKEN_FILE_BYTES = 4096
 
 
@@ -48,6 +49,22 @@ class RestClient:
         """GET; the parsed JSON. `query` values of None are left out."""
         given = {name: value for name, value in query.items() if value is not None}
         return self._json("GET", path + (f"?{urlencode(given)}" if given else ""))
+
+    def pages(self, path: str, limit: int | None = None, **query: Any) -> Iterator[Any]:
+        """The pages of a list one after the other, until there are no more, or (with `limit`) so many rows."""
+        left, cursor = limit, None
+        while left is None or left > 0:
+            page = self.get(path, **query, limit=MAX_PAGE if left is None else min(MAX_PAGE, left), cursor=cursor)
+            yield page
+            cursor = page["next"]
+            if cursor is None:
+                return
+            if left is not None:
+                left -= sum(len(rows) for rows in page.values() if isinstance(rows, list))
+
+    def whole(self, path: str, name: str, **query: Any) -> list[dict[str, Any]]:
+        """All rows of the list `name`."""
+        return [row for page in self.pages(path, **query) for row in page[name]]
 
     def post(self, path: str, body: object = None) -> Any:
         """POST JSON, or text as it is; the parsed JSON."""

@@ -37,7 +37,8 @@ def revisions(campaign_id: str, server: str | None, token_file: Path | None, sta
 
     Example: otaria campaign revisions spring-1f3a
     """
-    answer = connect(server, token_file, state).get(f"/campaigns/{segment(campaign_id)}/revisions")
+    path = f"/campaigns/{segment(campaign_id)}/revisions"
+    answer = {"revisions": connect(server, token_file, state).whole(path, "revisions")}
     rows = [
         (one["number"], one["state"], one["by"], stamp(one["at"]), ", ".join(one["agreed"]), "\n".join(one["changes"]))
         for one in answer["revisions"]
@@ -55,11 +56,7 @@ def evidence(campaign_id: str, server: str | None, token_file: Path | None, stat
     Example: otaria campaign evidence spring-1f3a
     """
     client, path = connect(server, token_file, state), f"/campaigns/{segment(campaign_id)}/evidence"
-    answer = client.get(path)
-    found = list(answer["evidence"])
-    while answer["next"] is not None:
-        answer = client.get(f"{path}?cursor={segment(answer['next'])}")
-        found += answer["evidence"]
+    found = client.whole(path, "evidence")
     rows = [
         (one["target"], one["state"], stamp(one["asked_at"]), one["size_bytes"], one["id"], one["reason"])
         for one in found

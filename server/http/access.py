@@ -66,6 +66,11 @@ async def bearer(request: web.Request, tokens: Tokens) -> Caller:
     return await caller_of(tokens, secret.strip())
 
 
+def roles_for(need: Need) -> frozenset[Role]:
+    """Who may do what takes this."""
+    return _ALLOWED[need]
+
+
 def require(caller: Caller, need: Need) -> None:
     """Raises `DeniedError` (`forbidden`) when the caller's role does not allow it."""
     if not caller.may(need):

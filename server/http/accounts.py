@@ -1,13 +1,15 @@
 """Who has access, over REST: a name, a role and a secret that is shown once."""
 
+import hashlib
 from collections.abc import Sequence
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Protocol
 
 from aiohttp import web
 from msgspec import Meta, Struct
 
 from server.http.access import Caller, Need
-from server.http.bodies import read_json
+from server.http.bodies import read_json, read_query
+from server.http.paging import Key, Paged, after, cut, last_key, paged_reply, place
 from server.http.routes import Route, reply
 from server.ports import ApiToken, Role
 
@@ -36,6 +38,35 @@ class WhoseAccess(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     name: Annotated[str, Meta(min_length=1, max_length=128)]
 
 
+class Access(Struct, frozen=True, kw_only=True):
+    """Somebody who has access. `expires_at`: POSIX seconds; null: never."""
+
+    name: str
+    role: Role
+    expires_at: float | None
+
+
+class People(Struct, frozen=True, kw_only=True):
+    """A page of them, by name."""
+
+    people: list[Access]
+    next: str | None
+
+
+class GivenAccess(Struct, frozen=True, kw_only=True):
+    """A token that was made. Its secret, `token`, is in this answer and nowhere else."""
+
+    name: str
+    role: Role
+    token: str
+
+
+class Removed(Struct, frozen=True, kw_only=True):
+    """Whose tokens were taken away."""
+
+    removed: str
+
+
 class AccountRoutes:
     """Handlers about people, for administrators."""
 
@@ -44,26 +75,50 @@ class AccountRoutes:
 
     def routes(self) -> Sequence[Route]:
         return (
-            Route(method="GET", path="/people", need=Need.ADMINISTER, action=self.list),
-            Route(method="POST", path="/people", need=Need.ADMINISTER, action=self.add),
-            Route(method="DELETE", path="/people", need=Need.ADMINISTER, action=self.remove),
+            Route(method="GET", path="/people", need=Need.ADMINISTER, action=self.list, query=Paged, answer=People),
+            Route(
+                method="POST",
+                path="/people",
+                need=Need.ADMINISTER,
+                action=self.add,
+                body=NewAccess,
+                answer=GivenAccess,
+                statuses=(201,),
+            ),
+            Route(
+                method="DELETE",
+                path="/people",
+                need=Need.ADMINISTER,
+                action=self.remove,
+                body=WhoseAccess,
+                answer=Removed,
+            ),
         )
 
     async def list(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        return reply({"people": [_shown(token) for token in await self._accounts.list()]})
+        """Who has access, by name."""
+        paged = read_query(request, Paged)
+        tokens = cut(sorted(await self._accounts.list(), key=_key), _key, place(request, paged, str, str), paged.limit)
+        following = after(request, last_key(tokens, paged.limit, _key))
+        return paged_reply(request, People(people=[_shown(token) for token in tokens], next=following))
 
     async def add(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """Give somebody a token. Its secret is in this answer and nowhere else."""
         new = await read_json(request, NewAccess)
         secret = await self._accounts.create(new.name, new.role, expires_s=new.expires_s, by=caller.name)
-        return reply({"name": new.name, "role": new.role, "token": secret}, status=201)
+        return reply(GivenAccess(name=new.name, role=new.role, token=secret), status=201)
 
     async def remove(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """Take all tokens of somebody away; their sessions end with them."""
         whose = await read_json(request, WhoseAccess)
         await self._accounts.remove(whose.name, by=caller.name)
-        return reply({"removed": whose.name})
+        return reply(Removed(removed=whose.name))
 
 
-def _shown(token: ApiToken) -> dict[str, Any]:
-    return {"name": token.name, "role": token.role, "expires_at": token.expires_at}
+def _key(token: ApiToken) -> Key:
+    """One name may have several tokens; what is known of a secret stays out of cursors."""
+    return token.name, hashlib.sha256(token.secret_sha256.encode()).hexdigest()[:16]
+
+
+def _shown(token: ApiToken) -> Access:
+    return Access(name=token.name, role=token.role, expires_at=token.expires_at)

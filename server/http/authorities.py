@@ -27,6 +27,13 @@ class HowStep(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     force: bool = False
 
 
+class Endpoints(Struct, frozen=True, kw_only=True):
+    """Number of targets by the server address they said they use; `unknown`: of those that said none."""
+
+    endpoints: dict[str, int]
+    unknown: int
+
+
 class CaRoutes:
     """Handlers about the CAs, for administrators, and about endpoints, for everybody."""
 
@@ -35,12 +42,21 @@ class CaRoutes:
 
     def routes(self) -> Sequence[Route]:
         return (
-            Route(method="GET", path="/authorities", need=Need.READ, action=self.show),
-            Route(method="POST", path="/authorities/{kind}/{step}", need=Need.ADMINISTER, action=self.step),
-            Route(method="GET", path="/endpoints", need=Need.READ, action=self.endpoints),
+            Route(method="GET", path="/authorities", need=Need.READ, action=self.show, answer=CasView),
+            Route(
+                method="POST",
+                path="/authorities/{kind}/{step}",
+                need=Need.ADMINISTER,
+                action=self.step,
+                body=HowStep,
+                may_be_left_out=True,
+                answer=CasView,
+            ),
+            Route(method="GET", path="/endpoints", need=Need.READ, action=self.endpoints, answer=Endpoints),
         )
 
     async def show(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """Every CA with its standing, its certificate, and how many targets depend on it."""
         return reply(await self._authorities.show())
 
     async def step(self, request: web.Request, caller: Caller) -> web.StreamResponse:
@@ -55,6 +71,6 @@ class CaRoutes:
         return reply(await self._authorities.step(kind, step, by=caller.name, force=how.force))
 
     async def endpoints(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        """Number of targets by the server address they said they use: `{"endpoints": {…}, "unknown": …}`."""
+        """Number of targets by the server address they said they use."""
         found = dict(await self._database.read(lambda unit: unit.fleet.endpoints()))
-        return reply({"unknown": found.pop("", 0), "endpoints": found})
+        return reply(Endpoints(unknown=found.pop("", 0), endpoints=found))

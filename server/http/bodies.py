@@ -5,10 +5,12 @@ import base64
 import binascii
 import re
 from collections.abc import AsyncIterator
-from typing import TypeVar
+from functools import cache
+from typing import Annotated, Any, TypeVar, cast, get_args, get_origin
 
 import msgspec
 from aiohttp import web
+from msgspec import Struct
 
 from firmware.errors import RefusedError
 from firmware.protocol.codec import parse_json
@@ -16,9 +18,11 @@ from firmware.protocol.words import ID_PATTERN, VERSION_PATTERN, ReasonKind
 
 T = TypeVar("T")
 MAX_JSON_BYTES = 1 << 20
-MAX_PAGE = 1000
+DECLARED = web.RequestKey("declared", tuple)
+"""Where a request keeps the types of query and body that its route declares."""
 BODY_S = 60.0
 PAUSE_S = 30.0
+_TRUTH = {"1": True, "true": True, "0": False, "false": False}
 _ID = re.compile(ID_PATTERN)
 _VERSION = re.compile(VERSION_PATTERN)
 
@@ -61,6 +65,7 @@ def _too_slow(text: str) -> RefusedError:
 
 async def read_json(request: web.Request, model: type[T], *, max_bytes: int = MAX_JSON_BYTES) -> T:
     """A JSON object of this shape; raises `RefusedError` (`too-large`, `malformed`) naming the field."""
+    _declared(request, 1, model)
     value = parse_json(await read_bytes(request, max_bytes), max_bytes=max_bytes)
     try:
         return msgspec.convert(value, model, strict=True)
@@ -76,16 +81,60 @@ def decode_base64(text: str, name: str) -> bytes:
         raise RefusedError(ReasonKind.MALFORMED, f"`{name}` is not base64.") from error
 
 
-def query_count(request: web.Request, name: str, default: int, *, most: int = MAX_PAGE, least: int = 0) -> int:
-    """A bounded whole number of the query string."""
-    text = request.query.get(name, str(default))
-    if not (text.isascii() and text.isdigit() and len(text) < 17 and least <= int(text) <= most):
-        raise RefusedError(ReasonKind.MALFORMED, f"`{name}` must be a whole number from {least} to {most}.")
-    return int(text)
+def check_query(request: web.Request, model: type[Struct] | None) -> None:
+    """Raises `RefusedError` (`malformed`) for a query of more, or of other names, than `model` has."""
+    known = [field.encode_name for field in msgspec.structs.fields(model)] if model else []
+    for name in request.query:
+        if name not in known:
+            text = f"It may have: {', '.join(known)}." if known else "It has none."
+            raise RefusedError(ReasonKind.MALFORMED, f"`{name[:64]}` is no part of this address's query. {text}")
+        if len(request.query.getall(name)) > 1:
+            raise RefusedError(ReasonKind.MALFORMED, f"`{name}` may be in the query once.")
+
+
+def read_query(request: web.Request, model: type[T]) -> T:
+    """The query string as this shape; a part that is empty counts as left out. Raises `RefusedError` (`malformed`)."""
+    _declared(request, 0, model)
+    kinds = _kinds(cast(Any, model))
+    given = {name: _parsed(name, text, kinds[name]) for name, text in request.query.items() if text}
+    try:
+        return msgspec.convert(given, model, strict=True)
+    except msgspec.ValidationError as error:
+        raise RefusedError(ReasonKind.MALFORMED, f"The query does not fit: {error}.") from error
+
+
+def _parsed(name: str, text: str, kind: type[Any]) -> Any:
+    """A text of the query as what its field takes; whether that is in bounds is seen later."""
+    if not text.isprintable():
+        raise RefusedError(ReasonKind.MALFORMED, f"`{name}` must be printable characters.")
+    if kind is int:
+        if not (text.isascii() and text.isdigit() and len(text) < 17):
+            raise RefusedError(ReasonKind.MALFORMED, f"`{name}` must be a whole number.")
+        return int(text)
+    if kind is bool:
+        if text not in _TRUTH:
+            raise RefusedError(ReasonKind.MALFORMED, f"`{name}` must be true or false.")
+        return _TRUTH[text]
+    return text
+
+
+@cache
+def _kinds(model: Any) -> dict[str, type[Any]]:
+    """By field, the plain type that it takes, None apart."""
+    found = {}
+    for field in msgspec.structs.fields(model):
+        (kind,) = (one for one in get_args(_bare(field.type)) or (_bare(field.type),) if one is not type(None))
+        found[field.encode_name] = _bare(kind)
+    return found
+
+
+def _bare(kind: Any) -> Any:
+    """A type without what an `Annotated` says of it."""
+    return kind.__origin__ if get_origin(kind) is Annotated else kind
 
 
 def query_text(request: web.Request, name: str, *, max_chars: int = 256) -> str | None:
-    """A bounded text of the query string, or None."""
+    """A bounded text of a page's query string, or None."""
     text = request.query.get(name)
     if text is not None and (len(text) > max_chars or not text.isprintable()):
         raise RefusedError(ReasonKind.MALFORMED, f"`{name}` must be at most {max_chars} printable characters.")
@@ -108,3 +157,10 @@ def path_version(request: web.Request) -> str:
     if not _VERSION.match(text):
         raise RefusedError(ReasonKind.MALFORMED, "The version in the address is not a version.")
     return text
+
+
+def _declared(request: web.Request, index: int, model: type[Any]) -> None:
+    """A handler must read what its route is described by; anything else is our own mistake."""
+    declared = request.get(DECLARED)
+    if declared is not None and declared[index] is not model:
+        raise TypeError(f"{request.method} {request.path} reads {model.__name__}, and declares {declared[index]}")

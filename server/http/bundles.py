@@ -11,9 +11,10 @@ from firmware.bundle.evidence import Sent, address
 from firmware.errors import RefusedError
 from firmware.protocol.words import Id, Label
 from server.campaigns.bundles import BundleService, Chosen
+from server.campaigns.bundles import Page as GivenOut
 from server.http.access import Caller, Need
 from server.http.bodies import path_id, read_json
-from server.http.routes import Route, reply
+from server.http.routes import Raw, Route, reply
 
 MAX_BODY_BYTES = 4 << 20
 MAX_TARGETS = 100_000
@@ -44,6 +45,29 @@ class Code(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     code: Annotated[str, Meta(max_length=64)]
 
 
+class BroughtReport(Struct, frozen=True, kw_only=True):
+    """What became of one: `stored`, `repeated`, or why it was dropped."""
+
+    target: str
+    became: str
+    text: str
+
+
+class Brought(Struct, frozen=True, kw_only=True):
+    """What became of each, in order."""
+
+    reports: list[BroughtReport]
+
+
+class CodeTaken(Struct, frozen=True, kw_only=True):
+    """What the code said, and the state of the assignment since then. It is nobody's signed word."""
+
+    target: str
+    outcome: str
+    state: str
+    signed: bool = False
+
+
 class Brings(Protocol):
     """Takes messages in by the way of those from the broker; a word for each."""
 
@@ -59,10 +83,31 @@ class BundleRoutes:
     def routes(self) -> Sequence[Route]:
         one = "/campaigns/{campaign}/bundle"
         return (
-            Route(method="POST", path=f"{one}/orders", need=Need.OPERATE, action=self.give_out),
-            Route(method="POST", path=one, need=Need.OPERATE, action=self.pack),
-            Route(method="POST", path="/reports", need=Need.OPERATE, action=self.bring),
-            Route(method="POST", path="/fleet/{target}/code", need=Need.OPERATE, action=self.code),
+            Route(
+                method="POST",
+                path=f"{one}/orders",
+                need=Need.OPERATE,
+                action=self.give_out,
+                body=Choice,
+                answer=GivenOut,
+            ),
+            Route(
+                method="POST",
+                path=one,
+                need=Need.OPERATE,
+                action=self.pack,
+                body=Choice,
+                answer=Raw(media="application/zip", text="The bundle, streamed."),
+            ),
+            Route(method="POST", path="/reports", need=Need.OPERATE, action=self.bring, body=Reports, answer=Brought),
+            Route(
+                method="POST",
+                path="/fleet/{target}/code",
+                need=Need.OPERATE,
+                action=self.code,
+                body=Code,
+                answer=CodeTaken,
+            ),
         )
 
     async def give_out(self, request: web.Request, caller: Caller) -> web.StreamResponse:
@@ -99,12 +144,12 @@ class BundleRoutes:
                 raise RefusedError(error.kind, f"Report {number}: {error.text}") from error
         words = await self._ingest.bring(addressed)
         return reply(
-            {
-                "reports": [
-                    {"target": _target(topic), "became": word, "text": text}
+            Brought(
+                reports=[
+                    BroughtReport(target=_target(topic), became=word, text=text)
                     for (topic, _), (word, text) in zip(addressed, words, strict=True)
                 ]
-            }
+            )
         )
 
     async def code(self, request: web.Request, caller: Caller) -> web.StreamResponse:
@@ -113,7 +158,7 @@ class BundleRoutes:
         target = path_id(request, "target")
         outcome, state = await self._bundles.take_code(target, body.code, by=caller.name)
         self._wake()
-        return reply({"target": target, "outcome": outcome, "state": state, "signed": False})
+        return reply(CodeTaken(target=target, outcome=outcome, state=state))
 
 
 class Wake(Protocol):

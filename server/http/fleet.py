@@ -1,21 +1,22 @@
 """Fleet, claim tokens and the audit trail over REST."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Protocol
 
-import msgspec
 from aiohttp import web
 from msgspec import Meta, Struct
+from msgspec.structs import asdict
 
 from firmware.protocol.words import Label
 from server.campaigns.standing import Step
 from server.errors import NotFoundError
 from server.http.access import Caller, Need
-from server.http.bodies import path_id, query_count, query_text, read_json
+from server.http.bodies import path_id, query_text, read_json, read_query
 from server.http.campaigns import Why
+from server.http.paging import Paged, after, last_key, paged_reply, place
 from server.http.routes import Route, reply
 from server.planner.explain import Explanation
-from server.ports import ClaimToken, Database, TargetView
+from server.ports import AuditRecord, ClaimToken, Database, TargetView, Unit
 
 FILTERS = ("version", "hardware", "campaign", "state")
 MAX_CLAIM_S = 366 * 86400
@@ -53,6 +54,64 @@ class NewClaim(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     labels: Annotated[dict[Annotated[str, Meta(pattern=r"^[a-z][a-z0-9._-]{0,62}\Z")], Label], Meta(max_length=32)] = {}
 
 
+class WhichTargets(Paged, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The query of the fleet. `label`: `name=value`, or several with commas."""
+
+    version: Annotated[str, Meta(max_length=256)] | None = None
+    hardware: Annotated[str, Meta(max_length=256)] | None = None
+    campaign: Annotated[str, Meta(max_length=256)] | None = None
+    state: Annotated[str, Meta(max_length=256)] | None = None
+    label: Annotated[str, Meta(max_length=256)] | None = None
+
+
+class WhichRecords(Paged, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The query of the trail. `after`: records with a greater id, oldest first; without it the newest first."""
+
+    campaign: Annotated[str, Meta(max_length=256)] | None = None
+    target: Annotated[str, Meta(max_length=256)] | None = None
+    after: Annotated[int, Meta(ge=0, lt=1 << 53)] | None = None
+
+
+class TargetPage(Struct, frozen=True, kw_only=True):
+    """A page of targets, by id. `count`, `versions` (number by running version) and `drifted` are of the whole fleet."""
+
+    targets: list[TargetView]
+    next: str | None
+    count: int
+    versions: dict[str, int]
+    drifted: int
+
+
+class ClaimShown(Struct, frozen=True, kw_only=True):
+    """A claim token without its secret."""
+
+    id: str
+    expires_at: float
+    uses_left: int
+    labels: dict[str, str]
+    created_by: str
+
+
+class MadeClaim(ClaimShown, frozen=True, kw_only=True):
+    """A claim token that was made. `token` is in this answer and nowhere else."""
+
+    token: str
+
+
+class ClaimPage(Struct, frozen=True, kw_only=True):
+    """A page of claim tokens, by id."""
+
+    claim_tokens: list[ClaimShown]
+    next: str | None
+
+
+class AuditPage(Struct, frozen=True, kw_only=True):
+    """A page of the trail."""
+
+    audit: list[AuditRecord]
+    next: str | None
+
+
 class FleetRoutes:
     """Handlers about targets, claim tokens and the trail.
 
@@ -79,35 +138,106 @@ class FleetRoutes:
 
     def routes(self) -> Sequence[Route]:
         return (
-            Route(method="GET", path="/fleet", need=Need.READ, action=self.fleet),
-            Route(method="GET", path="/fleet/{target}", need=Need.READ, action=self.target),
-            Route(method="GET", path="/fleet/{target}/explain", need=Need.READ, action=self.explain),
-            Route(method="POST", path="/fleet/{target}/quarantine", need=Need.OPERATE, action=self.stand),
-            Route(method="POST", path="/fleet/{target}/release", need=Need.ADMINISTER, action=self.stand),
-            Route(method="POST", path="/fleet/{target}/revoke", need=Need.ADMINISTER, action=self.stand),
-            Route(method="POST", path="/fleet/{target}/decommission", need=Need.ADMINISTER, action=self.decommission),
-            Route(method="GET", path="/claim-tokens", need=Need.ADMINISTER, action=self.claims),
-            Route(method="POST", path="/claim-tokens", need=Need.ADMINISTER, action=self.new_claim),
-            Route(method="GET", path="/audit", need=Need.READ, action=self.audit),
+            Route(
+                method="GET",
+                path="/fleet",
+                need=Need.READ,
+                action=self.fleet,
+                query=WhichTargets,
+                answer=TargetPage,
+            ),
+            Route(method="GET", path="/fleet/{target}", need=Need.READ, action=self.target, answer=TargetView),
+            Route(
+                method="GET",
+                path="/fleet/{target}/explain",
+                need=Need.READ,
+                action=self.explain,
+                answer=Explanation,
+            ),
+            *self._standings(),
+            Route(
+                method="GET",
+                path="/claim-tokens",
+                need=Need.ADMINISTER,
+                action=self.claims,
+                query=Paged,
+                answer=ClaimPage,
+            ),
+            Route(
+                method="POST",
+                path="/claim-tokens",
+                need=Need.ADMINISTER,
+                action=self.new_claim,
+                body=NewClaim,
+                answer=MadeClaim,
+                statuses=(201,),
+            ),
+            Route(method="GET", path="/audit", need=Need.READ, action=self.audit, query=WhichRecords, answer=AuditPage),
         )
 
+    def _standings(self) -> Sequence[Route]:
+        return [
+            Route(
+                method="POST",
+                path=f"/fleet/{{target}}/{step}",
+                need=need,
+                action=action,
+                body=Why,
+                may_be_left_out=True,
+                answer=TargetView,
+                text=text,
+            )
+            for step, need, action, text in (
+                (
+                    "quarantine",
+                    Need.OPERATE,
+                    self.stand,
+                    "Stop a target at once: it isn't heard, served or permitted anything until it is released.",
+                ),
+                ("release", Need.ADMINISTER, self.stand, "Lift a target's quarantine."),
+                (
+                    "revoke",
+                    Need.ADMINISTER,
+                    self.stand,
+                    "Shut a target out for ever; it no longer counts against any budget.",
+                ),
+                (
+                    "decommission",
+                    Need.ADMINISTER,
+                    self.decommission,
+                    "Take a target out of the fleet for ever, in order.",
+                ),
+            )
+        ]
+
     async def fleet(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        """A page of targets: `{"targets": […], "next": cursor or null, "count": …, "versions": {…}, "drifted": …}`."""
-        limit = query_count(request, "limit", 100, least=1)
-        cursor, query = query_text(request, "cursor"), filters(request)
+        """Targets, by id."""
+        which = read_query(request, WhichTargets)
+        key = place(request, which, str)
+        begin = str(key[0]) if key else None
+        query = {name: text for name in FILTERS if (text := getattr(which, name))}
+        for pair in (which.label or "").split(",") if which.label else ():
+            name, _, value = pair.partition("=")
+            query[f"label.{name}"] = value
         page, count, versions, drifted = await self._database.read(
             lambda unit: (
-                unit.fleet.page(cursor=cursor, limit=limit, query=query),
+                unit.fleet.page(cursor=begin, limit=which.limit, query=query),
                 unit.fleet.count(),
                 unit.fleet.versions(),
                 unit.fleet.drifted(),
             )
         )
-        return reply(
-            {"targets": page.rows, "next": page.next, "count": count, "versions": versions, "drifted": drifted}
+        answer = TargetPage(
+            targets=list(page.rows),
+            next=after(request, (page.next,) if page.next else None),
+            count=count,
+            versions=dict(versions),
+            drifted=drifted,
         )
+        return paged_reply(request, answer)
 
     async def target(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """One target."""
         name = path_id(request, "target")
         view = await self._database.read(lambda unit: unit.fleet.target(name))
         if view is None:
@@ -115,6 +245,7 @@ class FleetRoutes:
         return reply(view)
 
     async def explain(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """Why a target isn't moving."""
         return reply(await self._explainer.explain(path_id(request, "target")))
 
     async def stand(self, request: web.Request, caller: Caller) -> web.StreamResponse:
@@ -134,42 +265,53 @@ class FleetRoutes:
         return reply(view)
 
     async def claims(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        tokens = await self._database.read(lambda unit: unit.identities.claims())
-        return reply({"claim_tokens": [without_secret(token) for token in tokens]})
+        """Claim tokens by id, without their secrets."""
+        paged = read_query(request, Paged)
+        begin = str((place(request, paged, str) or ("",))[0])
+        tokens = await self._database.read(lambda unit: unit.identities.claims(after=begin, limit=paged.limit))
+        following = after(request, last_key(tokens, paged.limit, lambda token: (token.id,)))
+        return paged_reply(request, ClaimPage(claim_tokens=[claim_shown(token) for token in tokens], next=following))
 
     async def new_claim(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """Make a claim token."""
         wanted = await read_json(request, NewClaim)
         token, text = await self._claims.create_claim(
             uses=wanted.uses, expires_s=wanted.expires_s, labels=wanted.labels, by=caller.name
         )
-        response = reply({**without_secret(token), "token": text}, status=201)
+        response = reply(MadeClaim(**asdict(claim_shown(token)), token=text), status=201)
         response.headers["Cache-Control"] = "no-store"
         return response
 
     async def audit(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        """`after`: records with a greater id, oldest first; without it the newest, newest first."""
-        limit = query_count(request, "limit", 100, least=1)
-        campaign, target = query_text(request, "campaign"), query_text(request, "target")
-        if "after" in request.query:
-            after = query_count(request, "after", 0, most=1 << 53)
-            records = await self._database.read(
-                lambda unit: unit.audit.page(after=after, limit=limit, campaign=campaign, target=target)
-            )
-        else:
-            records = await self._database.read(
-                lambda unit: unit.audit.latest(limit=limit, campaign=campaign, target=target)
-            )
-        return reply({"audit": records})
+        """The trail: with `after` the oldest after that record first, without it the newest first."""
+        which = read_query(request, WhichRecords)
+        key = place(request, which, int)
+        records = await self._database.read(lambda unit: _records(unit, which, int(key[0]) if key else None))
+        following = after(request, last_key(records, which.limit, lambda record: (record.id,)))
+        return paged_reply(request, AuditPage(audit=list(records), next=following))
+
+
+def _records(unit: Unit, which: WhichRecords, place_: int | None) -> Sequence[AuditRecord]:
+    limit, campaign, target = which.limit, which.campaign, which.target
+    if which.after is None:
+        return unit.audit.latest(before=place_, limit=limit, campaign=campaign, target=target)
+    begin = which.after if place_ is None else place_
+    return unit.audit.page(after=begin, limit=limit, campaign=campaign, target=target)
 
 
 def filters(request: web.Request) -> dict[str, str]:
-    """The filters of a fleet query: version, hardware, campaign, state and `label.NAME`."""
+    """The filters of a fleet page: version, hardware, campaign, state and `label.NAME`."""
     names = [name for name in request.query if name in FILTERS or name.startswith("label.")]
     found = {name: query_text(request, name) for name in names[:16]}
     return {name: text for name, text in found.items() if text}
 
 
-def without_secret(token: ClaimToken) -> dict[str, Any]:
+def claim_shown(token: ClaimToken) -> ClaimShown:
     """A claim token as people may see it."""
-    shown: dict[str, Any] = msgspec.to_builtins(token)
-    return {name: value for name, value in shown.items() if name != "secret_sha256"}
+    return ClaimShown(
+        id=token.id,
+        expires_at=token.expires_at,
+        uses_left=token.uses_left,
+        labels=dict(token.labels),
+        created_by=token.created_by,
+    )

@@ -24,7 +24,15 @@ class ForecastRoutes:
         self._forecasts = forecasts
 
     def routes(self) -> Sequence[Route]:
-        return (Route(method="GET", path="/campaigns/{campaign}/forecast", need=Need.READ, action=self.forecast),)
+        return (
+            Route(
+                method="GET",
+                path="/campaigns/{campaign}/forecast",
+                need=Need.READ,
+                action=self.forecast,
+                answer=Forecast,
+            ),
+        )
 
     async def forecast(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """When the campaign will be through."""

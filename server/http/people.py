@@ -7,7 +7,7 @@ from aiohttp import web
 from server.http.access import Caller, Need, Tokens
 from server.http.changes import Changes
 from server.http.problems import Render, catching, problem
-from server.http.routes import API, Route, mount
+from server.http.routes import API, Raw, Route, mount
 
 Ready = Callable[[], Sequence[str]]
 """What is not ready yet, in words; empty when the server does all of its work."""
@@ -22,9 +22,11 @@ class SystemRoutes:
         self._ready = ready
 
     def routes(self) -> Sequence[Route]:
-        return (Route(method="GET", path="/events", need=Need.READ, action=self.events),)
+        stream = Raw(media="text/event-stream", text="Events named `changed`; a comment every 15 s without one.")
+        return (Route(method="GET", path="/events", need=Need.READ, action=self.events, answer=stream),)
 
     async def events(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """Server-sent events: something was stored; ask again for what you show. At most 200 follow at once."""
         return await self._changes.stream(request)
 
     async def healthz(self, request: web.Request) -> web.StreamResponse:
@@ -53,7 +55,7 @@ def people_app(
     app.on_response_prepare.append(_harden)
     app.router.add_get("/healthz", system.healthz)
     app.router.add_get("/readyz", system.readyz)
-    mount(app, [*system.routes(), *routes], tokens)
+    mount(app, routes, tokens)
     return app
 
 

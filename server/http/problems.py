@@ -21,6 +21,7 @@ Render = Callable[[int, str, str], web.Response]
 """(status, kind, sentence) → response."""
 
 _OF_HTTP = {404: "not-found", 405: "method-not-allowed", 413: ReasonKind.TOO_LARGE, 415: "wrong-content-type"}
+_MALFORMED = (ReasonKind.MALFORMED, "bad-cursor", "bad-query")
 _SENTENCES = {
     404: "There is nothing at this address.",
     405: "This address does not take that method.",
@@ -40,7 +41,7 @@ def status_of(error: OtariaError) -> int:
         return 413
     if error.kind == "too-slow":
         return 408
-    if error.kind == ReasonKind.MALFORMED:
+    if error.kind in _MALFORMED:
         return 400
     if isinstance(error, RefusedError):
         return 422

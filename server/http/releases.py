@@ -1,9 +1,8 @@
 """Releases and artifacts over REST: upload bytes under their hash, publish what was signed offline, make deltas."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Protocol
 
-import msgspec
 from aiohttp import web
 from msgspec import Meta, Struct
 
@@ -14,9 +13,18 @@ from firmware.protocol.words import Id, ReasonKind, Version
 from server.artifacts import ArtifactStore
 from server.errors import NotFoundError
 from server.http.access import Caller, Need
-from server.http.bodies import chunks_of, decode_base64, path_id, path_version, read_json
-from server.http.routes import Route, reply
-from server.ports import Database, DeltaRecord, ReleaseRecord
+from server.http.bodies import chunks_of, decode_base64, path_id, path_version, read_json, read_query
+from server.http.paging import Key, Paged, after, cut, last_key, paged_reply, place
+from server.http.routes import Raw, Route, reply
+from server.ports import (
+    Database,
+    DeltaRecord,
+    ReleaseImage,
+    ReleaseRecord,
+    ReleaseState,
+    Requirements,
+    StoredFile,
+)
 
 MAX_METADATA_BYTES = 8 << 20
 MAX_PUBLISH_BYTES = (manifests.MAX_BYTES + MAX_METADATA_BYTES) * 4 // 3 + 65536
@@ -56,6 +64,52 @@ class Submission(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     content_key: str | None = None
 
 
+class ReleaseShown(Struct, frozen=True, kw_only=True):
+    """A release as the API shows it. `images`: one for each slot set, as stored; `sha256` and `length`: of all together;
+    `deltas`: those that lead to it."""
+
+    product: str
+    version: str
+    counter: int
+    hardware: tuple[str, ...]
+    manifest: StoredFile
+    images: tuple[ReleaseImage, ...]
+    state: ReleaseState
+    notes: str
+    published_at: float
+    requires: Requirements | None
+    sha256: str
+    length: int
+    deltas: list[DeltaRecord]
+
+
+class ReleasePage(Struct, frozen=True, kw_only=True):
+    """A page of them, by product and version."""
+
+    releases: list[ReleaseShown]
+    next: str | None
+
+
+class Artifact(Struct, frozen=True, kw_only=True):
+    """What is stored. `length`: in bytes."""
+
+    sha256: str
+    length: int
+
+
+class PublicKey(Struct, frozen=True, kw_only=True):
+    """The key that makers encrypt releases to, and its sha256."""
+
+    public: str
+    key_id: str
+
+
+class Deltas(Struct, frozen=True, kw_only=True):
+    """Those that were made."""
+
+    deltas: list[DeltaRecord]
+
+
 class ReleaseRoutes:
     """Handlers about artifacts and releases."""
 
@@ -78,17 +132,50 @@ class ReleaseRoutes:
         one = "/releases/{product}/{version}"
         return (
             Route(method="HEAD", path="/artifacts/sha256/{hash}", need=Need.READ, action=self.has_artifact),
-            Route(method="PUT", path="/artifacts/sha256/{hash}", need=Need.OPERATE, action=self.put_artifact),
-            Route(method="GET", path="/releases", need=Need.READ, action=self.list),
-            Route(method="POST", path="/releases", need=Need.OPERATE, action=self.publish),
-            Route(method="GET", path="/release-key", need=Need.READ, action=self.release_key),
-            Route(method="GET", path=one, need=Need.READ, action=self.show),
-            Route(method="POST", path=f"{one}/deltas", need=Need.OPERATE, action=self.make_deltas),
-            Route(method="POST", path=f"{one}/suspect", need=Need.OPERATE, action=self.judge),
-            Route(method="POST", path=f"{one}/clear", need=Need.OPERATE, action=self.judge),
+            Route(
+                method="PUT",
+                path="/artifacts/sha256/{hash}",
+                need=Need.OPERATE,
+                action=self.put_artifact,
+                body=Raw(media="application/octet-stream", text="The artifact."),
+                answer=Artifact,
+                statuses=(200, 201),
+            ),
+            Route(method="GET", path="/releases", need=Need.READ, action=self.list, query=Paged, answer=ReleasePage),
+            Route(
+                method="POST",
+                path="/releases",
+                need=Need.OPERATE,
+                action=self.publish,
+                body=Submission,
+                answer=ReleaseShown,
+                statuses=(201,),
+            ),
+            Route(method="GET", path="/release-key", need=Need.READ, action=self.release_key, answer=PublicKey),
+            Route(method="GET", path=one, need=Need.READ, action=self.show, answer=ReleaseShown),
+            Route(method="POST", path=f"{one}/deltas", need=Need.OPERATE, action=self.make_deltas, answer=Deltas),
+            *(
+                Route(
+                    method="POST",
+                    path=f"{one}/{verb}",
+                    need=Need.OPERATE,
+                    action=self.judge,
+                    body=Reasoned,
+                    answer=ReleaseShown,
+                    text=text,
+                )
+                for verb, text in (
+                    ("suspect", "Mark a release suspect, as a regression after completion does."),
+                    (
+                        "clear",
+                        "Clear a suspect release: active again. Campaigns that it paused stay so until they are resumed.",
+                    ),
+                )
+            ),
         )
 
     async def has_artifact(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """Say whether an artifact is there."""
         path = self._artifacts.find(request.match_info["hash"])
         if path is None:
             raise NotFoundError("There is no artifact with this sha256.")
@@ -99,24 +186,29 @@ class ReleaseRoutes:
         sha256, limit = request.match_info["hash"], self._max_artifact_bytes
         found = self._artifacts.find(sha256)
         if found is not None:
-            return reply({"sha256": sha256, "length": found.stat().st_size})
+            return reply(Artifact(sha256=sha256, length=found.stat().st_size))
         if (request.content_length or 0) > limit:
             raise RefusedError(ReasonKind.TOO_LARGE, f"An artifact may have at most {limit} bytes here.")
         length = await self._artifacts.receive(chunks_of(request), sha256, max_bytes=limit)
-        return reply({"sha256": sha256, "length": length}, status=201)
+        return reply(Artifact(sha256=sha256, length=length), status=201)
 
     async def list(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """Releases by product and version."""
+        paged = read_query(request, Paged)
         releases, deltas = await self._database.read(lambda unit: (unit.releases.list(), unit.releases.deltas()))
-        return reply({"releases": [release_json(release, deltas) for release in releases]})
+        page = cut(sorted(releases, key=_key), _key, place(request, paged, str, str), paged.limit)
+        following = after(request, last_key(page, paged.limit, _key))
+        return paged_reply(request, ReleasePage(releases=[release_shown(one, deltas) for one in page], next=following))
 
     async def show(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """One release."""
         product, version = path_id(request, "product"), path_version(request)
         release, deltas = await self._database.read(
             lambda unit: (unit.releases.get(product, version), unit.releases.deltas())
         )
         if release is None:
             raise NotFoundError(f"There is no release {version} of {product}.")
-        return reply(release_json(release, deltas))
+        return reply(release_shown(release, deltas))
 
     async def publish(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """Take a release into the catalogue; publishing the same again changes nothing."""
@@ -129,29 +221,32 @@ class ReleaseRoutes:
             by=caller.name,
             content_key=None if wanted.content_key is None else decode_base64(wanted.content_key, "content_key"),
         )
-        return reply(release_json(release, ()), status=201)
+        return reply(release_shown(release, ()), status=201)
 
     async def release_key(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """The public key that makers encrypt releases to, and its sha256 to compare."""
         public = await self._publisher.release_key()
-        return reply({"public": public, "key_id": key_id(public)})
+        return reply(PublicKey(public=public, key_id=key_id(public)))
 
     async def make_deltas(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """Make the deltas to this release now and answer when they are in the catalogue."""
         deltas = await self._publisher.make_deltas(path_id(request, "product"), path_version(request))
-        return reply({"deltas": deltas})
+        return reply(Deltas(deltas=list(deltas)))
 
     async def judge(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """Mark a release suspect, or clear it, with the reason in the body."""
         told = await read_json(request, Reasoned)
         act = self._judge.clear if request.path.endswith("/clear") else self._judge.doubt
         release = await act(path_id(request, "product"), path_version(request), by=caller.name, reason=told.reason)
-        return reply(release_json(release, ()))
+        return reply(release_shown(release, ()))
 
 
-def release_json(release: ReleaseRecord, deltas: Sequence[DeltaRecord]) -> dict[str, Any]:
+def release_shown(release: ReleaseRecord, deltas: Sequence[DeltaRecord]) -> ReleaseShown:
     """A release as the API shows it, with the deltas that lead to it."""
-    shown: dict[str, Any] = msgspec.to_builtins(release)
     images = {image.file.sha256 for image in release.images}
     to_it = [delta for delta in deltas if delta.target_sha256 in images]
-    return {**shown, "sha256": release.sha256, "length": release.length, "deltas": msgspec.to_builtins(to_it)}
+    return ReleaseShown(**vars(release), sha256=release.sha256, length=release.length, deltas=to_it)
+
+
+def _key(release: ReleaseRecord) -> Key:
+    return release.product, release.version

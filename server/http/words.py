@@ -43,7 +43,7 @@ class WordRoutes:
         self._words = words
 
     def routes(self) -> Sequence[Route]:
-        return (Route(method="POST", path="/words", need=Need.OPERATE, action=self.say),)
+        return (Route(method="POST", path="/words", need=Need.OPERATE, action=self.say, body=Said, answer=Word),)
 
     async def say(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """Keep a word that preconditions may wait for."""

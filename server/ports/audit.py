@@ -37,7 +37,7 @@ class Audit(Protocol):
         self, *, after: int = 0, limit: int = 100, campaign: str | None = None, target: str | None = None
     ) -> Sequence[AuditRecord]: ...
     def latest(
-        self, *, limit: int = 100, campaign: str | None = None, target: str | None = None
+        self, *, limit: int = 100, campaign: str | None = None, target: str | None = None, before: int | None = None
     ) -> Sequence[AuditRecord]:
-        """The newest, newest first."""
+        """The newest, newest first; `before`: of those with a smaller id."""
         ...

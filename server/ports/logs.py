@@ -48,8 +48,8 @@ class Logs(Protocol):
         """What came in answer, or None."""
         ...
 
-    def of_target(self, target: str, limit: int) -> Sequence[LogAsk]:
-        """The target's requests, the newest first."""
+    def of_target(self, target: str, limit: int, *, after: tuple[float, str] | None = None) -> Sequence[LogAsk]:
+        """The target's requests, the newest first; `after`: (`asked_at`, `id`) of the one before."""
         ...
 
     def of_campaign(self, campaign: str, after: str, limit: int) -> Sequence[LogAsk]:

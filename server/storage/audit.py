@@ -48,10 +48,11 @@ class SqlAudit:
         return [AuditRecord(**row) for row in self._db.execute(query).mappings()]
 
     def latest(
-        self, *, limit: int = 100, campaign: str | None = None, target: str | None = None
+        self, *, limit: int = 100, campaign: str | None = None, target: str | None = None, before: int | None = None
     ) -> Sequence[AuditRecord]:
-        """The newest, newest first."""
-        query = _of(select(AUDIT), campaign, target).order_by(AUDIT.c.id.desc()).limit(limit)
+        """The newest, newest first; `before`: of those with a smaller id."""
+        of_all = select(AUDIT) if before is None else select(AUDIT).where(AUDIT.c.id < before)
+        query = _of(of_all, campaign, target).order_by(AUDIT.c.id.desc()).limit(limit)
         return [AuditRecord(**row) for row in self._db.execute(query).mappings()]
 
 

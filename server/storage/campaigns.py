@@ -212,6 +212,14 @@ class SqlCampaigns:
         rows = self._db.execute(select(CAMPAIGN).order_by(CAMPAIGN.c.created_at.desc(), CAMPAIGN.c.id)).mappings()
         return [self._view(row) for row in rows]
 
+    def page(self, *, limit: int = 100, after: tuple[float, str] | None = None) -> Sequence[CampaignView]:
+        """Campaigns, newest first; `after`: (`created_at`, `id`) of the one before."""
+        query = select(CAMPAIGN).order_by(CAMPAIGN.c.created_at.desc(), CAMPAIGN.c.id).limit(limit)
+        if after is not None:
+            at, same = CAMPAIGN.c.created_at, CAMPAIGN.c.id
+            query = query.where((at < after[0]) | ((at == after[0]) & (same > after[1])))
+        return [self._view(row) for row in self._db.execute(query).mappings()]
+
     def view(self, campaign_id: str) -> CampaignView | None:
         """One campaign."""
         row = self._db.execute(select(CAMPAIGN).where(CAMPAIGN.c.id == campaign_id)).mappings().first()

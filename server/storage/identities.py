@@ -36,10 +36,10 @@ class SqlIdentities:
             )
         )
 
-    def claims(self) -> Sequence[ClaimToken]:
-        """All claim tokens, by id."""
-        rows = self._db.execute(select(CLAIM_TOKEN).order_by(CLAIM_TOKEN.c.id)).mappings()
-        return [ClaimToken(**row) for row in rows]
+    def claims(self, *, after: str = "", limit: int | None = None) -> Sequence[ClaimToken]:
+        """Claim tokens by id; `after` this one, so many (None: all)."""
+        query = select(CLAIM_TOKEN).where(CLAIM_TOKEN.c.id > after).order_by(CLAIM_TOKEN.c.id).limit(limit)
+        return [ClaimToken(**row) for row in self._db.execute(query).mappings()]
 
     def spend_claim(self, token_id: str, secret_sha256: str, now: float) -> ClaimToken:
         """Use one of its uses. Raises `RefusedError` (`claim-unknown`, `claim-expired`, `claim-used-up`)."""

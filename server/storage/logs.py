@@ -35,9 +35,12 @@ class SqlLogs:
         text: str | None = self._db.execute(select(LOG_REQUEST.c.text).where(*answered)).scalar()
         return text
 
-    def of_target(self, target: str, limit: int) -> Sequence[LogAsk]:
-        """The target's requests, the newest first."""
+    def of_target(self, target: str, limit: int, *, after: tuple[float, str] | None = None) -> Sequence[LogAsk]:
+        """The target's requests, the newest first; `after`: (`asked_at`, `id`) of the one before."""
         query = select(*_COLUMNS).where(LOG_REQUEST.c.target == target)
+        if after is not None:
+            at, same = LOG_REQUEST.c.asked_at, LOG_REQUEST.c.id
+            query = query.where((at < after[0]) | ((at == after[0]) & (same > after[1])))
         query = query.order_by(LOG_REQUEST.c.asked_at.desc(), LOG_REQUEST.c.id).limit(limit)
         return [_ask(dict(row)) for row in self._db.execute(query).mappings()]
 

@@ -23,6 +23,7 @@ from server.http.devices import DeviceRoutes
 from server.http.fleet import FleetRoutes
 from server.http.forecasts import ForecastRoutes
 from server.http.logs import LogRoutes
+from server.http.openapi import DescriptionRoutes
 from server.http.people import SystemRoutes
 from server.http.releases import ReleaseRoutes
 from server.http.revisions import RevisionRoutes
@@ -106,6 +107,7 @@ def routes() -> Iterator[tuple[str, str]]:
         RevisionRoutes,
         WordRoutes,
         ForecastRoutes,
+        DescriptionRoutes,
     ):
         for route in unfurnished(kind).routes():
             yield f"{route.method} {route.path}", route.need.value

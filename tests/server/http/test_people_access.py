@@ -30,6 +30,7 @@ READ = {
     "GET /authorities",
     "GET /endpoints",
     "GET /fleet/{target}/logs",
+    "GET /openapi.json",
 }
 OPERATE = {
     "POST /campaigns/{campaign}/bundle",
