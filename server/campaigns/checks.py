@@ -13,6 +13,7 @@ import logging
 from typing import Any
 
 from firmware.errors import OtariaError
+from server.campaigns.rounds import forever
 from server.planner.rows import CampaignRow
 from server.planner.slices import Footprint
 from server.planner.states import LIVE
@@ -39,12 +40,7 @@ class Checks:
 
     async def run(self) -> None:
         """Ask what is due until cancelled."""
-        while True:
-            try:
-                await self.settle()
-            except OtariaError as error:
-                _log.error("checks wait: %s", error, extra={"kind": error.kind})
-            await asyncio.sleep(LOOK_EVERY_S)
+        await forever(self.settle, LOOK_EVERY_S, _log, "checks")
 
     async def settle(self) -> int:
         """Ask once all that is due now, side by side; returns how many were asked."""

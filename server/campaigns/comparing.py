@@ -5,14 +5,13 @@ anew goes on, and one pair is counted once, whoever looks twice. A look takes a 
 the hours of each pair.
 """
 
-import asyncio
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from firmware.errors import OtariaError
 from server.campaigns.engine import Engine
+from server.campaigns.rounds import forever
 from server.planner.comparing import Comparison, Pair, compare, needed, unready
 from server.planner.events import Compared
 from server.planner.rows import AssignmentRow
@@ -51,12 +50,7 @@ class Comparer:
 
     async def run(self) -> None:
         """Compare what can be compared until cancelled."""
-        while True:
-            try:
-                await self.settle()
-            except OtariaError as error:
-                log.error("comparisons wait: %s", error, extra={"kind": error.kind})
-            await asyncio.sleep(LOOK_EVERY_S)
+        await forever(self.settle, LOOK_EVERY_S, log, "comparisons")
 
     async def settle(self) -> None:
         """Look at the next page of each cohort, and tell the planner."""

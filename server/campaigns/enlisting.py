@@ -3,12 +3,11 @@
 Looked for every minute, a page a time, so that a thousand devices that enrol at once keep nobody waiting.
 """
 
-import asyncio
 import logging
 
-from firmware.errors import OtariaError
 from server.campaigns.engine import Engine
 from server.campaigns.members import Membership, membership
+from server.campaigns.rounds import forever
 from server.planner.states import LIVE
 from server.ports import CampaignView, Database, Unit
 
@@ -27,12 +26,7 @@ class Enlisting:
 
     async def run(self) -> None:
         """Bring live campaigns up to date every minute, until cancelled."""
-        while True:
-            try:
-                await self.settle()
-            except OtariaError as error:
-                _log.error("live selections wait: %s", error, extra={"kind": error.kind})
-            await asyncio.sleep(EVERY_S)
+        await forever(self.settle, EVERY_S, _log, "live selections")
 
     async def settle(self) -> None:
         """Bring every live campaign up to date."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from firmware.errors import OtariaError
 from server.campaigns.engine import Engine
+from server.campaigns.rounds import forever
 from server.planner.events import SliRead
 from server.planner.states import LIVE
 from server.planner.strategy import GatePolicy
@@ -44,12 +45,7 @@ class Indicators:
 
     async def run(self) -> None:
         """Read what is wanted until cancelled."""
-        while True:
-            try:
-                await self.settle()
-            except OtariaError as error:
-                log.error("indicators wait: %s", error, extra={"kind": error.kind})
-            await asyncio.sleep(LOOK_EVERY_S)
+        await forever(self.settle, LOOK_EVERY_S, log, "indicators")
 
     async def settle(self) -> None:
         """Read every indicator that is due, all at once, and tell the planner."""

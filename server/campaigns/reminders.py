@@ -1,10 +1,9 @@
 """Reminders of approvals that emergencies owe. When the next is due stands in the campaign's row, so a restart loses none."""
 
-import asyncio
 import logging
 
-from firmware.errors import OtariaError
 from server.campaigns.engine import Engine
+from server.campaigns.rounds import forever
 from server.planner.events import ReminderDue
 from server.ports import Clock, Database
 
@@ -23,16 +22,10 @@ class Reminders:
 
     async def run(self) -> None:
         """Remind of what is due until cancelled."""
-        while True:
-            try:
-                await self.settle()
-            except OtariaError as error:
-                _log.error("reminders wait: %s", error, extra={"kind": error.kind})
-            await asyncio.sleep(LOOK_EVERY_S)
+        await forever(self.settle, LOOK_EVERY_S, _log, "reminders")
 
     async def settle(self) -> None:
-        """Tell the planner of each campaign whose reminder is due."""
+        """Tell the planner of the campaigns whose reminders are due, `PAGE` at most."""
         now = self._clock.now()
-        while due := await self._database.read(lambda unit: unit.campaigns.to_remind(now, PAGE)):
-            for name in due:
-                await self._engine.command(ReminderDue(campaign=name, at=now))
+        for name in await self._database.read(lambda unit: unit.campaigns.to_remind(now, PAGE)):
+            await self._engine.command(ReminderDue(campaign=name, at=now))

@@ -7,17 +7,16 @@ Rules
   campaign's row.
 """
 
-import asyncio
 import hashlib
 import logging
 from collections.abc import Callable
 
-from firmware.errors import OtariaError
 from firmware.protocol.codec import convert
 from firmware.protocol.permit import Ask, Permit, Verdict
 from firmware.protocol.topics import Leaf, of_target
 from server.campaigns.director import Director
 from server.campaigns.engine import Engine
+from server.campaigns.rounds import forever
 from server.planner.events import Roused
 from server.planner.rows import AssignmentRow, CampaignRow
 from server.planner.waits import ASKS_A_SECOND
@@ -51,12 +50,7 @@ class Rousing:
 
     async def run(self) -> None:
         """Tell the next few every some seconds, until cancelled."""
-        while True:
-            try:
-                await self.settle()
-            except OtariaError as error:
-                _log.error("targets are told later that a calendar changed: %s", error, extra={"kind": error.kind})
-            await asyncio.sleep(EVERY_S)
+        await forever(self.settle, EVERY_S, _log, "words to targets whose calendar changed")
 
     async def settle(self) -> int:
         """Tell the next few of one campaign; returns how many were told."""
