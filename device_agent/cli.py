@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
+from device_agent.stdout import reader_left
 from firmware.errors import OtariaError, RefusedError, UnavailableError
 from firmware.logs import log_to_stderr
 
@@ -44,12 +45,16 @@ def run(arguments: Sequence[str]) -> int:
     try:
         parsed = _parser().parse_args(arguments)
         command: Command = parsed.command
-        return command(parsed)
+        ended = command(parsed)
+        reader_left()
+        return ended
     except _UsageError as error:
         return _failed("usage", str(error), as_json, code=2)
     except OtariaError as error:
         return _failed(error.kind, error.text, as_json)
     except OSError as error:
+        if reader_left():
+            return 1
         where = f": {error.filename}" if error.filename else ""
         return _failed("os-error", f"{error.strerror or error}{where}", as_json)
 
