@@ -70,6 +70,11 @@ from server.premises import bound, listening, make_state, name_of, only_one
 from server.standby import refuse_strangers, standby_app
 from server.transport.mqtt import AiomqttTransport, OnMessage
 from server.transport.takeover import Takeover
+from server.webhooks.addresses import Addresses
+from server.webhooks.delivery import Deliveries
+from server.webhooks.desk import WebhookDesk
+from server.webhooks.post import Poster
+from server.webhooks.signing import WebhookSecrets
 
 log = logging.getLogger(__name__)
 RENEW_EVERY_S = 3600.0
@@ -125,6 +130,9 @@ class Core:
     comparer: Comparer
     desk: CampaignService
     evictions: Evictions
+    deliveries: Deliveries
+    poster: Poster
+    webhooks: WebhookDesk
 
 
 class Server:
@@ -256,6 +264,7 @@ class Server:
             stack=self._stack,
         )
         core = _core(foundation)
+        await self._stack.enter_async_context(core.poster)
         self._stack.push_async_callback(self._cancel)
         self._spawn(core, foundation)
         doors = self._doors
@@ -285,6 +294,7 @@ class Server:
             ("comparison of metrics", core.comparer.run()),
             ("catalogue renewal", _renewals(foundation, core.publisher)),
             ("proposals", Proposals(core.desk).run()),
+            ("webhooks", core.deliveries.run()),
             ("reminders", Reminders(foundation.database, foundation.clock, core.engine).run()),
             ("housekeeping", Housekeeping(foundation.database, foundation.clock).run()),
         )
@@ -389,6 +399,12 @@ def _core(base: Foundation) -> Core:
         renew_lists=base.renew_revocations,
         on_outbox=publisher.wake,
     )
+    addresses = Addresses(base.settings.webhooks.private)
+    secrets = WebhookSecrets(base.settings.online_keys)
+    poster = Poster(addresses, ca_file=base.settings.webhooks.ca_file, timeout_s=base.settings.webhooks.timeout_s)
+    deliveries = Deliveries(
+        database=base.database, clock=base.clock, secrets=secrets, posts=poster, source=base.settings.webhooks.source
+    )
     return Core(
         transport=transport,
         watch=watch,
@@ -407,6 +423,11 @@ def _core(base: Foundation) -> Core:
             base.database, base.clock, engine, on_started=preparation.wake, checks=base.settings.checks.urls
         ),
         evictions=evictions,
+        deliveries=deliveries,
+        poster=poster,
+        webhooks=WebhookDesk(
+            database=base.database, clock=base.clock, secrets=secrets, addresses=addresses, wake=deliveries.wake
+        ),
     )
 
 
@@ -481,6 +502,7 @@ def _people(base: Foundation, core: Core, *, secure: bool) -> web.Application:
             bundles=BundleService(base.database, base.clock, base.director, base.repository, base.artifacts),
             ingest=core.ingest,
             on_brought=brought,
+            webhooks=core.webhooks,
             secure=secure,
             on_outbox=core.publisher.wake,
             on_shut_out=shut_out,

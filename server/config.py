@@ -23,6 +23,8 @@ MIN_RATE, MAX_RATE = 1024, 1 << 40
 MAX_QUERIES, MAX_QUERY = 64, 4096
 MIN_LEASE_S, MAX_LEASE_S = 1.0, 600.0
 MAX_CHECK_S = 60
+MAX_NETWORKS = 64
+_SOURCE = re.compile(r"^[A-Za-z0-9/:._~-]{1,200}\Z")
 _CHECK = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}\Z")
 _MONITOR_URL = re.compile(r"^https?://[A-Za-z0-9.\[\]:/_-]{1,300}\Z")
 _URL = re.compile(r"^https://[A-Za-z0-9.\[\]:_-]{1,300}\Z")
@@ -49,6 +51,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "storage": {"url": None, "lease_s": 30.0},
     "sli": {"url": None, "queries": {}},
     "checks": {"urls": {}, "secret_file": None, "timeout_s": 10},
+    "webhooks": {"source": "/otaria", "private": [], "ca_file": None, "timeout_s": 10},
     "catalogue": {"repository": "repository", "online_keys": "keys/online"},
 }
 
@@ -131,6 +134,17 @@ class CheckSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WebhookSettings:
+    """Who events say they are from; the networks that they may be sent to although they aren't public; authorities trusted there
+    beside the system's; and how long an answer may take."""
+
+    source: str
+    private: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+    ca_file: Path | None
+    timeout_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything the composition root needs to know. `storage_url` None: SQLite in the state directory. `lease_s`: how long a
     leader may be silent before a server that stands by takes over."""
@@ -141,6 +155,7 @@ class Settings:
     blocks: BlockRates
     sli: SliSettings
     checks: CheckSettings
+    webhooks: WebhookSettings
     storage_url: str | None
     lease_s: float
     repository: Path
@@ -200,6 +215,7 @@ def validated(settings: Mapping[str, Mapping[str, Any]], *, base: Path) -> Setti
         blocks=_blocks(settings["blocks"]),
         sli=_sli(settings["sli"]),
         checks=_checks(settings["checks"], base),
+        webhooks=_webhooks(settings["webhooks"], base),
         storage_url=_typed(storage["url"], str | None, "storage.url"),
         lease_s=_lease_s(storage["lease_s"]),
         repository=_path(catalogue["repository"], "catalogue.repository", base),
@@ -240,6 +256,25 @@ def _checks(section: Mapping[str, Any], base: Path) -> CheckSettings:
         text = "`checks.secret_file` must name a file of 16 bytes or more, known to the checks too: it signs what they are asked."
         raise RefusedError(KIND, text)
     return CheckSettings(urls=urls, secret_file=secret, timeout_s=timeout_s)
+
+
+def _webhooks(section: Mapping[str, Any], base: Path) -> WebhookSettings:
+    source = _typed(section["source"], str, "webhooks.source")
+    if not _SOURCE.match(source):
+        text = "`webhooks.source` must be a URI, or the path of one, such as https://otaria.example.org."
+        raise RefusedError(KIND, text)
+    networks = _typed(section["private"], list[str], "webhooks.private")
+    if len(networks) > MAX_NETWORKS:
+        raise RefusedError(KIND, f"`webhooks.private` may have at most {MAX_NETWORKS} networks.")
+    try:
+        private = tuple(ipaddress.ip_network(network) for network in networks)
+    except ValueError as error:
+        raise RefusedError(KIND, f"`webhooks.private` must have networks such as 10.1.0.0/16: {error}.") from error
+    timeout_s = _typed(section["timeout_s"], float, "webhooks.timeout_s")
+    if not 1 <= timeout_s <= MAX_CHECK_S:
+        raise RefusedError(KIND, f"`webhooks.timeout_s` must be 1 to {MAX_CHECK_S} seconds.")
+    ca_file = _path(section["ca_file"], "webhooks.ca_file", base) if section["ca_file"] else None
+    return WebhookSettings(source=source, private=private, ca_file=ca_file, timeout_s=timeout_s)
 
 
 def parse_address(text: str, name: str) -> Address:

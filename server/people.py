@@ -26,6 +26,7 @@ from server.http.openapi import DESCRIPTION, DescriptionRoutes
 from server.http.people import Ready, SystemRoutes, people_app
 from server.http.releases import Judge, Publisher, ReleaseRoutes
 from server.http.revisions import RevisionDesk, RevisionRoutes
+from server.http.webhooks import WebhookDesk, WebhookRoutes
 from server.http.words import WordRoutes
 from server.identity.authorities_service import AuthoritiesService
 from server.ports import Clock, Database
@@ -33,6 +34,7 @@ from server.ui.forms import Forms
 from server.ui.pages import Pages
 from server.ui.rendering import Templates
 from server.ui.sessions import Sessions
+from server.ui.webhooks import WebhookPages
 
 
 class CampaignDesk(Desk, RevisionDesk, Explainer, Judge, Protocol):
@@ -62,6 +64,7 @@ class PeopleParts:
     director: Director
     bundles: BundleService
     ingest: Brings
+    webhooks: WebhookDesk
     max_artifact_bytes: int
     secure: bool = False
     on_outbox: Callable[[], None] = lambda: None
@@ -110,6 +113,7 @@ def people_listener(parts: PeopleParts) -> web.Application:
         *RevisionRoutes(desk).routes(),
         *WordRoutes(WordService(database, parts.clock)).routes(),
         *releases.routes(),
+        *WebhookRoutes(parts.webhooks).routes(),
         *LogRoutes(database=database, desk=logs).routes(),
         *BundleRoutes(bundles=parts.bundles, ingest=parts.ingest, wake=parts.on_brought).routes(),
         *system.routes(),
@@ -123,4 +127,5 @@ def people_listener(parts: PeopleParts) -> web.Application:
     Forms(database=database, sessions=sessions, desk=desk, logs=logs, templates=templates, secure=parts.secure).mount(
         app
     )
+    WebhookPages(desk=parts.webhooks, sessions=sessions, templates=templates).mount(app)
     return app

@@ -4,6 +4,7 @@ The desk is the real campaign service. `secret[role]` is a token of that role.
 """
 
 import hashlib
+import ipaddress
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +43,11 @@ from server.ports import (
     Unit,
 )
 from server.storage.database import SqlDatabase
+from server.webhooks.addresses import Addresses
+from server.webhooks.delivery import Deliveries
+from server.webhooks.desk import WebhookDesk
+from server.webhooks.post import Poster
+from server.webhooks.signing import WebhookSecrets
 from tests.described import Described
 
 NOW = 1_800_000_000.0
@@ -122,6 +128,7 @@ class PeopleSide:
     publisher: PaperPublisher
     secret: dict[Role, str]
     waiting_for: list[str]
+    deliveries: Deliveries
 
     def headers(self, role: Role = Role.ADMIN) -> dict[str, str]:
         """The headers of an API request of this role."""
@@ -150,6 +157,9 @@ async def people(tmp_path: Path) -> AsyncIterator[PeopleSide]:
     desk = CampaignService(database, clock, engine)
     authorities = Authorities.open_or_create(tmp_path / "identity", clock=clock.now)
     artifacts, publisher, waiting_for = ArtifactStore(tmp_path / "artifacts"), PaperPublisher(), list[str]()
+    addresses, secrets = Addresses([ipaddress.ip_network("127.0.0.0/8")]), WebhookSecrets(tmp_path)
+    poster = Poster(addresses, timeout_s=2.0)
+    deliveries = Deliveries(database=database, clock=clock, secrets=secrets, posts=poster, source="/test")
     app = people_listener(
         PeopleParts(
             database=database,
@@ -168,12 +178,13 @@ async def people(tmp_path: Path) -> AsyncIterator[PeopleSide]:
             director=director,
             bundles=BundleService(database, clock, director, Repository(tmp_path / "metadata"), artifacts),
             ingest=Ingest(database, clock, director),
+            webhooks=WebhookDesk(database=database, clock=clock, secrets=secrets, addresses=addresses),
             max_artifact_bytes=1 << 20,
         )
     )
     described = Described()
     app.middlewares.insert(0, described.check)
-    async with TestClient(TestServer(app)) as client:
+    async with poster, TestClient(TestServer(app)) as client:
         yield PeopleSide(
             client=client,
             database=database,
@@ -185,6 +196,7 @@ async def people(tmp_path: Path) -> AsyncIterator[PeopleSide]:
             publisher=publisher,
             secret=secret,
             waiting_for=waiting_for,
+            deliveries=deliveries,
         )
         changes.close()
     assert described.wrong == []

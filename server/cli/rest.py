@@ -71,6 +71,10 @@ class RestClient:
         data = body.encode() if isinstance(body, str) else json.dumps({} if body is None else body).encode()
         return self._json("POST", path, data)
 
+    def patch(self, path: str, body: object) -> Any:
+        """PATCH JSON; the parsed JSON."""
+        return self._json("PATCH", path, json.dumps(body).encode())
+
     def delete(self, path: str, body: object) -> Any:
         """DELETE with a JSON body; the parsed JSON."""
         return self._json("DELETE", path, json.dumps(body).encode())

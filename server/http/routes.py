@@ -28,6 +28,7 @@ PATHS: dict[str, Any] = {
     "step": Literal["rotate", "switch", "retire"],
     "target": Id,
     "version": Version,
+    "webhook": Id,
 }
 """What may stand in the braces of a path."""
 

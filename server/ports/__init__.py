@@ -57,3 +57,9 @@ from server.ports.transport import Transport as Transport
 from server.ports.unit import Clock as Clock
 from server.ports.unit import Database as Database
 from server.ports.unit import Unit as Unit
+from server.ports.webhooks import Delivery as Delivery
+from server.ports.webhooks import DeliveryState as DeliveryState
+from server.ports.webhooks import Purpose as Purpose
+from server.ports.webhooks import Webhook as Webhook
+from server.ports.webhooks import Webhooks as Webhooks
+from server.ports.webhooks import WebhookState as WebhookState

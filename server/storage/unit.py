@@ -13,6 +13,7 @@ from server.storage.logs import SqlLogs
 from server.storage.messages import SqlInbox, SqlOrders, SqlOutbox
 from server.storage.metrics import SqlMetrics
 from server.storage.releases import SqlReleases
+from server.storage.webhooks import SqlWebhooks
 
 
 class SqlUnit:
@@ -32,3 +33,4 @@ class SqlUnit:
         self.presences = SqlPresences(connection)
         self.leases = SqlLeases(connection)
         self.metrics = SqlMetrics(connection)
+        self.webhooks = SqlWebhooks(connection)

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from server.planner.approvals import owed, urgency
 from server.planner.words import AssignmentState as A
 from server.planner.words import CampaignState, CohortState
-from server.ports import CampaignView
-from server.ui.wording import campaign_sentence, plural, spoken
+from server.ports import CampaignView, Webhook, WebhookState
+from server.ui.wording import campaign_sentence, plural, span, spoken
 
 WAIT_FOR_SOMEBODY = (CampaignState.DRAFT, CampaignState.AWAITING_APPROVAL, CampaignState.PAUSED)
 ENDED_EARLY = (CampaignState.ABORTED, CampaignState.ROLLED_BACK)
 LOOK = (A.MISSING, A.REGRESSED, A.DRIFTED, A.FAILED, A.REFUSED)
 """States that a running campaign does not heal by itself."""
+FAILS_S = 3600.0
+"""After so long a webhook that fails needs somebody."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +25,40 @@ class Need:
     tone: str
     text: str
     advice: str
+
+    @property
+    def href(self) -> str:
+        return f"/campaigns/{self.view.row.id}"
+
+    @property
+    def name(self) -> str:
+        return self.view.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebhookNeed:
+    """A webhook that takes nothing any more. `href`: empty for who may not go there."""
+
+    name: str
+    tone: str
+    text: str
+    advice: str
+    href: str
+
+
+def webhook_needs(hooks: Sequence[Webhook], now: float, *, href: str = "") -> list[WebhookNeed]:
+    """What needs somebody among the webhooks: those that are switched off, and those that have failed for long."""
+    found = []
+    for hook in hooks:
+        if hook.state is WebhookState.OFF:
+            text = "is switched off: nobody is told what happens through it."
+            advice = f"Mend the receiver, then `otaria webhook resume {hook.name}`; what it missed follows."
+            found.append(WebhookNeed(name=hook.name, tone="bad", text=text, advice=advice, href=href))
+        elif hook.state is WebhookState.ON and hook.failing_since is not None and now - hook.failing_since >= FAILS_S:
+            text = f"has taken nothing for {span(now - hook.failing_since)}; its events wait."
+            advice = f"`otaria webhook show {hook.name}` says what it answers."
+            found.append(WebhookNeed(name=hook.name, tone="attention", text=text, advice=advice, href=href))
+    return found
 
 
 def needs(views: Sequence[CampaignView]) -> list[Need]:

@@ -27,7 +27,7 @@ from server.planner.rows import AssignmentRow, CampaignRow
 from server.planner.states import CAMPAIGN
 from server.planner.words import AssignmentState, CampaignState, Verb
 from server.ports import CampaignView, Clock, Database, DeltaRecord, ReleaseImage, ReleaseRecord, Unit
-from server.ui.attention import needs
+from server.ui.attention import needs, webhook_needs
 from server.ui.pictures import MAX_CELLS, CohortPicture, picture, versions_bar
 from server.ui.rendering import STATIC, STATIC_TYPES, Templates
 from server.ui.sessions import Session, Sessions
@@ -116,11 +116,12 @@ class Pages:
         return await self._changes.stream(request)
 
     async def overview(self, request: web.Request, session: Session) -> web.StreamResponse:
-        count, versions, views = await self._database.read(
-            lambda unit: (unit.fleet.count(), unit.fleet.versions(), unit.campaigns.list())
+        count, versions, views, hooks = await self._database.read(
+            lambda unit: (unit.fleet.count(), unit.fleet.versions(), unit.campaigns.list(), unit.webhooks.list())
         )
         newest = sorted(views, key=lambda view: (_rank(view.row.state), -view.created_at))
         shown = [(view, _pictures(view, {})) for view in newest[:OVERVIEW_CAMPAIGNS]]
+        hooks_page = "/webhooks" if session.caller.may(Need.ADMINISTER) else ""
         return self._templates.page(
             "overview.html",
             request,
@@ -129,7 +130,7 @@ class Pages:
             versions=versions_bar(versions),
             campaigns=shown,
             more=newest[OVERVIEW_CAMPAIGNS:],
-            needs=needs(newest),
+            needs=[*needs(newest), *webhook_needs(hooks, self._clock.now(), href=hooks_page)],
         )
 
     async def campaign(self, request: web.Request, session: Session) -> web.StreamResponse:

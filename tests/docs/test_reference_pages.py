@@ -27,8 +27,10 @@ from server.http.openapi import DescriptionRoutes
 from server.http.people import SystemRoutes
 from server.http.releases import ReleaseRoutes
 from server.http.revisions import RevisionRoutes
+from server.http.webhooks import WebhookRoutes
 from server.http.words import WordRoutes
 from server.planner import ask_events, plain, policy, times
+from server.webhooks.events import TYPES
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 GENERATED = ("cli.md", "strategy.md", "wire.md")
@@ -106,6 +108,7 @@ def routes() -> Iterator[tuple[str, str]]:
         BundleRoutes,
         RevisionRoutes,
         WordRoutes,
+        WebhookRoutes,
         ForecastRoutes,
         DescriptionRoutes,
     ):
@@ -216,6 +219,11 @@ def test_every_route_is_in_the_reference_with_its_need_and_none_else() -> None:
 
 def test_every_route_for_devices_is_in_the_reference_and_none_else() -> None:
     assert set(first_cells(section("api.md", "For devices"))) == device_routes()
+
+
+def test_every_type_of_event_is_in_the_reference_with_its_kind_and_none_else() -> None:
+    rows = re.findall(r"^\| `([^`]+)` \| `([^`]+)` \|", section("events.md", "Types"), re.MULTILINE)
+    assert sorted(rows) == sorted((kind, line) for line, kind in TYPES.items())
 
 
 def test_every_reason_kind_is_in_the_reference_and_none_else() -> None:

@@ -95,6 +95,8 @@ LISTS = {
     "/claim-tokens": ("claim_tokens", 3),
     "/people": ("people", 5),
     "/releases": ("releases", 2),
+    "/webhooks": ("webhooks", 3),
+    "/webhooks/w-0/deliveries": ("deliveries", 4),
     "/audit": ("audit", None),
     "/audit?after=0": ("audit", None),
 }
@@ -107,6 +109,11 @@ async def _furnished(people: PeopleSide) -> None:
         assert answer.status == 201, await answer.text()
     for _ in range(3):
         await people.client.post(f"{API}/claim-tokens", json={}, headers=people.headers())
+    for number in range(3):
+        body = {"name": f"w-{number}", "url": "https://hooks.example.org/"}
+        await people.client.post(f"{API}/webhooks", json=body, headers=people.headers())
+    for _ in range(4):
+        await people.client.post(f"{API}/webhooks/w-0/test", headers=people.headers())
 
     def work(unit: Unit) -> None:
         for number in range(4):
@@ -138,7 +145,7 @@ async def test_every_list_comes_in_pages_that_together_are_the_list(people: Peop
     await _furnished(people)
     found = await _document(people)
     paged = {path for path, item in found["paths"].items() if "cursor" in str(item.get("get", {}).get("parameters"))}
-    assert paged == {API + re.sub(r"/(c-0|gw-1)", _braced, path.partition("?")[0]) for path in LISTS}
+    assert paged == {API + re.sub(r"/(c-0|gw-1|w-0)", _braced, path.partition("?")[0]) for path in LISTS}
     for path, (key, number) in LISTS.items():
         (whole,) = await _pages(people, path, key, 1000)
         assert number in (None, len(whole)), path
@@ -149,7 +156,7 @@ async def test_every_list_comes_in_pages_that_together_are_the_list(people: Peop
 
 
 def _braced(found: re.Match[str]) -> str:
-    return "/{campaign}" if found[1] == "c-0" else "/{target}"
+    return {"c-0": "/{campaign}", "gw-1": "/{target}", "w-0": "/{webhook}"}[found[1]]
 
 
 async def test_a_cursor_is_good_for_its_own_list_and_filters_only(people: PeopleSide) -> None:

@@ -71,6 +71,14 @@ ADMINISTER = {
     "POST /fleet/{target}/revoke",
     "POST /fleet/{target}/decommission",
     "POST /authorities/{kind}/{step}",
+    "GET /webhooks",
+    "POST /webhooks",
+    "GET /webhooks/{webhook}",
+    "PATCH /webhooks/{webhook}",
+    "DELETE /webhooks/{webhook}",
+    "GET /webhooks/{webhook}/deliveries",
+    "POST /webhooks/{webhook}/test",
+    "POST /webhooks/{webhook}/replay",
 }
 ALLOWED = {
     Role.VIEWER: READ,

@@ -9,11 +9,13 @@ from server.planner.rows import Approval, CampaignRow, CohortRow, ReleaseKey
 from server.planner.strategy import Strategy
 from server.planner.words import AssignmentState as A
 from server.planner.words import CampaignState, CohortState
-from server.ports import AuditRecord, CampaignView
-from server.ui.attention import needs
+from server.ports import AuditRecord, CampaignView, Webhook, WebhookState
+from server.ui.attention import needs, webhook_needs
 from server.ui.pictures import picture
 from server.ui.timeline import TOGETHER_S, entries, gathered
 from server.ui.wording import campaign_tone
+
+NOW = 1_800_000_000.0
 
 
 def _view(
@@ -131,3 +133,19 @@ def test_the_same_of_many_targets_is_one_entry_but_not_across_what_concerns_all_
         ("committed", ("d",), 196.0 - TOGETHER_S - 1),
     ]
     assert len(entries(records)) == len(records)
+
+
+@pytest.mark.parametrize(
+    ("hook", "tone"),
+    [
+        (Webhook(name="a", url="", salt="", after=0, made_at=0, by="", state=WebhookState.OFF), "bad"),
+        (Webhook(name="a", url="", salt="", after=0, made_at=0, by="", failing_since=NOW - 3600), "attention"),
+        (Webhook(name="a", url="", salt="", after=0, made_at=0, by="", failing_since=NOW - 3500), None),
+        (
+            Webhook(name="a", url="", salt="", after=0, made_at=0, by="", failing_since=0, state=WebhookState.PAUSED),
+            None,
+        ),
+    ],
+)
+def test_a_webhook_that_takes_nothing_needs_somebody(hook: Webhook, tone: str | None) -> None:
+    assert [need.tone for need in webhook_needs([hook], NOW)] == ([tone] if tone else [])
