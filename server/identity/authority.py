@@ -95,19 +95,7 @@ class Authorities:
         Blocking. Raises `RefusedError` (`bad-key-file`, `bad-certificate-file`, `bad-name`).
         """
         with locked_directory(directory):
-            fleet_files, now = AuthorityFiles(directory=directory, stem=FLEET), clock()
-            fleet, accepted = fleet_files.open_or_make(FLEET_NAME, now)
-            services, _ = AuthorityFiles(directory=directory, stem=SERVICES).open_or_make(SERVICES_NAME, now)
-            upcoming, retired = AuthorityFiles(directory=directory, stem=NEXT_SERVICES), directory / RETIRED_FILE
-            made = cls(
-                directory=directory,
-                fleet=fleet,
-                services=services,
-                clock=clock,
-                accepted=tuple(map(fleet_files.kept, accepted)),
-                retired=tuple(load_certificates(retired)) if retired.exists() else (),
-                next_services=upcoming.open()[0] if upcoming.exists() else None,
-            )
+            made = cls._loaded(directory, clock)
             if not made.revocation_file.exists():
                 write_private(made.revocation_file, made.revocation_lists(()))
             names = (*LOOPBACK_NAMES, *hosts)
@@ -119,6 +107,32 @@ class Authorities:
             )
             made._keep_leaf("mqtt-client", LeafProfile(common_name=MQTT_IDENTITY, use=CLIENT_AUTH, days=SERVICE_DAYS))
         return made
+
+    @classmethod
+    def open(cls, directory: Path, *, clock: Callable[[], float] = time.time) -> "Authorities":
+        """Load the authorities of a server that has run, and renew nothing: which names belong into its certificates is the
+        server's to know. Blocking. Raises `RefusedError` (`no-authorities`, `bad-key-file`, `bad-certificate-file`)."""
+        if not (directory / f"{FLEET}.pem").exists():
+            text = f"{directory} holds no CAs; name the state directory of a server that has run."
+            raise RefusedError("no-authorities", text)
+        with locked_directory(directory):
+            return cls._loaded(directory, clock)
+
+    @classmethod
+    def _loaded(cls, directory: Path, clock: Callable[[], float]) -> "Authorities":
+        fleet_files, now = AuthorityFiles(directory=directory, stem=FLEET), clock()
+        fleet, accepted = fleet_files.open_or_make(FLEET_NAME, now)
+        services, _ = AuthorityFiles(directory=directory, stem=SERVICES).open_or_make(SERVICES_NAME, now)
+        upcoming, retired = AuthorityFiles(directory=directory, stem=NEXT_SERVICES), directory / RETIRED_FILE
+        return cls(
+            directory=directory,
+            fleet=fleet,
+            services=services,
+            clock=clock,
+            accepted=tuple(map(fleet_files.kept, accepted)),
+            retired=tuple(load_certificates(retired)) if retired.exists() else (),
+            next_services=upcoming.open()[0] if upcoming.exists() else None,
+        )
 
     @property
     def fleet_ca_file(self) -> Path:

@@ -163,14 +163,14 @@ class RunningBroker:
         except (TimeoutError, UnavailableError, asyncio.CancelledError) as error:
             await self._end()
             if isinstance(error, TimeoutError):
-                raise _failed(self.kind, self.log) from error
+                raise failed(self.kind, self.log) from error
             raise
 
     async def _ready(self, process: asyncio.subprocess.Process) -> None:
         for port in (self.ports.agents, self.ports.services):
             while not await self._answers(port):
                 if process.returncode is not None:
-                    raise _failed(self.kind, self.log)
+                    raise failed(self.kind, self.log)
                 await asyncio.sleep(POLL_S)
 
     async def _answers(self, port: int) -> bool:
@@ -269,7 +269,7 @@ def _prepare_embedded(directory: Path, authorities: Authorities, listen: str, po
 
 def _ports(directory: Path, agents: int, services: int, *, forget: bool) -> Ports:
     kept = None if forget else _kept_ports(directory)
-    free = _free_ports(2)
+    free = free_ports(2)
     return Ports(
         agents=agents or (kept.agents if kept else free[0]), services=services or (kept.services if kept else free[1])
     )
@@ -286,7 +286,8 @@ def _kept_ports(directory: Path) -> Ports | None:
         return None
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """So many ports of loopback that nobody listens on now."""
     sockets = [socket.create_server((LOOPBACK, 0)) for _ in range(count)]
     try:
         return [int(sock.getsockname()[1]) for sock in sockets]
@@ -295,7 +296,8 @@ def _free_ports(count: int) -> list[int]:
             sock.close()
 
 
-def _failed(kind: str, log: Path) -> UnavailableError:
+def failed(kind: str, log: Path) -> UnavailableError:
+    """What to say of a broker that did not start: the last line of its log."""
     lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
     last = lines[-1][:300] if lines else "it wrote nothing"
     return UnavailableError("broker-failed", f"The {kind} broker did not start: {last}. Its log is {log}.")

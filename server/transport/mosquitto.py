@@ -39,9 +39,20 @@ class Listener:
 
 
 def mosquitto_config(
-    *, bind: str, agents: Listener, services: Listener, access_list: Path, log: Path, user: str
+    *,
+    bind: str,
+    agents: Listener,
+    services: Listener,
+    access_list: Path,
+    log: Path,
+    user: str,
+    memory_bytes: int = 0,
 ) -> str:
-    """The text of mosquitto.conf; raises `RefusedError` (`bad-broker-setting`) for what cannot be written into it."""
+    """The text of mosquitto.conf; raises `RefusedError` (`bad-broker-setting`) for what cannot be written into it.
+
+    `memory_bytes`: how much heap it may take (0: no limit). It is the only bound on retained messages: the access list cannot
+    say how many topics an agent may keep one in.
+    """
     lines = [
         "per_listener_settings false",
         "allow_anonymous false",
@@ -52,6 +63,7 @@ def mosquitto_config(
         f"max_queued_bytes {MAX_QUEUED_BYTES}",
         f"max_inflight_messages {MAX_INFLIGHT}",
         f"max_packet_size {MAX_PACKET_BYTES}",
+        *([f"memory_limit {memory_bytes}"] if memory_bytes else []),
         "queue_qos0_messages false",
         "set_tcp_nodelay true",
         "sys_interval 0",
