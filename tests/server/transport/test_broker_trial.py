@@ -45,7 +45,11 @@ WEAKER: tuple[tuple[str, str, str], ...] = (
     ),
     ("pattern read otaria/v1/catalogue", "pattern readwrite otaria/v1/catalogue", "the doorbell"),
     ("pattern read otaria/v1/catalogue", "pattern read #", "a wildcard subscription"),
-    ("pattern read otaria/v1/catalogue", "pattern write #", "topics that are not ours"),
+    (
+        "pattern read otaria/v1/catalogue",
+        "pattern read otaria/v1/catalogue\npattern write #",
+        "topics that are not ours",
+    ),
     ("user otaria.server", "user somebody", "an order, a report and the doorbell"),
     ("topic readwrite otaria/v1/#", "topic read otaria/v1/#", "an order, a report and the doorbell"),
 )
