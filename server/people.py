@@ -30,6 +30,8 @@ from server.http.webhooks import WebhookDesk, WebhookRoutes
 from server.http.words import WordRoutes
 from server.identity.authorities_service import AuthoritiesService
 from server.ports import Clock, Database
+from server.ui.acts import Acts, standings
+from server.ui.campaign_page import CampaignPage
 from server.ui.forms import Forms
 from server.ui.pages import Pages
 from server.ui.rendering import Templates
@@ -82,7 +84,6 @@ def people_listener(parts: PeopleParts) -> web.Application:
         database=database,
         sessions=sessions,
         explainer=desk,
-        forecasts=parts.forecasts,
         changes=parts.changes,
         templates=templates,
         clock=parts.clock,
@@ -96,12 +97,13 @@ def people_listener(parts: PeopleParts) -> web.Application:
         max_artifact_bytes=parts.max_artifact_bytes,
     )
     standing = StandingService(database, parts.clock, on_outbox=parts.on_outbox)
+    decommissioning = DecommissionService(database, parts.clock, parts.director)
     fleet = FleetRoutes(
         database=database,
         claims=parts.claims,
         explainer=desk,
         standing=standing,
-        decommissioning=DecommissionService(database, parts.clock, parts.director),
+        decommissioning=decommissioning,
         on_shut_out=parts.on_shut_out,
     )
     routes = (
@@ -124,6 +126,22 @@ def people_listener(parts: PeopleParts) -> web.Application:
     )
     app[DESCRIPTION] = description
     pages.mount(app)
+    CampaignPage(
+        database=database,
+        sessions=sessions,
+        explainer=desk,
+        forecasts=parts.forecasts,
+        templates=templates,
+        clock=parts.clock,
+    ).mount(app)
+    Acts(
+        database=database,
+        sessions=sessions,
+        desk=desk,
+        judge=desk,
+        standings=standings(standing, decommissioning, parts.on_shut_out),
+        templates=templates,
+    ).mount(app)
     Forms(database=database, sessions=sessions, desk=desk, logs=logs, templates=templates, secure=parts.secure).mount(
         app
     )

@@ -135,6 +135,7 @@ def _stratum_detail(policy: GatePolicy, cohort: CohortRow, name: str, stratum: S
         "verified": stratum.verified,
         "failed": stratum.failed,
         "effective_n": betting.blocks_in(stratum.worst),
+        "seen": betting.mean_of(stratum.best),
         "lower": betting.lower(stratum.best, _alpha_each(policy, cohort)),
         "upper": betting.upper(stratum.worst, alpha),
         "missing": betting.missing(stratum.worst, bound, alpha),

@@ -210,6 +210,12 @@ class Campaigns(Protocol):
         """Assignments by (cohort, rank)."""
         ...
 
+    def reasons(
+        self, campaign_id: str, states: Sequence[AssignmentState], limit: int
+    ) -> Mapping[tuple[AssignmentState, str], int]:
+        """Why assignments are in these states: how many by state and kind of reason, of so many at most."""
+        ...
+
     def candidates(self, campaign_id: str, cohort: int, limit: int) -> Sequence[AssignmentRow]:
         """The first planned assignments of a cohort that wait for nothing (no `wake_at`), by rank."""
         ...

@@ -277,6 +277,15 @@ class SqlCampaigns:
         statement = select(*ASSIGNMENT_COLUMNS).where(*where).limit(limit)
         return [assignment_row(row) for row in self._db.execute(statement).mappings()]
 
+    def reasons(
+        self, campaign_id: str, states: Sequence[AssignmentState], limit: int
+    ) -> Mapping[tuple[AssignmentState, str], int]:
+        """Why assignments are in these states: how many by state and kind of reason, of so many at most."""
+        where = (ASSIGNMENT.c.campaign == campaign_id, ASSIGNMENT.c.state.in_([str(state) for state in states]))
+        some = select(ASSIGNMENT.c.state, ASSIGNMENT.c.reason_kind).where(*where).limit(limit).subquery()
+        statement = select(some.c.state, some.c.reason_kind, func.count()).group_by(some.c.state, some.c.reason_kind)
+        return {(AssignmentState(state), kind): number for state, kind, number in self._db.execute(statement)}
+
     def assigned(self, campaign_id: str, selection: Selection) -> Sequence[str]:
         """Ids of the campaign's targets that fit, sorted."""
         statement = (

@@ -1,5 +1,7 @@
 """The forms: signing in and out, and telling a campaign what to do. Every change is a POST with a CSRF word."""
 
+from collections.abc import Mapping
+
 from aiohttp import web
 
 from firmware.protocol.logs import What
@@ -96,8 +98,7 @@ class Forms:
     async def command(self, request: web.Request) -> web.StreamResponse:
         verb, name = _verb(request), path_id(request, "campaign")
         session, fields = await self._sessions.for_form(request, need_of(verb))
-        reason = " ".join(fields.get("reason", "").split())[:MAX_REASON_CHARS]
-        await self._desk.command(name, verb, by=session.caller.name, reason=reason)
+        await self._desk.command(name, verb, by=session.caller.name, reason=said_reason(fields))
         return web.Response(status=303, headers={"Location": f"/campaigns/{name}"})
 
     async def ask_for_logs(self, request: web.Request) -> web.StreamResponse:
@@ -106,6 +107,11 @@ class Forms:
         name = path_id(request, "target")
         await self._logs.ask(name, list(What), by=session.caller.name)
         return web.Response(status=303, headers={"Location": f"/fleet/{name}#logs"})
+
+
+def said_reason(fields: Mapping[str, str]) -> str:
+    """The reason in a form, on one line and bounded."""
+    return " ".join(fields.get("reason", "").split())[:MAX_REASON_CHARS]
 
 
 def _verb(request: web.Request) -> Verb:

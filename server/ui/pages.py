@@ -4,59 +4,55 @@ Live pages are fetched again by the browser when the bell rings; there is no sec
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import NamedTuple
 from urllib.parse import urlencode
 
 from aiohttp import web
 
-from firmware.errors import OtariaError
 from server.campaigns.logs import found
-from server.campaigns.savings import savings
-from server.errors import DeniedError, NotFoundError
+from server.errors import NotFoundError
 from server.http.access import Need, require
 from server.http.bodies import path_id, query_text
-from server.http.campaigns import need_of
 from server.http.changes import Changes
 from server.http.fleet import FILTERS, Explainer, filters
-from server.http.forecasts import Forecasts
 from server.http.problems import Render
-from server.planner import approvals
-from server.planner.explain import Explanation
-from server.planner.forecast import Forecast
-from server.planner.rows import AssignmentRow, CampaignRow
-from server.planner.states import CAMPAIGN
-from server.planner.words import AssignmentState, CampaignState, Verb
-from server.ports import CampaignView, Clock, Database, DeltaRecord, ReleaseImage, ReleaseRecord, Unit
+from server.planner.words import AssignmentState, CampaignState
+from server.ports import (
+    AuditRecord,
+    Clock,
+    Database,
+    DeltaRecord,
+    LogAsk,
+    ReleaseImage,
+    ReleaseRecord,
+    TargetView,
+    Unit,
+)
+from server.ui.acts import campaign_steps_for, steps_for
 from server.ui.attention import needs, webhook_needs
-from server.ui.pictures import MAX_CELLS, CohortPicture, picture, versions_bar
+from server.ui.campaign_page import pictures_of
+from server.ui.pictures import versions_bar
 from server.ui.rendering import STATIC, STATIC_TYPES, Templates
-from server.ui.sessions import Session, Sessions
-from server.ui.timeline import entries, gathered, held
+from server.ui.sessions import Page, Session, Sessions, signed_in
+from server.ui.timeline import entries, gathered
+from server.ui.week import WeekPicture, week_picture
 from server.ui.wording import OVER
 
 FLEET_PAGE = 100
-STUCK_SHOWN = 12
 TIMELINE = 60
 LOGS = 10
 LONG_TIMELINE = 300
 OVERVIEW_CAMPAIGNS = 6
 WATCH = (CampaignState.WATCHING,)
-FORETOLD = (CampaignState.SCHEDULED, CampaignState.RUNNING, CampaignState.WATCHING)
-"""Of which campaigns a page says when they will be through."""
-STUCK = (
-    AssignmentState.MISSING,
-    AssignmentState.REGRESSED,
-    AssignmentState.DRIFTED,
-    AssignmentState.FAILED,
-    AssignmentState.FELL_BACK,
-    AssignmentState.REFUSED,
-    AssignmentState.DEFERRED,
-    AssignmentState.ASKING,
-    AssignmentState.ORDERED,
-)
-"""Where a target is not moving by itself, the worst first."""
 
-Page = Callable[[web.Request, Session], Awaitable[web.StreamResponse]]
+
+class LoadedTarget(NamedTuple):
+    """What a target's page is made of, read in one transaction."""
+
+    view: TargetView
+    timeline: Sequence[AuditRecord]
+    logs: Sequence[LogAsk]
+    week: WeekPicture | None
 
 
 class Pages:
@@ -68,7 +64,6 @@ class Pages:
         database: Database,
         sessions: Sessions,
         explainer: Explainer,
-        forecasts: Forecasts,
         changes: Changes,
         templates: Templates,
         clock: Clock,
@@ -76,7 +71,6 @@ class Pages:
         self._database = database
         self._sessions = sessions
         self._explainer = explainer
-        self._forecasts = forecasts
         self._changes = changes
         self._templates = templates
         self._clock = clock
@@ -92,7 +86,6 @@ class Pages:
         add("/fleet/{target}/logs/{request}", self._signed_in(self.log))
         add("/releases", self._signed_in(self.releases))
         add("/trail", self._signed_in(self.trail))
-        add("/campaigns/{campaign}", self._signed_in(self.campaign))
 
     def error(self, request: web.Request) -> Render:
         """Renders errors of pages; who is not signed in is sent to the door."""
@@ -120,7 +113,7 @@ class Pages:
             lambda unit: (unit.fleet.count(), unit.fleet.versions(), unit.campaigns.list(), unit.webhooks.list())
         )
         newest = sorted(views, key=lambda view: (_rank(view.row.state), -view.created_at))
-        shown = [(view, _pictures(view, {})) for view in newest[:OVERVIEW_CAMPAIGNS]]
+        shown = [(view, pictures_of(view, {})) for view in newest[:OVERVIEW_CAMPAIGNS]]
         hooks_page = "/webhooks" if session.caller.may(Need.ADMINISTER) else ""
         return self._templates.page(
             "overview.html",
@@ -131,37 +124,6 @@ class Pages:
             campaigns=shown,
             more=newest[OVERVIEW_CAMPAIGNS:],
             needs=[*needs(newest), *webhook_needs(hooks, self._clock.now(), href=hooks_page)],
-        )
-
-    async def campaign(self, request: web.Request, session: Session) -> web.StreamResponse:
-        name = path_id(request, "campaign")
-
-        def load(unit: Unit) -> tuple[CampaignView | None, dict[int, list[AssignmentRow]], list[AssignmentRow], Any]:
-            view = unit.campaigns.view(name)
-            if view is None:
-                return None, {}, [], ()
-            stuck = unit.campaigns.assignments(name, states=STUCK, limit=STUCK_SHOWN * 8).rows
-            timeline = unit.audit.latest(limit=LONG_TIMELINE, campaign=name)
-            return view, _rows_for_cells(unit, view), list(stuck), timeline
-
-        view, rows, stuck, timeline = await self._database.read(load)
-        if view is None:
-            raise NotFoundError(f"There is no campaign {name}.")
-        stuck.sort(key=lambda row: (STUCK.index(row.state), row.state_since))
-        return self._templates.page(
-            "campaign.html",
-            request,
-            session,
-            view=view,
-            pictures=_pictures(view, rows),
-            stuck=held(await self._explained(stuck[:STUCK_SHOWN])),
-            over=view.row.state in OVER,
-            outlook=await self._outlook(view.row),
-            sums=savings(view.legs, min_saving=view.row.strategy.deltas.min_saving) if view.legs else None,
-            stuck_more=max(0, len(stuck) - STUCK_SHOWN),
-            timeline=gathered(timeline),
-            verbs=[verb for verb in verbs_for(view.row) if session.caller.may(need_of(verb))],
-            owed=approvals.owed(view.row),
         )
 
     async def fleet(self, request: web.Request, session: Session) -> web.StreamResponse:
@@ -196,18 +158,22 @@ class Pages:
 
     async def target(self, request: web.Request, session: Session) -> web.StreamResponse:
         name = path_id(request, "target")
-        view, timeline, logs = await self._database.read(
-            lambda unit: (
-                unit.fleet.target(name),
-                unit.audit.latest(limit=TIMELINE, target=name),
-                unit.logs.of_target(name, LOGS),
-            )
-        )
-        if view is None:
+        loaded = await self._database.read(lambda unit: _target(unit, name, self._clock.now()))
+        if loaded is None:
             raise NotFoundError(f"There is no target {name}.")
-        why = await self._explainer.explain(name)
+        view, may = loaded.view, session.caller.may
         return self._templates.page(
-            "target.html", request, session, target=view, timeline=entries(timeline), why=why, logs=logs
+            "target.html",
+            request,
+            session,
+            target=view,
+            timeline=entries(loaded.timeline),
+            why=await self._explainer.explain(name),
+            logs=loaded.logs,
+            week=loaded.week,
+            campaign_steps=campaign_steps_for(view, may),
+            steps=steps_for(view, may),
+            may_operate=may(Need.OPERATE),
         )
 
     async def log(self, request: web.Request, session: Session) -> web.StreamResponse:
@@ -226,33 +192,30 @@ class Pages:
         ordered = sorted(releases, key=lambda release: (release.product, -release.counter))
         names = {image.file.sha256: release.version for release in releases for image in release.images}
         shown = [(release, _deltas_to(release, deltas)) for release in ordered]
-        return self._templates.page("releases.html", request, session, releases=shown, names=names, versions=versions)
+        may = session.caller.may(Need.OPERATE)
+        return self._templates.page(
+            "releases.html", request, session, releases=shown, names=names, versions=versions, may_operate=may
+        )
 
     async def trail(self, request: web.Request, session: Session) -> web.StreamResponse:
         records = await self._database.read(lambda unit: unit.audit.latest(limit=LONG_TIMELINE))
         return self._templates.page("trail.html", request, session, timeline=gathered(records), count=len(records))
 
-    async def _outlook(self, row: CampaignRow) -> Forecast | None:
-        """When it will be through; None when nobody knows, or nothing is to come."""
-        if row.state not in FORETOLD:
-            return None
-        try:
-            found = await self._forecasts.forecast(row.id)
-        except OtariaError:
-            return None
-        return found if found.targets else None
-
-    async def _explained(self, rows: Sequence[AssignmentRow]) -> list[tuple[AssignmentRow, Explanation]]:
-        return [(row, await self._explainer.explain(row.target)) for row in rows]
-
     def _signed_in(self, page: Page) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        async def handler(request: web.Request) -> web.StreamResponse:
-            session = await self._sessions.of(request)
-            if not session.caller.may(Need.READ):
-                raise DeniedError("forbidden", "Your token may not read here.")
-            return await page(request, session)
+        return signed_in(self._sessions, page)
 
-        return handler
+
+def _target(unit: Unit, name: str, now: float) -> LoadedTarget | None:
+    view = unit.fleet.target(name)
+    if view is None:
+        return None
+    known = unit.presences.of([view.agent], now).get(view.agent)
+    return LoadedTarget(
+        view=view,
+        timeline=unit.audit.latest(limit=TIMELINE, target=name),
+        logs=unit.logs.of_target(name, LOGS),
+        week=week_picture(known, now) if known else None,
+    )
 
 
 def _deltas_to(release: ReleaseRecord, deltas: Sequence[DeltaRecord]) -> list[tuple[ReleaseImage, list[DeltaRecord]]]:
@@ -260,39 +223,8 @@ def _deltas_to(release: ReleaseRecord, deltas: Sequence[DeltaRecord]) -> list[tu
     return [(one, [d for d in deltas if d.target_sha256 == one.file.sha256]) for one in release.images]
 
 
-def verbs_for(row: CampaignRow) -> tuple[Verb, ...]:
-    """What a person can tell a campaign now: what the planner's table has a row for, and to approve or decline what it owes."""
-    answers = (Verb.APPROVE, Verb.REJECT) if approvals.owed(row) else ()
-    return tuple(verb for verb in Verb if verb in CAMPAIGN[row.state] or verb in answers)
-
-
 def _rank(state: CampaignState) -> int:
     """Where a campaign stands on the overview: what moves first, then what waits for somebody, then the past."""
     if state in OVER:
         return 3
     return 2 if state in (CampaignState.DRAFT, CampaignState.SCHEDULED) else 1 if state in WATCH else 0
-
-
-def _pictures(view: CampaignView, rows: dict[int, list[AssignmentRow]]) -> list[CohortPicture]:
-    total = sum(cohort.size for cohort in view.cohorts)
-    over = view.row.state in OVER
-    return [
-        picture(cohort, total=total, over=over, assignments=rows.get(cohort.index))
-        for cohort in view.cohorts
-        if cohort.size
-    ]
-
-
-def _rows_for_cells(unit: Unit, view: CampaignView) -> dict[int, list[AssignmentRow]]:
-    """Every assignment by cohort when the campaign is small enough for cells, else none."""
-    rows: dict[int, list[AssignmentRow]] = {}
-    if sum(cohort.size for cohort in view.cohorts) > MAX_CELLS:
-        return rows
-    cursor: str | None = None
-    while True:
-        page = unit.campaigns.assignments(view.row.id, cursor=cursor, limit=500)
-        for row in page.rows:
-            rows.setdefault(row.cohort, []).append(row)
-        if page.next is None:
-            return rows
-        cursor = page.next

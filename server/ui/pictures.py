@@ -115,3 +115,30 @@ def _named(row: AssignmentRow) -> Cell:
 
 def _unnamed(segments: Sequence[Segment]) -> tuple[Cell, ...]:
     return tuple(Cell(tone=part.tone, title=part.label) for part in segments for _ in range(part.number))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reason:
+    """A bar: why so many failed, `width` in percent of the most frequent reason."""
+
+    label: str
+    state: str
+    number: int
+    width: float
+
+
+MAX_REASONS = 8
+
+
+def reason_bars(reasons: Mapping[tuple[str, str], int]) -> tuple[Reason, ...]:
+    """Why targets failed, by (state, kind of reason): the most frequent first, the rare ones together."""
+    ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    shown, rest = ordered[:MAX_REASONS], ordered[MAX_REASONS:]
+    named = [((state, "no reason given" if kind == "none" else kind), number) for (state, kind), number in shown]
+    if rest:
+        named.append((("", f"{len(rest)} other reasons"), sum(number for _, number in rest)))
+    most = max((number for _, number in named), default=1)
+    return tuple(
+        Reason(label=kind, state=spoken(state) if state else "", number=number, width=round(100 * number / most, 2))
+        for (state, kind), number in named
+    )

@@ -6,6 +6,7 @@ for again on each request, so that revoking it ends its sessions at once.
 
 import hmac
 import secrets
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -26,6 +27,9 @@ class Session:
 
     caller: Caller
     csrf: str
+
+
+Page = Callable[[web.Request, Session], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +78,17 @@ class Sessions:
             raise DeniedError("forbidden", "The form is out of date; go back, reload the page and try again.")
         require(session.caller, need)
         return session, fields
+
+
+def signed_in(sessions: Sessions, page: Page) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """A page that only who is signed in and may read gets to see."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        session = await sessions.of(request)
+        require(session.caller, Need.READ)
+        return await page(request, session)
+
+    return handler
 
 
 def same_origin(request: web.Request) -> None:
