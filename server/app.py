@@ -375,7 +375,7 @@ def _core(base: Foundation) -> Core:
         publish=transport.publish,
         rates=base.settings.blocks,
     )
-    publisher = Publisher(base.database, base.clock, transport)
+    publisher = Publisher(base.database, base.clock, transport, epoch=base.director.epoch)
     engine = Engine(base.database, base.clock, base.director, on_outbox=publisher.wake)
 
     def wake() -> None:

@@ -13,9 +13,11 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from msgspec import Struct
 
 from firmware.catalogue.publish import Repository
 from firmware.errors import RefusedError
+from firmware.protocol.codec import convert, parse_json
 from server.artifacts import ArtifactStore
 from server.campaigns.code_keys import CodeKeys
 from server.campaigns.director import Director
@@ -37,6 +39,8 @@ from server.transport.endpoint import BrokerEndpoint
 log = logging.getLogger(__name__)
 ADMIN_TOKEN = "admin.token"
 ADMIN = "admin"
+EPOCH_FILE = "least-epoch.json"
+"""In the state directory of a server that was restored: the director epoch that it waits for."""
 MAX_LEAP_S = 3600.0
 
 
@@ -83,6 +87,12 @@ class SystemClock:
 def counted_s() -> float:
     """Seconds that nobody can set, counted through a suspension too."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+class LeastEpoch(Struct, frozen=True, kw_only=True):
+    """What `least-epoch.json` holds."""
+
+    least: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +153,7 @@ async def open_foundation(
     """Open everything for a server that leads; raises typed errors that name what is missing (`catalogue-missing`,
     `key-missing`, …). No part is given `database` but behind the fence."""
     repository = repository_of(settings)
+    await asyncio.to_thread(refuse_low_epoch, settings, repository)
     director = Director(
         signer=repository.director_signer(),
         epoch=repository.director_epoch(),
@@ -203,6 +214,23 @@ def repository_of(settings: Settings) -> Repository:
             f"{settings.repository} holds no catalogue; make one with `otaria keys init` and set `catalogue.repository`.",
         )
     return Repository(settings.repository, online_keys=settings.online_keys)
+
+
+def refuse_low_epoch(settings: Settings, repository: Repository) -> None:
+    """Refuse to lead (`director-epoch-behind`) with a restored database until the director epoch is above that of every order
+    that was given since the backup: those are unknown, and an order must not go back behind them."""
+    path = settings.state / EPOCH_FILE
+    if not path.exists():
+        return
+    least = convert(parse_json(path.read_bytes(), max_bytes=4096), LeastEpoch).least
+    epoch = repository.director_epoch()
+    if epoch < least:
+        raise RefusedError(
+            "director-epoch-behind",
+            "This server was restored from a backup, so orders may be out that it doesn't know: the director epoch must be "
+            f"{least}, and is {epoch}. Where the keys of `targets` are: `otaria keys raise-epoch --repository DIR`.",
+        )
+    path.unlink()
 
 
 async def _broker(settings: Settings, authorities: Authorities, stack: AsyncExitStack) -> RunningBroker | None:

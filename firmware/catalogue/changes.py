@@ -121,6 +121,15 @@ def renew(repository: Repository, roles: Sequence[str], *, now: float) -> Propos
     return change.proposal(f"renew {', '.join(roles)}")
 
 
+def raise_epoch(repository: Repository, *, now: float) -> Proposal:
+    """Make every order that was signed before stale, although no key is replaced: after a backup was restored, those given since
+    are unknown."""
+    change = Change(repository, now)
+    targets = change.targets()
+    targets.unrecognized_fields[EPOCH] = director_epoch(targets) + 1
+    return change.proposal("raise the director epoch")
+
+
 def endpoints(repository: Repository, wanted: Endpoints | None, *, now: float) -> Proposal:
     """Tell devices where their server is and which CAs to trust there; None: what they were told at enrolment counts again.
 

@@ -235,6 +235,14 @@ class Repository:
                 self._sign_timestamp(timestamp.snapshot_meta, now)
             return due
 
+    def leap(self, now: float, *, by: int) -> None:
+        """Sign the online roles anew, so many versions ahead: a catalogue out of a backup must not go back behind what devices
+        have seen since."""
+        with self.locked():
+            deltas = self.targets(DELTAS)
+            deltas.version += by
+            self._resign(self._resigned_deltas(deltas, now), now, by=by)
+
     # Signing and writing
 
     def _resigned_deltas(self, signed: Targets, now: float) -> dict[str, MetaFile]:
@@ -243,18 +251,18 @@ class Repository:
         data = self._write_signed(signed, self._role(DELTAS), DELTAS)
         return {f"{DELTAS}.json": _meta(signed.version, data)}
 
-    def _resign(self, changed: dict[str, MetaFile], now: float) -> None:
+    def _resign(self, changed: dict[str, MetaFile], now: float, *, by: int = 1) -> None:
         snapshot = self.snapshot()
         snapshot.meta.update(changed)
-        snapshot.version += 1
+        snapshot.version += by
         snapshot.expires = expiry(now, self.lifetimes.snapshot_s)
         data = self._write_signed(snapshot, self.root().roles[Snapshot.type], Snapshot.type)
-        self._sign_timestamp(_meta(snapshot.version, data), now)
+        self._sign_timestamp(_meta(snapshot.version, data), now, by=by)
 
-    def _sign_timestamp(self, meta: MetaFile, now: float) -> None:
+    def _sign_timestamp(self, meta: MetaFile, now: float, *, by: int = 1) -> None:
         timestamp = self.timestamp()
         timestamp.snapshot_meta = meta
-        timestamp.version += 1
+        timestamp.version += by
         timestamp.expires = expiry(now, self.lifetimes.timestamp_s)
         role = self.root().roles[Timestamp.type]
         self.write("timestamp.json", sign(timestamp, self.keyring.enough(role, Timestamp.type)))

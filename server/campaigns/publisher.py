@@ -1,7 +1,8 @@
 """Publishing: the outbox to the broker, and everything that is current again whenever a connection is new.
 
 One task does both, so that an old order is never put over a newer one: the outbox goes first, and again between the pages
-of a republication. A message leaves the outbox only after the broker took it; one that is sent twice does no harm.
+of a republication. A message leaves the outbox only after the broker took it; one that is sent twice does no harm. An order of
+an earlier director epoch is not sent again: targets refuse it, and a restored server may know only one from before the newest.
 """
 
 import asyncio
@@ -23,8 +24,10 @@ _log = logging.getLogger(__name__)
 class Publisher:
     """Keep `run` running; `wake` says that the outbox may have messages."""
 
-    def __init__(self, database: Database, clock: Clock, transport: Transport) -> None:
+    def __init__(self, database: Database, clock: Clock, transport: Transport, *, epoch: int = 0) -> None:
+        """`epoch`: the director's."""
         self._database = database
+        self._epoch = epoch
         self._clock = clock
         self._transport = transport
         self._wake = asyncio.Event()
@@ -65,7 +68,7 @@ class Publisher:
             await self.drain()
             page = await self._page(cursor)
             async with asyncio.TaskGroup() as tasks:
-                for order in page.rows:
+                for order in (row for row in page.rows if row.counter.epoch >= self._epoch):
                     tasks.create_task(self._retain(order))
             cursor = page.next
             if cursor is None:

@@ -1,4 +1,5 @@
-"""`otaria keys add|remove|rotate|renew|bins`: change who signs what, at once where all keys are, else as a proposal."""
+"""`otaria keys add|remove|rotate|renew|raise-epoch|bins`: change who signs what, at once
+where all keys are, else as a proposal."""
 
 import time
 from collections.abc import Callable
@@ -140,6 +141,18 @@ def renew(roles: tuple[str, ...], **how: Any) -> None:
         emit({"renewed": renewed}, as_json=given.as_json, text=text)
         return
     carry_out(repository, changes.renew(repository, roles, now=time.time()), given)
+
+
+@click.command("raise-epoch")
+@change_options
+def raise_epoch(**how: Any) -> None:
+    """Raise the director epoch, which makes every order signed before stale: after `otaria restore`.
+
+    Example: otaria keys raise-epoch --repository acme -o epoch.proposal
+    """
+    given = How(**how)
+    repository = workspace(given.directory, given.uris)
+    carry_out(repository, changes.raise_epoch(repository, now=time.time()), given)
 
 
 @click.command()

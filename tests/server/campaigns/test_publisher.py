@@ -7,6 +7,7 @@ import pytest
 
 from firmware.errors import UnavailableError
 from firmware.protocol.topics import CATALOGUE, Leaf, of_target
+from server.campaigns.publisher import Publisher
 
 
 async def add(stage: Any, *topics: str, **more: Any) -> None:
@@ -91,6 +92,13 @@ class TestReconnect:
         await stage.publisher.republish()
         assert set(stage.broker.retained) == {order, CATALOGUE}
         assert stage.broker.retained[order] == before
+
+    async def test_an_order_of_an_earlier_director_epoch_stays_where_it_is(self, stage: Any) -> None:
+        """A server that was restored may know only one from before the newest, which the broker has."""
+        await self.ordered(stage)
+        stage.broker.forget()
+        await Publisher(stage.database, stage.clock, stage.broker, epoch=2).republish()
+        assert set(stage.broker.retained) == {CATALOGUE}
 
     async def test_an_order_that_still_waits_is_not_overwritten_by_an_older_one(self, stage: Any) -> None:
         (device,) = await self.ordered(stage)
