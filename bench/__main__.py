@@ -20,6 +20,7 @@ from bench.agent import agent
 from bench.catalogue import catalogue
 from bench.delta import delta
 from bench.envelope import envelope
+from bench.fleet_list import fleet_list
 from bench.ingest import ingest
 from bench.install import install
 from bench.install_memory import install_memory
@@ -35,6 +36,7 @@ BENCHMARKS: dict[str, Callable[[Plan], list[Outcome]]] = {
     "delta": delta,
     "planner": planner,
     "opening": opening,
+    "fleet-list": fleet_list,
     "ingest": ingest,
     "envelope": envelope,
     "agent": agent,

@@ -16,6 +16,7 @@ from server.cli.output import emit, json_option, stamp, table
 from server.cli.params import Duration, KeyValue
 from server.cli.rest import RestClient, connect, segment, server_options
 from server.cli.words import word
+from server.ports.querying import quoted
 
 LOOK_AGAIN_S = 0.5
 
@@ -29,6 +30,7 @@ def fleet() -> None:
 
 
 @fleet.command("list")
+@click.option("--query", metavar="QUERY", help="Only targets that fit this, such as 'state:failed and version<2.1'.")
 @click.option("--version", help="Only targets that run this version (`unknown`: none reported yet).")
 @click.option("--hardware", help="Only this hardware.")
 @click.option("--in-state", "wanted", metavar="STATE", help="Only targets whose last assignment is in this state.")
@@ -36,12 +38,15 @@ def fleet() -> None:
     "--label", "labels", type=KeyValue(), multiple=True, help="Only targets with this label; may be repeated."
 )
 @click.option("--limit", type=click.IntRange(1, 100_000), default=1000, show_default=True, help="At most this many.")
+@click.option("--all", "everything", is_flag=True, help="All of them, however many.")
 @server_options
 @json_option
 def list_(
     server: str | None,
     token_file: Path | None,
     state: Path | None,
+    query: str | None,
+    everything: bool,
     version: str | None,
     hardware: str | None,
     wanted: str | None,
@@ -51,16 +56,19 @@ def list_(
 ) -> None:
     """List targets.
 
-    Example: otaria fleet list --label site=berlin --in-state deferred
+    Example: otaria fleet list --query 'site:Ulm and not online:true' --in-state deferred
     """
     client = connect(server, token_file, state)
-    query: dict[str, Any] = {"version": version, "hardware": hardware, "state": wanted}
-    query["label"] = ",".join(f"{name}={value}" for name, value in labels) or None
+    asked = {"version": version, "hardware": hardware, "state": wanted}
+    terms = [f"{field}:{quoted(value)}" for field, value in asked.items() if value is not None]
+    terms += [f"label.{name}:{quoted(value)}" for name, value in labels]
+    whole = " and ".join([*([f"({query})"] if query else []), *terms]) or None
     targets: list[dict[str, Any]] = []
-    for page in client.pages("/fleet", limit, **query):
+    for page in client.pages("/fleet", None if everything else limit, query=whole):
         targets += page["targets"]
+    summary = client.get("/fleet-summary")
     emit(
-        {"targets": targets, "count": page["count"], "drifted": page["drifted"]},
+        {"targets": targets, "count": summary["count"], "drifted": summary["drifted"]},
         as_json=as_json,
         text=_targets_table(targets),
     )

@@ -11,14 +11,14 @@ from firmware.protocol.words import Label
 from server.campaigns.standing import Step
 from server.errors import NotFoundError
 from server.http.access import Caller, Need
-from server.http.bodies import path_id, query_text, read_json, read_query
+from server.http.bodies import path_id, read_json, read_query
 from server.http.campaigns import Why
 from server.http.paging import Paged, after, last_key, paged_reply, place
 from server.http.routes import Route, reply
 from server.planner.explain import Explanation
 from server.ports import AuditRecord, ClaimToken, Database, TargetView, Unit
+from server.ports.querying import MAX_CHARS, parse
 
-FILTERS = ("version", "hardware", "campaign", "state")
 MAX_CLAIM_S = 366 * 86400
 
 
@@ -55,13 +55,9 @@ class NewClaim(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class WhichTargets(Paged, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The query of the fleet. `label`: `name=value`, or several with commas."""
+    """The query of the fleet. `query`: which targets, in the fleet's query language."""
 
-    version: Annotated[str, Meta(max_length=256)] | None = None
-    hardware: Annotated[str, Meta(max_length=256)] | None = None
-    campaign: Annotated[str, Meta(max_length=256)] | None = None
-    state: Annotated[str, Meta(max_length=256)] | None = None
-    label: Annotated[str, Meta(max_length=256)] | None = None
+    query: Annotated[str, Meta(max_length=MAX_CHARS)] = ""
 
 
 class WhichRecords(Paged, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -73,10 +69,19 @@ class WhichRecords(Paged, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class TargetPage(Struct, frozen=True, kw_only=True):
-    """A page of targets, by id. `count`, `versions` (number by running version) and `drifted` are of the whole fleet."""
+    """A page of targets, by id; it may be short and yet have a `next`. `count`: how many fit, told with the first page; unless
+    `count_is_exact` there may be more."""
 
     targets: list[TargetView]
     next: str | None
+    count: int | None
+    count_is_exact: bool
+
+
+class FleetSummary(Struct, frozen=True, kw_only=True):
+    """The whole fleet. `versions`: number by running version (`unknown`: none told yet); `drifted`: number whose version was
+    changed by hand."""
+
     count: int
     versions: dict[str, int]
     drifted: int
@@ -146,6 +151,7 @@ class FleetRoutes:
                 query=WhichTargets,
                 answer=TargetPage,
             ),
+            Route(method="GET", path="/fleet-summary", need=Need.READ, action=self.summary, answer=FleetSummary),
             Route(method="GET", path="/fleet/{target}", need=Need.READ, action=self.target, answer=TargetView),
             Route(
                 method="GET",
@@ -211,30 +217,26 @@ class FleetRoutes:
         ]
 
     async def fleet(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        """Targets, by id."""
+        """Targets, by id, that fit a query."""
         which = read_query(request, WhichTargets)
-        key = place(request, which, str)
+        key, query = place(request, which, str), parse(which.query)
         begin = str(key[0]) if key else None
-        query = {name: text for name in FILTERS if (text := getattr(which, name))}
-        for pair in (which.label or "").split(",") if which.label else ():
-            name, _, value = pair.partition("=")
-            query[f"label.{name}"] = value
-        page, count, versions, drifted = await self._database.read(
+        page, (count, is_exact) = await self._database.read(
             lambda unit: (
                 unit.fleet.page(cursor=begin, limit=which.limit, query=query),
-                unit.fleet.count(),
-                unit.fleet.versions(),
-                unit.fleet.drifted(),
+                unit.fleet.fitting(query) if begin is None else (None, False),
             )
         )
-        answer = TargetPage(
-            targets=list(page.rows),
-            next=after(request, (page.next,) if page.next else None),
-            count=count,
-            versions=dict(versions),
-            drifted=drifted,
-        )
+        following = after(request, (page.next,) if page.next else None)
+        answer = TargetPage(targets=list(page.rows), next=following, count=count, count_is_exact=is_exact)
         return paged_reply(request, answer)
+
+    async def summary(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """How many targets there are, what they run, and how many drifted."""
+        count, versions, drifted = await self._database.read(
+            lambda unit: (unit.fleet.count(), unit.fleet.versions(), unit.fleet.drifted())
+        )
+        return reply(FleetSummary(count=count, versions=dict(versions), drifted=drifted))
 
     async def target(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """One target."""
@@ -297,13 +299,6 @@ def _records(unit: Unit, which: WhichRecords, place_: int | None) -> Sequence[Au
         return unit.audit.latest(before=place_, limit=limit, campaign=campaign, target=target)
     begin = which.after if place_ is None else place_
     return unit.audit.page(after=begin, limit=limit, campaign=campaign, target=target)
-
-
-def filters(request: web.Request) -> dict[str, str]:
-    """The filters of a fleet page: version, hardware, campaign, state and `label.NAME`."""
-    names = [name for name in request.query if name in FILTERS or name.startswith("label.")]
-    found = {name: query_text(request, name) for name in names[:16]}
-    return {name: text for name, text in found.items() if text}
 
 
 def claim_shown(token: ClaimToken) -> ClaimShown:

@@ -118,7 +118,7 @@ class _Schemas:
         """The fields of a query."""
         inner: dict[str, Any] = self._queries[kind]["$defs"][kind.__name__]
         for name, schema in inner["properties"].items():
-            shown = {key: value for key, value in schema.items() if not (key == "default" and value is None)}
+            shown = {key: value for key, value in schema.items() if not (key == "default" and value in (None, ""))}
             if "anyOf" in shown:  # None only means that it was left out
                 first, *more = [one for one in shown.pop("anyOf") if one != {"type": "null"}]
                 shown |= {"anyOf": [first, *more]} if more else first

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from server.planner.surroundings import Word
 from server.planner.words import AssignmentState
 from server.ports.identity import AgentStatus
+from server.ports.querying import EVERYBODY, Query
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +62,12 @@ class Page:
 
 
 class Fleet(Protocol):
-    def page(self, *, cursor: str | None = None, limit: int = 100, query: Mapping[str, str] | None = None) -> Page:
-        """Targets by id. `query` filters by `version`, `hardware`, `campaign`, `state` or `label.NAME`."""
+    def page(self, *, cursor: str | None = None, limit: int = 100, query: Query = EVERYBODY) -> Page:
+        """Targets by id. A page may be short and yet have a `next`: one looks at so many targets at most."""
+        ...
+
+    def fitting(self, query: Query = EVERYBODY, *, most: int = 10_000) -> tuple[int, bool]:
+        """How many targets fit among the first `most` that come into question, and whether that is all of them."""
         ...
 
     def target(self, target_id: str) -> TargetView | None: ...

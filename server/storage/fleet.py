@@ -19,12 +19,13 @@ from sqlalchemy import (
     update,
 )
 
-from firmware.errors import RefusedError
 from server.planner.surroundings import AGENT_LABEL, Word
 from server.planner.words import AssignmentState
 from server.ports import AgentStatus, Drift, Page, TargetView
+from server.ports.querying import EVERYBODY, Query
 from server.storage import group_sizes, words
-from server.storage.tables import AGENT, ASSIGNMENT, TARGET, TARGET_LABEL
+from server.storage.fleet_query import Compiled
+from server.storage.tables import AGENT, ASSIGNMENT, TARGET, TARGET_LABEL, UNSETTLED
 
 UNKNOWN = "unknown"
 
@@ -37,9 +38,8 @@ _COLUMNS = (
     ASSIGNMENT.c.reason_kind,
     ASSIGNMENT.c.reason,
 )
-_SOURCE = TARGET.join(AGENT, AGENT.c.id == TARGET.c.agent).outerjoin(
-    ASSIGNMENT, and_(ASSIGNMENT.c.campaign == TARGET.c.last_campaign, ASSIGNMENT.c.target == TARGET.c.id)
-)
+_OF_LAST = and_(ASSIGNMENT.c.campaign == TARGET.c.last_campaign, ASSIGNMENT.c.target == TARGET.c.id)
+_SOURCE = TARGET.join(AGENT, AGENT.c.id == TARGET.c.agent).outerjoin(ASSIGNMENT, _OF_LAST)
 
 _IN_FLEET = AGENT.c.status.not_in([str(status) for status in AgentStatus if status.shut_out])
 _UPDATE = update(TARGET).where(TARGET.c.id == bindparam("of_target"))
@@ -51,17 +51,29 @@ class SqlFleet:
     def __init__(self, connection: Connection) -> None:
         self._db = connection
 
-    def page(self, *, cursor: str | None = None, limit: int = 100, query: Mapping[str, str] | None = None) -> Page:
-        """Targets by id. `query` filters by `version`, `hardware`, `campaign`, `state` or `label.NAME`; raises
-        `RefusedError` (`unknown-filter`) for another name."""
-        conditions = [_condition(name, value) for name, value in (query or {}).items()]
-        if cursor is not None:
-            conditions.append(TARGET.c.id > cursor)
-        statement = select(*_COLUMNS).select_from(_SOURCE).where(*conditions).order_by(TARGET.c.id).limit(limit)
-        rows = self._db.execute(statement).mappings().all()
+    def page(self, *, cursor: str | None = None, limit: int = 100, query: Query = EVERYBODY) -> Page:
+        """Targets by id. A page may be short and yet not the last: one looks at so many targets, and goes on with the next.
+
+        Raises `RefusedError` (`bad-query`) for a query that can't be answered."""
+        compiled, rows, following = Compiled(self._db, query), list[RowMapping](), None
+        for ids, last, has_more in compiled.windows(cursor, limit):
+            source = ids.join(TARGET, TARGET.c.id == ids.c.id).join(AGENT, AGENT.c.id == TARGET.c.agent)
+            fitting = select(*_COLUMNS).select_from(source.outerjoin(ASSIGNMENT, _OF_LAST)).where(compiled.condition)
+            rows += self._db.execute(fitting.order_by(ids.c.id).limit(limit - len(rows))).mappings().all()
+            if len(rows) == limit:
+                following = str(rows[-1]["id"])
+                break
+            following = last if has_more else None
         labels = self._labels([row["id"] for row in rows])
-        views = [_view(row, labels.get(row["id"], {})) for row in rows]
-        return Page(rows=views, next=views[-1].id if len(views) == limit else None)
+        return Page(rows=[_view(row, labels.get(row["id"], {})) for row in rows], next=following)
+
+    def fitting(self, query: Query = EVERYBODY, *, most: int = 10_000) -> tuple[int, bool]:
+        """How many targets fit among the first `most` that come into question, and whether that is all of them."""
+        compiled = Compiled(self._db, query)
+        ids, _, has_more = next(compiled.windows(None, most))
+        source = ids.join(TARGET, TARGET.c.id == ids.c.id).join(AGENT, AGENT.c.id == TARGET.c.agent)
+        counted = select(func.count()).select_from(source.outerjoin(ASSIGNMENT, _OF_LAST)).where(compiled.condition)
+        return self._db.execute(counted).scalar_one(), not has_more
 
     def target(self, target_id: str) -> TargetView | None:
         """One target."""
@@ -86,9 +98,9 @@ class SqlFleet:
 
     def drifted(self) -> int:
         """Number of targets whose version was changed by hand, by the last campaign that held them."""
-        of_last = and_(ASSIGNMENT.c.campaign == TARGET.c.last_campaign, ASSIGNMENT.c.target == TARGET.c.id)
-        query = select(func.count()).select_from(ASSIGNMENT.join(TARGET, of_last))
-        return self._db.execute(query.where(ASSIGNMENT.c.state == str(AssignmentState.DRIFTED))).scalar_one()
+        query = select(func.count()).select_from(ASSIGNMENT.join(TARGET, _OF_LAST))
+        drifted = ASSIGNMENT.c.state == str(AssignmentState.DRIFTED)
+        return self._db.execute(query.where(drifted, UNSETTLED)).scalar_one()
 
     def set_presence(self, agent: str, *, online: bool, at: float) -> None:
         """Note the presence hint for the agent's targets."""
@@ -193,26 +205,6 @@ def labelled(name: str, value: str) -> ColumnElement[bool]:
     """The condition that a target carries this label."""
     own = (TARGET_LABEL.c.name == name, TARGET_LABEL.c.value == value)
     return TARGET.c.id.in_(select(TARGET_LABEL.c.target).where(*own))
-
-
-def _condition(name: str, value: str) -> ColumnElement[bool]:
-    match name:
-        case "version" if value == UNKNOWN:
-            return TARGET.c.running_version.is_(None)
-        case "version":
-            return TARGET.c.running_version == value
-        case "hardware":
-            return TARGET.c.hardware == value
-        case "campaign":
-            return ASSIGNMENT.c.campaign == value
-        case "state":
-            return ASSIGNMENT.c.state == value
-    if name.startswith("label."):
-        return labelled(name.removeprefix("label."), value)
-    raise RefusedError(
-        "unknown-filter",
-        f"Targets cannot be filtered by {name[:64]}; use version, hardware, campaign, state or label.NAME.",
-    )
 
 
 def _view(row: RowMapping, labels: Mapping[str, str]) -> TargetView:

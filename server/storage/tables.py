@@ -7,11 +7,25 @@ as JSON. `version` columns are for compare-and-set. Nothing here validates: valu
 
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, BigInteger, Index, Integer, LargeBinary, MetaData, Table, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, Index, Integer, LargeBinary, MetaData, Table, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
+
+from server.planner.words import AssignmentState
 
 BIG = BigInteger().with_variant(Integer, "sqlite")
 """64 bits everywhere; SQLite counts up only plain INTEGER primary keys."""
+
+SETTLED_STATES = (
+    AssignmentState.PLANNED,
+    AssignmentState.VERIFIED,
+    AssignmentState.EXPIRED,
+    AssignmentState.SKIPPED,
+    AssignmentState.SUPERSEDED,
+)
+"""The states that most assignments are in for most of the time: none of them is in the index by state and target."""
+UNSETTLED = text("state NOT IN ({})".format(", ".join(f"'{state}'" for state in SETTLED_STATES)))
+
+NOT_ACTIVE = text("status <> 'active'")
 
 NAMES = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -47,6 +61,7 @@ class AgentTable(Stored, table=True):
     enrolled_at: float
     claim_token: str
     evicting: bool
+    __table_args__ = (Index(None, "status", "id", sqlite_where=NOT_ACTIVE, postgresql_where=NOT_ACTIVE),)
 
 
 class CertificateTable(Stored, table=True):
@@ -106,8 +121,8 @@ class TargetTable(Stored, table=True):
     __tablename__ = "target"
     id: str = Field(primary_key=True)
     agent: str = Field(foreign_key="agent.id", index=True)
-    hardware: str = Field(index=True)
-    running_version: str | None = Field(index=True)
+    hardware: str
+    running_version: str | None
     running_sha256: str | None
     rollback_available: bool
     holder: str | None
@@ -128,6 +143,11 @@ class TargetTable(Stored, table=True):
     echoed_n: int | None = Field(sa_type=BigInteger)
     endpoint: str | None
     services_cas: list[Any] | None = Field(sa_type=JSON)
+    __table_args__ = (
+        Index(None, "hardware", "id"),
+        Index(None, "running_version", "id"),
+        Index(None, "presence", "id"),
+    )
 
 
 class AvailabilityTable(Stored, table=True):
@@ -275,6 +295,7 @@ class AssignmentTable(Stored, table=True):
     __table_args__ = (
         Index(None, "campaign", "cohort", "rank", "target"),
         Index(None, "campaign", "state", "cohort", "rank"),
+        Index(None, "state", "target", sqlite_where=UNSETTLED, postgresql_where=UNSETTLED),
     )
 
 

@@ -14,7 +14,7 @@ from server.errors import NotFoundError
 from server.http.access import Need, require
 from server.http.bodies import path_id, query_text
 from server.http.changes import Changes
-from server.http.fleet import FILTERS, Explainer, filters
+from server.http.fleet import Explainer
 from server.http.problems import Render
 from server.planner.words import AssignmentState, CampaignState
 from server.ports import (
@@ -28,6 +28,7 @@ from server.ports import (
     TargetView,
     Unit,
 )
+from server.ports.querying import MAX_CHARS, All, one, parse
 from server.ui.acts import campaign_steps_for, steps_for
 from server.ui.attention import needs, webhook_needs
 from server.ui.campaign_page import pictures_of
@@ -38,6 +39,7 @@ from server.ui.timeline import entries, gathered
 from server.ui.week import WeekPicture, week_picture
 from server.ui.wording import OVER
 
+FILTERS = ("version", "hardware", "campaign", "state")
 FLEET_PAGE = 100
 TIMELINE = 60
 LOGS = 10
@@ -127,14 +129,15 @@ class Pages:
         )
 
     async def fleet(self, request: web.Request, session: Session) -> web.StreamResponse:
-        cursor, query = query_text(request, "cursor"), filters(request)
-        label = query_text(request, "label") or ""
-        name, equals, value = label.partition("=")
-        if equals and name and value:
-            query[f"label.{name}"] = value
-        page, count, versions = await self._database.read(
+        cursor, asked, label = query_text(request, "cursor"), _filters(request), query_text(request, "label") or ""
+        text = query_text(request, "query", max_chars=MAX_CHARS) or ""
+        name, _, value = label.partition("=")
+        labelled = [one("label", value, label=name)] if name and value else []
+        query = All(parts=(parse(text), *(one(field, wanted) for field, wanted in asked.items()), *labelled))
+        page, (fitting, is_exact), count, versions = await self._database.read(
             lambda unit: (
                 unit.fleet.page(cursor=cursor, limit=FLEET_PAGE, query=query),
+                unit.fleet.fitting(query),
                 unit.fleet.count(),
                 unit.fleet.versions(),
             )
@@ -150,10 +153,13 @@ class Pages:
             count=count,
             versions=list(versions),
             states=list(AssignmentState),
-            query={name: query.get(name, "") for name in FILTERS},
+            query={name: asked.get(name, "") for name in FILTERS},
+            text=text,
             label=label,
             onward=onward if page.next else None,
-            filtered=bool(query),
+            filtered=bool(asked or labelled or text),
+            fitting=fitting,
+            fitting_is_exact=is_exact,
         )
 
     async def target(self, request: web.Request, session: Session) -> web.StreamResponse:
@@ -216,6 +222,11 @@ def _target(unit: Unit, name: str, now: float) -> LoadedTarget | None:
         logs=unit.logs.of_target(name, LOGS),
         week=week_picture(known, now) if known else None,
     )
+
+
+def _filters(request: web.Request) -> dict[str, str]:
+    found = {name: query_text(request, name) for name in FILTERS}
+    return {name: text for name, text in found.items() if text}
 
 
 def _deltas_to(release: ReleaseRecord, deltas: Sequence[DeltaRecord]) -> list[tuple[ReleaseImage, list[DeltaRecord]]]:

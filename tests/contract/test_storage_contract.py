@@ -42,6 +42,7 @@ from server.ports import (
     StoredOrder,
     Unit,
 )
+from server.ports.querying import parse
 from server.storage import SqlDatabase
 
 STRATEGY = Strategy(
@@ -322,32 +323,29 @@ class TestFleet:
         await database.write(work)
 
         pages = {
-            query: await database.read(lambda unit, q=query: unit.fleet.page(query=dict([q])))  # type: ignore[misc]
+            query: await database.read(lambda unit, q=query: unit.fleet.page(query=parse(q)))  # type: ignore[misc]
             for query in [
-                ("hardware", "hw-2"),
-                ("label.site", "berlin"),
-                ("version", "7"),
-                ("version", "unknown"),
-                ("campaign", "spring"),
-                ("state", "planned"),
-                ("label.site", "%"),
+                "hardware:hw-2",
+                "label.site:berlin",
+                "version:7",
+                "version:unknown",
+                "campaign:spring",
+                "state:planned",
+                "label.site:%",
             ]
         }
         ids = {query: [view.id for view in page.rows] for query, page in pages.items()}
         assert ids == {
-            ("hardware", "hw-2"): ["x1"],
-            ("label.site", "berlin"): ["t1", "t2", "t3"],
-            ("version", "7"): ["t2"],
-            ("version", "unknown"): ["t1", "t3", "x1"],
-            ("campaign", "spring"): ["t2"],
-            ("state", "planned"): ["t2"],
-            ("label.site", "%"): [],
+            "hardware:hw-2": ["x1"],
+            "label.site:berlin": ["t1", "t2", "t3"],
+            "version:7": ["t2"],
+            "version:unknown": ["t1", "t3", "x1"],
+            "campaign:spring": ["t2"],
+            "state:planned": ["t2"],
+            "label.site:%": [],
         }
         assert await database.read(lambda unit: unit.fleet.versions()) == {"7": 1, "unknown": 3}
         assert await database.read(lambda unit: unit.fleet.images()) == {"7" * 64: 1}
-        with pytest.raises(RefusedError) as caught:
-            await database.read(lambda unit: unit.fleet.page(query={"id; drop": "x"}))
-        assert caught.value.kind == "unknown-filter"
 
     async def test_hints_are_noted_and_never_touch_the_planner_s_version(self, database: SqlDatabase) -> None:
         await database.write(lambda unit: enrol(unit, "t1", site="berlin"))

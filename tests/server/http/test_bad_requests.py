@@ -43,7 +43,7 @@ async def _problem(answer: object, status: int, kind: str | None = None) -> str:
         ("/fleet?limit=" + "9" * 400, 400),
         ("/fleet?limit=%D9%A3", 400),
         ("/fleet?cursor=" + "a" * 300, 400),
-        ("/fleet?version=%00", 400),
+        ("/fleet?query=%00", 400),
         ("/campaigns/none", 404),
         ("/campaigns/none/assignments", 404),
         ("/campaigns/spring/assignments?state=flying", 400),

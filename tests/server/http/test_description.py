@@ -164,7 +164,7 @@ async def test_a_cursor_is_good_for_its_own_list_and_filters_only(people: People
     page = await (await people.client.get(f"{API}/fleet?limit=2", headers=people.headers())).json()
     cursor = page["next"]
     for path in (
-        f"/fleet?hardware=gateway-r1&cursor={cursor}",
+        f"/fleet?query=hardware:gateway-r1&cursor={cursor}",
         f"/claim-tokens?cursor={cursor}",
         f"/fleet?cursor={cursor[:-4]}",
         f"/fleet?cursor={'W10='}",

@@ -31,6 +31,7 @@ READ = {
     "GET /endpoints",
     "GET /fleet/{target}/logs",
     "GET /openapi.json",
+    "GET /fleet-summary",
 }
 OPERATE = {
     "POST /campaigns/{campaign}/bundle",

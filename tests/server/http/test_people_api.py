@@ -31,8 +31,9 @@ async def test_the_fleet_comes_in_pages_and_filtered(people: PeopleSide) -> None
     first = await _get(people, "/fleet?limit=4")
     second = await _get(people, f"/fleet?limit=4&cursor={first['next']}")
     assert [target["id"] for target in first["targets"] + second["targets"]] == [f"gw-{n}" for n in range(6)]
-    assert (second["next"], first["count"], first["versions"]) == (None, 6, {"unknown": 6})
-    romans = await _get(people, "/fleet?label=site%3Drome")
+    assert (second["next"], first["count"], first["count_is_exact"], second["count"]) == (None, 6, True, None)
+    assert await _get(people, "/fleet-summary") == {"count": 6, "versions": {"unknown": 6}, "drifted": 0}
+    romans = await _get(people, "/fleet?query=site:rome")
     assert [target["id"] for target in romans["targets"]] == ["gw-4", "gw-5"]
 
 

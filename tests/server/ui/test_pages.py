@@ -164,6 +164,8 @@ async def test_the_fleet_page_filters_and_goes_on(people: PeopleSide) -> None:
         ("/static/pages.py", 404),
         ("/static/..%2fpages.py", 404),
         ("/fleet?version=%00", 400),
+        ("/fleet?state=flying", 200),
+        ("/fleet?query=state:flying", 400),
     ],
 )
 async def test_wrong_addresses_get_a_page_with_a_sentence(people: PeopleSide, path: str, status: int) -> None:
