@@ -29,6 +29,7 @@ from bench.plan import Plan
 from bench.planner import planner
 from bench.result import Outcome, Point, Result, Skipped
 from bench.table import between_markers, table
+from bench.virtual import virtual
 from firmware.atomic import atomic_output
 from firmware.errors import OtariaError
 
@@ -43,6 +44,7 @@ BENCHMARKS: dict[str, Callable[[Plan], list[Outcome]]] = {
     "install-memory": install_memory,
     "install": install,
     "catalogue": catalogue,
+    "virtual": virtual,
 }
 _TOP = Path(__file__).parent.parent
 RESULTS = _TOP / "bench" / "results.json"

@@ -6,7 +6,6 @@ from heapq import heappop, heappush
 from itertools import count
 
 from bench.reports import HARDWARE, NEW_SHA256, OLD_SHA256, PRODUCT
-from bench.row_store import RowStore
 from firmware.protocol.words import AgentState
 from server.planner.cohorts import split
 from server.planner.commands import Admit, Command, GrantPermit, SendOrder, TellWait
@@ -25,6 +24,7 @@ from server.planner.rows import AssignmentRow, CampaignRow, ReleaseKey, Row, Tar
 from server.planner.step import footprint, step
 from server.planner.strategy import BudgetPolicy, CohortPolicy, GatePolicy, Strategy
 from server.planner.words import CampaignState, Verb
+from simulator.virtual.rows import RowStore
 
 CAMPAIGN = "bench"
 SITES = 50

@@ -1,4 +1,4 @@
-"""`otaria sim`: simulated devices against a real server."""
+"""`otaria sim`: simulated devices against a real server, and worlds in virtual time."""
 
 import logging
 import signal
@@ -15,6 +15,7 @@ from firmware.errors import RefusedError
 from server.cli.claims import read as read_claims
 from server.cli.output import emit, json_option
 from simulator.depot import Blob, Depot
+from simulator.run_cli import run
 from simulator.swarm import Swarm, World, enrol_devices
 from simulator.vitals import MEASURED, Defect
 
@@ -34,10 +35,13 @@ QUICK = Settings(
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def sim() -> None:
-    """Simulated devices: the real agent core over fake storage.
+    """Simulated devices: over the wire with the real agent core, or in virtual time with the real planner.
 
     Example: otaria sim fleet --claim-file claim.txt --devices 50 --hardware gateway-r1 --image factory.img --dir ./sim
     """
+
+
+sim.add_command(run)
 
 
 @sim.command()

@@ -21,6 +21,7 @@ from server.cli import cli
 from server.cli.release_contents import data_of, health_of
 from server.config import merged, validated
 from server.planner.policy import parse_strategy
+from simulator.virtual.world_file import parse_world
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("*.md"))]
@@ -147,8 +148,11 @@ def blocks(language: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("page", "text"), blocks("yaml"))
-def test_every_campaign_and_strategy_in_the_docs_is_taken(page: str, text: str) -> None:
+def test_every_campaign_strategy_and_scenario_in_the_docs_is_taken(page: str, text: str) -> None:
     fields = yaml.safe_load(text)
+    if "fleet" in fields:
+        parse_world(text, page)
+        return
     if "product" in fields:
         parse_campaign(text)
         whole = fields

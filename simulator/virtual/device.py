@@ -1,0 +1,310 @@
+"""A device that answers from chances: it follows orders as the agent does, and its release does to it what the world says.
+
+Rules
+- It knows orders, permits and its own clock, never the planner's rows. What it is, is its own truth (`runs`, `is_up`), which the
+  run's end is held against.
+- What it says waits until it is there, and comes in order; an ask travels beside, and may come twice. What is lost on the way is
+  sent again, so that loss is delay.
+- An answer reaches it only while it is there; else it asks again. A permit dies with its time.
+- A permit is followed once: it goes down, boots the new slot on trial, and commits, falls back, or is never heard again.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from firmware.protocol.words import Action, AgentState, ReasonKind
+from server.planner.commands import GrantPermit, TellWait
+from server.planner.events import Asked, Event, Reported
+from simulator.virtual.chances import chance
+from simulator.virtual.presence import NEVER, Presence
+
+RESEND_S = 30.0
+"""After how long what was lost is sent again."""
+ASK_AGAIN_S = 120.0
+"""After how long without an answer it asks again."""
+BOOT_S = 45.0
+TRIES = 3
+"""Boots of a slot that doesn't come up, before the boot loader goes back."""
+
+Later = Callable[[float, Callable[[float], None]], None]
+"""Call this at that time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """Bytes per second, seconds on the way, and the shares that are lost and that come twice."""
+
+    bytes_per_s: float = 1e6
+    latency_s: float = 0.2
+    loss: float = 0.0
+    duplication: float = 0.0
+
+
+Defect = tuple[str, float]
+"""What a release does to a device (`fails-boot`, `fails-health`, `crashes`, `bricks`), and how many seconds after its commit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """What a device installs. `defect_of`: what it does to a device."""
+
+    version: str
+    sha256: str
+    product: str
+    size_bytes: int
+    defect_of: Callable[["Device"], Defect | None] = field(default=lambda _: None)
+
+
+@dataclass(kw_only=True, slots=True)
+class Order:
+    """What it was told to do. `number` counts the device's orders; `is_done`: it was followed, or failed."""
+
+    hash: str
+    action: Action
+    image: Image
+    campaign: str
+    max_rate: int | None
+    number: int = 0
+    is_done: bool = False
+
+
+class Device:
+    """One device. `say` hands an event to the server; `images` has what orders may name, by campaign."""
+
+    __slots__ = (
+        "_asked",
+        "_later",
+        "_order",
+        "_orders",
+        "_said",
+        "_say",
+        "by",
+        "flash_faults",
+        "hardware",
+        "harmed_by",
+        "health_s",
+        "id",
+        "image",
+        "is_bricked",
+        "is_down",
+        "link",
+        "power_cuts",
+        "presence",
+        "previous",
+        "seed",
+        "site",
+    )
+
+    def __init__(
+        self,
+        *,
+        id: str,  # noqa: A002 (the word for it everywhere)
+        seed: int,
+        hardware: str,
+        site: str,
+        image: Image,
+        presence: Presence,
+        link: Link,
+        later: Later,
+        say: Callable[["Device", Event], None],
+        health_s: float = 60.0,
+        flash_faults: float = 0.0,
+        power_cuts: float = 0.0,
+    ) -> None:
+        self.id, self.seed, self.hardware, self.site = id, seed, hardware, site
+        self.image, self.previous = image, None  # type: Image, Image | None
+        self.presence, self.link = presence, link
+        self.health_s, self.flash_faults, self.power_cuts = health_s, flash_faults, power_cuts
+        self.is_down = self.is_bricked = False
+        self.harmed_by: frozenset[str] = frozenset()
+        """The campaigns whose release hurt it."""
+        self.by = ""
+        """The campaign whose permit it followed last."""
+        self._later, self._say = later, say
+        self._order: Order | None = None
+        self._said = 0.0
+        self._asked = self._orders = 0
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it works, connected or not."""
+        return not (self.is_down or self.is_bricked)
+
+    @property
+    def said_until(self) -> float:
+        """When the last that it said arrives."""
+        return self._said
+
+    # What reaches it
+
+    def ordered(self, order: Order, at: float) -> None:
+        """An order was stored for it; it comes once the device is there. A later order replaces it on the way."""
+        self._orders += 1
+        self._order, order.number = order, self._orders
+        self._later(self._reached(at), lambda now: self._take(order, now))
+
+    def answered(self, answer: GrantPermit | TellWait, at: float) -> None:
+        """The server answers its ask; lost when it is away."""
+        comes, order, number = at + self.link.latency_s, self._order, self._asked
+        if self.presence.is_there(comes) and (not self.link.loss or self._chance(number, 5) >= self.link.loss):
+            self._later(comes, lambda now: self._heed(answer, now))
+        elif order is not None:
+            again = at + ASK_AGAIN_S
+            self._later(again, lambda now: self._ask(order, now) if number == self._asked else None)
+
+    def _take(self, order: Order, at: float) -> None:
+        if order is not self._order or self.is_bricked or self.is_down:
+            return  # what came during a boot is there, retained, when that is over
+        if order.action is Action.NOTHING:
+            order.is_done = True
+            self._report(order, AgentState.CANCELLED, at, ReasonKind.WITHDRAWN)
+            return
+        if order.action is Action.ROLLBACK:
+            self._report(order, AgentState.STAGED, at)
+            self._ask(order, at)
+            return
+        self._report(order, AgentState.DOWNLOADING, at)
+        rate = min(self.link.bytes_per_s, order.max_rate or self.link.bytes_per_s)
+        done = self.presence.done(at, order.image.size_bytes / rate)
+        if done < NEVER:
+            self._later(done, lambda now: self._staged(order, now))
+
+    def _staged(self, order: Order, at: float) -> None:
+        if order is not self._order:
+            return
+        if self.flash_faults and self._chance(order.number, 1) < self.flash_faults:
+            order.is_done = True
+            self._report(order, AgentState.FAILED, at, ReasonKind.STORAGE_FAULT)
+            return
+        self._report(order, AgentState.STAGED, at)
+        self._ask(order, at)
+
+    def _ask(self, order: Order, at: float) -> None:
+        if order is not self._order or order.is_done or not self.is_up:
+            return
+        at = self.presence.comes(at)
+        if at == NEVER:
+            return
+        self._asked += 1
+        number = self._asked
+        ask = {"target": self.id, "order_hash": order.hash, "boot_id": "boot", "nonce": f"{number}"}
+        comes = max(self._sent(at, number), self._said)
+        self._later(comes, lambda now: self._say(self, Asked(**ask, at=now)))
+        if self.link.duplication and self._chance(number, 6) < self.link.duplication:
+            self._later(comes + self.link.latency_s + 1.0, lambda now: self._say(self, Asked(**ask, at=now)))
+
+    def _heed(self, answer: GrantPermit | TellWait, at: float) -> None:
+        order = self._order
+        is_last = order is not None and answer.order_hash == order.hash and answer.nonce == f"{self._asked}"
+        if order is None or not is_last or order.is_done or not self.is_up:
+            return
+        self._asked += 1  # it waits for no answer any more
+        if isinstance(answer, TellWait):
+            again = at + answer.retry_after_s * (1 + 0.1 * self._chance(self._asked, 7))
+            self._later(again, lambda now: self._ask(order, now))
+            return
+        order.is_done = True
+        self._activate(order, at)
+
+    # What it does with a permit
+
+    def _activate(self, order: Order, at: float) -> None:
+        self._report(order, AgentState.ACTIVATING, at)
+        self.is_down = True
+        after = self.previous if order.action is Action.ROLLBACK else order.image
+        if after is None:
+            self.is_down = False
+            self._report(order, AgentState.REFUSED, at, ReasonKind.SLOT_MISSING)
+            return
+        defect = after.defect_of(self) if order.action is Action.INSTALL else None
+        kind = defect[0] if defect else ""
+        self.by = order.campaign
+        if kind and kind != "crashes":
+            self.harmed_by |= {order.campaign}
+        if kind == "bricks":
+            self.is_bricked = True
+            return
+        cut = self._chance(order.number, 2) < self.power_cuts
+        if kind == "fails-boot" or cut:
+            self._later(at + BOOT_S * (TRIES + 1), lambda now: self._back(order, now, ReasonKind.BOOT_FAILED))
+            return
+        self._later(at + BOOT_S, lambda now: self._try(order, after, defect, now))
+
+    def _try(self, order: Order, after: Image, defect: Defect | None, at: float) -> None:
+        before, self.image = self.image, after
+        self._report(order, AgentState.TRIAL, at)
+        if defect and defect[0] == "fails-health":
+            self.image = before
+            self._later(at + self.health_s + BOOT_S, lambda now: self._back(order, now, ReasonKind.HEALTH_FAILED))
+            return
+        self._later(at + self.health_s, lambda now: self._commit(order, before, defect, now))
+
+    def _commit(self, order: Order, before: Image, defect: Defect | None, at: float) -> None:
+        self.previous, self.is_down = before, False
+        self._report(order, AgentState.COMMITTED, at)
+        if defect and defect[0] == "crashes":
+            self._later(at + defect[1], lambda now: self._crash(order, before, now))
+        self._follow_up(at)
+
+    def _crash(self, order: Order, before: Image, at: float) -> None:
+        """Leaked until it couldn't go on: the boot loader's count brings it back."""
+        if self.image is before or self.is_down:
+            return
+        self.harmed_by |= {order.campaign}
+        self.image, self.previous = before, None
+        self._report(order, AgentState.FELL_BACK, at, ReasonKind.HEALTH_REGRESSED)
+
+    def _back(self, order: Order, at: float, kind: ReasonKind) -> None:
+        self.is_down = False
+        self._report(order, AgentState.FELL_BACK, at, kind)
+        self._follow_up(at)
+
+    def _follow_up(self, at: float) -> None:
+        """Take the order that came meanwhile."""
+        order = self._order
+        if order is not None and not order.is_done:
+            self._later(self._reached(at), lambda now: self._take(order, now))
+
+    # Words
+
+    def _report(self, order: Order, state: AgentState, at: float, kind: ReasonKind | None = None) -> None:
+        """Say where it is with an order, once it is there."""
+        self._said = comes = max(self._said, self._sent(self.presence.comes(at), order.number + ord(state[0])))
+        if comes == NEVER:
+            return
+        said: dict[str, Any] = {
+            "target": self.id,
+            "state": state,
+            "order_hash": order.hash,
+            "running_version": self.image.version,
+            "running_sha256": self.image.sha256,
+            "rollback_available": self.previous is not None or state is not AgentState.COMMITTED,
+            "reason_kind": kind or "none",
+            "reason": _SENTENCES[kind] if kind else "",
+        }
+        self._later(comes, lambda now: self._say(self, Reported(**said, at=now)))
+
+    def _reached(self, at: float) -> float:
+        return self.presence.comes(at + self.link.latency_s)
+
+    def _sent(self, at: float, number: int) -> float:
+        """When what is sent `at` arrives."""
+        at += self.link.latency_s * (0.5 + self._chance(number, 3))
+        tries = 0
+        while self.link.loss and tries < 20 and self._chance(number * 32 + tries, 4) < self.link.loss:
+            tries += 1
+        return at if not tries else self.presence.comes(at + tries * RESEND_S)
+
+    def _chance(self, about: int, what: int) -> float:
+        return chance(self.seed, about * 8 + what)
+
+
+_SENTENCES: dict[str, str] = {
+    ReasonKind.WITHDRAWN: "The order was withdrawn.",
+    ReasonKind.STORAGE_FAULT: "Its flash failed.",
+    ReasonKind.SLOT_MISSING: "No slot is left to go back to.",
+    ReasonKind.BOOT_FAILED: "It did not boot.",
+    ReasonKind.HEALTH_FAILED: "Its health check failed.",
+    ReasonKind.HEALTH_REGRESSED: "It crashed too often.",
+}

@@ -1,0 +1,428 @@
+"""One run of a world: the fleet and its campaigns, from the beginning until all of them rest, or the world's days are over.
+
+Rules
+- Two queues, of what devices do and of the planner's deadlines; the earlier goes first, and what was put in first of equals.
+- A run rests when every campaign is over or paused with nobody left to act; then it goes on until what is under way has ended and
+  what a release does late has been done, so that the end can be held against the devices' own truth.
+- Everything that is decided is hashed (`digest`): the same world, seed and code give the same digest.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from heapq import heappop, heappush
+from typing import Any
+
+from firmware.errors import RefusedError
+from server.planner.ask_events import CHECKS, Check
+from server.planner.commands import SendOrder
+from server.planner.decision import Decision
+from server.planner.events import Commanded, Event, GateAnswered
+from server.planner.gateways import Path, named
+from server.planner.grouping import paths_of
+from server.planner.rows import AssignmentRow, CampaignRow, CohortRow, ReleaseKey, TargetRow
+from server.planner.selection import Selection
+from server.planner.slices import Slice
+from server.planner.states import FAILURES
+from server.planner.words import AssignmentState, CampaignState, CohortState, GateVerdict, Verb
+from simulator.virtual.around import Neighbourhood
+from simulator.virtual.chances import chance, seeded
+from simulator.virtual.device import Defect, Device, Image, Order
+from simulator.virtual.invariants import Books
+from simulator.virtual.making import make, matches
+from simulator.virtual.outcome import CampaignOutcome, CohortOutcome, Outcome
+from simulator.virtual.presence import Presence
+from simulator.virtual.rows import RowStore
+from simulator.virtual.shell import Shell
+from simulator.virtual.world import Act, Fault, Member, Release, Start, World
+
+ENDED = (CampaignState.COMPLETED, CampaignState.ABORTED, CampaignState.ROLLED_BACK)
+SETTLE_S = 3600.0
+"""How long a run goes on after everything rests, beside what its strategies and releases take."""
+ANSWER_S = 600.0
+"""After how long people answer an external gate: pass, since nothing here says otherwise."""
+UNREACHED = (AssignmentState.PLANNED, AssignmentState.EXPIRED)
+
+
+class Run:
+    """`members`: another fleet than the world's own. `checks`: the planner's, or fewer, to see that the books notice."""
+
+    def __init__(
+        self,
+        world: World,
+        *,
+        seed: int | None = None,
+        members: Iterable[Member] | None = None,
+        checks: tuple[Check, ...] = CHECKS,
+    ) -> None:
+        self.world = world
+        self.seed = world.seed if seed is None else seed
+        self.devices: dict[str, Device] = {}
+        self.now = world.begins
+        self._queue: list[tuple[float, int, Any]] = []
+        self._put = 0
+        self._digest = blake2b(digest_size=16)
+        self._members = list(world.members(self.seed) if members is None else members)
+        self.store = RowStore()
+        self.shell = Shell(self.store, on_order=self._order, observe=self._observe, checks=checks)
+        self._images = {one.version: self._image(one) for one in world.releases}
+        counters = {version: place for place, version in enumerate(self._images, start=1)}
+        targets = self._enrol(counters)
+        self._sizes: dict[str, int] = {}
+        self.around = Neighbourhood(
+            self.store, targets, campaigns=self.shell.campaigns, counters=counters, is_there=self._is_there
+        )
+        self.store.around = self.around.around
+        self.books = Books(self.around, self._sizes)
+        self._counters = counters
+        self._marks: dict[str, _Marks] = {}
+        self._acts_left = len(world.acts)
+        self._rests_at: float | None = None
+
+    def play(self) -> Outcome:
+        """Let it go to its end."""
+        began = time.perf_counter()
+        for start in self.world.campaigns:
+            at = self.world.begins + start.after_s
+            self._later(at, lambda now, start=start: self._start(start, now))
+        for act in self.world.acts:
+            self._later(self.world.begins + act.after_s, lambda now, act=act: self._act(act, now))
+        end = self.world.begins + self.world.days * 86400
+        queue, shell = self._queue, self.shell
+        while True:
+            due = shell.next_due
+            first: float | None = queue[0][0] if queue else None
+            if first is None and due is None:
+                break
+            is_deadline = due is not None and (first is None or due <= first)
+            at = due if due is not None and is_deadline else first if first is not None else end
+            if at > end or (self._rests_at is not None and at > self._rests_at):
+                break
+            self.now = max(self.now, at)
+            if is_deadline:
+                shell.due(self.now)
+            else:
+                heappop(queue)[2](self.now)
+        return self._outcome(time.perf_counter() - began)
+
+    # The fleet
+
+    def _enrol(self, counters: dict[str, int]) -> list[TargetRow]:
+        targets = []
+        above = {gateway for one in self._members for gateway in named(one.labels)}
+        paths = paths_of([one.id for one in self._members], {one.id: one.labels for one in self._members})
+        for one in self._members:
+            own = seeded(self.seed, one.id)
+            image = self._images.get(one.version) or self._factory(one.version)
+            self.devices[one.id] = Device(
+                id=one.id,
+                seed=own,
+                hardware=one.hardware,
+                site=one.site,
+                image=image,
+                presence=Presence(
+                    seed=own,
+                    week=one.week,
+                    spell_h=one.spell_h,
+                    site_seed=seeded(self.seed, one.site),
+                    outages=one.outages,
+                    wakes_at=self.world.begins + one.asleep_s if one.asleep_s else 0.0,
+                ),
+                link=one.link,
+                later=self._later,
+                say=self._say,
+                health_s=one.health_s,
+                flash_faults=one.flash_faults,
+                power_cuts=one.power_cuts,
+            )
+            path = paths.get(one.id, Path())
+            targets.append(
+                TargetRow(
+                    id=one.id,
+                    agent=one.id,
+                    hardware=one.hardware,
+                    running_version=image.version,
+                    running_sha256=image.sha256,
+                    rollback_available=True,
+                    product=image.product,
+                    groups=tuple(sorted(f"{name}={value}" for name, value in one.labels.items())),
+                    gateways=path.gateways,
+                    path_fault=path.fault,
+                    is_gateway=one.id in above,
+                    zone=one.labels.get("timezone"),
+                )
+            )
+        self.store.add(targets)
+        return targets
+
+    def _factory(self, version: str) -> Image:
+        self._images[version] = image = Image(
+            version=version, sha256=_sha(version), product=self._product, size_bytes=0
+        )
+        return image
+
+    def _image(self, release: Release) -> Image:
+        faults = tuple((seeded(self.seed, f"{release.version}/{n}"), one) for n, one in enumerate(release.faults))
+
+        def defect_of(device: Device) -> Defect | None:
+            for salt, fault in faults:
+                if fault.hardware in ("", device.hardware) and chance(salt ^ device.seed, 1) < fault.share:
+                    return fault.kind, _delay(fault, salt ^ device.seed)
+            return None
+
+        return Image(
+            version=release.version,
+            sha256=_sha(release.version),
+            product=self._product,
+            size_bytes=release.size_bytes,
+            defect_of=defect_of,
+        )
+
+    @property
+    def _product(self) -> str:
+        return self.world.campaigns[0].spec.product
+
+    def _is_there(self, name: str) -> bool:
+        device = self.devices[name]
+        return device.is_up and device.presence.is_there(self.now)
+
+    # Campaigns and people
+
+    def _start(self, start: Start, now: float) -> None:
+        spec = start.spec
+        members = [one for one in self._members if self._fits(spec.selection, one, spec.version)]
+        rows = make(spec.strategy, spec.name, members, self._seed_of(spec.name), gates=self._gates_of(members))
+        if not rows.targets:
+            raise RefusedError("nothing-selected", f"Campaign {spec.name} selects no device of this world.")
+        image = self._images[spec.version]
+        key = ReleaseKey(
+            product=spec.product, version=spec.version, counter=self._counters[spec.version], sha256=image.sha256
+        )
+        row = CampaignRow(
+            id=spec.name,
+            change_id=f"sim-{spec.name}",
+            state=CampaignState.DRAFT,
+            release=key,
+            strategy=spec.strategy,
+            seed=self._seed_of(spec.name),
+            start_at=spec.start_at,
+            changed_at=now,
+        )
+        self.store.add([row, *rows.cohorts, *rows.assignments, *rows.behind])
+        self._sizes[spec.name] = rows.targets
+        self._marks[spec.name] = _Marks()
+        self.shell.campaigns.append(spec.name)
+        self.around.watch(spec.strategy)
+        if self.around.watches:
+            self.store.is_offline = lambda name: not self._is_there(name)
+        self.shell.feed(Commanded(campaign=spec.name, verb=Verb.START, by="sim", reason="", at=now))
+
+    def _fits(self, selection: Selection, one: Member, version: str) -> bool:
+        release = next((found for found in self.world.releases if found.version == version), None)
+        if release is not None and release.hardware and one.hardware not in release.hardware:
+            return False
+        runs = self.devices[one.id].image.version
+        return matches(selection, one, runs) and not any(matches(match, one, runs) for match in selection.exclude)
+
+    def _gates_of(self, members: Sequence[Member]) -> dict[str, Path]:
+        labels = {one.id: one.labels for one in members}
+        return paths_of(labels, labels)
+
+    def _seed_of(self, campaign: str) -> int:
+        return seeded(self.seed, f"campaign/{campaign}") >> 1
+
+    def _act(self, act: Act, now: float) -> None:
+        self._acts_left -= 1
+        self._rests_at = None
+        self.shell.feed(Commanded(campaign=act.campaign, verb=act.verb, by="sim", reason="as the world says", at=now))
+        self._look_for_rest(now)
+
+    # Between devices and planner
+
+    def _later(self, at: float, what: Any) -> None:
+        self._put += 1
+        heappush(self._queue, (at, self._put, what))
+
+    def _say(self, device: Device, event: Event) -> None:
+        answer = self.shell.feed(event)
+        if answer is not None:
+            device.answered(answer, event.at)
+
+    def _order(self, command: SendOrder, digest: str, at: float) -> None:
+        row = self.store.campaign(command.campaign)
+        device = self.devices[command.target]
+        image = self._images[row.release.version] if row else device.image
+        order = Order(
+            hash=digest,
+            action=command.action,
+            image=image,
+            campaign=command.campaign,
+            max_rate=command.max_rate,
+        )
+        device.ordered(order, at)
+
+    def _observe(self, loaded: Slice, event: Event, decision: Decision) -> None:
+        said = [f"{type(change.row).__name__}{getattr(change.row, 'state', '')}" for change in decision.changes]
+        target = getattr(event, "target", "")
+        self._digest.update(f"{event.at:.6f}{type(event).__name__}{target}{said}{len(decision.commands)}".encode())
+        self.books.observe(loaded, event, decision)
+        for change in decision.changes:
+            row = change.row
+            if isinstance(row, CohortRow):
+                self._mark_cohort(loaded, row, event.at)
+            elif (
+                isinstance(row, CampaignRow) and loaded.campaign is not None and row.state is not loaded.campaign.state
+            ):
+                self._marks[row.id].moved(
+                    row.state, event.at, sum(one.attempted for one in self._cohorts(loaded, row.id))
+                )
+                self._look_for_rest(event.at, row)
+
+    def _cohorts(self, loaded: Slice, campaign: str) -> tuple[CohortRow, ...]:
+        return loaded.cohorts or self.store.cohorts(campaign)
+
+    def _mark_cohort(self, loaded: Slice, row: CohortRow, at: float) -> None:
+        marks = self._marks.get(row.campaign)
+        before = next((one for one in loaded.cohorts if one.index == row.index), None)
+        if marks is None or before is None:
+            return
+        if before.counts.get(AssignmentState.VERIFIED, 0) < row.counts.get(AssignmentState.VERIFIED, 0):
+            marks.done_at = at
+        if before.state is not row.state:
+            marks.decided.pop(row.index, None)
+            if row.state in (CohortState.PASSED, CohortState.FAILED):
+                marks.decided[row.index] = at
+            elif row.state is CohortState.OPEN:
+                self._answer_gates(loaded, row, at)
+
+    def _answer_gates(self, loaded: Slice, row: CohortRow, at: float) -> None:
+        """People say that a cohort passes its external gates, a while after it opened."""
+        campaign = loaded.campaign
+        if campaign is None or row.index >= len(campaign.strategy.cohorts):
+            return
+        for gate in campaign.strategy.cohorts[row.index].gates:
+            if gate.kind == "external":
+                said = {"campaign": row.campaign, "cohort": row.index, "name": gate.name, "by": "sim", "reason": ""}
+                self._later(
+                    at + ANSWER_S,
+                    lambda now, said=said: self.shell.feed(GateAnswered(**said, verdict=GateVerdict.PASS, at=now)),
+                )
+
+    def _look_for_rest(self, now: float, changed: CampaignRow | None = None) -> None:
+        """Note when nothing more is to come."""
+        if self._acts_left or len(self.shell.campaigns) < len(self.world.campaigns):
+            return
+        rows = [self.store.campaign(name) for name in self.shell.campaigns]
+        states = [changed.state if changed and row and row.id == changed.id else row.state for row in rows if row]
+        if all(state in (*ENDED, CampaignState.PAUSED) for state in states):
+            self._rests_at = now + self._settles_s()
+        else:
+            self._rests_at = None
+
+    def _settles_s(self) -> float:
+        strategies = [start.spec.strategy for start in self.world.campaigns]
+        late = max((fault.after_s for release in self.world.releases for fault in release.faults), default=0.0)
+        return SETTLE_S + 2 * late + max(one.horizon_s + one.healthy_s for one in strategies)
+
+    # The end
+
+    def check_end(self) -> None:
+        """Hold every assignment against what its device is, as the run stands."""
+        for name in self.shell.campaigns:
+            row = self.store.campaign(name)
+            if row is not None:
+                ours = (one for one in self.store.in_states(name, tuple(AssignmentState)) if self._is_its(one))
+                self.books.end(((one, row.release.sha256) for one in ours), self.devices, self.now)
+
+    def _outcome(self, seconds: float) -> Outcome:
+        self.check_end()
+        return Outcome(
+            world=self.world.name,
+            seed=self.seed,
+            virtual_days=(self.now - self.world.begins) / 86400,
+            seconds=seconds,
+            events=self.shell.events,
+            digest=self._digest.hexdigest(),
+            campaigns=tuple(self._campaign(name) for name in self.shell.campaigns),
+            broken=self.books.broken,
+            violations=tuple(self.books.violations),
+            ignored=dict(sorted(self.shell.ignored.items())),
+        )
+
+    def _is_its(self, row: AssignmentRow) -> bool:
+        """Whether no other campaign took the target since."""
+        target = self.store.target(row.target)
+        return target is not None and target.holder == row.campaign
+
+    def _campaign(self, name: str) -> CampaignOutcome:
+        row, cohorts, marks = self.store.campaign(name), self.store.cohorts(name), self._marks[name]
+        if row is None:
+            raise RefusedError("not-found", f"There is no campaign {name}.")
+        counts: Counter[AssignmentState] = Counter()
+        for cohort in cohorts:
+            counts.update(cohort.counts)
+        targets = self._sizes[name]
+        unreached = sum(counts[state] for state in UNREACHED) + sum(
+            counts[state] for state in (AssignmentState.ORDERED, AssignmentState.DOWNLOADING)
+        )
+        begins = self.world.begins
+
+        def after(at: float | None) -> float | None:
+            return None if at is None else at - begins
+
+        return CampaignOutcome(
+            campaign=name,
+            state=row.state,
+            reason=row.reason,
+            targets=targets,
+            counts={str(state): number for state, number in sorted(counts.items()) if number},
+            verified=counts[AssignmentState.VERIFIED],
+            fell_back=counts[AssignmentState.FELL_BACK] + counts[AssignmentState.REGRESSED],
+            failed=sum(counts[state] for state in FAILURES)
+            - counts[AssignmentState.FELL_BACK]
+            - counts[AssignmentState.REGRESSED],
+            unreached=unreached,
+            harmed=sum(name in device.harmed_by for device in self.devices.values()),
+            admitted=marks.admitted if marks.stopped_at is not None else sum(one.attempted for one in cohorts),
+            stopped_s=after(marks.stopped_at),
+            done_s=after(marks.done_at),
+            cohorts=tuple(
+                CohortOutcome(
+                    name=one.name,
+                    size=one.size,
+                    opened_s=after(one.opened_at),
+                    decided_s=after(marks.decided.get(one.index)),
+                    state=one.state,
+                )
+                for one in cohorts
+            ),
+            waits=dict(self.shell.kinds.most_common()),
+        )
+
+
+class _Marks:
+    """Moments of a campaign."""
+
+    def __init__(self) -> None:
+        self.stopped_at: float | None = None
+        self.done_at: float | None = None
+        self.admitted = 0
+        self.decided: dict[int, float] = {}
+
+    def moved(self, state: CampaignState, at: float, admitted: int) -> None:
+        """It came to a state; the first that stops it counts, until it is resumed."""
+        stops = (CampaignState.PAUSED, CampaignState.ABORTED, CampaignState.ROLLING_BACK, CampaignState.ROLLED_BACK)
+        if state in stops and self.stopped_at is None:
+            self.stopped_at, self.admitted = at, admitted
+        elif state is CampaignState.RUNNING:
+            self.stopped_at = None
+
+
+def _delay(fault: Fault, salt: int) -> float:
+    """Half to one and a half times what the world says."""
+    return fault.after_s * (0.5 + chance(salt, 2))
+
+
+def _sha(version: str) -> str:
+    return blake2b(version.encode(), digest_size=32).hexdigest()

@@ -1,0 +1,191 @@
+"""What a run is about: a fleet, its releases and their defects, campaigns, and what people do meanwhile. Values only."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from server.planner.availability import HOURS
+from server.planner.words import Verb
+from server.ports import CampaignSpec
+from simulator.virtual.chances import chance, seeded
+from simulator.virtual.device import Link
+from simulator.virtual.presence import Outages
+
+DEFECTS = ("fails-boot", "fails-health", "crashes", "bricks")
+FACTORY = "0.9.0"
+"""What devices run before, unless a world says."""
+NO_OUTAGES = Outages()
+USUAL_LINK = Link()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Habit:
+    """When the devices of a lot are there: `share` of the time, or of the local `hours` of the week (0: Monday 00) and
+    `rest` of the others. `asleep`: so many of them are away until `asleep_s` after the beginning."""
+
+    share: float = 1.0
+    hours: tuple[int, ...] = ()
+    rest: float = 0.0
+    spell_h: int = 6
+    outages: Outages = NO_OUTAGES
+    asleep: float = 0.0
+    asleep_s: float = 0.0
+
+
+ALWAYS = Habit()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lot:
+    """Devices that are alike, over `sites` sites. `pairs`: two and two have a label `pair`. `gateway`: the first of each site is
+    the others' gateway. `link_spread`: links are faster or slower by up to this factor."""
+
+    name: str
+    devices: int
+    hardware: str
+    sites: int = 1
+    labels: Mapping[str, str] = field(default_factory=dict)
+    zone: str = "UTC"
+    pairs: bool = False
+    gateway: bool = False
+    habit: Habit = ALWAYS
+    link: Link = USUAL_LINK
+    link_spread: float = 1.0
+    flash_faults: float = 0.0
+    power_cuts: float = 0.0
+    health_s: float = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """What a release does to a `share` of the devices with this `hardware` (empty: any), `after_s` after the commit."""
+
+    kind: str
+    share: float = 1.0
+    hardware: str = ""
+    after_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    version: str
+    size_bytes: int = 32_000_000
+    faults: tuple[Fault, ...] = ()
+    hardware: tuple[str, ...] = ()
+    """What it is for; empty: all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """A campaign that is made and started `after_s` after the beginning."""
+
+    spec: CampaignSpec
+    after_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Act:
+    """What a person tells a campaign."""
+
+    campaign: str
+    verb: Verb
+    after_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expectation:
+    """How a campaign should end: in one of `states`, with so many verified at least (a share) and harmed at most (a number)."""
+
+    campaign: str
+    states: tuple[str, ...] = ()
+    verified_at_least: float = 0.0
+    harmed_at_most: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One device of the fleet, as it is at the beginning. `week`: by hour of the week in UTC, the share that it is there."""
+
+    id: str
+    hardware: str
+    labels: Mapping[str, str]
+    week: tuple[float, ...]
+    version: str = FACTORY
+    spell_h: int = 6
+    outages: Outages = NO_OUTAGES
+    asleep_s: float = 0.0
+    link: Link = USUAL_LINK
+    flash_faults: float = 0.0
+    power_cuts: float = 0.0
+    health_s: float = 60.0
+
+    @property
+    def site(self) -> str:
+        return self.labels.get("site", self.id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """All of it. `begins`: POSIX seconds; `days`: for how long it is watched at most."""
+
+    name: str
+    about: str
+    seed: int
+    begins: float
+    days: float
+    lots: tuple[Lot, ...]
+    releases: tuple[Release, ...]
+    campaigns: tuple[Start, ...]
+    acts: tuple[Act, ...] = ()
+    expectations: tuple[Expectation, ...] = ()
+
+    def members(self, seed: int) -> Iterator[Member]:
+        """The fleet; who sleeps and how quick a link is come by chance."""
+        for lot in self.lots:
+            yield from _members(lot, seed, self.begins)
+
+
+def _members(lot: Lot, seed: int, begins: float) -> Iterator[Member]:
+    week = week_of(lot.habit, lot.zone, begins)
+    for number in range(lot.devices):
+        name = f"{lot.name}-{number:06}"
+        own = seeded(seed, name)
+        place = number % lot.sites
+        labels = {**lot.labels, "site": f"{lot.name}-s{place:05}"}
+        if lot.zone != "UTC":
+            labels["timezone"] = lot.zone
+        if lot.pairs:
+            labels["pair"] = f"{lot.name}-p{number // (2 * lot.sites)}-{place:05}"
+        if lot.gateway and number >= lot.sites:
+            labels["gateway"] = f"{lot.name}-{place:06}"
+        habit, link = lot.habit, lot.link
+        factor = lot.link_spread ** (2 * chance(own, 101) - 1)
+        yield Member(
+            id=name,
+            hardware=lot.hardware,
+            labels=labels,
+            week=week,
+            spell_h=habit.spell_h,
+            outages=habit.outages,
+            asleep_s=habit.asleep_s if chance(own, 102) < habit.asleep else 0.0,
+            link=Link(
+                bytes_per_s=link.bytes_per_s * factor,
+                latency_s=link.latency_s,
+                loss=link.loss,
+                duplication=link.duplication,
+            ),
+            flash_faults=lot.flash_faults,
+            power_cuts=lot.power_cuts,
+            health_s=lot.health_s,
+        )
+
+
+def week_of(habit: Habit, zone: str, begins: float) -> tuple[float, ...]:
+    """The shares by hour of the week in UTC; the zone's offset is that of the beginning, as devices don't keep summer time."""
+    if not habit.hours:
+        return (habit.share,) * HOURS
+    offset = datetime.fromtimestamp(begins, ZoneInfo(zone)).utcoffset() or timedelta()
+    hours = round(offset.total_seconds() / 3600)
+    there = set(habit.hours)
+    return tuple(habit.share if (hour + hours) % HOURS in there else habit.rest for hour in range(HOURS))
