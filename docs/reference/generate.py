@@ -97,8 +97,11 @@ def _leaves(words_before: str, command: click.Command) -> Iterator[tuple[str, cl
     if not isinstance(command, click.Group):
         yield words_before, command
         return
-    for name, child in sorted(command.commands.items()):
-        yield from _leaves(f"{words_before} {name}", child)
+    context = click.Context(command)
+    for name in sorted(command.list_commands(context)):
+        child = command.get_command(context, name)
+        if child is not None:
+            yield from _leaves(f"{words_before} {name}", child)
 
 
 def _server_cli() -> str:

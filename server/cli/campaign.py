@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from datetime import UTC, datetime
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +23,7 @@ from server.cli.output import emit, json_option, table
 from server.cli.rest import RestClient, connect, segment, server_options
 from server.cli.revisions import applied, evidence, plan, read_file, revisions
 
+JOINING = "otaria.commands.campaign"
 RESTS = ("draft", "awaiting_approval", "paused", "watching", "completed", "aborted", "rolled_back")
 FORECAST = ("draft", "awaiting_approval", "scheduled", "running", "watching")
 """Whose forecast is shown beside it."""
@@ -35,7 +37,18 @@ _COLOURS = {
 }
 
 
-@click.group()
+class _Joined(click.Group):
+    """A group that commands of other packages join by entry points: nothing here imports the simulator."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *(point.name for point in entry_points(group=JOINING))})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        found: list[EntryPoint] = [point for point in entry_points(group=JOINING) if point.name == cmd_name]
+        return found[0].load() if found else super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=_Joined)
 def campaign() -> None:
     """Bring targets to a release under a strategy.
 

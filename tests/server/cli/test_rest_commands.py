@@ -373,3 +373,18 @@ async def test_a_forecast_is_told_alone_and_beside_the_campaign(otaria: Shell) -
     assert (found["targets"], found["known"]) == (6, 1.0)
     assert found["done"]["p50"] <= found["done"]["p90"]
     assert "Forecast: the last target that comes" in (await otaria("campaign", "show", "spring"))[1]
+
+
+async def test_a_campaign_is_rehearsed_over_the_fleet_and_changes_nothing(otaria: Shell) -> None:
+    file = str(otaria.directory / "spring.yaml")
+    found = await otaria.json("campaign", "rehearse", file, "--replicas", "4")
+    assert (found["targets"], found["replicas"], found["broken"]) == (6, 4, 0)
+    assert found["verified"]["p50"] == 1.0
+    assert found["done_s"]["p90"] > found["cohorts"][0]["decided_s"]["p10"] > 0
+    assert (await otaria.json("campaign", "list"))["campaigns"] == []
+    code, out, _ = await otaria("campaign", "rehearse", file, "--replicas", "2", role=Role.VIEWER)
+    assert code == 0
+    assert "100% bad: " in out
+    (otaria.directory / "other.yaml").write_text(CAMPAIGN.replace("1.1.0", "9.9.9"))
+    code, _, err = await otaria("campaign", "rehearse", str(otaria.directory / "other.yaml"))
+    assert (code, "not-found" in err) == (1, True)
