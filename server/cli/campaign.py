@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from datetime import UTC, datetime
@@ -16,15 +17,19 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from firmware.errors import RefusedError, UnavailableError
 from server.campaigns.schema import campaign_schema
 from server.cli.forecast import forecast, forecast_line
 from server.cli.gates import comparison_lines, evidence_lines, gate
 from server.cli.output import emit, json_option, table
+from server.cli.params import Duration
 from server.cli.rest import RestClient, connect, segment, server_options
 from server.cli.revisions import applied, evidence, plan, read_file, revisions
 
 JOINING = "otaria.commands.campaign"
 RESTS = ("draft", "awaiting_approval", "paused", "watching", "completed", "aborted", "rolled_back")
+STOPPED = ("aborted", "rolling_back", "rolled_back")
+WAIT_LOOK_S = 2.0
 FORECAST = ("draft", "awaiting_approval", "scheduled", "running", "watching")
 """Whose forecast is shown beside it."""
 _COLOURS = {
@@ -59,22 +64,85 @@ def campaign() -> None:
 @campaign.command()
 @click.option("-f", "--file", "source", type=click.File("rb"), required=True, help="The campaign as YAML; - is stdin.")
 @click.option("--dry-run", is_flag=True, help="Only say what it would take, and change nothing.")
+@click.option("--start", is_flag=True, help="Start it, too, unless it was started before.")
 @server_options
 @json_option
 def apply(
-    source: IO[bytes], dry_run: bool, server: str | None, token_file: Path | None, state: Path | None, as_json: bool
+    source: IO[bytes],
+    dry_run: bool,
+    start: bool,
+    server: str | None,
+    token_file: Path | None,
+    state: Path | None,
+    as_json: bool,
 ) -> None:
     """Make a campaign from a file. It is a draft until it is started; one that runs gets a new revision.
 
+    The same file again changes nothing.
+
     Example: otaria campaign apply -f spring.yaml --dry-run
     """
-    text = read_file(source)
-    made = connect(server, token_file, state).post("/campaigns" + ("?dry_run=1" if dry_run else ""), text)
+    if start and dry_run:
+        raise click.UsageError("--start and --dry-run exclude each other.")
+    text, client = read_file(source), connect(server, token_file, state)
+    made = client.post("/campaigns" + ("?dry_run=1" if dry_run else ""), text)
+    if start:
+        made = {**made, **_started(client, made)}
     if not as_json and not dry_run:
         click.echo(applied(made))
     emit(made, as_json=as_json, text=_cohort_table(made))
     for warning in () if as_json else made["warnings"]:
         click.echo(f"Note: {warning}")
+
+
+def _started(client: RestClient, view: dict[str, Any]) -> dict[str, Any]:
+    """The campaign once it was started, now or before. Raises `RefusedError` (`campaign-ended`) for one that was stopped for
+    good: the same file again won't bring it back."""
+    if view["state"] == "draft":
+        return dict(client.post(f"/campaigns/{segment(view['id'])}/start", {"reason": "applied with --start"}))
+    if view["state"] in STOPPED:
+        text = f"{_sentence(view)}. Give the file another name to try again."
+        raise RefusedError("campaign-ended", text)
+    return view
+
+
+@campaign.command()
+@click.argument("campaign_id", metavar="CAMPAIGN")
+@click.option("--timeout", type=Duration(), default="1h", show_default=True, help="For how long to wait.")
+@click.option(
+    "--until", type=click.Choice(("decided", "completed")), default="decided", show_default=True, help="For what."
+)
+@server_options
+@json_option
+def wait(
+    campaign_id: str,
+    timeout: int,
+    until: str,
+    server: str | None,
+    token_file: Path | None,
+    state: Path | None,
+    as_json: bool,
+) -> None:
+    """Wait until every cohort of a campaign has passed (`decided`), or it is over (`completed`).
+
+    Exit code 1 when it is paused, stopped or rolled back, was never started, or takes longer.
+
+    Example: otaria campaign wait spring-1f3a --timeout 2h
+    """
+    client, end = connect(server, token_file, state), time.monotonic() + timeout
+    wanted = ("completed",) if until == "completed" else ("watching", "completed")
+    while True:
+        view = client.get(f"/campaigns/{segment(campaign_id)}")
+        if view["state"] in wanted:
+            emit(view, as_json=as_json, text=_sentence(view))
+            return
+        if view["state"] in (*STOPPED, "paused", "draft"):
+            raise RefusedError(
+                "campaign-stopped", f"{_sentence(view)}. `otaria campaign show {campaign_id}` says more."
+            )
+        if time.monotonic() >= end:
+            raise UnavailableError("timeout", f"Not within {timeout} s: {_sentence(view)}.")
+        time.sleep(min(WAIT_LOOK_S, max(0.0, end - time.monotonic())))
 
 
 @campaign.command()

@@ -77,7 +77,8 @@ def check_options(command: click.Command, left: list[str], parent: click.Context
         missing = not isinstance(given, str | bool | list | tuple) or given in ((), [])
         assert not (param.required and missing), f"{param.name} is missing"
         choice = param.type
-        if not missing and not isinstance(choice, click.Path | click.File) and isinstance(given, str):
+        is_word = isinstance(given, str) and not given.startswith("$")  # which the shell fills in
+        if not missing and not isinstance(choice, click.Path | click.File) and is_word:
             choice.convert(given, param, context)
 
 
