@@ -1,7 +1,7 @@
 """The people's side put together: API, pages and forms on one app."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from aiohttp import web
@@ -21,11 +21,14 @@ from server.http.campaigns import CampaignRoutes, Desk
 from server.http.changes import Changes
 from server.http.fleet import Claims, Explainer, FleetRoutes
 from server.http.forecasts import ForecastRoutes, Forecasts
+from server.http.idempotency import Idempotency
+from server.http.limits import Limits
 from server.http.logs import LogRoutes
 from server.http.openapi import DESCRIPTION, DescriptionRoutes
 from server.http.people import Ready, SystemRoutes, people_app
 from server.http.releases import Judge, Publisher, ReleaseRoutes
 from server.http.revisions import RevisionDesk, RevisionRoutes
+from server.http.routes import Door
 from server.http.webhooks import WebhookDesk, WebhookRoutes
 from server.http.words import WordRoutes
 from server.identity.authorities_service import AuthoritiesService
@@ -69,6 +72,7 @@ class PeopleParts:
     webhooks: WebhookDesk
     max_artifact_bytes: int
     secure: bool = False
+    limits: Limits = field(default_factory=Limits)
     on_outbox: Callable[[], None] = lambda: None
     on_shut_out: Callable[[], None] = lambda: None
     on_brought: Callable[[], None] = lambda: None
@@ -122,7 +126,15 @@ def people_listener(parts: PeopleParts) -> web.Application:
     )
     description = DescriptionRoutes(routes)
     app = people_app(
-        tokens=parts.tokens, system=system, routes=[*routes, *description.routes()], page_error=pages.error
+        door=Door(
+            tokens=parts.tokens,
+            database=database,
+            limits=parts.limits,
+            idempotency=Idempotency(database, parts.clock),
+        ),
+        system=system,
+        routes=[*routes, *description.routes()],
+        page_error=pages.error,
     )
     app[DESCRIPTION] = description
     pages.mount(app)

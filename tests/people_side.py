@@ -25,6 +25,7 @@ from server.campaigns.forecasting import Forecaster
 from server.campaigns.ingest import Ingest
 from server.campaigns.service import CampaignService
 from server.http.changes import Changes, RingingDatabase
+from server.http.limits import Limits
 from server.identity.api_tokens import ApiTokens
 from server.identity.authorities_service import AuthoritiesService
 from server.identity.authority import Authorities
@@ -128,6 +129,7 @@ class PeopleSide:
     publisher: PaperPublisher
     secret: dict[Role, str]
     waiting_for: list[str]
+    limits: Limits
     deliveries: Deliveries
 
     def headers(self, role: Role = Role.ADMIN) -> dict[str, str]:
@@ -160,6 +162,7 @@ async def people(tmp_path: Path) -> AsyncIterator[PeopleSide]:
     addresses, secrets = Addresses([ipaddress.ip_network("127.0.0.0/8")]), WebhookSecrets(tmp_path)
     poster = Poster(addresses, timeout_s=2.0)
     deliveries = Deliveries(database=database, clock=clock, secrets=secrets, posts=poster, source="/test")
+    limits = Limits()
     app = people_listener(
         PeopleParts(
             database=database,
@@ -180,6 +183,7 @@ async def people(tmp_path: Path) -> AsyncIterator[PeopleSide]:
             ingest=Ingest(database, clock, director),
             webhooks=WebhookDesk(database=database, clock=clock, secrets=secrets, addresses=addresses),
             max_artifact_bytes=1 << 20,
+            limits=limits,
         )
     )
     described = Described()
@@ -196,6 +200,7 @@ async def people(tmp_path: Path) -> AsyncIterator[PeopleSide]:
             publisher=publisher,
             secret=secret,
             waiting_for=waiting_for,
+            limits=limits,
             deliveries=deliveries,
         )
         changes.close()

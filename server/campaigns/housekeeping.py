@@ -55,4 +55,5 @@ def _forget(unit: Unit, now: float) -> int:
     messages = unit.inbox.forget(now - KEEP_S, now, PAGE)
     messages += unit.metrics.forget(now, PAGE)
     messages += unit.inquiries.forget(now - KEEP_S, PAGE)
+    messages += unit.replies.forget(now, PAGE)
     return messages + unit.logs.expire(now, PAGE) + unit.logs.forget(now - KEEP_S, KEEP_EACH, PAGE)

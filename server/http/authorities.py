@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from server.errors import NotFoundError
 from server.http.access import Caller, Need
-from server.http.bodies import read_json
+from server.http.bodies import has_body, read_json
 from server.http.routes import Route, reply
 from server.identity.authorities_service import CaStep, CasView, Kind
 from server.ports import Database
@@ -67,7 +67,7 @@ class CaRoutes:
             raise NotFoundError(
                 "There is a fleet and a services CA, and the steps rotate, switch and retire."
             ) from error
-        how = await read_json(request, HowStep) if request.can_read_body else HowStep()
+        how = await read_json(request, HowStep) if has_body(request) else HowStep()
         return reply(await self._authorities.step(kind, step, by=caller.name, force=how.force))
 
     async def endpoints(self, request: web.Request, caller: Caller) -> web.StreamResponse:

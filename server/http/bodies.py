@@ -18,6 +18,7 @@ from firmware.protocol.words import ID_PATTERN, VERSION_PATTERN, ReasonKind
 
 T = TypeVar("T")
 MAX_JSON_BYTES = 1 << 20
+_BODY = web.RequestKey("body", bytes)
 DECLARED = web.RequestKey("declared", tuple)
 """Where a request keeps the types of query and body that its route declares."""
 BODY_S = 60.0
@@ -27,9 +28,27 @@ _ID = re.compile(ID_PATTERN)
 _VERSION = re.compile(VERSION_PATTERN)
 
 
+async def keep_body(request: web.Request, max_bytes: int) -> bytes:
+    """The whole body, which stays there to be read; raises as `read_bytes`."""
+    body = await read_bytes(request, max_bytes)
+    request[_BODY] = body
+    return body
+
+
+def has_body(request: web.Request) -> bool:
+    """Whether there is a body to read."""
+    kept = request.get(_BODY)
+    return request.can_read_body if kept is None else bool(kept)
+
+
 async def read_bytes(request: web.Request, max_bytes: int) -> bytes:
     """The whole body; raises `RefusedError`: `too-large` before it keeps more than `max_bytes`, `too-slow`."""
     too_large = RefusedError(ReasonKind.TOO_LARGE, f"The request's body may have at most {max_bytes} bytes.")
+    kept: bytes | None = request.get(_BODY)
+    if kept is not None:
+        if len(kept) > max_bytes:
+            raise too_large
+        return kept
     if (request.content_length or 0) > max_bytes:
         raise too_large
     parts, length = [], 0

@@ -14,7 +14,7 @@ from server.campaigns.comparing import waiting
 from server.campaigns.savings import Savings, savings
 from server.errors import NotFoundError
 from server.http.access import Caller, Need
-from server.http.bodies import path_id, read_json, read_query
+from server.http.bodies import has_body, path_id, read_json, read_query
 from server.http.paging import Paged, after, last_key, paged_reply, place
 from server.http.revisions import CAMPAIGN_FILE, RevisionShown, campaign_text, revision_shown
 from server.http.routes import Action, Route, reply
@@ -352,7 +352,7 @@ class CampaignRoutes:
 
     async def rollback(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """Roll back the campaign, or the cohort or the target that the body names."""
-        told = await read_json(request, Back) if request.can_read_body else Back()
+        told = await read_json(request, Back) if has_body(request) else Back()
         campaign, said = path_id(request, "campaign"), {"by": caller.name, "reason": told.reason}
         if told.cohort is not None and told.target is not None:
             raise RefusedError(ReasonKind.MALFORMED, "Name a cohort or a target, not both.")
@@ -369,7 +369,7 @@ class CampaignRoutes:
 
     async def command(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         verb = Verb(request.path.rpartition("/")[2])
-        why = await read_json(request, Why) if request.can_read_body else Why()
+        why = await read_json(request, Why) if has_body(request) else Why()
         view = await self._desk.command(path_id(request, "campaign"), verb, by=caller.name, reason=why.reason)
         return reply(self._one(view))
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 from aiohttp import web
 
 from firmware.errors import UnavailableError
+from server.http.conditions import with_guard
 from server.ports import Database, Unit
 
 T = TypeVar("T")
@@ -78,7 +79,8 @@ class Changes:
 
 
 class RingingDatabase:
-    """A `Database` that rings the bell after each committed write."""
+    """A `Database` that rings the bell after each committed write, and begins a write with what a request made it conditional
+    on."""
 
     def __init__(self, inner: Database, changes: Changes) -> None:
         self._inner = inner
@@ -88,7 +90,7 @@ class RingingDatabase:
         return await self._inner.read(work)
 
     async def write(self, work: Callable[[Unit], T]) -> T:
-        outcome = await self._inner.write(work)
+        outcome = await self._inner.write(with_guard(work))
         self._changes.ring()
         return outcome
 

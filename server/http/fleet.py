@@ -11,7 +11,7 @@ from firmware.protocol.words import Label
 from server.campaigns.standing import Step
 from server.errors import NotFoundError
 from server.http.access import Caller, Need
-from server.http.bodies import path_id, read_json, read_query
+from server.http.bodies import has_body, path_id, read_json, read_query
 from server.http.campaigns import Why
 from server.http.paging import Paged, after, last_key, paged_reply, place
 from server.http.routes import Route, reply
@@ -253,14 +253,14 @@ class FleetRoutes:
     async def stand(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """Quarantine, release or revoke; the body may say why. Answers with the target as it is then."""
         step = Step(request.path.rpartition("/")[2])
-        why = await read_json(request, Why) if request.can_read_body else Why()
+        why = await read_json(request, Why) if has_body(request) else Why()
         view = await self._standing.change(path_id(request, "target"), step, by=caller.name, reason=why.reason)
         self._on_shut_out()
         return reply(view)
 
     async def decommission(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """Take a target out of the fleet; the body may say why. Answers with the target as it is then."""
-        why = await read_json(request, Why) if request.can_read_body else Why()
+        why = await read_json(request, Why) if has_body(request) else Why()
         target = path_id(request, "target")
         view = await self._decommissioning.decommission(target, by=caller.name, reason=why.reason)
         self._on_shut_out()

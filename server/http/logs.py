@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 from firmware.protocol.logs import MAX_LOG_BYTES, What
 from server.campaigns.logs import TTL_S, found
 from server.http.access import Caller, Need
-from server.http.bodies import path_id, read_json, read_query
+from server.http.bodies import has_body, path_id, read_json, read_query
 from server.http.paging import Key, Paged, after, last_key, paged_reply, place
 from server.http.routes import Route, reply
 from server.ports import Database, LogAsk
@@ -95,7 +95,7 @@ class LogRoutes:
 
     async def ask(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """Ask a target for its logs; answers with the request."""
-        wanted = await read_json(request, NewAsk) if request.can_read_body else NewAsk()
+        wanted = await read_json(request, NewAsk) if has_body(request) else NewAsk()
         ask = await self._desk.ask(
             path_id(request, "target"),
             wanted.what,

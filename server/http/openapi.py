@@ -10,6 +10,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from server.http.access import Caller, Need, roles_for
+from server.http.idempotency import HEADER, MAX_CHARS, MIN_CHARS
 from server.http.routes import API, PATHS, Raw, Route, reply
 
 VERSION = "3.1.0"
@@ -136,6 +137,7 @@ def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
     ]
     if route.query is not None:
         parameters += schemas.parameters(route.query)
+    parameters += _headers(route)
     operation: dict[str, Any] = {
         "operationId": _id(route),
         "tags": [tag_of(route.path)],
@@ -163,7 +165,20 @@ def _responses(route: Route, schemas: _Schemas) -> dict[str, Any]:
         found[str(status)] = {"description": HTTPStatus(status).phrase}
         if route.answer is not None:
             found[str(status)]["content"] = _content(route.answer, schemas)
+    if route.method == "GET" and (not isinstance(route.answer, Raw) or route.answer.media == _JSON):
+        found["304"] = {"description": "The client has it: `If-None-Match` names its `ETag`."}
     return {**found, "default": problem}
+
+
+def _headers(route: Route) -> Iterator[dict[str, Any]]:
+    """The headers that change what a request does."""
+    if route.method == "POST":
+        key = {"type": "string", "minLength": MIN_CHARS, "maxLength": MAX_CHARS}
+        said = "The same key again does nothing again, and is answered as before; for 24 hours."
+        yield {"name": HEADER, "in": "header", "required": False, "schema": key, "description": said}
+    if route.method not in ("GET", "HEAD") and "}" in route.path:
+        said = "Only if what is changed still has this ETag; else 412."
+        yield {"name": "If-Match", "in": "header", "required": False, "schema": {"type": "string"}, "description": said}
 
 
 def _content(kind: Any, schemas: _Schemas) -> dict[str, Any]:

@@ -4,13 +4,15 @@ from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
-from server.http.access import Caller, Need, Tokens
+from server.http.access import Caller, Need
 from server.http.changes import Changes
-from server.http.problems import Render, catching, problem
-from server.http.routes import API, Raw, Route, mount
+from server.http.limits import network_of
+from server.http.problems import Handler, Render, catching, problem
+from server.http.routes import API, Door, Raw, Route, mount
 
 Ready = Callable[[], Sequence[str]]
 """What is not ready yet, in words; empty when the server does all of its work."""
+UNLIMITED = ("/healthz", "/readyz")
 PLAIN = (API + "/", "/healthz", "/readyz")
 
 
@@ -41,7 +43,7 @@ class SystemRoutes:
 
 def people_app(
     *,
-    tokens: Tokens,
+    door: Door,
     system: SystemRoutes,
     routes: Sequence[Route],
     page_error: Callable[[web.Request], Render],
@@ -51,11 +53,17 @@ def people_app(
     def render(request: web.Request) -> Render:
         return problem if request.path.startswith(PLAIN) else page_error(request)
 
-    app = web.Application(middlewares=[catching(render)], client_max_size=1 << 20)
+    @web.middleware
+    async def limited(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path not in UNLIMITED:
+            door.limits.addresses.take(network_of(request.remote))
+        return await handler(request)
+
+    app = web.Application(middlewares=[catching(render), limited], client_max_size=1 << 20)
     app.on_response_prepare.append(_harden)
     app.router.add_get("/healthz", system.healthz)
     app.router.add_get("/readyz", system.readyz)
-    mount(app, routes, tokens)
+    mount(app, routes, door)
     return app
 
 

@@ -14,6 +14,7 @@ from aiohttp import web
 from firmware.errors import OtariaError, RefusedError, UnavailableError
 from firmware.protocol.words import ReasonKind
 from server.errors import ConflictError, DeniedError, NotFoundError
+from server.http.limits import TooManyError
 
 log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -22,6 +23,7 @@ Render = Callable[[int, str, str], web.Response]
 
 _OF_HTTP = {404: "not-found", 405: "method-not-allowed", 413: ReasonKind.TOO_LARGE, 415: "wrong-content-type"}
 _MALFORMED = (ReasonKind.MALFORMED, "bad-cursor", "bad-query")
+_STATUS = {"too-slow": 408, "changed-meanwhile": 412, "too-many-requests": 429}
 _SENTENCES = {
     404: "There is nothing at this address.",
     405: "This address does not take that method.",
@@ -39,8 +41,8 @@ def status_of(error: OtariaError) -> int:
         return 409
     if error.kind == ReasonKind.TOO_LARGE:
         return 413
-    if error.kind == "too-slow":
-        return 408
+    if error.kind in _STATUS:
+        return _STATUS[error.kind]
     if error.kind in _MALFORMED:
         return 400
     if isinstance(error, RefusedError):
@@ -65,7 +67,10 @@ def catching(render: Callable[[web.Request], Render]) -> Callable[..., Awaitable
         try:
             return await handler(request)
         except OtariaError as error:
-            return render(request)(status_of(error), error.kind, error.text)
+            response = render(request)(status_of(error), error.kind, error.text)
+            if isinstance(error, TooManyError):
+                response.headers["Retry-After"] = str(error.retry_after_s)
+            return response
         except web.HTTPException as error:
             return _of_http(error, render(request))
         except (ConnectionResetError, TimeoutError):

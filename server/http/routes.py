@@ -12,12 +12,19 @@ import msgspec
 from aiohttp import web
 from msgspec import Struct
 
+from firmware.errors import RefusedError
 from firmware.protocol.words import Id, Sha256, Version
+from server.errors import DeniedError
 from server.http.access import Caller, Need, Tokens, bearer, require
 from server.http.bodies import DECLARED, check_query
+from server.http.conditions import KIND, changed, guarded_by, require_match, standing, tagged
+from server.http.idempotency import HEADER, Idempotency
+from server.http.limits import STRANGER_COST, Limits, network_of
+from server.ports import Database, Unit
 
 Action = Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]
 API = "/api/v1"
+_WRITES = ("POST", "PUT", "PATCH", "DELETE")
 PATHS: dict[str, Any] = {
     "campaign": Id,
     "cohort": Id,
@@ -64,21 +71,67 @@ class Route:
         return " ".join((self.text or self.action.__doc__ or "").split())
 
 
-def mount(app: web.Application, routes: Sequence[Route], tokens: Tokens) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Door:
+    """What every request of the API passes. `database`: where writes are made conditional."""
+
+    tokens: Tokens
+    database: Database
+    limits: Limits
+    idempotency: Idempotency
+
+
+def mount(app: web.Application, routes: Sequence[Route], door: Door) -> None:
     """Add routes to an app, each behind its need."""
     for route in routes:
-        app.router.add_route(route.method, API + route.path, guarded(route, tokens))
+        app.router.add_route(route.method, API + route.path, guarded(route, door, thing_of(route, routes)))
 
 
-def guarded(route: Route, tokens: Tokens) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """A handler that lets only callers with the route's need through."""
+def thing_of(route: Route, routes: Sequence[Route]) -> Route | None:
+    """The route that shows what a write is about: `/campaigns/{campaign}` for `/campaigns/{campaign}/pause`."""
+    shown = [
+        one
+        for one in routes
+        if one.method == "GET" and one.path.endswith("}") and f"{route.path}/".startswith(f"{one.path}/")
+    ]
+    return max(shown, key=lambda one: len(one.path), default=None) if route.method in _WRITES else None
+
+
+def guarded(route: Route, door: Door, thing: Route | None) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """A handler that lets only callers with the route's need through, and honours the headers that all routes take."""
 
     async def handler(request: web.Request) -> web.StreamResponse:
-        caller = await bearer(request, tokens)
+        address = network_of(request.remote)
+        try:
+            caller = await bearer(request, door.tokens)
+        except DeniedError:
+            door.limits.addresses.drain(address, STRANGER_COST)
+            raise
+        door.limits.tokens.take(caller.name)
         require(caller, route.need)
         request[DECLARED] = (route.query, route.body)
         check_query(request, route.query)
-        return await route.action(request, caller)
+        if route.method in ("GET", "HEAD"):
+            return tagged(request, await route.action(request, caller))
+        if route.method == "POST" and HEADER in request.headers:
+            return await door.idempotency.once(request, caller, lambda: _act(request, caller))
+        return await _act(request, caller)
+
+    async def _act(request: web.Request, caller: Caller) -> web.StreamResponse:
+        if "If-Match" not in request.headers:
+            return await route.action(request, caller)
+        if thing is None:
+            raise RefusedError(KIND, "There is nothing at this address that If-Match could name; send none.")
+        kind, ids = thing.path.split("/")[1], dict(request.match_info)
+        before = await door.database.read(lambda unit: standing(unit, kind, ids))
+        require_match(request, await thing.action(request, caller))
+
+        def guard(unit: Unit) -> None:
+            if standing(unit, kind, ids) != before:
+                raise changed()
+
+        with guarded_by(guard):
+            return await route.action(request, caller)
 
     return handler
 

@@ -53,6 +53,8 @@ from server.ports.releases import Releases as Releases
 from server.ports.releases import ReleaseState as ReleaseState
 from server.ports.releases import Requirements as Requirements
 from server.ports.releases import StoredFile as StoredFile
+from server.ports.replies import KeptReply as KeptReply
+from server.ports.replies import Replies as Replies
 from server.ports.transport import Transport as Transport
 from server.ports.unit import Clock as Clock
 from server.ports.unit import Database as Database

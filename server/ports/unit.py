@@ -14,6 +14,7 @@ from server.ports.messages import Inbox, Orders, Outbox
 from server.ports.metrics import MetricHours
 from server.ports.presence import Presences
 from server.ports.releases import Releases
+from server.ports.replies import Replies
 from server.ports.webhooks import Webhooks
 
 T = TypeVar("T")
@@ -54,6 +55,8 @@ class Unit(Protocol):
     def leases(self) -> Leases: ...
     @property
     def metrics(self) -> MetricHours: ...
+    @property
+    def replies(self) -> Replies: ...
     @property
     def webhooks(self) -> Webhooks: ...
 

@@ -554,6 +554,17 @@ class LogPartTable(Stored, table=True):
     data: bytes = Field(sa_type=LargeBinary)
 
 
+class ReplyTable(Stored, table=True):
+    """An answer to a request with an idempotency key, sealed by that key; none while it is being done."""
+
+    __tablename__ = "kept_reply"
+    id: str = Field(primary_key=True)
+    request_sha256: str
+    run: str
+    expires_at: float = Field(index=True)
+    answer: bytes | None = Field(sa_type=LargeBinary)
+
+
 class AuditTable(Stored, table=True):
     __tablename__ = "audit"
     id: int | None = Field(default=None, primary_key=True, sa_type=BIG)
@@ -602,6 +613,7 @@ INBOX = _table("inbox")
 OUTBOX = _table("outbox")
 ORDER = _table("current_order")
 AUDIT = _table("audit")
+REPLY = _table("kept_reply")
 LEASE = _table("lease")
 LOG_REQUEST = _table("log_request")
 LOG_PART = _table("log_part")

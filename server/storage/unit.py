@@ -13,6 +13,7 @@ from server.storage.logs import SqlLogs
 from server.storage.messages import SqlInbox, SqlOrders, SqlOutbox
 from server.storage.metrics import SqlMetrics
 from server.storage.releases import SqlReleases
+from server.storage.replies import SqlReplies
 from server.storage.webhooks import SqlWebhooks
 
 
@@ -33,4 +34,5 @@ class SqlUnit:
         self.presences = SqlPresences(connection)
         self.leases = SqlLeases(connection)
         self.metrics = SqlMetrics(connection)
+        self.replies = SqlReplies(connection)
         self.webhooks = SqlWebhooks(connection)
