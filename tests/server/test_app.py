@@ -11,6 +11,8 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from alembic import command
 from alembic.script import ScriptDirectory
 
@@ -140,6 +142,32 @@ async def test_a_taken_port_and_a_missing_catalogue_are_told_in_words(tmp_path: 
     assert missing.value.kind == "catalogue-missing"
     async with Server(settings):
         """A failed start released the lock and the sockets: the next one succeeds."""
+
+
+async def test_a_webhook_is_told_as_soon_as_something_happens(tmp_path: Path, settings: Settings) -> None:
+    config = tmp_path / "otaria.toml"
+    await asyncio.to_thread(
+        config.write_text, CONFIG.replace("KIND", "auto") + '[webhooks]\nprivate = ["127.0.0.0/8"]\n'
+    )
+    told: asyncio.Queue[dict] = asyncio.Queue()
+
+    async def take(request: web.Request) -> web.Response:
+        told.put_nowait(await request.json())
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_post("/", take)
+    async with TestServer(app) as receiver, Server(load_settings(config)) as server, aiohttp.ClientSession() as session:
+        api, headers = f"{server.running.people_url}/api/v1", {"Authorization": f"Bearer {_secret(settings)}"}
+        for path, body in (
+            ("webhooks", {"name": "pager", "url": str(receiver.make_url("/"))}),
+            ("people", {"name": "bob", "role": "viewer"}),
+        ):
+            async with session.post(f"{api}/{path}", json=body, headers=headers) as answer:
+                assert answer.status == 201, await answer.text()
+        async with asyncio.timeout(20):
+            while (await told.get())["type"] != "otaria.key.access-given":
+                continue
 
 
 async def test_a_connection_that_asks_nothing_is_closed(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
