@@ -25,6 +25,7 @@ from firmware.protocol.topics import CATALOGUE, Leaf, parse
 from server.campaigns.blocks import BlockService
 from server.campaigns.bundles import BundleService
 from server.campaigns.checks import Checks
+from server.campaigns.chronicle import Chronicle
 from server.campaigns.comparing import Comparer
 from server.campaigns.deltas import DeltaFactory
 from server.campaigns.engine import Engine
@@ -42,7 +43,9 @@ from server.campaigns.releases import ReleaseService
 from server.campaigns.reminders import Reminders
 from server.campaigns.rousing import Rousing
 from server.campaigns.service import CampaignService
+from server.campaigns.trust import roles_of
 from server.config import Settings
+from server.config_shown import shown
 from server.errors import NotLeaderError
 from server.foundation import (
     ADMIN_TOKEN,
@@ -70,6 +73,7 @@ from server.premises import bound, listening, make_state, name_of, only_one
 from server.standby import refuse_strangers, standby_app
 from server.transport.mqtt import AiomqttTransport, OnMessage
 from server.transport.takeover import Takeover
+from server.ui.trust_pages import Premises
 from server.webhooks.addresses import Addresses
 from server.webhooks.delivery import Deliveries
 from server.webhooks.desk import WebhookDesk
@@ -130,6 +134,7 @@ class Core:
     comparer: Comparer
     desk: CampaignService
     evictions: Evictions
+    forecaster: Forecaster
     deliveries: Deliveries
     poster: Poster
     webhooks: WebhookDesk
@@ -296,6 +301,7 @@ class Server:
             ("proposals", Proposals(core.desk).run()),
             ("webhooks", core.deliveries.run()),
             ("reminders", Reminders(foundation.database, foundation.clock, core.engine).run()),
+            ("chronicle", Chronicle(foundation.database, foundation.clock, core.forecaster).run()),
             ("housekeeping", Housekeeping(foundation.database, foundation.clock).run()),
         )
         for name, work in parts:
@@ -423,6 +429,7 @@ def _core(base: Foundation) -> Core:
             base.database, base.clock, engine, on_started=preparation.wake, checks=base.settings.checks.urls
         ),
         evictions=evictions,
+        forecaster=Forecaster(base.database, base.clock),
         deliveries=deliveries,
         poster=poster,
         webhooks=WebhookDesk(
@@ -491,7 +498,8 @@ def _people(base: Foundation, core: Core, *, secure: bool) -> web.Application:
                 clock=base.clock,
             ),
             desk=core.desk,
-            forecasts=Forecaster(base.database, base.clock),
+            forecasts=core.forecaster,
+            premises=Premises(roles=lambda: roles_of(base.repository), settings=shown(base.settings)),
             publisher=core.releases,
             artifacts=base.artifacts,
             changes=base.changes,

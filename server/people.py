@@ -39,6 +39,7 @@ from server.ui.forms import Forms
 from server.ui.pages import Pages
 from server.ui.rendering import Templates
 from server.ui.sessions import Sessions
+from server.ui.trust_pages import Premises, TrustPages
 from server.ui.webhooks import WebhookPages
 
 
@@ -71,6 +72,7 @@ class PeopleParts:
     ingest: Brings
     webhooks: WebhookDesk
     max_artifact_bytes: int
+    premises: Premises = field(default_factory=Premises)
     secure: bool = False
     limits: Limits = field(default_factory=Limits)
     on_outbox: Callable[[], None] = lambda: None
@@ -143,6 +145,15 @@ def people_listener(parts: PeopleParts) -> web.Application:
         sessions=sessions,
         explainer=desk,
         forecasts=parts.forecasts,
+        templates=templates,
+        clock=parts.clock,
+    ).mount(app)
+    TrustPages(
+        database=database,
+        sessions=sessions,
+        accounts=parts.tokens,
+        authorities=parts.authorities,
+        premises=parts.premises,
         templates=templates,
         clock=parts.clock,
     ).mount(app)

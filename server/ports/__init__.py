@@ -17,6 +17,11 @@ from server.ports.fleet import Drift as Drift
 from server.ports.fleet import Fleet as Fleet
 from server.ports.fleet import Page as Page
 from server.ports.fleet import TargetView as TargetView
+from server.ports.history import Courses as Courses
+from server.ports.history import Point as Point
+from server.ports.history import SavedView as SavedView
+from server.ports.history import SavedViews as SavedViews
+from server.ports.history import Standing as Standing
 from server.ports.identity import AgentRecord as AgentRecord
 from server.ports.identity import AgentStatus as AgentStatus
 from server.ports.identity import ApiToken as ApiToken

@@ -6,6 +6,7 @@ from typing import Protocol, TypeVar
 from server.ports.audit import Audit
 from server.ports.campaigns import Campaigns
 from server.ports.fleet import Fleet
+from server.ports.history import Courses, SavedViews
 from server.ports.identity import Identities
 from server.ports.inquiries import Inquiries
 from server.ports.leading import Leases
@@ -57,6 +58,10 @@ class Unit(Protocol):
     def metrics(self) -> MetricHours: ...
     @property
     def replies(self) -> Replies: ...
+    @property
+    def courses(self) -> Courses: ...
+    @property
+    def saved_views(self) -> SavedViews: ...
     @property
     def webhooks(self) -> Webhooks: ...
 

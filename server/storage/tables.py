@@ -505,6 +505,22 @@ class OrderTable(Stored, table=True):
     campaign: str | None
 
 
+class CourseTable(Stored, table=True):
+    """A course of numbers over time, whole: it is short, and nobody searches in it."""
+
+    __tablename__ = "course"
+    name: str = Field(primary_key=True)
+    points: list[Any] = Field(sa_type=JSON)
+
+
+class SavedViewTable(Stored, table=True):
+    __tablename__ = "saved_view"
+    name: str = Field(primary_key=True)
+    query: str
+    by: str
+    at: float
+
+
 class LeaseTable(Stored, table=True):
     """Who leads. `token` rises with each hand-over, `renewals` while the holder lives. A server of any version reads this before
     it changes any other table, so its columns stay as they are."""
@@ -614,6 +630,8 @@ OUTBOX = _table("outbox")
 ORDER = _table("current_order")
 AUDIT = _table("audit")
 REPLY = _table("kept_reply")
+COURSE = _table("course")
+SAVED_VIEW = _table("saved_view")
 LEASE = _table("lease")
 LOG_REQUEST = _table("log_request")
 LOG_PART = _table("log_part")

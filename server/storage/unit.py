@@ -6,6 +6,7 @@ from server.storage.audit import SqlAudit
 from server.storage.availability import SqlPresences
 from server.storage.campaigns import SqlCampaigns
 from server.storage.fleet import SqlFleet
+from server.storage.history import SqlCourses, SqlSavedViews
 from server.storage.identities import SqlIdentities
 from server.storage.inquiries import SqlInquiries
 from server.storage.leases import SqlLeases
@@ -35,4 +36,6 @@ class SqlUnit:
         self.leases = SqlLeases(connection)
         self.metrics = SqlMetrics(connection)
         self.replies = SqlReplies(connection)
+        self.courses = SqlCourses(connection)
+        self.saved_views = SqlSavedViews(connection)
         self.webhooks = SqlWebhooks(connection)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from aiohttp import web
 
 from firmware.errors import OtariaError
+from server.campaigns.chronicle import campaign_course, forecast_course
 from server.campaigns.savings import savings
 from server.errors import NotFoundError
 from server.http.access import Need
@@ -19,7 +20,8 @@ from server.planner.forecast import Forecast
 from server.planner.rows import AssignmentRow, CampaignRow, CohortRow
 from server.planner.states import CAMPAIGN, FAILURES, GOING_BACK
 from server.planner.words import AssignmentState, CampaignState, CohortState, Verb
-from server.ports import AuditRecord, CampaignView, Clock, Database, Unit
+from server.ports import AuditRecord, CampaignView, Clock, Database, Point, Unit
+from server.ui.curves import progress_picture
 from server.ui.evidence import GatePicture, gate_pictures
 from server.ui.pictures import MAX_CELLS, CohortPicture, Reason, picture, reason_bars
 from server.ui.rendering import Templates
@@ -57,6 +59,8 @@ class Loaded(NamedTuple):
     stuck: list[AssignmentRow]
     timeline: Sequence[AuditRecord]
     reasons: Mapping[tuple[AssignmentState, str], int]
+    course: Sequence[Point]
+    foretold: Sequence[Point]
 
 
 class CampaignPage:
@@ -97,6 +101,7 @@ class CampaignPage:
             view=view,
             pictures=pictures_of(view, loaded.rows),
             gates=self._gates(view),
+            progress=progress_picture(loaded.course, loaded.foretold, self._clock.now()),
             backs=_backs(view) if session.caller.may(Need.OPERATE) else frozenset(),
             may_operate=session.caller.may(Need.OPERATE),
             reasons=_bars(loaded.reasons),
@@ -157,6 +162,8 @@ def _load(unit: Unit, name: str) -> Loaded | None:
         stuck=list(unit.campaigns.assignments(name, states=STUCK, limit=STUCK_SHOWN * 8).rows),
         timeline=unit.audit.latest(limit=LONG_TIMELINE, campaign=name),
         reasons=unit.campaigns.reasons(name, FAILED, MOST_REASONS),
+        course=unit.courses.get(campaign_course(name)),
+        foretold=unit.courses.get(forecast_course(name)),
     )
 
 

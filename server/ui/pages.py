@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
+from server.campaigns.chronicle import VERSIONS, campaign_course
 from server.campaigns.logs import found
 from server.errors import NotFoundError
 from server.http.access import Need, require
@@ -19,6 +20,7 @@ from server.http.problems import Render
 from server.planner.words import AssignmentState, CampaignState
 from server.ports import (
     AuditRecord,
+    CampaignView,
     Clock,
     Database,
     DeltaRecord,
@@ -32,6 +34,8 @@ from server.ports.querying import MAX_CHARS, All, one, parse
 from server.ui.acts import campaign_steps_for, steps_for
 from server.ui.attention import needs, webhook_needs
 from server.ui.campaign_page import pictures_of
+from server.ui.curves import adoption_picture
+from server.ui.figures import Figures, figures
 from server.ui.pictures import versions_bar
 from server.ui.rendering import STATIC, STATIC_TYPES, Templates
 from server.ui.sessions import Page, Session, Sessions, signed_in
@@ -45,6 +49,8 @@ TIMELINE = 60
 LOGS = 10
 LONG_TIMELINE = 300
 OVERVIEW_CAMPAIGNS = 6
+FIGURE_CAMPAIGNS = 30
+"""So many campaigns, the newest, are looked at for figures."""
 WATCH = (CampaignState.WATCHING,)
 
 
@@ -114,6 +120,12 @@ class Pages:
         count, versions, views, hooks = await self._database.read(
             lambda unit: (unit.fleet.count(), unit.fleet.versions(), unit.campaigns.list(), unit.webhooks.list())
         )
+        now = self._clock.now()
+        numbers, course = await self._database.read(
+            lambda unit: (_figures(unit, views, now), unit.courses.get(VERSIONS))
+        )
+        bar = versions_bar(versions)
+        tones = {part.label: part.tone for part in bar}
         newest = sorted(views, key=lambda view: (_rank(view.row.state), -view.created_at))
         shown = [(view, pictures_of(view, {})) for view in newest[:OVERVIEW_CAMPAIGNS]]
         hooks_page = "/webhooks" if session.caller.may(Need.ADMINISTER) else ""
@@ -122,7 +134,9 @@ class Pages:
             request,
             session,
             count=count,
-            versions=versions_bar(versions),
+            versions=bar,
+            figures=numbers,
+            adoption=adoption_picture(course, tones, now),
             campaigns=shown,
             more=newest[OVERVIEW_CAMPAIGNS:],
             needs=[*needs(newest), *webhook_needs(hooks, self._clock.now(), href=hooks_page)],
@@ -134,12 +148,13 @@ class Pages:
         name, _, value = label.partition("=")
         labelled = [one("label", value, label=name)] if name and value else []
         query = All(parts=(parse(text), *(one(field, wanted) for field, wanted in asked.items()), *labelled))
-        page, (fitting, is_exact), count, versions = await self._database.read(
+        page, (fitting, is_exact), count, versions, views = await self._database.read(
             lambda unit: (
                 unit.fleet.page(cursor=cursor, limit=FLEET_PAGE, query=query),
                 unit.fleet.fitting(query),
                 unit.fleet.count(),
                 unit.fleet.versions(),
+                unit.saved_views.list(),
             )
         )
         onward = urlencode(
@@ -160,6 +175,9 @@ class Pages:
             filtered=bool(asked or labelled or text),
             fitting=fitting,
             fitting_is_exact=is_exact,
+            views=views,
+            here=urlencode({key: value for key, value in request.query.items() if key != "cursor" and value}),
+            may_save=session.caller.may(Need.OPERATE),
         )
 
     async def target(self, request: web.Request, session: Session) -> web.StreamResponse:
@@ -227,6 +245,13 @@ def _target(unit: Unit, name: str, now: float) -> LoadedTarget | None:
 def _filters(request: web.Request) -> dict[str, str]:
     found = {name: query_text(request, name) for name in FILTERS}
     return {name: text for name, text in found.items() if text}
+
+
+def _figures(unit: Unit, views: Sequence[CampaignView], now: float) -> Figures:
+    published = {(one.product, one.version): one.published_at for one in unit.releases.list()}
+    newest = sorted(views, key=lambda view: -view.row.changed_at)[:FIGURE_CAMPAIGNS]
+    courses = {view.row.id: unit.courses.get(campaign_course(view.row.id)) for view in newest}
+    return figures(newest, published, courses, now)
 
 
 def _deltas_to(release: ReleaseRecord, deltas: Sequence[DeltaRecord]) -> list[tuple[ReleaseImage, list[DeltaRecord]]]:

@@ -40,6 +40,7 @@ class Templates:
             span=wording.span,
             stamp=wording.stamp,
             clock_time=wording.clock_time,
+            day=wording.day,
             size=wording.size,
             plural=wording.plural,
             clause=wording.clause,

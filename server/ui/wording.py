@@ -108,6 +108,11 @@ def clock_time(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%d %b %H:%M:%S")
 
 
+def day(at: float) -> str:
+    """The day, UTC, as ISO 8601."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d")
+
+
 def size(length: int) -> str:
     """A length in bytes for people (powers of 1024)."""
     value = float(length)

@@ -1,13 +1,17 @@
 """The pages in a real browser, over a real server and fleet: they live, they obey, and nothing in them runs but our script."""
 
+import os
 import re
+from pathlib import Path
 
+import axe_playwright_python
 import pytest
 from playwright.sync_api import Page, expect
 
 from server.ports import Role
 from tests.ui.site import HOSTILE, MAIN, ODD, Site, Visitor
 
+AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
 PHONE = {"width": 390, "height": 844}
 FOLLOW = """
 window.stayed = true;
@@ -30,7 +34,18 @@ def odd_campaign(site: Site) -> str:
 
 def _pages(site: Site, campaign: str) -> list[str]:
     odd = next(target["id"] for target in site.lab.rest.fleet() if target["labels"]["group"] == "odd")
-    return ["/", "/fleet", f"/fleet/{odd}", "/releases", "/trail", campaign]
+    one = "/releases/gateway/3.0.0/suspect"
+    fixed = [
+        "/",
+        "/fleet?label=group%3Dmain",
+        f"/fleet/{odd}",
+        "/releases",
+        "/trail",
+        "/approvals",
+        "/keys",
+        "/settings",
+    ]
+    return [*fixed, "/webhooks", campaign, one, "/nothing"]
 
 
 def _tab_to(page: Page, name: str, *, most: int) -> None:
@@ -157,13 +172,16 @@ def test_every_page_fits_a_phone_runs_nothing_foreign_and_gives_no_cause_for_com
         page = visitor.sign_in(site.tokens[Role.ADMIN])
         for path in _pages(site, odd_campaign):
             page.goto(site.url + path)
-            expect(page.get_by_role("status")).to_have_text("live")
+            if page.locator("main[data-live]").count():
+                expect(page.get_by_role("status")).to_have_text("live")
             assert _fits(page), path
+            assert _barriers(page) == [], path
+            _keep(page, f"{re.sub(r'[^a-z0-9]+', '-', path).strip('-') or 'overview'}-{scheme}")
             assert page.evaluate("window.violations") == [], path
             assert page.evaluate("window.ran") is None, path
             assert (_lightness(page, "background-color") > 0.5) is (scheme == "light"), path
             assert (_lightness(page, "color") < 0.5) is (scheme == "light"), path
-        assert visitor.complaints == []
+        assert [said for said in visitor.complaints if "404" not in said] == []
 
 
 def test_hostile_labels_are_words(site: Site, odd_campaign: str) -> None:
@@ -176,6 +194,48 @@ def test_hostile_labels_are_words(site: Site, odd_campaign: str) -> None:
         expect(page.locator("table.fleet tbody tr")).to_have_count(ODD)
         expect(page.get_by_label("Label")).to_have_value(f"site={HOSTILE}")
         assert page.evaluate("window.ran") is None
+        assert visitor.complaints == []
+
+
+def test_axe_sees_a_barrier_where_there_is_one(site: Site) -> None:
+    """The other tests find none; this one shows that they would."""
+    with site.visitor() as visitor:
+        page = visitor.sign_in(site.tokens[Role.VIEWER])
+        assert _barriers(page) == []
+        page.evaluate("document.querySelector('main').append(document.createElement('input'))")
+        assert any(found.startswith("label: ") for found in _barriers(page))
+
+
+def test_a_person_quarantines_doubts_saves_a_view_and_reads_the_keys(site: Site) -> None:
+    odd = next(target["id"] for target in site.lab.rest.fleet() if target["labels"]["group"] == "odd")
+    with site.visitor() as visitor:
+        page = visitor.sign_in(site.tokens[Role.ADMIN], f"/fleet/{odd}")
+        for label, status in (("Quarantine", "quarantined"), ("Release from quarantine", "active")):
+            page.get_by_role("link", name=label).click()
+            page.get_by_label("Reason").fill(f"{label}, says the test")
+            page.get_by_role("button", name=label).click()
+            expect(page.locator(".timeline")).to_contain_text(f"{label}, says the test")
+            assert site.lab.rest.get(f"/fleet/{odd}")["status"] == status
+        page.goto(f"{site.url}/releases")
+        for label, state in (("Mark it suspect", "suspect"), ("Clear it", "active")):
+            page.locator("article", has_text="3.0.0").get_by_role("link", name=label).click()
+            page.get_by_label("Reason").fill(label)
+            page.get_by_role("button", name=label).click()
+            expect(page.locator("article", has_text="3.0.0").locator(".state")).to_have_text(state)
+        page.goto(f"{site.url}/fleet?label=group%3Dodd")
+        page.get_by_label("Save this view as").fill("the odd ones")
+        page.get_by_role("button", name="Save").click()
+        page.goto(f"{site.url}/fleet")
+        page.get_by_role("link", name="the odd ones").click()
+        expect(page.locator("table.fleet tbody tr")).to_have_count(ODD)
+        page.goto(f"{site.url}/keys")
+        online = page.locator("tr", has_text="online, on this server").locator("th")
+        assert {text.split()[0] for text in online.all_inner_texts()} == {"snapshot", "timestamp", "director", "deltas"}
+        assert {text.split()[0] for text in page.locator("tr", has_text="offline").locator("th").all_inner_texts()} == {
+            "root",
+            "targets",
+            "product-gateway",
+        }
         assert visitor.complaints == []
 
 
@@ -216,6 +276,24 @@ def _sign_in_again(visitor: Visitor, page: Page, site: Site) -> None:
     page.get_by_role("button", name="Sign in").click()
     page.wait_for_url(visitor.url + "/fleet")
     expect(page.get_by_role("status")).to_have_text("live")
+
+
+def _barriers(page: Page) -> list[str]:
+    """What axe finds that keeps people out, with the elements it is about."""
+    page.evaluate(AXE)
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    return [
+        f"{one['id']}: {node['html']} {node['failureSummary']}"
+        for one in found["violations"]
+        if one["impact"] in ("serious", "critical")
+        for node in one["nodes"]
+    ]
+
+
+def _keep(page: Page, name: str) -> None:
+    """Keep a picture of the page where `OTARIA_SCREENSHOTS` says, to be looked at."""
+    if directory := os.environ.get("OTARIA_SCREENSHOTS"):
+        page.screenshot(path=Path(directory) / f"{name}.png", full_page=True)
 
 
 def _fits(page: Page) -> bool:

@@ -1,0 +1,62 @@
+"""Settings as pages show them: facts in words, and no secret."""
+
+from urllib.parse import urlsplit
+
+from server.config import Settings
+
+Section = tuple[str, tuple[tuple[str, str], ...]]
+
+
+def shown(settings: Settings) -> tuple[Section, ...]:
+    """The settings by section. Of files with keys only whether there is one is told, of a database's address no password."""
+    http, broker = settings.http, settings.broker
+    return (
+        (
+            "Listeners",
+            (
+                ("people", f"{http.people.authority}, {'TLS' if http.people_certificate else 'without TLS'}"),
+                ("devices", http.devices.authority),
+                ("devices are told", http.devices_url or "the same"),
+                ("largest artifact", f"{http.max_artifact_bytes / (1 << 30):g} GiB"),
+            ),
+        ),
+        (
+            "Broker",
+            (
+                ("kind", broker.kind),
+                ("listens on", broker.listen if broker.kind != "external" else "elsewhere"),
+                ("agents", f"{broker.agents_host or broker.listen}:{broker.agents_port or 'any port'}"),
+            ),
+        ),
+        (
+            "Storage",
+            (
+                ("database", without_password(settings.storage_url) if settings.storage_url else "SQLite in the state"),
+                ("state", str(settings.state)),
+                ("another server takes over after", f"{settings.lease_s:g} s"),
+            ),
+        ),
+        (
+            "Blocks over the broker",
+            (
+                ("each site", f"{settings.blocks.site_bytes_per_s:,} bytes/s"),
+                ("together", f"{settings.blocks.bytes_per_s:,} bytes/s"),
+            ),
+        ),
+        (
+            "Elsewhere",
+            (
+                ("indicators", without_password(settings.sli.url) if settings.sli.url else "none"),
+                ("queries", ", ".join(settings.sli.queries) or "none"),
+                ("checks", ", ".join(settings.checks.urls) or "none"),
+            ),
+        ),
+        ("Catalogue", (("metadata", str(settings.repository)), ("online keys", str(settings.online_keys)))),
+    )
+
+
+def without_password(url: str) -> str:
+    """An address without user, password and query."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path}"
