@@ -118,8 +118,8 @@ def _changed(unit: Unit, standings: Sequence[Standing], now: float, *, with_vers
         campaign_course(one.campaign): {"targets": one.targets, "verified": one.verified, "failed": one.failed}
         for one in standings
     }
-    if with_versions:
-        news[VERSIONS] = _most_common(unit)
+    if with_versions and (versions := most_common(unit.fleet.versions())):
+        news[VERSIONS] = versions
     courses = {name: unit.courses.get(name) for name in news}
     longer = {name: grown(courses[name], now, values) for name, values in news.items()}
     return {name: points for name, points in longer.items() if points != courses[name]}
@@ -130,9 +130,9 @@ def _put(unit: Unit, courses: Mapping[str, Sequence[Point]]) -> None:
         unit.courses.put(name, points)
 
 
-def _most_common(unit: Unit) -> dict[str, float]:
+def most_common(versions: Mapping[str, int]) -> dict[str, float]:
     """Targets by version, the rare ones together."""
-    ordered = sorted(unit.fleet.versions().items(), key=lambda item: (-item[1], item[0]))
+    ordered = sorted(versions.items(), key=lambda item: (-item[1], item[0]))
     found: dict[str, float] = dict(ordered[:MOST_VERSIONS])
     if rest := sum(number for _, number in ordered[MOST_VERSIONS:]):
         found[REST] = rest

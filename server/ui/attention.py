@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from server.planner.approvals import owed, urgency
+from server.planner.states import UNDECIDED
 from server.planner.words import AssignmentState as A
 from server.planner.words import CampaignState, CohortState
 from server.ports import CampaignView, Webhook, WebhookState
@@ -96,12 +97,27 @@ def _need(view: CampaignView, *, is_newest: bool) -> Need | None:
     if state in ENDED_EARLY and is_newest and stopped_by_gate(view):
         advice = "Look at what the targets say, and publish a release that mends it."
         return Need(view=view, tone="bad", text=_outcome(view), advice=advice)
+    if gate := _unanswered(view):
+        text = f"has come to the gate {gate}, which waits for somebody to say whether it passes."
+        return Need(view=view, tone="attention", text=text, advice="Look at its page, and say so there.")
     lost = {name: sum(cohort.counts.get(name, 0) for cohort in view.cohorts) for name in LOOK}
     if state is CampaignState.RUNNING and any(lost.values()):
         words = ", ".join(f"{number} {spoken(name)}" for name, number in lost.items() if number)
         text = f"{plural(sum(lost.values()), 'target')} of it will not come by themselves: {words}."
         return Need(view=view, tone="bad", text=text, advice="Its page says why for each.")
     return None
+
+
+def _unanswered(view: CampaignView) -> str:
+    """The external gate that its open cohort only waits for; empty when there is none."""
+    cohort = next((one for one in view.cohorts if one.state is CohortState.OPEN), None)
+    policies = view.row.strategy.cohorts
+    if view.row.state is not CampaignState.RUNNING or cohort is None or cohort.index >= len(policies):
+        return ""
+    if not cohort.attempted or any(cohort.counts.get(state) for state in UNDECIDED):
+        return ""
+    gates = policies[cohort.index].gates
+    return next((gate.name for gate in gates if gate.kind == "external" and gate.name not in cohort.inputs), "")
 
 
 def _owes(view: CampaignView, missing: int) -> Need:

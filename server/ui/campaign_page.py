@@ -6,7 +6,7 @@ from typing import NamedTuple
 from aiohttp import web
 
 from firmware.errors import OtariaError
-from server.campaigns.chronicle import campaign_course, forecast_course
+from server.campaigns.chronicle import campaign_course, forecast_course, grown
 from server.campaigns.savings import savings
 from server.errors import NotFoundError
 from server.http.access import Need
@@ -21,7 +21,7 @@ from server.planner.rows import AssignmentRow, CampaignRow, CohortRow
 from server.planner.states import CAMPAIGN, FAILURES, GOING_BACK
 from server.planner.words import AssignmentState, CampaignState, CohortState, Verb
 from server.ports import AuditRecord, CampaignView, Clock, Database, Point, Unit
-from server.ui.curves import progress_picture
+from server.ui.curves import ProgressPicture, progress_picture
 from server.ui.evidence import GatePicture, gate_pictures
 from server.ui.pictures import MAX_CELLS, CohortPicture, Reason, picture, reason_bars
 from server.ui.rendering import Templates
@@ -101,7 +101,7 @@ class CampaignPage:
             view=view,
             pictures=pictures_of(view, loaded.rows),
             gates=self._gates(view),
-            progress=progress_picture(loaded.course, loaded.foretold, self._clock.now()),
+            progress=self._progress(loaded),
             backs=_backs(view) if session.caller.may(Need.OPERATE) else frozenset(),
             may_operate=session.caller.may(Need.OPERATE),
             reasons=_bars(loaded.reasons),
@@ -116,6 +116,17 @@ class CampaignPage:
             verbs=[verb for verb in verbs_for(view.row) if session.caller.may(need_of(verb))],
             owed=approvals.owed(view.row),
         )
+
+    def _progress(self, loaded: Loaded) -> ProgressPicture | None:
+        """Up to now: what is noted is some seconds old."""
+        cohorts, now = loaded.view.cohorts, self._clock.now()
+        values = {
+            "targets": float(sum(cohort.size for cohort in cohorts)),
+            "verified": float(sum(cohort.counts.get(AssignmentState.VERIFIED, 0) for cohort in cohorts)),
+            "failed": float(sum(cohort.counts.get(state, 0) for cohort in cohorts for state in FAILURES)),
+        }
+        course = grown(loaded.course, now, values) if loaded.course else ()
+        return progress_picture(course, loaded.foretold, now)
 
     def _gates(self, view: CampaignView) -> dict[int, tuple[GatePicture, ...]]:
         now, policies = self._clock.now(), view.row.strategy.cohorts

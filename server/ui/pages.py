@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
-from server.campaigns.chronicle import VERSIONS, campaign_course
+from server.campaigns.chronicle import VERSIONS, campaign_course, grown, most_common
 from server.campaigns.logs import found
 from server.errors import NotFoundError
 from server.http.access import Need, require
@@ -136,7 +136,7 @@ class Pages:
             count=count,
             versions=bar,
             figures=numbers,
-            adoption=adoption_picture(course, tones, now),
+            adoption=adoption_picture(grown(course, now, most_common(versions)), tones, now),
             campaigns=shown,
             more=newest[OVERVIEW_CAMPAIGNS:],
             needs=[*needs(newest), *webhook_needs(hooks, self._clock.now(), href=hooks_page)],

@@ -1,6 +1,7 @@
 """The chronicle: courses stay short, their newest point is true, and what is no news is not written."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -18,7 +19,8 @@ from server.campaigns.chronicle import (
 from server.campaigns.forecasting import Forecaster
 from server.planner.words import Verb
 from server.ports import Point
-from tests.people_side import CAMPAIGN, NOW, PeopleSide, run_first_release
+from server.storage import SqlDatabase
+from tests.people_side import CAMPAIGN, NOW, PeopleSide, SetClock, run_first_release
 from tests.people_side import people as people
 
 
@@ -74,6 +76,13 @@ async def test_versions_and_campaigns_are_noted_with_what_was_forecast_first(
     await chronicle.look()
     assert await _course(people, forecast_course("spring")) == first, "the first is kept"
     assert len(await _course(people, VERSIONS)) == 1, "what has not changed is no news"
+
+
+async def test_a_fleet_of_nobody_runs_no_versions_worth_noting(tmp_path: Path) -> None:
+    database, clock = SqlDatabase.open(f"sqlite:///{tmp_path / 'empty.db'}"), SetClock()
+    await Chronicle(database, clock, Forecaster(database, clock)).look()
+    assert await database.read(lambda unit: list(unit.courses.get(VERSIONS))) == []
+    await database.close()
 
 
 async def test_how_a_campaign_ended_is_noted_and_what_never_began_is_not(

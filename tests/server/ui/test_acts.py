@@ -82,6 +82,7 @@ async def test_an_external_gate_is_answered_on_its_campaigns_page(
 ) -> None:
     await _verified(started)
     page = await (await started.client.get("/campaigns/spring")).text()
+    assert "has come to the gate desk, which waits for somebody" in await (await started.client.get("/")).text()
     path = re.search(rf'href="({GATE}[^"]*)"', page).group(1)
     await _do(started, path, 404, choice="perhaps", gate="desk")
     assert not (await started.desk.view("spring")).cohorts[0].inputs
@@ -89,6 +90,7 @@ async def test_an_external_gate_is_answered_on_its_campaigns_page(
     assert 'name="gate" value="desk"' in asked
     assert (await started.desk.view("spring")).cohorts[0].state is state
     assert "nobody complained" in await _trail(started)
+    assert "has come to the gate desk" not in await (await started.client.get("/")).text()
 
 
 async def test_a_target_is_left_out_or_rolled_back_from_its_own_page(started: PeopleSide) -> None:
