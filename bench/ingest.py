@@ -1,71 +1,136 @@
-"""Signed reports taken in, verified, stored, acked and decided on, against merely receiving the same messages."""
+"""Messages of a fleet at work taken in by a whole server, against merely receiving them; how long acks take; and what it keeps.
 
-import asyncio
+Seven in ten say how far a download is, unsigned and at QoS 0; three are signed reports at QoS 1, which are verified, stored, acked
+and decided on by the planner before the clock stops. Server and peer hear the same messages from the same Mosquitto, over TLS.
+"""
+
+import argparse
+import sys
 import tempfile
 import time
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
-import aiomqtt
-
-from bench.ingest_fleet import Message, Server, reporting_fleet
-from bench.measure import in_turns
-from bench.mosquitto import HOST, bare_mosquitto
+from bench.crowd import endless, mix
+from bench.hall import Hall, hall
+from bench.measure import MIB, rss_bytes
 from bench.plan import Plan
-from bench.result import Outcome, Skipped, against_peer
+from bench.postgres import postgres, postgres_is_here
+from bench.result import Outcome, Skipped, against_limit, against_peer
 from server.transport.broker import find_mosquitto
 
-ROUNDS, DEVICES = 3, 200
-RECEIVER, SENDER = "bench-receiver", "bench-sender"
-PEER = "bare aiomqtt receiving them from Mosquitto"
+ROUNDS, DEVICES = 3, 1000
+PACED_S, MEMORY_S = 10.0, 60.0
+ACK_LIMIT_S = 0.5
+PEER = "bare aiomqtt receiving them from the same Mosquitto"
+DATABASES = ("sqlite", "postgresql")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """Messages per second of ours and of the peer; and seconds from publishing to the ack at half of ours."""
+
+    ours: float
+    theirs: float
+    waits_s: Sequence[float]
 
 
 def ingest(plan: Plan) -> list[Outcome]:
-    """Reports per second."""
-    mosquitto = find_mosquitto()
-    if mosquitto is None:
-        return [Skipped(name="ingest.reports", reason="Its peer, Mosquitto, is missing: apt-get install mosquitto")]
-    messages: list[Message] = []
-    ours = partial(_ours, plan.scratch, plan.size(DEVICES), messages)
-    mine, theirs = in_turns(plan.rounds(ROUNDS), ours, lambda: _theirs(mosquitto, plan.scratch, messages))
-    return [against_peer("ingest.reports", "per s", "higher", mine, PEER, theirs)]
+    """Messages per second, seconds to the ack, and memory over time."""
+    if find_mosquitto() is None:
+        return [Skipped(name="ingest", reason="Its peer, Mosquitto, is missing: apt-get install mosquitto")]
+    outcomes: list[Outcome] = []
+    for name in DATABASES:
+        if name == "postgresql" and not postgres_is_here():
+            outcomes.append(
+                Skipped(name=f"ingest.{name}", reason="PostgreSQL 15 is missing: apt-get install postgresql-15")
+            )
+            continue
+        outcomes += _on(name, plan)
+    return [*outcomes, memory(plan, MEMORY_S)]
 
 
-def _ours(scratch: Path, devices: int, messages: list[Message]) -> float:
-    """Through a fresh server; leaves the messages for the peer."""
-
-    async def handle() -> float:
-        with tempfile.TemporaryDirectory(dir=scratch) as directory:
-            server = Server(Path(directory) / "otaria.db")
-            try:
-                messages[:] = await reporting_fleet(server, devices)
-                return len(messages) / await server.handle(messages)
-            finally:
-                await server.database.close()
-
-    return asyncio.run(handle())
+def memory(plan: Plan, for_s: float) -> Outcome:
+    """Whether the server's memory grows while messages come in at half the rate that it could take."""
+    with _opened("sqlite", plan.scratch, plan.size(DEVICES)) as made:
+        messages = mix(made.devices)
+        per_s = len(messages) / made.handle(messages) / 2
+        found = _watched(made, per_s, plan.size(int(for_s)))
+    quarter = len(found) // 4
+    early, late = fmean(found[quarter : 2 * quarter]), fmean(found[-quarter:])
+    whose = f"its second quarter of {len(found)} s at {per_s:.0f} messages per s"
+    return against_peer("ingest.memory", "MiB in the last quarter", "lower", [late], whose, [early])
 
 
-def _theirs(mosquitto: Path, scratch: Path, messages: list[Message]) -> float:
-    """A subscriber that finds them queued, so that nobody else works while it receives."""
-
-    async def receive() -> float:
-        with tempfile.TemporaryDirectory(dir=scratch) as directory, bare_mosquitto(mosquitto, Path(directory)) as port:
-            async with _client(port, RECEIVER) as client:
-                await client.subscribe("#", qos=1)
-            async with _client(port, SENDER) as client:
-                for topic, payload in messages:
-                    await client.publish(topic, payload, qos=1)
-            began, left = time.perf_counter(), len(messages)
-            async with _client(port, RECEIVER) as client:
-                async for _ in client.messages:
-                    left -= 1
-                    if not left:
-                        break
-            return len(messages) / (time.perf_counter() - began)
-
-    return asyncio.run(receive())
+def _on(name: str, plan: Plan) -> list[Outcome]:
+    rounds = [_round(name, plan) for _ in range(plan.rounds(ROUNDS))]
+    ours, theirs = [one.ours for one in rounds], [one.theirs for one in rounds]
+    p50, p99 = ([_quantile(one.waits_s, part) for one in rounds] for part in (0.5, 0.99))
+    return [
+        against_peer(f"ingest.{name}", "per s", "higher", ours, PEER, theirs),
+        against_limit(f"ingest.{name}.ack.p50", "s", p50, ACK_LIMIT_S),
+        against_limit(f"ingest.{name}.ack.p99", "s", p99, ACK_LIMIT_S),
+    ]
 
 
-def _client(port: int, name: str) -> aiomqtt.Client:
-    return aiomqtt.Client(HOST, port, identifier=name, clean_session=False)
+def _round(name: str, plan: Plan) -> Round:
+    with _opened(name, plan.scratch, plan.size(DEVICES)) as made:
+        messages = mix(made.devices)
+        ours = len(messages) / made.handle(messages)
+        waits_s = _waits(made, ours / 2, plan.size(int(PACED_S)))
+        theirs = len(messages) / made.receive(messages)
+    return Round(ours=ours, theirs=theirs, waits_s=waits_s)
+
+
+@contextmanager
+def _opened(name: str, scratch: Path, devices: int) -> Iterator[Hall]:
+    """A server whose devices have introduced themselves and hold orders."""
+    with tempfile.TemporaryDirectory(dir=scratch) as directory:
+        place = Path(directory)
+        if name == "sqlite":
+            with hall(place, devices) as made:
+                made.order_all()
+                yield made
+        else:
+            with postgres(place) as url, hall(place, devices, url=url) as made:
+                made.order_all()
+                yield made
+
+
+def _waits(made: Hall, per_s: float, for_s: float) -> list[float]:
+    """Seconds from publishing each report to its ack, at this rate."""
+    sent = made.line.send_at(endless(made.devices), per_s, for_s)
+    made.line.await_acks(sent.keys(), 60.0)
+    return sorted(made.line.acked[key] - at for key, at in sent.items())
+
+
+def _watched(made: Hall, per_s: float, for_s: int) -> list[float]:
+    """The server's resident MiB after each second at this rate."""
+    found, messages = [], endless(made.devices)
+    for _ in range(for_s):
+        made.line.send_at(messages, per_s, 1.0)
+        made.line.acked.clear()
+        found.append(rss_bytes(made.pid) / MIB)
+    return found
+
+
+def _quantile(values: Sequence[float], part: float) -> float:
+    return values[min(len(values) - 1, int(len(values) * part))]
+
+
+def main(arguments: Sequence[str]) -> None:
+    """`python -m bench.ingest --minutes N`: watch the server's memory for longer than a complete benchmark does."""
+    parser = argparse.ArgumentParser(prog="python -m bench.ingest", description=main.__doc__)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    options = parser.parse_args(arguments)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as directory:
+        print(memory(Plan(scratch=Path(directory), cache=Path(directory)), options.minutes * 60))
+    print(f"{(time.monotonic() - began) / 60:.1f} minutes in all")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

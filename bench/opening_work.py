@@ -13,7 +13,7 @@ from pathlib import Path
 
 from securesystemslib.signer import CryptoSigner
 
-from bench.ingest_fleet import enrol
+from bench.crowd import Device, enrol
 from bench.measure import peak_bytes
 from bench.reports import PRODUCT
 from server.campaigns.director import Director
@@ -51,7 +51,7 @@ async def opened(file: Path, targets: int) -> dict[str, float]:
     """Enrol a fleet and make a campaign over it."""
     database = SqlDatabase.open(f"sqlite:///{file}")
     try:
-        await database.write(lambda unit: enrol(unit, {FIRST: CryptoSigner.generate_ecdsa()}))
+        await database.write(lambda unit: enrol(unit, [Device(name=FIRST)]))
         _multiply(file, targets)
         clock = SystemClock()
         engine = Engine(database, clock, Director(signer=CryptoSigner.generate_ecdsa(), epoch=1))

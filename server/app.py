@@ -22,6 +22,7 @@ from aiohttp import web
 from firmware.errors import OtariaError, UnavailableError
 from firmware.protocol.codec import canonical
 from firmware.protocol.topics import CATALOGUE, Leaf, parse
+from server.campaigns.acks import Acks
 from server.campaigns.blocks import BlockService
 from server.campaigns.bundles import BundleService
 from server.campaigns.checks import Checks
@@ -364,7 +365,13 @@ async def run(settings: Settings, *, started: Callable[[Running], None] = lambda
 
 def _core(base: Foundation) -> Core:
     """Wire the parts to each other: what is stored wakes the engine, what is decided wakes the publisher."""
-    ingest = Ingest(base.database, base.clock, base.director, on_stored=lambda: wake())
+    ingest = Ingest(
+        base.database,
+        base.clock,
+        base.director,
+        answer=lambda acks: answers.send(acks),
+        on_stored=lambda: wake(),
+    )
     watch = PresenceWatch(base.database, base.clock, lambda: transport.connected)
     leadership = base.leadership
     link = AiomqttTransport(
@@ -374,6 +381,7 @@ def _core(base: Foundation) -> Core:
         may_connect=lambda: leadership.leads,
     )
     transport = FencedTransport(link, leadership)
+    answers = Acks(base.director, transport)
     blocks = BlockService(
         database=base.database,
         artifacts=base.artifacts,

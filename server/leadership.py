@@ -200,5 +200,10 @@ class FencedTransport:
         self._leadership.check()
         await self._inner.publish(topic, payload, retain=retain)
 
+    def send(self, topic: str, payload: bytes) -> None:
+        """As `Transport.send`; raises `NotLeaderError` too."""
+        self._leadership.check()
+        self._inner.send(topic, payload)
+
     def connections(self) -> AsyncIterator[int]:
         return self._inner.connections()

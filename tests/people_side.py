@@ -17,6 +17,7 @@ from securesystemslib.signer import CryptoSigner
 
 from firmware.catalogue.publish import Repository
 from firmware.encryption.content_key import public_text
+from firmware.protocol.report import Ack
 from server.artifacts import ArtifactStore
 from server.campaigns.bundles import BundleService
 from server.campaigns.director import Director
@@ -115,6 +116,10 @@ class PaperPublisher:
         return [delta("1.0.0", "1.1.0")]
 
 
+async def keep_quiet(acks: Sequence[Ack]) -> None:
+    """There is no broker to send acks over."""
+
+
 @dataclass(kw_only=True)
 class PeopleSide:
     """A running people's listener."""
@@ -180,7 +185,7 @@ async def people(tmp_path: Path) -> AsyncIterator[PeopleSide]:
             ready=lambda: waiting_for,
             director=director,
             bundles=BundleService(database, clock, director, Repository(tmp_path / "metadata"), artifacts),
-            ingest=Ingest(database, clock, director),
+            ingest=Ingest(database, clock, director, answer=keep_quiet),
             webhooks=WebhookDesk(database=database, clock=clock, secrets=secrets, addresses=addresses),
             max_artifact_bytes=1 << 20,
             limits=limits,

@@ -1,6 +1,7 @@
 """Strict JSON: bounded, duplicate keys refused, no NaN; and one canonical form for what is hashed.
 
-`msgspec` validates shape, ranges and patterns; what it does not do, refusing duplicate keys, happens here.
+`msgspec` validates shape, ranges and patterns; what it does not do, refusing duplicate keys, happens here. What is written
+without a space, as all that we make is, needs no close look: written again it is the same, which a key that came twice isn't.
 """
 
 import json
@@ -24,6 +25,36 @@ def parse_json(data: bytes, *, max_bytes: int) -> dict[str, Any]:
     """
     if len(data) > max_bytes:
         raise RefusedError(ReasonKind.TOO_LARGE, f"The message has {len(data)} bytes; at most {max_bytes} are allowed.")
+    value = _written_tightly(data)
+    return _look_closely(data) if value is None else value
+
+
+def _written_tightly(data: bytes) -> dict[str, Any] | None:
+    """The object, when writing it again gives the same bytes; None when it doesn't, or when its bounds are not plain to see."""
+    if data.count(b"{") + data.count(b"[") > MAX_DEPTH or b"\\u" in data:
+        return None
+    try:
+        value = msgspec.json.decode(data)
+        return value if isinstance(value, dict) and msgspec.json.encode(value) == data and _fits(value) else None
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+
+
+def _fits(value: dict[str, Any]) -> bool:
+    """Whether no integer in it is beyond 64 bits."""
+    waiting: list[Any] = [value]
+    while waiting:
+        one = waiting.pop()
+        for child in one.values() if type(one) is dict else one:
+            kind = type(child)
+            if kind is dict or kind is list:
+                waiting.append(child)
+            elif kind is int and not -(1 << 63) <= child < 1 << 63:
+                return False
+    return True
+
+
+def _look_closely(data: bytes) -> dict[str, Any]:
     try:
         value = json.loads(
             data.decode(),  # json itself guesses at other encodings, and lets half a surrogate pair through

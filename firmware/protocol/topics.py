@@ -8,6 +8,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from firmware.errors import RefusedError
 from firmware.protocol.words import ID_PATTERN, ReasonKind
@@ -24,6 +25,8 @@ FROM_AGENTS = (
 )
 """What the server subscribes to."""
 
+PARSED_KEPT = 16_384
+"""Topics whose parts are remembered: a device's few, or those of as many devices as speak at a time."""
 _ID = re.compile(ID_PATTERN)
 
 
@@ -75,6 +78,7 @@ def for_agent(agent: str) -> tuple[str, ...]:
     return (*(f"{own}/{leaf}" for leaf in sorted(SENT_BY_SERVER)), CATALOGUE)
 
 
+@lru_cache(maxsize=PARSED_KEPT)
 def parse(topic: str) -> Topic:
     """Parse a topic; raises `RefusedError` (`malformed`) for anything that is not ours or carries a foreign shard."""
     parts = topic.split("/") if len(topic) <= 512 else []

@@ -33,7 +33,7 @@ from server.planner.rows import AssignmentRow, CampaignRow
 from server.planner.step import step
 from server.ports import Clock, Database, InboxItem, Unit
 
-BATCH = 50
+BATCH = 250
 LONGEST_WAIT_S = 60.0
 RETRY_S = 1.0
 _log = logging.getLogger(__name__)
@@ -132,6 +132,9 @@ class Engine:
     def _batch(self, unit: Unit) -> int:
         turn = self._turn(unit)
         jobs = self._jobs(unit, BATCH)
+        targets = [job.target for job in jobs if not isinstance(job, CampaignRow)]
+        unit.campaigns.expect(targets)
+        unit.orders.expect(targets)
         for job in jobs:
             _do(unit, turn, job)
         return len(jobs)

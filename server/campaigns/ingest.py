@@ -1,29 +1,33 @@
-"""Ingest: messages from the broker into the inbox, in small batches, because each commit waits for the disk.
+"""Ingest: messages from the broker into the inbox, many at a time, because each commit waits for the disk.
 
-A batch is verified on a snapshot, beside the writer, and then stored in one transaction. Whatever is dropped is counted
-by its reason; agents resend what was not acked, so a full disk loses nothing. A message that breaks its batch is found and
-dropped alone: it never stops the loop, since its sender would send it again to the next server too.
+While one batch is stored in its transaction the next is verified on a snapshot, and the acks of the one before are signed. A
+report is acked only after the commit that holds it. Whatever is dropped is counted by its reason; agents resend what was not
+acked, so a full disk loses nothing. A message that breaks its batch is found and dropped alone: it never stops the loop, since
+its sender would send it again to the next server too.
 """
 
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from firmware.errors import OtariaError, RefusedError
-from firmware.protocol.report import Report
+from firmware.protocol.report import Ack, Report
 from firmware.protocol.topics import parse
 from server.campaigns.director import Director
 from server.campaigns.intake import Intake
+from server.campaigns.lines import Lines, Raw
 from server.campaigns.pace import Pace
-from server.campaigns.reading import PresenceHint, ProgressHint, Reading, Said, read_message
+from server.campaigns.reading import PresenceHint, ProgressHint, Reading, Said, expect, read_message
 from server.ports import Clock, Database, Unit
 
-BATCH = 64
-QUEUE = 2048
+BATCH = 256
+QUEUE = 4096
 PAUSE_S = 0.05
 LOG_EVERY_S = 10.0
+AHEAD = 8
+"""Batches whose acks may wait."""
+Answer = Callable[[Sequence[Ack]], Awaitable[None]]
 _WHY_DROPPED = {
     "early": "Reports before it are missing; bring those as well.",
     "clone": "Another report with the same number was stored before: its key is in use twice. The device is quarantined.",
@@ -33,16 +37,9 @@ _WHY_DROPPED = {
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Raw:
-    topic: str
-    payload: bytes
-    retained: bool
-
-
 class Ingest:
-    """Hand every message to `on_message`, and keep `run` running. `on_stored` is told when the planner has work or the
-    outbox has messages. `dropped` counts dropped messages by reason."""
+    """Hand every message to `on_message`, and keep `run` running. `answer` is given the acks of what is committed; `on_stored` is
+    told when the planner has work or the outbox has messages. `dropped` counts dropped messages by reason."""
 
     def __init__(
         self,
@@ -50,14 +47,16 @@ class Ingest:
         clock: Clock,
         director: Director,
         *,
+        answer: Answer,
         on_stored: Callable[[], None] = lambda: None,
         pace: Pace | None = None,
     ) -> None:
         self._database = database
         self._clock = clock
         self._director = director
+        self._answer = answer
         self._on_stored = on_stored
-        self._queue: asyncio.Queue[_Raw] = asyncio.Queue(QUEUE)
+        self._lines = Lines(QUEUE)
         self._dropped: Counter[str] = Counter()
         self._logged_at: dict[str, float] = {}
         self._pace = pace or Pace()
@@ -68,83 +67,104 @@ class Ingest:
         return self._dropped
 
     async def on_message(self, topic: str, payload: bytes, retained: bool) -> None:
-        """Queue one message; waits while the queue is full, which slows the broker down to what the disk can take. Drops it
+        """Queue one message; waits while the lines are full, which slows the broker down to what the disk can take. Drops it
         when its agent speaks too fast. An empty one only takes a retained message away, and says nothing."""
         if not payload:
             return
-        if not self._pace.allows(_speaker(topic), self._clock.now()):
+        agent = _speaker(topic)
+        if not self._pace.allows(agent, self._clock.now()):
             self._drop([RefusedError("too-fast", "An agent sends more than any needs to; it will send it again.")])
-            return
-        await self._queue.put(_Raw(topic=topic, payload=payload, retained=retained))
+        elif not await self._lines.put(Raw(agent=agent, topic=topic, payload=payload, retained=retained)):
+            self._drop([RefusedError("crowded", "More comes in than can be stored; reports will be sent again.")])
 
     async def bring(self, messages: Sequence[tuple[str, bytes]]) -> list[tuple[str, str]]:
         """Take in reports that somebody brought, each checked and stored as from the broker. For each a word, `stored`,
         `repeated` or why it was dropped, and a sentence for the latter. Raises `UnavailableError` when storage fails."""
-        raws = [_Raw(topic=topic, payload=payload, retained=False) for topic, payload in messages]
-        words = await self._database.write(lambda unit: [self._bring(unit, raw) for raw in raws])
+        acks: list[Ack] = []
+        words = await self._database.write(lambda unit: [self._bring(unit, *one, acks) for one in messages])
         self._on_stored()
+        await self._answer(acks)
         return words
 
-    def _bring(self, unit: Unit, raw: _Raw) -> tuple[str, str]:
+    def _bring(self, unit: Unit, topic: str, payload: bytes, acks: list[Ack]) -> tuple[str, str]:
         try:
-            reading = read_message(unit, raw.topic, raw.payload, retained=False)
+            reading = read_message(unit, topic, payload, retained=False)
         except RefusedError as error:
             return error.kind, error.text
         if not isinstance(reading, Said) or not isinstance(reading.message, Report):
             return "not-a-report", "Only signed reports come by hand."
         intake = Intake(unit, self._director, self._clock.now())
         intake.take(reading)
+        acks += intake.acks
         if intake.dropped:
             return intake.dropped[0], _WHY_DROPPED.get(intake.dropped[0], "It was dropped.")
         return ("stored" if intake.stored else "repeated"), ""
 
     async def run(self) -> None:
         """Take batches until cancelled."""
-        while True:
-            first = await self._queue.get()
-            await self._take([first, *self._waiting(BATCH - 1)])
+        read: asyncio.Queue[Sequence[Reading]] = asyncio.Queue(1)
+        stored: asyncio.Queue[Sequence[Ack]] = asyncio.Queue(AHEAD)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._read_on(read))
+            tasks.create_task(self._store_on(read, stored))
+            tasks.create_task(self._answer_on(stored))
 
     async def settle(self) -> None:
         """Take everything that is queued now."""
-        while batch := self._waiting(BATCH):
-            await self._take(batch)
+        while batch := self._lines.take(BATCH):
+            await self._answer(await self._store(await self._read(batch)))
 
-    def _waiting(self, limit: int) -> list[_Raw]:
-        return [self._queue.get_nowait() for _ in range(min(limit, self._queue.qsize()))]
+    async def _read_on(self, read: asyncio.Queue[Sequence[Reading]]) -> None:
+        while True:
+            await self._lines.wait()
+            if readings := await self._read(self._lines.take(BATCH)):
+                await read.put(readings)
 
-    async def _take(self, batch: Sequence[_Raw]) -> None:
-        try:
-            await self._attempt(batch)
-        except Exception as error:  # noqa: BLE001 (whatever it is: one message must not keep out the others, so find it)
-            if len(batch) > 1:
-                for raw in batch:
-                    await self._take([raw])
-                return
-            _log.exception("a message could not be handled")
-            self._drop([OtariaError("internal", f"A message met {type(error).__name__}, which nobody expected.")])
+    async def _store_on(self, read: asyncio.Queue[Sequence[Reading]], stored: asyncio.Queue[Sequence[Ack]]) -> None:
+        while True:
+            if acks := await self._store(await read.get()):
+                await stored.put(acks)
 
-    async def _attempt(self, batch: Sequence[_Raw]) -> None:
+    async def _answer_on(self, stored: asyncio.Queue[Sequence[Ack]]) -> None:
+        while True:
+            await self._answer(await stored.get())
+
+    async def _read(self, batch: Sequence[Raw]) -> Sequence[Reading]:
+        """The messages that are believed, or hints, in their order."""
         try:
             readings, reasons = await self._database.read(lambda unit: _read(unit, batch))
         except OtariaError as error:
             await self._failed(error, len(batch))
-            return
-        if readings:
-            await self._store(_latest_hints(readings))
+            return []
+        except Exception as error:  # noqa: BLE001 (whatever it is: one message must not keep out the others, so find it)
+            if len(batch) > 1:
+                return [reading for raw in batch for reading in await self._read([raw])]
+            self._broke(error)
+            return []
         self._drop(reasons)
+        return _latest_hints(readings)
 
-    async def _store(self, readings: Sequence[Reading]) -> None:
+    async def _store(self, readings: Sequence[Reading]) -> Sequence[Ack]:
+        """Store what was read; the acks that are owed for it."""
+        if not readings:
+            return []
         try:
             intake = await self._database.write(lambda unit: self._take_in(unit, readings))
-        except OtariaError as error:
-            if len(readings) == 1:
+        except Exception as error:  # noqa: BLE001 (as above)
+            if len(readings) > 1:  # so that one that cannot be stored does not keep out the others
+                return [ack for reading in readings for ack in await self._store([reading])]
+            if isinstance(error, OtariaError):
                 await self._failed(error, 1)
             else:
-                for reading in readings:  # so that one that cannot be stored does not keep out the others
-                    await self._store([reading])
-            return
+                self._broke(error)
+            return []
         self._drop(RefusedError(kind, f"A message was dropped: {kind}.") for kind in intake.dropped)
         self._on_stored()
+        return intake.acks
+
+    def _broke(self, error: Exception) -> None:
+        _log.error("a message could not be handled", exc_info=error)
+        self._drop([OtariaError("internal", f"A message met {type(error).__name__}, which nobody expected.")])
 
     async def _failed(self, error: OtariaError, messages: int) -> None:
         self._drop([error] * messages)
@@ -152,8 +172,7 @@ class Ingest:
 
     def _take_in(self, unit: Unit, readings: Sequence[Reading]) -> Intake:
         intake = Intake(unit, self._director, self._clock.now())
-        for reading in readings:
-            intake.take(reading)
+        intake.take_all(readings)
         return intake
 
     def _drop(self, reasons: Iterable[OtariaError]) -> None:
@@ -173,8 +192,9 @@ def _speaker(topic: str) -> str:
         return ""
 
 
-def _read(unit: Unit, batch: Sequence[_Raw]) -> tuple[list[Reading], list[RefusedError]]:
+def _read(unit: Unit, batch: Sequence[Raw]) -> tuple[list[Reading], list[RefusedError]]:
     readings, reasons = [], []
+    expect(unit, [raw.topic for raw in batch])
     for raw in batch:
         try:
             readings.append(read_message(unit, raw.topic, raw.payload, retained=raw.retained))

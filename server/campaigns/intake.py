@@ -1,9 +1,11 @@
-"""Taking in what was read: everything one message changes outside the planner, in the transaction that acks it.
+"""Taking in what was read: everything one message changes outside the planner, in one transaction for many.
 
-A report is stored before it is acked. A repeat is acked again, because its ack may be what was lost. A report that comes
-before its turn is left to be resent. The same place in a journal with other words is a second device with the same key:
-the agent is quarantined until a person has looked.
+A report is stored before it is acked: acks are only noted here, and signed after the commit. A repeat is acked again, because
+its ack may be what was lost. A report that comes before its turn is left to be resent. The same place in a journal with other
+words is a second device with the same key: the agent is quarantined until a person has looked.
 """
+
+from collections.abc import Sequence
 
 from firmware.encryption.content_key import SUITE, key_id, public_from_text
 from firmware.errors import RefusedError
@@ -18,12 +20,10 @@ from server.campaigns.reading import PresenceHint, ProgressHint, Reading, Said
 from server.campaigns.standing import keep_order
 from server.ports import AgentStatus, SeqVerdict, Unit
 
-ACK_TTL_S = 600.0
-"""An ack that could not be sent for this long is not worth sending: the report is resent, and acked again."""
-
 
 class Intake:
-    """Takes readings in, inside one transaction; made anew for each. `stored` counts what the planner will see."""
+    """Takes readings in, inside one transaction; made anew for each. `stored` counts what the planner will see; `acks` are owed
+    once this is committed."""
 
     def __init__(self, unit: Unit, director: Director, now: float) -> None:
         self._unit = unit
@@ -31,11 +31,33 @@ class Intake:
         self._now = now
         self._sent_again: set[str] = set()
         self._asked_again: set[str] = set()
+        self._progress: dict[str, str] = {}
         self.stored = 0
+        self.acks: list[Ack] = []
         self.dropped: list[str] = []
 
+    def take_all(self, readings: Sequence[Reading]) -> None:
+        """Take readings in this order, with what is asked about them fetched at once."""
+        said = [reading.message for reading in readings if isinstance(reading, Said)]
+        reports = [message for message in said if isinstance(message, Report)]
+        unit, targets = self._unit, [report.target for report in reports]
+        unit.identities.expect([message.agent for message in said])
+        unit.inbox.expect([(report.agent, report.journal, report.seq) for report in reports])
+        unit.orders.expect(targets)
+        unit.logs.expect([report.agent for report in reports])
+        unit.fleet.expect([report.target for report in reports if report.inventory is not None])
+        for reading in readings:
+            self.take(reading)
+        self.finish()
+
+    def finish(self) -> None:
+        """Write the hints that no report has ended since."""
+        for target, text in self._progress.items():
+            self._unit.fleet.set_progress(target, text)
+        self._progress.clear()
+
     def take(self, reading: Reading) -> None:
-        """Store one reading and what it entails; drops it, with a reason, when its agent is no longer active."""
+        """Store one reading and what it entails, until `finish`; drops it, with a reason, when its agent is no longer active."""
         match reading:
             case PresenceHint(agent=agent, online=online):
                 self._unit.fleet.set_presence(agent, online=online, at=self._now)
@@ -43,7 +65,7 @@ class Intake:
                 if online:
                     self._ask_for_logs_again(agent)
             case ProgressHint(target=target, text=text):
-                self._unit.fleet.set_progress(target, text)
+                self._progress[target] = text
             case Said(message=message) if not self._active(message.agent):
                 self.dropped.append("agent-not-active")
             case Said(message=Ask()):
@@ -83,6 +105,7 @@ class Intake:
 
     def _store(self, said: Said, report: Report, *, after_gap: bool) -> None:
         self._ask_for_logs_again(report.agent)
+        self._progress.pop(report.target, None)
         body = {name: value for name, value in said.body.items() if name != "metrics"}  # they have a place of their own
         self._unit.inbox.add_report(report.target, report.agent, report.journal, report.seq, said.hash, body, self._now)
         self.stored += 1
@@ -106,19 +129,19 @@ class Intake:
         self._compare_counters(report)
 
     def _ack(self, said: Said, report: Report) -> None:
-        ack = Ack(
-            target=report.target,
-            agent=report.agent,
-            journal=report.journal,
-            seq=report.seq,
-            report_hash=said.hash,
-            issued_at=int(self._now),
+        self.acks.append(
+            Ack(
+                target=report.target,
+                agent=report.agent,
+                journal=report.journal,
+                seq=report.seq,
+                report_hash=said.hash,
+                issued_at=int(self._now),
+            )
         )
-        topic = of_target(report.agent, report.target, Leaf.ACK)
-        self._unit.outbox.add(topic, self._director.sign_ack(ack), expires_at=self._now + ACK_TTL_S)
 
     def _inventory(self, report: Report, inventory: Inventory) -> None:
-        before = self._unit.fleet.target(report.target)
+        before = self._unit.fleet.announced(report.target)
         self._unit.fleet.set_inventory(
             report.target,
             labels=inventory.labels,
@@ -128,12 +151,11 @@ class Intake:
         self._unit.fleet.set_way(
             report.target, endpoint=inventory.endpoint or None, services_cas=inventory.services_cas
         )
-        target = self._unit.fleet.target(report.target)
-        if target is not None and target.hardware != inventory.hardware:
+        if before is not None and before.hardware != inventory.hardware:
             self._incident(
                 report,
                 "hardware-mismatch",
-                f"{report.target} was enrolled as {target.hardware} but says it is {inventory.hardware}.",
+                f"{report.target} was enrolled as {before.hardware} but says it is {inventory.hardware}.",
             )
 
     def _metrics(self, report: Report, metrics: Metrics) -> None:

@@ -4,7 +4,8 @@ Nothing unverified leaves here except hints, which say so by their type and move
 its topic, its words and the key that signed it name the same agent, and the target is that agent's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +79,16 @@ def read_message(unit: Unit, topic: str, payload: bytes, *, retained: bool) -> R
     return _progress(place, value, len(payload))
 
 
+def expect(unit: Unit, topics: Sequence[str]) -> None:
+    """Fetch at once what `read_message` will ask about messages on these topics."""
+    places = []
+    for topic in topics:
+        with suppress(RefusedError):
+            places.append(parse(topic))
+    unit.identities.expect([place.agent for place in places])
+    unit.fleet.expect([place.target for place in places if place.target is not None and place.target != place.agent])
+
+
 def _place(topic: str) -> Topic:
     try:
         place = parse(topic)
@@ -97,7 +108,7 @@ def _agent(unit: Unit, place: Topic) -> AgentRecord:
             "agent-not-active", f"The agent {place.agent} is {agent.status}; clear that to hear it again."
         )
     if place.target not in (None, place.agent):
-        target = unit.fleet.target(place.target or "")
+        target = unit.fleet.announced(place.target or "")
         if target is None or target.agent != place.agent:
             raise RefusedError("foreign-target", f"{place.target} is not a target of {place.agent}.")
     return agent

@@ -13,6 +13,7 @@ from server.ports.campaigns import CampaignView as CampaignView
 from server.ports.campaigns import DeltaNeed as DeltaNeed
 from server.ports.campaigns import Leg as Leg
 from server.ports.campaigns import Origin as Origin
+from server.ports.fleet import Announced as Announced
 from server.ports.fleet import Drift as Drift
 from server.ports.fleet import Fleet as Fleet
 from server.ports.fleet import Page as Page

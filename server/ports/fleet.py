@@ -43,6 +43,19 @@ class TargetView:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Announced:
+    """What a target said about itself, and its agent and hardware as enrolled. `labels`: its own, without prefix."""
+
+    agent: str
+    hardware: str
+    labels: Mapping[str, str]
+    capabilities: tuple[str, ...]
+    encryption_key: str | None
+    endpoint: str | None
+    services_cas: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Drift:
     """A counter of a group's members, or of those that are offline, that was not what it should be."""
 
@@ -71,6 +84,14 @@ class Fleet(Protocol):
         ...
 
     def target(self, target_id: str) -> TargetView | None: ...
+    def expect(self, targets: Sequence[str]) -> None:
+        """Fetch at once what these targets have announced."""
+        ...
+
+    def announced(self, target: str) -> Announced | None:
+        """What a target said about itself; None for one that isn't known."""
+        ...
+
     def versions(self) -> Mapping[str, int]:
         """Number of targets per running version ("unknown" for none yet)."""
         ...

@@ -88,6 +88,10 @@ class Identities(Protocol):
         """Add an agent and its target of the same id."""
         ...
 
+    def expect(self, agents: Sequence[str]) -> None:
+        """Fetch these agents at once."""
+        ...
+
     def agent(self, agent_id: str) -> AgentRecord | None: ...
     def agent_by_report_key(self, keyid: str) -> AgentRecord | None:
         """The agent enrolled with this report key; a key belongs to one agent, so that a retried enrolment finds itself."""

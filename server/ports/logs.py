@@ -56,6 +56,10 @@ class Logs(Protocol):
         """The campaign's evidence, by id, after this one."""
         ...
 
+    def expect(self, agents: Sequence[str]) -> None:
+        """Fetch at once for which of these agents nothing waits."""
+        ...
+
     def waiting(self, agent: str) -> Sequence[LogAsk]:
         """The agent's requests without an answer, the oldest first."""
         ...

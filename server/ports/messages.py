@@ -34,6 +34,10 @@ class SeqVerdict(StrEnum):
 
 
 class Inbox(Protocol):
+    def expect(self, reports: Sequence[tuple[str, str, int]]) -> None:
+        """Fetch at once what `sequence` will ask about these reports, by agent, journal and seq."""
+        ...
+
     def sequence(self, agent: str, journal: str, seq: int, oldest: int, digest: str) -> SeqVerdict: ...
     def add_report(
         self, target: str, agent: str, journal: str, seq: int, digest: str, body: Mapping[str, Any], received_at: float
@@ -90,6 +94,10 @@ class Outbox(Protocol):
 
 
 class Orders(Protocol):
+    def expect(self, targets: Sequence[str]) -> None:
+        """Fetch at once the current orders of these targets, and what they echoed."""
+        ...
+
     def current(self, target: str) -> StoredOrder | None: ...
     def put(self, order: StoredOrder) -> None: ...
     def forget(self, target: str) -> None:

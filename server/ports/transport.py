@@ -15,6 +15,11 @@ class Transport(Protocol):
         """QoS 1; returns once the broker took it. Raises `UnavailableError` while there is no connection."""
         ...
 
+    def send(self, topic: str, payload: bytes) -> None:
+        """QoS 1, without waiting for the broker: it may be lost with the connection. Raises `UnavailableError` when it is not on
+        its way: there is no connection, or too much is."""
+        ...
+
     @property
     def connected(self) -> bool: ...
     def connections(self) -> AsyncIterator[int]:

@@ -1,6 +1,6 @@
 """What a target stands among: the facts of a slice that no decision writes. All by key, and none without need."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from sqlalchemy import Connection, and_, bindparam, exists, func, select
 
@@ -21,6 +21,7 @@ from server.planner.surroundings import (
 from server.planner.words import LATE, AssignmentState, TokenKind
 from server.ports import AgentStatus, ReleaseState
 from server.storage import inquiries, rivals, words
+from server.storage.desk import Desk
 from server.storage.tables import (
     AGENT,
     ASSIGNMENT,
@@ -38,7 +39,7 @@ from server.storage.tables import (
 GATEWAY_LABELS = (*LABELS, *OWN_LABELS)
 IS_GATEWAY = exists().where(TARGET_LABEL.c.name.in_(GATEWAY_LABELS), TARGET_LABEL.c.value == TARGET.c.id)
 """Whether another target names this one as its gateway."""
-_SIZES = select(GROUP_SIZE).where(GROUP_SIZE.c.key.in_(bindparam("keys", expanding=True))).order_by(GROUP_SIZE.c.key)
+_SIZES = select(GROUP_SIZE).where(GROUP_SIZE.c.key.in_(bindparam("keys", expanding=True)))
 _HOPS = select(TARGET_LABEL).where(
     TARGET_LABEL.c.target.in_(bindparam("targets", expanding=True)), TARGET_LABEL.c.name.in_(GATEWAY_LABELS)
 )
@@ -104,6 +105,7 @@ _EVIDENCE = (
 _STATE = select(RELEASE.c.state).where(
     RELEASE.c.product == bindparam("product"), RELEASE.c.version == bindparam("version")
 )
+_FEW = 500
 _COUNTERS = select(RELEASE.c.counter).where(RELEASE.c.product == bindparam("product")).order_by(RELEASE.c.counter)
 
 
@@ -126,7 +128,9 @@ def load(
     db: Connection, target: TargetRow, campaign: CampaignRow | None, assignment: AssignmentRow | None
 ) -> Surroundings:
     """What the target's events look at."""
-    sizes = tuple(GroupSize(**row) for row in db.execute(_SIZES, {"keys": list(target.groups)}).mappings())
+    fetch_sizes(db, target.groups)
+    known = Desk.of(db).known(GROUP_SIZE)
+    sizes = tuple(size for key in sorted(target.groups) if (size := known[(key,)]) is not None)
     if campaign is None or assignment is None:
         return Surroundings(sizes=sizes)
     strategy = campaign.strategy
@@ -148,6 +152,16 @@ def load(
         younger=_younger(db, assignment) if strategy.on_drift == "correct" else None,
         step_is_suspect=assignment.via is not None and _is_suspect(db, assignment.via),
     )
+
+
+def fetch_sizes(db: Connection, keys: Iterable[str]) -> None:
+    """Fetch how many these groups have."""
+    known = Desk.of(db).known(GROUP_SIZE)
+    missing = sorted(key for key in set(keys) if (key,) not in known)
+    for place in range(0, len(missing), _FEW):
+        page = missing[place : place + _FEW]
+        found = {row["key"]: GroupSize(**row) for row in db.execute(_SIZES, {"keys": page}).mappings()}
+        known.update({(key,): found.get(key) for key in page})
 
 
 def _younger(db: Connection, assignment: AssignmentRow) -> str | None:

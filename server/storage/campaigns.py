@@ -425,6 +425,10 @@ class SqlCampaigns:
         times = [self._db.execute(select(func.min(table.c.wake_at))).scalar() for table in (CAMPAIGN, ASSIGNMENT)]
         return min((time for time in times if time is not None), default=None)
 
+    def expect(self, targets: Sequence[str]) -> None:
+        """Fetch at once what `load` gives of these targets in the campaigns that hold them."""
+        slices.fetch(self._db, targets)
+
     def load(self, footprint: Footprint) -> Slice:
         """The rows an event touches; `campaign` None with a `target` means the campaign that holds the target."""
         return slices.load(self._db, footprint)

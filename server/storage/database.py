@@ -85,7 +85,10 @@ class SqlDatabase:
     @staticmethod
     def _run(engine: Engine, work: Callable[[Unit], T], keep: bool) -> T:
         with translated(), engine.connect() as connection, connection.begin() as transaction:
-            result = work(SqlUnit(connection))
-            if not keep:
+            unit = SqlUnit(connection)
+            result = work(unit)
+            if keep:
+                unit.flush()
+            else:
                 transaction.rollback()
             return result

@@ -1,6 +1,7 @@
 """Targets as people see them, and what is noted about them beside the planner's own columns."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from sys import intern
 
 from sqlalchemy import (
@@ -21,9 +22,10 @@ from sqlalchemy import (
 
 from server.planner.surroundings import AGENT_LABEL, Word
 from server.planner.words import AssignmentState
-from server.ports import AgentStatus, Drift, Page, TargetView
+from server.ports import AgentStatus, Announced, Drift, Page, TargetView
 from server.ports.querying import EVERYBODY, Query
 from server.storage import group_sizes, words
+from server.storage.desk import Desk
 from server.storage.fleet_query import Compiled
 from server.storage.tables import AGENT, ASSIGNMENT, TARGET, TARGET_LABEL, UNSETTLED
 
@@ -42,7 +44,23 @@ _OF_LAST = and_(ASSIGNMENT.c.campaign == TARGET.c.last_campaign, ASSIGNMENT.c.ta
 _SOURCE = TARGET.join(AGENT, AGENT.c.id == TARGET.c.agent).outerjoin(ASSIGNMENT, _OF_LAST)
 
 _IN_FLEET = AGENT.c.status.not_in([str(status) for status in AgentStatus if status.shut_out])
-_UPDATE = update(TARGET).where(TARGET.c.id == bindparam("of_target"))
+_PROGRESS, _NOTED, _INVENTORY, _WAY = (update(TARGET).where(TARGET.c.id == bindparam("of_target")) for _ in range(4))
+"""Each a statement of its own, so that what is put off for one keeps together."""
+_ANNOUNCED = select(
+    TARGET.c.id,
+    TARGET.c.agent,
+    TARGET.c.hardware,
+    TARGET.c.capabilities,
+    TARGET.c.encryption_key,
+    TARGET.c.endpoint,
+    TARGET.c.services_cas,
+).where(TARGET.c.id.in_(bindparam("targets", expanding=True)))
+_OWN_LABELS = select(TARGET_LABEL).where(
+    TARGET_LABEL.c.target.in_(bindparam("targets", expanding=True)),
+    TARGET_LABEL.c.name.startswith(AGENT_LABEL, autoescape=True),
+)
+_FEW = 500
+"""Names in one statement."""
 
 
 class SqlFleet:
@@ -50,6 +68,8 @@ class SqlFleet:
 
     def __init__(self, connection: Connection) -> None:
         self._db = connection
+        self._desk = Desk.of(connection)
+        self._announced: dict[str, Announced | None] = {}
 
     def page(self, *, cursor: str | None = None, limit: int = 100, query: Query = EVERYBODY) -> Page:
         """Targets by id. A page may be short and yet not the last: one looks at so many targets, and goes on with the next.
@@ -114,7 +134,35 @@ class SqlFleet:
 
     def set_progress(self, target: str, text: str) -> None:
         """Note the progress hint of a target."""
-        self._db.execute(update(TARGET).where(TARGET.c.id == target).values(progress=text))
+        self._desk.later(_PROGRESS, {"of_target": target, "progress": text})
+
+    def expect(self, targets: Sequence[str]) -> None:
+        """Fetch at once what these targets have announced."""
+        missing = [target for target in dict.fromkeys(targets) if target not in self._announced]
+        for place in range(0, len(missing), _FEW):
+            self._fetch(missing[place : place + _FEW])
+
+    def announced(self, target: str) -> Announced | None:
+        """What a target said about itself; None for one that isn't known."""
+        if target not in self._announced:
+            self._fetch([target])
+        return self._announced[target]
+
+    def _fetch(self, targets: Sequence[str]) -> None:
+        labels: dict[str, dict[str, str]] = {target: {} for target in targets}
+        for row in self._db.execute(_OWN_LABELS, {"targets": list(targets)}):
+            labels[row.target][row.name.removeprefix(AGENT_LABEL)] = row.value
+        self._announced.update(dict.fromkeys(targets))
+        for row in self._db.execute(_ANNOUNCED, {"targets": list(targets)}):
+            self._announced[row.id] = Announced(
+                agent=row.agent,
+                hardware=row.hardware,
+                labels=labels[row.id],
+                capabilities=tuple(row.capabilities),
+                encryption_key=row.encryption_key,
+                endpoint=row.endpoint,
+                services_cas=tuple(row.services_cas or ()),
+            )
 
     def note_report(
         self,
@@ -129,7 +177,8 @@ class SqlFleet:
         """Note what a stored report says that the planner does not look at; a report ends the progress before it."""
         values = {"last_report_at": at, "running_slot": slot, "previous_version": previous_version, "progress": ""}
         runs = {"running_product": product, "running_counter": counter}
-        self._db.execute(_UPDATE, {**values, **runs, "of_target": target})
+        self._desk.later(_NOTED, {**values, **runs, "of_target": target})
+        self._desk.forget(TARGET)
 
     def set_inventory(
         self,
@@ -141,15 +190,21 @@ class SqlFleet:
     ) -> None:
         """Replace the capabilities, the encryption key and the agent's own labels, kept as `agent.NAME` beside what the server
         gave."""
-        told = {"capabilities": list(capabilities), "encryption_key": encryption_key}
-        self._db.execute(update(TARGET).where(TARGET.c.id == target).values(**told))
-        own = (TARGET_LABEL.c.target == target, TARGET_LABEL.c.name.startswith(AGENT_LABEL, autoescape=True))
-        before = {row.name: row.value for row in self._db.execute(select(TARGET_LABEL).where(*own))}
-        after = {AGENT_LABEL + name: value for name, value in labels.items()}
-        if before == after:
+        before = self.announced(target)
+        if before is None:
             return
-        group_sizes.before_leaving(self._db, target, before)
+        self._announced[target] = replace(
+            before, labels=dict(labels), capabilities=tuple(capabilities), encryption_key=encryption_key
+        )
+        if (before.capabilities, before.encryption_key) != (tuple(capabilities), encryption_key):
+            told = {"capabilities": list(capabilities), "encryption_key": encryption_key}
+            self._desk.later(_INVENTORY, {**told, "of_target": target})
+        if before.labels == labels:
+            return
+        own = (TARGET_LABEL.c.target == target, TARGET_LABEL.c.name.startswith(AGENT_LABEL, autoescape=True))
+        group_sizes.before_leaving(self._db, target, {AGENT_LABEL + name: one for name, one in before.labels.items()})
         self._db.execute(delete(TARGET_LABEL).where(*own))
+        after = {AGENT_LABEL + name: value for name, value in labels.items()}
         if after:
             rows = [{"target": target, "name": name, "value": value} for name, value in after.items()]
             self._db.execute(insert(TARGET_LABEL), rows)
@@ -157,8 +212,12 @@ class SqlFleet:
 
     def set_way(self, target: str, *, endpoint: str | None, services_cas: Sequence[str]) -> None:
         """Note by which address a target said it comes, and which services CAs it trusts."""
+        before = self.announced(target)
+        if before is None or (before.endpoint, before.services_cas) == (endpoint, tuple(services_cas)):
+            return
+        self._announced[target] = replace(before, endpoint=endpoint, services_cas=tuple(services_cas))
         values = {"endpoint": endpoint, "services_cas": list(services_cas)}
-        self._db.execute(_UPDATE, {**values, "of_target": target})
+        self._desk.later(_WAY, {**values, "of_target": target})
 
     def put_word(self, word: Word) -> None:
         """Keep a word from outside, in place of one of the same name about the same."""

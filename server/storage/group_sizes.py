@@ -26,6 +26,7 @@ from sqlalchemy import (
 from server.planner.decision import Change, Delete
 from server.planner.rows import TokenRow
 from server.ports import AgentStatus, Drift
+from server.storage.desk import Desk
 from server.storage.tables import AGENT, GROUP_SIZE, TARGET, TARGET_LABEL, TOKEN
 
 _KEY = (
@@ -96,7 +97,11 @@ def before_tokens(db: Connection, changes: Iterable[Change]) -> None:
         row = change.row
         if isinstance(row, TokenRow) and (row.version == 0 or isinstance(change, Delete)):
             moves.setdefault(row.target, {})[row.group] = 1 if isinstance(change, Delete) else -1
+    known = Desk.of(db).known(TARGET)
     for target, groups in moves.items():
+        view = known.get((target,))
+        if view is not None and (view.gone or not view.offline):
+            continue
         if db.execute(_OFFLINE, {"of_target": target}).first() is not None:
             mine = {row.key for row in db.execute(_OF_TARGET, {"of_target": target})}
             _add(db, [(key, 0, by) for key, by in groups.items() if key in mine])

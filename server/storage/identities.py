@@ -8,10 +8,13 @@ from sqlalchemy import Connection, RowMapping, bindparam, delete, func, insert, 
 from firmware.errors import RefusedError
 from server.ports import AgentRecord, AgentStatus, ApiToken, CertificateRecord, ClaimToken, Role
 from server.storage import group_sizes
+from server.storage.desk import Desk
 from server.storage.tables import AGENT, API_TOKEN, CERTIFICATE, CLAIM_TOKEN, TARGET, TARGET_LABEL
 
 _RECORD = tuple(AGENT.c[name] for name in AgentRecord.__dataclass_fields__)
-_AGENT = select(*_RECORD).where(AGENT.c.id == bindparam("agent"))
+_AGENTS = select(*_RECORD).where(AGENT.c.id.in_(bindparam("agents", expanding=True)))
+_FEW = 500
+"""Names in one statement."""
 _SHUT_OUT = tuple(str(status) for status in AgentStatus if status.shut_out)
 
 
@@ -20,6 +23,7 @@ class SqlIdentities:
 
     def __init__(self, connection: Connection) -> None:
         self._db = connection
+        self._desk = Desk.of(connection)
 
     def add_claim(self, token: ClaimToken) -> None:
         """Store a claim token; raises `RefusedError` (`claim-exists`) when its id is taken."""
@@ -96,8 +100,22 @@ class SqlIdentities:
 
     def agent(self, agent_id: str) -> AgentRecord | None:
         """The agent of this id, whatever its standing."""
-        row = self._db.execute(_AGENT, {"agent": agent_id}).mappings().first()
-        return None if row is None else _agent(row)
+        known = self._desk.known(AGENT)
+        if (agent_id,) not in known:
+            self._fetch([agent_id])
+        found: AgentRecord | None = self._desk.known(AGENT)[(agent_id,)]
+        return found
+
+    def expect(self, agents: Sequence[str]) -> None:
+        """Fetch these agents at once."""
+        known = self._desk.known(AGENT)
+        missing = [agent for agent in dict.fromkeys(agents) if (agent,) not in known]
+        for place in range(0, len(missing), _FEW):
+            self._fetch(missing[place : place + _FEW])
+
+    def _fetch(self, agents: Sequence[str]) -> None:
+        found = {row["id"]: _agent(row) for row in self._db.execute(_AGENTS, {"agents": list(agents)}).mappings()}
+        self._desk.known(AGENT).update({(agent,): found.get(agent) for agent in agents})
 
     def agent_by_report_key(self, keyid: str) -> AgentRecord | None:
         """The agent enrolled with this report key, whatever its standing."""

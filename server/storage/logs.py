@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from firmware.protocol.order import Counter
 from server.ports import LogAsk, LogState
 from server.storage.tables import LOG_PART, LOG_REQUEST
 
 _COLUMNS = tuple(column for column in LOG_REQUEST.c if column.name != "text")
+_WAITING = select(LOG_REQUEST.c.agent).where(
+    LOG_REQUEST.c.agent.in_(bindparam("agents", expanding=True)), LOG_REQUEST.c.state == str(LogState.WAITING)
+)
 
 
 class SqlLogs:
@@ -16,9 +19,17 @@ class SqlLogs:
 
     def __init__(self, connection: Connection) -> None:
         self._db = connection
+        self._silent: set[str] = set()
+        """Agents of whom it is known that nothing waits for them."""
+
+    def expect(self, agents: Sequence[str]) -> None:
+        """Fetch at once for which of these agents nothing waits."""
+        waiting = set(self._db.execute(_WAITING, {"agents": list(agents)}).scalars()) if agents else set()
+        self._silent.update(agent for agent in agents if agent not in waiting)
 
     def add(self, ask: LogAsk) -> None:
         """Store a new request."""
+        self._silent.discard(ask.agent)
         values = {name: getattr(ask, name) for name in LogAsk.__dataclass_fields__ if name != "counter"} | _place(
             ask.counter
         )
@@ -51,6 +62,8 @@ class SqlLogs:
 
     def waiting(self, agent: str) -> Sequence[LogAsk]:
         """The agent's requests without an answer, the oldest first."""
+        if agent in self._silent:
+            return []
         return self._asks(LOG_REQUEST.c.agent == agent, LOG_REQUEST.c.state == str(LogState.WAITING))
 
     def highest(self, target: str) -> Counter | None:

@@ -30,6 +30,18 @@ ZONE_LABELS = ("timezone", "agent.timezone")
 """What names a target's time zone: an operator's word before the device's own."""
 CAMPAIGN_COLUMNS = tuple(CAMPAIGN.c[name] for name in CampaignRow.__struct_fields__)
 ASSIGNMENT_COLUMNS = tuple(ASSIGNMENT.c[name] for name in AssignmentRow.__struct_fields__)
+KEY_COLUMNS: Mapping[Table, tuple[str, ...]] = {
+    CAMPAIGN: ("id",),
+    COHORT: ("campaign", "index"),
+    ASSIGNMENT: ("campaign", "target"),
+    TARGET: ("id",),
+    GROUP: ("key",),
+    TOKEN: ("target", "group"),
+    BLOCK: ("campaign", "cohort", "stratum", "site"),
+    BEHIND: ("campaign", "gateway"),
+    REVISION: ("campaign", "number"),
+}
+"""What a planner's row is found by, in the order of `key_of`."""
 
 
 def campaign_row(row: RowMapping) -> CampaignRow:

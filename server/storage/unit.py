@@ -5,6 +5,7 @@ from sqlalchemy import Connection
 from server.storage.audit import SqlAudit
 from server.storage.availability import SqlPresences
 from server.storage.campaigns import SqlCampaigns
+from server.storage.desk import Desk
 from server.storage.fleet import SqlFleet
 from server.storage.history import SqlCourses, SqlSavedViews
 from server.storage.identities import SqlIdentities
@@ -22,6 +23,7 @@ class SqlUnit:
     """`server.ports.Unit` on one connection; valid only inside the `read` or `write` that made it."""
 
     def __init__(self, connection: Connection) -> None:
+        self._desk = Desk(connection)
         self.identities = SqlIdentities(connection)
         self.releases = SqlReleases(connection)
         self.fleet = SqlFleet(connection)
@@ -39,3 +41,7 @@ class SqlUnit:
         self.courses = SqlCourses(connection)
         self.saved_views = SqlSavedViews(connection)
         self.webhooks = SqlWebhooks(connection)
+
+    def flush(self) -> None:
+        """Write what was put off; whoever commits calls it before."""
+        self._desk.flush()

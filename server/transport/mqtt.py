@@ -41,6 +41,8 @@ MAX_BACKLOG_MESSAGES = 20_000
 MAX_BACKLOG_BYTES = 64 << 20
 MAX_INFLIGHT = 100
 MAX_PUBLISHING = 1000
+MAX_QUEUED = 20_000
+"""Messages at most that the broker has not taken yet. Beyond, none is accepted."""
 REFUSED_SUBSCRIPTION = 0x80
 
 
@@ -124,6 +126,18 @@ class AiomqttTransport:
         finally:
             publishing.cancel()
 
+    def send(self, topic: str, payload: bytes) -> None:
+        """Publish at QoS 1 without waiting for the broker's word; it may be lost with the connection.
+
+        Raises `UnavailableError` (`broker-unreachable`) without a connection, or while too much is on its way.
+        """
+        link = self._link
+        if link is None:
+            raise _unreachable("there is no connection to the broker now")
+        code = int(link.client._client.publish(topic, payload, qos=1).rc)  # aiomqtt has none that doesn't wait
+        if code:
+            raise _unreachable(f"the client took it not (code {code})")
+
     async def connections(self) -> AsyncIterator[int]:
         """Yield the number of each new connection (the current one at once); skips those nobody had time to look at."""
         seen = 0
@@ -199,6 +213,7 @@ class AiomqttTransport:
             timeout=self._answer_timeout_s,
             tls_context=tls_context(self._endpoint),
             max_inflight_messages=MAX_INFLIGHT,
+            max_queued_outgoing_messages=MAX_QUEUED,
             max_concurrent_outgoing_calls=MAX_PUBLISHING,
             queue_type=cast(Any, partial(_Diversion, self._backlog)),
         )

@@ -278,6 +278,9 @@ class Wire:
     async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         self.published.append(topic)
 
+    def send(self, topic: str, payload: bytes) -> None:
+        self.published.append(topic)
+
     def connections(self) -> AsyncIterator[int]:
         raise NotImplementedError
 
@@ -292,9 +295,12 @@ async def test_nothing_is_published_that_it_cannot_prove_to_be_its_to_say(databa
     one.time.counted += TTL_S
     with pytest.raises(NotLeaderError):
         await transport.publish("silent", b"")
+    with pytest.raises(NotLeaderError):
+        transport.send("silent too", b"")
     await one.database.write(lambda unit: None)
     await transport.publish("again", b"")
-    assert wire.published == ["leading", "again"]
+    transport.send("and again", b"")
+    assert wire.published == ["leading", "again", "and again"]
 
 
 async def test_one_that_keeps_its_lease_renews_it_when_there_is_nothing_to_do_and_ends_when_it_lost_it(

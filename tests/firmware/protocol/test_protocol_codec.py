@@ -1,12 +1,15 @@
 """Strict JSON: what it refuses, and that nothing but `RefusedError` comes out of it."""
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from firmware.errors import RefusedError
+from firmware.protocol import codec
 from firmware.protocol.codec import MAX_DEPTH, canonical, parse_json
 
 
@@ -59,3 +62,72 @@ def test_canonical_form_does_not_depend_on_key_order(value: dict[str, object]) -
     mixed = dict(reversed(value.items()))
     assert canonical(value) == canonical(mixed)
     assert json.loads(canonical(value)) == value
+
+
+def outcome(parse: Callable[[bytes], dict[str, Any]], data: bytes) -> object:
+    try:
+        return repr(parse(data))  # tells 1 from 1.0 and from True
+    except RefusedError as error:
+        return error.kind
+
+
+def closely(data: bytes) -> dict[str, Any]:
+    return codec._look_closely(data)
+
+
+def quickly(data: bytes) -> dict[str, Any]:
+    return parse_json(data, max_bytes=1 << 20)
+
+
+NUMBERS = st.one_of(
+    st.integers(), st.sampled_from([(1 << 63) - 1, 1 << 63, -(1 << 63), -(1 << 63) - 1, 1 << 64]), st.floats()
+)
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), NUMBERS, st.text()),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=3)),
+    max_leaves=30,
+)
+
+
+@given(st.dictionaries(st.text(max_size=4), VALUES, max_size=4), st.booleans(), st.booleans())
+def test_the_quick_look_says_what_the_close_one_does(value: dict[str, Any], ascii_only: bool, tight: bool) -> None:
+    separators = (",", ":") if tight else None
+    text = json.dumps(value, ensure_ascii=ascii_only, sort_keys=True, separators=separators)
+    data = text.encode(errors="surrogatepass")
+    assert outcome(quickly, data) == outcome(closely, data)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a":1,"a":1}',
+        '{"a":{"b":1,"b":1}}',
+        '{"a":9223372036854775807}',
+        '{"a":9223372036854775808}',
+        '{"a":[18446744073709551615]}',
+        '{"a":-9223372036854775809}',
+        '{"a":1e400}',
+        '{"a":-0}',
+        '{"a":-0.0}',
+        '{"a":1.0}',
+        '{"a":1E2}',
+        '{"a":NaN}',
+        '{"a":"\\ud800"}',
+        '{"a":"\x7f"}',
+        '{"a":' + "[" * 15 + "]" * 15 + "}",
+        '{"a":' + "[" * 16 + "]" * 16 + "}",
+        '{"a":' + "[" * 17 + "]" * 17 + "}",
+        "[]",
+        '{"a":1} ',
+        '\ufeff{"a":1}',
+        "",
+    ],
+)
+def test_the_quick_look_is_as_strict_about_edges(text: str) -> None:
+    assert outcome(quickly, text.encode()) == outcome(closely, text.encode())
+
+
+@given(st.binary(max_size=40))
+def test_the_quick_look_is_as_strict_about_bytes(data: bytes) -> None:
+    wrapped = b'{"a":"' + data + b'"}'
+    assert outcome(quickly, wrapped) == outcome(closely, wrapped)

@@ -21,6 +21,7 @@ from firmware.protocol.report import Ack, EncryptionKey, Inventory, Reason, Repo
 from firmware.protocol.topics import CATALOGUE, Leaf, of_target, parse
 from firmware.protocol.unverified import payload_hash
 from firmware.protocol.words import Action, AgentState
+from server.campaigns.acks import Acks
 from server.campaigns.director import Director
 from server.campaigns.engine import Engine
 from server.campaigns.ingest import Ingest
@@ -117,6 +118,14 @@ class FakeBroker:
         if not self.connected:
             raise UnavailableError("broker-unreachable", "There is no connection.")
         await asyncio.sleep(0)
+        self._take(topic, payload, retain)
+
+    def send(self, topic: str, payload: bytes) -> None:
+        if not self.connected:
+            raise UnavailableError("broker-unreachable", "There is no connection.")
+        self._take(topic, payload, False)
+
+    def _take(self, topic: str, payload: bytes, retain: bool) -> None:
         self.published.append((topic, payload))
         if retain and payload:
             self.retained[topic] = payload
@@ -383,7 +392,8 @@ class Stage:
         self.lives.append(self.database)
         self.director = director = Director(signer=DIRECTOR, epoch=epoch, release_keys=ReleaseKeys(self.file.parent))
         self.stored = asyncio.Event()
-        self.ingest = Ingest(self.database, self.clock, director, on_stored=self.stored.set)
+        answer = Acks(director, self.broker).send
+        self.ingest = Ingest(self.database, self.clock, director, answer=answer, on_stored=self.stored.set)
         self.engine = Engine(self.database, self.clock, director)
         self.publisher = Publisher(self.database, self.clock, self.broker)
         self.maker = PaperMaker(self.database)

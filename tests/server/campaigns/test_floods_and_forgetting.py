@@ -8,6 +8,7 @@ from securesystemslib.signer import CryptoSigner
 from firmware.protocol.envelope import seal
 from firmware.protocol.topics import Leaf, of_target
 from firmware.protocol.words import AgentState
+from server.campaigns.acks import Acks
 from server.campaigns.director import Director
 from server.campaigns.housekeeping import KEEP_S, PAGE, Housekeeping
 from server.campaigns.ingest import Ingest
@@ -36,7 +37,9 @@ async def acks(stage: Any, name: str) -> int:
 async def test_an_agent_that_speaks_too_fast_is_slowed_alone(stage: Any) -> None:
     one, two = await stage.enrol("t1", "t2")
     await stage.settle()
-    stage.ingest = Ingest(stage.database, stage.clock, Director(signer=FORGER, epoch=1), pace=Pace(per_s=2, burst=3))
+    director = Director(signer=FORGER, epoch=1)
+    answer = Acks(director, stage.broker).send
+    stage.ingest = Ingest(stage.database, stage.clock, director, answer=answer, pace=Pace(per_s=2, burst=3))
     progress = b'{"progress":"idle"}'
     for _ in range(10):
         stage.deliver(of_target("t1", "t1", Leaf.REPORT), progress)

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from firmware.errors import UnavailableError
+from server.campaigns.acks import Acks
 from server.campaigns.director import Director
 from server.campaigns.engine import Engine
 from server.campaigns.ingest import Ingest
@@ -135,6 +136,11 @@ class Door:
             raise UnavailableError("broker-unreachable", "Another took the connection over.")
         await self._broker.publish(topic, payload, retain=retain)
 
+    def send(self, topic: str, payload: bytes) -> None:
+        if not self.connected:
+            raise UnavailableError("broker-unreachable", "Another took the connection over.")
+        self._broker.send(topic, payload)
+
     async def close(self) -> None:
         await self._database.close()
 
@@ -165,7 +171,7 @@ class Life:
         )
         database, transport = FencedDatabase(door, self.leadership), FencedTransport(door, self.leadership)
         director = Director(signer=director_key, epoch=1, release_keys=ReleaseKeys(keys))
-        self.ingest = Ingest(database, clock, director)
+        self.ingest = Ingest(database, clock, director, answer=Acks(director, transport).send)
         self.engine = Engine(database, clock, director)
         self.publisher = Publisher(database, clock, transport)
 
