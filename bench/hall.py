@@ -89,7 +89,7 @@ class Hall:
     async def _decided(self) -> None:
         database = SqlDatabase.open(self._url, unless_led=True)
         try:
-            while await database.read(lambda unit: unit.inbox.unprocessed(1)):
+            while await database.read(lambda unit: unit.inbox.unprocessed(1)):  # noqa: ASYNC110 (nothing tells)
                 await asyncio.sleep(POLL_S)
         finally:
             await database.close()

@@ -1,7 +1,8 @@
 """Messages of a fleet at work taken in by a whole server, against merely receiving them; how long acks take; and what it keeps.
 
-Seven in ten say how far a download is, unsigned and at QoS 0; three are signed reports at QoS 1, which are verified, stored, acked
-and decided on by the planner before the clock stops. Server and peer hear the same messages from the same Mosquitto, over TLS.
+Seven in ten say how far a download is, unsigned and at QoS 0; three are signed reports at QoS 1, which are verified, stored,
+acked and decided on by the planner before the clock stops. Server and peer hear the same messages from the same Mosquitto, over
+TLS, while they are published.
 """
 
 import argparse

@@ -29,11 +29,12 @@ def postgres(directory: Path) -> Iterator[str]:
     if other:
         shutil.chown(place, USER, USER)
         _open_way(place)
-    command = [*as_user, PROGRAMS / "initdb", "-D", place / "data", "-U", USER, "-A", "trust", "-E", "UTF8"]
+    data = str(place / "data")
+    command = [*as_user, str(PROGRAMS / "initdb"), "-D", data, "-U", USER, "-A", "trust", "-E", "UTF8"]
     subprocess.run([*command, "--locale=C.UTF-8", "--no-sync"], check=True, capture_output=True, cwd=place)
     settings = [f"unix_socket_directories={place}", "listen_addresses="]
     words = [word for setting in settings for word in ("-c", setting)]
-    server = [*as_user, PROGRAMS / "postgres", "-D", place / "data", *words]
+    server = [*as_user, str(PROGRAMS / "postgres"), "-D", data, *words]
     process = subprocess.Popen(server, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=place)
     try:
         _wait(place)

@@ -992,6 +992,117 @@ class TestCompareAndSet:
             await database.write(lambda unit: unit.campaigns.commit(Decision(changes=(made,))))
 
 
+class TestWhatIsPutOff:
+    """Within a transaction rows are fetched ahead and written together; nobody may see the difference."""
+
+    async def test_a_query_sees_what_the_same_transaction_decided_before(self, database: SqlDatabase) -> None:
+        await database.write(plan)
+
+        def work(unit: Unit) -> None:
+            unit.campaigns.expect(["t1", "nobody"])
+            for state in (AssignmentState.ORDERED, AssignmentState.STAGED):
+                row = unit.campaigns.load(Footprint(campaign="spring", target="t1")).assignment
+                assert row is not None
+                unit.campaigns.commit(Decision(changes=(Put(row=replace(row, state=state)),)))
+            (staged,) = unit.campaigns.in_states("spring", [AssignmentState.STAGED], 9)
+            assert (staged.target, staged.version) == ("t1", 3)
+            assert unit.campaigns.load(Footprint(campaign="spring", target="t1")).assignment == staged
+
+        await database.write(work)
+        loaded = await database.read(lambda unit: unit.campaigns.load(Footprint(campaign="spring", target="t1")))
+        assert loaded.assignment is not None
+        assert (loaded.assignment.state, loaded.assignment.version) == (AssignmentState.STAGED, 3)
+
+    async def test_a_token_taken_and_given_back_in_one_transaction_leaves_nothing(self, database: SqlDatabase) -> None:
+        await database.write(plan)
+        token = TokenRow(group="g", target="t1", campaign="spring", kind=TokenKind.IN_FLIGHT, since=2.0)
+
+        def work(unit: Unit) -> None:
+            for _ in range(2):
+                unit.campaigns.commit(Decision(changes=(Put(row=token),)))
+                (held,) = unit.campaigns.load(Footprint(campaign="spring", target="t1")).tokens
+                assert held == replace(token, version=1)
+                unit.campaigns.commit(Decision(changes=(Delete(row=held),)))
+            assert unit.campaigns.load(Footprint(campaign="spring", target="t1")).tokens == ()
+
+        await database.write(work)
+        assert await database.read(lambda unit: unit.campaigns.holders(["g"], 9)) == []
+
+    async def test_a_stored_token_given_back_and_taken_anew_is_one_row(self, database: SqlDatabase) -> None:
+        await database.write(plan)
+        token = TokenRow(group="g", target="t1", campaign="spring", kind=TokenKind.IN_FLIGHT, since=2.0)
+        await database.write(lambda unit: unit.campaigns.commit(Decision(changes=(Put(row=token),))))
+
+        def work(unit: Unit) -> None:
+            unit.campaigns.commit(Decision(changes=(Delete(row=replace(token, version=1)),)))
+            unit.campaigns.commit(Decision(changes=(Put(row=replace(token, since=3.0)),)))
+
+        await database.write(work)
+        held = await database.read(lambda unit: unit.campaigns.holders(["g"], 9))
+        assert held == [replace(token, since=3.0, version=1)]
+
+    async def test_what_identity_and_presence_change_is_seen_after_it_was_fetched(self, database: SqlDatabase) -> None:
+        await database.write(plan)
+
+        def work(unit: Unit) -> None:
+            unit.campaigns.expect(["t1"])
+            before = unit.campaigns.load(Footprint(target="t1")).target
+            assert before is not None
+            assert (before.offline, before.quarantined) == (True, False)
+            unit.campaigns.commit(Decision(changes=(Put(row=replace(before, running_version="9")),)))
+            unit.fleet.set_presence(before.agent, online=True, at=1.0)
+            unit.identities.set_agent_status(before.agent, AgentStatus.QUARANTINED)
+            after = unit.campaigns.load(Footprint(target="t1")).target
+            assert after is not None
+            assert (after.offline, after.quarantined, after.running_version) == (False, True, "9")
+            agent = unit.identities.agent(before.agent)
+            assert agent is not None
+            assert agent.status is AgentStatus.QUARANTINED
+
+        await database.write(work)
+
+    async def test_a_failed_transaction_keeps_nothing_of_what_was_put_off(self, database: SqlDatabase) -> None:
+        await database.write(plan)
+
+        def work(unit: Unit) -> None:
+            unit.inbox.add_report("t1", "t1", "j", 1, "h1", {}, 1.0)
+            unit.outbox.add("topic", b"words")
+            raise ValueError("it breaks at its end")
+
+        with pytest.raises(ValueError, match="its end"):
+            await database.write(work)
+        assert await database.read(lambda unit: (unit.inbox.unprocessed(9), unit.outbox.pending(9))) == ([], [])
+
+    async def test_many_reports_keep_their_order_and_their_places(self, database: SqlDatabase) -> None:
+        await database.write(plan)
+        places = [("t1", "j", seq) for seq in range(1, 8)] + [("t2", "k", seq) for seq in range(1, 4)]
+        mixed = sorted(places, key=lambda place: (place[2], place[0]))
+
+        def work(unit: Unit) -> None:
+            unit.inbox.expect(mixed)
+            for agent, journal, seq in mixed:
+                assert unit.inbox.sequence(agent, journal, seq, 1, f"h{seq}") == SeqVerdict.NEW
+                unit.inbox.add_report(agent, agent, journal, seq, f"h{seq}", {"seq": seq}, 1.0)
+                assert unit.inbox.sequence(agent, journal, seq, 1, f"h{seq}") == SeqVerdict.REPEAT
+                assert unit.inbox.sequence(agent, journal, seq, 1, "other") == SeqVerdict.CLONE
+
+        await database.write(work)
+
+        def check(unit: Unit) -> None:
+            unit.inbox.expect([*mixed, ("t1", "j", 8), ("t3", "new", 1)])
+            assert [(item.target, item.body["seq"]) for item in unit.inbox.unprocessed(99)] == [
+                (agent, seq) for agent, _, seq in mixed
+            ]
+            for agent, journal, seq in mixed:
+                assert unit.inbox.sequence(agent, journal, seq, 1, f"h{seq}") == SeqVerdict.REPEAT
+                assert unit.inbox.sequence(agent, journal, seq, 1, "other") == SeqVerdict.CLONE
+            assert unit.inbox.sequence("t1", "j", 8, 8, "h8") == SeqVerdict.NEW
+            assert unit.inbox.sequence("t1", "j", 9, 8, "h9") == SeqVerdict.EARLY
+            assert unit.inbox.sequence("t3", "new", 1, 1, "h1") == SeqVerdict.NEW
+
+        await database.read(check)
+
+
 class TestSequences:
     async def judge(self, database: SqlDatabase, seq: int, *, oldest: int = 1, digest: str | None = None) -> SeqVerdict:
         """Judge a report and, as ingest does, store it when it is new."""
