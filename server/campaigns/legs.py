@@ -166,11 +166,11 @@ def _leg(
 
 
 def _origin(unit: Unit, target: TargetRow) -> Origin:
-    view = unit.fleet.target(target.id)
+    said = unit.fleet.announced(target.id)
     return Origin(
         hardware=target.hardware,
         sha256=target.running_sha256,
-        product=view.running_product if view else None,
-        counter=view.running_counter if view else None,
-        capabilities=view.capabilities if view else (),
+        product=said.product if said else None,
+        counter=said.counter if said else None,
+        capabilities=said.capabilities if said else (),
     )

@@ -16,7 +16,7 @@ from server.ports import Clock, Database, OutboxItem, Page, StoredOrder, Transpo
 
 BATCH = 200
 PAGE = 500
-CONCURRENCY = 32
+CONCURRENCY = 200
 RETRY_S = 1.0
 _log = logging.getLogger(__name__)
 

@@ -249,6 +249,10 @@ class Turn:
     def _admit(self, command: Admit) -> None:
         limit = min(command.limit, PAGE)
         rows = self._unit.campaigns.candidates(command.campaign, command.cohort, limit)
+        targets = [row.target for row in rows]
+        self._unit.campaigns.expect(targets, campaign=command.campaign)
+        self._unit.orders.expect(targets)
+        self._unit.fleet.expect(targets)
         self._events.extend(Candidate(campaign=row.campaign, target=row.target, at=self.now) for row in rows)
         if len(rows) < limit:
             self._events.append(CohortDrained(campaign=command.campaign, cohort=command.cohort, at=self.now))

@@ -44,7 +44,8 @@ class TargetView:
 
 @dataclass(frozen=True, kw_only=True)
 class Announced:
-    """What a target said about itself, and its agent and hardware as enrolled. `labels`: its own, without prefix."""
+    """What a target said about itself, and its agent and hardware as enrolled. `labels`: its own, without prefix; `product` and
+    `counter`: of the release that it runs."""
 
     agent: str
     hardware: str
@@ -53,6 +54,8 @@ class Announced:
     encryption_key: str | None
     endpoint: str | None
     services_cas: tuple[str, ...]
+    product: str | None
+    counter: int | None
 
 
 @dataclass(frozen=True, kw_only=True)

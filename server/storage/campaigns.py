@@ -425,9 +425,9 @@ class SqlCampaigns:
         times = [self._db.execute(select(func.min(table.c.wake_at))).scalar() for table in (CAMPAIGN, ASSIGNMENT)]
         return min((time for time in times if time is not None), default=None)
 
-    def expect(self, targets: Sequence[str]) -> None:
-        """Fetch at once what `load` gives of these targets in the campaigns that hold them."""
-        slices.fetch(self._db, targets)
+    def expect(self, targets: Sequence[str], *, campaign: str | None = None) -> None:
+        """Fetch at once what `load` gives of these targets in the campaigns that hold them, and in the one that admits them."""
+        slices.fetch(self._db, targets, campaign)
 
     def load(self, footprint: Footprint) -> Slice:
         """The rows an event touches; `campaign` None with a `target` means the campaign that holds the target."""

@@ -38,8 +38,15 @@ _PREFIX = "key_"
 """Of the values a row is found by, apart from those it is given."""
 _ORDERED = (CAMPAIGN, REVISION, COHORT, TARGET, ASSIGNMENT, BEHIND, BLOCK, GROUP, TOKEN)
 """The planner's tables, those that are referred to first."""
-_MADE_OF: Mapping[Table, tuple[Table, ...]] = {AGENT: (TARGET,), TARGET_LABEL: (TARGET,)}
-"""Whose rows show what is in another table."""
+RIVALS, MADE_AT = "rivals", "made-at"
+"""Stand for tables: what other campaigns want of a target, by the campaign that asks; and when a campaign was made."""
+_SHOWN: Mapping[Table | str, tuple[Table | str, ...]] = {
+    AGENT: (TARGET,),
+    TARGET_LABEL: (TARGET,),
+    ASSIGNMENT: (RIVALS,),
+    CAMPAIGN: (RIVALS,),
+}
+"""Where else it shows what is in a table."""
 
 
 class Desk:
@@ -47,7 +54,7 @@ class Desk:
 
     def __init__(self, db: Connection) -> None:
         self._db = db
-        self._known: dict[Table, dict[Key, Any]] = {}
+        self._known: dict[Table | str, dict[Key, Any]] = {}
         self._later: dict[Insert | Update | Delete, list[dict[str, Any]]] = {}
         self._dirty: dict[Table, dict[Key, tuple[int, Row | None]]] = {}
         self._writing = False
@@ -60,11 +67,11 @@ class Desk:
         desk: Desk = db.info[_DESK]
         return desk
 
-    def known(self, table: Table) -> dict[Key, Any]:
+    def known(self, table: Table | str) -> dict[Key, Any]:
         """What was fetched of a table, by key; None stands for what isn't there. Who fetches adds to it."""
         return self._known.setdefault(table, {})
 
-    def get(self, table: Table, key: Key, fetch: Callable[[], Any]) -> Any:
+    def get(self, table: Table | str, key: Key, fetch: Callable[[], Any]) -> Any:
         """What is known under a key, fetched if need be."""
         known = self._known.setdefault(table, {})
         if key not in known:
@@ -105,9 +112,9 @@ class Desk:
         finally:
             self._writing = False
 
-    def forget(self, table: Table) -> None:
+    def forget(self, table: Table | str) -> None:
         """A table was changed from elsewhere."""
-        for one in (table, *_MADE_OF.get(table, ())):
+        for one in (table, *_SHOWN.get(table, ())):
             self._known.pop(one, None)
 
     def _before(self, _db: Connection, statement: Any, *_: Any) -> None:
@@ -118,7 +125,7 @@ class Desk:
             if (
                 isinstance(statement, Insert)
                 and statement.select is None
-                and table not in _MADE_OF
+                and table not in _SHOWN
                 and table not in self._known
             ):
                 return  # it reads nothing, and nobody looks at what it adds

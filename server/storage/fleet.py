@@ -54,6 +54,8 @@ _ANNOUNCED = select(
     TARGET.c.encryption_key,
     TARGET.c.endpoint,
     TARGET.c.services_cas,
+    TARGET.c.running_product,
+    TARGET.c.running_counter,
 ).where(TARGET.c.id.in_(bindparam("targets", expanding=True)))
 _OWN_LABELS = select(TARGET_LABEL).where(
     TARGET_LABEL.c.target.in_(bindparam("targets", expanding=True)),
@@ -162,6 +164,8 @@ class SqlFleet:
                 encryption_key=row.encryption_key,
                 endpoint=row.endpoint,
                 services_cas=tuple(row.services_cas or ()),
+                product=row.running_product,
+                counter=row.running_counter,
             )
 
     def note_report(
@@ -178,6 +182,8 @@ class SqlFleet:
         values = {"last_report_at": at, "running_slot": slot, "previous_version": previous_version, "progress": ""}
         runs = {"running_product": product, "running_counter": counter}
         self._desk.later(_NOTED, {**values, **runs, "of_target": target})
+        if (said := self._announced.get(target)) is not None:
+            self._announced[target] = replace(said, product=product, counter=counter)
         self._desk.forget(TARGET)
 
     def set_inventory(

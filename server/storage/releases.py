@@ -17,6 +17,7 @@ from server.ports import (
     Requirements,
     StoredFile,
 )
+from server.storage.desk import Desk
 from server.storage.tables import DELTA, RELEASE
 
 
@@ -48,9 +49,14 @@ class SqlReleases:
 
     def get(self, product: str, version: str) -> ReleaseRecord | None:
         """One release."""
-        query = select(RELEASE).where(RELEASE.c.product == product, RELEASE.c.version == version)
-        row = self._db.execute(query).mappings().first()
-        return None if row is None else _release(row)
+
+        def found() -> ReleaseRecord | None:
+            query = select(RELEASE).where(RELEASE.c.product == product, RELEASE.c.version == version)
+            row = self._db.execute(query).mappings().first()
+            return None if row is None else _release(row)
+
+        release: ReleaseRecord | None = Desk.of(self._db).get(RELEASE, (product, version), found)
+        return release
 
     def holding(self, sha256: str) -> ReleaseRecord | None:
         """A release with this content, the one published first."""
@@ -97,9 +103,14 @@ class SqlReleases:
 
     def delta(self, source_sha256: str, target_sha256: str) -> DeltaRecord | None:
         """The delta from one image to another, if there is one."""
-        query = select(DELTA).where(DELTA.c.source_sha256 == source_sha256, DELTA.c.target_sha256 == target_sha256)
-        row = self._db.execute(query).mappings().first()
-        return None if row is None else _delta(row)
+
+        def found() -> DeltaRecord | None:
+            query = select(DELTA).where(DELTA.c.source_sha256 == source_sha256, DELTA.c.target_sha256 == target_sha256)
+            row = self._db.execute(query).mappings().first()
+            return None if row is None else _delta(row)
+
+        delta: DeltaRecord | None = Desk.of(self._db).get(DELTA, (source_sha256, target_sha256), found)
+        return delta
 
     def deltas(self) -> Sequence[DeltaRecord]:
         """All deltas, by path."""

@@ -30,8 +30,8 @@ from server.planner.slices import Footprint, Slice
 from server.planner.strata import keys
 from server.planner.surroundings import NOWHERE, BehindRow
 from server.ports import AgentStatus
-from server.storage import around, group_sizes, revisions
-from server.storage.desk import Desk
+from server.storage import around, group_sizes, revisions, rivals
+from server.storage.desk import RIVALS, Desk
 from server.storage.rows import (
     ASSIGNMENT_COLUMNS,
     CAMPAIGN_COLUMNS,
@@ -101,11 +101,17 @@ _FEW = 500
 """Names in one statement."""
 
 
-def fetch(db: Connection, targets: Iterable[str]) -> None:
-    """Fetch what `load` gives of these targets in the campaigns that hold them."""
+def fetch(db: Connection, targets: Iterable[str], campaign: str | None = None) -> None:
+    """Fetch what `load` gives of these targets in the campaigns that hold them, and in the one that is to admit them."""
     names = list(dict.fromkeys(targets))
     for place in range(0, len(names), _FEW):
-        _fetch(db, names[place : place + _FEW])
+        page = names[place : place + _FEW]
+        _fetch(db, page)
+        if campaign is not None:
+            _fetch_assignments(db, campaign, page)
+            rivals.fetch(db, page, campaign)
+            found = [target for name in page if (target := _target(db, name)) is not None]
+            _fetch_groups(db, {key for one in found for key in _group_keys(one, _tokens(db, one.id), campaign)})
 
 
 def load(db: Connection, footprint: Footprint) -> Slice:
@@ -350,6 +356,12 @@ def _check(change: Change, table: str, key: tuple[Any, ...], stored: Row | None)
 
 def _retell(desk: Desk, table: Table, key: tuple[Any, ...], after: Row | None) -> None:
     """Keep what is known in step: of tokens and cohorts all that their target or campaign has."""
+    if table is ASSIGNMENT:
+        asked = desk.known(RIVALS).get((key[1],), {})
+        for campaign in [one for one in asked if one != key[0]]:
+            del asked[campaign]
+    elif table is CAMPAIGN:
+        desk.forget(RIVALS)
     if table is not TOKEN and table is not COHORT:
         desk.known(table)[key] = after
         return

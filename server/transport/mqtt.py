@@ -12,7 +12,7 @@ import random
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
@@ -40,7 +40,6 @@ MAX_PAYLOAD_BYTES = 128 * 1024
 MAX_BACKLOG_MESSAGES = 20_000
 MAX_BACKLOG_BYTES = 64 << 20
 MAX_INFLIGHT = 100
-MAX_PUBLISHING = 1000
 MAX_QUEUED = 20_000
 """Messages at most that the broker has not taken yet. Beyond, none is accepted."""
 REFUSED_SUBSCRIPTION = 0x80
@@ -59,12 +58,27 @@ class Pauses:
         return ceiling * (0.25 + 0.75 * chance)
 
 
+class _Taken:
+    """Stands where aiomqtt wants an event that is set once the broker took a message."""
+
+    def __init__(self, answer: asyncio.Future[None]) -> None:
+        self.answer = answer
+
+    def set(self) -> None:
+        if not self.answer.done():
+            self.answer.set_result(None)
+
+    def fail(self, why: str) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(_unreachable(why))
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Link:
-    """A live connection; `lost` is done when it is over."""
+    """A live connection, and the messages of which the broker hasn't said yet that it took them."""
 
     client: aiomqtt.Client
-    lost: asyncio.Future[None]
+    waiting: set[_Taken] = field(default_factory=set)
 
 
 class AiomqttTransport:
@@ -112,31 +126,38 @@ class AiomqttTransport:
 
         Raises `UnavailableError` (`broker-unreachable`) without a connection, when it is lost meanwhile, or without an answer.
         """
-        link = self._link
-        if link is None:
-            raise _unreachable("there is no connection to the broker now")
-        publishing = asyncio.ensure_future(link.client.publish(topic, payload, qos=1, retain=retain))
+        link, number = self._begin(topic, payload, retain)
+        taken = _Taken(asyncio.get_running_loop().create_future())
+        pending = cast("dict[int, _Taken]", link.client._pending_publishes)
+        pending[number] = taken
+        link.waiting.add(taken)
+        limit = taken.answer.get_loop().call_later(self._answer_timeout_s, taken.fail, "the broker did not answer")
         try:
-            await asyncio.wait({publishing, link.lost}, return_when=asyncio.FIRST_COMPLETED)
-            if not publishing.done():
-                raise _unreachable("the connection to the broker was lost")
-            await publishing
-        except aiomqtt.MqttError as error:
-            raise _unreachable(str(error)) from error
+            await taken.answer
         finally:
-            publishing.cancel()
+            limit.cancel()
+            link.waiting.discard(taken)
+            pending.pop(number, None)
 
     def send(self, topic: str, payload: bytes) -> None:
         """Publish at QoS 1 without waiting for the broker's word; it may be lost with the connection.
 
         Raises `UnavailableError` (`broker-unreachable`) without a connection, or while too much is on its way.
         """
+        self._begin(topic, payload, retain=False)
+
+    def _begin(self, topic: str, payload: bytes, retain: bool) -> tuple["_Link", int]:
+        """Put a message on its way; the link it goes over, and its number there.
+
+        Through paho itself: aiomqtt starts tasks and a timer for each message that it publishes, and counts all that wait.
+        """
         link = self._link
         if link is None:
             raise _unreachable("there is no connection to the broker now")
-        code = int(link.client._client.publish(topic, payload, qos=1).rc)  # aiomqtt has none that doesn't wait
-        if code:
-            raise _unreachable(f"the client took it not (code {code})")
+        sent = link.client._client.publish(topic, payload, qos=1, retain=retain)
+        if sent.rc:
+            raise _unreachable(f"the client did not take it (code {int(sent.rc)})")
+        return link, sent.mid
 
     async def connections(self) -> AsyncIterator[int]:
         """Yield the number of each new connection (the current one at once); skips those nobody had time to look at."""
@@ -167,14 +188,15 @@ class AiomqttTransport:
             if self._on_link is not None:
                 await self._on_link()
             await self._subscribe(client)
-            self._link = _Link(client=client, lost=asyncio.get_running_loop().create_future())
+            self._link = link = _Link(client=client)
             try:
                 await self._announce()
                 _honour_cancellation()  # nothing but it would ever wake what follows
                 await anext(client.messages)  # yields nothing, as messages are diverted: raises when disconnected
             finally:
-                self._link.lost.set_result(None)
                 self._link = None
+                for taken in link.waiting:
+                    taken.fail("the connection to the broker was lost")
 
     async def _announce(self) -> None:
         logger.info("connected to the broker at %s:%d", self._endpoint.host, self._endpoint.port)
@@ -204,7 +226,7 @@ class AiomqttTransport:
             logger.exception("handling a message on %s failed", message.topic)
 
     def _new_client(self) -> aiomqtt.Client:
-        client = aiomqtt.Client(
+        return aiomqtt.Client(
             self._endpoint.host,
             self._endpoint.port,
             identifier=self._identifier,
@@ -214,11 +236,8 @@ class AiomqttTransport:
             tls_context=tls_context(self._endpoint),
             max_inflight_messages=MAX_INFLIGHT,
             max_queued_outgoing_messages=MAX_QUEUED,
-            max_concurrent_outgoing_calls=MAX_PUBLISHING,
             queue_type=cast(Any, partial(_Diversion, self._backlog)),
         )
-        client.pending_calls_threshold = MAX_PUBLISHING
-        return client
 
 
 class _Diversion(asyncio.Queue[aiomqtt.Message]):
