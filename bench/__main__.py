@@ -20,6 +20,7 @@ from bench.agent import agent
 from bench.catalogue import catalogue
 from bench.delta import delta
 from bench.envelope import envelope
+from bench.fan_out import fan_out
 from bench.fleet_list import fleet_list
 from bench.ingest import ingest
 from bench.install import install
@@ -39,6 +40,7 @@ BENCHMARKS: dict[str, Callable[[Plan], list[Outcome]]] = {
     "opening": opening,
     "fleet-list": fleet_list,
     "ingest": ingest,
+    "fan-out": fan_out,
     "envelope": envelope,
     "agent": agent,
     "install-memory": install_memory,

@@ -53,13 +53,14 @@ class Device:
     def public(self) -> SSlibKey:
         return SSlibKey.from_crypto(self.key.public_key())
 
-    def next_report(self, state: AgentState = AgentState.STAGED) -> "Said":
-        """About its order."""
+    def next_report(self, state: AgentState = AgentState.STAGED, *, oldest: int | None = None) -> "Said":
+        """About its order; `oldest`: its first report that isn't acked."""
         if self.order is None:
             raise RuntimeError(f"{self.name} has no order to report about.")
         self.seq += 1
         digest, counter = self.order
-        return self._said(report(self.name, seq=self.seq, state=state, order_hash=digest, counter=counter))
+        words = report(self.name, seq=self.seq, state=state, order_hash=digest, counter=counter, oldest=oldest)
+        return self._said(words)
 
     def introduction(self) -> "Said":
         """Its inventory."""
@@ -77,7 +78,9 @@ class Device:
 
     def _said(self, message: Report, leaf: Leaf = Leaf.REPORT) -> "Said":
         topic = of_target(self.name, self.name, leaf)
-        return Said(topic=topic, payload=self._sealed(canonical(message)), key=(self.name, self.seq))
+        words = canonical(message)
+        digest = hashlib.sha256(words).hexdigest()
+        return Said(topic=topic, payload=self._sealed(words), key=(self.name, self.seq), hash=digest)
 
     def _sealed(self, payload: bytes) -> bytes:
         pae = b"DSSEv1 %d %b %d %b" % (len(_TYPE), _TYPE.encode(), len(payload), payload)
@@ -90,16 +93,22 @@ class Device:
 
 @dataclass(frozen=True, kw_only=True)
 class Said:
-    """A message; `key`: who says it and as which of its reports, None for progress."""
+    """A message; `key`: who says it and as which of its reports, None for progress; `hash`: of the report's words."""
 
     topic: str
     payload: bytes
     key: tuple[str, int] | None
+    hash: str = ""
 
 
 def crowd(number: int) -> list[Device]:
     """So many devices."""
-    return [Device(name=f"d-{place:06}") for place in range(number)]
+    return [Device(name=name_of(place)) for place in range(number)]
+
+
+def name_of(place: int) -> str:
+    """The id of a device."""
+    return f"d-{place:06}"
 
 
 def enrol(unit: Unit, devices: Sequence[Device]) -> None:

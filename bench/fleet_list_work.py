@@ -11,10 +11,9 @@ import time
 from statistics import quantiles
 
 import msgspec
-from securesystemslib.signer import CryptoSigner
 from sqlalchemy import Connection, Engine, event, text
 
-from bench.ingest_fleet import enrol
+from bench.crowd import Device, enrol
 from server.ports.querying import parse
 from server.storage import SqlDatabase
 from server.storage.engines import make_engine, parse_url
@@ -78,7 +77,7 @@ async def measured(url: str, targets: int) -> dict[str, float | str]:
     """Make a fleet and page through it."""
     database = SqlDatabase.open(url)
     try:
-        await database.write(lambda unit: enrol(unit, {FIRST: CryptoSigner.generate_ecdsa()}))
+        await database.write(lambda unit: enrol(unit, [Device(name=FIRST)]))
         _multiply(make_engine(parse_url(url), writer=False, size=1), targets)
         took: list[tuple[float, str]] = []
         for turn in range(ROUNDS + 1):

@@ -6,8 +6,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.request import urlopen
 
 from bench.crowd import Device, Line, Said, crowd, enrol
 from bench.reports import PRODUCT
@@ -43,6 +44,34 @@ class Hall:
         self._lab = lab
         self._broker = broker
         self._url = url
+
+    def kill(self) -> None:
+        """`kill -9` the server; the broker and the crowd's connection stay."""
+        self._lab.kill_server()
+
+    def start(self) -> None:
+        """Start the server, on what it left if it ran before, and wait until it hears the broker."""
+        self._lab.start_server()
+        deadline = time.monotonic() + DEADLINE_S
+        while not self._is_ready():
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"The server does not get ready: {self.log}")
+            time.sleep(POLL_S)
+
+    def _is_ready(self) -> bool:
+        with suppress(OSError), urlopen(f"{self._lab.run_info['people_url']}/readyz", timeout=5):  # noqa: S310 (our own)
+            return True
+        return False
+
+    @property
+    def log(self) -> str:
+        """What the server said last."""
+        return self._lab.server_log()
+
+    @property
+    def url(self) -> str:
+        """Of the database."""
+        return self._url
 
     @property
     def pid(self) -> int:
@@ -98,8 +127,7 @@ class Hall:
 @contextmanager
 def hall(directory: Path, devices: int, *, url: str | None = None) -> Iterator[Hall]:
     """One with a fresh database (SQLite, or the one at `url`) and so many enrolled devices that have said nothing yet."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(FILES, most) if most > 0 else FILES, most))
+    allow_files()
     lab = Lab(directory / "hall", broker="mosquitto", hostile=True)
     made = None
     try:
@@ -113,13 +141,19 @@ def hall(directory: Path, devices: int, *, url: str | None = None) -> Iterator[H
         where = url or f"sqlite:///{lab.state / 'otaria.db'}"
         people = crowd(devices)
         asyncio.run(_enrol(where, people))
-        lab.start_server()
         made = Hall(lab, broker, where, people, port)
+        made.start()
         yield made
     finally:
         if made is not None:
             made.line.close()
         lab.close()
+
+
+def allow_files() -> None:
+    """Let this process, and the broker and server that it starts, have as many sockets as the crowd is large."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(FILES, most) if most > 0 else FILES, most))
 
 
 def _plain_listener(config: Path, broker: HostileBroker) -> int:

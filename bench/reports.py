@@ -17,14 +17,15 @@ def report(
     order_hash: str | None = ORDER_HASH,
     counter: Counter | None = None,
     inventory: Inventory | None = None,
+    oldest: int | None = None,
 ) -> Report:
-    """The report with this number in a device's journal, everything before it acked."""
+    """The report with this number in a device's journal; everything before `oldest` (None: before it) is acked."""
     return Report(
         target=device,
         agent=device,
         journal="0123456789abcdef" * 2,
         seq=seq,
-        oldest=seq,
+        oldest=oldest or seq,
         boot_id="fedcba9876543210" * 2,
         at=1,
         state=state,

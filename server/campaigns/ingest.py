@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
-from firmware.errors import OtariaError, RefusedError
+from firmware.errors import OtariaError, RefusedError, UnavailableError
 from firmware.protocol.report import Ack, Report
 from firmware.protocol.topics import parse
 from server.campaigns.director import Director
@@ -151,6 +151,9 @@ class Ingest:
         try:
             intake = await self._database.write(lambda unit: self._take_in(unit, readings))
         except Exception as error:  # noqa: BLE001 (as above)
+            if isinstance(error, UnavailableError) and await self._is_down():
+                await self._failed(error, len(readings))
+                return []
             if len(readings) > 1:  # so that one that cannot be stored does not keep out the others
                 return [ack for reading in readings for ack in await self._store([reading])]
             if isinstance(error, OtariaError):
@@ -161,6 +164,14 @@ class Ingest:
         self._drop(RefusedError(kind, f"A message was dropped: {kind}.") for kind in intake.dropped)
         self._on_stored()
         return intake.acks
+
+    async def _is_down(self) -> bool:
+        """Whether nothing can be stored at all: then there is no message to look for that breaks the others."""
+        try:
+            await self._database.write(lambda unit: None)
+        except UnavailableError:
+            return True
+        return False
 
     def _broke(self, error: Exception) -> None:
         _log.error("a message could not be handled", exc_info=error)

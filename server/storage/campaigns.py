@@ -38,6 +38,7 @@ from server.planner.waits import WINDOW_KINDS
 from server.planner.words import NO_PREVIOUS, AssignmentState, CampaignState
 from server.ports import AgentStatus, Before, CampaignView, DeltaNeed, Leg, Origin, Page, StoredOrder
 from server.storage import bulk, choosing, legs, pairs, revisions, slices, traits
+from server.storage.desk import Desk
 from server.storage.messages import stored_order
 from server.storage.rows import (
     ASSIGNMENT_COLUMNS,
@@ -137,7 +138,10 @@ class SqlCampaigns:
 
     def add_assignments(self, rows: Iterable[AssignmentRow], *, page: int = 2_000) -> None:
         """Store new assignments, so many at a time: a million of them are never in memory as values."""
+        desk = Desk.of(self._db)
+        desk.flush()
         bulk.add_assignments(self._db, rows, page)
+        desk.forget(ASSIGNMENT)
 
     def add_behind(self, rows: Sequence[BehindRow]) -> None:
         """Store the counters of the campaign's gateways."""

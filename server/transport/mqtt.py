@@ -43,6 +43,8 @@ MAX_INFLIGHT = 100
 MAX_QUEUED = 20_000
 """Messages at most that the broker has not taken yet. Beyond, none is accepted."""
 REFUSED_SUBSCRIPTION = 0x80
+READ_AHEAD_BYTES = 1 << 14
+"""A TLS record at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,9 +295,26 @@ def _honour_cancellation() -> None:
         raise asyncio.CancelledError
 
 
-class _ClosedSocket(ssl.SSLSocket):
-    """Closes itself when its handshake fails; paho forgets it open, and a broker that comes and goes would cost a descriptor each
-    time until the next collection."""
+class _Socket(ssl.SSLSocket):
+    """Reads ahead, since paho asks for the head of each packet byte by byte, and each time costs as much as a whole record does.
+
+    Closes itself when its handshake fails; paho forgets it open, and a broker that comes and goes would cost a descriptor each
+    time until the next collection.
+    """
+
+    _ahead = b""
+    _place = 0
+
+    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+        if self._place == len(self._ahead):
+            self._ahead, self._place = super().recv(max(buflen, READ_AHEAD_BYTES), flags), 0
+        start = self._place
+        self._place = min(len(self._ahead), start + buflen)
+        return self._ahead[start : self._place]
+
+    def pending(self) -> int:
+        """What can be had without waiting; who reads goes on until there is nothing."""
+        return len(self._ahead) - self._place + super().pending()
 
     def do_handshake(self, block: bool = False) -> None:
         try:
@@ -308,7 +327,7 @@ class _ClosedSocket(ssl.SSLSocket):
 def tls_context(endpoint: BrokerEndpoint) -> ssl.SSLContext:
     """TLS of a client with the endpoint's files."""
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=endpoint.tls.ca)
-    context.sslsocket_class = _ClosedSocket
+    context.sslsocket_class = _Socket
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(endpoint.tls.certificate, endpoint.tls.key)
     return context
