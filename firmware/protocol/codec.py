@@ -6,6 +6,8 @@ without a space, as all that we make is, needs no close look: written again it i
 
 import json
 import math
+import threading
+from contextlib import suppress
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
@@ -15,6 +17,8 @@ from firmware.protocol.words import ReasonKind
 
 T = TypeVar("T")
 MAX_DEPTH = 16
+_FIRST_USE = threading.Lock()
+_READY: set[object] = set()
 
 
 def parse_json(data: bytes, *, max_bytes: int) -> dict[str, Any]:
@@ -84,9 +88,23 @@ def canonical(value: object) -> bytes:
 def convert(value: object, kind: type[T]) -> T:
     """Turn parsed JSON into a message Struct; raises `RefusedError` (`malformed`) naming the field that is wrong."""
     try:
-        return msgspec.convert(value, kind, strict=True)
+        return msgspec.convert(value, ready(kind), strict=True)
     except msgspec.ValidationError as error:
         raise RefusedError(ReasonKind.MALFORMED, f"The message does not fit its schema: {_short(error)}.") from error
+
+
+def ready(kind: type[T]) -> type[T]:
+    """The same type, once msgspec has taken it apart.
+
+    It does so at a type's first use, and lets other threads see what is not complete yet: two that meet a type for the first time
+    at once crash the process (msgspec 0.22).
+    """
+    if kind not in _READY:
+        with _FIRST_USE:
+            with suppress(msgspec.ValidationError):
+                msgspec.convert(None, kind)
+            _READY.add(kind)
+    return kind
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from firmware.errors import RefusedError
-from firmware.protocol.codec import parse_json
+from firmware.protocol.codec import parse_json, ready
 from firmware.protocol.words import ID_PATTERN, VERSION_PATTERN, ReasonKind
 
 T = TypeVar("T")
@@ -87,7 +87,7 @@ async def read_json(request: web.Request, model: type[T], *, max_bytes: int = MA
     _declared(request, 1, model)
     value = parse_json(await read_bytes(request, max_bytes), max_bytes=max_bytes)
     try:
-        return msgspec.convert(value, model, strict=True)
+        return msgspec.convert(value, ready(model), strict=True)
     except msgspec.ValidationError as error:
         raise RefusedError(ReasonKind.MALFORMED, f"The request does not fit: {error}.") from error
 
@@ -117,7 +117,7 @@ def read_query(request: web.Request, model: type[T]) -> T:
     kinds = _kinds(cast(Any, model))
     given = {name: _parsed(name, text, kinds[name]) for name, text in request.query.items() if text}
     try:
-        return msgspec.convert(given, model, strict=True)
+        return msgspec.convert(given, ready(model), strict=True)
     except msgspec.ValidationError as error:
         raise RefusedError(ReasonKind.MALFORMED, f"The query does not fit: {error}.") from error
 

@@ -23,6 +23,7 @@ from sqlalchemy import (
 )
 
 from firmware.errors import RefusedError
+from firmware.protocol.codec import ready
 from firmware.protocol.words import Action
 from server.planner.comparing import Pair
 from server.planner.decision import Decision, Put
@@ -448,7 +449,7 @@ class SqlCampaigns:
             cohorts=slices.cohorts_of(self._db, row["id"]),
             created_at=row["created_at"],
             created_by=row["created_by"],
-            selection=msgspec.convert(row["selection"], Selection),
+            selection=msgspec.convert(row["selection"], ready(Selection)),
         )
 
 

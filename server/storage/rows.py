@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import RowMapping, Table
 
+from firmware.protocol.codec import ready
 from firmware.protocol.words import Action
 from server.planner.gate_rows import BlockRow, GateInput, Stratum
 from server.planner.revision_rows import RevisionRow, RevisionState
@@ -49,7 +50,7 @@ def campaign_row(row: RowMapping) -> CampaignRow:
     values = {name: row[name] for name in CampaignRow.__struct_fields__}
     values["state"] = CampaignState(values["state"])
     values["release"] = ReleaseKey(**values["release"])
-    values["strategy"] = msgspec.convert(values["strategy"], Strategy)
+    values["strategy"] = msgspec.convert(values["strategy"], ready(Strategy))
     for name in ("approvals", "declined"):
         values[name] = tuple(Approval(**one) for one in values[name])
     return CampaignRow(**values)
@@ -59,8 +60,8 @@ def revision_row(row: RowMapping) -> RevisionRow:
     """A revision from its columns."""
     values = dict(row)
     values["state"] = RevisionState(values["state"])
-    values["strategy"] = msgspec.convert(values["strategy"], Strategy)
-    values["selection"] = msgspec.convert(values["selection"], Selection)
+    values["strategy"] = msgspec.convert(values["strategy"], ready(Strategy))
+    values["selection"] = msgspec.convert(values["selection"], ready(Selection))
     values["agreed"], values["changes"] = tuple(values["agreed"]), tuple(values["changes"])
     return RevisionRow(**values)
 
@@ -71,8 +72,8 @@ def cohort_row(row: RowMapping) -> CohortRow:
     values["state"] = CohortState(values["state"])
     values["verdict"] = GateVerdict(values["verdict"])
     values["counts"] = {AssignmentState(name): number for name, number in values["counts"].items()}
-    values["strata"] = {name: msgspec.convert(one, Stratum) for name, one in values["strata"].items()}
-    values["inputs"] = {name: msgspec.convert(one, GateInput) for name, one in values["inputs"].items()}
+    values["strata"] = {name: msgspec.convert(one, ready(Stratum)) for name, one in values["strata"].items()}
+    values["inputs"] = {name: msgspec.convert(one, ready(GateInput)) for name, one in values["inputs"].items()}
     values["evidence"] = tuple(values["evidence"])
     return CohortRow(**values)
 

@@ -1,6 +1,8 @@
 """Strict JSON: what it refuses, and that nothing but `RefusedError` comes out of it."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -131,3 +133,28 @@ def test_the_quick_look_is_as_strict_about_edges(text: str) -> None:
 def test_the_quick_look_is_as_strict_about_bytes(data: bytes) -> None:
     wrapped = b'{"a":"' + data + b'"}'
     assert outcome(quickly, wrapped) == outcome(closely, wrapped)
+
+
+FIRST_USES = """
+import sys, threading
+from enum import StrEnum
+from msgspec import Struct
+from firmware.protocol.codec import convert
+sys.setswitchinterval(1e-6)
+for number in range(60):
+    Word = StrEnum(f"Word{number}", [f"w{place}" for place in range(20)])
+    class Inner(Struct): word: Word
+    class Outer(Struct): one: Inner; more: list[Inner]; word: Word
+    inner, start = {"word": "w1"}, threading.Barrier(4)
+    def use():
+        start.wait()
+        convert({"one": inner, "more": [inner], "word": "w2"}, Outer)
+    threads = [threading.Thread(target=use) for _ in range(4)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+"""
+
+
+def test_threads_that_meet_a_type_for_the_first_time_do_not_crash_the_process() -> None:
+    done = subprocess.run([sys.executable, "-c", FIRST_USES], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
