@@ -11,6 +11,7 @@ import threading
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -243,7 +244,7 @@ class Line:
                     if payload:
                         self._hear(topic, payload, now)
             if answers:
-                with self._write:
+                with self._write, suppress(OSError):  # closed meanwhile
                     self._socket.sendall(b"".join(answers))
             with self.changed:
                 self.changed.notify_all()

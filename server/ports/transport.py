@@ -16,8 +16,8 @@ class Transport(Protocol):
         ...
 
     def send(self, topic: str, payload: bytes) -> None:
-        """QoS 1, without waiting for the broker: it may be lost with the connection. Raises `UnavailableError` when it is not on
-        its way: there is no connection, or too much is."""
+        """QoS 0, without waiting for anybody: it may be lost. Raises `UnavailableError` when it is not on its way: there is no
+        connection, or too much waits."""
         ...
 
     @property

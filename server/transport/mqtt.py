@@ -41,7 +41,7 @@ MAX_BACKLOG_MESSAGES = 20_000
 MAX_BACKLOG_BYTES = 64 << 20
 MAX_INFLIGHT = 100
 MAX_QUEUED = 20_000
-"""Messages at most that the broker has not taken yet. Beyond, none is accepted."""
+"""Packets that wait for the socket. Beyond, what needs no answer is not taken."""
 REFUSED_SUBSCRIPTION = 0x80
 READ_AHEAD_BYTES = 1 << 14
 """A TLS record at most."""
@@ -142,24 +142,31 @@ class AiomqttTransport:
             pending.pop(number, None)
 
     def send(self, topic: str, payload: bytes) -> None:
-        """Publish at QoS 1 without waiting for the broker's word; it may be lost with the connection.
+        """Publish at QoS 0: it may be lost with either connection. At QoS 1 few may be on their way at once, and the broker's
+        words for them stand behind all that comes in: when most comes in, fewest would go out.
 
         Raises `UnavailableError` (`broker-unreachable`) without a connection, or while too much is on its way.
         """
-        self._begin(topic, payload, retain=False)
+        link = self._linked()
+        if len(link.client._client._out_packet) >= MAX_QUEUED:
+            raise _unreachable("the broker does not read as fast as the server writes")
+        link.client._client.publish(topic, payload, qos=0)
 
     def _begin(self, topic: str, payload: bytes, retain: bool) -> tuple["_Link", int]:
         """Put a message on its way; the link it goes over, and its number there.
 
         Through paho itself: aiomqtt starts tasks and a timer for each message that it publishes, and counts all that wait.
         """
-        link = self._link
-        if link is None:
-            raise _unreachable("there is no connection to the broker now")
+        link = self._linked()
         sent = link.client._client.publish(topic, payload, qos=1, retain=retain)
         if sent.rc:
             raise _unreachable(f"the client did not take it (code {int(sent.rc)})")
         return link, sent.mid
+
+    def _linked(self) -> "_Link":
+        if self._link is None:
+            raise _unreachable("there is no connection to the broker now")
+        return self._link
 
     async def connections(self) -> AsyncIterator[int]:
         """Yield the number of each new connection (the current one at once); skips those nobody had time to look at."""
@@ -237,7 +244,6 @@ class AiomqttTransport:
             timeout=self._answer_timeout_s,
             tls_context=tls_context(self._endpoint),
             max_inflight_messages=MAX_INFLIGHT,
-            max_queued_outgoing_messages=MAX_QUEUED,
             queue_type=cast(Any, partial(_Diversion, self._backlog)),
         )
 

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from tests.databases import Cluster
 
 DEVICES, PER_S = 40, 300.0
 RESEND_S = 1.0
+AT_ONCE = 10
 TICK_S = 0.02
 MIN_LOAD_S, MAX_LOAD_S = 0.05, 1.0
 DEADLINE_S = 60.0
@@ -72,7 +74,7 @@ class Load:
                 self._forget(box)
                 if box.waiting and now - box.sent_at > RESEND_S:
                     box.sent_at = now
-                    self._line.send(list(box.waiting))
+                    self._line.send(list(islice(box.waiting, AT_ONCE)))
             due = int((now - began) * PER_S)
             for _ in range(made, due if self.goes_on else made):
                 self._speak(self._chance.choice(self._boxes), now)
