@@ -24,6 +24,7 @@ OF_DATACLASSES = {
     "campaigns/revising.py": "plans of a revision",
     "campaigns/service.py": "views and strategies",
     "storage/campaigns.py": "views and selections",
+    "storage/fleet.py": "what targets announced",
     "storage/identities.py": "agents",
     "storage/logs.py": "asks for logs",
     "storage/releases.py": "releases",
