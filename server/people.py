@@ -34,6 +34,7 @@ from server.http.words import WordRoutes
 from server.identity.authorities_service import AuthoritiesService
 from server.ports import Clock, Database
 from server.ui.acts import Acts, standings
+from server.ui.api_page import ApiPage
 from server.ui.campaign_page import CampaignPage
 from server.ui.forms import Forms
 from server.ui.pages import Pages
@@ -140,6 +141,7 @@ def people_listener(parts: PeopleParts) -> web.Application:
     )
     app[DESCRIPTION] = description
     pages.mount(app)
+    ApiPage(sessions=sessions, templates=templates, description=description).mount(app)
     CampaignPage(
         database=database,
         sessions=sessions,
