@@ -303,6 +303,7 @@ class Server:
             ("webhooks", core.deliveries.run()),
             ("reminders", Reminders(foundation.database, foundation.clock, core.engine).run()),
             ("chronicle", Chronicle(foundation.database, foundation.clock, core.forecaster).run()),
+            ("audit trail", foundation.keeper.run()),
             ("housekeeping", Housekeeping(foundation.database, foundation.clock).run()),
         )
         for name, work in parts:
@@ -517,6 +518,7 @@ def _people(base: Foundation, core: Core, *, secure: bool) -> web.Application:
             director=base.director,
             bundles=BundleService(base.database, base.clock, base.director, base.repository, base.artifacts),
             ingest=core.ingest,
+            chains=base.keeper,
             on_brought=brought,
             webhooks=core.webhooks,
             secure=secure,

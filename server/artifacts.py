@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -46,8 +46,16 @@ class ArtifactStore:
         path = self.path(sha256)
         return path if path.is_file() else None
 
-    async def receive(self, chunks: AsyncIterable[bytes], sha256: str, *, max_bytes: int) -> int:
-        """Store a stream whose hash must be `sha256`; returns its length in bytes.
+    async def receive(
+        self,
+        chunks: AsyncIterable[bytes],
+        sha256: str,
+        *,
+        max_bytes: int,
+        before: Callable[[int], Awaitable[None]] | None = None,
+    ) -> int:
+        """Store a stream whose hash must be `sha256`; returns its length in bytes. `before` is told that length when all is here
+        and right, before it is kept; what it raises keeps nothing.
 
         Raises `RefusedError`: `too-large` beyond `max_bytes`, `artifact-changed` when the hash differs; `UnavailableError`
         (`storage-fault`) when the disk refuses. Memory stays at one chunk.
@@ -60,6 +68,8 @@ class ArtifactStore:
         try:
             length, found = await _pour(chunks, incoming, max_bytes)
             _expect(found, sha256)
+            if before is not None:
+                await before(length)
             await asyncio.to_thread(_settle, incoming, final)
         except OSError as error:
             raise _disk_refused(error) from error

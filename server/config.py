@@ -25,6 +25,8 @@ MIN_LEASE_S, MAX_LEASE_S = 1.0, 600.0
 MAX_CHECK_S = 60
 MAX_NETWORKS = 64
 _SOURCE = re.compile(r"^[A-Za-z0-9/:._~-]{1,200}\Z")
+MIN_CHECKPOINT_S, MAX_CHECKPOINT_S = 10.0, 86400.0
+MAX_KEEP_DAYS = 36525
 _CHECK = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}\Z")
 _MONITOR_URL = re.compile(r"^https?://[A-Za-z0-9.\[\]:/_-]{1,300}\Z")
 _URL = re.compile(r"^https://[A-Za-z0-9.\[\]:_-]{1,300}\Z")
@@ -52,6 +54,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "sli": {"url": None, "queries": {}},
     "checks": {"urls": {}, "secret_file": None, "timeout_s": 10},
     "webhooks": {"source": "/otaria", "private": [], "ca_file": None, "timeout_s": 10},
+    "audit": {"key": None, "checkpoint_s": 3600.0, "keep_days": None},
     "catalogue": {"repository": "repository", "online_keys": "keys/online"},
 }
 
@@ -145,6 +148,16 @@ class WebhookSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AuditSettings:
+    """The URI of the key that signs checkpoints (None: a file among the online keys), how often that happens, and how old records
+    may become (None: for ever)."""
+
+    key: str | None = None
+    checkpoint_s: float = 3600.0
+    keep_days: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything the composition root needs to know. `storage_url` None: SQLite in the state directory. `lease_s`: how long a
     leader may be silent before a server that stands by takes over."""
@@ -156,6 +169,7 @@ class Settings:
     sli: SliSettings
     checks: CheckSettings
     webhooks: WebhookSettings
+    audit: AuditSettings
     storage_url: str | None
     lease_s: float
     repository: Path
@@ -216,6 +230,7 @@ def validated(settings: Mapping[str, Mapping[str, Any]], *, base: Path) -> Setti
         sli=_sli(settings["sli"]),
         checks=_checks(settings["checks"], base),
         webhooks=_webhooks(settings["webhooks"], base),
+        audit=_audit(settings["audit"]),
         storage_url=_typed(storage["url"], str | None, "storage.url"),
         lease_s=_lease_s(storage["lease_s"]),
         repository=_path(catalogue["repository"], "catalogue.repository", base),
@@ -275,6 +290,17 @@ def _webhooks(section: Mapping[str, Any], base: Path) -> WebhookSettings:
         raise RefusedError(KIND, f"`webhooks.timeout_s` must be 1 to {MAX_CHECK_S} seconds.")
     ca_file = _path(section["ca_file"], "webhooks.ca_file", base) if section["ca_file"] else None
     return WebhookSettings(source=source, private=private, ca_file=ca_file, timeout_s=timeout_s)
+
+
+def _audit(section: Mapping[str, Any]) -> AuditSettings:
+    key = _typed(section["key"], str | None, "audit.key")
+    checkpoint_s = _typed(section["checkpoint_s"], float, "audit.checkpoint_s")
+    keep_days = _typed(section["keep_days"], float | None, "audit.keep_days")
+    if not MIN_CHECKPOINT_S <= checkpoint_s <= MAX_CHECKPOINT_S:
+        raise RefusedError(KIND, f"`audit.checkpoint_s` must be {MIN_CHECKPOINT_S:g} to {MAX_CHECKPOINT_S:g} seconds.")
+    if keep_days is not None and not 1 <= keep_days <= MAX_KEEP_DAYS:
+        raise RefusedError(KIND, f"`audit.keep_days` must be 1 to {MAX_KEEP_DAYS} days; without it nothing is removed.")
+    return AuditSettings(key=key, checkpoint_s=checkpoint_s, keep_days=keep_days)
 
 
 def parse_address(text: str, name: str) -> Address:

@@ -19,6 +19,9 @@ from firmware.catalogue.publish import Repository
 from firmware.errors import RefusedError
 from firmware.protocol.codec import convert, parse_json
 from server.artifacts import ArtifactStore
+from server.audit.keeper import Keeper
+from server.audit.key import audit_signer
+from server.audit.recorded import RecordedDatabase
 from server.campaigns.code_keys import CodeKeys
 from server.campaigns.director import Director
 from server.campaigns.release_keys import ReleaseKeys
@@ -38,6 +41,7 @@ from server.transport.endpoint import BrokerEndpoint
 
 log = logging.getLogger(__name__)
 ADMIN_TOKEN = "admin.token"
+CHECKPOINT = "audit-checkpoint.json"
 ADMIN = "admin"
 EPOCH_FILE = "least-epoch.json"
 """In the state directory of a server that was restored: the director epoch that it waits for."""
@@ -108,6 +112,7 @@ class Foundation:
     changes: Changes
     database: RingingDatabase
     leadership: Leadership
+    keeper: Keeper
     tokens: ApiTokens
     revocations: Revocations
     broker: RunningBroker | None
@@ -164,7 +169,8 @@ async def open_foundation(
     changes = Changes()
     stack.callback(changes.close)
     artifacts = await asyncio.to_thread(ArtifactStore, settings.state / "artifacts")
-    fenced = RingingDatabase(FencedDatabase(database, leadership), changes)
+    fenced = RingingDatabase(RecordedDatabase(FencedDatabase(database, leadership), clock), changes)
+    keeper = await _keeper(settings, fenced, clock)
     tokens = ApiTokens(fenced, clock=clock)
     await keep_admin_token(tokens, settings.state / ADMIN_TOKEN)
     revocations = Revocations(fenced, authorities, clock=clock)
@@ -180,11 +186,24 @@ async def open_foundation(
         changes=changes,
         database=fenced,
         leadership=leadership,
+        keeper=keeper,
         tokens=tokens,
         revocations=revocations,
         broker=broker,
         endpoint=broker.services if broker else _external(settings, authorities),
         addresses=_addresses(settings, broker, devices_url),
+    )
+
+
+async def _keeper(settings: Settings, database: Database, clock: SystemClock) -> Keeper:
+    wanted = settings.audit
+    return Keeper(
+        database,
+        clock,
+        await asyncio.to_thread(audit_signer, settings.online_keys, wanted.key),
+        settings.state / CHECKPOINT,
+        every_s=wanted.checkpoint_s,
+        keep_s=None if wanted.keep_days is None else wanted.keep_days * 86400,
     )
 
 

@@ -15,6 +15,7 @@ from server.campaigns.standing import StandingService
 from server.campaigns.words import WordService
 from server.http.access import Tokens
 from server.http.accounts import AccountRoutes, Accounts
+from server.http.audit import AuditRoutes, Chains
 from server.http.authorities import CaRoutes
 from server.http.bundles import Brings, BundleRoutes
 from server.http.campaigns import CampaignRoutes, Desk
@@ -72,6 +73,7 @@ class PeopleParts:
     bundles: BundleService
     ingest: Brings
     webhooks: WebhookDesk
+    chains: Chains
     max_artifact_bytes: int
     premises: Premises = field(default_factory=Premises)
     secure: bool = False
@@ -94,6 +96,7 @@ def people_listener(parts: PeopleParts) -> web.Application:
         changes=parts.changes,
         templates=templates,
         clock=parts.clock,
+        chains=parts.chains,
     )
     system = SystemRoutes(changes=parts.changes, ready=parts.ready)
     releases = ReleaseRoutes(
@@ -101,6 +104,7 @@ def people_listener(parts: PeopleParts) -> web.Application:
         artifacts=parts.artifacts,
         publisher=parts.publisher,
         judge=parts.desk,
+        clock=parts.clock,
         max_artifact_bytes=parts.max_artifact_bytes,
     )
     standing = StandingService(database, parts.clock, on_outbox=parts.on_outbox)
@@ -116,6 +120,7 @@ def people_listener(parts: PeopleParts) -> web.Application:
     routes = (
         *fleet.routes(),
         *AccountRoutes(accounts=parts.tokens).routes(),
+        *AuditRoutes(database=database, chains=parts.chains, clock=parts.clock).routes(),
         *CaRoutes(database=database, authorities=parts.authorities).routes(),
         *CampaignRoutes(database=database, desk=desk, clock=parts.clock).routes(),
         *ForecastRoutes(parts.forecasts).routes(),
@@ -167,8 +172,14 @@ def people_listener(parts: PeopleParts) -> web.Application:
         standings=standings(standing, decommissioning, parts.on_shut_out),
         templates=templates,
     ).mount(app)
-    Forms(database=database, sessions=sessions, desk=desk, logs=logs, templates=templates, secure=parts.secure).mount(
-        app
-    )
+    Forms(
+        database=database,
+        sessions=sessions,
+        desk=desk,
+        logs=logs,
+        templates=templates,
+        clock=parts.clock,
+        secure=parts.secure,
+    ).mount(app)
     WebhookPages(desk=parts.webhooks, sessions=sessions, templates=templates).mount(app)
     return app

@@ -19,6 +19,8 @@ from firmware.catalogue.publish import Repository
 from firmware.encryption.content_key import public_text
 from firmware.protocol.report import Ack
 from server.artifacts import ArtifactStore
+from server.audit.keeper import Keeper
+from server.audit.recorded import RecordedDatabase
 from server.campaigns.bundles import BundleService
 from server.campaigns.director import Director
 from server.campaigns.engine import Engine
@@ -132,6 +134,7 @@ class PeopleSide:
     engine: Engine
     artifacts: ArtifactStore
     publisher: PaperPublisher
+    keeper: Keeper
     secret: dict[Role, str]
     waiting_for: list[str]
     limits: Limits
@@ -155,7 +158,9 @@ class PeopleSide:
 async def people(tmp_path: Path) -> AsyncIterator[PeopleSide]:
     """Four devices in Berlin and two in Rome, two releases with a delta, no campaign yet."""
     changes, clock = Changes(), SetClock()
-    database = RingingDatabase(SqlDatabase.open(f"sqlite:///{tmp_path / 'people.db'}"), changes)
+    database = RingingDatabase(
+        RecordedDatabase(SqlDatabase.open(f"sqlite:///{tmp_path / 'people.db'}"), clock), changes
+    )
     tokens = ApiTokens(database, clock=clock)
     secret = {role: await tokens.create(f"the {role}", role) for role in Role}
     await database.write(furnish)
@@ -168,6 +173,7 @@ async def people(tmp_path: Path) -> AsyncIterator[PeopleSide]:
     poster = Poster(addresses, timeout_s=2.0)
     deliveries = Deliveries(database=database, clock=clock, secrets=secrets, posts=poster, source="/test")
     limits = Limits()
+    keeper = Keeper(database, clock, CryptoSigner.generate_ecdsa(), tmp_path / "checkpoint.json")
     app = people_listener(
         PeopleParts(
             database=database,
@@ -187,6 +193,7 @@ async def people(tmp_path: Path) -> AsyncIterator[PeopleSide]:
             bundles=BundleService(database, clock, director, Repository(tmp_path / "metadata"), artifacts),
             ingest=Ingest(database, clock, director, answer=keep_quiet),
             webhooks=WebhookDesk(database=database, clock=clock, secrets=secrets, addresses=addresses),
+            chains=keeper,
             max_artifact_bytes=1 << 20,
             limits=limits,
         )
@@ -203,6 +210,7 @@ async def people(tmp_path: Path) -> AsyncIterator[PeopleSide]:
             engine=engine,
             artifacts=artifacts,
             publisher=publisher,
+            keeper=keeper,
             secret=secret,
             waiting_for=waiting_for,
             limits=limits,

@@ -89,3 +89,5 @@ def _forget(unit: Unit, agent: str, now: float) -> None:
     unit.orders.forget(agent)
     unit.fleet.set_presence(agent, online=False, at=now)
     unit.identities.set_evicting(agent, False)
+    text = f"The broker refuses {agent} now, its session was ended, and its retained messages were taken away."
+    unit.audit.add(at=now, kind="session-ended", text=text, actor="server", target=agent)

@@ -95,6 +95,7 @@ class Ingest:
             return "not-a-report", "Only signed reports come by hand."
         intake = Intake(unit, self._director, self._clock.now())
         intake.take(reading)
+        intake.finish()
         acks += intake.acks
         if intake.dropped:
             return intake.dropped[0], _WHY_DROPPED.get(intake.dropped[0], "It was dropped.")

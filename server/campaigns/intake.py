@@ -14,6 +14,7 @@ from firmware.protocol.metrics import MAX_METRICS, Metrics
 from firmware.protocol.permit import Ask
 from firmware.protocol.report import Ack, Inventory, Report
 from firmware.protocol.topics import Leaf, of_target
+from server.audit.chain import REPORTS_STORED
 from server.campaigns.director import Director
 from server.campaigns.logs import ask_again, take_part
 from server.campaigns.reading import PresenceHint, ProgressHint, Reading, Said
@@ -32,6 +33,7 @@ class Intake:
         self._sent_again: set[str] = set()
         self._asked_again: set[str] = set()
         self._progress: dict[str, str] = {}
+        self._reports: list[tuple[str, str, int, str]] = []
         self.stored = 0
         self.acks: list[Ack] = []
         self.dropped: list[str] = []
@@ -51,10 +53,17 @@ class Intake:
         self.finish()
 
     def finish(self) -> None:
-        """Write the hints that no report has ended since."""
+        """Write the hints that no report has ended since, and record which signed reports were stored: one record for all, or
+        ingest would write each report twice."""
         for target, text in self._progress.items():
             self._unit.fleet.set_progress(target, text)
         self._progress.clear()
+        if self._reports:
+            number = len(self._reports)
+            text = "A signed report was stored." if number == 1 else f"{number} signed reports were stored."
+            reports = {"reports": self._reports}
+            self._unit.audit.add(at=self._now, kind=REPORTS_STORED, text=text, actor="ingest", data=reports)
+            self._reports = []
 
     def take(self, reading: Reading) -> None:
         """Store one reading and what it entails, until `finish`; drops it, with a reason, when its agent is no longer active."""
@@ -109,6 +118,7 @@ class Intake:
         body = {name: value for name, value in said.body.items() if name != "metrics"}  # they have a place of their own
         self._unit.inbox.add_report(report.target, report.agent, report.journal, report.seq, said.hash, body, self._now)
         self.stored += 1
+        self._reports.append((report.agent, report.journal, report.seq, said.hash))
         runs = report.running
         self._unit.fleet.note_report(
             report.target,

@@ -93,6 +93,8 @@ class ReleaseService:
         try:
             key = await asyncio.to_thread(self._opened, record, content_key)
             await asyncio.to_thread(self._check_images, facts, key)
+            if not await asyncio.to_thread(self._listed, wanted):
+                await self._announce(product, version, by)
             await asyncio.to_thread(self._accept, product, wanted, manifest, metadata)
         except OSError as error:
             raise UnavailableError(ReasonKind.STORAGE_FAULT, f"The release could not be stored: {error}.") from error
@@ -209,6 +211,11 @@ class ReleaseService:
             if held is None or (held.length, held.sha256) != (target.length, target.hashes["sha256"]):
                 return False
         return True
+
+    async def _announce(self, product: str, version: str, by: str) -> None:
+        """On the trail before the catalogue's files change: what isn't there is not done."""
+        text, now = f"{product} {version} is to be taken into the catalogue.", self._clock.now()
+        await self._database.write(lambda unit: unit.audit.add(at=now, kind="release-offered", text=text, actor=by))
 
     def _add(self, unit: Unit, record: ReleaseRecord, by: str, content_key: bytes | None) -> None:
         known = unit.releases.get(record.product, record.version)

@@ -110,6 +110,16 @@ class RestClient:
         with answer:
             yield dict(answer.headers), pieces()
 
+    def pieces(self, path: str) -> Iterator[bytes]:
+        """GET; the bytes of the answer in pieces. For `otaria audit export`. Raises `UnavailableError` (`unreachable`) when it
+        breaks off."""
+        with self._open("GET", path, None, {}, STREAM_S) as answer:
+            try:
+                while piece := answer.read(PIECE_BYTES):
+                    yield piece
+            except (OSError, http.client.HTTPException) as error:
+                raise _unreachable(self._access.url, error) from error
+
     @staticmethod
     def parsed(text: str) -> Any:
         """JSON out of a header of our own server."""

@@ -65,6 +65,8 @@ class WhichRecords(Paged, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     campaign: Annotated[str, Meta(max_length=256)] | None = None
     target: Annotated[str, Meta(max_length=256)] | None = None
+    kind: Annotated[str, Meta(max_length=256)] | None = None
+    actor: Annotated[str, Meta(max_length=256)] | None = None
     after: Annotated[int, Meta(ge=0, lt=1 << 53)] | None = None
 
 
@@ -294,11 +296,11 @@ class FleetRoutes:
 
 
 def _records(unit: Unit, which: WhichRecords, place_: int | None) -> Sequence[AuditRecord]:
-    limit, campaign, target = which.limit, which.campaign, which.target
+    limit, campaign, target, kind, actor = which.limit, which.campaign, which.target, which.kind, which.actor
     if which.after is None:
-        return unit.audit.latest(before=place_, limit=limit, campaign=campaign, target=target)
+        return unit.audit.latest(before=place_, limit=limit, campaign=campaign, target=target, kind=kind, actor=actor)
     begin = which.after if place_ is None else place_
-    return unit.audit.page(after=begin, limit=limit, campaign=campaign, target=target)
+    return unit.audit.page(after=begin, limit=limit, campaign=campaign, target=target, kind=kind, actor=actor)
 
 
 def claim_shown(token: ClaimToken) -> ClaimShown:

@@ -17,6 +17,7 @@ from server.http.bodies import chunks_of, decode_base64, path_id, path_version, 
 from server.http.paging import Key, Paged, after, cut, last_key, paged_reply, place
 from server.http.routes import Raw, Route, reply
 from server.ports import (
+    Clock,
     Database,
     DeltaRecord,
     ReleaseImage,
@@ -120,8 +121,10 @@ class ReleaseRoutes:
         artifacts: ArtifactStore,
         publisher: Publisher,
         judge: Judge,
+        clock: Clock,
         max_artifact_bytes: int,
     ) -> None:
+        self._clock = clock
         self._judge = judge
         self._database = database
         self._artifacts = artifacts
@@ -189,7 +192,15 @@ class ReleaseRoutes:
             return reply(Artifact(sha256=sha256, length=found.stat().st_size))
         if (request.content_length or 0) > limit:
             raise RefusedError(ReasonKind.TOO_LARGE, f"An artifact may have at most {limit} bytes here.")
-        length = await self._artifacts.receive(chunks_of(request), sha256, max_bytes=limit)
+
+        async def record(length: int) -> None:
+            """Before it is kept: what isn't on the trail is not done."""
+            text, now = f"{caller.name} stored the artifact {sha256}, of {length} bytes.", self._clock.now()
+            await self._database.write(
+                lambda unit: unit.audit.add(at=now, kind="artifact-stored", text=text, actor=caller.name)
+            )
+
+        length = await self._artifacts.receive(chunks_of(request), sha256, max_bytes=limit, before=record)
         return reply(Artifact(sha256=sha256, length=length), status=201)
 
     async def list(self, request: web.Request, caller: Caller) -> web.StreamResponse:

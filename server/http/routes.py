@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from firmware.errors import RefusedError
 from firmware.protocol.words import Id, Sha256, Version
+from server.audit.recorded import acting
 from server.errors import DeniedError
 from server.http.access import Caller, Need, Tokens, bearer, require
 from server.http.bodies import DECLARED, check_query
@@ -111,6 +112,10 @@ def guarded(route: Route, door: Door, thing: Route | None) -> Callable[[web.Requ
         require(caller, route.need)
         request[DECLARED] = (route.query, route.body)
         check_query(request, route.query)
+        with acting(caller.name, f"{route.method} {route.path}"):
+            return await _take(request, caller)
+
+    async def _take(request: web.Request, caller: Caller) -> web.StreamResponse:
         if route.method in ("GET", "HEAD"):
             return tagged(request, await route.action(request, caller))
         if route.method == "POST" and HEADER in request.headers:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from firmware.errors import RefusedError
+from firmware.errors import OtariaError, RefusedError
 from server.identity.authority import FLEET, NEXT_SERVICES, RETIRED_FILE, SERVICES
 from server.identity.authority_files import fingerprint_of, load_certificates
 from server.identity.certificates import pem_of
@@ -77,11 +77,20 @@ class AuthoritiesService:
         in_need = await self._in_need(kind, step, before)
         if in_need and not force:
             raise RefusedError("ca-in-use", _in_need_text(kind, step, in_need))
-        await asyncio.to_thread(self._carry_out, kind, step)
-        text = f"{by} did `{step} {kind}` to the CAs; {in_need} targets depended on what it ends."
-        now = self._clock.now()
-        await self._database.write(lambda unit: unit.audit.add(at=now, kind=f"ca-{step}", text=text, actor=by))
+        await self._record(
+            f"ca-{step}", f"{by} does `{step} {kind}` to the CAs; {in_need} targets depend on what it ends.", by
+        )
+        try:
+            await asyncio.to_thread(self._carry_out, kind, step)
+        except (OtariaError, OSError) as error:
+            await self._record("ca-not-done", f"`{step} {kind}` was not done: {error}.", by)
+            raise
         return await self.show()
+
+    async def _record(self, kind: str, text: str, by: str) -> None:
+        """Before the files change: what isn't on the trail is not done."""
+        now = self._clock.now()
+        await self._database.write(lambda unit: unit.audit.add(at=now, kind=kind, text=text, actor=by))
 
     def _require_possible(self, kind: Kind, step: CaStep, view: CasView) -> None:
         if kind is Kind.FLEET and step is CaStep.SWITCH:

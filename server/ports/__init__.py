@@ -6,6 +6,8 @@ Every method of a repository runs inside the one transaction of its `Unit`.
 
 from server.ports.audit import Audit as Audit
 from server.ports.audit import AuditRecord as AuditRecord
+from server.ports.audit import ChainHead as ChainHead
+from server.ports.audit import StoredCheckpoint as StoredCheckpoint
 from server.ports.campaigns import Before as Before
 from server.ports.campaigns import Campaigns as Campaigns
 from server.ports.campaigns import CampaignSpec as CampaignSpec

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine import URL
 
 from firmware.errors import RefusedError
+from server.storage.touched import watch
 
 BUSY_TIMEOUT_MS = 5000
 LOCK_TIMEOUT_MS = 10_000
@@ -72,6 +73,8 @@ def make_engine(url: URL, *, writer: bool, size: int) -> Engine:
     except ImportError as error:
         text = f"There is no driver for {url.get_backend_name()} here ({error}); pip install 'otaria[postgresql]'."
         raise RefusedError("database-url", text) from error
+    if writer:
+        watch(engine)
     if postgres:
         _tune_postgresql(engine, lock=writer)
     else:

@@ -592,7 +592,35 @@ class AuditTable(Stored, table=True):
     campaign: str | None
     target: str | None
     data: dict[str, Any] = Field(sa_type=JSON)
-    __table_args__ = (Index(None, "campaign", "id"), Index(None, "target", "id"), {"sqlite_autoincrement": True})
+    partition: str
+    number: int = Field(sa_type=BigInteger)
+    previous: bytes = Field(sa_type=LargeBinary)
+    hash: bytes = Field(sa_type=LargeBinary)
+    __table_args__ = (
+        Index(None, "campaign", "id"),
+        Index(None, "target", "id"),
+        Index("uq_audit_partition_number", "partition", "number", unique=True),
+        {"sqlite_autoincrement": True},
+    )
+
+
+class AuditHeadTable(Stored, table=True):
+    """Where a partition of the trail ends, and up to where its records were removed. Whoever appends holds its row."""
+
+    __tablename__ = "audit_head"
+    partition: str = Field(primary_key=True)
+    number: int = Field(sa_type=BigInteger)
+    hash: bytes = Field(sa_type=LargeBinary)
+    gone_number: int = Field(sa_type=BigInteger)
+    gone_hash: bytes = Field(sa_type=LargeBinary)
+
+
+class AuditCheckpointTable(Stored, table=True):
+    __tablename__ = "audit_checkpoint"
+    number: int = Field(primary_key=True, sa_type=BIG)
+    at: float
+    hash: str
+    envelope: bytes = Field(sa_type=LargeBinary)
 
 
 def _table(name: str) -> Table:
@@ -632,6 +660,8 @@ AUDIT = _table("audit")
 REPLY = _table("kept_reply")
 COURSE = _table("course")
 SAVED_VIEW = _table("saved_view")
+AUDIT_HEAD = _table("audit_head")
+AUDIT_CHECKPOINT = _table("audit_checkpoint")
 LEASE = _table("lease")
 LOG_REQUEST = _table("log_request")
 LOG_PART = _table("log_part")

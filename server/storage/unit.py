@@ -31,7 +31,7 @@ class SqlUnit:
         self.inbox = SqlInbox(connection)
         self.outbox = SqlOutbox(connection)
         self.orders = SqlOrders(connection)
-        self.audit = SqlAudit(connection)
+        self.audit = SqlAudit(connection, put_off=self._desk.flush)
         self.logs = SqlLogs(connection)
         self.inquiries = SqlInquiries(connection)
         self.presences = SqlPresences(connection)
@@ -45,3 +45,4 @@ class SqlUnit:
     def flush(self) -> None:
         """Write what was put off; whoever commits calls it before."""
         self._desk.flush()
+        self.audit.flush()

@@ -6,12 +6,12 @@ from aiohttp import web
 
 from firmware.protocol.logs import What
 from server.errors import DeniedError, NotFoundError
-from server.http.access import MAX_TOKEN_CHARS, Need, require
+from server.http.access import MAX_TOKEN_CHARS, Caller, Need, require
 from server.http.bodies import path_id
 from server.http.campaigns import Desk, need_of
 from server.http.logs import LogDesk
 from server.planner.words import Verb
-from server.ports import Database
+from server.ports import Clock, Database
 from server.ui.rendering import Templates
 from server.ui.sessions import COOKIE, LIFETIME_S, Sessions, same_origin
 
@@ -38,8 +38,10 @@ class Forms:
         desk: Desk,
         logs: LogDesk,
         templates: Templates,
+        clock: Clock,
         secure: bool,
     ) -> None:
+        self._clock = clock
         self._database = database
         self._sessions = sessions
         self._desk = desk
@@ -64,7 +66,9 @@ class Forms:
         fields = await request.post()
         secret, wanted = str(fields.get("token", "")).strip(), _local(str(fields.get("next", "")))
         try:
-            cookie = await self._sessions.open(secret[: MAX_TOKEN_CHARS + 1])
+            cookie = await self._sessions.open(
+                secret[: MAX_TOKEN_CHARS + 1], before=lambda caller: self._record(caller, "signed-in", "signed in")
+            )
         except DeniedError as error:
             text = "This is not a valid token. The server keeps the first one in admin.token of its state directory."
             return self._templates.page(
@@ -77,11 +81,16 @@ class Forms:
         return response
 
     async def sign_out(self, request: web.Request) -> web.StreamResponse:
-        await self._sessions.for_form(request, Need.READ)
+        session, _ = await self._sessions.for_form(request, Need.READ)
+        await self._record(session.caller, "signed-out", "signed out")
         self._sessions.close(request)
         response = web.Response(status=303, headers={"Location": "/login"})
         response.del_cookie(COOKIE, path="/")
         return response
+
+    async def _record(self, caller: Caller, kind: str, did: str) -> None:
+        text, now = f"{caller.name} {did} in a browser.", self._clock.now()
+        await self._database.write(lambda unit: unit.audit.add(at=now, kind=kind, text=text, actor=caller.name))
 
     async def confirm(self, request: web.Request) -> web.StreamResponse:
         """Ask once more, say what will happen, and take a reason."""

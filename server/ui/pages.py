@@ -9,10 +9,12 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
+from server.audit.chain import REPORTS_STORED
 from server.campaigns.chronicle import VERSIONS, campaign_course, grown, most_common
 from server.campaigns.logs import found
 from server.errors import NotFoundError
 from server.http.access import Need, require
+from server.http.audit import Chains
 from server.http.bodies import path_id, query_text
 from server.http.changes import Changes
 from server.http.fleet import Explainer
@@ -75,7 +77,9 @@ class Pages:
         changes: Changes,
         templates: Templates,
         clock: Clock,
+        chains: Chains,
     ) -> None:
+        self._chains = chains
         self._database = database
         self._sessions = sessions
         self._explainer = explainer
@@ -222,8 +226,17 @@ class Pages:
         )
 
     async def trail(self, request: web.Request, session: Session) -> web.StreamResponse:
-        records = await self._database.read(lambda unit: unit.audit.latest(limit=LONG_TIMELINE))
-        return self._templates.page("trail.html", request, session, timeline=gathered(records), count=len(records))
+        records = await self._database.read(
+            lambda unit: unit.audit.latest(limit=LONG_TIMELINE, leave_out=(REPORTS_STORED,))
+        )
+        return self._templates.page(
+            "trail.html",
+            request,
+            session,
+            timeline=gathered(records),
+            count=len(records),
+            standing=await self._chains.standing(),
+        )
 
     def _signed_in(self, page: Page) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         return signed_in(self._sessions, page)

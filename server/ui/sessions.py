@@ -47,9 +47,10 @@ class Sessions:
         self._clock = clock
         self._kept: dict[str, _Kept] = {}
 
-    async def open(self, secret: str) -> str:
-        """Sign in with an API token; returns the cookie's value. Raises `DeniedError` (`unauthenticated`)."""
-        await caller_of(self._tokens, secret)
+    async def open(self, secret: str, *, before: Callable[[Caller], Awaitable[None]]) -> str:
+        """Sign in with an API token; returns the cookie's value. `before` is told who it is, before there is a session; what it
+        raises leaves none. Raises `DeniedError` (`unauthenticated`)."""
+        await before(await caller_of(self._tokens, secret))
         now = self._clock.now()
         self._kept = {name: kept for name, kept in self._kept.items() if kept.expires_at > now}
         while len(self._kept) >= MAX_SESSIONS:

@@ -16,6 +16,7 @@ from device_agent.config import Config, Intervals
 from firmware.protocol.words import ReasonKind
 from server.config import DEFAULTS
 from server.http.accounts import AccountRoutes
+from server.http.audit import AuditRoutes
 from server.http.authorities import CaRoutes
 from server.http.bundles import BundleRoutes
 from server.http.campaigns import CampaignRoutes
@@ -101,6 +102,7 @@ def routes() -> Iterator[tuple[str, str]]:
         SystemRoutes,
         FleetRoutes,
         AccountRoutes,
+        AuditRoutes,
         CaRoutes,
         CampaignRoutes,
         LogRoutes,

@@ -16,6 +16,9 @@ READ = {
     "GET /fleet/{target}",
     "GET /fleet/{target}/explain",
     "GET /audit",
+    "GET /audit/state",
+    "GET /audit/checkpoint",
+    "GET /audit/export",
     "GET /campaigns",
     "GET /campaigns/{campaign}",
     "GET /campaigns/{campaign}/assignments",
@@ -80,6 +83,7 @@ ADMINISTER = {
     "GET /webhooks/{webhook}/deliveries",
     "POST /webhooks/{webhook}/test",
     "POST /webhooks/{webhook}/replay",
+    "POST /audit/removal",
 }
 ALLOWED = {
     Role.VIEWER: READ,

@@ -11,10 +11,13 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, text
 
 from firmware.errors import RefusedError, UnavailableError
+from server.audit.export import body_of_record
+from server.audit.strand import START, Strand
 from server.errors import ConflictError
 from server.planner.strategy import DeltaPolicy
 from server.ports import MAX_DELTA_MEMORY, AgentRecord, AgentStatus, Unit
 from server.storage import SqlDatabase
+from server.storage.audit import SqlAudit
 from server.storage.engines import make_engine, parse_url
 from server.storage.identities import SqlIdentities
 from server.storage.schema import _config, upgrade
@@ -258,3 +261,28 @@ async def test_tables_that_somebody_leads_with_are_left_to_the_leader(tmp_path: 
 
 def _revision(unit: Unit) -> object:
     return unit.audit._db.execute(text("SELECT version_num FROM alembic_version")).scalar()  # type: ignore[attr-defined]
+
+
+def test_records_of_before_the_chains_become_a_chain_of_their_own(tmp_path: Path) -> None:
+    made = make_engine(parse_url(f"sqlite:///{tmp_path}/earlier.db"), writer=True, size=1)
+    with made.begin() as connection:
+        command.upgrade(_config(connection), "0027")
+        for number in range(3):
+            connection.execute(
+                text(
+                    "INSERT INTO audit (at, kind, text, actor, target, data) VALUES (:at, 'k', 'ü', 'ann', 't', :data)"
+                ),
+                {"at": number + 0.1, "data": '{"b":1.50,"a":[null]}'},
+            )
+    upgrade(made)
+    with made.begin() as connection:
+        audit = SqlAudit(connection)
+        found = audit.chain("earlier", after=0, upto=10, limit=10)
+        strand = Strand("earlier", START, lambda fault: pytest.fail(fault.text))
+        for one in found:
+            strand.take(*body_of_record(one), one.hash)
+        head = audit.heads()["earlier"]
+        assert (strand.number, strand.hash, head.number) == (3, head.hash, 3)
+        audit.add(at=1.0, kind="k", text="new", actor="ann")
+        assert [one.number for one in audit.chain("people", after=0, upto=10, limit=10)] == [1]
+    made.dispose()

@@ -1,0 +1,226 @@
+"""Every route that changes something leaves a record in the transaction that changes it: both, or neither.
+
+Each is called twice: while the trail takes no record (a trigger of the database sees to that) it must fail and leave every table
+as it was; then it must succeed and leave a record.
+"""
+
+import hashlib
+import re
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from aiohttp import ClientResponse
+from securesystemslib.signer import CryptoSigner
+from sqlalchemy import select, text
+
+from bench.reports import report
+from firmware.protocol.codec import parse_json
+from firmware.protocol.envelope import seal
+from firmware.protocol.report import REPORT_KIND
+from firmware.protocol.words import AgentState
+from server.http.routes import API
+from server.ports import AgentRecord, AgentStatus, Role, Unit
+from server.storage.tables import Stored
+from server.webhooks.events import id_of, type_of
+from tests.people_side import CAMPAIGN, NOW, PeopleSide
+from tests.server.http.test_people_access import EVERY
+
+SAFE = ("GET", "HEAD", "OPTIONS", "*")
+CHANGES_NOTHING = {"POST /plan", "POST /campaigns/{campaign}/bundle"}
+"""They answer questions whose bodies are too long for an address."""
+ELSEWHERE = {
+    "POST /fleet/{target}/code",  # tests/server/campaigns/test_bundles_given_out.py: `reported-by-code`
+    "POST /campaigns/{campaign}/comparisons/{target}",  # tests/server/campaigns/test_comparing.py: `compared`
+    "POST /releases",  # tests/server/campaigns/test_release_service.py, with the catalogue's files
+    "POST /releases/{product}/{version}/deltas",  # likewise: `delta-made`
+}
+"""They need a device's keys, its metrics, or a catalogue; the trail of each is tested where those are."""
+TRAIL_REFUSES = "CREATE TRIGGER refuse BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'made up'); END"
+ARTIFACT = b"an image"
+PLAN = CAMPAIGN.replace(
+    "strategy: standard",
+    "strategy: {name: two, cohorts: [{name: canary, count: 5, gates: [{kind: all}, {kind: external, name: ward}]}, "
+    "{name: rest}], deltas: {at_most: 0}, unattended: {expires: 14d}}",
+)
+APPROVED = CAMPAIGN.replace(
+    "strategy: standard", "strategy: {name: two, cohorts: [{name: all}], deltas: {at_most: 0}, approvals: {need: 1}}"
+)
+
+Call = Callable[[], Awaitable[ClientResponse]]
+
+
+async def test_every_route_that_changes_something_leaves_a_record_or_changes_nothing(
+    people: PeopleSide, tmp_path: Path
+) -> None:
+    tried = set()
+    signer = CryptoSigner.generate_ecdsa()
+    await people.database.write(lambda unit: _add_device(unit, "gw-9", signer))
+    for route, call in _calls(people, signer):
+        before, files = await _everything(people), _files(tmp_path)
+        await people.database.write(lambda unit: _run(unit, TRAIL_REFUSES))
+        answer = await call()
+        assert answer.status >= 400, route
+        await people.database.write(lambda unit: _run(unit, "DROP TRIGGER refuse"))
+        assert await _everything(people) == before, route
+        assert _files(tmp_path) == files, route
+        newest = await _newest(people)
+        answer = await call()
+        assert answer.status < 400, (route, await answer.text())
+        assert await _newest(people) > newest, route
+        tried.add(route)
+    assert tried == _changing(people) - CHANGES_NOTHING - ELSEWHERE
+
+
+async def test_what_only_asks_changes_nothing(people: PeopleSide) -> None:
+    before = await _everything(people)
+    answer = await people.client.post(f"{API}/plan", data=CAMPAIGN, headers=people.headers())
+    assert answer.status == 200
+    assert await _everything(people) == before
+
+
+def _calls(people: PeopleSide, signer: CryptoSigner) -> list[tuple[str, Call]]:
+    """Every route with a call that succeeds, in an order in which they all do."""
+    out: list[tuple[str, Call]] = []
+
+    def api(route: str, path: str = "", body: Any = None, role: Role = Role.ADMIN) -> None:
+        method, pattern = route.split(" ")
+        sent = {"data": body} if isinstance(body, str | bytes) else {"json": body or {}}
+        address = API + (path or pattern)
+        out.append((route, lambda: people.client.request(method, address, headers=people.headers(role), **sent)))
+
+    def form(route: str, path: str, fields: dict[str, str], *, before: bool = True) -> None:
+        async def post() -> ClientResponse:
+            csrf = await _csrf(people) if before else {}
+            return await people.client.post(path, data={**fields, **csrf}, allow_redirects=False)
+
+        out.append((f"form {route}", post))
+
+    api("POST /people", body={"name": "bob", "role": "viewer"})
+    api("DELETE /people", body={"name": "bob"})
+    api("POST /claim-tokens")
+    word = {"name": "backup", "verdict": "good", "expires_s": 3600, "target": "gw-1", "reason": "done"}
+    api("POST /words", body=word)
+    for step in ("quarantine", "release", "revoke"):
+        api(f"POST /fleet/{{target}}/{step}", f"/fleet/gw-5/{step}", {"reason": "r"})
+    api("POST /fleet/{target}/decommission", "/fleet/gw-4/decommission", {"reason": "r"})
+    api("POST /fleet/{target}/logs", "/fleet/gw-0/logs")
+    digest = hashlib.sha256(ARTIFACT).hexdigest()
+    api("PUT /artifacts/sha256/{hash}", f"/artifacts/sha256/{digest}", ARTIFACT)
+    for step in ("suspect", "clear"):
+        api(f"POST /releases/{{product}}/{{version}}/{step}", f"/releases/gateway/1.1.0/{step}", {"reason": "r"})
+    said = report("gw-9", seq=1, state=AgentState.IDLE, order_hash=None)
+    envelope = parse_json(seal(said, REPORT_KIND, signer), max_bytes=1 << 20)
+    api("POST /reports", body={"reports": [{"leaf": "report", "envelope": envelope}]})
+    api("POST /authorities/{kind}/{step}", "/authorities/fleet/rotate", {"force": True})
+    api("POST /campaigns", body=PLAN)
+    one = "/campaigns/spring"
+    api("POST /campaigns/{campaign}/start", f"{one}/start")
+    api("POST /campaigns/{campaign}/bundle/orders", f"{one}/bundle/orders", {"targets": ["gw-0", "gw-1", "gw-2"]})
+    gate = {"verdict": "pass", "reason": "quiet"}
+    api("POST /campaigns/{campaign}/cohorts/{cohort}/gate", f"{one}/cohorts/canary/gate", gate)
+    for verb in ("pause", "resume"):
+        api(f"POST /campaigns/{{campaign}}/{verb}", f"{one}/{verb}", {"reason": "r"})
+    api("POST /campaigns/{campaign}/skip", f"{one}/skip", {"target": "gw-3", "reason": "r"})
+    api("POST /campaigns/{campaign}/rollback", f"{one}/rollback", {"reason": "r"})
+    for name, verb in (("autumn", "approve"), ("winter", "reject")):
+        api("POST /campaigns", body=APPROVED.replace("spring", name))
+        api("POST /campaigns/{campaign}/start", f"/campaigns/{name}/start", role=Role.OPERATOR)
+        api(f"POST /campaigns/{{campaign}}/{verb}", f"/campaigns/{name}/{verb}", {"reason": "r"}, Role.APPROVER)
+    api("POST /campaigns/{campaign}/abort", "/campaigns/autumn/abort", {"reason": "r"})
+    api("POST /webhooks", body={"name": "ops", "url": "http://127.0.0.1:9/hook", "types": ["otaria.campaign.*"]})
+    api("PATCH /webhooks/{webhook}", "/webhooks/ops", {"state": "paused", "reason": "r"})
+    api("POST /webhooks/{webhook}/test", "/webhooks/ops/test")
+    out.append(("POST /webhooks/{webhook}/replay", lambda: _replay(people)))
+    form("POST /login", "/login", {"token": people.secret[Role.ADMIN]}, before=False)
+    form("POST /fleet/{target}/logs", "/fleet/gw-1/logs", {})
+    api("POST /campaigns", body=PLAN.replace("spring", "october"))
+    api("POST /campaigns/{campaign}/start", "/campaigns/october/start")
+    one = "/campaigns/october"
+    form("POST /campaigns/{campaign}/targets/{target}/skip", f"{one}/targets/gw-3/skip", {"reason": "r"})
+    form("POST /campaigns/{campaign}/targets/{target}/rollback", f"{one}/targets/gw-1/rollback", {"reason": "r"})
+    answered = {"reason": "r", "choice": "pass", "gate": "ward"}
+    form("POST /campaigns/{campaign}/cohorts/{cohort}/gate", f"{one}/cohorts/canary/gate", answered)
+    form("POST /campaigns/{campaign}/cohorts/{cohort}/rollback", f"{one}/cohorts/canary/rollback", {"reason": "r"})
+    form("POST /fleet/{target}/{step}", "/fleet/gw-2/quarantine", {"reason": "r"})
+    api("POST /campaigns", body=CAMPAIGN.replace("spring", "summer"))
+    form("POST /campaigns/{campaign}/{verb}", "/campaigns/summer/start", {"reason": "r"})
+    form("POST /releases/{product}/{version}/{verdict}", "/releases/gateway/1.1.0/suspect", {"reason": "r"})
+    form("POST /views", "/views", {"name": "berlin", "query": "hardware=gateway-r1"})
+    form("POST /views/remove", "/views/remove", {"name": "berlin"})
+    form("POST /webhooks/{webhook}/{act}", "/webhooks/ops/resume", {})
+    api("DELETE /webhooks/{webhook}", "/webhooks/ops")
+    form("POST /logout", "/logout", {})
+    out.append(("POST /audit/removal", lambda: _remove_old(people)))
+    return out
+
+
+async def _remove_old(people: PeopleSide) -> ClientResponse:
+    people.clock.at = NOW + 3 * 86400
+    return await people.client.post(f"{API}/audit/removal", json={"older_than_s": 86400}, headers=people.headers())
+
+
+async def _replay(people: PeopleSide) -> ClientResponse:
+    """Of the newest event that there is."""
+    records = await people.database.read(lambda unit: unit.audit.latest(limit=1000))
+    event = next(id_of(record) for record in records if type_of(record))
+    return await people.client.post(f"{API}/webhooks/ops/replay", json={"event": event}, headers=people.headers())
+
+
+async def _csrf(people: PeopleSide) -> dict[str, str]:
+    found = re.search(r'name="csrf" value="([^"]+)"', await (await people.client.get("/")).text())
+    return {"csrf": found[1] if found else ""}
+
+
+def _changing(people: PeopleSide) -> set[str]:
+    """Every route of the people's app whose method may change something: API and forms."""
+    found = set()
+    for route in people.client.server.app.router.routes():
+        if route.method not in SAFE and route.resource is not None:
+            path = route.resource.canonical
+            found.add(f"{'' if path.startswith(API) else 'form '}{route.method} {path.removeprefix(API)}")
+    assert {route for route in EVERY if route.split(" ")[0] not in SAFE} <= found
+    return found
+
+
+async def _everything(people: PeopleSide) -> dict[str, list[Any]]:
+    """Every row of every table but checkpoints, which change nothing that they are about."""
+
+    def work(unit: Unit) -> dict[str, list[Any]]:
+        db = unit.audit._db  # type: ignore[attr-defined]
+        tables = [table for table in Stored.metadata.sorted_tables if table.name != "audit_checkpoint"]
+        return {table.name: sorted(map(str, db.execute(select(table)).all())) for table in tables}
+
+    return await people.database.read(work)
+
+
+def _files(folder: Path) -> set[tuple[str, int]]:
+    """The files that people's acts change: artifacts and CAs."""
+    places = [folder / "artifacts" / "sha256", folder / "identity"]
+    return {
+        (str(path), path.stat().st_mtime_ns)
+        for place in places
+        for path in place.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+async def _newest(people: PeopleSide) -> int:
+    records = await people.database.read(lambda unit: unit.audit.latest(limit=1))
+    return records[0].id if records else 0
+
+
+def _run(unit: Unit, statement: str) -> None:
+    unit.audit._db.execute(text(statement))  # type: ignore[attr-defined]
+
+
+def _add_device(unit: Unit, name: str, signer: CryptoSigner) -> None:
+    agent = AgentRecord(
+        id=name,
+        status=AgentStatus.ACTIVE,
+        report_keyid=signer.public_key.keyid,
+        report_key=signer.public_key.to_dict(),
+        certificate_serial=name,
+        enrolled_at=NOW,
+    )
+    unit.identities.add_agent(agent, hardware="gateway-r1", labels={"site": "berlin"})
