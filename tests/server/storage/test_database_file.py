@@ -19,9 +19,9 @@ from server.ports import MAX_DELTA_MEMORY, AgentRecord, AgentStatus, Unit
 from server.storage import SqlDatabase
 from server.storage.audit import SqlAudit
 from server.storage.engines import make_engine, parse_url
-from server.storage.identities import SqlIdentities
 from server.storage.schema import _config, upgrade
 from server.storage.tables import Stored
+from server.storage.unit import SqlUnit
 
 
 @pytest.fixture
@@ -228,7 +228,7 @@ def test_who_was_enrolled_before_certificates_were_noted_has_one(tmp_path: Path)
         )
     upgrade(made)
     with made.begin() as connection:
-        identities = SqlIdentities(connection)
+        identities = SqlUnit(connection).identities
         known = identities.certificate("abc")
         assert known is not None
         assert (known.agent, known.issuer, known.issued_at) == ("d-a", "", 1000.0)
