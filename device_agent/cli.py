@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from device_agent.local.requests import Request
 
 MAX_CLAIM_FILE_BYTES = 8192
+MAX_PEM_FILE_BYTES = 32768
 DEFAULT_DIRECTORY = "/var/lib/otaria-agent"
 MAX_DEFER_S = 366 * 86400
 Command = Callable[[argparse.Namespace], int]
@@ -125,8 +126,12 @@ def _add(commands: Any, name: str, command: Command, text: str, example: str) ->
 
 def _add_enrol(commands: Any) -> None:
     example = "otaria-agent --dir board/agent enrol --claim @claim.txt --hardware demo-board"
-    parser = _add(commands, "enrol", _enrol, "get an identity with a claim token", example)
-    parser.add_argument("--claim", required=True, help="the claim token, or @FILE that holds it")
+    parser = _add(commands, "enrol", _enrol, "get an identity with a claim token, or with a key that is known", example)
+    right = parser.add_mutually_exclusive_group(required=True)
+    right.add_argument("--claim", help="the claim token, or @FILE that holds it")
+    right.add_argument("--introduction", help="what known devices are given, or @FILE that holds it; needs --key")
+    parser.add_argument("--key", type=Path, metavar="FILE", help="the device's own private key, in PEM")
+    parser.add_argument("--certificate", type=Path, metavar="FILE", help="its factory certificate and chain, in PEM")
     parser.add_argument("--hardware", required=True, help="the hardware id that releases name")
 
 
@@ -190,15 +195,27 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _enrol(arguments: argparse.Namespace) -> int:
-    from device_agent.enrol import enrol
+    from device_agent.enrol import enrol, enrol_with_key
 
-    claim = arguments.claim
-    if claim.startswith("@"):
-        with Path(claim[1:]).open("rb") as file:
-            claim = file.read(MAX_CLAIM_FILE_BYTES).decode(errors="replace").strip()
-    identity = enrol(arguments.dir, claim, arguments.hardware)
+    word = arguments.claim or arguments.introduction
+    if word.startswith("@"):
+        with Path(word[1:]).open("rb") as file:
+            word = file.read(MAX_CLAIM_FILE_BYTES).decode(errors="replace").strip()
+    if arguments.claim:
+        identity = enrol(arguments.dir, word, arguments.hardware)
+    elif arguments.key is None:
+        raise RefusedError("key-missing", "Name the device's own private key with --key.")
+    else:
+        certificates = _read(arguments.certificate) if arguments.certificate else b""
+        key = _read(arguments.key)
+        identity = enrol_with_key(arguments.dir, word, key, arguments.hardware, certificates=certificates)
     text = f"Enrolled as {identity.agent}; start it with `otaria-agent --dir {arguments.dir} run`."
     return _say(msgspec.to_builtins(identity), text, arguments.as_json)
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(MAX_PEM_FILE_BYTES)
 
 
 def _status(arguments: argparse.Namespace) -> int:

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Annotated
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import NameOID
 from msgspec import Meta, Struct
 from securesystemslib.signer import CryptoSigner
@@ -41,6 +41,7 @@ from device_agent.ports import Effects
 from firmware.errors import RefusedError, UnavailableError
 from firmware.protocol.codec import canonical, convert, parse_json
 from firmware.protocol.enrol import PROOF_KIND, Claim, EnrolRequest, EnrolResponse, Hardware, Proof, parse_claim
+from firmware.protocol.enrol_key import KEY_PROOF_KIND, Introduction, KeyEnrolRequest, KeyProof, parse_introduction
 from firmware.protocol.envelope import seal
 from firmware.protocol.words import Id
 
@@ -48,10 +49,11 @@ FLEET_CA_FILE = "fleet-ca.pem"
 PENDING_FILE = "enrolment.json"
 MAX_PENDING_BYTES = 16384
 TIMEOUT_S = 30.0
+DeviceKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
 
 class _Pending(Struct, frozen=True, kw_only=True):
-    """An enrolment under way: the claim it uses and the certificate request it sends."""
+    """An enrolment under way: the claim (or known key) it uses and the certificate request it sends."""
 
     claim_id: Id
     csr: Annotated[str, Meta(max_length=4200)]
@@ -75,22 +77,85 @@ def enrol(
     `already-enrolled`, `wrong-pin`, `wrong-server`, `bad-answer`, or the server's own kind (`claim-expired`,
     `claim-used-up`, …); `UnavailableError`: `unreachable`, `busy`. After any of them the same call may be made again.
     """
-    parsed, hardware = parse_claim(claim), convert(hardware, Hardware)
+    return _enrolled(directory, _ByClaim(parse_claim(claim)), hardware, effects or FileEffects(), timeout_s)
+
+
+def enrol_with_key(
+    directory: Path,
+    introduction: str,
+    key_pem: bytes,
+    hardware: str,
+    *,
+    certificates: bytes = b"",
+    effects: Effects | None = None,
+    timeout_s: float = TIMEOUT_S,
+) -> Identity:
+    """Enrol this device with a key that it was born with, and that the server's operator, or the factory, knows. Blocking.
+
+    `certificates`: the factory's certificate for that key, and those that signed it, in PEM. The key is only used here, and kept
+    nowhere. Raises as `enrol`, and `RefusedError`: `introduction-malformed`, `bad-key`, or the server's own (`device-unknown`,
+    `device-copied`, `bad-factory-certificate`, …).
+    """
+    pins, own = parse_introduction(introduction), _own_key(key_pem)
+    device = certificates.decode("ascii", errors="replace") or _public_pem(own)
+    return _enrolled(directory, _ByKey(pins, own, device), hardware, effects or FileEffects(), timeout_s)
+
+
+class _ByClaim:
+    """The right to enrol that a claim token gives."""
+
+    def __init__(self, claim: Claim) -> None:
+        self.pins: Claim | Introduction = claim
+        self.id, self._claim = claim.id, claim
+
+    def request(self, client: EnrolClient, services_ca: bytes, applicant: "_Applicant", hardware: str) -> EnrolRequest:
+        return _request(self._claim, hardware, applicant)
+
+
+class _ByKey:
+    """The right to enrol of a key that is known."""
+
+    def __init__(self, pins: Introduction, key: DeviceKey, device: str) -> None:
+        self.pins: Claim | Introduction = pins
+        self.id = f"k-{hashlib.sha256(device.encode()).hexdigest()[:16]}"
+        self._signer, self._device = CryptoSigner(key), device
+
+    def request(
+        self, client: EnrolClient, services_ca: bytes, applicant: "_Applicant", hardware: str
+    ) -> KeyEnrolRequest:
+        proof = KeyProof(
+            device_sha256=hashlib.sha256(self._device.encode()).hexdigest(),
+            csr_sha256=hashlib.sha256(applicant.csr.encode()).hexdigest(),
+            hardware=hardware,
+            nonce=client.challenge(services_ca).nonce,
+        )
+        request = KeyEnrolRequest(
+            device=self._device,
+            csr=applicant.csr,
+            report_key=applicant.signer.public_key.to_dict(),
+            hardware=hardware,
+            root_sha256=self.pins.root,
+            proof=seal(proof, KEY_PROOF_KIND, self._signer, applicant.signer).decode(),
+        )
+        return convert(parse_json(canonical(request), max_bytes=32768), KeyEnrolRequest)
+
+
+def _enrolled(directory: Path, right: _ByClaim | _ByKey, hardware: str, effects: Effects, timeout_s: float) -> Identity:
+    hardware = convert(hardware, Hardware)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    store = effects or FileEffects()
     with _exclusive(directory):
         if (directory / IDENTITY_FILE).exists():
             raise RefusedError(
                 "already-enrolled", f"{directory} is enrolled already; use another directory or remove it first."
             )
-        return _enrol(directory.absolute(), parsed, hardware, store, timeout_s)
+        return _enrol(directory.absolute(), right, hardware, effects, timeout_s)
 
 
-def _enrol(directory: Path, claim: Claim, hardware: str, effects: Effects, timeout_s: float) -> Identity:
-    applicant = _applicant(directory, claim, effects)
-    request = _request(claim, hardware, applicant)
+def _enrol(directory: Path, right: _ByClaim | _ByKey, hardware: str, effects: Effects, timeout_s: float) -> Identity:
+    applicant, claim = _applicant(directory, right.id, effects), right.pins
     client = EnrolClient(claim.url, timeout_s=timeout_s)
     services_ca = _pinned_ca(client.services_ca(), claim)
+    request = right.request(client, services_ca, applicant, hardware)
     answer = client.enrol(request, services_ca)
     _check(answer, claim, applicant)
     identity = _identity(answer, claim, hardware)
@@ -107,12 +172,12 @@ def _enrol(directory: Path, claim: Claim, hardware: str, effects: Effects, timeo
     return identity
 
 
-def _applicant(directory: Path, claim: Claim, effects: Effects) -> _Applicant:
-    """The keys and request of an enrolment with this claim that was cut off, or new ones on disk."""
-    return _resumed(directory, claim, effects) or _fresh(directory, claim, effects)
+def _applicant(directory: Path, right: str, effects: Effects) -> _Applicant:
+    """The keys and request of an enrolment by this right that was cut off, or new ones on disk."""
+    return _resumed(directory, right, effects) or _fresh(directory, right, effects)
 
 
-def _resumed(directory: Path, claim: Claim, effects: Effects) -> _Applicant | None:
+def _resumed(directory: Path, right: str, effects: Effects) -> _Applicant | None:
     data = effects.read(directory / PENDING_FILE)
     if data is None:
         return None
@@ -121,12 +186,12 @@ def _resumed(directory: Path, claim: Claim, effects: Effects) -> _Applicant | No
     except RefusedError:
         return None  # a medium that fails: begun anew, nothing of it was ever sent on
     keys = [_load_key(effects.read(directory / name)) for name in (TLS_KEY_FILE, REPORT_KEY_FILE)]
-    if pending.claim_id != claim.id or keys[0] is None or keys[1] is None:
+    if pending.claim_id != right or keys[0] is None or keys[1] is None:
         return None
     return _Applicant(tls_key=keys[0], signer=CryptoSigner(keys[1]), csr=pending.csr)
 
 
-def _fresh(directory: Path, claim: Claim, effects: Effects) -> _Applicant:
+def _fresh(directory: Path, right: str, effects: Effects) -> _Applicant:
     tls_key, report_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "otaria device")])
     request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(tls_key, hashes.SHA256())
@@ -134,7 +199,7 @@ def _fresh(directory: Path, claim: Claim, effects: Effects) -> _Applicant:
     effects.unlink(directory / PENDING_FILE)
     effects.replace(directory / TLS_KEY_FILE, _key_pem(tls_key))
     effects.replace(directory / REPORT_KEY_FILE, _key_pem(report_key))
-    effects.replace(directory / PENDING_FILE, canonical(_Pending(claim_id=claim.id, csr=csr)))
+    effects.replace(directory / PENDING_FILE, canonical(_Pending(claim_id=right, csr=csr)))
     return _Applicant(tls_key=tls_key, signer=CryptoSigner(report_key), csr=csr)
 
 
@@ -157,7 +222,7 @@ def _request(claim: Claim, hardware: str, applicant: _Applicant) -> EnrolRequest
     return convert(parse_json(canonical(request), max_bytes=32768), EnrolRequest)
 
 
-def _pinned_ca(pem: bytes, claim: Claim) -> bytes:
+def _pinned_ca(pem: bytes, claim: Claim | Introduction) -> bytes:
     """The one certificate in `pem`, which must be the CA that the claim pins."""
     try:
         found = x509.load_pem_x509_certificates(pem)
@@ -172,7 +237,7 @@ def _pinned_ca(pem: bytes, claim: Claim) -> bytes:
     return found[0].public_bytes(serialization.Encoding.PEM)
 
 
-def _check(answer: EnrolResponse, claim: Claim, applicant: _Applicant) -> None:
+def _check(answer: EnrolResponse, claim: Claim | Introduction, applicant: _Applicant) -> None:
     if not hmac.compare_digest(hashlib.sha256(answer.root.encode()).hexdigest(), claim.root):
         raise RefusedError(
             "wrong-pin", "The server sent another catalogue root than the claim token pins; ask for a new token."
@@ -188,7 +253,7 @@ def _check(answer: EnrolResponse, claim: Claim, applicant: _Applicant) -> None:
         raise _bad_answer("its certificate is for another key or name")
 
 
-def _identity(answer: EnrolResponse, claim: Claim, hardware: str) -> Identity:
+def _identity(answer: EnrolResponse, claim: Claim | Introduction, hardware: str) -> Identity:
     identity = Identity(
         agent=answer.agent,
         target=answer.target,
@@ -212,6 +277,21 @@ def _exclusive(directory: Path) -> Iterator[None]:
         raise UnavailableError("busy", f"Another enrolment into {directory} is running; wait for it.") from error
     finally:
         os.close(descriptor)
+
+
+def _own_key(pem: bytes) -> DeviceKey:
+    try:
+        key = serialization.load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise RefusedError("bad-key", "The device's key is not an unencrypted PEM private key.") from error
+    if not isinstance(key, DeviceKey):
+        raise RefusedError("bad-key", "The device's key must be P-256, P-384 or Ed25519.")
+    return key
+
+
+def _public_pem(key: DeviceKey) -> str:
+    encoding, form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    return key.public_key().public_bytes(encoding, form).decode()
 
 
 def _load_key(pem: bytes | None) -> ec.EllipticCurvePrivateKey | None:

@@ -20,6 +20,8 @@ from firmware.protocol.enrol import (
     EnrolRequest,
     EnrolResponse,
 )
+from firmware.protocol.enrol_key import ENROL_KEY_PATH, KeyEnrolRequest
+from firmware.protocol.renew import CHALLENGE_PATH, Challenge
 
 MAX_CA_BYTES = 8192
 CHUNK_BYTES = 16384
@@ -41,9 +43,9 @@ class EnrolClient:
         try:
             host, port = parts.hostname, parts.port
         except ValueError as error:
-            raise RefusedError("claim-malformed", f"The claim token's address {url} has no valid port.") from error
+            raise RefusedError("claim-malformed", f"The address {url} to enrol at has no valid port.") from error
         if not host:
-            raise RefusedError("claim-malformed", f"The claim token's address {url} names no host.")
+            raise RefusedError("claim-malformed", f"The address {url} to enrol at names no host.")
         self._host, self._port, self._timeout_s = host, port or 443, timeout_s
 
     def services_ca(self) -> bytes:
@@ -53,18 +55,25 @@ class EnrolClient:
         context.verify_mode = ssl.CERT_NONE
         return self._exchange(context, "GET", CA_PATH, None, MAX_CA_BYTES).body
 
-    def enrol(self, request: EnrolRequest, services_ca: bytes) -> EnrolResponse:
+    def enrol(self, request: EnrolRequest | KeyEnrolRequest, services_ca: bytes) -> EnrolResponse:
         """Send the request to a server that this CA vouches for.
 
         Raises `RefusedError` (`wrong-server`, `bad-answer`, or the server's kind) or `UnavailableError` (`unreachable`).
         """
-        context = ssl.create_default_context(cadata=services_ca.decode())
-        context.verify_flags |= NO_CHECK_TIME
-        answer = self._exchange(context, "POST", ENROL_PATH, canonical(request), MAX_RESPONSE_BYTES)
+        path = ENROL_PATH if isinstance(request, EnrolRequest) else ENROL_KEY_PATH
+        answer = self._exchange(_verified(services_ca), "POST", path, canonical(request), MAX_RESPONSE_BYTES)
         try:
             return convert(parse_json(answer.body, max_bytes=MAX_RESPONSE_BYTES), EnrolResponse)
         except RefusedError as error:
             raise RefusedError("bad-answer", f"The server's answer is no enrolment: {error.text}") from error
+
+    def challenge(self, services_ca: bytes) -> Challenge:
+        """A challenge of a server that this CA vouches for; raises as `enrol`."""
+        answer = self._exchange(_verified(services_ca), "GET", CHALLENGE_PATH, None, MAX_CA_BYTES)
+        try:
+            return convert(parse_json(answer.body, max_bytes=MAX_CA_BYTES), Challenge)
+        except RefusedError as error:
+            raise RefusedError("bad-answer", f"The server's answer is no challenge: {error.text}") from error
 
     def _exchange(self, context: ssl.SSLContext, method: str, path: str, body: bytes | None, limit: int) -> _Answer:
         deadline = time.monotonic() + self._timeout_s
@@ -88,6 +97,12 @@ class EnrolClient:
         if answer.status != 200:
             raise problem_of(answer.status, answer.body)
         return answer
+
+
+def _verified(services_ca: bytes) -> ssl.SSLContext:
+    context = ssl.create_default_context(cadata=services_ca.decode())
+    context.verify_flags |= NO_CHECK_TIME
+    return context
 
 
 def _read(response: http.client.HTTPResponse, limit: int, deadline: float) -> bytes:

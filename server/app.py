@@ -44,6 +44,7 @@ from server.campaigns.releases import ReleaseService
 from server.campaigns.reminders import Reminders
 from server.campaigns.rousing import Rousing
 from server.campaigns.service import CampaignService
+from server.campaigns.standing import Step, change_standing
 from server.campaigns.trust import roles_of
 from server.config import Settings
 from server.config_shown import shown
@@ -61,8 +62,12 @@ from server.foundation import (
 from server.http.devices import DeviceRoutes, tls_peer
 from server.http.tls import devices_context, people_context
 from server.identity.authorities_service import AuthoritiesService
+from server.identity.challenges import Challenges
 from server.identity.claims import Claims
 from server.identity.enrolment import EnrolmentOverHttp, EnrolmentService
+from server.identity.factory import open_factory
+from server.identity.key_enrolment import KeyEnrolmentOverHttp, KeyEnrolmentService
+from server.identity.known_devices import KnownDevices
 from server.identity.private_files import write_private
 from server.identity.renewal import RenewalOverHttp, RenewalService
 from server.identity.roots import Roots
@@ -70,6 +75,7 @@ from server.leadership import FencedTransport, Leadership
 from server.observe.checks import open_checks
 from server.observe.prometheus import PrometheusSli
 from server.people import PeopleParts, people_listener
+from server.ports import Unit
 from server.premises import bound, listening, make_state, name_of, only_one
 from server.standby import refuse_strangers, standby_app
 from server.transport.mqtt import AiomqttTransport, OnMessage
@@ -139,6 +145,11 @@ class Core:
     deliveries: Deliveries
     poster: Poster
     webhooks: WebhookDesk
+
+    def look_who_is_shut_out(self) -> None:
+        """Somebody may have been quarantined, released or shut out for ever."""
+        self.publisher.wake()
+        self.evictions.wake()
 
 
 class Server:
@@ -275,7 +286,7 @@ class Server:
         self._spawn(core, foundation)
         doors = self._doors
         tls = devices_context(foundation.authorities.https_for_devices)
-        await self._serve(_devices(foundation), doors.devices, tls, self._stack)
+        await self._serve(_devices(foundation, core.look_who_is_shut_out), doors.devices, tls, self._stack)
         people = _people(foundation, core, secure=doors.people_tls is not None)
         await self._serve(people, doors.people, doors.people_tls, self._stack)
         self._stack.callback(foundation.changes.close)
@@ -463,14 +474,29 @@ def _hand_out(ingest: Ingest, blocks: Callable[[], BlockService]) -> OnMessage:
     return hand_out
 
 
-def _devices(base: Foundation) -> web.Application:
+def _devices(base: Foundation, on_shut_out: Callable[[], None]) -> web.Application:
     roots = Roots(base.repository.metadata)
     enrolment = EnrolmentService(
         base.database, base.authorities, roots=roots, addresses=base.addresses, clock=base.clock
     )
+    challenges = Challenges()
+
+    def change(unit: Unit, agent: str, step: Step, reason: str) -> None:
+        change_standing(unit, agent, step, "enrolment", reason, base.clock.now())
+
+    known = KeyEnrolmentService(
+        enrolment.admission,
+        factory=open_factory(base.settings.enrolment),
+        challenges=challenges,
+        quarantine=lambda unit, agent, reason: change(unit, agent, Step.QUARANTINE, reason),
+        revoke=lambda unit, agent, reason: change(unit, agent, Step.REVOKE, reason),
+        on_shut_out=on_shut_out,
+    )
+    renewal = RenewalService(base.database, base.authorities, clock=base.clock, challenges=challenges)
     return DeviceRoutes(
         enrolment=EnrolmentOverHttp(enrolment),
-        renewal=RenewalOverHttp(RenewalService(base.database, base.authorities, clock=base.clock)),
+        known=KeyEnrolmentOverHttp(known),
+        renewal=RenewalOverHttp(renewal),
         database=base.database,
         artifacts=base.artifacts,
         metadata=base.repository.metadata,
@@ -479,10 +505,6 @@ def _devices(base: Foundation) -> web.Application:
 
 
 def _people(base: Foundation, core: Core, *, secure: bool) -> web.Application:
-    def shut_out() -> None:
-        core.publisher.wake()
-        core.evictions.wake()
-
     claims = Claims(
         base.database,
         url=base.addresses.https_url,
@@ -500,6 +522,13 @@ def _people(base: Foundation, core: Core, *, secure: bool) -> web.Application:
             database=base.database,
             tokens=base.tokens,
             claims=claims,
+            known=KnownDevices(
+                base.database,
+                url=base.addresses.https_url,
+                services_ca=base.services_ca_sha256,
+                roots=Roots(base.repository.metadata),
+                clock=base.clock,
+            ),
             authorities=AuthoritiesService(
                 base.database,
                 base.authorities.directory,
@@ -523,7 +552,7 @@ def _people(base: Foundation, core: Core, *, secure: bool) -> web.Application:
             webhooks=core.webhooks,
             secure=secure,
             on_outbox=core.publisher.wake,
-            on_shut_out=shut_out,
+            on_shut_out=core.look_who_is_shut_out,
         )
     )
 

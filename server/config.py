@@ -9,7 +9,7 @@ import ipaddress
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,8 +28,10 @@ _SOURCE = re.compile(r"^[A-Za-z0-9/:._~-]{1,200}\Z")
 MIN_CHECKPOINT_S, MAX_CHECKPOINT_S = 10.0, 86400.0
 MAX_KEEP_DAYS = 36525
 _CHECK = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}\Z")
+_LABEL = re.compile(r"^[a-z][a-z0-9_-]{0,62}\Z")
 _MONITOR_URL = re.compile(r"^https?://[A-Za-z0-9.\[\]:/_-]{1,300}\Z")
 _URL = re.compile(r"^https://[A-Za-z0-9.\[\]:_-]{1,300}\Z")
+FACTORY_SOURCES = ("common_name", "serial_number", "organization", "organizational_unit", "certificate_serial")
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "server": {"state": "state"},
     "http": {
@@ -55,6 +57,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "checks": {"urls": {}, "secret_file": None, "timeout_s": 10},
     "webhooks": {"source": "/otaria", "private": [], "ca_file": None, "timeout_s": 10},
     "audit": {"key": None, "checkpoint_s": 3600.0, "keep_days": None},
+    "enrolment": {"factory_cas": [], "factory_labels": {}, "factory_unlisted": False},
     "catalogue": {"repository": "repository", "online_keys": "keys/online"},
 }
 
@@ -158,6 +161,16 @@ class AuditSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EnrolmentSettings:
+    """`factory_cas`: PEM files of the CAs whose certificates enrol devices. `factory_labels`: by label, what of such a
+    certificate gives it. `factory_unlisted`: a certificate is enough; otherwise its serial must be known as well."""
+
+    factory_cas: tuple[Path, ...] = ()
+    factory_labels: Mapping[str, str] = field(default_factory=dict)
+    factory_unlisted: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything the composition root needs to know. `storage_url` None: SQLite in the state directory. `lease_s`: how long a
     leader may be silent before a server that stands by takes over."""
@@ -170,6 +183,7 @@ class Settings:
     checks: CheckSettings
     webhooks: WebhookSettings
     audit: AuditSettings
+    enrolment: EnrolmentSettings
     storage_url: str | None
     lease_s: float
     repository: Path
@@ -231,10 +245,27 @@ def validated(settings: Mapping[str, Mapping[str, Any]], *, base: Path) -> Setti
         checks=_checks(settings["checks"], base),
         webhooks=_webhooks(settings["webhooks"], base),
         audit=_audit(settings["audit"]),
+        enrolment=_enrolment(settings["enrolment"], base),
         storage_url=_typed(storage["url"], str | None, "storage.url"),
         lease_s=_lease_s(storage["lease_s"]),
         repository=_path(catalogue["repository"], "catalogue.repository", base),
         online_keys=_path(catalogue["online_keys"], "catalogue.online_keys", base),
+    )
+
+
+def _enrolment(section: Mapping[str, Any], base: Path) -> EnrolmentSettings:
+    files = _typed(section["factory_cas"], list[str], "enrolment.factory_cas")
+    labels = _typed(section["factory_labels"], dict[str, str], "enrolment.factory_labels")
+    if len(labels) > MAX_QUERIES or not all(
+        _LABEL.match(name) and source in FACTORY_SOURCES for name, source in labels.items()
+    ):
+        known = ", ".join(FACTORY_SOURCES)
+        text = f'`enrolment.factory_labels` must map labels to {known}, such as {{model = "organizational_unit"}}.'
+        raise RefusedError(KIND, text)
+    return EnrolmentSettings(
+        factory_cas=tuple(_path(one, "enrolment.factory_cas", base) for one in files),
+        factory_labels=labels,
+        factory_unlisted=_typed(section["factory_unlisted"], bool, "enrolment.factory_unlisted"),
     )
 
 

@@ -23,6 +23,7 @@ from server.http.changes import Changes
 from server.http.fleet import Claims, Explainer, FleetRoutes
 from server.http.forecasts import ForecastRoutes, Forecasts
 from server.http.idempotency import Idempotency
+from server.http.known_devices import Known, KnownDeviceRoutes
 from server.http.limits import Limits
 from server.http.logs import LogRoutes
 from server.http.openapi import DESCRIPTION, DescriptionRoutes
@@ -61,6 +62,7 @@ class PeopleParts:
     database: Database
     tokens: TokenDesk
     claims: Claims
+    known: Known
     authorities: AuthoritiesService
     desk: CampaignDesk
     forecasts: Forecasts
@@ -119,6 +121,7 @@ def people_listener(parts: PeopleParts) -> web.Application:
     )
     routes = (
         *fleet.routes(),
+        *KnownDeviceRoutes(database=database, known=parts.known).routes(),
         *AccountRoutes(accounts=parts.tokens).routes(),
         *AuditRoutes(database=database, chains=parts.chains, clock=parts.clock).routes(),
         *CaRoutes(database=database, authorities=parts.authorities).routes(),

@@ -13,11 +13,14 @@ from securesystemslib.signer import CryptoSigner
 from firmware.protocol.enrol import PROOF_KIND, Claim, EnrolRequest, Proof, parse_claim
 from firmware.protocol.envelope import seal
 from server.identity.authority import Authorities
+from server.identity.challenges import Challenges
 from server.identity.claims import Claims
 from server.identity.enrolment import Addresses, EnrolmentService
+from server.identity.factory import Factory
+from server.identity.key_enrolment import KeyEnrolmentService, ShutOut
 from server.identity.renewal import RenewalService
 from server.identity.roots import Roots
-from server.ports import Database
+from server.ports import AgentStatus, Database
 from tests.brokers import csr_of
 from tests.identity_store import SettableClock
 
@@ -36,6 +39,7 @@ class Desk:
     claims: Claims
     service: EnrolmentService
     renewal: RenewalService
+    challenges: Challenges
 
     async def claim(self, *, uses: int = 1, expires_s: int = 3600, labels: dict[str, str] | None = None) -> Claim:
         """A parsed fresh claim token."""
@@ -50,7 +54,7 @@ def desk_of(database: Database, clock: SettableClock, directory: Path, *, url: s
     (metadata / "1.root.json").write_bytes(ROOT_1)
     (metadata / "root.json").write_bytes(b"no version, not looked at")
     authorities = Authorities.open_or_create(directory / "authorities", clock=clock.now)
-    roots = Roots(metadata)
+    roots, challenges = Roots(metadata), Challenges()
     addresses = Addresses(mqtt_host="127.0.0.1", mqtt_port=8883, https_url=url)
     return Desk(
         database=database,
@@ -59,7 +63,8 @@ def desk_of(database: Database, clock: SettableClock, directory: Path, *, url: s
         metadata=metadata,
         claims=Claims(database, url=url, services_ca=authorities.services.fingerprint, roots=roots, clock=clock),
         service=EnrolmentService(database, authorities, roots=roots, addresses=addresses, clock=clock),
-        renewal=RenewalService(database, authorities, clock=clock),
+        renewal=RenewalService(database, authorities, clock=clock, challenges=challenges),
+        challenges=challenges,
     )
 
 
@@ -96,6 +101,21 @@ class Device:
             root_sha256=claim.root,
             proof=seal(Proof(**said), PROOF_KIND, signer or self.signer).decode(),
         )
+
+
+def known_desk(desk: Desk, factory: Factory | None = None) -> KeyEnrolmentService:
+    """The desk for devices that are known before they come; it only changes an agent's standing."""
+
+    def becomes(status: AgentStatus) -> ShutOut:
+        return lambda unit, agent, reason: unit.identities.set_agent_status(agent, status)
+
+    return KeyEnrolmentService(
+        desk.service.admission,
+        factory=factory or Factory(),
+        challenges=desk.challenges,
+        quarantine=becomes(AgentStatus.QUARANTINED),
+        revoke=becomes(AgentStatus.REVOKED),
+    )
 
 
 def changed(request: EnrolRequest, **fields: Any) -> EnrolRequest:

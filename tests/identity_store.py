@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from firmware.errors import RefusedError
-from server.ports import AgentRecord, AgentStatus, ApiToken, CertificateRecord, ClaimToken, Database, Unit
+from server.ports import AgentRecord, AgentStatus, ApiToken, CertificateRecord, ClaimToken, Database, KnownDevice, Unit
 from server.storage.database import SqlDatabase
 
 
@@ -34,6 +34,7 @@ class MemoryIdentities:
     targets: dict[str, tuple[str, Mapping[str, str]]] = field(default_factory=dict)
     tokens: dict[str, ApiToken] = field(default_factory=dict)
     certificates: dict[str, CertificateRecord] = field(default_factory=dict)
+    known: dict[str, KnownDevice] = field(default_factory=dict)
 
     def add_claim(self, token: ClaimToken) -> None:
         self.claims_by_id[token.id] = token
@@ -72,6 +73,29 @@ class MemoryIdentities:
 
     def certificate(self, serial: str) -> CertificateRecord | None:
         return self.certificates.get(serial)
+
+    def add_known_device(self, device: KnownDevice) -> None:
+        self.known[device.id] = device
+
+    def known_device(self, *, key_sha256: str | None = None, serial: str | None = None) -> KnownDevice | None:
+        by_key = [one for one in self.known.values() if key_sha256 and one.key_sha256 == key_sha256]
+        by_serial = [one for one in self.known.values() if serial and one.serial == serial]
+        return next(iter([*by_key, *by_serial]), None)
+
+    def known_device_by_id(self, known_id: str) -> KnownDevice | None:
+        return self.known.get(known_id)
+
+    def known_devices(self, *, after: str = "", limit: int | None = None) -> Sequence[KnownDevice]:
+        return [self.known[one] for one in sorted(self.known) if one > after][:limit]
+
+    def bind_known_device(self, known_id: str, *, agent: str, key_sha256: str) -> None:
+        self.known[known_id] = replace(self.known[known_id], agent=agent, key_sha256=key_sha256, again=False)
+
+    def allow_known_device(self, known_id: str) -> None:
+        self.known[known_id] = replace(self.known[known_id], again=True)
+
+    def remove_known_device(self, known_id: str) -> None:
+        del self.known[known_id]
 
     def add_api_token(self, token: ApiToken) -> None:
         self.tokens[token.secret_sha256] = token

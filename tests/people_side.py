@@ -32,6 +32,8 @@ from server.http.limits import Limits
 from server.identity.api_tokens import ApiTokens
 from server.identity.authorities_service import AuthoritiesService
 from server.identity.authority import Authorities
+from server.identity.known_devices import KnownDevices
+from server.identity.roots import Roots
 from server.people import PeopleParts, people_listener
 from server.planner.decision import Decision, Put
 from server.planner.slices import Footprint
@@ -174,11 +176,20 @@ async def people(tmp_path: Path) -> AsyncIterator[PeopleSide]:
     deliveries = Deliveries(database=database, clock=clock, secrets=secrets, posts=poster, source="/test")
     limits = Limits()
     keeper = Keeper(database, clock, CryptoSigner.generate_ecdsa(), tmp_path / "checkpoint.json")
+    (tmp_path / "roots").mkdir()
+    (tmp_path / "roots" / "1.root.json").write_bytes(b"{}")
     app = people_listener(
         PeopleParts(
             database=database,
             tokens=tokens,
             claims=PaperClaims(database),
+            known=KnownDevices(
+                database,
+                url="https://127.0.0.1:8443",
+                services_ca=authorities.services.fingerprint,
+                roots=Roots(tmp_path / "roots"),
+                clock=clock,
+            ),
             authorities=AuthoritiesService(
                 database, tmp_path / "identity", in_force=authorities.fingerprints, clock=clock
             ),

@@ -19,7 +19,7 @@ from msgspec import inspect as ms
 
 from device_agent.cli import _parser
 from firmware import checks, manifest
-from firmware.protocol import endpoints, enrol, logs, metrics, order, permit, renew, report, topics, words
+from firmware.protocol import endpoints, enrol, enrol_key, logs, metrics, order, permit, renew, report, topics, words
 from server.cli import GROUP, cli
 from server.planner.policy import READY_MADE
 
@@ -66,7 +66,15 @@ MANIFEST = (
 )
 RENEWAL = (renew.Challenge, renew.RenewRequest, renew.Renewal, renew.RenewResponse)
 ENDPOINTS = (endpoints.Endpoints, endpoints.Endpoint)
-ENROLMENT = (enrol.Claim, enrol.EnrolRequest, enrol.Proof, enrol.EnrolResponse)
+ENROLMENT = (
+    enrol.Claim,
+    enrol.EnrolRequest,
+    enrol.Proof,
+    enrol.EnrolResponse,
+    enrol_key.Introduction,
+    enrol_key.KeyEnrolRequest,
+    enrol_key.KeyProof,
+)
 
 
 def filled(page: str) -> str:

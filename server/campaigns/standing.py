@@ -48,7 +48,7 @@ class StandingService:
         Raises `NotFoundError`, or `RefusedError` (`revoked`) for a target whose agent was revoked: that is for ever.
         """
         now = self._clock.now()
-        view = await self._database.write(lambda unit: _change(unit, target, step, by, reason, now))
+        view = await self._database.write(lambda unit: change_standing(unit, target, step, by, reason, now))
         self._on_outbox()
         return view
 
@@ -61,7 +61,8 @@ def keep_order(unit: Unit, agent: str, target: str, *, is_active: bool) -> None:
         unit.outbox.add(topic, current.envelope if is_active else b"", retain=True)
 
 
-def _change(unit: Unit, name: str, step: Step, by: str, reason: str, now: float) -> TargetView:
+def change_standing(unit: Unit, name: str, step: Step, by: str, reason: str, now: float) -> TargetView:
+    """Take a step inside a transaction; raises as `StandingService.change`."""
     before, status = view_of(unit, name), _AFTER[step]
     if before.status is status:
         return before

@@ -12,6 +12,7 @@ from firmware.errors import RefusedError
 from firmware.protocol.logs import MAX_LOG_BYTES, What
 from server.cli import claims
 from server.cli.authorities import ca, endpoints
+from server.cli.known import known
 from server.cli.output import emit, json_option, stamp, table
 from server.cli.params import Duration, KeyValue
 from server.cli.rest import RestClient, connect, segment, server_options
@@ -314,4 +315,5 @@ def _pairs(labels: dict[str, str]) -> str:
 
 fleet.add_command(ca)
 fleet.add_command(endpoints)
+fleet.add_command(known)
 fleet.add_command(word)

@@ -14,6 +14,7 @@ from aiohttp.typedefs import LooseHeaders
 
 from firmware.errors import RefusedError
 from firmware.protocol.codec import parse_json
+from firmware.protocol.enrol_key import ENROL_KEY_PATH
 from firmware.protocol.renew import CHALLENGE_PATH, RENEW_PATH
 from firmware.protocol.renew import MAX_REQUEST_BYTES as MAX_RENEW_BYTES
 from firmware.protocol.words import PATH_PATTERN, ReasonKind
@@ -39,6 +40,12 @@ class Enrolment(Protocol):
     async def enrol(self, request: dict[str, Any]) -> dict[str, Any]: ...
 
 
+class KnownEnrolment(Protocol):
+    """Turns the proof of a key that was known before into an identity. Raises typed errors."""
+
+    async def enrol(self, request: dict[str, Any]) -> dict[str, Any]: ...
+
+
 class Renewal(Protocol):
     """Turns a certificate and the proof of its keys into a new one. Raises typed errors."""
 
@@ -53,6 +60,7 @@ class DeviceRoutes:
         self,
         *,
         enrolment: Enrolment,
+        known: KnownEnrolment,
         renewal: Renewal,
         database: Database,
         artifacts: ArtifactStore,
@@ -60,6 +68,7 @@ class DeviceRoutes:
         peer: "Peer",
     ) -> None:
         self._enrolment = enrolment
+        self._known_enrolment = known
         self._renewal = renewal
         self._database = database
         self._artifacts = artifacts
@@ -72,6 +81,7 @@ class DeviceRoutes:
         app.router.add_get("/healthz", self.healthz)
         app.router.add_get("/v1/enrol/ca", self.services_ca)
         app.router.add_post("/v1/enrol", self.enrol)
+        app.router.add_post(ENROL_KEY_PATH, self.enrol_known)
         app.router.add_get(CHALLENGE_PATH, self.challenge)
         app.router.add_post(RENEW_PATH, self.renew)
         app.router.add_get("/v1/catalogue/metadata/{file}", self.metadata)
@@ -88,6 +98,11 @@ class DeviceRoutes:
     async def enrol(self, request: web.Request) -> web.StreamResponse:
         data = await read_bytes(request, MAX_ENROL_BYTES)
         answer = await self._enrolment.enrol(parse_json(data, max_bytes=MAX_ENROL_BYTES))
+        return web.json_response(answer, headers={hdrs.CACHE_CONTROL: "no-store"})
+
+    async def enrol_known(self, request: web.Request) -> web.StreamResponse:
+        data = await read_bytes(request, MAX_ENROL_BYTES)
+        answer = await self._known_enrolment.enrol(parse_json(data, max_bytes=MAX_ENROL_BYTES))
         return web.json_response(answer, headers={hdrs.CACHE_CONTROL: "no-store"})
 
     async def challenge(self, request: web.Request) -> web.StreamResponse:

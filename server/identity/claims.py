@@ -72,10 +72,15 @@ def _check(uses: int, expires_s: int, labels: Mapping[str, str]) -> None:
         raise RefusedError("bad-claim", f"A claim token is good for 1 to {MAX_USES} devices, not {uses}.")
     if not MIN_EXPIRES_S <= expires_s <= MAX_EXPIRES_S:
         raise RefusedError("bad-claim", f"A claim token lives {MIN_EXPIRES_S} to {MAX_EXPIRES_S} seconds.")
+    check_labels(labels, "bad-claim")
+
+
+def check_labels(labels: Mapping[str, str], kind: str) -> None:
+    """Raises `RefusedError` (`kind`) for labels that nobody but a device may have, or too long ones."""
     if len(labels) > MAX_LABELS or any(len(name) > 63 or len(value) > 128 for name, value in labels.items()):
-        raise RefusedError("bad-claim", f"At most {MAX_LABELS} labels, names up to 63 and values up to 128 characters.")
+        raise RefusedError(kind, f"At most {MAX_LABELS} labels, names up to 63 and values up to 128 characters.")
     if any(name.startswith(AGENT_LABEL) for name in labels):
         raise RefusedError(
-            "bad-claim",
+            kind,
             f"Names that begin with `{AGENT_LABEL}` are the devices' own, which they may change; choose another.",
         )

@@ -55,6 +55,30 @@ class _Applicant:
         return self.request.csr.encode()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Admission:
+    """What every way of enrolling stands on."""
+
+    database: Database
+    authorities: Authorities
+    roots: Roots
+    addresses: Addresses
+    clock: Clock
+
+    def answer(self, agent: str, certificate: AgentCertificate, root: bytes) -> EnrolResponse:
+        """What an agent is told of itself and of us."""
+        return EnrolResponse(
+            agent=agent,
+            target=agent,
+            certificate=certificate.pem.decode(),
+            fleet_ca=self.authorities.fleet.pem.decode(),
+            mqtt_host=self.addresses.mqtt_host,
+            mqtt_port=self.addresses.mqtt_port,
+            https_url=self.addresses.https_url,
+            root=root.decode(),
+        )
+
+
 class EnrolmentService:
     """Turns enrolment requests into agents."""
 
@@ -64,8 +88,10 @@ class EnrolmentService:
         self._database = database
         self._authorities = authorities
         self._roots = roots
-        self._addresses = addresses
         self._clock = clock
+        self.admission = Admission(
+            database=database, authorities=authorities, roots=roots, addresses=addresses, clock=clock
+        )
 
     def services_ca_pem(self) -> bytes:
         """The services CA, which anybody may have: a device compares it with its claim token."""
@@ -81,16 +107,7 @@ class EnrolmentService:
         root = await asyncio.to_thread(self._roots.with_sha256, request.root_sha256)
         now = self._clock.now()
         agent, certificate = await self._database.write(lambda unit: self._admit(unit, applicant, now))
-        return EnrolResponse(
-            agent=agent,
-            target=agent,
-            certificate=certificate.pem.decode(),
-            fleet_ca=self._authorities.fleet.pem.decode(),
-            mqtt_host=self._addresses.mqtt_host,
-            mqtt_port=self._addresses.mqtt_port,
-            https_url=self._addresses.https_url,
-            root=root.decode(),
-        )
+        return self.admission.answer(agent, certificate, root)
 
     def _admit(self, unit: Unit, applicant: _Applicant, now: float) -> tuple[str, AgentCertificate]:
         known = unit.identities.agent_by_report_key(applicant.key.keyid)
@@ -98,20 +115,17 @@ class EnrolmentService:
             _same_again(unit, known, applicant, now)
             return known.id, self._authorities.sign_agent(applicant.csr, known.id)
         claim = unit.identities.spend_claim(applicant.request.claim_id, applicant.secret_sha256, now)
-        agent_id = _free_id(unit)
-        certificate = self._authorities.sign_agent(applicant.csr, agent_id)
-        record = AgentRecord(
-            id=agent_id,
-            status=AgentStatus.ACTIVE,
-            report_keyid=applicant.key.keyid,
-            report_key=applicant.key.to_dict(),
-            certificate_serial=certificate.serial,
-            enrolled_at=now,
-            claim_token=claim.id,
+        agent_id, certificate = enrolled(
+            unit,
+            self._authorities,
+            key=applicant.key,
+            csr=applicant.csr,
+            hardware=applicant.request.hardware,
+            labels=claim.labels,
+            now=now,
+            claim=claim.id,
         )
-        unit.identities.add_agent(record, hardware=applicant.request.hardware, labels=claim.labels)
-        unit.identities.add_certificate(noted(certificate, agent_id))
-        _log(unit, record, applicant.request.hardware, now)
+        _log(unit, agent_id, claim.id, applicant, certificate, now)
         return agent_id, certificate
 
 
@@ -128,6 +142,34 @@ class EnrolmentOverHttp:
         """As `EnrolmentService.enrol`; also raises `RefusedError` (`malformed`) for what is not a request."""
         answer = await self._service.enrol(convert(request, EnrolRequest))
         return msgspec.structs.asdict(answer)
+
+
+def enrolled(
+    unit: Unit,
+    authorities: Authorities,
+    *,
+    key: Key,
+    csr: bytes,
+    hardware: str,
+    labels: Mapping[str, str],
+    now: float,
+    claim: str = "",
+) -> tuple[str, AgentCertificate]:
+    """Add an agent whose right to be one was shown; returns its id, which is chosen here, and its certificate."""
+    agent_id = _free_id(unit)
+    certificate = authorities.sign_agent(csr, agent_id)
+    record = AgentRecord(
+        id=agent_id,
+        status=AgentStatus.ACTIVE,
+        report_keyid=key.keyid,
+        report_key=key.to_dict(),
+        certificate_serial=certificate.serial,
+        enrolled_at=now,
+        claim_token=claim,
+    )
+    unit.identities.add_agent(record, hardware=hardware, labels=labels)
+    unit.identities.add_certificate(noted(certificate, agent_id))
+    return agent_id, certificate
 
 
 def noted(certificate: AgentCertificate, agent: str, *, replaces: str | None = None) -> CertificateRecord:
@@ -211,14 +253,14 @@ def _free_id(unit: Unit) -> str:
             return agent_id
 
 
-def _log(unit: Unit, agent: AgentRecord, hardware: str, now: float) -> None:
+def _log(unit: Unit, agent: str, claim: str, applicant: _Applicant, certificate: AgentCertificate, now: float) -> None:
     unit.audit.add(
         at=now,
         kind="agent-enrolled",
-        text=f"{agent.id} ({hardware}) enrolled with the claim token {agent.claim_token}.",
+        text=f"{agent} ({applicant.request.hardware}) enrolled with the claim token {claim}.",
         actor="enrolment",
-        target=agent.id,
-        data={"claim": agent.claim_token, "report_keyid": agent.report_keyid, "serial": agent.certificate_serial},
+        target=agent,
+        data={"claim": claim, "report_keyid": applicant.key.keyid, "serial": certificate.serial},
     )
 
 

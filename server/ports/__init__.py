@@ -31,6 +31,7 @@ from server.ports.identity import ApiToken as ApiToken
 from server.ports.identity import CertificateRecord as CertificateRecord
 from server.ports.identity import ClaimToken as ClaimToken
 from server.ports.identity import Identities as Identities
+from server.ports.identity import KnownDevice as KnownDevice
 from server.ports.identity import Role as Role
 from server.ports.indicators import SliPort as SliPort
 from server.ports.inquiries import Answer as Answer

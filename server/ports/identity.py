@@ -65,6 +65,27 @@ class CertificateRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KnownDevice:
+    """A device that may enrol without a claim token. It is known by its key (sha256 (hex) of the DER of its
+    SubjectPublicKeyInfo), or by the serial in its factory certificate until it enrols with one, and by both from then on.
+    `agent`: what it enrolled as. `again`: it may enrol once more, with new keys."""
+
+    id: str
+    key_sha256: str | None = None
+    serial: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    agent: str | None = None
+    again: bool = False
+    created_at: float = 0.0
+    created_by: str = ""
+
+    @property
+    def name(self) -> str:
+        """As people are told of it."""
+        return self.serial or f"{(self.key_sha256 or '')[:16]}…"
+
+
+@dataclass(frozen=True, kw_only=True)
 class ApiToken:
     """A person's or script's access; only the sha256 of the secret is kept."""
 
@@ -116,6 +137,25 @@ class Identities(Protocol):
         ...
 
     def evicting(self, limit: int) -> Sequence[str]: ...
+    def add_known_device(self, device: KnownDevice) -> None: ...
+    def known_device(self, *, key_sha256: str | None = None, serial: str | None = None) -> KnownDevice | None:
+        """The device with this key, else the one with this serial."""
+        ...
+
+    def known_device_by_id(self, known_id: str) -> KnownDevice | None: ...
+    def known_devices(self, *, after: str = "", limit: int | None = None) -> Sequence[KnownDevice]:
+        """By id; `after` this one, so many (None: all)."""
+        ...
+
+    def bind_known_device(self, known_id: str, *, agent: str, key_sha256: str) -> None:
+        """It enrolled as this agent, with this key; it may not do so again."""
+        ...
+
+    def allow_known_device(self, known_id: str) -> None:
+        """It may enrol once more."""
+        ...
+
+    def remove_known_device(self, known_id: str) -> None: ...
     def add_api_token(self, token: ApiToken) -> None: ...
     def api_token(self, secret_sha256: str) -> ApiToken | None: ...
     def api_tokens(self) -> Sequence[ApiToken]:

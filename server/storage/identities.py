@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy import Connection, RowMapping, bindparam, delete, func, insert, literal_column, select, update
 
 from firmware.errors import RefusedError
-from server.ports import AgentRecord, AgentStatus, ApiToken, CertificateRecord, ClaimToken, Role
+from server.ports import AgentRecord, AgentStatus, ApiToken, CertificateRecord, ClaimToken, KnownDevice, Role
 from server.storage import group_sizes
 from server.storage.desk import Desk
-from server.storage.tables import AGENT, API_TOKEN, CERTIFICATE, CLAIM_TOKEN, TARGET, TARGET_LABEL
+from server.storage.tables import AGENT, API_TOKEN, CERTIFICATE, CLAIM_TOKEN, KNOWN_DEVICE, TARGET, TARGET_LABEL
 
 _RECORD = tuple(AGENT.c[name] for name in AgentRecord.__dataclass_fields__)
 _AGENTS = select(*_RECORD).where(AGENT.c.id.in_(bindparam("agents", expanding=True)))
@@ -163,6 +163,39 @@ class SqlIdentities:
         """Some agents that are still to be put out, by id."""
         query = select(AGENT.c.id).where(AGENT.c.evicting.is_(True)).order_by(AGENT.c.id).limit(limit)
         return [row.id for row in self._db.execute(query)]
+
+    def add_known_device(self, device: KnownDevice) -> None:
+        """Store a device that may enrol; the caller has seen that neither its key nor its serial is there."""
+        self._db.execute(insert(KNOWN_DEVICE).values(**{**vars(device), "labels": dict(device.labels)}))
+
+    def known_device(self, *, key_sha256: str | None = None, serial: str | None = None) -> KnownDevice | None:
+        """The device with this key, else the one with this serial."""
+        for column, value in ((KNOWN_DEVICE.c.key_sha256, key_sha256), (KNOWN_DEVICE.c.serial, serial)):
+            row = value and self._db.execute(select(KNOWN_DEVICE).where(column == value)).mappings().first()
+            if row:
+                return KnownDevice(**row)
+        return None
+
+    def known_device_by_id(self, known_id: str) -> KnownDevice | None:
+        row = self._db.execute(select(KNOWN_DEVICE).where(KNOWN_DEVICE.c.id == known_id)).mappings().first()
+        return None if row is None else KnownDevice(**row)
+
+    def known_devices(self, *, after: str = "", limit: int | None = None) -> Sequence[KnownDevice]:
+        """By id; `after` this one, so many (None: all)."""
+        query = select(KNOWN_DEVICE).where(KNOWN_DEVICE.c.id > after).order_by(KNOWN_DEVICE.c.id).limit(limit)
+        return [KnownDevice(**row) for row in self._db.execute(query).mappings()]
+
+    def bind_known_device(self, known_id: str, *, agent: str, key_sha256: str) -> None:
+        """It enrolled as this agent, with this key; it may not do so again."""
+        known = update(KNOWN_DEVICE).where(KNOWN_DEVICE.c.id == known_id)
+        self._db.execute(known.values(agent=agent, key_sha256=key_sha256, again=False))
+
+    def allow_known_device(self, known_id: str) -> None:
+        """It may enrol once more."""
+        self._db.execute(update(KNOWN_DEVICE).where(KNOWN_DEVICE.c.id == known_id).values(again=True))
+
+    def remove_known_device(self, known_id: str) -> None:
+        self._db.execute(delete(KNOWN_DEVICE).where(KNOWN_DEVICE.c.id == known_id))
 
     def add_api_token(self, token: ApiToken) -> None:
         """Store an API token; raises `RefusedError` (`token-exists`)."""

@@ -76,6 +76,20 @@ class CertificateTable(Stored, table=True):
     replaces: str | None
 
 
+class KnownDeviceTable(Stored, table=True):
+    """Who may enrol without a claim token."""
+
+    __tablename__ = "known_device"
+    id: str = Field(primary_key=True)
+    key_sha256: str | None = Field(unique=True)
+    serial: str | None = Field(unique=True)
+    labels: dict[str, Any] = Field(sa_type=JSON)
+    agent: str | None = Field(foreign_key="agent.id")
+    again: bool
+    created_at: float
+    created_by: str
+
+
 class ApiTokenTable(Stored, table=True):
     __tablename__ = "api_token"
     secret_sha256: str = Field(primary_key=True)
@@ -631,6 +645,7 @@ CLAIM_TOKEN = _table("claim_token")
 AGENT = _table("agent")
 CERTIFICATE = _table("certificate")
 API_TOKEN = _table("api_token")
+KNOWN_DEVICE = _table("known_device")
 RELEASE = _table("release")
 DELTA = _table("delta")
 TARGET = _table("target")

@@ -30,6 +30,7 @@ from server.ports import (
     DeltaNeed,
     DeltaRecord,
     EncryptedImage,
+    KnownDevice,
     Leg,
     Origin,
     ReleaseImage,
@@ -239,6 +240,30 @@ class TestIdentities:
         await database.write(lambda unit: unit.identities.add_api_token(token))
         assert await database.read(lambda unit: unit.identities.api_token("h" * 64)) == token
         assert await database.read(lambda unit: unit.identities.api_token("g" * 64)) is None
+
+    async def test_a_known_device_is_found_by_key_and_serial_and_bound_once(self, database: SqlDatabase) -> None:
+        by_key = KnownDevice(id="k-1", key_sha256="a" * 64, labels={"site": "x"}, created_at=5.0, created_by="anna")
+        by_serial = KnownDevice(id="k-2", serial="SN-1", created_at=6.0)
+
+        def work(unit: Unit) -> None:
+            enrol(unit, "t1")
+            unit.identities.add_known_device(by_key)
+            unit.identities.add_known_device(by_serial)
+            unit.identities.bind_known_device("k-2", agent="t1", key_sha256="b" * 64)
+            unit.identities.allow_known_device("k-2")
+
+        await database.write(work)
+        bound = dataclasses.replace(by_serial, agent="t1", key_sha256="b" * 64, again=True)
+        find = lambda **words: database.read(lambda unit: unit.identities.known_device(**words))  # noqa: E731
+        assert await find(key_sha256="a" * 64, serial="SN-1") == by_key
+        assert await find(key_sha256="c" * 64, serial="SN-1") == bound
+        assert await find(key_sha256="b" * 64) == bound
+        assert await find() is None
+        assert await database.read(lambda unit: unit.identities.known_devices(after="k-1", limit=5)) == [bound]
+        with pytest.raises(Exception, match="known_device"):
+            await database.write(lambda unit: unit.identities.add_known_device(dataclasses.replace(by_key, id="k-3")))
+        await database.write(lambda unit: unit.identities.remove_known_device("k-1"))
+        assert await database.read(lambda unit: unit.identities.known_device_by_id("k-1")) is None
 
 
 class TestReleases:

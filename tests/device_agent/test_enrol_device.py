@@ -24,9 +24,10 @@ from server.http.devices import DeviceRoutes, tls_peer
 from server.http.tls import devices_context
 from server.identity.authority import Authorities, TlsFiles
 from server.identity.enrolment import EnrolmentOverHttp
+from server.identity.key_enrolment import KeyEnrolmentOverHttp
 from server.identity.renewal import RenewalOverHttp
 from tests.brokers import csr_of
-from tests.enrolment import HARDWARE, ROOT_1, Desk, desk_of
+from tests.enrolment import HARDWARE, ROOT_1, Desk, desk_of, known_desk
 from tests.identity_store import MemoryDatabase, SettableClock
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -54,6 +55,7 @@ async def served(app: web.Application, tls: TlsFiles) -> AsyncIterator[str]:
 def honest(desk: Desk, directory: Path) -> web.Application:
     routes = DeviceRoutes(
         enrolment=EnrolmentOverHttp(desk.service),
+        known=KeyEnrolmentOverHttp(known_desk(desk)),
         renewal=RenewalOverHttp(desk.renewal),
         database=desk.database,
         artifacts=ArtifactStore(directory / "artifacts"),

@@ -23,6 +23,7 @@ from server.http.campaigns import CampaignRoutes
 from server.http.devices import DeviceRoutes
 from server.http.fleet import FleetRoutes
 from server.http.forecasts import ForecastRoutes
+from server.http.known_devices import KnownDeviceRoutes
 from server.http.logs import LogRoutes
 from server.http.openapi import DescriptionRoutes
 from server.http.people import SystemRoutes
@@ -101,6 +102,7 @@ def routes() -> Iterator[tuple[str, str]]:
     for kind in (
         SystemRoutes,
         FleetRoutes,
+        KnownDeviceRoutes,
         AccountRoutes,
         AuditRoutes,
         CaRoutes,

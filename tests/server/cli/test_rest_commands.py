@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from firmware.protocol.enrol_key import parse_introduction
 from server.cli import run
 from server.cli.output import emit, table
 from server.planner.words import Verb
@@ -388,3 +389,25 @@ async def test_a_campaign_is_rehearsed_over_the_fleet_and_changes_nothing(otaria
     (otaria.directory / "other.yaml").write_text(CAMPAIGN.replace("1.1.0", "9.9.9"))
     code, _, err = await otaria("campaign", "rehearse", str(otaria.directory / "other.yaml"))
     assert (code, "not-found" in err) == (1, True)
+
+
+async def test_devices_are_made_known_from_a_table(otaria: Shell) -> None:
+    file = otaria.directory / "batch.csv"
+    file.write_text(f"key_sha256,serial,site\n{'a' * 64},,rome\n,SN-7,\n")
+    assert await otaria.json("fleet", "known", "add", "--from", str(file)) == {"added": 2, "known": 2}
+    code, out, _ = await otaria("fleet", "known", "add", "--from", str(file))
+    assert (code, out.strip()) == (0, "0 devices are known now, 2 were already.")
+    found = (await otaria.json("fleet", "known", "list"))["known_devices"]
+    assert {(one["key_sha256"], one["serial"], one["labels"].get("site")) for one in found} == {
+        ("a" * 64, None, "rome"),
+        (None, "SN-7", None),
+    }
+    assert "SN-7" in (await otaria("fleet", "known", "list"))[1]
+    code, _, error = await otaria("fleet", "known", "allow", found[0]["id"], "--reason", "why not")
+    assert (code, "not-enrolled" in error) == (1, True)
+    assert (await otaria("fleet", "known", "remove", found[0]["id"]))[0] == 0
+    assert (await otaria("fleet", "known", "remove", found[0]["id"]))[0] == 1
+    file.write_text("key_sha256,serial\nx,y\n")
+    assert (await otaria("fleet", "known", "add", "--from", str(file)))[0] == 1
+    word = (await otaria("fleet", "known", "introduction"))[1]
+    assert parse_introduction(word).url == "https://127.0.0.1:8443"

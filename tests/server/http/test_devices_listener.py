@@ -107,6 +107,7 @@ async def devices(tmp_path: Path) -> AsyncIterator[Devices]:
     (metadata / "secret.key").write_text("secret")
     app = DeviceRoutes(
         enrolment=PaperEnrolment(),
+        known=PaperEnrolment(),
         renewal=PaperRenewal(),
         database=database,
         artifacts=artifacts,

@@ -66,6 +66,11 @@ APPROVE = {
     "POST /campaigns/{campaign}/reject",
 }
 ADMINISTER = {
+    "GET /known-devices",
+    "POST /known-devices",
+    "POST /known-devices/{known}/allow",
+    "DELETE /known-devices/{known}",
+    "GET /introduction",
     "GET /people",
     "POST /people",
     "DELETE /people",
