@@ -31,6 +31,7 @@ PATHS: dict[str, Any] = {
     "cohort": Id,
     "hash": Sha256,
     "kind": Literal["fleet", "services"],
+    "known": Id,
     "product": Id,
     "request": Id,
     "step": Literal["rotate", "switch", "retire"],
