@@ -404,9 +404,15 @@ def _core(base: Foundation) -> Core:
     publisher = Publisher(base.database, base.clock, transport, epoch=base.director.epoch)
     engine = Engine(base.database, base.clock, base.director, on_outbox=publisher.wake)
 
+    copies = 0
+
     def wake() -> None:
+        nonlocal copies
         engine.wake()
         publisher.wake()
+        if ingest.dropped.get("clone", 0) != copies:
+            copies = ingest.dropped["clone"]
+            evictions.wake()
 
     releases = ReleaseService(
         database=base.database,

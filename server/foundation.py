@@ -121,8 +121,7 @@ class Foundation:
 
     async def renew_revocations(self) -> None:
         """Make our broker refuse whoever is shut out now. One that runs elsewhere must be told by whoever runs it."""
-        await self.revocations.write()
-        if self.broker is not None:
+        if await self.revocations.write() and self.broker is not None:
             self.broker.reload()
 
     @property

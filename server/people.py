@@ -99,6 +99,7 @@ def people_listener(parts: PeopleParts) -> web.Application:
         templates=templates,
         clock=parts.clock,
         chains=parts.chains,
+        lists=parts.authorities.lists,
     )
     system = SystemRoutes(changes=parts.changes, ready=parts.ready)
     releases = ReleaseRoutes(

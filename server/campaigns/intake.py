@@ -214,6 +214,7 @@ class Intake:
     def _quarantine(self, said: Said, report: Report) -> None:
         self.dropped.append("clone")
         self._unit.identities.set_agent_status(report.agent, AgentStatus.QUARANTINED)
+        self._unit.identities.set_evicting(report.agent, True)
         keep_order(self._unit, report.agent, report.target, is_active=False)
         self._incident(
             report,

@@ -2,8 +2,9 @@
 
 A quarantined agent is heard no more and gets no permit until somebody releases it; a revoked one never again, so it no
 longer counts against any budget. Both hold from the commit on: ingest, the devices' listener and the planner ask the same
-column. A permit that waits to be sent is taken back with it, and so is the order that the broker keeps, because of the key
-that it may bring; who is released gets it again.
+column. Soon after, its live session ends, and the broker refuses its certificate until it is released. A permit that waits to be
+sent is taken back with it, and so is the order that the broker keeps, because of the key that it may bring; who is released
+gets it again.
 """
 
 from collections.abc import Callable
@@ -72,9 +73,9 @@ def change_standing(unit: Unit, name: str, step: Step, by: str, reason: str, now
     if status is not AgentStatus.ACTIVE:
         unit.outbox.take_back(of_target(before.agent, name, Leaf.PERMIT))
     keep_order(unit, before.agent, name, is_active=status is AgentStatus.ACTIVE)
+    unit.identities.set_evicting(before.agent, status is not AgentStatus.ACTIVE)
     if status is AgentStatus.REVOKED:
         free_tokens(unit, name, now)
-        unit.identities.set_evicting(before.agent, True)
     text = f"{by} set {name} from {before.status} to {status}." + (f" {reason}" if reason else "")
     unit.audit.add(at=now, kind=f"target-{status}", text=text, actor=by, target=name)
     return view_of(unit, name)

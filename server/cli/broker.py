@@ -10,7 +10,7 @@ import click
 from rich.table import Table
 
 from server.cli.output import emit, json_option, table
-from server.identity.authority import Authorities
+from server.identity.authority import REVOCATION_FILE, Authorities
 from server.transport.attempts import Finding
 from server.transport.broker_files import CONFIG, SetUp, refresh, write_set_up
 from server.transport.trial import try_configuration, try_running
@@ -104,11 +104,21 @@ def verify(directory: Path, state: Path, host: str | None, as_json: bool) -> int
     """
     authorities, path = Authorities.open(state / "identity"), directory / CONFIG
     attempt = try_running(path, authorities, host) if host else try_configuration(path, authorities)
-    findings = asyncio.run(attempt)
+    findings = [*_copy(directory, authorities), *asyncio.run(attempt)]
     holes = [one for one in findings if not one.good]
     value = {"good": not holes, "findings": [{**asdict(one), "good": one.good} for one in findings]}
     emit(value, as_json=as_json, text=_shown(findings))
     return 1 if holes else 0
+
+
+def _copy(directory: Path, authorities: Authorities) -> list[Finding]:
+    """Whether the broker's copy of the revocation lists, if it has one, is what the server wrote last."""
+    copy = directory / REVOCATION_FILE
+    if not copy.exists():
+        return []
+    is_current = copy.read_bytes() == authorities.revocation_file.read_bytes()
+    detail = "" if is_current else "it is older than the server's; `otaria broker config --refresh`, and SIGHUP"
+    return [Finding(name="the revocation list", outcome="works" if is_current else "fails", detail=detail)]
 
 
 def _shown(findings: Sequence[Finding]) -> Table:

@@ -12,10 +12,11 @@ from pathlib import Path
 from cryptography import x509
 
 from firmware.errors import OtariaError, RefusedError
-from server.identity.authority import FLEET, NEXT_SERVICES, RETIRED_FILE, SERVICES
+from server.identity.authority import FLEET, NEXT_SERVICES, RETIRED_FILE, REVOCATION_FILE, SERVICES
 from server.identity.authority_files import fingerprint_of, load_certificates
 from server.identity.certificates import pem_of
 from server.identity.private_files import locked_directory
+from server.identity.revocation import ListState, list_state
 from server.identity.rotation import Rotation
 from server.ports import Clock, Database, Unit
 
@@ -52,6 +53,7 @@ class CasView:
     cas: tuple[CaView, ...]
     restart_needed: bool
     targets: int
+    revocation_lists: ListState
 
 
 class AuthoritiesService:
@@ -63,8 +65,12 @@ class AuthoritiesService:
 
     async def show(self) -> CasView:
         """Every CA there is, with how many targets depend on it."""
-        files = await asyncio.to_thread(self._certificates)
-        return await self._database.read(lambda unit: self._view(unit, files))
+        files, lists = await asyncio.to_thread(self._certificates), await self.lists()
+        return await self._database.read(lambda unit: self._view(unit, files, lists))
+
+    async def lists(self) -> ListState:
+        """How old the revocation lists are."""
+        return await asyncio.to_thread(list_state, self._directory / REVOCATION_FILE, self._clock.now())
 
     async def step(self, kind: Kind, step: CaStep, *, by: str, force: bool) -> CasView:
         """Take a step.
@@ -137,7 +143,7 @@ class AuthoritiesService:
             found += [(Kind.SERVICES, "accepted" if place else "signs", one) for place, one in enumerate(services)]
         return found
 
-    def _view(self, unit: Unit, found: list[tuple[Kind, str, x509.Certificate]]) -> CasView:
+    def _view(self, unit: Unit, found: list[tuple[Kind, str, x509.Certificate]], lists: ListState) -> CasView:
         issuers, total = dict(unit.identities.issuers()), sum(unit.identities.issuers().values())
         known = {fingerprint_of(one) for kind, _, one in found if kind is Kind.FLEET}
         # Certificates from before issuers were noted are of the oldest CA that is known.
@@ -166,7 +172,9 @@ class AuthoritiesService:
             view.fingerprint for view in views if view.standing in ("signs", "accepted") and view.kind is Kind.FLEET
         }
         signing |= {view.fingerprint for view in views if view.standing == "signs"}
-        return CasView(cas=tuple(views), restart_needed=signing != self._in_force, targets=total)
+        return CasView(
+            cas=tuple(views), restart_needed=signing != self._in_force, targets=total, revocation_lists=lists
+        )
 
 
 def _in_need_text(kind: Kind, step: CaStep, number: int) -> str:

@@ -42,6 +42,7 @@ _ID = re.compile(ID_PATTERN)
 FLEET, FLEET_NAME = "fleet-ca", "Otaria fleet CA"
 SERVICES, SERVICES_NAME = "services-ca", "Otaria services CA"
 NEXT_SERVICES = "services-ca-next"
+REVOCATION_FILE = "fleet-crl.pem"
 RETIRED_FILE = "fleet-ca-retired.pem"
 DAY_S = 86400.0
 SERVICE_DAYS = 365
@@ -145,7 +146,7 @@ class Authorities:
     @property
     def revocation_file(self) -> Path:
         """The revocation lists of every accepted fleet CA; a broker reads them."""
-        return self.directory / "fleet-crl.pem"
+        return self.directory / REVOCATION_FILE
 
     @property
     def fingerprints(self) -> frozenset[str]:

@@ -129,7 +129,7 @@ class Identities(Protocol):
         ...
 
     def shut_out_serials(self, now: float) -> Sequence[CertificateRecord]:
-        """The certificates of agents that are shut out for ever and that have not expired, by serial."""
+        """The certificates of agents that are quarantined or shut out for ever and that have not expired, by serial."""
         ...
 
     def set_evicting(self, agent_id: str, evicting: bool) -> None:

@@ -147,11 +147,11 @@ class SqlIdentities:
         return {name: number for name, number in self._db.execute(query.group_by(issuer))}  # noqa: C416 - rows are no pairs to mypy
 
     def shut_out_serials(self, now: float) -> Sequence[CertificateRecord]:
-        """The certificates of agents that are shut out for ever and that have not expired, by serial."""
+        """The certificates of agents that are quarantined or shut out for ever and that have not expired, by serial."""
         query = (
             select(CERTIFICATE)
             .join(AGENT, AGENT.c.id == CERTIFICATE.c.agent)
-            .where(AGENT.c.status.in_(_SHUT_OUT), CERTIFICATE.c.expires_at > now)
+            .where(AGENT.c.status != str(AgentStatus.ACTIVE), CERTIFICATE.c.expires_at > now)
         )
         return [CertificateRecord(**row) for row in self._db.execute(query.order_by(CERTIFICATE.c.serial)).mappings()]
 

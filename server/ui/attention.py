@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from server.identity.revocation import ListState
 from server.planner.approvals import owed, urgency
 from server.planner.states import UNDECIDED
 from server.planner.words import AssignmentState as A
@@ -60,6 +61,32 @@ def webhook_needs(hooks: Sequence[Webhook], now: float, *, href: str = "") -> li
             advice = f"`otaria webhook show {hook.name}` says what it answers."
             found.append(WebhookNeed(name=hook.name, tone="attention", text=text, advice=advice, href=href))
     return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notice:
+    """Something of the server itself that needs somebody; it has no page."""
+
+    name: str
+    tone: str
+    text: str
+    advice: str
+    href: str = ""
+
+
+def list_needs(lists: ListState, now: float) -> list[Notice]:
+    """What needs somebody when the revocation lists are not renewed: a broker goes on letting in who was shut out since."""
+    if not lists.is_old:
+        return []
+    text = (
+        "can't be read."
+        if lists.made_at is None
+        else f"was last signed {span(now - lists.made_at)} ago, and not since."
+    )
+    advice = (
+        "Brokers may let in who was shut out. Look at the server's log for why it can't write `identity/fleet-crl.pem`."
+    )
+    return [Notice(name="The revocation list", tone="bad", text=text, advice=advice)]
 
 
 def needs(views: Sequence[CampaignView]) -> list[Need]:

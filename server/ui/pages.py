@@ -19,6 +19,7 @@ from server.http.bodies import path_id, query_text
 from server.http.changes import Changes
 from server.http.fleet import Explainer
 from server.http.problems import Render
+from server.identity.revocation import ListState
 from server.planner.words import AssignmentState, CampaignState
 from server.ports import (
     AuditRecord,
@@ -34,7 +35,7 @@ from server.ports import (
 )
 from server.ports.querying import MAX_CHARS, All, one, parse
 from server.ui.acts import campaign_steps_for, steps_for
-from server.ui.attention import needs, webhook_needs
+from server.ui.attention import list_needs, needs, webhook_needs
 from server.ui.campaign_page import pictures_of
 from server.ui.curves import adoption_picture
 from server.ui.figures import Figures, figures
@@ -78,8 +79,10 @@ class Pages:
         templates: Templates,
         clock: Clock,
         chains: Chains,
+        lists: Callable[[], Awaitable[ListState]],
     ) -> None:
-        self._chains = chains
+        """`lists` says how old the revocation lists are."""
+        self._chains, self._lists = chains, lists
         self._database = database
         self._sessions = sessions
         self._explainer = explainer
@@ -124,7 +127,7 @@ class Pages:
         count, versions, views, hooks = await self._database.read(
             lambda unit: (unit.fleet.count(), unit.fleet.versions(), unit.campaigns.list(), unit.webhooks.list())
         )
-        now = self._clock.now()
+        lists, now = await self._lists(), self._clock.now()
         numbers, course = await self._database.read(
             lambda unit: (_figures(unit, views, now), unit.courses.get(VERSIONS))
         )
@@ -143,7 +146,7 @@ class Pages:
             adoption=adoption_picture(grown(course, now, most_common(versions)), tones, now),
             campaigns=shown,
             more=newest[OVERVIEW_CAMPAIGNS:],
-            needs=[*needs(newest), *webhook_needs(hooks, self._clock.now(), href=hooks_page)],
+            needs=[*needs(newest), *webhook_needs(hooks, now, href=hooks_page), *list_needs(lists, now)],
         )
 
     async def fleet(self, request: web.Request, session: Session) -> web.StreamResponse:

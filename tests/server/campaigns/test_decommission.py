@@ -204,6 +204,35 @@ async def test_the_broker_is_left_without_a_trace_of_it(stage: Any, how: str) ->
     assert await evictions(stage, sessions).round() == 0
 
 
+async def test_a_quarantine_ends_the_session_and_keeps_the_order_for_the_release(stage: Any) -> None:
+    await stage.enrol("t1")
+    await stage.publish_releases()
+    await stage.settle()
+    await stage.start(ALL_AT_ONCE)
+    await stage.settle()
+    standing, sessions, order = StandingService(stage.database, stage.clock), PaperSessions(stage), list[str]()
+    await standing.change("t1", Step.QUARANTINE, by="ann", reason="")
+    await stage.settle()
+    assert await evictions(stage, sessions, lambda: order.append(f"lists after {sessions.ended}")).round() == 1
+    assert (sessions.ended, order) == (["t1"], ["lists after []"])
+    await stage.settle()
+    assert {presence("t1"), of_target("t1", "t1", Leaf.ORDER)} & set(stage.broker.retained) == set()
+    await standing.change("t1", Step.RELEASE, by="ann", reason="")
+    await stage.settle()
+    assert of_target("t1", "t1", Leaf.ORDER) in stage.broker.retained
+    assert await evictions(stage, sessions, lambda: order.append("lists")).round() == 0
+    assert order[1:] == ["lists"]
+
+
+async def test_who_was_released_meanwhile_keeps_what_the_broker_holds(stage: Any) -> None:
+    await stage.enrol("t1")
+    standing, sessions = StandingService(stage.database, stage.clock), PaperSessions(stage)
+    await standing.change("t1", Step.QUARANTINE, by="ann", reason="")
+    await standing.change("t1", Step.RELEASE, by="ann", reason="")
+    assert await evictions(stage, sessions).round() == 0
+    assert sessions.ended == []
+
+
 async def test_an_eviction_outlives_the_server_and_one_failure_holds_up_nobody(stage: Any) -> None:
     await stage.enrol("t1", "t2")
     for name in ("t1", "t2"):

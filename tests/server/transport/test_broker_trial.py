@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from server.cli.broker import _copy
 from server.cli.broker import broker as group
 from server.identity.authority import Authorities
 from server.transport.attempts import Finding
@@ -191,7 +192,9 @@ def test_the_commands(tmp_path: Path, authorities: Authorities, capsys: pytest.C
     assert called("config", made, "--state", state, "--json") == 0
     assert CONFIG in json.loads(capsys.readouterr().out)["written"]
     authorities.revocation_file.write_bytes(authorities.revocation_lists(["abcdef"]))
+    assert [one.outcome for one in _copy(Path(made), authorities)] == ["fails"]
     assert called("config", made, "--state", state, "--refresh", "--json") == 0
+    assert [one.outcome for one in _copy(Path(made), authorities)] == ["works"]
     assert json.loads(capsys.readouterr().out)["written"] == ["fleet-crl.pem"]
     assert called("config", made, "--state", state, "--json") == 0
     assert json.loads(capsys.readouterr().out)["written"] == []
