@@ -101,6 +101,22 @@ def test_a_revoked_device_loses_its_connection(tmp_path: Path, broker: str, caps
 
 
 @pytest.mark.parametrize("broker", DEEP_BROKERS)
+def test_a_quarantined_device_loses_its_connection_until_it_is_released(
+    tmp_path: Path, broker: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tried: to stay connected, and to come back with the same certificate."""
+    with fleet_on(tmp_path, broker, capsys) as fleet:
+        board, other = fleet.board("copied"), fleet.board("bystander")
+        fleet.until(lambda: fleet.online(board) and fleet.online(other), "both connections", board)
+        assert fleet.types("fleet", "quarantine", board.target, "--reason", "seen twice") == 0, fleet.err
+        fleet.until(lambda: not fleet.online(board), "the end of its session", board)
+        assert not fleet.is_connected(board.agent_directory)
+        assert fleet.online(other)
+        assert fleet.types("fleet", "release", board.target, "--reason", "the copy was destroyed") == 0, fleet.err
+        fleet.until(lambda: fleet.online(board), "its return", board)
+
+
+@pytest.mark.parametrize("broker", DEEP_BROKERS)
 def test_drill_fleet_ca_rotated(tmp_path: Path, broker: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Tried with the old CA afterwards: to connect, to be served, to get a certificate of the new one."""
     with fleet_on(tmp_path, broker, capsys) as fleet:
