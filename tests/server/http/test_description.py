@@ -93,6 +93,7 @@ LISTS = {
     "/campaigns/c-0/evidence": ("evidence", 4),
     "/fleet/gw-1/logs": ("logs", 4),
     "/claim-tokens": ("claim_tokens", 3),
+    "/known-devices": ("known_devices", 3),
     "/people": ("people", 5),
     "/releases": ("releases", 2),
     "/webhooks": ("webhooks", 3),
@@ -109,6 +110,8 @@ async def _furnished(people: PeopleSide) -> None:
         assert answer.status == 201, await answer.text()
     for _ in range(3):
         await people.client.post(f"{API}/claim-tokens", json={}, headers=people.headers())
+    devices = [{"serial": f"SN-{number}"} for number in range(3)]
+    await people.client.post(f"{API}/known-devices", json={"devices": devices}, headers=people.headers())
     for number in range(3):
         body = {"name": f"w-{number}", "url": "https://hooks.example.org/"}
         await people.client.post(f"{API}/webhooks", json=body, headers=people.headers())
