@@ -20,7 +20,7 @@ from firmware.protocol.envelope import seal
 from firmware.protocol.report import REPORT_KIND
 from firmware.protocol.words import AgentState
 from server.http.routes import API
-from server.ports import AgentRecord, AgentStatus, Role, Unit
+from server.ports import AgentRecord, AgentStatus, KnownDevice, Role, Unit
 from server.storage.tables import Stored
 from server.webhooks.events import id_of, type_of
 from tests.people_side import CAMPAIGN, NOW, PeopleSide
@@ -56,6 +56,7 @@ async def test_every_route_that_changes_something_leaves_a_record_or_changes_not
     tried = set()
     signer = CryptoSigner.generate_ecdsa()
     await people.database.write(lambda unit: _add_device(unit, "gw-9", signer))
+    await people.database.write(_add_known)
     for route, call in _calls(people, signer):
         before, files = await _everything(people), _files(tmp_path)
         await people.database.write(lambda unit: _run(unit, TRAIL_REFUSES))
@@ -99,6 +100,9 @@ def _calls(people: PeopleSide, signer: CryptoSigner) -> list[tuple[str, Call]]:
     api("POST /people", body={"name": "bob", "role": "viewer"})
     api("DELETE /people", body={"name": "bob"})
     api("POST /claim-tokens")
+    api("POST /known-devices", body={"devices": [{"serial": "SN-3"}]})
+    api("POST /known-devices/{known}/allow", "/known-devices/k-1/allow", {"reason": "r"})
+    api("DELETE /known-devices/{known}", "/known-devices/k-2")
     word = {"name": "backup", "verdict": "good", "expires_s": 3600, "target": "gw-1", "reason": "done"}
     api("POST /words", body=word)
     for step in ("quarantine", "release", "revoke"):
@@ -153,6 +157,12 @@ def _calls(people: PeopleSide, signer: CryptoSigner) -> list[tuple[str, Call]]:
     form("POST /logout", "/logout", {})
     out.append(("POST /audit/removal", lambda: _remove_old(people)))
     return out
+
+
+def _add_known(unit: Unit) -> None:
+    unit.identities.add_known_device(KnownDevice(id="k-1", serial="SN-1"))
+    unit.identities.bind_known_device("k-1", agent="gw-5", key_sha256="a" * 64)
+    unit.identities.add_known_device(KnownDevice(id="k-2", serial="SN-2"))
 
 
 async def _remove_old(people: PeopleSide) -> ClientResponse:
