@@ -92,8 +92,10 @@ def test_a_forged_ack_loses_no_report(rig: Rig) -> None:
     campaign = bench.start(SLOW_TRIAL)
     bench.wait_state("trial")
     rig.lab.kill_server()
-    bench.wait(lambda: bench.status["waiting_reports"] > 0, "reports that wait")
+    bench.wait(lambda: bench.status["state"] != "trial", "the end of the trial")
+    time.sleep(1)  # what the server said last has come
     waiting = bench.status["waiting_reports"]
+    assert waiting > 0
     report = next(
         seen
         for seen in reversed(rig.eve.seen)

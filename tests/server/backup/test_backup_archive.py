@@ -9,6 +9,7 @@ import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
@@ -314,11 +315,15 @@ def test_a_backup_of_a_server_that_writes_is_one_moment_of_it(place: Place) -> N
 
     def write() -> None:
         connection = sqlite3.connect(path, isolation_level=None)
-        insert = "INSERT INTO audit (at, kind, text, actor, data) VALUES (1, 'x', '', '', '{}')"
+        insert = (
+            "INSERT INTO audit (at, kind, text, actor, data, partition, number, previous, hash) "
+            "VALUES (1, 'x', '', '', '{}', 'x', ?, x'', x'')"
+        )
+        numbers = count(1)
         while not over.is_set():
             connection.execute("BEGIN IMMEDIATE")
-            connection.execute(insert)
-            connection.execute(insert)
+            connection.execute(insert, (next(numbers),))
+            connection.execute(insert, (next(numbers),))
             connection.execute("COMMIT")
         connection.close()
 

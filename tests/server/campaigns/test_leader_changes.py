@@ -37,6 +37,7 @@ TTL_S = 30.0
 EXAMPLES = {"sqlite": settings().max_examples // 4, "postgresql": settings().max_examples // 10}
 Message = tuple[str, bytes, bool]
 Rows = dict[str, list[Any]]
+COUNTED = {"inbox": {"id"}, "outbox": {"id"}, "audit": {"id", "number", "previous", "hash"}}
 
 
 @dataclass(frozen=True)
@@ -275,14 +276,17 @@ class Theatre:
 
 
 def rows_of(database: SqlDatabase) -> Rows:
-    """Every row but the lease's own; without the numbers that a database counts up, which say nothing but an order."""
+    """Every row but the lease's own; without the numbers that a database counts up, which say nothing but an order, and without
+    the trail's chain: each change of leader is a link of it."""
     found: Rows = {}
     with database._reader.connect() as connection:
         for table in Stored.metadata.sorted_tables:
-            if table is not LEASE:
+            if table.name not in (LEASE.name, "audit_head"):
                 rows = connection.execute(select(table).order_by(*table.primary_key)).mappings()
-                counted = {"id"} if table.name in ("inbox", "outbox", "audit") else set()
-                plain = [{name: value for name, value in row.items() if name not in counted} for row in rows]
+                plain = [
+                    {name: value for name, value in row.items() if name not in COUNTED.get(table.name, ())}
+                    for row in rows
+                ]
                 found[table.name] = [row for row in plain if row.get("kind") != "leader-changed"]
     return found
 

@@ -51,7 +51,9 @@ async def _rows(people: PeopleSide) -> list[AssignmentRow]:
 
 
 async def _trail(people: PeopleSide) -> str:
-    return " ".join(record.text for record in await people.database.read(lambda unit: unit.audit.latest(limit=50)))
+    """What was done, beside that somebody came and went."""
+    records = await people.database.read(lambda unit: unit.audit.latest(limit=50))
+    return " ".join(record.text for record in records if not record.kind.startswith("signed-"))
 
 
 async def _verified(people: PeopleSide) -> None:
