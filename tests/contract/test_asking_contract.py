@@ -15,7 +15,7 @@ from server.planner.surroundings import Evidence, Inquiry, Word, cohort_key
 from server.planner.words import AssignmentState, CampaignState
 from server.ports import LogAsk, LogState, OpenInquiry, Unit
 from server.storage import SqlDatabase
-from tests.contract.test_storage_contract import CAMPAIGN, COHORTS, assignment, enrol
+from tests.contract.storage.rows import CAMPAIGN, COHORTS, assignment, enrol
 
 T = TypeVar("T")
 HASH = "a" * 64

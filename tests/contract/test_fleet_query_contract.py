@@ -16,7 +16,7 @@ from server.planner.words import AssignmentState
 from server.ports import AgentStatus, Unit
 from server.ports.querying import NONE, UNKNOWN, All, Not, Op, Query, Some, Term, Value, parse
 from server.storage import SqlDatabase, fleet_query
-from tests.contract.test_storage_contract import CAMPAIGN, COHORTS, assignment, enrol
+from tests.contract.storage.rows import CAMPAIGN, COHORTS, assignment, enrol
 
 VERSIONS = ("1.0", "1.9", "1.10", "2.0-rc1", "2.0", None)
 SITES = ("Ulm", "ulm", "Köln", "a*b", 'q"\\')

@@ -12,7 +12,7 @@ from server.planner.slices import Footprint
 from server.planner.words import AssignmentState
 from server.ports import Unit
 from server.storage import SqlDatabase
-from tests.contract.test_storage_contract import CAMPAIGN, COHORTS, assignment, enrol
+from tests.contract.storage.rows import CAMPAIGN, COHORTS, assignment, enrol
 
 BERLIN_LAB = Match(labels={"site": "berlin", "ring": "lab"})
 CASES: list[tuple[dict[str, Any], str]] = [
