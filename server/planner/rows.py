@@ -223,3 +223,29 @@ Row = CampaignRow | CohortRow | AssignmentRow | TargetRow | GroupRow | TokenRow 
 def campaign_group(campaign: str) -> str:
     """The key of the budget group of all targets of a campaign; a label's key holds a `=` and so never equals it."""
     return f"campaign:{campaign}"
+
+
+Key = tuple[str, ...]
+
+
+def key_of(row: Row) -> Key:
+    """The kind and primary key of a row."""
+    match row:
+        case AssignmentRow():
+            return ("assignment", row.campaign, row.target)
+        case CohortRow():
+            return ("cohort", row.campaign, str(row.index))
+        case TargetRow():
+            return ("target", row.id)
+        case CampaignRow():
+            return ("campaign", row.id)
+        case GroupRow():
+            return ("group", row.key)
+        case TokenRow():
+            return ("token", row.group, row.target)
+        case BlockRow():
+            return ("block", row.campaign, str(row.cohort), row.stratum, row.site)
+        case BehindRow():
+            return ("behind", row.campaign, row.gateway)
+        case RevisionRow():
+            return ("revision", row.campaign, str(row.number))

@@ -15,22 +15,22 @@ from server.planner.download_line import line_of
 from server.planner.downloads import groups_of
 from server.planner.gate_rows import BlockRow
 from server.planner.gateways import path_groups
-from server.planner.revision_rows import RevisionRow
 from server.planner.rows import (
     AssignmentRow,
     CampaignRow,
     CohortRow,
     GroupRow,
+    Key,
     Row,
     TargetRow,
     TokenRow,
     campaign_group,
+    key_of,
 )
 from server.planner.slices import Footprint, Slice
 from server.planner.surroundings import NOWHERE, BehindRow, Surroundings
 from server.planner.words import AssignmentState, TokenKind
 
-Key = tuple[str, ...]
 Around = Callable[[TargetRow, CampaignRow | None, AssignmentRow | None], Surroundings]
 """What a target stands among."""
 
@@ -199,26 +199,3 @@ class RowStore:
         if isinstance(row, TokenRow):
             del self._tokens[row.target][key]
             self._lines[row.group].pop(key, None)
-
-
-def key_of(row: Row) -> Key:
-    """The kind and primary key of a row."""
-    match row:
-        case AssignmentRow():
-            return ("assignment", row.campaign, row.target)
-        case CohortRow():
-            return ("cohort", row.campaign, str(row.index))
-        case TargetRow():
-            return ("target", row.id)
-        case CampaignRow():
-            return ("campaign", row.id)
-        case GroupRow():
-            return ("group", row.key)
-        case TokenRow():
-            return ("token", row.group, row.target)
-        case BlockRow():
-            return ("block", row.campaign, str(row.cohort), row.stratum, row.site)
-        case BehindRow():
-            return ("behind", row.campaign, row.gateway)
-        case RevisionRow():
-            return ("revision", row.campaign, str(row.number))

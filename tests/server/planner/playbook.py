@@ -66,6 +66,7 @@ from server.planner.rows import (
     TargetRow,
     TokenRow,
     campaign_group,
+    key_of,
 )
 from server.planner.slices import Footprint, Slice
 from server.planner.states import LIVE, WAITING
@@ -120,29 +121,6 @@ def strategy(**values: object) -> Strategy:
         **values,
     }
     return Strategy(**given)
-
-
-def key_of(row: Row) -> tuple[str, ...]:
-    """The kind and primary key of a row."""
-    match row:
-        case CampaignRow():
-            return ("campaign", row.id)
-        case CohortRow():
-            return ("cohort", row.campaign, str(row.index))
-        case AssignmentRow():
-            return ("assignment", row.campaign, row.target)
-        case TargetRow():
-            return ("target", row.id)
-        case GroupRow():
-            return ("group", row.key)
-        case TokenRow():
-            return ("token", row.group, row.target)
-        case BlockRow():
-            return ("block", row.campaign, str(row.cohort), row.stratum, row.site)
-        case BehindRow():
-            return ("behind", row.campaign, row.gateway)
-        case RevisionRow():
-            return ("revision", row.campaign, str(row.number))
 
 
 class Board:

@@ -10,10 +10,11 @@ from server.planner import approvals
 from server.planner.commands import Record
 from server.planner.events import CampaignDue, Commanded, ReminderDue
 from server.planner.policy import parse_strategy
+from server.planner.rows import key_of
 from server.planner.states import TransitionError
 from server.planner.strategy import ApprovalPolicy, ApprovalRule, EmergencyPolicy
 from server.planner.words import CampaignState, Verb
-from tests.server.planner.playbook import Board, key_of, strategy
+from tests.server.planner.playbook import Board, strategy
 
 C = CampaignState
 DAY = 86400

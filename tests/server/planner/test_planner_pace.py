@@ -11,9 +11,10 @@ from firmware.errors import RefusedError
 from server.planner.commands import GrantPermit, TellWait
 from server.planner.pace import interval_s
 from server.planner.policy import parse_strategy
+from server.planner.rows import key_of
 from server.planner.strategy import BudgetPolicy, CohortPolicy, GatePolicy, RatePolicy
 from server.planner.words import AssignmentState, Verb
-from tests.server.planner.playbook import NEW, RETRY_S, Board, fleet, key_of, strategy
+from tests.server.planner.playbook import NEW, RETRY_S, Board, fleet, strategy
 
 BEARS_ALL = (CohortPolicy(name="all", gate=GatePolicy(kind="share", max_failure_rate=1.0)),)
 SIX_A_MINUTE = RatePolicy(count=6, every_s=60)
