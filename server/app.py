@@ -62,6 +62,7 @@ from server.foundation import (
 from server.http.devices import DeviceRoutes, tls_peer
 from server.http.tls import devices_context, people_context
 from server.identity.authorities_service import AuthoritiesService
+from server.identity.authority_keys import keys_at
 from server.identity.challenges import Challenges
 from server.identity.claims import Claims
 from server.identity.enrolment import EnrolmentOverHttp, EnrolmentService
@@ -540,6 +541,7 @@ def _people(base: Foundation, core: Core, *, secure: bool) -> web.Application:
                 base.authorities.directory,
                 in_force=base.authorities.fingerprints,
                 clock=base.clock,
+                fleet_keys=keys_at(base.settings.fleet_key),
             ),
             desk=core.desk,
             forecasts=core.forecaster,

@@ -58,6 +58,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "webhooks": {"source": "/otaria", "private": [], "ca_file": None, "timeout_s": 10},
     "audit": {"key": None, "checkpoint_s": 3600.0, "keep_days": None},
     "enrolment": {"factory_cas": [], "factory_labels": {}, "factory_unlisted": False},
+    "identity": {"fleet_key": None},
     "catalogue": {"repository": "repository", "online_keys": "keys/online"},
 }
 
@@ -173,7 +174,8 @@ class EnrolmentSettings:
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything the composition root needs to know. `storage_url` None: SQLite in the state directory. `lease_s`: how long a
-    leader may be silent before a server that stands by takes over."""
+    leader may be silent before a server that stands by takes over. `fleet_key`: `pkcs11:` URI of the token in which fleet CAs are
+    made (None: in files)."""
 
     state: Path
     http: HttpSettings
@@ -188,6 +190,7 @@ class Settings:
     lease_s: float
     repository: Path
     online_keys: Path
+    fleet_key: str | None = None
 
 
 class _Http(Struct, forbid_unknown_fields=True):
@@ -250,6 +253,7 @@ def validated(settings: Mapping[str, Mapping[str, Any]], *, base: Path) -> Setti
         lease_s=_lease_s(storage["lease_s"]),
         repository=_path(catalogue["repository"], "catalogue.repository", base),
         online_keys=_path(catalogue["online_keys"], "catalogue.online_keys", base),
+        fleet_key=_typed(settings["identity"]["fleet_key"], str | None, "identity.fleet_key"),
     )
 
 

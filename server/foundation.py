@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from msgspec import Struct
 
 from firmware.catalogue.publish import Repository
-from firmware.errors import RefusedError
+from firmware.errors import RefusedError, UnavailableError
 from firmware.protocol.codec import convert, parse_json
 from server.artifacts import ArtifactStore
 from server.audit.keeper import Keeper
@@ -30,6 +30,7 @@ from server.errors import DeniedError
 from server.http.changes import Changes, RingingDatabase
 from server.identity.api_tokens import ApiTokens
 from server.identity.authority import Authorities
+from server.identity.authority_keys import keys_at
 from server.identity.enrolment import Addresses
 from server.identity.private_files import write_private
 from server.identity.revocation import Revocations
@@ -141,8 +142,10 @@ async def open_database(settings: Settings, stack: AsyncExitStack) -> SqlDatabas
 
 async def authorities_of(settings: Settings, clock: SystemClock) -> Authorities:
     """The certificate authorities of this server, made if there are none."""
-    directory = settings.state / "identity"
-    return await asyncio.to_thread(Authorities.open_or_create, directory, hosts=_names(settings), clock=clock.now)
+    directory, keys = settings.state / "identity", keys_at(settings.fleet_key)
+    return await asyncio.to_thread(
+        Authorities.open_or_create, directory, hosts=_names(settings), clock=clock.now, fleet_keys=keys
+    )
 
 
 async def open_foundation(
@@ -173,7 +176,7 @@ async def open_foundation(
     tokens = ApiTokens(fenced, clock=clock)
     await keep_admin_token(tokens, settings.state / ADMIN_TOKEN)
     revocations = Revocations(fenced, authorities, clock=clock)
-    await revocations.write()
+    await _write_lists(revocations)
     broker = await _broker(settings, authorities, stack)
     return Foundation(
         settings=settings,
@@ -192,6 +195,15 @@ async def open_foundation(
         endpoint=broker.services if broker else _external(settings, authorities),
         addresses=_addresses(settings, broker, devices_url),
     )
+
+
+async def _write_lists(revocations: Revocations) -> None:
+    """Without a signature the broker starts with the list it had: we refuse whoever was shut out since, who is evicted from it
+    as soon as the CA's token is back."""
+    try:
+        await revocations.write()
+    except UnavailableError as error:
+        log.error("the revocation lists could not be signed: %s", error)
 
 
 async def _keeper(settings: Settings, database: Database, clock: SystemClock) -> Keeper:

@@ -14,7 +14,8 @@ from cryptography import x509
 from firmware.errors import OtariaError, RefusedError
 from server.identity.authority import FLEET, NEXT_SERVICES, RETIRED_FILE, REVOCATION_FILE, SERVICES
 from server.identity.authority_files import fingerprint_of, load_certificates
-from server.identity.certificates import pem_of
+from server.identity.authority_keys import MakeKey
+from server.identity.certificates import new_key, pem_of
 from server.identity.private_files import locked_directory
 from server.identity.revocation import ListState, list_state
 from server.identity.rotation import Rotation
@@ -59,9 +60,18 @@ class CasView:
 class AuthoritiesService:
     """Shows and changes the CAs of the identity directory."""
 
-    def __init__(self, database: Database, directory: Path, *, in_force: frozenset[str], clock: Clock) -> None:
-        """`in_force`: fingerprints of the CAs that this process signs with."""
+    def __init__(
+        self,
+        database: Database,
+        directory: Path,
+        *,
+        in_force: frozenset[str],
+        clock: Clock,
+        fleet_keys: MakeKey | None = None,
+    ) -> None:
+        """`in_force`: fingerprints of the CAs that this process signs with. `fleet_keys` makes the keys of new fleet CAs."""
         self._database, self._directory, self._in_force, self._clock = database, directory, in_force, clock
+        self._fleet_keys = fleet_keys or new_key
 
     async def show(self) -> CasView:
         """Every CA there is, with how many targets depend on it."""
@@ -76,7 +86,7 @@ class AuthoritiesService:
         """Take a step.
 
         Raises `RefusedError`: `ca-in-use` unless `force`, `restart-first` while the step before is not in force yet,
-        `too-many-cas`, `no-next-ca`, `nothing-to-retire`, `wrong-step`.
+        `too-many-cas`, `same-key`, `no-next-ca`, `nothing-to-retire`, `wrong-step`; `UnavailableError` (`authority-unavailable`).
         """
         before = await self.show()
         self._require_possible(kind, step, before)
@@ -117,7 +127,7 @@ class AuthoritiesService:
         return await self._database.read(lambda unit: unit.fleet.without_services_ca(chosen[0]))
 
     def _carry_out(self, kind: Kind, step: CaStep) -> None:
-        rotation, now = Rotation(directory=self._directory), self._clock.now()
+        rotation, now = Rotation(directory=self._directory, fleet_keys=self._fleet_keys), self._clock.now()
         match kind, step:
             case Kind.FLEET, CaStep.ROTATE:
                 rotation.rotate_fleet(now)

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from firmware.errors import RefusedError
 from firmware.protocol.words import ID_PATTERN
 from server.identity.authority_files import AuthorityFiles, load_certificates
+from server.identity.authority_keys import MakeKey
 from server.identity.certificates import (
     CLIENT_AUTH,
     SERVER_AUTH,
@@ -28,6 +29,7 @@ from server.identity.certificates import (
     agent_serial,
     alternative_names,
     issue,
+    new_key,
     requested_key,
     revocation_list,
 )
@@ -89,14 +91,21 @@ class Authorities:
 
     @classmethod
     def open_or_create(
-        cls, directory: Path, *, hosts: Sequence[str] = (), clock: Callable[[], float] = time.time
+        cls,
+        directory: Path,
+        *,
+        hosts: Sequence[str] = (),
+        clock: Callable[[], float] = time.time,
+        fleet_keys: MakeKey | None = None,
     ) -> "Authorities":
-        """Load the authorities of a directory, making what is missing; `hosts` are further names for the server certificates.
+        """Load the authorities of a directory, making what is missing; `hosts` are further names for the server certificates, and
+        `fleet_keys` makes the key of a fleet CA (None: in a file).
 
-        Blocking. Raises `RefusedError` (`bad-key-file`, `bad-certificate-file`, `bad-name`).
+        Blocking. Raises `RefusedError` (`bad-key-file`, `bad-certificate-file`, `bad-name`), and `UnavailableError`
+        (`authority-unavailable`) when something must be signed in a token that isn't there.
         """
         with locked_directory(directory):
-            made = cls._loaded(directory, clock)
+            made = cls._loaded(directory, clock, fleet_keys or new_key)
             if not made.revocation_file.exists():
                 write_private(made.revocation_file, made.revocation_lists(()))
             names = (*LOOPBACK_NAMES, *hosts)
@@ -117,11 +126,11 @@ class Authorities:
             text = f"{directory} holds no CAs; name the state directory of a server that has run."
             raise RefusedError("no-authorities", text)
         with locked_directory(directory):
-            return cls._loaded(directory, clock)
+            return cls._loaded(directory, clock, new_key)
 
     @classmethod
-    def _loaded(cls, directory: Path, clock: Callable[[], float]) -> "Authorities":
-        fleet_files, now = AuthorityFiles(directory=directory, stem=FLEET), clock()
+    def _loaded(cls, directory: Path, clock: Callable[[], float], fleet_keys: MakeKey) -> "Authorities":
+        fleet_files, now = AuthorityFiles(directory=directory, stem=FLEET, keys=fleet_keys), clock()
         fleet, accepted = fleet_files.open_or_make(FLEET_NAME, now)
         services, _ = AuthorityFiles(directory=directory, stem=SERVICES).open_or_make(SERVICES_NAME, now)
         upcoming, retired = AuthorityFiles(directory=directory, stem=NEXT_SERVICES), directory / RETIRED_FILE

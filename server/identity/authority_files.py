@@ -1,4 +1,5 @@
-"""Where an authority is kept: `STEM.pem`, whose first certificate signs and whose others are accepted as well, and `STEM.key`.
+"""Where an authority is kept: `STEM.pem`, whose first certificate signs and whose others are accepted as well, and `STEM.key`,
+which holds its key or says in which token it is.
 
 Replacing an authority touches both files. The new key is written aside first and takes its place last, so that a crash in
 between leaves what the next start can finish or forget: the certificate file alone decides.
@@ -12,8 +13,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from firmware.errors import RefusedError
-from server.identity.certificates import Authority, make_authority, pem_of
-from server.identity.private_files import key_pem, load_key, load_or_make_key, move_private, write_private
+from server.identity.authority_keys import MakeKey, forget_key, key_file_of, load_authority_key
+from server.identity.certificates import Authority, make_authority, new_key, pem_of
+from server.identity.private_files import move_private, write_private
 
 MAX_ACCEPTED = 4
 _KEPT = re.compile(r"[0-9a-f]{16}")
@@ -26,10 +28,11 @@ def fingerprint_of(certificate: x509.Certificate) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class AuthorityFiles:
-    """The files of one authority. The caller holds the directory's lock. Blocking."""
+    """The files of one authority, and what makes its keys. The caller holds the directory's lock. Blocking."""
 
     directory: Path
     stem: str
+    keys: MakeKey = new_key
 
     @property
     def certificates_file(self) -> Path:
@@ -57,7 +60,7 @@ class AuthorityFiles:
             raise RefusedError(
                 "bad-key-file", f"{self.key_file} is missing beside its certificate; restore it from a backup."
             )
-        key = load_key(self.key_file)
+        key = load_authority_key(self.key_file)
         if certificates[0].public_key() != key.public_key():
             raise RefusedError(
                 "bad-certificate-file",
@@ -68,13 +71,15 @@ class AuthorityFiles:
     def open_or_make(self, name: str, now: float) -> tuple[Authority, tuple[x509.Certificate, ...]]:
         """As `open`; makes the authority when there is none."""
         if not self.exists():
-            authority = make_authority(name, now, load_or_make_key(self.key_file))
+            if not self.key_file.exists():
+                write_private(self.key_file, key_file_of(self.keys()))
+            authority = make_authority(name, now, load_authority_key(self.key_file))
             write_private(self.certificates_file, authority.pem)
         return self.open()
 
     def install(self, authority: Authority, accepted: tuple[x509.Certificate, ...]) -> None:
         """Put another authority in its place, which accepts these besides. Crash-safe."""
-        write_private(self._next_key_file, key_pem(authority.key))
+        write_private(self._next_key_file, key_file_of(authority.key))
         write_private(self.certificates_file, authority.pem + b"".join(map(pem_of, accepted)))
         move_private(self._next_key_file, self.key_file)
 
@@ -85,20 +90,20 @@ class AuthorityFiles:
 
     def keep_key(self, authority: Authority) -> None:
         """Keep the key of an authority that is about to be replaced, for its revocation lists."""
-        write_private(self._kept_key_file(authority.certificate), key_pem(authority.key))
+        write_private(self._kept_key_file(authority.certificate), key_file_of(authority.key))
 
     def kept(self, certificate: x509.Certificate) -> Authority:
         """An authority that is only accepted, with the key that was kept; raises `RefusedError` (`bad-key-file`)."""
         path = self._kept_key_file(certificate)
         if not path.exists():
             raise RefusedError("bad-key-file", f"{path} is missing; restore it from a backup, or retire that CA.")
-        return Authority(certificate=certificate, key=load_key(path))
+        return Authority(certificate=certificate, key=load_authority_key(path))
 
     def forget_kept(self) -> None:
         """Destroy the keys of authorities that were replaced."""
         for path in self.directory.glob(f"{self.stem}-*.key"):
             if _KEPT.fullmatch(path.stem.removeprefix(f"{self.stem}-")):
-                path.unlink()
+                forget_key(path)
 
     def _kept_key_file(self, certificate: x509.Certificate) -> Path:
         return self.directory / f"{self.stem}-{fingerprint_of(certificate)[:16]}.key"
@@ -107,7 +112,7 @@ class AuthorityFiles:
         """Finish or forget a replacement that a crash cut short."""
         if not self._next_key_file.exists():
             return
-        if load_key(self._next_key_file).public_key() == signing.public_key():
+        if load_authority_key(self._next_key_file).public_key() == signing.public_key():
             move_private(self._next_key_file, self.key_file)
         else:
             self._next_key_file.unlink()

@@ -20,6 +20,7 @@ from server.identity.authority import (
     SERVICES_NAME,
 )
 from server.identity.authority_files import MAX_ACCEPTED, AuthorityFiles, load_certificates
+from server.identity.authority_keys import MakeKey
 from server.identity.certificates import make_authority, new_key, pem_of
 from server.identity.private_files import locked_directory, write_private
 
@@ -28,19 +29,29 @@ MAX_RETIRED = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Rotation:
-    """The CAs in one private directory. Blocking; every method takes the directory's lock. Times are POSIX seconds."""
+    """The CAs in one private directory, and what makes the keys of new fleet CAs. Blocking; every method takes the
+    directory's lock. Times are POSIX seconds."""
 
     directory: Path
+    fleet_keys: MakeKey = new_key
 
     def rotate_fleet(self, now: float) -> None:
-        """Make a new fleet CA that signs from the next start on. Raises `RefusedError` (`too-many-cas`)."""
+        """Make a new fleet CA that signs from the next start on. Raises `RefusedError` (`too-many-cas`, `same-key`), and
+        `UnavailableError` (`authority-unavailable`)."""
         with locked_directory(self.directory):
             files = self._files(FLEET)
             old, accepted = files.open()
             if len(accepted) >= MAX_ACCEPTED:
                 raise RefusedError("too-many-cas", "Too many old fleet CAs are still accepted; retire them first.")
+            key = self.fleet_keys()
+            if any(key.public_key() == one.public_key() for one in (old.certificate, *accepted)):
+                text = (
+                    "`identity.fleet_key` names the key of a CA that is there; leave its id out, or name another one."
+                )
+                raise RefusedError("same-key", text)
+            made = make_authority(FLEET_NAME, now, key)
             files.keep_key(old)
-            files.install(make_authority(FLEET_NAME, now, new_key()), (old.certificate, *accepted))
+            files.install(made, (old.certificate, *accepted))
 
     def retire_fleet(self) -> None:
         """Accept no fleet CA but the one that signs. Raises `RefusedError` (`nothing-to-retire`)."""

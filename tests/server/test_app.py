@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import stat
+import time
 from pathlib import Path
 
 import aiohttp
@@ -21,6 +22,7 @@ from server.app import Running, Server, run
 from server.cli import run as run_command
 from server.config import Settings, load_settings
 from server.errors import NotLeaderError
+from server.foundation import SystemClock
 from server.identity.authority import Authorities
 from server.ports import CertificateRecord, Unit
 from server.storage import SqlDatabase
@@ -28,6 +30,7 @@ from server.storage.engines import make_engine, parse_url
 from server.storage.schema import MIGRATIONS, _config
 from server.transport.broker import start_broker
 from tests.people_side import add_device
+from tests.softhsm import soft_token
 
 CONFIG = """
 [http]
@@ -198,6 +201,35 @@ async def _works(running: Running, secret: str) -> None:
     """It reaches its broker, which readiness asks for, and answers."""
     await _ready(running.people_url)
     assert (await _get(f"{running.people_url}/api/v1/fleet", secret))[0] == 200
+
+
+async def test_it_serves_without_the_token_of_its_ca_what_needs_no_signature(
+    tmp_path: Path, settings: Settings
+) -> None:
+    (tmp_path / "token").mkdir()
+    with soft_token(tmp_path / "token", "fleet") as token:
+        (tmp_path / "token.toml").write_text(f'{CONFIG.replace("KIND", "auto")}[identity]\nfleet_key = "{token.uri}"\n')
+        in_token = load_settings(tmp_path / "token.toml")
+        async with Server(in_token):
+            pass
+        lists = in_token.state / "identity" / "fleet-crl.pem"
+        before, later = (
+            lists.read_bytes(),
+            SystemClock(wall=lambda: time.time() + 2 * 86_400),
+        )  # it is to be signed anew
+        token.unplug()
+        async with Server(in_token, clock=later) as server:
+            await _works(server.running, _secret(in_token))
+            headers = {"Authorization": f"Bearer {_secret(in_token)}"}
+            async with aiohttp.ClientSession(headers=headers) as session:
+                rotate = f"{server.running.people_url}/api/v1/authorities/fleet/rotate"
+                async with session.post(rotate, json={}) as answer:
+                    told = await answer.json()
+                    assert (answer.status, told["type"]) == (503, "authority-unavailable"), told
+        assert lists.read_bytes() == before
+        token.plug_in()
+        async with Server(in_token, clock=later):
+            assert lists.read_bytes() != before
 
 
 async def test_it_runs_on_the_embedded_broker(tmp_path: Path, settings: Settings) -> None:

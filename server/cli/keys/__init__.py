@@ -2,6 +2,7 @@
 
 import click
 
+from server.cli.keys.authority import fleet_ca
 from server.cli.keys.changing import add, bins, raise_epoch, remove, renew, rotate
 from server.cli.keys.making import generate, init, public
 from server.cli.keys.moving import endpoints
@@ -17,5 +18,20 @@ def keys() -> None:
     """
 
 
-for _command in (init, generate, public, add, remove, rotate, renew, raise_epoch, bins, endpoints, sign, apply, show):
+for _command in (
+    init,
+    generate,
+    public,
+    add,
+    remove,
+    rotate,
+    renew,
+    raise_epoch,
+    bins,
+    endpoints,
+    fleet_ca,
+    sign,
+    apply,
+    show,
+):
     keys.add_command(_command)

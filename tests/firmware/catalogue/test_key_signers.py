@@ -2,11 +2,9 @@
 
 import importlib.util
 import json
-import os
 import re
 import shutil
 import stat
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,14 +19,7 @@ from firmware.catalogue.publish import sign
 from firmware.catalogue.signers import NAME, key_file, key_name, open_signer, public_key, read_key_file
 from firmware.errors import RefusedError
 from server.cli import run
-
-PIN = "2468"
-MODULES = (
-    "/usr/lib/softhsm/libsofthsm2.so",
-    "/usr/lib64/pkcs11/libsofthsm2.so",
-    "/usr/local/lib/softhsm/libsofthsm2.so",
-)
-MODULE = next((path for path in MODULES if Path(path).exists()), None)
+from tests.softhsm import PIN, soft_token
 
 
 def kind_of(source: str, secret: str | None = None) -> str:
@@ -174,21 +165,13 @@ def test_a_vaults_newest_key_is_the_one_that_signs(monkeypatch: pytest.MonkeyPat
 @pytest.fixture(scope="module")
 def token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A SoftHSM token with a key pair that was made inside it; its URI."""
-    if MODULE is None or shutil.which("softhsm2-util") is None:
-        pytest.skip("SoftHSM 2 is not installed; on Debian: apt-get install softhsm2")
-    pkcs11 = pytest.importorskip("pkcs11", reason="python-pkcs11 is not installed: pip install 'otaria[hsm]'")
-    from pkcs11.util.ec import encode_named_curve_parameters
+    with soft_token(tmp_path_factory.mktemp("softhsm"), "ceremony") as made, pytest.MonkeyPatch.context() as patch:
+        import pkcs11
+        from pkcs11.util.ec import encode_named_curve_parameters
 
-    folder = tmp_path_factory.mktemp("softhsm")
-    (folder / "tokens").mkdir()
-    (folder / "softhsm2.conf").write_text(f"directories.tokendir = {folder / 'tokens'}\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SOFTHSM2_CONF", str(folder / "softhsm2.conf"))
-        patch.setenv("PYKCS11LIB", MODULE)
+        patch.setenv("PYKCS11LIB", made.module)
         patch.setenv("OTARIA_HSM_PIN", PIN)
-        made = ["softhsm2-util", "--init-token", "--free", "--label", "ceremony", "--pin", PIN, "--so-pin", "1357"]
-        subprocess.run(made, check=True, capture_output=True, env=os.environ)
-        place = pkcs11.lib(MODULE).get_token(token_label="ceremony")
+        place = pkcs11.lib(made.module).get_token(token_label="ceremony")
         with place.open(rw=True, user_pin=PIN) as session:
             curve = {pkcs11.Attribute.EC_PARAMS: encode_named_curve_parameters("secp256r1")}
             domain = session.create_domain_parameters(pkcs11.KeyType.EC, curve, local=True)
