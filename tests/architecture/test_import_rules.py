@@ -13,6 +13,7 @@ HOMES = {
     "aiomqtt": ("server/transport/",),
     "amqtt": ("server/transport/",),
     "paho": ("device_agent/transport/", "simulator/hostile.py"),
+    "asyncssh": ("device_agent/appliances/ssh_line.py", "simulator/appliances/"),
     "bsdiff4": ("firmware/delta/", "bench/"),
     "hdiffpatch": ("firmware/delta/match.py", "bench/"),
     "numpy": ("firmware/delta/",),
