@@ -8,7 +8,7 @@ HOURS  := -o faulthandler_timeout=0
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help demo test test-all test-boot check bench format constraints clean
+.PHONY: help demo test test-all test-boot check bench soak format constraints clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ check: $(VENV)/dev.stamp ## format, lint, types, import rules
 bench: $(VENV)/dev.stamp ## benchmarks as ratios against peers in the same run
 	@deploy/bench-tools.sh
 	@OTARIA_CACHE=$(CACHE) $(BIN)/python -m bench $(ARGS)
+
+soak: $(VENV)/dev.stamp ## real server and broker under campaigns and faults; ARGS="--devices 10000 --hours 1 --chaos low --report docs/soak"
+	@deploy/test-tools.sh
+	@$(BIN)/otaria sim soak $(ARGS)
 
 format: $(VENV)/dev.stamp ## put the code into the project's format
 	@$(BIN)/ruff format .

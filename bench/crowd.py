@@ -19,7 +19,6 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from securesystemslib.signer import SSlibKey
 
-from bench import wire
 from bench.reports import HARDWARE, NEW_SHA256, PRODUCT, report
 from firmware.protocol import topics
 from firmware.protocol.codec import canonical
@@ -30,6 +29,7 @@ from firmware.protocol.unverified import payload_type
 from firmware.protocol.words import AgentState
 from server.ports import AgentRecord, AgentStatus, ReleaseImage, ReleaseRecord, StoredFile, Unit
 from simulator.hostile import EVE, HOST
+from simulator.wire import packets as wire
 
 SIGNED, PROGRESS = 6, 14
 """What a device says while it downloads and waits for its permit: signed reports, and words of progress between them."""

@@ -9,12 +9,12 @@ import sys
 import time
 from dataclasses import dataclass, field
 
-from bench import wire
 from bench.crowd import name_of
 from bench.hall import allow_files
 from firmware.protocol import topics
 from firmware.protocol.topics import Leaf
 from simulator.hostile import HOST
+from simulator.wire import packets as wire
 
 DEADLINE_S = 300.0
 

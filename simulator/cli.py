@@ -16,6 +16,7 @@ from server.cli.claims import read as read_claims
 from server.cli.output import emit, json_option
 from simulator.depot import Blob, Depot
 from simulator.run_cli import run
+from simulator.soak_cli import soak
 from simulator.swarm import Swarm, World, enrol_devices
 from simulator.vitals import MEASURED, Defect
 
@@ -42,6 +43,7 @@ def sim() -> None:
 
 
 sim.add_command(run)
+sim.add_command(soak)
 
 
 @sim.command()

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 from device_agent.boot.loader import (
     Boot,
@@ -125,10 +126,24 @@ class SharedSlots:
         return (blob.read(offset, size) if blob else b"").ljust(min(size, self._capacity - offset), b"\0")
 
 
+class Holding(Protocol):
+    """Slots that know what each of them holds."""
+
+    def holds(self, slot: Slot) -> Any: ...
+
+
+class Running(Protocol):
+    """Who runs the program of an image."""
+
+    def program_port(self, blob: Any) -> int | None:
+        """The port of its program; None when it doesn't run. Raises `RefusedError` when there is none."""
+        ...
+
+
 class MemoryBoot:
     """`BootControl` with the real boot loader's decisions; the state is in memory and the reboot is carried out by the swarm."""
 
-    def __init__(self, slots: SharedSlots, depot: Depot, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, slots: Holding, depot: Running, clock: Callable[[], float] = time.monotonic) -> None:
         self._slots, self._depot, self._clock = slots, depot, clock
         self._lock = threading.Lock()
         self._state = LoaderState()
@@ -170,6 +185,11 @@ class MemoryBoot:
     def deadline_at(self) -> float | None:
         """Monotonic seconds at which the running trial is taken back."""
         return self._deadline_at
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether what runs, or is being booted, is on trial."""
+        return self._boot.outcome is BootOutcome.TRIAL
 
     def status(self) -> BootStatus:
         boot = self._boot

@@ -47,12 +47,22 @@ class Seen:
 class HostileBroker:
     """A broker process of its own, that outlives the server and can be killed apart from it."""
 
-    def __init__(self, directory: Path, authorities: Authorities, *, kind: str, agents: int, services: int) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        authorities: Authorities,
+        *,
+        kind: str,
+        agents: int,
+        services: int,
+        most_agents: int = 1000,
+    ) -> None:
+        """`kind`: `mosquitto` or `embedded`; the ports it listens on; how many agents it takes at a time."""
         directory.mkdir(parents=True, exist_ok=True)
         self.agents_port = agents
         self.services_port = services
         self._directory = directory
-        self._authorities = authorities
+        self._authorities, self._most_agents = authorities, most_agents
         self._command = (self._mosquitto if kind == "mosquitto" else self._embedded)()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -72,6 +82,11 @@ class HostileBroker:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    @property
+    def pid(self) -> int:
+        """Its process; 0 while it doesn't run."""
+        return self._process.pid if self._process is not None else 0
 
     def eve(self) -> "Eve":
         """Connect as Eve."""
@@ -104,7 +119,11 @@ class HostileBroker:
         config.write_text(
             mosquitto_config(
                 bind=HOST,
-                agents=Listener(port=self.agents_port, tls=self._authorities.broker_for_agents, max_connections=1000),
+                agents=Listener(
+                    port=self.agents_port,
+                    tls=self._authorities.broker_for_agents,
+                    max_connections=self._most_agents,
+                ),
                 services=Listener(
                     port=self.services_port, tls=self._authorities.broker_for_services, max_connections=10
                 ),

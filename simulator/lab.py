@@ -140,6 +140,7 @@ class Lab:
         *,
         broker: str = "auto",
         hostile: bool = False,
+        most_agents: int = 1000,
         say: Callable[[str], None] | None = None,
     ) -> None:
         self.broker: HostileBroker | None = None
@@ -150,7 +151,7 @@ class Lab:
         self.repository = directory / "repository"
         self.boards: list[Board] = []
         self._broker_kind = broker
-        self._hostile = hostile
+        self._hostile, self._most_agents = hostile, most_agents
         self._say = say or (lambda _text: None)
         self._server: subprocess.Popen[bytes] | None = None
 
@@ -159,10 +160,10 @@ class Lab:
     serve: Sequence[str] = ("-c", "from server.cli import main; main()", "serve", "--config", "otaria.toml")
     """What Python is told to start the server, in the laboratory's directory."""
 
-    def prepare(self) -> None:
+    def prepare(self, product: str = PRODUCT) -> None:
         """Hold the key ceremony and write the server's configuration, with ports that a restarted server finds again."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.otaria("keys", "init", str(self.repository), "--product", PRODUCT)
+        self.otaria("keys", "init", str(self.repository), "--product", product)
         self.write_settings()
 
     def write_settings(self) -> None:
@@ -185,6 +186,7 @@ class Lab:
             kind=self._broker_kind,
             agents=agents,
             services=services,
+            most_agents=self._most_agents,
         )
         self.broker.start()
         hosts = 'agents_host = "127.0.0.1"\nservices_host = "127.0.0.1"\n'
@@ -273,27 +275,28 @@ class Lab:
         if code != 0:
             raise LabError("command-failed", f"`otaria {' '.join(arguments)}` ended with exit code {code}.")
 
-    def publish(self, firmware: Firmware) -> None:
+    def publish(self, firmware: Firmware, *, product: str = PRODUCT, hardware: Sequence[str] = (HARDWARE,)) -> None:
         """Build, sign and publish a release."""
         out = self.directory / "releases" / firmware.version
         out.parent.mkdir(exist_ok=True)
         health = self.directory / "releases" / f"health-{firmware.version}.json"
         health.write_bytes(canonical(list(firmware.health)))
         self.otaria(
-            *("release", "build", "--product", PRODUCT, "--version", firmware.version),
-            *("--counter", str(firmware.counter), "--hardware", HARDWARE, "--image", str(firmware.path)),
+            *("release", "build", "--product", product, "--version", firmware.version),
+            *("--counter", str(firmware.counter), "--image", str(firmware.path)),
+            *(word for one in hardware for word in ("--hardware", one)),
             *("--health-file", str(health), "--min-uptime", str(firmware.min_uptime_s), "-o", str(out)),
             *(word for name, path in firmware.others.items() for word in ("--image", f"{name}={path}")),
             *(word for counter in firmware.through for word in ("--through", str(counter))),
             *(("--encrypt-to", str(self._release_key())) if firmware.encrypted else ()),
         )
         self.otaria("release", "sign", str(out), "--repository", str(self.repository))
-        self.otaria("release", "publish", str(out), "--repository", str(self.repository), *self._access())
+        self.otaria("release", "publish", str(out), "--repository", str(self.repository), *self.access)
 
     def _release_key(self) -> Path:
         """The server's public release key in a file."""
         path = self.directory / "server.key"
-        self.otaria("release", "key", "-o", str(path), *self._access())
+        self.otaria("release", "key", "-o", str(path), *self.access)
         return path
 
     def wait_for_deltas(self, version: str) -> list[dict[str, Any]]:
@@ -311,13 +314,18 @@ class Lab:
         answer = self.rest.post("/claim-tokens", {"uses": uses, "expires_s": 3600, "labels": labels or {}})
         return str(answer["token"])
 
+    @property
+    def server_pid(self) -> int:
+        """The server's process; 0 while there is none."""
+        return self._server.pid if self._server is not None else 0
+
     def apply_campaign(self, text: str) -> str:
         """Create and start a campaign from its YAML; returns its id."""
         file = self.directory / "campaigns" / f"{time.time_ns()}.yaml"
         file.parent.mkdir(exist_ok=True)
         file.write_text(text)
         created = self.rest.post("/campaigns", text)
-        self.otaria("campaign", "start", str(created["id"]), *self._access())
+        self.otaria("campaign", "start", str(created["id"]), *self.access)
         return str(created["id"])
 
     def campaign(self, campaign: str) -> dict[str, Any]:
@@ -378,7 +386,9 @@ class Lab:
         if self.broker is not None:
             self.broker.kill()
 
-    def _access(self) -> list[str]:
+    @property
+    def access(self) -> list[str]:
+        """The options by which a command reaches this server."""
         return ["--server", self.run_info["people_url"], "--token-file", str(self.state / "admin.token")]
 
     def _is_serving(self) -> bool:

@@ -27,15 +27,16 @@ from server.planner.slices import Slice
 from server.planner.states import FAILURES
 from server.planner.words import AssignmentState, CampaignState, CohortState, GateVerdict, Verb
 from simulator.virtual.around import Neighbourhood
-from simulator.virtual.chances import chance, seeded
-from simulator.virtual.device import Defect, Device, Image, Order
+from simulator.virtual.chances import seeded
+from simulator.virtual.defects import Defects
+from simulator.virtual.device import Device, Image, Order
 from simulator.virtual.invariants import Books
 from simulator.virtual.making import make, matches
 from simulator.virtual.outcome import CampaignOutcome, CohortOutcome, Outcome
 from simulator.virtual.presence import Presence
 from simulator.virtual.rows import RowStore
 from simulator.virtual.shell import Shell
-from simulator.virtual.world import Act, Fault, Member, Release, Start, World
+from simulator.virtual.world import Act, Member, Release, Start, World
 
 ENDED = (CampaignState.COMPLETED, CampaignState.ABORTED, CampaignState.ROLLED_BACK)
 SETTLE_S = 3600.0
@@ -163,20 +164,13 @@ class Run:
         return image
 
     def _image(self, release: Release) -> Image:
-        faults = tuple((seeded(self.seed, f"{release.version}/{n}"), one) for n, one in enumerate(release.faults))
-
-        def defect_of(device: Device) -> Defect | None:
-            for salt, fault in faults:
-                if fault.hardware in ("", device.hardware) and chance(salt ^ device.seed, 1) < fault.share:
-                    return fault.kind, _delay(fault, salt ^ device.seed)
-            return None
-
+        defects = Defects(release, self.seed)
         return Image(
             version=release.version,
             sha256=_sha(release.version),
             product=self._product,
             size_bytes=release.size_bytes,
-            defect_of=defect_of,
+            defect_of=lambda device: defects.of(device.hardware, device.seed),
         )
 
     @property
@@ -417,11 +411,6 @@ class _Marks:
             self.stopped_at, self.admitted = at, admitted
         elif state is CampaignState.RUNNING:
             self.stopped_at = None
-
-
-def _delay(fault: Fault, salt: int) -> float:
-    """Half to one and a half times what the world says."""
-    return fault.after_s * (0.5 + chance(salt, 2))
 
 
 def _sha(version: str) -> str:

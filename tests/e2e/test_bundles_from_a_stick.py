@@ -113,7 +113,7 @@ class Site:
             "-c",
             "from server.cli import main; main()",
             *arguments,
-            *self.lab._access(),
+            *self.lab.access,
             "--json",
         ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, input=said)
@@ -250,7 +250,7 @@ def test_refusals(site: Site) -> None:
     )
     assert refused["error"] == "no-unattended"
     assert "unattended" in refused["text"]
-    site.lab.otaria("campaign", "abort", campaign, *site.lab._access())
+    site.lab.otaria("campaign", "abort", campaign, *site.lab.access)
     site.lab.wait(lambda: site.view["state"] == "cancelled", WAIT_S, "the withdrawal")
     other = Site(site.lab, "refusals-other")
     good = _made_for(other)

@@ -1,6 +1,6 @@
-"""As much of MQTT 3.1.1 as a load needs: packets as bytes made beforehand, and what comes back taken apart.
+"""As much of MQTT 3.1.1 as simulated devices need: packets as bytes, and what comes back taken apart. No sockets here.
 
-A client library would be the slowest part of what is measured.
+A client library would be the slowest part of what is measured, and brings a thread, or a loop of its own, for each connection.
 """
 
 import socket
@@ -9,13 +9,16 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 CONNACK, PUBLISH, PUBACK, SUBACK, PINGRESP = 2, 3, 4, 9, 13
+PINGREQ, DISCONNECT = b"\xc0\0", b"\xe0\0"
 KEEPALIVE_S = 600
 CHUNK = 1 << 16
 
 
-def connect(name: str) -> bytes:
-    """A clean session of a client and user with this name."""
-    return _packet(0x10, b"\x00\x04MQTT\x04\x82" + struct.pack(">H", KEEPALIVE_S) + _text(name) + _text(name))
+def connect(name: str, *, keepalive_s: int = KEEPALIVE_S, will: tuple[str, bytes] | None = None) -> bytes:
+    """A clean session of a client and user with this name; `will`: topic and payload of a retained last will at QoS 1."""
+    flags, last = (0x82, b"") if will is None else (0xAE, _text(will[0]) + struct.pack(">H", len(will[1])) + will[1])
+    head = b"\x00\x04MQTT\x04" + bytes([flags]) + struct.pack(">H", keepalive_s)
+    return _packet(0x10, head + _text(name) + last + _text(name))
 
 
 def subscribe(number: int, *topics: str) -> bytes:
@@ -23,11 +26,11 @@ def subscribe(number: int, *topics: str) -> bytes:
     return _packet(0x82, struct.pack(">H", number) + b"".join(_text(topic) + b"\x01" for topic in topics))
 
 
-def publish(topic: str, payload: bytes, *, number: int = 0) -> bytes:
+def publish(topic: str, payload: bytes, *, number: int = 0, retain: bool = False) -> bytes:
     """At QoS 1 under this number, at QoS 0 without one."""
     if not number:
-        return _packet(0x30, _text(topic) + payload)
-    return _packet(0x32, _text(topic) + struct.pack(">H", number) + payload)
+        return _packet(0x30 | retain, _text(topic) + payload)
+    return _packet(0x32 | retain, _text(topic) + struct.pack(">H", number) + payload)
 
 
 def puback(number: int) -> bytes:

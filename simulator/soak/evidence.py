@@ -1,0 +1,165 @@
+"""What the server has, held against what the devices are and said: reports, the trail, and the state of every target.
+
+Rules
+- A report that a device saw acked is stored; what is stored of a device's journal is what it said, once, in its order, and
+  without a gap.
+- The trail's export verifies without the server, and what it said earlier it says still.
+- When all is quiet, a target's state is that of its device: what it runs, and whether that is the release of the campaign that
+  holds it.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from firmware.catalogue.signers import read_key_file
+from firmware.errors import OtariaError
+from server.audit.verify import Verifier
+from server.planner.words import AssignmentState
+from server.storage.evidence import KeptReport, kept_reports
+from simulator.lab import Lab
+from simulator.soak.books import Ledger, Violation
+from simulator.wire.plan import Truth
+
+HASH_HEX = 32
+ON_RELEASE = (AssignmentState.VERIFIED, AssignmentState.COMMITTED)
+OFF_RELEASE = (AssignmentState.FELL_BACK, AssignmentState.ROLLED_BACK)
+
+
+class Reports:
+    """Reads what is new in the inbox each time."""
+
+    def __init__(self, url: str, ledger: Ledger) -> None:
+        self._url, self._ledger = url, ledger
+        self._after = 0
+        self._kept: defaultdict[tuple[str, str], dict[int, str]] = defaultdict(dict)
+        self._told: set[tuple[str, str, int]] = set()
+        self.stored = 0
+        self.pending = 0
+
+    def compare(self, truths: Iterable[Truth], at_s: float, trace: Mapping[str, Sequence[str]]) -> None:
+        """Look at all that is stored now; the truths must be older than this call."""
+        self.pending = 0
+        for row in kept_reports(self._url, after=self._after):
+            self._take(row, at_s)
+        for truth in truths:
+            if truth.waiting >= 0 and truth.journal:
+                self._of(truth, at_s, tuple(trace.get(truth.member, ())))
+
+    def look(self) -> None:
+        """Count what is new."""
+        self.compare((), 0.0, {})
+
+    def _take(self, row: KeptReport, at_s: float) -> None:
+        self._after, self.stored = row.id, self.stored + 1
+        self.pending += row.is_pending
+        kept = self._kept[(row.target, row.journal)]
+        if row.seq in kept:
+            self._broke("doubled-report", at_s, row.target, row.journal, row.seq, "is stored twice.")
+        elif row.seq != max(kept, default=row.seq - 1) + 1:
+            self._broke("reordered-report", at_s, row.target, row.journal, row.seq, f"follows {max(kept)}.")
+        kept[row.seq] = row.hash
+
+    def _of(self, truth: Truth, at_s: float, trace: tuple[str, ...]) -> None:
+        kept, said = self._kept[(truth.target, truth.journal)], truth.said.hex()
+        for seq in range(1, truth.acked + 1):
+            wanted = said[(seq - 1) * HASH_HEX : seq * HASH_HEX]
+            found = kept.get(seq)
+            if found is None:
+                self._broke(
+                    "lost-report", at_s, truth.target, truth.journal, seq, "was acked and is not stored.", trace
+                )
+            elif not found.startswith(wanted):
+                self._broke("changed-report", at_s, truth.target, truth.journal, seq, "is stored as another.", trace)
+
+    def _broke(
+        self, kind: str, at_s: float, target: str, journal: str, seq: int, text: str, trace: tuple[str, ...] = ()
+    ) -> None:
+        if (target, journal, seq) not in self._told:
+            self._told.add((target, journal, seq))
+            sentence = f"Report {seq} of {target} (journal {journal}) {text}"
+            self._ledger.add(Violation(kind=kind, at_s=at_s, text=sentence, trace=trace))
+
+
+class Trail:
+    """Exports and verifies the trail, with the key and the checkpoint of the time before as pins."""
+
+    def __init__(self, lab: Lab, directory: Path, ledger: Ledger) -> None:
+        self._lab, self._directory, self._ledger = lab, directory, ledger
+        self._number = 0
+        self._pins: list[bytes] = []
+        self.records = 0
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def verify(self, at_s: float) -> None:
+        """Raises what the export raises while the server is away."""
+        self._number += 1
+        access = self._lab.access
+        key, export, pin = (self._directory / f"{name}-{self._number}" for name in ("key", "trail.jsonl", "checkpoint"))
+        self._lab.otaria("audit", "key", "-o", str(key), *access)
+        self._lab.otaria("audit", "export", "-o", str(export), *access)
+        held = read_key_file(key)[0]
+        verifier = Verifier({held.keyid: held}, self._pins)
+        with export.open("rb") as file:
+            for line in file:
+                verifier.feed(line.rstrip(b"\n"))
+        verdict = verifier.finish()
+        self.records = max(self.records, verdict.records)
+        if not verdict.is_whole:
+            text = f"The trail does not verify: {msgspec.json.encode(verdict).decode()[:600]}"
+            self._ledger.add(Violation(kind="audit", at_s=at_s, text=text))
+        export.unlink()
+        self._lab.otaria("audit", "checkpoint", "-o", str(pin), *access)
+        self._pins = [pin.read_bytes()]
+
+
+def compare_fleet(
+    fleet: Iterable[Mapping[str, Any]],
+    truths: Mapping[str, Truth],
+    versions: Mapping[str, str],
+    ledger: Ledger,
+    at_s: float,
+    trace: Mapping[str, Sequence[str]],
+) -> None:
+    """Hold each target against its device; `truths` by target, `versions`: what each campaign brings."""
+    known = {one["id"]: one for one in fleet}
+    for target, truth in truths.items():
+        for text in _differences(known.get(target), truth, versions):
+            lines = tuple(trace.get(truth.member, ()))
+            kind = "bricked" if truth.is_bricked else "state"
+            ledger.add(Violation(kind=kind, at_s=at_s, text=f"{truth.member} ({target}) {text}", trace=lines))
+
+
+def _differences(shown: Mapping[str, Any] | None, truth: Truth, versions: Mapping[str, str]) -> Iterable[str]:
+    if truth.is_bricked or truth.waiting < 0:
+        yield "does not come up any more."
+        return
+    if shown is None:
+        yield "is not in the fleet."
+        return
+    if shown["running_version"] != truth.version or shown["running_sha256"] != truth.sha256:
+        yield f"runs {truth.version}, and the server says {shown['running_version']}."
+        return
+    state, brings = shown["state"], versions.get(shown["campaign"] or "")
+    if state in ON_RELEASE and truth.version != brings:
+        yield f"is {state} in {shown['campaign']}, which brings {brings}, and runs {truth.version}."
+    elif state in OFF_RELEASE and truth.version == brings:
+        yield f"is {state} in {shown['campaign']} and runs its release {brings}."
+
+
+def quiet(truths: Iterable[Truth]) -> str:
+    """What keeps the devices from being quiet; empty when all is said and heard."""
+    waiting = sum(one.waiting > 0 for one in truths)
+    away = sum(not one.is_connected for one in truths)
+    down = sum(not one.is_up for one in truths)
+    if waiting or away or down:
+        return f"{waiting} devices wait for acks, {away} are not connected, {down} are down"
+    return ""
+
+
+def unreachable(error: OtariaError) -> bool:
+    """Whether the server was only away."""
+    return error.kind in ("unreachable", "command-failed", "http")

@@ -1,0 +1,134 @@
+"""Does to a soak what its chaos says: to the devices at once, to the server and the broker on a thread of its own."""
+
+import json
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from firmware.errors import OtariaError
+from firmware.protocol import topics
+from firmware.protocol.topics import Leaf
+from simulator.hostile import Eve
+from simulator.soak.chaos import Kind, Strike
+from simulator.wire.scene import Scene
+
+log = logging.getLogger(__name__)
+AWAY_S = 3.0
+"""For how long a broker or server that was killed stays away."""
+REPLAYS = 200
+NORMAL_AGAIN_S = 60.0
+
+
+class Hands:
+    """`seed`: of what a hostile broker says."""
+
+    def __init__(self, scene: Scene, seed: int, steady: threading.Lock) -> None:
+        self._scene, self._steady = scene, steady
+        self._chances = random.Random(seed)  # noqa: S311 - what happens, not secrets
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="hands")
+        self._ends: list[tuple[float, Callable[[], None]]] = []
+        self.failures: list[str] = []
+        self.replayed = 0
+
+    def strike(self, strike: Strike) -> None:
+        """Do it, or see that it is done."""
+        crew = self._scene.crew
+        if strike.kind is Kind.PARTITION:
+            crew.freeze(strike.members, strike.for_s)
+        elif strike.kind is Kind.POWER_CUT:
+            crew.cut(strike.members)
+        elif strike.kind is Kind.WIPED:
+            crew.wipe(strike.members)
+        elif strike.kind is Kind.CLOCKS:
+            crew.keep_time(strike.members, strike.factor)
+            self._ends.append((time.monotonic() + NORMAL_AGAIN_S, lambda: crew.keep_time(strike.members, 1.0)))
+        else:
+            self._thread.submit(self._guarded, strike)
+
+    def tend(self) -> None:
+        """End what lasted long enough."""
+        now = time.monotonic()
+        for at, end in [one for one in self._ends if one[0] <= now]:
+            self._ends.remove((at, end))
+            end()
+
+    def rest(self) -> None:
+        """End all of it; returns when the server and the broker are up."""
+        for _, end in self._ends:
+            end()
+        self._ends.clear()
+        self._thread.submit(lambda: None).result()
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _guarded(self, strike: Strike) -> None:
+        try:
+            if strike.kind is Kind.SERVER_KILLED:
+                self._kill_server()
+            elif strike.kind is Kind.BROKER_KILLED:
+                self._kill_broker()
+            elif strike.kind is Kind.HOSTILE:
+                self._be_hostile(strike.for_s)
+        except (OtariaError, OSError) as error:
+            log.exception("a fault could not be made")
+            self.failures.append(f"{strike.kind}: {error}")
+
+    def _kill_server(self) -> None:
+        with self._steady:
+            self._scene.lab.kill_server()
+            time.sleep(AWAY_S)
+            self._scene.lab.start_server()
+
+    def _kill_broker(self) -> None:
+        with self._steady:
+            self._scene.broker.kill()
+            time.sleep(AWAY_S)
+            self._scene.broker.start()
+
+    def _be_hostile(self, for_s: float) -> None:
+        """Listen for a while, then say again, change, misdirect and make up."""
+        eve = self._scene.broker.eve()
+        try:
+            time.sleep(for_s)
+            seen = list(eve.seen)
+            for message in self._chances.sample(seen, min(REPLAYS, len(seen))):
+                self._misuse(eve, message.topic, message.payload)
+            self.replayed += min(REPLAYS, len(seen))
+        finally:
+            eve.close()
+
+    def _misuse(self, eve: Eve, topic: str, payload: bytes) -> None:
+        kind = self._chances.randrange(4)
+        if topic == topics.CATALOGUE:
+            eve.publish(topic, json.dumps({"made": "up", "n": self._chances.randrange(1 << 30)}).encode())
+        elif kind == 0:
+            eve.publish(topic, payload)
+        elif kind == 1:
+            eve.publish(topic, _changed(payload, self._chances))
+        elif kind == 2:
+            eve.publish(_elsewhere(topic, self._targets), payload)
+        else:
+            eve.publish(topic, b"\xff{" * 40)
+
+    @property
+    def _targets(self) -> Sequence[str]:
+        return list(self._scene.crew.targets.values())[:50]
+
+
+def _changed(payload: bytes, chances: random.Random) -> bytes:
+    """With one byte of it another one."""
+    if not payload:
+        return b"{}"
+    place = chances.randrange(len(payload))
+    return payload[:place] + bytes([payload[place] ^ 1]) + payload[place + 1 :]
+
+
+def _elsewhere(topic: str, targets: Sequence[str]) -> str:
+    """The same leaf of another device."""
+    leaf = topic.rpartition("/")[2]
+    other = targets[len(topic) % len(targets)]
+    return topics.presence(other) if leaf == Leaf.PRESENCE else topics.of_target(other, other, Leaf(leaf))

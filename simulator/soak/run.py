@@ -1,0 +1,270 @@
+"""One soak: makes the scene, lets campaigns and faults go on for so long, checks all the while, and ends in quiet."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from firmware.errors import OtariaError, UnavailableError
+from simulator.soak import fleet
+from simulator.soak.books import Books, Ledger, Violation
+from simulator.soak.chaos import CALM_S, LEVELS, Strike, strikes
+from simulator.soak.conductor import Conductor
+from simulator.soak.evidence import Reports, Trail, compare_fleet, quiet
+from simulator.soak.gauges import Gauges, Sample
+from simulator.soak.hands import Hands
+from simulator.wire.hub import rss_bytes
+from simulator.wire.plan import Pulse, Tempo, Truth
+from simulator.wire.scene import Scene
+
+TURN_S = 0.5
+SAMPLE_S = 5.0
+CHECK_S = 60.0
+TRAIL_S = 600.0
+CONNECT_S = 600.0
+ROUND_ENDS_S = 300.0
+QUIET_S = 300.0
+PROCESSES = 2
+"""Of simulated devices: one for each processor of the machine that this is meant for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """All that came of a soak; `sentences` for people."""
+
+    devices: int
+    hours: float
+    chaos: str
+    seed: int
+    seconds: float
+    connected_s: float
+    kb_per_device: float
+    ledger: Ledger
+    conductor: Conductor
+    gauges: Gauges
+    strikes: tuple[Strike, ...]
+    reports: int
+    trail_records: int
+    followed: int
+    most_down: int
+    replayed: int
+    troubles: tuple[str, ...]
+
+    @property
+    def is_whole(self) -> bool:
+        return not self.ledger.broken
+
+
+class Soak:
+    """`say` is told in sentences what begins; `show` is told each sample."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        devices: int,
+        hours: float,
+        chaos: str,
+        seed: int,
+        say: Callable[[str], None] = lambda _: None,
+        show: Callable[[Sample, Conductor | None, Ledger], None] = lambda *_: None,
+        on_enrolled: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self._directory, self._devices, self._lasts_s, self._chaos, self._seed = (
+            directory,
+            devices,
+            hours * 3600,
+            chaos,
+            seed,
+        )
+        self._say, self._show, self._on_enrolled = say, show, on_enrolled
+        self._members = {one.id: one for one in fleet.members(devices, seed)}
+        self._strikes = strikes(LEVELS[chaos], seed, self._lasts_s, list(self._members))
+        self._steady, self._pulses = threading.Lock(), threading.Lock()
+        self._ledger = Ledger()
+        self._gauges = Gauges(time.monotonic())
+        self._troubles: list[str] = []
+        self._grown = 0
+        self._books: Books | None = None
+        self._scene = Scene(
+            directory,
+            product=fleet.PRODUCT,
+            members=list(self._members.values()),
+            releases=[fleet.release(number) for number in range(fleet.ROUNDS)],
+            seed=seed,
+            begins=fleet.BEGINS,
+            tempo=Tempo(),
+            processes=min(PROCESSES, devices),
+            published=0,
+            on_pulse=self._hear,
+            say=say,
+        )
+
+    def run(self) -> Outcome:
+        """All of it. Raises `UnavailableError` when it can't even begin, or the simulator ends."""
+        try:
+            self._scene.open(self._on_enrolled)
+            return self._run()
+        finally:
+            self._scene.close()
+
+    def _run(self) -> Outcome:
+        connected_s = self._connect()
+        began = time.monotonic()
+        self._gauges.began = began
+        with self._pulses:
+            self._books = books = Books(
+                self._members,
+                self._ledger,
+                processes=len(self._scene.crew.pids),
+                site_limit=fleet.site_limit(self._devices),
+                campaign_limit=fleet.campaign_limit(self._devices),
+                began=began,
+            )
+        kb = self._kb_per_device()
+        conductor = Conductor(self._scene, self._devices, began, self._steady)
+        hands = Hands(self._scene, self._seed, self._steady)
+        reports = Reports(f"sqlite:///{self._scene.lab.state / 'otaria.db'}", self._ledger)
+        trail = Trail(self._scene.lab, self._directory / "trail", self._ledger)
+        self._say("the soak begins")
+        conductor.start()
+        try:
+            self._go_on(began, conductor, hands, reports, trail)
+            self._settle(began, conductor, hands, reports, trail)
+        finally:
+            conductor.stop()
+            hands.close()
+        for text in self._gauges.growth():
+            self._ledger.add(Violation(kind="growth", at_s=time.monotonic() - began, text=text))
+        return Outcome(
+            devices=self._devices,
+            hours=self._lasts_s / 3600,
+            chaos=self._chaos,
+            seed=self._seed,
+            seconds=time.monotonic() - began,
+            connected_s=connected_s,
+            kb_per_device=kb,
+            ledger=self._ledger,
+            conductor=conductor,
+            gauges=self._gauges,
+            strikes=tuple(self._strikes),
+            reports=reports.stored,
+            trail_records=trail.records,
+            followed=books.followed,
+            most_down=books.most_down,
+            replayed=hands.replayed,
+            troubles=(*self._troubles, *hands.failures),
+        )
+
+    def _hear(self, pulse: Pulse) -> None:
+        with self._pulses:
+            self._gauges.hear(pulse)
+            self._troubles += pulse.troubles[:5]
+            for text in pulse.troubles:
+                self._ledger.add(Violation(kind="agent-broke", at_s=pulse.at - self._gauges.began, text=text))
+            if self._books is not None:
+                self._books.hear(pulse.number, pulse.at, pulse.moments)
+
+    def _connect(self) -> float:
+        """Seconds until all devices that are there are connected."""
+        self._say(f"connecting {self._devices} devices")
+        before = sum(rss_bytes(pid) for pid in self._scene.crew.pids)
+        began, most, since = time.monotonic(), 0, time.monotonic()
+        self._scene.crew.start()
+        while time.monotonic() - began < CONNECT_S:
+            time.sleep(TURN_S)
+            connected = sum(one.connected for one in self._gauges.pulses.values())
+            if connected > most:
+                most, since = connected, time.monotonic()
+            if most >= self._devices or (most >= self._devices * 0.9 and time.monotonic() - since > 5):
+                self._grown = sum(rss_bytes(pid) for pid in self._scene.crew.pids) - before
+                return since - began
+        raise UnavailableError(
+            "not-connected", f"Only {most} of {self._devices} devices were connected in {CONNECT_S:g} s."
+        )
+
+    def _kb_per_device(self) -> float:
+        return self._grown / 1024 / self._devices
+
+    def _go_on(self, began: float, conductor: Conductor, hands: Hands, reports: Reports, trail: Trail) -> None:
+        todo, checks, trails = list(self._strikes), CHECK_S, TRAIL_S
+        sampled = float("-inf")
+        while (at_s := time.monotonic() - began) < self._lasts_s:
+            while todo and todo[0].at_s <= at_s:
+                self._strike(todo.pop(0), hands)
+            hands.tend()
+            if at_s - sampled >= SAMPLE_S:
+                sampled = at_s
+                self._sample(conductor, reports)
+            if at_s >= checks:
+                checks = at_s + CHECK_S
+                self._check_reports(reports, began)
+            if at_s >= trails:
+                trails = at_s + TRAIL_S
+                self._check_trail(trail, began)
+            time.sleep(TURN_S)
+
+    def _strike(self, strike: Strike, hands: Hands) -> None:
+        with self._pulses:
+            if self._books is not None:
+                self._books.struck(strike, time.monotonic())
+        hands.strike(strike)
+
+    def _sample(self, conductor: Conductor, reports: Reports) -> None:
+        with self._pulses:
+            down = self._books.down if self._books is not None else 0
+            sample = self._gauges.sample(
+                server=self._scene.lab.server_pid, broker=self._scene.broker.pid, down=down, stored=reports.stored
+            )
+        self._show(sample, conductor, self._ledger)
+
+    def _traces(self) -> dict[str, tuple[str, ...]]:
+        with self._pulses:
+            books = self._books
+            return {} if books is None else {name: books.trace(name) for name in self._members}
+
+    def _check_reports(self, reports: Reports, began: float) -> list[Truth]:
+        truths = list(self._scene.crew.truths().values())
+        reports.compare(truths, time.monotonic() - began, self._traces())
+        return truths
+
+    def _check_trail(self, trail: Trail, began: float) -> None:
+        try:
+            with self._steady:
+                trail.verify(time.monotonic() - began)
+        except OtariaError as error:
+            self._troubles.append(f"The trail could not be exported: {error.text}")
+
+    def _settle(self, began: float, conductor: Conductor, hands: Hands, reports: Reports, trail: Trail) -> None:
+        """End the campaign and the faults, wait until all is said and heard, and hold every target against its device."""
+        self._say("no more campaigns and faults: waiting until all is said and heard")
+        hands.rest()
+        conductor.stop()
+        conductor.join(ROUND_ENDS_S)
+        why, until = "", time.monotonic() + QUIET_S
+        while time.monotonic() < until:
+            time.sleep(CALM_S / 4)
+            self._sample(conductor, reports)
+            truths = self._check_reports(reports, began)
+            why = quiet(truths) or (
+                "" if not reports.pending else f"the server has {reports.pending} reports to handle"
+            )
+            if not why:
+                break
+        at_s = time.monotonic() - began
+        if why:
+            self._ledger.add(Violation(kind="not-quiet", at_s=at_s, text=f"After {QUIET_S:g} s of quiet, {why}."))
+        self._check_trail(trail, began)
+        by_target = {one.target: one for one in self._scene.crew.truths().values()}
+        compare_fleet(self._fleet(), by_target, conductor.versions, self._ledger, at_s, self._traces())
+
+    def _fleet(self) -> list[dict[str, Any]]:
+        try:
+            return self._scene.lab.rest.fleet()
+        except OtariaError as error:
+            self._ledger.add(
+                Violation(kind="server", at_s=0, text=f"The server does not tell of its fleet: {error.text}")
+            )
+            return []

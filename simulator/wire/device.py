@@ -1,0 +1,575 @@
+"""One simulated device on the wire: the real agent over the ports of `parts`, its power, its boots and its cable.
+
+Rules
+- The world says what happens to it (`Member`, `Defects`), by the same chances as in virtual time: of an order by its number, of
+  a release by the device's seed.
+- A reboot throws the agent away and makes a new one from what was durable.
+- A permit is followed from the moment the agent says `activating`; from then on the device counts as down, until it can say that
+  it is up again.
+- What is lost on the way is lost before the connection sees it; the agent's own timer sends it again.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from securesystemslib.signer import Signer
+
+from device_agent.core.values import Content, OwnWatch, Tuning
+from device_agent.identity import Identity
+from device_agent.ports import BootOutcome, Incoming, Slot, SlotSets
+from device_agent.post import Pace
+from device_agent.runtime import Connected, Input, Runtime, Settings
+from device_agent.work import Job, JobDone, Lane, Ports
+from firmware.contents import ROOT_SET
+from firmware.protocol import topics
+from firmware.protocol.unverified import DEFAULT_MAX_BYTES
+from firmware.protocol.words import AgentState
+from simulator.fakes import MemoryBoot, MemoryEffects
+from simulator.virtual.chances import chance, seeded
+from simulator.virtual.defects import Defect, Defects
+from simulator.virtual.presence import NEVER, Presence
+from simulator.virtual.world import Member
+from simulator.wire.line import KEEPALIVE_S, Door, Line, Watcher
+from simulator.wire.parts import Blob, Checks, Installer, Keys, Luck, Notary, Programs, Slots
+from simulator.wire.plan import Moment, Tempo, Truth
+from simulator.wire.site import Site
+
+ROOM = Path("/device")
+PING_S = KEEPALIVE_S * 0.75
+CRASH_AGAIN_S = 0.5
+_UP = frozenset(
+    {AgentState.COMMITTED, AgentState.FELL_BACK, AgentState.FAILED, AgentState.REFUSED, AgentState.CANCELLED}
+)
+
+
+class Hub(Watcher, Protocol):
+    """Who drives devices. Times are `time.monotonic`'s."""
+
+    def now(self) -> float: ...
+    def world_now(self) -> float:
+        """POSIX seconds of the world's own clock."""
+        ...
+
+    def wall_s(self, world_s: float) -> float:
+        """How long so much of the world's time takes here."""
+        ...
+
+    def later(self, at: float, what: Callable[[], None]) -> None: ...
+    def run(self, device: "Device", number: int, job: Job) -> None:
+        """Run a job, and hand its answer to `finished` with this number."""
+        ...
+
+    def connect(self, device: "Device") -> None:
+        """Call `dial` soon: not all at once."""
+        ...
+
+    def tell(self, moment: Moment) -> None: ...
+
+
+class Common:
+    """What devices of a process share."""
+
+    def __init__(
+        self,
+        *,
+        hub: Hub,
+        door: Door,
+        site: Site,
+        keys: Keys,
+        tempo: Tempo,
+        factory: Blob,
+        product: str,
+        defects: dict[str, Defects],
+        sizes: dict[str, int],
+    ) -> None:
+        self.hub, self.door, self.site, self.keys, self.tempo = hub, door, site, keys, tempo
+        self.factory, self.product, self.defects, self.sizes = factory, product, defects, sizes
+        self._settings: dict[float, Settings] = {}
+
+    def settings(self, health_s: float) -> Settings:
+        """Of devices whose trials are watched so long."""
+        if health_s not in self._settings:
+            self._settings[health_s] = _settings(self.tempo, health_s)
+        return self._settings[health_s]
+
+
+class Device:
+    """All calls come on the hub's thread."""
+
+    __slots__ = (
+        "_attempts",
+        "_boot",
+        "_checks",
+        "_common",
+        "_crashed",
+        "_effects",
+        "_frozen",
+        "_heard",
+        "_hub",
+        "_identity",
+        "_installer",
+        "_is_there",
+        "_line",
+        "_luck",
+        "_messages",
+        "_notary",
+        "_order",
+        "_orders",
+        "_own",
+        "_pace",
+        "_paced_at",
+        "_paced_from",
+        "_ports",
+        "_power",
+        "_presence",
+        "_runtime",
+        "_slots",
+        "_wakes_at",
+        "boots",
+        "is_bricked",
+        "is_down",
+        "member",
+    )
+
+    def __init__(
+        self,
+        common: Common,
+        member: Member,
+        identity: Identity,
+        pem: Path,
+        signer: Signer,
+        *,
+        seed: int,
+        begins: float,
+    ) -> None:
+        self.member, self._identity, self._common, self._hub = member, identity, common, common.hub
+        own = self._own = seeded(seed, member.id)
+        self._pace, self._paced_at, self._paced_from = 1.0, 0.0, 0.0
+        self.boots = 0
+        self.is_bricked = self.is_down = False
+        self._presence = Presence(
+            seed=own,
+            week=member.week,
+            spell_h=member.spell_h,
+            site_seed=seeded(seed, member.site),
+            outages=member.outages,
+            wakes_at=begins + member.asleep_s if member.asleep_s else 0.0,
+        )
+        self._luck = Luck(own)
+        self._effects, self._slots = MemoryEffects(), Slots(common.factory)
+        self._boot = MemoryBoot(self._slots, Programs(self._program_runs), self.seconds)
+        self._notary = Notary(common.keys, signer)
+        self._checks = Checks(self._is_well)
+        self._installer = self._new_installer()
+        self._line = Line(
+            watcher=common.hub,
+            door=common.door,
+            address=(identity.mqtt_host, identity.mqtt_port),
+            name=identity.agent,
+            pem=pem,
+            topics=topics.for_agent(identity.agent),
+            on_up=self._line_up,
+            on_down=self._line_down,
+            on_message=self._came,
+        )
+        self._ports: Ports | None = None
+        self._runtime: Runtime | None = None
+        self._power = self._is_there = self._frozen = False
+        self._crashed: frozenset[str] = frozenset()
+        self._order, self._orders, self._messages, self._attempts = "", 0, 0, 0
+        self._heard = 0
+        self._wakes_at = NEVER
+
+    # The hub's calls
+
+    @property
+    def is_connected(self) -> bool:
+        return self._line.is_up and not self._frozen
+
+    def seconds(self) -> float:
+        """The device's monotonic clock."""
+        return self._paced_from + (self._hub.now() - self._paced_at) * self._pace
+
+    def keep_time(self, pace: float) -> None:
+        """Let its clock go so fast, of what is right, from now on."""
+        self._paced_from, self._paced_at, self._pace = self.seconds(), self._hub.now(), pace
+        self._wakes_at = NEVER
+        self._after()
+
+    def _true(self, at: float) -> float:
+        """When its clock will show this."""
+        return self._paced_at + (at - self._paced_from) / self._pace
+
+    def power_on(self) -> None:
+        """Boot: a new agent on what was durable."""
+        if self._power or self.is_bricked:
+            return
+        self._boot.power_on()
+        self._power = True
+        self.boots += 1
+        status = self._boot.status()
+        if self._defect(self._slots.holds(status.slot)) == "bricks":
+            self.is_bricked = True
+            self.power_cut(again=False)
+            return
+        self._runtime = runtime = Runtime(
+            identity=self._identity,
+            ports=self._new_ports(),
+            directory=ROOM,
+            settings=self._common.settings(self._common.hub.wall_s(self.member.health_s)),
+            identify_slot=self._identify,
+            session=self._luck.nonce(),
+            notice=self._notice,
+        )
+        topic, _, will = runtime.presence
+        self._line.will = (topic, will)
+        runtime.start()
+        self._after()
+        self.look()
+        if status.outcome is BootOutcome.TRIAL and self._boot.deadline_at is not None:
+            self._hub.later(self._true(self._boot.deadline_at), self._look_at_trial)
+        if self._runs_crashing():
+            self._hub.later(self._hub.now() + CRASH_AGAIN_S, self._crash_again)
+
+    def power_cut(self, *, again: bool = True) -> None:
+        """Lose everything that isn't durable; it boots again after a while, unless it may not."""
+        if self._runtime is not None:
+            self._runtime.stop()
+        self._runtime, self._power, self._wakes_at = None, False, NEVER
+        self._line.cut()
+        self._frozen = False
+        if again and not self.is_bricked:
+            boot_s = self._common.tempo.boot_s * (0.5 + self._luck.jitter())
+            self._hub.later(self._hub.now() + boot_s, self.power_on)
+
+    def wipe(self) -> None:
+        """Be flashed anew: the factory's image, and nothing remembered but who it is."""
+        if self.is_bricked:
+            return
+        self.power_cut()
+        self._effects, self._slots = MemoryEffects(), Slots(self._common.factory)
+        self._boot = MemoryBoot(self._slots, Programs(self._program_runs), self.seconds)
+        self._installer = self._new_installer()
+        self._crashed, self._order = frozenset(), ""
+        if self.is_down:
+            self.is_down = False
+            self._tell("up", "", AgentState.IDLE)
+
+    def look(self) -> None:
+        """See whether it is there, by its habit, and connect or go away."""
+        world = self._hub.world_now()
+        self._is_there = self._presence.is_there(world)
+        changes_at = self._presence.goes(world) if self._is_there else self._presence.comes(world)
+        if changes_at < NEVER and self._power:
+            number = self.boots
+            in_s = self._hub.wall_s(max(changes_at - world, 1.0))
+            self._hub.later(self._hub.now() + in_s, lambda: self.look() if number == self.boots else None)
+        if self._is_there:
+            self._hub.connect(self)
+        elif not self._line.is_idle:
+            self._line.cut()
+            self._line_down()
+
+    def dial(self) -> bool:
+        """Begin to connect; False when it need not."""
+        if not (self._power and self._is_there and self._line.is_idle) or self._frozen:
+            return False
+        self._line.connect()
+        return True
+
+    @property
+    def is_dialling(self) -> bool:
+        return not (self._line.is_up or self._line.is_idle)
+
+    def freeze(self, for_s: float) -> None:
+        """A partition: nothing comes, nothing goes, and nobody is told. Ends after a while, with a new connection."""
+        if self._frozen or not self._power:
+            return
+        self._frozen, number = True, self.boots
+        self._hub.later(self._hub.now() + for_s, lambda: self._thaw() if number == self.boots else None)
+
+    def wake(self) -> None:
+        """Do what the device's clock makes due."""
+        runtime = self._runtime
+        if runtime is None or self._hub.now() < self._wakes_at:
+            return
+        self._wakes_at = NEVER
+        runtime.due()
+        self._after()
+
+    def finished(self, number: int, done: JobDone) -> None:
+        """A job's answer, unless the device was restarted meanwhile."""
+        if self._runtime is not None and number == self.boots:
+            self._runtime.handle(done)
+            self._runtime.due()
+            self._after()
+
+    def staged_after_s(self, job: Job) -> float:
+        """How long the job that just ran takes the device, beside what it took here."""
+        takes_s, self._installer.takes_s = self._installer.takes_s, 0.0
+        return takes_s if job.lane is Lane.SLOT else 0.0
+
+    def truth(self) -> Truth:
+        """What it is."""
+        blob = self._slots.holds(self._boot.status().slot) if self.boots else self._common.factory
+        runtime = self._runtime
+        waiting = runtime.waiting_reports if runtime is not None else -1
+        return Truth(
+            member=self.member.id,
+            target=self._identity.target,
+            version=blob.version if blob is not None else "",
+            sha256=blob.sha256 if blob is not None else "",
+            state=self.word,
+            order=self._order,
+            is_up=self._power and not self.is_down,
+            is_bricked=self.is_bricked,
+            is_connected=self.is_connected,
+            journal=self._notary.journal,
+            said=bytes(self._notary.said),
+            acked=len(self._notary.said) // 16 - max(waiting, 0) if waiting >= 0 else -1,
+            waiting=waiting,
+            orders=self._orders,
+        )
+
+    # The cable
+
+    def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool = False) -> bool:
+        """`Link.publish`, over a cable that loses, doubles and delays."""
+        if not self._line.is_up:
+            return False
+        link = self.member.link
+        copies = 1
+        if qos and not retain:
+            self._messages += 1
+            if link.loss and self._chance(self._messages, 4) < link.loss:
+                return True
+            copies += bool(link.duplication) and self._chance(self._messages, 6) < link.duplication
+        for _ in range(copies if not self._frozen else 0):
+            self._delayed(lambda: self._line.publish(topic, payload, qos=qos, retain=retain))
+        return True
+
+    def start(self, on_message: Any, on_connected: Any) -> None:
+        """`Link.start`: the device owns its line."""
+
+    def stop(self) -> None:
+        """`Link.stop`: the device owns its line."""
+
+    def _came(self, topic: str, payload: bytes) -> None:
+        if self._frozen or len(payload) > DEFAULT_MAX_BYTES:
+            return
+        self._heard += 1
+        link = self.member.link
+        if link.loss and topic != topics.CATALOGUE and self._chance(self._heard, 5) < link.loss:
+            return
+        self._delayed(lambda: self._receive(topic, payload))
+
+    def _delayed(self, what: Callable[[], Any]) -> None:
+        latency_s = self._hub.wall_s(self.member.link.latency_s)
+        if latency_s < 0.01:
+            what()
+            return
+        number = self.boots
+        self._hub.later(self._hub.now() + latency_s, lambda: what() if number == self.boots else None)
+
+    def _receive(self, topic: str, payload: bytes) -> None:
+        if self._runtime is None:
+            return
+        if topic == topics.CATALOGUE:
+            self._handle(Incoming(leaf="catalogue", target=None, payload=payload))
+            return
+        parsed = topics.parse(topic)
+        if parsed.leaf in topics.SENT_BY_SERVER and parsed.leaf is not topics.Leaf.BLOCK:
+            self._handle(Incoming(leaf=parsed.leaf.value, target=parsed.target, payload=payload))
+
+    def _line_up(self) -> None:
+        self._attempts = 0
+        self._ping_later()
+        self._handle(Connected(online=True))
+
+    def _line_down(self) -> None:
+        self._frozen = False
+        self._handle(Connected(online=False))
+        if not (self._power and self._is_there):
+            return
+        tempo, number = self._common.tempo, self.boots
+        wait_s = min(tempo.reconnect_min_s * 2.0 ** min(self._attempts, 16), tempo.reconnect_max_s)
+        self._attempts += 1
+        again = lambda: self._hub.connect(self) if number == self.boots else None  # noqa: E731
+        self._hub.later(self._hub.now() + wait_s * (0.5 + self._luck.jitter()), again)
+
+    def _ping_later(self) -> None:
+        line, number, attempts = self._line, self.boots, self._attempts
+
+        def ping() -> None:
+            if number == self.boots and attempts == self._attempts and line.is_up:
+                if not self._frozen:
+                    line.ping()
+                self._ping_later()
+
+        self._hub.later(self._hub.now() + PING_S * (0.7 + 0.3 * self._luck.jitter()), ping)
+
+    def _thaw(self) -> None:
+        self._frozen = False
+        self._line.cut()
+        self._line_down()
+
+    # The agent
+
+    def _handle(self, happened: Input) -> None:
+        if self._runtime is not None:
+            self._runtime.handle(happened)
+            self._runtime.due()
+            self._after()
+
+    def _after(self) -> None:
+        """Run the jobs that a call left, reboot if it asked for that, and note when it wants to be woken."""
+        runtime = self._runtime
+        if runtime is None:
+            return
+        for job in runtime.take_jobs():
+            self._hub.run(self, self.boots, job)
+        if self._runtime is not runtime:
+            return
+        if self._boot.reboot_asked or self._boot.trial_is_lost():
+            self.power_cut()
+            return
+        wake = runtime.next_wake()
+        if wake is not None and self._true(wake) < self._wakes_at:
+            self._wakes_at = self._true(wake)
+            self._hub.later(self._wakes_at, self.wake)
+
+    def _look_at_trial(self) -> None:
+        if self._runtime is not None and self._boot.trial_is_lost():
+            self.power_cut()
+
+    def _notice(self, event: dict[str, Any]) -> None:
+        if event.get("event") != "state":
+            return
+        state, order = AgentState(event["state"]), event.get("order") or ""
+        if order and order != self._order and state in (AgentState.ORDERED, AgentState.DOWNLOADING, AgentState.STAGED):
+            self._order, self._orders = order, self._orders + 1
+        if state is AgentState.ACTIVATING and not self.is_down:
+            self.is_down = True
+            self._tell("down", order, state, event.get("change_id") or "")
+        elif state in _UP and self.is_down:
+            self.is_down = False
+            self._tell("up", order, state)
+        else:
+            self._tell("said", order, state)
+        if state is AgentState.COMMITTED:
+            self._leak()
+
+    def _tell(self, kind: str, order: str, state: AgentState, change: str = "") -> None:
+        moment = Moment(
+            at=self._hub.now(), member=self.member.id, kind=kind, order=order, state=state.value, change=change
+        )
+        self._hub.tell(moment)
+
+    @property
+    def word(self) -> str:
+        """Where its agent is with its order, or `off`, or `bricked`."""
+        if self.is_bricked:
+            return "bricked"
+        return "off" if self._runtime is None else str(type(self._runtime.standing.state).__name__).lower()
+
+    def _new_installer(self) -> Installer:
+        site, place = self._common.site, self.member.site
+        return Installer(site, place, self._slots, fails=self._flash_fails, takes=self._download_s)
+
+    def _new_ports(self) -> Ports:
+        common = self._common
+        return Ports(
+            effects=self._effects,
+            slots={ROOT_SET: self._slots},
+            boot=self._boot,
+            catalogue=common.site,
+            notary=self._notary,
+            installer=self._installer,
+            health=self._checks,
+            link=self,
+            clock=self,
+            chance=self._luck,
+        )
+
+    def _identify(self, sets: SlotSets, slot: Slot) -> Content | None:
+        blob = self._slots.holds(slot)
+        if blob is None:
+            return None
+        return Content(
+            product=self._common.product,
+            version=blob.version,
+            counter=blob.counter,
+            sha256=blob.sha256,
+            length=blob.length,
+            good=True,
+        )
+
+    # What the world does to it
+
+    def _defect(self, blob: Blob | None) -> str:
+        found = self._found(blob)
+        return found[0] if found is not None else ""
+
+    def _found(self, blob: Blob | None) -> Defect | None:
+        defects = self._common.defects.get(blob.version) if blob is not None else None
+        return defects.of(self.member.hardware, self._own) if defects is not None else None
+
+    def _program_runs(self, blob: Blob) -> bool:
+        if self._defect(blob) == "fails-boot":
+            return False
+        return not (self._boot.is_trial and self._chance(self._orders, 2) < self.member.power_cuts)
+
+    def _is_well(self) -> bool:
+        return self._defect(self._slots.holds(self._boot.status().slot)) != "fails-health"
+
+    def _flash_fails(self) -> bool:
+        return self._chance(self._orders, 1) < self.member.flash_faults
+
+    def _download_s(self, version: str, max_rate: int | None) -> float:
+        rate = min(self.member.link.bytes_per_s, max_rate or self.member.link.bytes_per_s)
+        return self._hub.wall_s(self._common.sizes.get(version, 0) / rate)
+
+    def _leak(self) -> None:
+        """What it committed may go on until it crashes."""
+        blob = self._slots.holds(self._boot.status().slot)
+        found = self._found(blob)
+        if blob is not None and found is not None and found[0] == "crashes":
+            in_s = self._hub.wall_s(found[1])
+            self._hub.later(self._hub.now() + in_s, lambda: self._crash(blob.sha256))
+
+    def _crash(self, sha256: str) -> None:
+        self._crashed |= {sha256}
+        if self._power and self._runs_crashing():
+            self.power_cut()
+
+    def _crash_again(self) -> None:
+        """From now on it crashes soon after each boot, until the boot loader goes back."""
+        if self._power and self._runs_crashing():
+            self.power_cut()
+
+    def _runs_crashing(self) -> bool:
+        blob = self._slots.holds(self._boot.status().slot)
+        return blob is not None and blob.sha256 in self._crashed
+
+    def _chance(self, about: int, what: int) -> float:
+        return chance(self._own, about * 8 + what)
+
+
+def _settings(tempo: Tempo, health_s: float) -> Settings:
+    return Settings(
+        tuning=Tuning(
+            retry_min_s=tempo.retry_min_s,
+            retry_max_s=tempo.retry_max_s,
+            ask_min_s=tempo.ask_min_s,
+            ask_max_s=tempo.ask_max_s,
+            ask_spread_s=1.0,
+            soak_s=60.0,
+            own_watch=OwnWatch(min_uptime_s=health_s),
+        ),
+        agent_version="simulator",
+        pace=Pace(resend_min_s=tempo.resend_min_s, resend_max_s=tempo.resend_max_s),
+        doorbell_spread_s=1.0,
+        refresh_min_s=tempo.refresh_min_s,
+        min_uptime_s=10.0,
+    )

@@ -1,0 +1,215 @@
+"""The ports of a simulated device on the wire: what the world does to it is done here, below the real agent."""
+
+import errno
+import hashlib
+from collections.abc import Callable, Sequence
+
+import msgspec
+from msgspec import Struct
+from securesystemslib.signer import Signer
+
+from device_agent.notary import DirectorKeys
+from device_agent.ports import Directed, HealthResult, Slot, Verified
+from device_agent.verify import ordered_images
+from firmware.checks import HealthCheck
+from firmware.errors import UnavailableError
+from firmware.manifest import Manifest
+from firmware.protocol.envelope import seal_payload
+from firmware.protocol.order import Order
+from firmware.protocol.report import REPORT_KIND
+from firmware.protocol.words import ReasonKind
+from simulator.virtual.chances import chance
+from simulator.wire.site import Site, Stop
+
+HASH_BYTES = 16
+NONCE_BITS = 1 << 64
+
+
+class Blob(Struct, frozen=True, kw_only=True):
+    """An image in a slot: what it is, not its bytes."""
+
+    sha256: str
+    length: int
+    version: str
+    counter: int
+
+
+class Slots:
+    """`Slots` that hold images whole."""
+
+    __slots__ = ("_content",)
+
+    def __init__(self, factory: Blob) -> None:
+        self._content: dict[Slot, Blob | None] = {Slot.A: factory, Slot.B: None}
+
+    def holds(self, slot: Slot) -> Blob | None:
+        return self._content[slot]
+
+    def put(self, slot: Slot, blob: Blob) -> None:
+        self._content[slot] = blob
+
+    def capacity(self, slot: Slot) -> int:
+        return 1 << 40
+
+    def claim(self, slot: Slot, length: int) -> None:
+        """Always possible."""
+
+    def release(self, slot: Slot) -> None:
+        """Nothing is held."""
+
+    def unsteady(self, slot: Slot) -> str | None:
+        return None
+
+    def write(self, slot: Slot, offset: int, data: bytes) -> None:
+        raise OSError(errno.EIO, "a simulated slot takes whole images")
+
+    def sync(self, slot: Slot) -> None:
+        """Nothing is cached."""
+
+    def drop_cache(self, slot: Slot) -> None:
+        """Nothing is cached."""
+
+    def read(self, slot: Slot, offset: int, size: int) -> bytes:
+        raise OSError(errno.EIO, "a simulated slot has no bytes to read")
+
+
+class Luck:
+    """Nonces and jitter of one device, from its seed: the same again by the same seed, and no random state to keep."""
+
+    __slots__ = ("_asked", "_seed")
+
+    def __init__(self, seed: int) -> None:
+        self._seed, self._asked = seed, 1 << 20
+
+    def nonce(self) -> str:
+        return f"{int(self.jitter() * NONCE_BITS):016x}{int(self.jitter() * NONCE_BITS):016x}"
+
+    def jitter(self) -> float:
+        self._asked += 1
+        return chance(self._seed, self._asked)
+
+
+class Keys:
+    """The director's keys of the catalogue, parsed once for all devices of a process."""
+
+    def __init__(self, catalogue: Directed) -> None:
+        self._catalogue = catalogue
+        self._keys: DirectorKeys | None = None
+
+    def knows_director(self) -> bool:
+        try:
+            self._catalogue.director()
+        except UnavailableError:
+            return False
+        return True
+
+    def verify(self, envelope: bytes, kind: str, *, max_bytes: int) -> Verified:
+        """See `Verifier.verify`."""
+        director, keys = self._catalogue.director(), self._keys
+        if keys is None or keys.director != director:
+            self._keys = keys = DirectorKeys(director)
+        return keys.verify(envelope, kind, max_bytes=max_bytes)
+
+
+class _Numbered(Struct, frozen=True, kw_only=True):
+    journal: str
+    seq: int
+
+
+class Notary:
+    """`Notary` that keeps what it signed: `said` has, of `journal`, the first half of each report's sha256 by its number."""
+
+    __slots__ = ("_keys", "_signer", "journal", "said")
+
+    def __init__(self, keys: Keys, signer: Signer) -> None:
+        self._keys, self._signer = keys, signer
+        self.journal = ""
+        self.said = bytearray()
+
+    def knows_director(self) -> bool:
+        return self._keys.knows_director()
+
+    def verify(self, envelope: bytes, kind: str, *, max_bytes: int) -> Verified:
+        return self._keys.verify(envelope, kind, max_bytes=max_bytes)
+
+    def seal(self, payload: bytes, kind: str) -> bytes:
+        if kind == REPORT_KIND:
+            numbered = msgspec.json.decode(payload, type=_Numbered)
+            if numbered.journal != self.journal:
+                self.journal = numbered.journal
+                self.said.clear()
+            del self.said[(numbered.seq - 1) * HASH_BYTES :]
+            self.said += hashlib.sha256(payload).digest()[:HASH_BYTES]
+        return seal_payload(payload, kind, self._signer)
+
+
+class Programs:
+    """Stands for the depot of `MemoryBoot`: whether the program of a slot's image runs."""
+
+    __slots__ = ("_runs",)
+
+    def __init__(self, runs: Callable[[Blob], bool]) -> None:
+        self._runs = runs
+
+    def program_port(self, blob: Blob) -> int | None:
+        return 1 if self._runs(blob) else None
+
+
+class Checks:
+    """`Health`: what the world says of the image that runs."""
+
+    __slots__ = ("_is_well",)
+
+    def __init__(self, is_well: Callable[[], bool]) -> None:
+        self._is_well = is_well
+
+    def run(self, checks: Sequence[HealthCheck], *, program_port: int | None, stop: Callable[[], bool]) -> HealthResult:
+        healthy = program_port is not None and self._is_well()
+        return HealthResult(healthy=healthy, text="" if healthy else "The world says that this release is not well.")
+
+
+class Installer:
+    """`Installer` that takes images from the site. `takes_s`: how long the last one takes over this device's link, which whoever
+    runs the job waits before telling its end."""
+
+    __slots__ = ("_fails", "_place", "_site", "_slots", "_takes", "takes_s")
+
+    def __init__(
+        self,
+        site: Site,
+        place: str,
+        slots: Slots,
+        *,
+        fails: Callable[[], bool],
+        takes: Callable[[str, int | None], float],
+    ) -> None:
+        """`place`: where the device is. `fails`: whether the flash does now. `takes`: seconds for a version at a rate at most."""
+        self._site, self._place, self._slots, self._fails, self._takes = site, place, slots, fails, takes
+        self.takes_s = 0.0
+
+    def stage(
+        self,
+        order: Order,
+        manifest: Manifest,
+        *,
+        active: Slot,
+        on_progress: Callable[[int, int], None],
+        stop: Stop,
+        envelope: bytes = b"",
+    ) -> dict[str, object]:
+        [(image, said)] = ordered_images(order, manifest)
+        old, delta = self._slots.holds(active), said.delta
+        if self._fails():
+            raise OSError(errno.EIO, ReasonKind.STORAGE_FAULT)
+        if delta is not None and old is not None and old.sha256 == delta.source_sha256:
+            self._site.patched(self._place, delta, image, stop)
+        else:
+            self._site.full(self._place, said.file, image, stop)
+        self.takes_s = self._takes(manifest.version, order.max_rate)
+        blob = Blob(sha256=image.sha256, length=image.length, version=manifest.version, counter=manifest.counter)
+        self._slots.put(active.other, blob)
+        return {}
+
+    def verify(self, slot: Slot, manifest: Manifest) -> bool:
+        blob = self._slots.holds(slot)
+        return blob is not None and blob.sha256 == manifest.sha256

@@ -1,0 +1,149 @@
+"""A world on the wire: a real server and a real Mosquitto in one directory, releases published, and devices before them."""
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from firmware.errors import RefusedError, UnavailableError
+from firmware.images.slot_image import build_slot_image
+from server.transport.broker import find_mosquitto
+from simulator.hostile import HostileBroker
+from simulator.lab import Firmware, Lab
+from simulator.virtual.world import FACTORY, Member, Release
+from simulator.wire.crew import Crew
+from simulator.wire.hub import allow_files
+from simulator.wire.plan import Plan, Pulse, Tempo
+
+PROGRAM = b"# a simulated device has no processor for this\n"
+PAYLOAD = 96 * 1024
+"""Bytes of an image beside its frame: what is fetched for real. How long that takes is the world's word."""
+CHANGED = 24 * 1024
+"""Of which so many are other ones in the next release."""
+DEVICES_EACH = 5000
+"""Devices in a process at most."""
+FILES = 60_000
+
+
+class Scene:
+    """`say` is told what is done; `published`: how many of the releases are from the beginning, all unless given. Nothing runs
+    before `open`."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        product: str,
+        members: Sequence[Member],
+        releases: Sequence[Release],
+        seed: int,
+        begins: float,
+        tempo: Tempo,
+        processes: int = 1,
+        published: int | None = None,
+        on_pulse: Callable[[Pulse], None] = lambda _: None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        if find_mosquitto() is None:
+            raise UnavailableError(
+                "no-mosquitto", "Mosquitto is missing: apt-get install mosquitto, and run this again."
+            )
+        self.directory, self.product, self.releases = directory, product, list(releases)
+        self.members = {one.id: one for one in members}
+        self.lab = Lab(directory / "server", broker="mosquitto", hostile=True, most_agents=len(members) + 100)
+        self._seed, self._begins, self._tempo = seed, begins, tempo
+        self._processes = max(processes, -(-len(members) // DEVICES_EACH))
+        self._on_pulse, self._say = on_pulse, say
+        self._published = len(releases) if published is None else published
+        self._crew: Crew | None = None
+        self._member_of: dict[str, str] = {}
+
+    @property
+    def crew(self) -> Crew:
+        if self._crew is None:
+            raise RefusedError("not-open", "The scene is not open yet.")
+        return self._crew
+
+    @property
+    def broker(self) -> HostileBroker:
+        if self.lab.broker is None:
+            raise RefusedError("not-open", "The scene has no broker yet.")
+        return self.lab.broker
+
+    def member(self, target: str) -> str:
+        """The world's name of a target; the target's own when it has none."""
+        return self._member_of.get(target, target)
+
+    def open(self, on_enrolled: Callable[[int], None] = lambda _: None) -> None:
+        """Start the server, publish the releases, enrol the devices. They have no power yet."""
+        allow_files(FILES)
+        self._say("starting the server and Mosquitto")
+        self.lab.prepare(self.product)
+        self.lab.start_server()
+        if self._published:
+            self._say("publishing the releases")
+        self._build(FACTORY, 1)
+        for number, release in enumerate(self.releases[: self._published], start=2):
+            self.publish(release, number)
+        self._say("enrolling the devices")
+        self._crew = Crew(list(self._plans()), self._on_pulse)
+        self._crew.enrol(on_enrolled)
+        self._member_of = {target: member for member, target in self._crew.targets.items()}
+
+    def publish(self, release: Release, number: int) -> None:
+        """Build, sign and publish a release under this counter; the devices know what it does to them if the scene's releases
+        have it."""
+        hardware = release.hardware or sorted({one.hardware for one in self.members.values()})
+        path = self._build(release.version, number)
+        firmware = Firmware(version=release.version, counter=number, path=path)
+        self.lab.publish(firmware, product=self.product, hardware=hardware)
+
+    def close(self) -> None:
+        if self._crew is not None:
+            self._crew.close()
+        self.lab.close()
+
+    def _build(self, version: str, counter: int) -> Path:
+        """An image whose bytes are mostly those of the others."""
+        path = self.directory / "images" / f"{version}.img"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        same = random.Random(self._seed).randbytes(PAYLOAD - CHANGED)  # noqa: S311 - filling, not secrets
+        own = random.Random(f"{self._seed}/{version}").randbytes(CHANGED)  # noqa: S311
+        payload: list[tuple[str, Path | bytes]] = [("payload/a", same), ("payload/b", own)]
+        build_slot_image(path, product=self.product, version=version, counter=counter, program=PROGRAM, payload=payload)
+        return path
+
+    def _plans(self) -> Sequence[Plan]:
+        claims = self._claims()
+        members, each = list(self.members.values()), -(-len(self.members) // self._processes)
+        plans = []
+        for number in range(self._processes):
+            own = tuple(members[number * each : (number + 1) * each])
+            if not own:
+                continue
+            plans.append(
+                Plan(
+                    number=number,
+                    directory=self.directory / f"devices-{number}",
+                    product=self.product,
+                    seed=self._seed,
+                    begins=self._begins,
+                    factory=self.directory / "images" / f"{FACTORY}.img",
+                    members=own,
+                    claims=tuple(claims[_key(one.labels)] for one in own),
+                    releases=tuple(self.releases),
+                    tempo=self._tempo,
+                )
+            )
+        return plans
+
+    def _claims(self) -> Mapping[tuple[tuple[str, str], ...], str]:
+        """A claim token for each set of labels, with as many uses as devices have them."""
+        uses: defaultdict[tuple[tuple[str, str], ...], int] = defaultdict(int)
+        for one in self.members.values():
+            uses[_key(one.labels)] += 1
+        return {key: self.lab.claim(uses=number, labels=dict(key)) for key, number in uses.items()}
+
+
+def _key(labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(labels.items()))
