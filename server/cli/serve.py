@@ -11,6 +11,7 @@ from firmware.logs import log_to_stderr
 from server.app import Running, run
 from server.cli.output import emit, json_option
 from server.config import load_settings
+from server.interpreter import prepare_interpreter
 
 
 @click.command()
@@ -44,4 +45,5 @@ def serve(config: Path, verbose: bool, as_json: bool) -> None:
         )
         emit(asdict(running), as_json=as_json, text=text)
 
+    prepare_interpreter()
     asyncio.run(run(settings, started=started))
