@@ -21,8 +21,8 @@ from server.identity.private_files import key_pem, write_private
 from server.identity.secrets import new_id
 from server.transport.endpoint import BrokerEndpoint
 from server.transport.mosquitto import MAX_PACKET_BYTES
-from server.transport.mqtt import tls_context
 from server.transport.probe import Door, LostError, Probe, Way, connected, knock
+from server.transport.tls import tls_context
 
 WILL_S = 0.5
 PATIENCE_S = 0.5

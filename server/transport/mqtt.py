@@ -9,11 +9,9 @@ never ends the connection.
 import asyncio
 import logging
 import random
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, cast
 
 import aiomqtt
@@ -23,6 +21,7 @@ from firmware.protocol import topics
 from server.identity.authority import MQTT_IDENTITY
 from server.transport.backlog import Backlog, Received
 from server.transport.endpoint import BrokerEndpoint
+from server.transport.tls import tls_context
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +42,6 @@ MAX_INFLIGHT = 100
 MAX_QUEUED = 20_000
 """Packets that wait for the socket. Beyond, what needs no answer is not taken."""
 REFUSED_SUBSCRIPTION = 0x80
-READ_AHEAD_BYTES = 1 << 14
-"""A TLS record at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +232,7 @@ class AiomqttTransport:
             logger.exception("handling a message on %s failed", message.topic)
 
     def _new_client(self) -> aiomqtt.Client:
-        return aiomqtt.Client(
+        client = aiomqtt.Client(
             self._endpoint.host,
             self._endpoint.port,
             identifier=self._identifier,
@@ -244,23 +241,18 @@ class AiomqttTransport:
             timeout=self._answer_timeout_s,
             tls_context=tls_context(self._endpoint),
             max_inflight_messages=MAX_INFLIGHT,
-            queue_type=cast(Any, partial(_Diversion, self._backlog)),
         )
+        client._client.on_message = self._offer
+        return client
 
-
-class _Diversion(asyncio.Queue[aiomqtt.Message]):
-    """Stands where aiomqtt wants its queue and sends everything to the bounded backlog instead.
-
-    Its own queue is unbounded, or bounded by number only; it is filled from a socket callback, faster than a task drains it.
-    """
-
-    def __init__(self, backlog: Backlog, maxsize: int = 0) -> None:
-        super().__init__(maxsize)
-        self._backlog = backlog
-
-    def put_nowait(self, item: aiomqtt.Message) -> None:
-        payload = item.payload if isinstance(item.payload, bytes) else b""
-        self._backlog.offer(Received(topic=item.topic.value, payload=payload, retained=bool(item.retain)))
+    def _offer(self, _client: Any, _userdata: Any, message: Any) -> None:
+        """Put a message into the bounded backlog. aiomqtt's own queue is unbounded, or bounded by number only; and it makes a
+        message of its own of each of paho's, which is thrown away here."""
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            topic = ""  # belongs to nobody
+        self._backlog.offer(Received(topic=topic, payload=message.payload, retained=message.retain))
 
 
 def _default_backlog() -> Backlog:
@@ -299,44 +291,6 @@ def _honour_cancellation() -> None:
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
-
-
-class _Socket(ssl.SSLSocket):
-    """Reads ahead, since paho asks for the head of each packet byte by byte, and each time costs as much as a whole record does.
-
-    Closes itself when its handshake fails; paho forgets it open, and a broker that comes and goes would cost a descriptor each
-    time until the next collection.
-    """
-
-    _ahead = b""
-    _place = 0
-
-    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
-        if self._place == len(self._ahead):
-            self._ahead, self._place = super().recv(max(buflen, READ_AHEAD_BYTES), flags), 0
-        start = self._place
-        self._place = min(len(self._ahead), start + buflen)
-        return self._ahead[start : self._place]
-
-    def pending(self) -> int:
-        """What can be had without waiting; who reads goes on until there is nothing."""
-        return len(self._ahead) - self._place + super().pending()
-
-    def do_handshake(self, block: bool = False) -> None:
-        try:
-            super().do_handshake(block)
-        except BaseException:
-            self.close()
-            raise
-
-
-def tls_context(endpoint: BrokerEndpoint) -> ssl.SSLContext:
-    """TLS of a client with the endpoint's files."""
-    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=endpoint.tls.ca)
-    context.sslsocket_class = _Socket
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(endpoint.tls.certificate, endpoint.tls.key)
-    return context
 
 
 def _code(answer: Any) -> int:

@@ -16,7 +16,7 @@ from firmware.errors import UnavailableError
 from server.identity.authority import Authorities, TlsFiles
 from server.identity.private_files import key_pem, write_private
 from server.transport.endpoint import BrokerEndpoint
-from server.transport.mqtt import tls_context
+from server.transport.tls import tls_context
 
 ANSWER_TIMEOUT_S = 10.0
 

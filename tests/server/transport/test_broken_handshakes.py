@@ -12,7 +12,7 @@ import pytest
 
 from server.identity.authority import Authorities
 from server.transport.endpoint import BrokerEndpoint
-from server.transport.mqtt import tls_context
+from server.transport.tls import tls_context
 
 TIMES = 3
 
