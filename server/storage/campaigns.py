@@ -40,6 +40,7 @@ from server.planner.words import NO_PREVIOUS, AssignmentState, CampaignState
 from server.ports import AgentStatus, Before, CampaignView, DeltaNeed, Leg, Origin, Page, StoredOrder
 from server.storage import bulk, choosing, legs, pairs, revisions, slices, traits
 from server.storage.desk import Desk
+from server.storage.engines import roomy
 from server.storage.messages import stored_order
 from server.storage.rows import (
     ASSIGNMENT_COLUMNS,
@@ -141,7 +142,8 @@ class SqlCampaigns:
         """Store new assignments, so many at a time: a million of them are never in memory as values."""
         desk = Desk.of(self._db)
         desk.flush()
-        bulk.add_assignments(self._db, rows, page)
+        with roomy(self._db):
+            bulk.add_assignments(self._db, rows, page)
         desk.forget(ASSIGNMENT)
 
     def add_behind(self, rows: Sequence[BehindRow]) -> None:

@@ -7,6 +7,8 @@ PostgreSQL: the writer takes one advisory lock before anything else and reads wh
 each other as on SQLite: none has to be tried again, none deadlocks, and numbers that count up do so in the order of commits.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -29,8 +31,10 @@ _PRAGMAS = (
     "PRAGMA foreign_keys=ON",
     f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}",
 )
-_WRITER_PRAGMAS = (*_PRAGMAS, "PRAGMA cache_size=-65536")
-"""64 MiB for the one writer: the indexes of a large campaign are filled in random order."""
+CACHE_KIB, ROOMY_CACHE_KIB = 16 << 10, 64 << 10
+"""What SQLite's one writer may keep of the file, and meanwhile for a large campaign, whose indexes are filled in random order.
+The operating system keeps more than either; what is kept here grows with the file and counts as the server's memory."""
+_WRITER_PRAGMAS = (*_PRAGMAS, f"PRAGMA cache_size=-{CACHE_KIB}")
 _SETTINGS = (
     f"SET idle_in_transaction_session_timeout = {IDLE_TIMEOUT_MS}",
     f"SET lock_timeout = {LOCK_TIMEOUT_MS}",
@@ -80,6 +84,19 @@ def make_engine(url: URL, *, writer: bool, size: int) -> Engine:
     else:
         _tune_sqlite(engine, *(("BEGIN IMMEDIATE", _WRITER_PRAGMAS) if writer else ("BEGIN", _PRAGMAS)))
     return engine
+
+
+@contextmanager
+def roomy(db: Connection) -> Iterator[None]:
+    """Let SQLite's writer keep more for a while."""
+    if db.dialect.name != "sqlite":
+        yield
+        return
+    db.exec_driver_sql(f"PRAGMA cache_size=-{ROOMY_CACHE_KIB}")
+    try:
+        yield
+    finally:
+        db.exec_driver_sql(f"PRAGMA cache_size=-{CACHE_KIB}")
 
 
 def _tune_sqlite(engine: Engine, begin: str, pragmas: tuple[str, ...]) -> None:

@@ -14,11 +14,12 @@ from firmware.errors import RefusedError, UnavailableError
 from server.audit.export import body_of_record
 from server.audit.strand import START, Strand
 from server.errors import ConflictError
+from server.planner.rows import AssignmentRow
 from server.planner.strategy import DeltaPolicy
 from server.ports import MAX_DELTA_MEMORY, AgentRecord, AgentStatus, Unit
 from server.storage import SqlDatabase
 from server.storage.audit import SqlAudit
-from server.storage.engines import make_engine, parse_url
+from server.storage.engines import CACHE_KIB, ROOMY_CACHE_KIB, make_engine, parse_url
 from server.storage.schema import _config, upgrade
 from server.storage.tables import Stored
 from server.storage.unit import SqlUnit
@@ -44,6 +45,22 @@ def test_every_connection_syncs_commits_holds_keys_and_writes_ahead(engine: Engi
             for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
         }
     assert found == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 5000}
+
+
+def test_a_large_campaign_gets_room_for_its_indexes_and_gives_it_back(engine: Engine) -> None:
+    found = list[int]()
+
+    def rows(unit: SqlUnit) -> Iterator[AssignmentRow]:
+        found.append(unit.campaigns._db.exec_driver_sql("PRAGMA cache_size").scalar_one())
+        raise RuntimeError("no row after all")
+        yield
+
+    with engine.connect() as connection:
+        unit = SqlUnit(connection)
+        with pytest.raises(RuntimeError, match="no row"):
+            unit.campaigns.add_assignments(rows(unit))
+        found.append(connection.exec_driver_sql("PRAGMA cache_size").scalar_one())
+    assert found == [-ROOMY_CACHE_KIB, -CACHE_KIB]
 
 
 @pytest.mark.parametrize(
