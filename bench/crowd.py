@@ -13,7 +13,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import count, islice
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -136,17 +136,17 @@ def enrol(unit: Unit, devices: Sequence[Device]) -> None:
 
 
 def mix(devices: Sequence[Device]) -> list[Said]:
-    """What all of them say, side by side, each in its order: 30 in 100 of it signed."""
-    return [said for turn in _turns() for device in devices for said in (turn(device),)]
+    """One round of what all of them say: 30 in 100 of it signed."""
+    return list(islice(endless(devices), len(devices) * (SIGNED + PROGRESS)))
 
 
 def endless(devices: Sequence[Device]) -> Iterator[Said]:
-    """The same, again and again: each signs as it is asked for the next."""
+    """What all of them say again and again, side by side, each in its order and each at another place of it, as a fleet's devices
+    are; each signs as it is asked for the next."""
     turns = _turns()
-    while True:
-        for turn in turns:
-            for device in devices:
-                yield turn(device)
+    for step in count():
+        for place, device in enumerate(devices):
+            yield turns[(step + place) % len(turns)](device)
 
 
 def _turns() -> list[Callable[[Device], Said]]:

@@ -139,7 +139,7 @@ def play(made: Hall, kills: int) -> None:
             until(lambda: len(made.line.acked) > before, "the next ack", made)  # noqa: B023 (it works while it comes in)
             time.sleep(chance.uniform(MIN_LOAD_S, MAX_LOAD_S))
             made.kill()
-            acked = {key for key in made.line.acked if key not in introduced}
+            acked = {key for key in list(made.line.acked) if key not in introduced}
             on_disk = {(target, seq) for target, seq, _, _ in stored(made.url)}
             assert acked <= on_disk, "acked, and not on the disk"
             made.start()
@@ -171,12 +171,12 @@ def test_fifty_kills(tmp_path: Path) -> None:
 
 
 @pytest.mark.deep
-@pytest.mark.timeout(900)
-def test_kills_on_postgresql(tmp_path: Path, postgres: Cluster) -> None:
+@pytest.mark.timeout(1800)
+def test_fifty_kills_on_postgresql(tmp_path: Path, postgres: Cluster) -> None:
     skip_without("mosquitto")
     name = postgres.fresh()
     try:
         with hall(tmp_path, DEVICES, url=postgres.url(name)) as made:
-            play(made, kills=10)
+            play(made, kills=50)
     finally:
         postgres.drop(name)
