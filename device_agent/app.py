@@ -22,6 +22,7 @@ from device_agent.config import Config, load_config, runtime_settings, upkeep_pa
 from device_agent.data.store import DataStore
 from device_agent.data.trees import FileTrees
 from device_agent.effects import FileEffects
+from device_agent.factory import identify
 from device_agent.health.reach import Reach
 from device_agent.health.runner import HealthRunner
 from device_agent.identity import REPORT_KEY_FILE, ROOT_FILE, Identity, load_identity, required
@@ -32,6 +33,7 @@ from device_agent.logs.book import LogBook
 from device_agent.logs.desk import LogDesk
 from device_agent.loop import AgentLoop
 from device_agent.monotonic import BootClock
+from device_agent.packages.settings import HostTarget
 from device_agent.ports import Effects, MonotonicClock, WayTaken
 from device_agent.room import with_room
 from device_agent.runtime import Runtime, presence_messages
@@ -47,10 +49,12 @@ from device_agent.worker.known import KnownFacts
 from device_agent.worker.proxies import WorkerCatalogue, WorkerInstaller, WorkerNotary, WorkerRenewal
 from device_agent.worker.wire import Meet
 from firmware.errors import OtariaError, RefusedError, UnavailableError
+from firmware.patch_set import KIND
 from firmware.protocol.topics import Leaf, of_target
 
-if TYPE_CHECKING:  # few devices measure
+if TYPE_CHECKING:  # few devices measure, and few agents are on hosts
     from device_agent.metrics.desk import MetricDesk
+    from device_agent.packages.opening import HostParts
 
 log = logging.getLogger(__name__)
 MEET_S = 60.0
@@ -127,8 +131,10 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
     if known.is_empty:
         _meet(worker)
     board = (directory / config.board).resolve()
-    boot = open_boot(config.boot, directory, board, effects)
-    slots = open_slots(config, effects, board, boot)
+    host = _host(config, directory, effects)
+    boot = host.boot if host else open_boot(config.boot, directory, board, effects)
+    slots = open_slots(config, effects, board, boot, host)
+    images = WorkerInstaller(worker)
     shelf = Shelf(effects, directory)
     reach = Reach()
     health = HealthRunner(reach=reach)
@@ -138,7 +144,9 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
         boot=boot,
         catalogue=WorkerCatalogue(worker, upkeep.nudge),
         notary=WorkerNotary(worker, known, clock, on_wait=lambda: loop.alive()),
-        installer=WorkerInstaller(worker),
+        installer=host.installer(images) if host else images,
+        switch=host.boot if host else None,
+        kind=KIND if host else "firmware",
         health=health,
         data=_data(config),
         logs=LogDesk(book, allow=config.logs.allow, boot_argv=config.logs.boot_argv),
@@ -157,6 +165,7 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
         directory=directory,
         settings=runtime_settings(config, version("otaria")),
         session=session,
+        identify_slot=host.identify if host else identify,
         notice=door.tell if door else lambda event: None,
         way=lambda: WayTaken(endpoint=ways.current.https_url, services_cas=ways.services_cas),
         encryption_key=lambda: known.facts.encryption_key,
@@ -181,6 +190,15 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
         book=book,
         door=door,
     )
+
+
+def _host(config: Config, directory: Path, effects: Effects) -> "HostParts | None":
+    """The host's packages, if it is a host that is updated."""
+    if not isinstance(config.target, HostTarget):
+        return None
+    from device_agent.packages.opening import open_host
+
+    return open_host(config.target, directory, effects)
 
 
 def desk_of(runtime: Runtime, identity: Identity, config: Config) -> Desk:

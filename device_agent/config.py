@@ -15,6 +15,7 @@ from device_agent.core.values import DataPolicy, OwnWatch, Tuning
 from device_agent.install.addresses import store_address
 from device_agent.local.settings import AbsolutePath, HookSettings, LocalSettings, policy_of, require_sensible
 from device_agent.metrics.settings import MetricSettings, require_measurable
+from device_agent.packages.settings import DeviceTarget, Target
 from device_agent.post import Pace
 from device_agent.slots.places import Size, SlotTables, parse_size, places_of
 from firmware.checks import MAX_CHECKS, HealthCheck, require_understood
@@ -107,11 +108,12 @@ class SourceTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`slots`: where the slots are, by slot and slot set; empty: the files of the board. `board`: the board's directory. `boot`:
-    the device's boot loader.
+    """`target`: what is updated: a device, or the host itself. `slots`: where the slots are, by slot and slot set; empty: the
+    files of the board. `board`: the board's directory. `boot`: the device's boot loader.
     `sources`: where artifacts come from, the best first: `server`, `mqtt`, or addresses. `download_rate`: bytes per second,
     0 for no limit. `labels`: facts about this target that campaigns may select by."""
 
+    target: Target = DeviceTarget()
     slots: SlotTables = {}
     sources: Annotated[list[Address | SourceTable], Meta(min_length=1, max_length=8)] = msgspec.field(
         default_factory=lambda: [SERVER_SOURCE]

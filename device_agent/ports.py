@@ -219,7 +219,7 @@ class BootStatus:
     attempt could not be counted, so it was not booted), `not-selected` (a person chose this slot in a boot menu). `boot-loop`:
     the committed slot was restarted until its count was used up, and the previous one was taken; the trial id is then that of
     its commit. `attempts_left`: how often what runs now may still be booted before it is left. `program_port` changes when the
-    program is restarted: read the status afresh."""
+    program is restarted: read the status afresh. `text`: what else is known of the cause, for people."""
 
     boot_id: str
     slot: Slot
@@ -228,6 +228,7 @@ class BootStatus:
     cause: str = ""
     program_port: int | None = None
     attempts_left: int | None = None
+    text: str = ""
 
 
 class BootControl(Protocol):
@@ -274,6 +275,19 @@ class BootControl(Protocol):
 
     def reboot(self) -> None:
         """Restart the device. Returns; the process is ended from outside soon after."""
+        ...
+
+
+class Switch(Protocol):
+    """What a host does in place of a reboot: installing packages, or leading back. Both block; the boot status
+    tells what came."""
+
+    def switch(self, on_progress: Callable[[float, str], None]) -> bool:
+        """Do what was asked of the boot control. False when the host is being restarted for it, and there is no status yet."""
+        ...
+
+    def resume(self) -> bool:
+        """Go on with what was under way when the agent or the host ended; False as above."""
         ...
 
 

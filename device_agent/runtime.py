@@ -30,7 +30,7 @@ from device_agent.core import events as ev
 from device_agent.core import orders
 from device_agent.core.boot import may_live, on_trial
 from device_agent.core.machine import step, wake_at
-from device_agent.core.states import Refused, Standing, Trial
+from device_agent.core.states import Activating, Refused, Standing, Trial
 from device_agent.core.values import Content, Tuning
 from device_agent.data import jobs
 from device_agent.factory import identify, with_running
@@ -40,7 +40,7 @@ from device_agent.journal import Journal, MetricsTold, Record, durable
 from device_agent.lanes import Lanes
 from device_agent.lineage import OWN, Lineage
 from device_agent.local.hooks import Point
-from device_agent.ports import HealthResult, Incoming, Slot, SlotSets, WayTaken
+from device_agent.ports import HealthResult, Incoming, Slot, SlotSets, Switch, WayTaken
 from device_agent.post import Pace, Post
 from device_agent.timer import Timer
 from device_agent.trusted_time import BUILD_TIME, TrustedTime
@@ -148,7 +148,10 @@ class Runtime:
     # Driving
 
     def start(self) -> None:
-        """Load the journal, or begin one, and take up where the last process stopped. Raises `UnavailableError`."""
+        """Load the journal, or begin one, and take up where the last process stopped. Raises `UnavailableError`; a host may be
+        about to restart (`host-restarting`)."""
+        if self._ports.switch is not None and not self._ports.switch.resume():
+            raise UnavailableError("host-restarting", "The host is being restarted to go on with its packages.")
         status = self._ports.boot.status()
         trouble: Reason | None = None
         try:
@@ -437,6 +440,8 @@ class Runtime:
             self._lanes.drop(Lane.SLOT)
         elif isinstance(command, do.GiveUp):
             self._tell_loader("give up", lambda: self._ports.boot.give_up(command.trial_id))
+        elif isinstance(command, do.Reboot) and self._ports.switch is not None:
+            self._switch(self._ports.switch)
         elif isinstance(command, do.Reboot):
             self.stop()
             self._tell_loader("reboot", self._ports.boot.reboot)
@@ -523,6 +528,21 @@ class Runtime:
             return False
         return True
 
+    def _switch(self, switch: Switch) -> None:
+        """A host's packages change while the agent goes on; asking again while they do changes nothing."""
+        if not self._lanes.is_free(Lane.BOOT):
+            return
+        held = self.standing.state.held if isinstance(self.standing.state, Activating | Trial) else None
+        progress = self._progress(held.hash if held else None, AgentState.ACTIVATING)
+        self._lanes.add(
+            Job(
+                lane=Lane.BOOT,
+                run=lambda: work.switch(
+                    self._ports, switch, on_progress=lambda share, text: progress(int(share * 1000), 1000)
+                ),
+            )
+        )
+
     def _tell_loader(self, what: str, call: Callable[[], None]) -> None:
         """The boot loader's own deadline covers for a request that can't be made."""
         try:
@@ -530,15 +550,17 @@ class Runtime:
         except (OtariaError, OSError) as error:
             log.error("boot loader can't be reached", extra={"request": what, "reason": str(error)})
 
-    def _progress(self, order_hash: str) -> Callable[[int, int], None]:
-        """A callback for the staging job's thread: tells people how far it is, not more often than `progress_s`."""
+    def _progress(
+        self, order_hash: str | None, state: AgentState = AgentState.DOWNLOADING
+    ) -> Callable[[int, int], None]:
+        """A callback for a job's thread: tells people how far it is, not more often than `progress_s`."""
 
         def tell(done: int, total: int) -> None:
             now = self._now()
             if now - self._progressed_at < self._settings.progress_s:
                 return
             self._progressed_at = now
-            note = Progress(progress=AgentState.DOWNLOADING, order_hash=order_hash, done=done, total=total)
+            note = Progress(progress=state, order_hash=order_hash, done=done, total=total)
             self._ports.link.publish(self._topic(topics.Leaf.REPORT), canonical(note), qos=0)
             self._notice({"event": "progress", "order": order_hash, "done": done, "total": total})
 

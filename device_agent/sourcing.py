@@ -3,6 +3,7 @@
 import ssl
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from device_agent.config import MQTT_SOURCE, SERVER_SOURCE, Config, SourceTable
 from device_agent.effects import FileMedia
@@ -13,11 +14,19 @@ from device_agent.ports import BootControl, Effects, Fetch, MonotonicClock, Slot
 from device_agent.slots.devices import protected_by, slot_sets
 from device_agent.slots.files import board_slots
 from device_agent.slots.places import parse_size, places_of
+from firmware.contents import ROOT_SET
 from firmware.errors import RefusedError
 
+if TYPE_CHECKING:  # few agents are on hosts
+    from device_agent.packages.opening import HostParts
 
-def open_slots(config: Config, effects: Effects, board: Path, boot: BootControl) -> SlotSets:
-    """The slots that `agent.toml` names, or the board's files when it names none."""
+
+def open_slots(
+    config: Config, effects: Effects, board: Path, boot: BootControl, host: "HostParts | None" = None
+) -> SlotSets:
+    """The slots that `agent.toml` names, or the board's files when it names none; a host's own."""
+    if host is not None:
+        return {ROOT_SET: host.slots}
     places = places_of(config.slots)
     if not places:
         return board_slots(effects, board)

@@ -94,6 +94,14 @@ def contradicts_manifest(order: Order, manifest: Manifest, hardware: str, floors
     return None
 
 
+def wrong_kind(manifest: Manifest, kind: str) -> Reason | None:
+    """Whether the release is of another kind than this target takes."""
+    if manifest.kind == kind:
+        return None
+    text = f"{manifest.product} {manifest.version} is of kind {manifest.kind}; this target takes {kind}."
+    return Reason(kind=ReasonKind.WRONG_KIND, text=text)
+
+
 def ordered_images(order: Order, manifest: Manifest) -> list[tuple[Image, OrderedImage]]:
     """Each image of the manifest with what the order says about it, `root` first. Raises `RefusedError` (`catalogue-mismatch`)
     unless the order names exactly the manifest's images."""

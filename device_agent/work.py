@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from device_agent import inbound, verify
 from device_agent.bundle.bringing import Brought, Bundles, Reply, bring
@@ -34,6 +34,7 @@ from device_agent.ports import (
     Notary,
     Slot,
     SlotSets,
+    Switch,
 )
 from firmware.checks import HealthCheck
 from firmware.errors import OtariaError, RefusedError, UnavailableError
@@ -61,7 +62,8 @@ class Ports:
     """Everything the agent touches. `link` is only published to; who owns it starts and stops it. `reach` is told whether the
     server answers, for the checks that ask. `policy`: the device's own say. `bundles`: None where none are installed from.
     `data`: what is kept beside the slots; None where nothing is. `logs`: who keeps and gives out the agent's own lines.
-    `metrics`: who measures; None where nothing is."""
+    `metrics`: who measures; None where nothing is. `switch`: what takes the place of a reboot, on hosts. `kind`: of the releases
+    that are taken here."""
 
     effects: Effects
     slots: SlotSets
@@ -76,6 +78,8 @@ class Ports:
     data: DataStore | None = None
     logs: LogDesk | None = None
     metrics: "MetricDesk | None" = None
+    switch: Switch | None = None
+    kind: Literal["firmware", "os-patch-set"] = "firmware"
     reach: Reach = field(default_factory=Reach)
     policy: LocalPolicy = field(default_factory=LocalPolicy)
     bundles: Bundles | None = None
@@ -174,6 +178,7 @@ def check_order(
         return ev.CheckRefused(order_hash=held.hash, reason=_reason(error), jitter=jitter)
     reason = (
         verify.contradicts_manifest(order, manifest, hardware, floors)
+        or verify.wrong_kind(manifest, ports.kind)
         or verify.misfits(manifest, ports.slots)
         or verify.lacks_key(order, manifest)
         or verify.jumps_over(manifest, running)
@@ -417,6 +422,13 @@ def bring_bundle(ports: Ports, target: str, path: Path, *, trusted_time: float, 
 def measure(ports: Ports, desk: "MetricDesk", *, stop: Callable[[], bool]) -> JobDone:
     """Read the metrics once."""
     return JobDone(lane=Lane.METRICS, measured=desk.measure(ports.boot.status().program_port, stop))
+
+
+def switch(ports: Ports, switch: Switch, *, on_progress: Callable[[float, str], None]) -> JobDone:
+    """Do in place what a reboot does elsewhere, and say what came of it, as a boot does."""
+    if not switch.switch(on_progress):
+        return JobDone(lane=Lane.BOOT, noted=True)
+    return JobDone(lane=Lane.BOOT, event=ev.Booted(status=ports.boot.status()))
 
 
 def note_uptime(ports: Ports) -> JobDone:

@@ -20,6 +20,7 @@ from firmware.checks import Watch as Watch
 from firmware.contents import MAX_IMAGES, ROOT_SET, contents_sha256, twice
 from firmware.encryption.layout import CIPHER, encrypted_length
 from firmware.errors import RefusedError
+from firmware.patch_set import KIND
 from firmware.protocol.codec import canonical, convert, parse_json
 from firmware.protocol.words import (
     MAX_IMAGE_BYTES,
@@ -123,7 +124,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     own floor to once this release is committed and has soaked; `hardware` lists the compatible hardware ids. `images`: one for
     each slot set that a device has, all of which switch together. `fixes`: CVEs that this release repairs.
     `security_counter`: the one in the image itself, which the boot loader of the chip enforces. `encrypted`, named in `crit`:
-    what of the images is stored encrypted. `data`, named in `crit`: what is kept beside the slots.
+    what of the images is stored encrypted. `data`, named in `crit`: what is kept beside the slots. `kind`: an `os-patch-set` has
+    one image, the set itself (`firmware.patch_set`).
     """
 
     v: Annotated[int, Meta(ge=1, le=1)] = 1
@@ -131,7 +133,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     version: Version
     counter: Count
     floor: Count = 0
-    kind: Literal["firmware"] = "firmware"
+    kind: Literal["firmware", "os-patch-set"] = "firmware"
     hardware: Annotated[list[Label], Meta(min_length=1, max_length=256)]
     images: Annotated[list[Image], Meta(min_length=1, max_length=MAX_IMAGES)]
     health: Annotated[list[HealthCheck], Meta(max_length=MAX_CHECKS)] = []
@@ -219,6 +221,8 @@ def parse_manifest(data: bytes) -> Manifest:
         if len(image.windows) != -(-image.length // WINDOW_BYTES):
             raise _malformed(f"image {image.path} has the wrong number of windows")
     _check_images(manifest)
+    if manifest.kind == KIND and [image.slot for image in manifest.images] != [ROOT_SET]:
+        raise _malformed(f"list of images must hold just the patch set, for {ROOT_SET}")
     if len(set(manifest.fixes)) != len(manifest.fixes):
         raise _malformed("list of fixed CVEs names one twice")
     require_understood(manifest.health)

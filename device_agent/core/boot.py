@@ -26,7 +26,7 @@ from device_agent.core.states import (
     Trial,
 )
 from device_agent.core.values import Goal, Held, Moment, watch_of, watched_s
-from device_agent.ports import BootOutcome
+from device_agent.ports import BootOutcome, BootStatus
 from firmware.checks import Watch
 from firmware.protocol.report import Reason
 from firmware.protocol.words import AgentState, ReasonKind
@@ -245,12 +245,24 @@ def _in_trial(standing: Standing, state: Activating | Trial | Committed, same_bo
 
 
 def _fell_back(standing: Standing, state: Activating | Trial | Committed, moment: Moment) -> Outcome:
-    reason = (state.gave_up if isinstance(state, Trial) else None) or _cause(standing.boot.cause)
+    reason = (state.gave_up if isinstance(state, Trial) else None) or _cause(standing.boot)
+    if standing.boot.cause == ReasonKind.ROLLBACK_FAILED:
+        return _nowhere(standing, state, reason, moment)
     if not isinstance(state, Committed) and state.retreat is not None:
         return _no_retreat(standing, state, reason, moment)
     after, removal = (standing, ()) if isinstance(state, Committed) else data.fell_back(standing, state.goal)
     back, commands = _back(after, state.held, state.goal, reason, moment)
     return back, (*commands, *removal)
+
+
+def _nowhere(standing: Standing, state: Activating | Trial | Committed, reason: Reason, moment: Moment) -> Outcome:
+    """Neither what was there nor what was to come: what runs has no name, and nothing is there to go back to."""
+    said = standing.boot.text
+    why = Reason(
+        kind=ReasonKind.ROLLBACK_FAILED, text=f"{reason.text} {said if said != reason.text else ''}".strip()[:1024]
+    )
+    slots = {slot: replace(one, good=False) for slot, one in standing.slots.items() if slot is not standing.boot.slot}
+    return _failed(replace(standing, slots=slots), state.held, why, (), moment)
 
 
 def _no_retreat(standing: Standing, state: Activating | Trial, reason: Reason, moment: Moment) -> Outcome:
@@ -278,10 +290,12 @@ def _back(standing: Standing, held: Held, goal: Goal, reason: Reason, moment: Mo
     return take_pending(after, (tell,), moment)
 
 
-def _cause(cause: str) -> Reason:
-    kind = next((known for known in _CAUSES if known == cause), None)
+def _cause(boot: BootStatus) -> Reason:
+    kind = next((known for known in _CAUSES if known == boot.cause), None)
     if kind is not None:
-        return Reason(kind=kind, text=_CAUSES[kind])
+        return Reason(kind=kind, text=boot.text or _CAUSES[kind])
+    if boot.text and boot.cause:
+        return Reason(kind=boot.cause, text=boot.text[:1024])
     return Reason(kind=ReasonKind.BOOT_FAILED, text="The boot loader went back to the old slot.")
 
 

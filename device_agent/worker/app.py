@@ -25,6 +25,8 @@ from device_agent.install.stream import StreamInstaller
 from device_agent.keys import report_signer
 from device_agent.monotonic import BootClock
 from device_agent.notary import KeyNotary
+from device_agent.packages.opening import open_host
+from device_agent.packages.settings import HostTarget
 from device_agent.renewal import Renewer
 from device_agent.sourcing import open_slots, open_sources, speaks_http
 from device_agent.transport.tls import client_context
@@ -75,7 +77,9 @@ def compose(directory: Path, service: Service) -> Tools:
     signer = report_signer(required(directory, REPORT_KEY_FILE))
     notary = KeyNotary(catalogue, signer)
     board = (directory / config.board).resolve()
-    slots = open_slots(config, effects, board, open_boot(config.boot, directory, board, effects))
+    host = open_host(config.target, directory, effects) if isinstance(config.target, HostTarget) else None
+    boot = host.boot if host else open_boot(config.boot, directory, board, effects)
+    slots = open_slots(config, effects, board, boot, host)
     decryption = DecryptionKey.load_or_make(effects, directory / DECRYPTION_KEY_FILE)
     source = BundleFirst(Shelf(effects, directory), open_sources(directory, config, http, blocks, clock))
     folder = directory / INSTALL_FOLDER

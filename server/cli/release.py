@@ -27,8 +27,9 @@ from firmware.manifest import (
     encode_manifest,
     parse_manifest,
 )
+from firmware.patch_set import KIND, parse_patch_set
 from firmware.protocol.words import ReasonKind
-from server.cli import release_contents, release_encryption, release_facts, release_standing
+from server.cli import patch_sets, release_contents, release_encryption, release_facts, release_standing
 from server.cli.output import emit, json_option
 from server.cli.progress import watched
 from server.cli.rest import RestClient, connect, segment, server_options
@@ -46,6 +47,8 @@ def _images_of(context: click.Context, parameter: click.Parameter, given: tuple[
         if name is not None:
             raise click.BadParameter(f"two images have the {what} {name}.", context, parameter)
     images = dict(sorted(pairs, key=lambda pair: (pair[0] != ROOT_SET, pair[0])))
+    if not images:
+        return {}
     if ROOT_SET not in images or len(images) > MAX_IMAGES:
         raise click.BadParameter(f"give one for {ROOT_SET}, and {MAX_IMAGES} at most.", context, parameter)
     for path in images.values():
@@ -61,6 +64,7 @@ def release() -> None:
     """
 
 
+release.add_command(patch_sets.patch_set)
 release.add_command(release_standing.suspect)
 release.add_command(release_standing.clear)
 
@@ -107,10 +111,10 @@ def pack(
     "image",
     metavar="[SLOT=]FILE",
     multiple=True,
-    required=True,
     callback=_images_of,
     help="An image file, for the slot set root; repeat with SLOT= for each other set of the device.",
 )
+@click.option("--patch-set", type=FILE, help="An OS patch set instead of images; `otaria release patch-set` makes one.")
 @click.option("--health-file", type=FILE, help="JSON of health checks, and how long they are watched.")
 @click.option(
     "--data-file", type=FILE, help="JSON of the data that it keeps beside the slots, and how that is migrated."
@@ -141,6 +145,7 @@ def build(
     counter: int,
     hardware: tuple[str, ...],
     image: dict[str, Path],
+    patch_set: Path | None,
     health_file: Path | None,
     data_file: Path | None,
     floor: int,
@@ -155,13 +160,18 @@ def build(
     output: Path,
     as_json: bool,
 ) -> None:
-    """Hash images window by window and write OUTDIR/manifest.json and a copy of each image, and of the bill of materials.
+    """Hash images, or an OS patch set, window by window and write OUTDIR/manifest.json and a copy of each image, and of the bill of materials.
 
     A device whose slots are made of several sets needs an image for each: all of them switch together. With --encrypt-to only
     encrypted copies are written. Needs no network.
 
     Example: otaria release build --product pump --version 2.0 --counter 2 --hardware pump-a --image pump.img -o pump-2.0
     """
+    if bool(image) is bool(patch_set):
+        raise click.UsageError("Give --image FILE for devices, or --patch-set FILE for hosts.")
+    if patch_set is not None:
+        parse_patch_set(patch_set.read_bytes())
+        image = {ROOT_SET: patch_set}
     folder = f"releases/{product}/{version}"
     names = [path.name for path in image.values()]
     requires = release_contents.requires_of(min_counter, through)
@@ -171,6 +181,7 @@ def build(
         product=product,
         version=version,
         counter=counter,
+        kind=KIND if patch_set is not None else "firmware",
         floor=floor,
         hardware=list(hardware),
         images=[
@@ -184,7 +195,9 @@ def build(
         requires=requires,
         sbom=release_contents.sbom_of(sbom, folder, taken=(MANIFEST, *names)) if sbom else None,
         fixes=sorted(set(fixes)),
-        security_counter=release_contents.security_counter_of(image[ROOT_SET], security_counter),
+        security_counter=None
+        if patch_set is not None
+        else release_contents.security_counter_of(image[ROOT_SET], security_counter),
         data=data,
         crit=[name for name, needed in (("requires", requires), ("watch", watch), ("data", data)) if needed],
     )

@@ -1,0 +1,53 @@
+"""What apt says of the archives, read. Pure: texts in, values out."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from device_agent.packages.port import Offered
+from firmware.deb_index import paragraphs, source_of
+
+_UPGRADE = re.compile(
+    r"Inst (?P<name>[^\s:]+)(?::\S+)? \[(?P<before>[^\]\s]+)\] \((?P<after>\S+) (?P<origins>[^)]*?)\[(?P<arch>[^\]\s]+)\]\)"
+)
+_SECURITY = re.compile(r"security", re.I)
+
+
+def parse_offers(text: str, native: str) -> list[Offered]:
+    """The upgrades in `apt-get --simulate dist-upgrade`, without those of what isn't installed."""
+    found = []
+    for line in text.splitlines():
+        match = _UPGRADE.match(line)
+        if match is not None:
+            found.append(
+                Offered(
+                    name=match["name"],
+                    arch=match["arch"] or native,
+                    before=match["before"],
+                    version=match["after"],
+                    is_security=_SECURITY.search(match["origins"]) is not None,
+                )
+            )
+    return found
+
+
+def with_files(offers: Sequence[Offered], text: str) -> list[Offered]:
+    """The offers, with what the archives' indexes (`apt-cache show`) say of their files and sources."""
+    stanzas = {
+        (one.get("Package", ""), one.get("Version", ""), one.get("Architecture", "")): one for one in paragraphs(text)
+    }
+    out = []
+    for offer in offers:
+        one = stanzas.get((offer.name, offer.version, offer.arch), {})
+        source, source_version = source_of(one) if one else (offer.name, offer.version)
+        size = one.get("Size", "0")
+        out.append(
+            replace(
+                offer,
+                length=int(size) if size.isdecimal() else 0,
+                sha256=one.get("SHA256", ""),
+                source=source,
+                source_version=source_version,
+            )
+        )
+    return out

@@ -1,0 +1,64 @@
+"""From `[target]` of the configuration to the parts of a host."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from device_agent.core.values import Content
+from device_agent.packages.apt import Apt, AptSettings
+from device_agent.packages.boot import PackageBoot
+from device_agent.packages.host import Host, HostTools
+from device_agent.packages.installer import PackageInstaller
+from device_agent.packages.settings import HostTarget
+from device_agent.packages.slots import PatchSetSlots, identify_host
+from device_agent.packages.store import PackageStore
+from device_agent.packages.transaction import HostPolicy, Transactions
+from device_agent.ports import Effects, Installer, Slot, SlotSets
+
+FOLDER = "packages"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostParts:
+    """What the agent, and its worker, need of a host."""
+
+    transactions: Transactions
+    boot: PackageBoot
+    slots: PatchSetSlots
+
+    def installer(self, images: Installer) -> PackageInstaller:
+        """What stages patch sets, over what fetches their documents."""
+        return PackageInstaller(images, self.slots, self.transactions)
+
+    def identify(self, sets: SlotSets, slot: Slot) -> Content | None:
+        """What a host runs when no journal tells."""
+        return identify_host(sets, slot)
+
+
+def open_host(target: HostTarget, directory: Path, effects: Effects) -> HostParts:
+    """The parts of the host whose agent has this directory."""
+    folder = directory / FOLDER
+    store = PackageStore(effects, folder)
+    root = Path(target.root)
+    settings = AptSettings(
+        root=root,
+        config=Path(target.apt_config) if target.apt_config else None,
+        lock_s=target.lock_s,
+        install_s=target.install_s,
+    )
+    host = Host(effects, HostTools(root=root, needrestart=target.needrestart, reboot=target.reboot))
+    policy = HostPolicy(
+        restart=target.restart,
+        restart_services=target.restart_services,
+        way_back=target.way_back,
+        snapshot=target.snapshot,
+        restore=target.restore,
+        previous_kernel=target.previous_kernel,
+        hook_s=target.hook_s,
+        room_bytes=target.keep_free_mib << 20,
+    )
+    transactions = Transactions(store, Apt(settings, store.work), host, policy)
+    return HostParts(
+        transactions=transactions,
+        boot=PackageBoot(transactions, host),
+        slots=PatchSetSlots(effects, folder, store),
+    )
