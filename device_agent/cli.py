@@ -87,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_local(commands)
     _add_bundle(commands)
     _add_data(commands)
+    _add_packages(commands)
     _add_boot(commands)
     _add_board(commands)
     return parser
@@ -159,6 +160,14 @@ def _add_data(commands: Any) -> None:
     parser = _add(commands, "data", _data, "say where what runs keeps its data", example)
     parser.add_argument("what", choices=("path",), help="the folder of the data that belongs to what runs")
     parser.add_argument("--wait", metavar="TIME", type=_duration, default=0.0, help="wait so long while it is migrated")
+
+
+def _add_packages(commands: Any) -> None:
+    text = "show a host's packages, what is pending, and what waits for a restart"
+    packages = _add(
+        commands, "packages", _packages, text, "otaria-agent --dir /var/lib/otaria packages --refresh --json"
+    )
+    packages.add_argument("--refresh", action="store_true", help="ask the archives first what they offer")
 
 
 def _add_boot(commands: Any) -> None:
@@ -317,6 +326,22 @@ def _data(arguments: argparse.Namespace) -> int:
         raise RefusedError("no-data", "This device keeps no data for its releases: agent.toml has no [data] directory.")
     path = str(shown(Path(settings.link), wait_s=arguments.wait))
     return _say({"path": path}, path, arguments.as_json)
+
+
+def _packages(arguments: argparse.Namespace) -> int:
+    from device_agent.packages.opening import look_at_packages
+
+    facts = look_at_packages(arguments.dir.absolute(), refresh=arguments.refresh)
+    pending = facts["pending"]
+    security = sum(one["is_security"] for one in pending)
+    lines = [f"{len(facts['packages'])} packages, {len(pending)} pending, {security} of them for security"]
+    lines += [
+        f"{one['name']} {one['before']} to {one['version']}{' (security)' if one['is_security'] else ''}"
+        for one in pending
+    ]
+    lines.append(f"kernel {facts['kernel']}; restart: {facts['restart_needed'] or 'not needed'}")
+    lines += [f"to be restarted: {name}" for name in facts["services_to_restart"]]
+    return _say(facts, "\n".join(lines), arguments.as_json)
 
 
 def _boot(arguments: argparse.Namespace) -> int:

@@ -2,17 +2,22 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from device_agent.core.values import Content
+from device_agent.effects import FileEffects
 from device_agent.packages.apt import Apt, AptSettings
 from device_agent.packages.boot import PackageBoot
 from device_agent.packages.host import Host, HostTools
 from device_agent.packages.installer import PackageInstaller
+from device_agent.packages.inventory import shown, take_inventory
 from device_agent.packages.settings import HostTarget
 from device_agent.packages.slots import PatchSetSlots, identify_host
 from device_agent.packages.store import PackageStore
 from device_agent.packages.transaction import HostPolicy, Transactions
 from device_agent.ports import Effects, Installer, Slot, SlotSets
+from firmware.errors import RefusedError
+from firmware.protocol.words import ReasonKind
 
 FOLDER = "packages"
 
@@ -32,6 +37,21 @@ class HostParts:
     def identify(self, sets: SlotSets, slot: Slot) -> Content | None:
         """What a host runs when no journal tells."""
         return identify_host(sets, slot)
+
+
+def look_at_packages(directory: Path, *, refresh: bool) -> dict[str, Any]:
+    """What the host of this agent's directory has, for people and for `otaria release patch-set`. Raises `RefusedError`
+    (`wrong-kind`) where the agent updates something else."""
+    from device_agent.config import load_config
+
+    target = load_config(directory).target
+    if not isinstance(target, HostTarget):
+        text = 'This agent updates a device; [target] kind = "host" in agent.toml makes it a host\'s.'
+        raise RefusedError(ReasonKind.WRONG_KIND, text)
+    one = open_host(target, directory, FileEffects()).transactions
+    if refresh:
+        one.system.refresh()
+    return shown(take_inventory(one.system, one.host))
 
 
 def open_host(target: HostTarget, directory: Path, effects: Effects) -> HostParts:

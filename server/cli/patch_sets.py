@@ -1,4 +1,4 @@
-"""`otaria release patch-set`: from a list of packages to the signed document's bytes: exact versions with the hashes of their files."""
+"""`otaria release patch-set`: from a list of packages to the document that is signed: exact versions, and their files' hashes."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping

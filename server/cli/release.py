@@ -160,7 +160,8 @@ def build(
     output: Path,
     as_json: bool,
 ) -> None:
-    """Hash images, or an OS patch set, window by window and write OUTDIR/manifest.json and a copy of each image, and of the bill of materials.
+    """Hash images window by window, or an OS patch set, and write OUTDIR/manifest.json and a copy of each image, and of the
+    bill of materials.
 
     A device whose slots are made of several sets needs an image for each: all of them switch together. With --encrypt-to only
     encrypted copies are written. Needs no network.

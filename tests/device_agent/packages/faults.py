@@ -16,7 +16,7 @@ HOWS = {
     "fails": "exit 3",
     "fails-once": f"{ONCE}; exit 3",
     "kills-dpkg": f"{ONCE}; kill -9 $PPID; sleep 1",
-    "cuts-power": f"{ONCE}; touch {{cut}}; kill -9 $(ps -o ppid= -p $PPID) $PPID; sleep 1",
+    "cuts-power": f"{ONCE}; touch {{cut}}; kill -9 $(cut -d -f4 /proc/$PPID/stat) $PPID; sleep 1",
 }
 """What a script does. `kills-dpkg`: dpkg alone; `cuts-power`: dpkg and apt, and the agent before it can note anything."""
 

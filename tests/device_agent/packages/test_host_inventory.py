@@ -1,0 +1,81 @@
+"""What a host says of itself, and how little afterwards."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from device_agent.cli import run
+from device_agent.packages.inventory import HostInventory, PackageHere, applied, difference, take_inventory
+from server.cli import run as run_otaria
+from tests.device_agent.packages.bed import Bed, build_deb
+
+SETTINGS = '[target]\nkind = "host"\nroot = "{root}"\napt_config = "{conf}"\nneedrestart = []\n'
+
+
+def inventory(versions: dict[str, str]) -> HostInventory:
+    packages = {name: PackageHere(name=name, arch="all", version=version) for name, version in versions.items()}
+    return HostInventory(
+        kernel="6.1", newest_kernel=None, restart_needed=None, services_to_restart=[], packages=packages, pending={}
+    )
+
+
+NAMES = st.dictionaries(st.sampled_from("abcdefgh"), st.sampled_from(["1", "2", "3"]))
+
+
+@given(NAMES, NAMES)
+def test_a_difference_leads_from_one_inventory_to_the_other(before: dict[str, str], after: dict[str, str]) -> None:
+    told = difference(inventory(before), inventory(after))
+    assert applied(inventory(before), told) == inventory(after)
+    assert told.is_empty is (before == after)
+    assert all(before.get(name) != one.version for name, one in told.packages.items())
+
+
+def test_a_host_says_what_it_has_and_what_is_pending(bed: Bed) -> None:
+    bed.system.refresh()
+    found = take_inventory(bed.system, bed.host)
+    assert {name: one.version for name, one in found.packages.items()} == bed.versions()
+    assert sorted(found.pending) == ["alpha:all", "beta:all", "conf:all", "gamma:all"]
+    offered = found.pending["alpha:all"]
+    assert (offered.before, offered.version, offered.sha256) == ("1.0", "2.0", bed.debs["alpha", "2.0"].sha256)
+    assert not offered.is_security
+
+
+def test_what_is_pending_becomes_a_set_by_the_commands_that_people_use(
+    bed: Bed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    agent = bed.folder / "agent"
+    agent.mkdir()
+    (agent / "agent.toml").write_text(SETTINGS.format(root=bed.root, conf=bed.conf))
+    assert run(["--dir", str(agent), "packages", "--refresh", "--json"]) == 0
+    said, out = tmp_path / "web-1.json", tmp_path / "patch-set.json"
+    said.write_text(capsys.readouterr().out)
+    assert run(["--dir", str(agent), "packages"]) == 0
+    assert "4 packages, 4 pending, 0 of them for security" in capsys.readouterr().out
+    assert run_otaria(["release", "patch-set", "--pending", str(said), "-o", str(out)]) == 0
+    assert [one["version"] for one in json.loads(out.read_text())["packages"]] == ["2.0"] * 4
+    assert run_otaria(["release", "patch-set", "--pending", str(said), "--security-only", "-o", str(out)]) == 1
+
+
+def test_a_device_has_no_packages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--dir", str(tmp_path), "packages", "--json"]) == 1
+    assert "wrong-kind" in capsys.readouterr().err
+
+
+def test_a_host_of_1500_packages_is_read_in_bounded_many_programs(bed: Bed) -> None:
+    """Time is measured elsewhere: here, that what is run doesn't grow with the packages."""
+    stanza = "Package: many-{n}\nStatus: install ok installed\nArchitecture: all\nVersion: 1.{n}\n"
+    stanza += "Maintainer: t\nDescription: t\n\n"
+    with (bed.root / "var/lib/dpkg/status").open("a") as status:
+        status.writelines(stanza.format(n=n) for n in range(1496))
+    for n in range(1496):
+        (bed.root / f"var/lib/dpkg/info/many-{n}.list").write_text("/.\n")
+    before = take_inventory(bed.system, bed.host)
+    assert len(before.packages) == 1500
+    bed.offer(build_deb(bed.folder, "alpha", "2.5"))
+    bed.apt("update")
+    bed.apt("install", "alpha=2.5")
+    told = difference(before, take_inventory(bed.system, bed.host))
+    assert list(told.packages) == ["alpha"]
