@@ -38,6 +38,7 @@ from server.ports import Clock, Database
 from server.ui.acts import Acts, standings
 from server.ui.api_page import ApiPage
 from server.ui.campaign_page import CampaignPage
+from server.ui.draft_page import DraftPage
 from server.ui.forms import Forms
 from server.ui.pages import Pages
 from server.ui.rendering import Templates
@@ -159,6 +160,7 @@ def people_listener(parts: PeopleParts) -> web.Application:
         templates=templates,
         clock=parts.clock,
     ).mount(app)
+    DraftPage(database=database, sessions=sessions, desk=desk, revisions=desk, templates=templates).mount(app)
     TrustPages(
         database=database,
         sessions=sessions,

@@ -34,15 +34,25 @@ _ID = re.compile(ID_PATTERN)
 _VERSION = re.compile(VERSION_PATTERN)
 
 
+class CampaignFileError(RefusedError):
+    """A campaign file is refused. `where`: the place in it, such as `strategy.cohorts[1]`; empty: the file as a whole. `line`: of
+    that place, from 1; `bare`: the sentence without the line."""
+
+    def __init__(self, kind: str, text: str, where: str = "", line: int | None = None, *, whole: str = "") -> None:
+        super().__init__(kind, whole or (text if line is None else f"Line {line}: {text}"))
+        self.where, self.line, self.bare = where, line, text
+
+
 def parse_campaign(text: str) -> CampaignSpec:
-    """Parse a campaign file; raises `RefusedError` (`bad-campaign`, `bad-strategy`)."""
+    """Parse a campaign file; raises `CampaignFileError` (`bad-campaign`, `bad-strategy`)."""
     fields, root = _load(text)
     try:
         return _campaign(fields)
-    except _FieldError as error:
-        raise RefusedError(KIND, _with_line(root, error.where, error.text)) from error
+    except CampaignFileError as error:
+        raise CampaignFileError(KIND, error.bare, error.where, line_of(root, error.where)) from error
     except StrategyError as error:
-        raise RefusedError(error.kind, _with_line(root, f"strategy.{error.where}", error.text)) from error
+        where = f"strategy.{error.where}"
+        raise CampaignFileError(error.kind, error.text, where, line_of(root, where)) from error
 
 
 def _campaign(fields: Mapping[str, Any]) -> CampaignSpec:
@@ -90,20 +100,6 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-class _FieldError(RefusedError):
-    """A field of the campaign itself is refused; `where` is its place."""
-
-    def __init__(self, where: str, text: str) -> None:
-        super().__init__(KIND, text)
-        self.where = where
-
-
-def _with_line(root: Node, where: str, text: str) -> str:
-    """The refusal with the line of its place, where the file has it."""
-    line = line_of(root, where)
-    return text if line is None else f"Line {line}: {text}"
-
-
 def _load(text: str) -> tuple[Mapping[str, Any], Node]:
     """What the file says, and the same with its lines."""
     if len(text.encode(errors="replace")) > MAX_BYTES:
@@ -113,9 +109,9 @@ def _load(text: str) -> tuple[Mapping[str, Any], Node]:
         root = loader.get_single_node()
         value = None if root is None else loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = f" in line {mark.line + 1}" if mark else ""
-        raise _bad(f"The campaign file is not valid YAML{line}: {error.problem}.") from error
+        line = error.problem_mark.line + 1 if error.problem_mark else None
+        whole = f"The campaign file is not valid YAML{f' in line {line}' if line else ''}: {error.problem}."
+        raise CampaignFileError(KIND, f"This is not valid YAML: {error.problem}.", "", line, whole=whole) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise _bad(f"The campaign file is not valid YAML: {str(error).splitlines()[0][:200]}.") from error
     if root is None or not isinstance(value, dict):
@@ -141,5 +137,5 @@ def _start_at(value: object) -> float:
     return moment.timestamp()
 
 
-def _bad(text: str, where: str = "") -> _FieldError:
-    return _FieldError(where, text)
+def _bad(text: str, where: str = "") -> CampaignFileError:
+    return CampaignFileError(KIND, text, where)

@@ -105,6 +105,18 @@ READY_MADE: Mapping[str, Mapping[str, Any]] = {
         "healthy": "15m",
         "on_failure": "pause",
     },
+    "bench": {
+        "name": "bench",
+        "cohorts": [
+            {"name": "canary", "count": 1, "gate": {"kind": "all"}},
+            {"name": "rest", "gate": {"kind": "all"}},
+        ],
+        "budgets": [{"by": "campaign", "limit": 1}],
+        "patience": "10m",
+        "healthy": "10s",
+        "retry": "5s",
+        "on_failure": "abort",
+    },
 }
 
 

@@ -146,6 +146,7 @@ class Pages:
             adoption=adoption_picture(grown(course, now, most_common(versions)), tones, now),
             campaigns=shown,
             more=newest[OVERVIEW_CAMPAIGNS:],
+            may_operate=session.caller.may(Need.OPERATE),
             needs=[*needs(newest), *webhook_needs(hooks, now, href=hooks_page), *list_needs(lists, now)],
         )
 

@@ -181,7 +181,10 @@ def test_a_strategy_can_extend_a_ready_made_one() -> None:
         ([], "strategy must be a mapping"),
         ({1: 2}, "strategy must be a mapping with text keys"),
         ("cautios", "the nearest is cautious"),
-        ({"extends": "nope", "name": "x"}, "extends must be one of cautious, standard, emergency, redundant-pairs"),
+        (
+            {"extends": "nope", "name": "x"},
+            "extends must be one of cautious, standard, emergency, redundant-pairs, bench",
+        ),
         ({}, "cohorts must be given"),
         (given_with(deltas="no"), "deltas must be a mapping"),
         (given_with(deltas={"waits": "1m"}), "deltas.waits is no key of a strategy; the nearest is wait"),
