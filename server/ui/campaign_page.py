@@ -18,7 +18,7 @@ from server.planner import approvals
 from server.planner.explain import Explanation
 from server.planner.forecast import Forecast
 from server.planner.rows import AssignmentRow, CampaignRow, CohortRow
-from server.planner.states import CAMPAIGN, FAILURES, GOING_BACK
+from server.planner.states import CAMPAIGN, CAN_GO_BACK, FAILURES, GOING_BACK, IN_FLIGHT
 from server.planner.words import AssignmentState, CampaignState, CohortState, Verb
 from server.ports import AuditRecord, CampaignView, Clock, Database, Point, Unit
 from server.ui.curves import ProgressPicture, progress_picture
@@ -49,6 +49,8 @@ STUCK = (
 )
 """Where a target is not moving by itself, the worst first."""
 FAILED = tuple(state for state in STUCK if state in FAILURES)
+MAY_RUN_IT = (*CAN_GO_BACK, *IN_FLIGHT, AssignmentState.MISSING)
+"""Where a target may run the release, so that there is something to take back."""
 
 
 class Loaded(NamedTuple):
@@ -113,7 +115,7 @@ class CampaignPage:
             sums=savings(view.legs, min_saving=view.row.strategy.deltas.min_saving) if view.legs else None,
             stuck_more=max(0, len(stuck) - STUCK_SHOWN),
             timeline=gathered(loaded.timeline),
-            verbs=[verb for verb in verbs_for(view.row) if session.caller.may(need_of(verb))],
+            verbs=[verb for verb in verbs_for(view) if session.caller.may(need_of(verb))],
             owed=approvals.owed(view.row),
         )
 
@@ -129,8 +131,11 @@ class CampaignPage:
         return progress_picture(course, loaded.foretold, now)
 
     def _gates(self, view: CampaignView) -> dict[int, tuple[GatePicture, ...]]:
-        now, policies = self._clock.now(), view.row.strategy.cohorts
-        return {cohort.index: gate_pictures(policies, cohort, now) for cohort in view.cohorts}
+        """What waits for nothing any more isn't drawn as if it did."""
+        now, policies, over = self._clock.now(), view.row.strategy.cohorts, view.row.state in OVER
+        judged = [cohort for cohort in view.cohorts if not (over and cohort.state is CohortState.OPEN)]
+        pictures = {cohort.index: gate_pictures(policies, cohort, now) for cohort in judged}
+        return {cohort.index: pictures.get(cohort.index, ()) for cohort in view.cohorts}
 
     async def _outlook(self, row: CampaignRow) -> Forecast | None:
         """When it will be through; None when nobody knows, or nothing is to come."""
@@ -146,10 +151,16 @@ class CampaignPage:
         return [(row, await self._explainer.explain(row.target)) for row in rows]
 
 
-def verbs_for(row: CampaignRow) -> tuple[Verb, ...]:
-    """What a person can tell a campaign now: what the planner's table has a row for, and to approve or decline what it owes."""
-    answers = (Verb.APPROVE, Verb.REJECT) if approvals.owed(row) else ()
-    return tuple(verb for verb in Verb if verb in CAMPAIGN[row.state] or verb in answers)
+def verbs_for(view: CampaignView) -> tuple[Verb, ...]:
+    """What a person can tell a campaign now: what the planner's table has a row for, and to approve or decline what it owes.
+    To roll back only once some target may run the release."""
+    row, answers = view.row, (Verb.APPROVE, Verb.REJECT) if approvals.owed(view.row) else ()
+    has_taken = any(cohort.counts.get(state) for cohort in view.cohorts for state in MAY_RUN_IT)
+    return tuple(
+        verb
+        for verb in Verb
+        if (verb in CAMPAIGN[row.state] or verb in answers) and (verb is not Verb.ROLLBACK or has_taken)
+    )
 
 
 def pictures_of(view: CampaignView, rows: dict[int, list[AssignmentRow]]) -> list[CohortPicture]:
@@ -207,4 +218,4 @@ def _backs(view: CampaignView) -> frozenset[str]:
 
 def _can_go_back(cohort: CohortRow) -> bool:
     is_judged = cohort.state in (CohortState.OPEN, CohortState.PASSED, CohortState.FAILED)
-    return is_judged and cohort.attempted > 0 and not cohort.back_reason
+    return is_judged and any(cohort.counts.get(state) for state in MAY_RUN_IT) and not cohort.back_reason

@@ -166,7 +166,10 @@ def savings_sentence(sums: Savings) -> str:
 def cohort_sentence(cohort: CohortRow, *, named: bool = True, over: bool = False) -> str:
     """What a cohort's gate says, in one sentence; `named`: with the cohort's name before it; `over`: nothing more comes."""
     verified = cohort.counts.get(A.VERIFIED, 0)
-    if cohort.verdict_text:
+    if over and cohort.state is CohortState.OPEN:
+        stood = ", ".join(f"{number:,} {spoken(state)}" for state, number in cohort.counts.items() if number)
+        text = f"Its campaign ended before it was decided; its targets: {stood}."
+    elif cohort.verdict_text:
         text = cohort.verdict_text
     elif cohort.state is CohortState.CLOSED:
         text = (
@@ -179,8 +182,8 @@ def cohort_sentence(cohort: CohortRow, *, named: bool = True, over: bool = False
 
 def gate_words(cohort: CohortRow, *, over: bool) -> str:
     """A cohort's gate in two or three words."""
-    if cohort.state is CohortState.CLOSED and over:
-        return "never opened"
+    if over and cohort.state in (CohortState.CLOSED, CohortState.OPEN):
+        return "never opened" if cohort.state is CohortState.CLOSED else "not decided"
     return GATE_WORDS[cohort.state]
 
 
