@@ -9,7 +9,6 @@ from sqlalchemy import (
     Connection,
     RowMapping,
     String,
-    and_,
     bindparam,
     cast,
     delete,
@@ -26,7 +25,7 @@ from server.ports import AgentStatus, Announced, Drift, Page, TargetView
 from server.ports.querying import EVERYBODY, Query
 from server.storage import group_sizes, words
 from server.storage.desk import Desk
-from server.storage.fleet_query import Compiled
+from server.storage.fleet_query import OF_LAST, Compiled, held_against
 from server.storage.tables import AGENT, ASSIGNMENT, TARGET, TARGET_LABEL, UNSETTLED
 
 UNKNOWN = "unknown"
@@ -40,8 +39,7 @@ _COLUMNS = (
     ASSIGNMENT.c.reason_kind,
     ASSIGNMENT.c.reason,
 )
-_OF_LAST = and_(ASSIGNMENT.c.campaign == TARGET.c.last_campaign, ASSIGNMENT.c.target == TARGET.c.id)
-_SOURCE = TARGET.join(AGENT, AGENT.c.id == TARGET.c.agent).outerjoin(ASSIGNMENT, _OF_LAST)
+_SOURCE = TARGET.join(AGENT, AGENT.c.id == TARGET.c.agent).outerjoin(ASSIGNMENT, OF_LAST)
 
 _IN_FLEET = AGENT.c.status.not_in([str(status) for status in AgentStatus if status.shut_out])
 _PROGRESS, _NOTED, _INVENTORY, _WAY = (update(TARGET).where(TARGET.c.id == bindparam("of_target")) for _ in range(4))
@@ -79,8 +77,7 @@ class SqlFleet:
         Raises `RefusedError` (`bad-query`) for a query that can't be answered."""
         compiled, rows, following = Compiled(self._db, query), list[RowMapping](), None
         for ids, last, has_more in compiled.windows(cursor, limit):
-            source = ids.join(TARGET, TARGET.c.id == ids.c.id).join(AGENT, AGENT.c.id == TARGET.c.agent)
-            fitting = select(*_COLUMNS).select_from(source.outerjoin(ASSIGNMENT, _OF_LAST)).where(compiled.condition)
+            fitting = select(*_COLUMNS).select_from(held_against(ids)).where(compiled.condition)
             rows += self._db.execute(fitting.order_by(ids.c.id).limit(limit - len(rows))).mappings().all()
             if len(rows) == limit:
                 following = str(rows[-1]["id"])
@@ -93,8 +90,7 @@ class SqlFleet:
         """How many targets fit among the first `most` that come into question, and whether that is all of them."""
         compiled = Compiled(self._db, query)
         ids, _, has_more = next(compiled.windows(None, most))
-        source = ids.join(TARGET, TARGET.c.id == ids.c.id).join(AGENT, AGENT.c.id == TARGET.c.agent)
-        counted = select(func.count()).select_from(source.outerjoin(ASSIGNMENT, _OF_LAST)).where(compiled.condition)
+        counted = select(func.count()).select_from(held_against(ids)).where(compiled.condition)
         return self._db.execute(counted).scalar_one(), not has_more
 
     def target(self, target_id: str) -> TargetView | None:
@@ -120,7 +116,7 @@ class SqlFleet:
 
     def drifted(self) -> int:
         """Number of targets whose version was changed by hand, by the last campaign that held them."""
-        query = select(func.count()).select_from(ASSIGNMENT.join(TARGET, _OF_LAST))
+        query = select(func.count()).select_from(ASSIGNMENT.join(TARGET, OF_LAST))
         drifted = ASSIGNMENT.c.state == str(AssignmentState.DRIFTED)
         return self._db.execute(query.where(drifted, UNSETTLED)).scalar_one()
 

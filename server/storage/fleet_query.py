@@ -17,6 +17,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     FromClause,
+    Join,
     Select,
     TextClause,
     and_,
@@ -30,6 +31,8 @@ from sqlalchemy import (
     true,
     union,
 )
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from firmware.errors import RefusedError
 from server.planner.versions import version_key
@@ -43,6 +46,8 @@ MAX_VERSIONS = 2_000
 MAX_STREAMED = 64
 """Most streams that are read side by side."""
 _GROWTH = 4
+OF_LAST = and_(ASSIGNMENT.c.campaign == TARGET.c.last_campaign, ASSIGNMENT.c.target == TARGET.c.id)
+"""Joins a target's part in the campaign that held it last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +65,30 @@ class Stream:
         if self.source is ASSIGNMENT:  # of which one target may have several
             query = query.distinct()
         return query.order_by(self.id).limit(width)
+
+
+class InOrder(Join):
+    """A join in which SQLite goes through the left side. It would rather begin with whatever an index of the right side finds by
+    a condition, and go through all of that for each window of candidates."""
+
+    inherit_cache = True
+
+
+@compiles(InOrder, "sqlite")
+def _in_order(join: Any, compiler: SQLCompiler, **options: Any) -> str:
+    left, right, onclause = (compiler.process(part, **options) for part in (join.left, join.right, join.onclause))
+    return f"{left} CROSS JOIN {right} ON {onclause}"
+
+
+@compiles(InOrder)
+def _as_it_comes(join: Any, compiler: Any, **options: Any) -> str:
+    return str(compiler.visit_join(join, **options))
+
+
+def held_against(ids: FromClause) -> Join:
+    """The candidates of a window with what a query's condition looks at."""
+    known = InOrder(InOrder(ids, TARGET, TARGET.c.id == ids.c.id), AGENT, AGENT.c.id == TARGET.c.agent)
+    return known.outerjoin(ASSIGNMENT, OF_LAST)
 
 
 EVERYBODY = (Stream(id=TARGET.c.id, source=TARGET),)

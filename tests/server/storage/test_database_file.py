@@ -8,7 +8,7 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, select, text
 
 from firmware.errors import RefusedError, UnavailableError
 from server.audit.export import body_of_record
@@ -20,8 +20,9 @@ from server.ports import MAX_DELTA_MEMORY, AgentRecord, AgentStatus, Unit
 from server.storage import SqlDatabase
 from server.storage.audit import SqlAudit
 from server.storage.engines import CACHE_KIB, ROOMY_CACHE_KIB, make_engine, parse_url
+from server.storage.fleet_query import held_against
 from server.storage.schema import _config, upgrade
-from server.storage.tables import Stored
+from server.storage.tables import AGENT, TARGET, Stored
 from server.storage.unit import SqlUnit
 
 
@@ -61,6 +62,16 @@ def test_a_large_campaign_gets_room_for_its_indexes_and_gives_it_back(engine: En
             unit.campaigns.add_assignments(rows(unit))
         found.append(connection.exec_driver_sql("PRAGMA cache_size").scalar_one())
     assert found == [-ROOMY_CACHE_KIB, -CACHE_KIB]
+
+
+def test_a_window_of_candidates_is_gone_through_one_by_one_whatever_the_condition(engine: Engine) -> None:
+    ids = select(TARGET.c.id.label("id")).order_by(TARGET.c.id).limit(100).subquery("candidate")
+    query = select(TARGET.c.id).select_from(held_against(ids)).where(TARGET.c.running_version.in_(["1", "2"]))
+    words = query.where(AGENT.c.status == "revoked").compile(engine, compile_kwargs={"literal_binds": True})
+    with engine.connect() as connection:
+        plan = [row.detail for row in connection.execute(text(f"EXPLAIN QUERY PLAN {words}"))]
+    loops = [step for step in plan if step.startswith(("SCAN candidate", "SEARCH target ", "SEARCH agent "))]
+    assert [step.split()[1] for step in loops][-3:] == ["candidate", "target", "agent"]
 
 
 @pytest.mark.parametrize(
