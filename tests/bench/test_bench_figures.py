@@ -2,6 +2,7 @@
 
 import pytest
 
+from bench.ingest import fifths
 from bench.measure import in_turns
 from bench.result import Point, Skipped, against_limit, against_peer
 from bench.table import BEGIN, END, between_markers, figure, table
@@ -77,3 +78,11 @@ def test_only_what_is_between_the_markers_changes() -> None:
 def test_a_document_without_its_two_markers_is_left_alone(document: str) -> None:
     with pytest.raises(ValueError, match="needs one line"):
         between_markers(document, "new")
+
+
+def test_memory_is_compared_after_caches_have_filled_and_past_single_peaks() -> None:
+    filling, flat = [10.0, 50.0, 90.0, 95.0], [100.0, 100.0, 900.0, 100.0]
+    growing = [120.0, 130.0, 140.0, 150.0]
+    assert fifths(filling + flat * 4) == (100.0, 100.0)
+    assert fifths(filling + flat * 3 + growing) == (100.0, 135.0)
+    assert fifths([7.0]) == (7.0, 7.0)
