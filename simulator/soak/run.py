@@ -241,6 +241,7 @@ class Soak:
         """End the campaign and the faults, wait until all is said and heard, and hold every target against its device."""
         self._say("no more campaigns and faults: waiting until all is said and heard")
         hands.rest()
+        self._scene.crew.gather()
         conductor.stop()
         conductor.join(ROUND_ENDS_S)
         why, until = "", time.monotonic() + QUIET_S

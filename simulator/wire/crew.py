@@ -78,6 +78,10 @@ class Crew:
         """Flash these devices anew: they come with the factory's image, and remember nothing but who they are."""
         self._each(members, "wipe")
 
+    def gather(self) -> None:
+        """Let all devices be there from now on."""
+        self._send_all("gather")
+
     def truths(self) -> Mapping[str, Truth]:
         """What each device is, by itself."""
         self._send_all("truth")

@@ -125,6 +125,7 @@ class Device:
         "_presence",
         "_runtime",
         "_slots",
+        "_stays",
         "_wakes_at",
         "boots",
         "is_bricked",
@@ -175,7 +176,7 @@ class Device:
         )
         self._ports: Ports | None = None
         self._runtime: Runtime | None = None
-        self._power = self._is_there = self._frozen = False
+        self._power = self._is_there = self._frozen = self._stays = False
         self._crashed: frozenset[str] = frozenset()
         self._order, self._orders, self._messages, self._attempts = "", 0, 0, 0
         self._heard = 0
@@ -259,9 +260,9 @@ class Device:
     def look(self) -> None:
         """See whether it is there, by its habit, and connect or go away."""
         world = self._hub.world_now()
-        self._is_there = self._presence.is_there(world)
+        self._is_there = self._stays or self._presence.is_there(world)
         changes_at = self._presence.goes(world) if self._is_there else self._presence.comes(world)
-        if changes_at < NEVER and self._power:
+        if changes_at < NEVER and self._power and not self._stays:
             number = self.boots
             in_s = self._hub.wall_s(max(changes_at - world, 1.0))
             self._hub.later(self._hub.now() + in_s, lambda: self.look() if number == self.boots else None)
@@ -270,6 +271,12 @@ class Device:
         elif not self._line.is_idle:
             self._line.cut()
             self._line_down()
+
+    def gather(self) -> None:
+        """Be there from now on, whatever its habit."""
+        self._stays = True
+        if self._power:
+            self.look()
 
     def dial(self) -> bool:
         """Begin to connect; False when it need not."""

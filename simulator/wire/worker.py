@@ -1,8 +1,8 @@
 """A process of simulated devices: does what comes through its pipe, and says how it is once a second.
 
 Commands are tuples: `("enrol",)`, `("start",)`, `("cut", members)`, `("freeze", members, seconds)`, `("pace", members, factor)`,
-`("wipe", members)`, `("truth",)` and `("stop",)`. `enrol`, `truth` and `stop` are answered by a tuple that begins with their
-name.
+`("wipe", members)`, `("gather",)`, `("truth",)` and `("stop",)`. `enrol`, `truth` and `stop` are answered by a tuple that begins
+with their name.
 """
 
 import logging
@@ -157,6 +157,10 @@ class Worker:
     def _do_wipe(self, members: Sequence[str]) -> None:
         for device in self._chosen(members):
             device.wipe()
+
+    def _do_gather(self) -> None:
+        for device in self._loop.devices.values() if self._loop is not None else ():
+            device.gather()
 
     def _do_truth(self) -> None:
         loop = self._loop
