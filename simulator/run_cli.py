@@ -1,6 +1,8 @@
-"""`otaria sim run`: scenarios in virtual time, from the library or from files, with what must hold checked on the way."""
+"""`otaria sim run`: scenarios in virtual time or on the wire, from the library or files; what must hold is checked on the way."""
 
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,6 +14,7 @@ from simulator.virtual.library import load, names
 from simulator.virtual.outcome import CampaignOutcome, Outcome
 from simulator.virtual.run import Run
 from simulator.virtual.world import World
+from simulator.wire.play import Play
 
 HOUR_S = 3600.0
 COLUMNS = (
@@ -32,30 +35,63 @@ COLUMNS = (
 @click.command("run")
 @click.argument("scenarios", nargs=-1, metavar="[NAME|FILE]...")
 @click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), help="Instead of the scenario's own: other chances.")
+@click.option(
+    "--wire", is_flag=True, help="Against a real server and Mosquitto, with real agents, instead of in virtual time."
+)
+@click.option(
+    "--pace",
+    type=click.FloatRange(1, 2000),
+    help="With --wire: how much faster than the world's the clock goes.  [default: 1]",
+)
 @json_option
-def run(scenarios: Sequence[str], seed: int | None, as_json: bool) -> int:
+def run(scenarios: Sequence[str], seed: int | None, wire: bool, pace: float | None, as_json: bool) -> int:
     """Run scenarios in virtual time: the server's own planner over simulated devices, weeks within seconds.
 
     Without a name: the whole library. The same scenario and seed give the same run, bit for bit (`digest`). Exit code 1 when
     something that must hold did not, or a campaign did not end as the scenario expects.
 
+    With --wire one real server, one Mosquitto and real agents run each scenario. What is a day in the world takes a day then,
+    unless --pace divides all of its durations.
+
     Example: otaria sim run one-bad-revision --seed 7
     """
-    worlds = [load(name) for name in scenarios or names()]
+    if pace is not None and not wire:
+        raise click.UsageError("--pace is for --wire: virtual time takes none.")
+    worlds = [load(name, wire=wire) for name in scenarios or names(wire=wire)]
     found: list[tuple[World, Outcome, list[str]]] = []
+    judgements: list[Sequence[str]] = []
     with Progress(disable=as_json, transient=True) as progress:
         task = progress.add_task("running", total=len(worlds))
         for world in worlds:
-            outcome = Run(world, seed=seed).play()
+            if wire:
+                say = lambda text, name=world.name: progress.update(task, description=f"{name}: {text}")  # noqa: E731
+                outcome, judgement = on_the_wire(world, seed, pace or 1.0, say)
+                judgements.append(judgement)
+            else:
+                outcome = Run(world, seed=seed).play()
             found.append((world, outcome, list(unmet(world, outcome))))
             progress.advance(task)
     shown = [{**msgspec.to_builtins(outcome), "unmet": missed} for _, outcome, missed in found]
+    for place, judgement in enumerate(judgements):
+        shown[place] |= {"simulator": list(judgement), "pace": pace or 1.0}
     rows = [row for _, outcome, _ in found for row in _rows(outcome)]
     emit({"runs": shown}, as_json=as_json, text=table(COLUMNS, rows))
+    more = f" --wire --pace {pace or 1:g}" if wire else ""
     for _, outcome, missed in found if not as_json else ():
-        for line in _complaints(outcome, missed):
+        for line in _complaints(outcome, missed, more):
             click.echo(line)
+    for judgement in judgements if not as_json else ():
+        click.echo(" ".join(judgement))
     return 1 if any(outcome.broken or missed for _, outcome, missed in found) else 0
+
+
+def on_the_wire(
+    world: World, seed: int | None, pace: float, say: Callable[[str], None]
+) -> tuple[Outcome, Sequence[str]]:
+    """Run one against a real server; the outcome, and whether the simulator kept real time."""
+    with tempfile.TemporaryDirectory(prefix="otaria-wire-", ignore_cleanup_errors=True) as directory:
+        played = Play(world, Path(directory), seed=seed, pace=pace, say=say).run()
+    return played.outcome, played.judgement
 
 
 def unmet(world: World, outcome: Outcome) -> Iterator[str]:
@@ -74,8 +110,8 @@ def unmet(world: World, outcome: Outcome) -> Iterator[str]:
             yield f"{one.harmed} devices were harmed by {one.campaign}, and {wanted.harmed_at_most} may be."
 
 
-def _complaints(outcome: Outcome, missed: Sequence[str]) -> Iterator[str]:
-    again = f"otaria sim run {outcome.world} --seed {outcome.seed}"
+def _complaints(outcome: Outcome, missed: Sequence[str], more: str = "") -> Iterator[str]:
+    again = f"otaria sim run {outcome.world} --seed {outcome.seed}{more}"
     for text in outcome.violations:
         yield f"{outcome.world}: VIOLATION: {text}"
     if outcome.broken > len(outcome.violations):

@@ -1,24 +1,19 @@
 """Does to a soak what its chaos says: to the devices at once, to the server and the broker on a thread of its own."""
 
-import json
 import logging
-import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from firmware.errors import OtariaError
-from firmware.protocol import topics
-from firmware.protocol.topics import Leaf
-from simulator.hostile import Eve
 from simulator.soak.chaos import Kind, Strike
+from simulator.wire.mischief import Mischief
 from simulator.wire.scene import Scene
 
 log = logging.getLogger(__name__)
 AWAY_S = 3.0
 """For how long a broker or server that was killed stays away."""
-REPLAYS = 200
 NORMAL_AGAIN_S = 60.0
 
 
@@ -27,11 +22,15 @@ class Hands:
 
     def __init__(self, scene: Scene, seed: int, steady: threading.Lock) -> None:
         self._scene, self._steady = scene, steady
-        self._chances = random.Random(seed)  # noqa: S311 - what happens, not secrets
+        self._mischief = Mischief(scene, seed)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hands")
         self._ends: list[tuple[float, Callable[[], None]]] = []
         self.failures: list[str] = []
-        self.replayed = 0
+
+    @property
+    def misused(self) -> int:
+        """Messages that the hostile broker misused."""
+        return self._mischief.misused
 
     def strike(self, strike: Strike) -> None:
         """Do it, or see that it is done."""
@@ -72,7 +71,7 @@ class Hands:
             elif strike.kind is Kind.BROKER_KILLED:
                 self._kill_broker()
             elif strike.kind is Kind.HOSTILE:
-                self._be_hostile(strike.for_s)
+                self._mischief.be_hostile(strike.for_s)
         except (OtariaError, OSError) as error:
             log.exception("a fault could not be made")
             self.failures.append(f"{strike.kind}: {error}")
@@ -88,47 +87,3 @@ class Hands:
             self._scene.broker.kill()
             time.sleep(AWAY_S)
             self._scene.broker.start()
-
-    def _be_hostile(self, for_s: float) -> None:
-        """Listen for a while, then say again, change, misdirect and make up."""
-        eve = self._scene.broker.eve()
-        try:
-            time.sleep(for_s)
-            seen = list(eve.seen)
-            for message in self._chances.sample(seen, min(REPLAYS, len(seen))):
-                self._misuse(eve, message.topic, message.payload)
-            self.replayed += min(REPLAYS, len(seen))
-        finally:
-            eve.close()
-
-    def _misuse(self, eve: Eve, topic: str, payload: bytes) -> None:
-        kind = self._chances.randrange(4)
-        if topic == topics.CATALOGUE:
-            eve.publish(topic, json.dumps({"made": "up", "n": self._chances.randrange(1 << 30)}).encode())
-        elif kind == 0:
-            eve.publish(topic, payload)
-        elif kind == 1:
-            eve.publish(topic, _changed(payload, self._chances))
-        elif kind == 2:
-            eve.publish(_elsewhere(topic, self._targets), payload)
-        else:
-            eve.publish(topic, b"\xff{" * 40)
-
-    @property
-    def _targets(self) -> Sequence[str]:
-        return list(self._scene.crew.targets.values())[:50]
-
-
-def _changed(payload: bytes, chances: random.Random) -> bytes:
-    """With one byte of it another one."""
-    if not payload:
-        return b"{}"
-    place = chances.randrange(len(payload))
-    return payload[:place] + bytes([payload[place] ^ 1]) + payload[place + 1 :]
-
-
-def _elsewhere(topic: str, targets: Sequence[str]) -> str:
-    """The same leaf of another device."""
-    leaf = topic.rpartition("/")[2]
-    other = targets[len(topic) % len(targets)]
-    return topics.presence(other) if leaf == Leaf.PRESENCE else topics.of_target(other, other, Leaf(leaf))

@@ -154,7 +154,7 @@ class Soak:
             trail_records=trail.records,
             followed=books.followed,
             most_down=books.most_down,
-            replayed=hands.replayed,
+            replayed=hands.misused,
             troubles=(*self._troubles, *hands.failures),
         )
 

@@ -27,6 +27,17 @@ BOOT_S = 45.0
 TRIES = 3
 """Boots of a slot that doesn't come up, before the boot loader goes back."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """How long things take on a device, in seconds."""
+
+    boot_s: float = BOOT_S
+    ask_again_s: float = ASK_AGAIN_S
+    resend_s: float = RESEND_S
+
+
+USUAL_TIMING = Timing()
 Later = Callable[[float, Callable[[float], None]], None]
 """Call this at that time."""
 
@@ -79,6 +90,7 @@ class Device:
         "_orders",
         "_said",
         "_say",
+        "_timing",
         "by",
         "flash_faults",
         "hardware",
@@ -111,7 +123,9 @@ class Device:
         health_s: float = 60.0,
         flash_faults: float = 0.0,
         power_cuts: float = 0.0,
+        timing: Timing = USUAL_TIMING,
     ) -> None:
+        self._timing = timing
         self.id, self.seed, self.hardware, self.site = id, seed, hardware, site
         self.image, self.previous = image, None  # type: Image, Image | None
         self.presence, self.link = presence, link
@@ -150,7 +164,7 @@ class Device:
         if self.presence.is_there(comes) and (not self.link.loss or self._chance(number, 5) >= self.link.loss):
             self._later(comes, lambda now: self._heed(answer, now))
         elif order is not None:
-            again = at + ASK_AGAIN_S
+            again = at + self._timing.ask_again_s
             self._later(again, lambda now: self._ask(order, now) if number == self._asked else None)
 
     def _take(self, order: Order, at: float) -> None:
@@ -227,16 +241,20 @@ class Device:
             return
         cut = self._chance(order.number, 2) < self.power_cuts
         if kind == "fails-boot" or cut:
-            self._later(at + BOOT_S * (TRIES + 1), lambda now: self._back(order, now, ReasonKind.BOOT_FAILED))
+            self._later(
+                at + self._timing.boot_s * (TRIES + 1), lambda now: self._back(order, now, ReasonKind.BOOT_FAILED)
+            )
             return
-        self._later(at + BOOT_S, lambda now: self._try(order, after, defect, now))
+        self._later(at + self._timing.boot_s, lambda now: self._try(order, after, defect, now))
 
     def _try(self, order: Order, after: Image, defect: Defect | None, at: float) -> None:
         before, self.image = self.image, after
         self._report(order, AgentState.TRIAL, at)
         if defect and defect[0] == "fails-health":
             self.image = before
-            self._later(at + self.health_s + BOOT_S, lambda now: self._back(order, now, ReasonKind.HEALTH_FAILED))
+            self._later(
+                at + self.health_s + self._timing.boot_s, lambda now: self._back(order, now, ReasonKind.HEALTH_FAILED)
+            )
             return
         self._later(at + self.health_s, lambda now: self._commit(order, before, defect, now))
 
@@ -294,7 +312,7 @@ class Device:
         tries = 0
         while self.link.loss and tries < 20 and self._chance(number * 32 + tries, 4) < self.link.loss:
             tries += 1
-        return at if not tries else self.presence.comes(at + tries * RESEND_S)
+        return at if not tries else self.presence.comes(at + tries * self._timing.resend_s)
 
     def _chance(self, about: int, what: int) -> float:
         return chance(self.seed, about * 8 + what)

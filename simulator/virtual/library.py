@@ -1,4 +1,7 @@
-"""The scenarios that come with Otaria, and those in files of one's own."""
+"""The scenarios that come with Otaria, and those in files of one's own.
+
+Some are about what only a server and a broker have; these run on the wire alone (`World.deeds`).
+"""
 
 from collections.abc import Sequence
 from importlib.resources import files
@@ -8,33 +11,38 @@ from firmware.errors import RefusedError
 from simulator.virtual.world import World
 from simulator.virtual.world_file import MAX_BYTES, parse_world
 
-LIBRARY = "scenarios"
+LIBRARY, ON_THE_WIRE = "scenarios", "wire"
 SUFFIX = ".yaml"
-ON_THE_WIRE = {
-    "hostile-broker": "what a hostile broker does is stopped by signatures, and virtual time has none",
-    "key-rotation-mid-campaign": "it is about keys and the catalogue, and virtual time has neither",
-}
-"""Scenarios that only a run with real messages could show, and why."""
 
 
-def names() -> Sequence[str]:
-    """The names of the library, in order."""
+def names(*, wire: bool = False) -> Sequence[str]:
+    """The names of the library, in order: those that run in virtual time, or with `wire` those that only run on the wire."""
     folder = files("simulator") / LIBRARY
-    return sorted(one.name.removesuffix(SUFFIX) for one in folder.iterdir() if one.name.endswith(SUFFIX))
+    chosen = folder / ON_THE_WIRE if wire else folder
+    return sorted(one.name.removesuffix(SUFFIX) for one in chosen.iterdir() if one.name.endswith(SUFFIX))
 
 
-def load(name: str) -> World:
-    """A scenario of the library by its name, or one in a file. Raises `RefusedError` (`bad-scenario`, `no-such-scenario`)."""
-    if name in names():
-        text = (files("simulator") / LIBRARY / f"{name}{SUFFIX}").read_text()
-        return parse_world(text, f"{name}{SUFFIX}")
-    if name in ON_THE_WIRE:
-        raise RefusedError("not-in-virtual-time", f"{name} can't be run in virtual time: {ON_THE_WIRE[name]}.")
+def load(name: str, *, wire: bool = False) -> World:
+    """A scenario of the library by its name, or one in a file. Raises `RefusedError` (`bad-scenario`, `no-such-scenario`), and
+    `not-in-virtual-time` for one with deeds unless it is for the `wire`."""
+    world = _load(name)
+    if world.deeds and not wire:
+        raise RefusedError(
+            "not-in-virtual-time",
+            f"{name} is about what is done to a server and a broker, which virtual time has not: run it with --wire.",
+        )
+    return world
+
+
+def _load(name: str) -> World:
+    folder = files("simulator") / LIBRARY
+    for is_wire, where in ((False, folder), (True, folder / ON_THE_WIRE)):
+        if name in names(wire=is_wire):
+            return parse_world((where / f"{name}{SUFFIX}").read_text(), f"{name}{SUFFIX}")
     path = Path(name)
     if not path.is_file():
-        raise RefusedError(
-            "no-such-scenario", f"There is no scenario {name} and no such file; known are {', '.join(names())}."
-        )
+        known = ", ".join((*names(), *names(wire=True)))
+        raise RefusedError("no-such-scenario", f"There is no scenario {name} and no such file; known are {known}.")
     with path.open("rb") as file:
         data = file.read(MAX_BYTES + 1)
     try:

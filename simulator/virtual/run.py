@@ -9,14 +9,14 @@ Rules
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from heapq import heappop, heappush
 from typing import Any
 
 from firmware.errors import RefusedError
 from server.planner.ask_events import CHECKS, Check
-from server.planner.commands import SendOrder
+from server.planner.commands import GrantPermit, SendOrder
 from server.planner.decision import Decision
 from server.planner.events import Commanded, Event, GateAnswered
 from server.planner.gateways import Path, named
@@ -29,7 +29,7 @@ from server.planner.words import AssignmentState, CampaignState, CohortState, Ga
 from simulator.virtual.around import Neighbourhood
 from simulator.virtual.chances import seeded
 from simulator.virtual.defects import Defects
-from simulator.virtual.device import Device, Image, Order
+from simulator.virtual.device import USUAL_TIMING, Device, Image, Order, Timing
 from simulator.virtual.invariants import Books
 from simulator.virtual.making import make, matches
 from simulator.virtual.outcome import CampaignOutcome, CohortOutcome, Outcome
@@ -47,7 +47,9 @@ UNREACHED = (AssignmentState.PLANNED, AssignmentState.EXPIRED)
 
 
 class Run:
-    """`members`: another fleet than the world's own. `checks`: the planner's, or fewer, to see that the books notice."""
+    """`members`: another fleet than the world's own. `checks`: the planner's, or fewer, to see that the books notice. `timing`:
+    of its devices. `names`: by member, by which name the world knows it, whose luck it has. `seeds`: of campaigns that were made
+    elsewhere."""
 
     def __init__(
         self,
@@ -56,9 +58,15 @@ class Run:
         seed: int | None = None,
         members: Iterable[Member] | None = None,
         checks: tuple[Check, ...] = CHECKS,
+        timing: Timing = USUAL_TIMING,
+        names: Mapping[str, str] | None = None,
+        seeds: Mapping[str, int] | None = None,
     ) -> None:
         self.world = world
         self.seed = world.seed if seed is None else seed
+        self.admitted: dict[tuple[str, str], None] = {}
+        """Campaign and target of each first permit, in their order."""
+        self._timing, self._names, self._seeds = timing, names or {}, seeds or {}
         self.devices: dict[str, Device] = {}
         self.now = world.begins
         self._queue: list[tuple[float, int, Any]] = []
@@ -114,7 +122,7 @@ class Run:
         above = {gateway for one in self._members for gateway in named(one.labels)}
         paths = paths_of([one.id for one in self._members], {one.id: one.labels for one in self._members})
         for one in self._members:
-            own = seeded(self.seed, one.id)
+            own = seeded(self.seed, self._names.get(one.id, one.id))
             image = self._images.get(one.version) or self._factory(one.version)
             self.devices[one.id] = Device(
                 id=one.id,
@@ -136,6 +144,7 @@ class Run:
                 health_s=one.health_s,
                 flash_faults=one.flash_faults,
                 power_cuts=one.power_cuts,
+                timing=self._timing,
             )
             path = paths.get(one.id, Path())
             targets.append(
@@ -224,7 +233,7 @@ class Run:
         return paths_of(labels, labels)
 
     def _seed_of(self, campaign: str) -> int:
-        return seeded(self.seed, f"campaign/{campaign}") >> 1
+        return self._seeds.get(campaign, seeded(self.seed, f"campaign/{campaign}") >> 1)
 
     def _act(self, act: Act, now: float) -> None:
         self._acts_left -= 1
@@ -261,6 +270,9 @@ class Run:
         target = getattr(event, "target", "")
         self._digest.update(f"{event.at:.6f}{type(event).__name__}{target}{said}{len(decision.commands)}".encode())
         self.books.observe(loaded, event, decision)
+        for command in decision.commands:
+            if isinstance(command, GrantPermit) and loaded.assignment is not None:
+                self.admitted.setdefault((loaded.assignment.campaign, loaded.assignment.target))
         for change in decision.changes:
             row = change.row
             if isinstance(row, CohortRow):

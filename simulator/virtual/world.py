@@ -13,6 +13,7 @@ from simulator.virtual.device import Link
 from simulator.virtual.presence import Outages
 
 DEFECTS = ("fails-boot", "fails-health", "crashes", "bricks")
+DEEDS = ("hostile", "kill-broker", "kill-server", "rotate-director")
 FACTORY = "0.9.0"
 """What devices run before, unless a world says."""
 NO_OUTAGES = Outages()
@@ -82,6 +83,8 @@ class Start:
 
     spec: CampaignSpec
     after_s: float = 0.0
+    text: str = ""
+    """The campaign file, word for word."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +94,15 @@ class Act:
     campaign: str
     verb: Verb
     after_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deed:
+    """What is done to a server and broker on the wire, `for_s` where it lasts: one of `DEEDS`. Virtual time has neither."""
+
+    kind: str
+    after_s: float
+    for_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +151,7 @@ class World:
     campaigns: tuple[Start, ...]
     acts: tuple[Act, ...] = ()
     expectations: tuple[Expectation, ...] = ()
+    deeds: tuple[Deed, ...] = ()
 
     def members(self, seed: int) -> Iterator[Member]:
         """The fleet; who sleeps and how quick a link is come by chance."""

@@ -36,7 +36,7 @@ from server.planner.words import CampaignState, Verb
 from server.ports import CampaignSpec
 from simulator.virtual.device import Link
 from simulator.virtual.presence import Outages
-from simulator.virtual.world import DEFECTS, Act, Expectation, Fault, Habit, Lot, Release, Start, World
+from simulator.virtual.world import DEEDS, DEFECTS, Act, Deed, Expectation, Fault, Habit, Lot, Release, Start, World
 
 KIND = "bad-scenario"
 MAX_BYTES = 256 * 1024
@@ -133,7 +133,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-_KEYS = ("name", "about", "seed", "begins", "days", "fleet", "releases", "campaigns", "acts", "expect")
+_KEYS = ("name", "about", "seed", "begins", "days", "fleet", "releases", "campaigns", "acts", "wire", "expect")
 
 
 def _world(fields: Mapping[str, Any], root: Node) -> World:
@@ -149,6 +149,7 @@ def _world(fields: Mapping[str, Any], root: Node) -> World:
         releases=_list(fields["releases"], "releases", 1, 16, _release),
         campaigns=_list(fields["campaigns"], "campaigns", 1, 16, lambda one, at: _start(one, at, root)),
         acts=_list(fields.get("acts", []), "acts", 0, 64, _act),
+        deeds=_list(fields.get("wire", []), "wire", 0, 64, _deed),
         expectations=_list(fields.get("expect", []), "expect", 0, 16, _expectation),
     )
 
@@ -260,8 +261,10 @@ def _start(value: object, where: str, root: Node) -> Start:
     fields = plain.mapping(value, where)
     plain.known(fields, ("file", "after"), where)
     _needed(fields, ("file",), where)
+    text = _text(fields["file"], f"{where}.file")
     return Start(
-        spec=_campaign(_text(fields["file"], f"{where}.file"), line_in(root, f"{where}.file")),
+        text=text,
+        spec=_campaign(text, line_in(root, f"{where}.file")),
         after_s=plain.duration(fields.get("after", 0), f"{where}.after"),
     )
 
@@ -300,6 +303,20 @@ def _act(value: object, where: str) -> Act:
         campaign=plain.name(fields["campaign"], f"{where}.campaign"),
         verb=Verb(plain.one_of(fields["verb"], f"{where}.verb", verbs)),
         after_s=plain.duration(fields["after"], f"{where}.after"),
+    )
+
+
+def _deed(value: object, where: str) -> Deed:
+    fields = plain.mapping(value, where)
+    plain.known(fields, ("do", "after", "for"), where)
+    _needed(fields, ("do", "after"), where)
+    kind = plain.one_of(fields["do"], f"{where}.do", DEEDS)
+    if ("for" in fields) != (kind == "hostile"):
+        raise bad(f"{where}.for" if "for" in fields else where, "say `for` for hostile, and for nothing else")
+    return Deed(
+        kind=kind,
+        after_s=plain.duration(fields["after"], f"{where}.after"),
+        for_s=plain.positive_duration(fields["for"], f"{where}.for") if "for" in fields else 0.0,
     )
 
 

@@ -20,7 +20,7 @@ from server.planner.ask_events import (
 from server.planner.words import AssignmentState
 from simulator.run_cli import run as command
 from simulator.run_cli import unmet
-from simulator.virtual.library import ON_THE_WIRE, load, names
+from simulator.virtual.library import load, names
 from simulator.virtual.presence import Outages, Presence
 from simulator.virtual.run import Run
 from simulator.virtual.world import World
@@ -204,5 +204,5 @@ def test_the_scenario_that_the_docs_show_can_be_run_as_it_stands() -> None:
     world = parse_world(text, "simulate.md")
     assert (world.name, world.lots[0].devices, len(world.acts)) == ("my-fleet", 200, 2)
     assert Run(world).play().broken == 0
-    missing = [name for name in (*names(), *ON_THE_WIRE) if f"`{name}`" not in page]
+    missing = [name for name in (*names(), *names(wire=True)) if f"`{name}`" not in page]
     assert not missing

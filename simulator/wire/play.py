@@ -1,0 +1,291 @@
+"""One run of a world on the wire: campaigns, acts and deeds at their times, until all rests; told as runs in virtual time are.
+
+Rules
+- The world's clock goes `pace` times as fast as the wall's, and its campaigns' durations are divided by as much (`hasten`).
+- In the end each target is held against its device, and what devices signed against what is stored, as a soak does
+  (`soak.evidence`).
+- It says when the simulator was late: then what is told is not that world.
+"""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from firmware.errors import OtariaError
+from server.planner.words import AssignmentState, CampaignState
+from simulator.soak.books import Ledger
+from simulator.soak.evidence import Reports, Trail, compare_fleet, quiet
+from simulator.soak.gauges import Gauges
+from simulator.virtual.chances import seeded
+from simulator.virtual.defects import Defects
+from simulator.virtual.outcome import CampaignOutcome, CohortOutcome, Outcome
+from simulator.virtual.world import Act, Deed, World
+from simulator.wire.hasten import hastened
+from simulator.wire.mischief import Mischief
+from simulator.wire.plan import Moment, Pulse, Tempo, Truth
+from simulator.wire.scene import Scene
+
+ENDED = (CampaignState.COMPLETED, CampaignState.ABORTED, CampaignState.ROLLED_BACK)
+RESTING = (*ENDED, CampaignState.PAUSED)
+ON_THE_WAY = ("permitted", "activating", "trial", "committed")
+TURN_S = 0.5
+CONNECT_S = 120.0
+QUIET_S = 90.0
+FEW = 0.9
+"""The share of the devices that must be connected before campaigns begin, at most."""
+
+
+@dataclass
+class Played:
+    """What came of it, and more than an `Outcome` has: `truths` and `targets` by member; the target's `states`; by campaign
+    `admitted`, the members in the order in which they followed their first permit, and `seeds`, which the server drew."""
+
+    outcome: Outcome
+    truths: Mapping[str, Truth]
+    states: Mapping[str, str]
+    targets: Mapping[str, str]
+    admitted: Mapping[str, Sequence[str]]
+    seeds: Mapping[str, int]
+    judgement: Sequence[str]
+
+
+class Play:
+    """`say` is told in sentences what begins."""
+
+    def __init__(
+        self,
+        world: World,
+        directory: Path,
+        *,
+        seed: int | None = None,
+        pace: float = 1.0,
+        tempo: Tempo | None = None,
+        processes: int = 1,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._world, self._pace, self._say = world, pace, say
+        self._seed = world.seed if seed is None else seed
+        self._texts = [(start.after_s / pace, hastened(start.text, pace), start.spec.name) for start in world.campaigns]
+        self._members = {one.id: one for one in world.members(self._seed)}
+        self._ledger, self._gauges, self._lock = Ledger(), Gauges(time.monotonic()), threading.Lock()
+        self._moments: list[Moment] = []
+        self._made: dict[str, dict[str, Any]] = {}
+        self._stopped: dict[str, float] = {}
+        self._directory = directory
+        given = tempo or Tempo()
+        self._scene = Scene(
+            directory,
+            product=world.campaigns[0].spec.product,
+            members=list(self._members.values()),
+            releases=world.releases,
+            seed=self._seed,
+            begins=world.begins,
+            tempo=replace(given, hasten=pace),
+            processes=processes,
+            on_pulse=self._hear,
+            say=say,
+        )
+        self._mischief = Mischief(self._scene, self._seed)
+
+    def run(self) -> Played:
+        """All of it. Raises `UnavailableError` when it can't even begin."""
+        try:
+            self._scene.open()
+            return self._run()
+        finally:
+            self._scene.close()
+
+    def _hear(self, pulse: Pulse) -> None:
+        with self._lock:
+            self._gauges.hear(pulse)
+            self._moments += pulse.moments
+
+    def _run(self) -> Played:
+        self._say("connecting the devices")
+        self._scene.crew.start()
+        began = time.monotonic()
+        while time.monotonic() - began < CONNECT_S and self._connected() < len(self._members) * FEW:
+            time.sleep(TURN_S)
+            if self._connected() >= self._there(time.monotonic() - began):
+                break
+        began = time.monotonic()
+        self._go_on(began)
+        truths = self._settle(began)
+        return self._told(began, truths)
+
+    def _connected(self) -> int:
+        with self._lock:
+            return sum(one.connected for one in self._gauges.pulses.values())
+
+    def _there(self, waited_s: float) -> float:
+        """How many must be connected before it begins: fewer, the longer it waited, as some may be away by habit."""
+        return len(self._members) * FEW * max(0.0, 1 - waited_s / 20)
+
+    # While it goes on
+
+    def _go_on(self, began: float) -> None:
+        todo: list[tuple[float, Callable[[], None]]] = [
+            (after_s, lambda text=text, name=name: self._begin(text, name))  # type: ignore[misc]
+            for after_s, text, name in self._texts
+        ]
+        todo += [(act.after_s / self._pace, lambda act=act: self._act(act)) for act in self._world.acts]  # type: ignore[misc]
+        todo += [(one.after_s / self._pace, lambda one=one: self._do(one)) for one in self._world.deeds]  # type: ignore[misc]
+        todo.sort(key=lambda one: one[0])
+        lasts_s = self._world.days * 86400 / self._pace
+        rests_since: float | None = None
+        while (at_s := time.monotonic() - began) < lasts_s:
+            while todo and todo[0][0] <= at_s:
+                todo.pop(0)[1]()
+            rests = not todo and self._rests(at_s)
+            rests_since = (rests_since or at_s) if rests else None
+            if rests_since is not None and at_s - rests_since > self._late_s():
+                return
+            time.sleep(TURN_S)
+
+    def _late_s(self) -> float:
+        """How long what a release does late may take after everything rests."""
+        late = max((fault.after_s for release in self._world.releases for fault in release.faults), default=0.0)
+        return 3.0 + 2 * late / self._pace
+
+    def _begin(self, text: str, name: str) -> None:
+        self._say(f"campaign {name} begins")
+        self._made[name] = {"id": self._scene.lab.apply_campaign(text)}
+
+    def _act(self, act: Act) -> None:
+        made = self._made[act.campaign]
+        self._scene.lab.rest.post(f"/campaigns/{made['id']}/{act.verb}", {"reason": "as the world says"})
+
+    def _do(self, deed: Deed) -> None:
+        self._say(deed.kind)
+        lab, repository = self._scene.lab, str(self._scene.lab.repository)
+        if deed.kind == "hostile":
+            self._mischief.be_hostile(deed.for_s / self._pace)
+        elif deed.kind == "kill-broker":
+            self._scene.broker.kill()
+            self._scene.broker.start()
+        elif deed.kind == "kill-server":
+            lab.kill_server()
+            lab.start_server()
+        elif deed.kind == "rotate-director":
+            lab.otaria("keys", "rotate", "director", "--repository", repository, "--yes")
+            lab.stop_server()
+            lab.start_server()
+
+    def _rests(self, at_s: float) -> bool:
+        try:
+            views = {name: self._scene.lab.campaign(made["id"]) for name, made in self._made.items()}
+        except (OtariaError, OSError):
+            return False
+        for name, view in views.items():
+            self._made[name] = view
+            if view["state"] in (*RESTING, "rolling_back") and view["state"] != "completed":
+                self._stopped.setdefault(name, at_s)
+        return all(
+            view["state"] in RESTING and not any(_count(view, state) for state in ON_THE_WAY) for view in views.values()
+        )
+
+    # The end
+
+    def _settle(self, began: float) -> Mapping[str, Truth]:
+        self._say("waiting until all is said and heard")
+        self._scene.crew.gather()
+        reports = Reports(f"sqlite:///{self._scene.lab.state / 'otaria.db'}", self._ledger)
+        until = time.monotonic() + QUIET_S
+        while True:
+            truths = self._scene.crew.truths()
+            reports.compare(truths.values(), time.monotonic() - began, {})
+            lively = [one for one in truths.values() if not one.is_bricked]
+            if (not quiet(lively) and not reports.pending) or time.monotonic() > until:
+                break
+            time.sleep(TURN_S)
+        self._rests(time.monotonic() - began)
+        Trail(self._scene.lab, self._directory / "trail", self._ledger).verify(time.monotonic() - began)
+        by_target = {one.target: one for one in truths.values() if not one.is_bricked}
+        brings = {
+            view["id"]: start.spec.version
+            for start in self._world.campaigns
+            if (view := self._made.get(start.spec.name))
+        }
+        compare_fleet(self._scene.lab.rest.fleet(), by_target, brings, self._ledger, time.monotonic() - began, {})
+        return truths
+
+    def _told(self, began: float, truths: Mapping[str, Truth]) -> Played:
+        seconds = time.monotonic() - began
+        fleet = self._scene.lab.rest.fleet()
+        broken = self._ledger
+        outcome = Outcome(
+            world=self._world.name,
+            seed=self._seed,
+            virtual_days=seconds * self._pace / 86400,
+            seconds=seconds,
+            events=len(self._moments),
+            digest="",
+            campaigns=tuple(self._campaign(name, view) for name, view in self._made.items()),
+            broken=broken.broken,
+            violations=tuple(f"After {one.at_s:.0f} s: {one.text}" for one in broken.kept),
+            ignored={},
+        )
+        return Played(
+            outcome=outcome,
+            truths=truths,
+            states={self._scene.member(one["id"]): one["state"] or "" for one in fleet},
+            targets=self._scene.crew.targets,
+            admitted=self._admitted(),
+            seeds={name: view["seed"] for name, view in self._made.items()},
+            judgement=self._gauges.judgement(),
+        )
+
+    def _admitted(self) -> Mapping[str, Sequence[str]]:
+        changes = {view["change_id"]: name for name, view in self._made.items()}
+        found: dict[str, dict[str, None]] = {name: {} for name in self._made}
+        for moment in sorted(self._moments, key=lambda one: one.at):
+            if moment.kind == "down" and moment.change in changes:
+                found[changes[moment.change]].setdefault(moment.member)
+        return {name: list(members) for name, members in found.items()}
+
+    def _campaign(self, name: str, view: Mapping[str, Any]) -> CampaignOutcome:
+        counts: Counter[str] = Counter()
+        for cohort in view["cohorts"]:
+            counts.update(cohort["counts"])
+        states = {str(AssignmentState.FELL_BACK), str(AssignmentState.REGRESSED)}
+        failed = ("failed", "refused", "missing", "expired")
+        return CampaignOutcome(
+            campaign=name,
+            state=view["state"],
+            reason=view["reason"],
+            targets=sum(cohort["size"] for cohort in view["cohorts"]),
+            counts={state: number for state, number in sorted(counts.items()) if number},
+            verified=counts["verified"],
+            fell_back=sum(counts[state] for state in states),
+            failed=sum(counts[state] for state in failed[:3]),
+            unreached=sum(counts[state] for state in ("planned", "ordered", "downloading", "expired")),
+            harmed=self._harmed(name),
+            admitted=sum(cohort["attempted"] for cohort in view["cohorts"]),
+            stopped_s=self._stopped[name] * self._pace if name in self._stopped else None,
+            done_s=None,
+            cohorts=tuple(
+                CohortOutcome(
+                    name=cohort["name"], size=cohort["size"], opened_s=None, decided_s=None, state=cohort["state"]
+                )
+                for cohort in view["cohorts"]
+            ),
+            waits={},
+        )
+
+    def _harmed(self, name: str) -> int:
+        """Devices that followed a permit of the campaign and meet a defect of its release."""
+        version = next(start.spec.version for start in self._world.campaigns if start.spec.name == name)
+        release = next(one for one in self._world.releases if one.version == version)
+        defects = Defects(release, self._seed)
+        followed = self._admitted()[name]
+        return sum(
+            defects.of(self._members[member].hardware, seeded(self._seed, member)) is not None for member in followed
+        )
+
+
+def _count(view: Mapping[str, Any], state: str) -> int:
+    return sum(int(cohort["counts"].get(state, 0)) for cohort in view["cohorts"])
