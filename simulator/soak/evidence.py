@@ -59,8 +59,8 @@ class Reports:
         kept = self._kept[(row.target, row.journal)]
         if row.seq in kept:
             self._broke("doubled-report", at_s, row.target, row.journal, row.seq, "is stored twice.")
-        elif row.seq != max(kept, default=row.seq - 1) + 1:
-            self._broke("reordered-report", at_s, row.target, row.journal, row.seq, f"follows {max(kept)}.")
+        elif row.seq != (last := next(reversed(kept), row.seq - 1)) + 1:
+            self._broke("reordered-report", at_s, row.target, row.journal, row.seq, f"follows {last}.")
         kept[row.seq] = row.hash
 
     def _of(self, truth: Truth, at_s: float, trace: tuple[str, ...]) -> None:

@@ -76,7 +76,7 @@ strategy:
   budgets:
     - {{by: site, limit: {site_limit(devices)}}}
     - {{by: campaign, limit: {campaign_limit(devices)}}}
-  patience: {30 + devices // 50}s
+  patience: {30 + devices // 100}s
   trial: {trial}s
   horizon: {trial + 10}s
   healthy: 5s
