@@ -75,6 +75,7 @@ from server.identity.roots import Roots
 from server.leadership import FencedTransport, Leadership
 from server.observe.checks import open_checks
 from server.observe.prometheus import PrometheusSli
+from server.observe.watching import Watching
 from server.people import PeopleParts, people_listener
 from server.ports import Unit
 from server.premises import bound, listening, make_state, name_of, only_one
@@ -316,6 +317,7 @@ class Server:
             ("reminders", Reminders(foundation.database, foundation.clock, core.engine).run()),
             ("chronicle", Chronicle(foundation.database, foundation.clock, core.forecaster).run()),
             ("audit trail", foundation.keeper.run()),
+            ("metrics", _watching(foundation, core).run()),
             ("housekeeping", Housekeeping(foundation.database, foundation.clock).run()),
         )
         for name, work in parts:
@@ -558,10 +560,27 @@ def _people(base: Foundation, core: Core, *, secure: bool) -> web.Application:
             chains=base.keeper,
             on_brought=brought,
             webhooks=core.webhooks,
+            meters=base.meters,
             secure=secure,
             on_outbox=core.publisher.wake,
             on_shut_out=core.look_who_is_shut_out,
         )
+    )
+
+
+def _watching(base: Foundation, core: Core) -> Watching:
+    base.meters.count_messages(
+        lambda: core.ingest.stored, lambda: dict(core.ingest.dropped), lambda: core.ingest.waiting
+    )
+    return Watching(
+        base.database,
+        base.meters,
+        base.keeper,
+        clock=base.clock,
+        identity=base.authorities.directory,
+        revocation_lists=base.authorities.revocation_file,
+        expiries=lambda: {role.name: role.expires_at for role in roles_of(base.repository) if role.expires_at},
+        connected=lambda: core.transport.connected,
     )
 
 

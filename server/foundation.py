@@ -35,6 +35,8 @@ from server.identity.enrolment import Addresses
 from server.identity.private_files import write_private
 from server.identity.revocation import Revocations
 from server.leadership import FencedDatabase, Leadership
+from server.observe.measured import MeasuredDatabase
+from server.observe.meters import Meters
 from server.ports import Database, Role
 from server.storage.database import SqlDatabase
 from server.transport.broker import RunningBroker, start_broker
@@ -119,6 +121,7 @@ class Foundation:
     broker: RunningBroker | None
     endpoint: BrokerEndpoint
     addresses: Addresses
+    meters: Meters
 
     async def renew_revocations(self) -> None:
         """Make our broker refuse whoever is shut out now. One that runs elsewhere must be told by whoever runs it."""
@@ -171,7 +174,9 @@ async def open_foundation(
     changes = Changes()
     stack.callback(changes.close)
     artifacts = await asyncio.to_thread(ArtifactStore, settings.state / "artifacts")
-    fenced = RingingDatabase(RecordedDatabase(FencedDatabase(database, leadership), clock), changes)
+    meters = Meters()
+    measured = MeasuredDatabase(FencedDatabase(database, leadership), meters)
+    fenced = RingingDatabase(RecordedDatabase(measured, clock), changes)
     keeper = await _keeper(settings, fenced, clock)
     tokens = ApiTokens(fenced, clock=clock)
     await keep_admin_token(tokens, settings.state / ADMIN_TOKEN)
@@ -194,6 +199,7 @@ async def open_foundation(
         broker=broker,
         endpoint=broker.services if broker else _external(settings, authorities),
         addresses=_addresses(settings, broker, devices_url),
+        meters=meters,
     )
 
 

@@ -26,6 +26,7 @@ from server.http.idempotency import Idempotency
 from server.http.known_devices import Known, KnownDeviceRoutes
 from server.http.limits import Limits
 from server.http.logs import LogRoutes
+from server.http.metrics import MetricsRoutes
 from server.http.openapi import DESCRIPTION, DescriptionRoutes
 from server.http.people import Ready, SystemRoutes, people_app
 from server.http.releases import Judge, Publisher, ReleaseRoutes
@@ -34,6 +35,7 @@ from server.http.routes import Door
 from server.http.webhooks import WebhookDesk, WebhookRoutes
 from server.http.words import WordRoutes
 from server.identity.authorities_service import AuthoritiesService
+from server.observe.meters import MEDIA, Meters
 from server.ports import Clock, Database
 from server.ui.acts import Acts, standings
 from server.ui.api_page import ApiPage
@@ -79,6 +81,7 @@ class PeopleParts:
     chains: Chains
     max_artifact_bytes: int
     premises: Premises = field(default_factory=Premises)
+    meters: Meters = field(default_factory=Meters)
     secure: bool = False
     limits: Limits = field(default_factory=Limits)
     on_outbox: Callable[[], None] = lambda: None
@@ -135,6 +138,7 @@ def people_listener(parts: PeopleParts) -> web.Application:
         *WebhookRoutes(parts.webhooks).routes(),
         *LogRoutes(database=database, desk=logs).routes(),
         *BundleRoutes(bundles=parts.bundles, ingest=parts.ingest, wake=parts.on_brought).routes(),
+        *MetricsRoutes(parts.meters.text, MEDIA).routes(),
         *system.routes(),
     )
     description = DescriptionRoutes(routes)

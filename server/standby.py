@@ -28,6 +28,10 @@ def standby_app(leader: Callable[[], str], retry_s: float) -> web.Application:
         body = {"ready": False, "role": "standby", "leader": leader(), "waiting_for": [f"the lease. {sentence()}"]}
         return web.json_response(body, status=503)
 
+    async def metrics(request: web.Request) -> web.StreamResponse:
+        """The one number that an alert on a missing leader needs; nothing here knows a token yet."""
+        return web.Response(text="# TYPE otaria_leader gauge\notaria_leader 0\n")
+
     async def elsewhere(request: web.Request) -> web.StreamResponse:
         response = problem(503, NOT_LEADER, sentence())
         response.headers["Retry-After"] = f"{retry_s:.0f}"
@@ -36,6 +40,7 @@ def standby_app(leader: Callable[[], str], retry_s: float) -> web.Application:
     app = web.Application()
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
+    app.router.add_get("/api/v1/metrics", metrics)
     app.router.add_route("*", "/{path:.*}", elsewhere)
     return app
 

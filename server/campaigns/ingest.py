@@ -58,6 +58,7 @@ class Ingest:
         self._on_stored = on_stored
         self._lines = Lines(QUEUE)
         self._dropped: Counter[str] = Counter()
+        self._stored = 0
         self._logged_at: dict[str, float] = {}
         self._pace = pace or Pace()
 
@@ -65,6 +66,16 @@ class Ingest:
     def dropped(self) -> Mapping[str, int]:
         """How many messages were dropped, by reason."""
         return self._dropped
+
+    @property
+    def stored(self) -> int:
+        """How many messages were taken in, hints among them."""
+        return self._stored
+
+    @property
+    def waiting(self) -> int:
+        """How many messages wait to be read."""
+        return len(self._lines)
 
     async def on_message(self, topic: str, payload: bytes, retained: bool) -> None:
         """Queue one message; waits while the lines are full, which slows the broker down to what the disk can take. Drops it
@@ -163,6 +174,7 @@ class Ingest:
                 self._broke(error)
             return []
         self._drop(RefusedError(kind, f"A message was dropped: {kind}.") for kind in intake.dropped)
+        self._stored += len(readings) - len(intake.dropped)
         self._on_stored()
         return intake.acks
 

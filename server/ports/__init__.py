@@ -51,6 +51,12 @@ from server.ports.messages import OutboxItem as OutboxItem
 from server.ports.messages import SeqVerdict as SeqVerdict
 from server.ports.messages import StoredOrder as StoredOrder
 from server.ports.metrics import MetricHours as MetricHours
+from server.ports.observing import Budgets as Budgets
+from server.ports.observing import Course as Course
+from server.ports.observing import FleetCounts as FleetCounts
+from server.ports.observing import Observations as Observations
+from server.ports.observing import Queues as Queues
+from server.ports.observing import TrailEvent as TrailEvent
 from server.ports.presence import Presences as Presences
 from server.ports.presence import Waiting as Waiting
 from server.ports.releases import MAX_DELTA_MEMORY as MAX_DELTA_MEMORY

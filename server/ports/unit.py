@@ -13,6 +13,7 @@ from server.ports.leading import Leases
 from server.ports.logs import Logs
 from server.ports.messages import Inbox, Orders, Outbox
 from server.ports.metrics import MetricHours
+from server.ports.observing import Observations
 from server.ports.presence import Presences
 from server.ports.releases import Releases
 from server.ports.replies import Replies
@@ -64,6 +65,8 @@ class Unit(Protocol):
     def saved_views(self) -> SavedViews: ...
     @property
     def webhooks(self) -> Webhooks: ...
+    @property
+    def observations(self) -> Observations: ...
 
 
 class Database(Protocol):

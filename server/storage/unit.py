@@ -14,6 +14,7 @@ from server.storage.leases import SqlLeases
 from server.storage.logs import SqlLogs
 from server.storage.messages import SqlInbox, SqlOrders, SqlOutbox
 from server.storage.metrics import SqlMetrics
+from server.storage.observing import SqlObservations
 from server.storage.releases import SqlReleases
 from server.storage.replies import SqlReplies
 from server.storage.webhooks import SqlWebhooks
@@ -41,6 +42,7 @@ class SqlUnit:
         self.courses = SqlCourses(connection)
         self.saved_views = SqlSavedViews(connection)
         self.webhooks = SqlWebhooks(connection)
+        self.observations = SqlObservations(connection)
 
     def flush(self) -> None:
         """Write what was put off; whoever commits calls it before."""
