@@ -19,6 +19,7 @@ from firmware.catalogue.publish import Repository
 from firmware.errors import RefusedError, UnavailableError
 from firmware.protocol.codec import convert, parse_json
 from server.artifacts import ArtifactStore
+from server.audit import restored
 from server.audit.keeper import Keeper
 from server.audit.key import audit_signer
 from server.audit.recorded import RecordedDatabase
@@ -37,7 +38,7 @@ from server.identity.revocation import Revocations
 from server.leadership import FencedDatabase, Leadership
 from server.observe.measured import MeasuredDatabase
 from server.observe.meters import Meters
-from server.ports import Database, Role
+from server.ports import Database, Role, Unit
 from server.storage.database import SqlDatabase
 from server.transport.broker import RunningBroker, start_broker
 from server.transport.endpoint import BrokerEndpoint
@@ -49,6 +50,7 @@ ADMIN = "admin"
 EPOCH_FILE = "least-epoch.json"
 """In the state directory of a server that was restored: the director epoch that it waits for."""
 MAX_LEAP_S = 3600.0
+OUTBOX_PAGE = 1000
 
 
 class SystemClock:
@@ -97,9 +99,10 @@ def counted_s() -> float:
 
 
 class LeastEpoch(Struct, frozen=True, kw_only=True):
-    """What `least-epoch.json` holds."""
+    """What `least-epoch.json` holds. `made_at`: of the backup, where the database has yet to be told of it."""
 
     least: int
+    made_at: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +166,7 @@ async def open_foundation(
     """Open everything for a server that leads; raises typed errors that name what is missing (`catalogue-missing`,
     `key-missing`, …). No part is given `database` but behind the fence."""
     repository = repository_of(settings)
-    await asyncio.to_thread(refuse_low_epoch, settings, repository)
+    wanted = await asyncio.to_thread(refuse_low_epoch, settings, repository)
     director = Director(
         signer=repository.director_signer(),
         epoch=repository.director_epoch(),
@@ -177,6 +180,7 @@ async def open_foundation(
     meters = Meters()
     measured = MeasuredDatabase(FencedDatabase(database, leadership), meters)
     fenced = RingingDatabase(RecordedDatabase(measured, clock), changes)
+    await say_restored(settings, wanted, fenced, clock.now())
     keeper = await _keeper(settings, fenced, clock)
     tokens = ApiTokens(fenced, clock=clock)
     await keep_admin_token(tokens, settings.state / ADMIN_TOKEN)
@@ -252,21 +256,37 @@ def repository_of(settings: Settings) -> Repository:
     return Repository(settings.repository, online_keys=settings.online_keys)
 
 
-def refuse_low_epoch(settings: Settings, repository: Repository) -> None:
+def refuse_low_epoch(settings: Settings, repository: Repository) -> LeastEpoch | None:
     """Refuse to lead (`director-epoch-behind`) with a restored database until the director epoch is above that of every order
-    that was given since the backup: those are unknown, and an order must not go back behind them."""
+    that was given since the backup: those are unknown, and an order must not go back behind them. Of what it was restored."""
     path = settings.state / EPOCH_FILE
     if not path.exists():
-        return
-    least = convert(parse_json(path.read_bytes(), max_bytes=4096), LeastEpoch).least
+        return None
+    wanted = convert(parse_json(path.read_bytes(), max_bytes=4096), LeastEpoch)
     epoch = repository.director_epoch()
-    if epoch < least:
+    if epoch < wanted.least:
         raise RefusedError(
             "director-epoch-behind",
             "This server was restored from a backup, so orders may be out that it doesn't know: the director epoch must be "
-            f"{least}, and is {epoch}. Where the keys of `targets` are: `otaria keys raise-epoch --repository DIR`.",
+            f"{wanted.least}, and is {epoch}. Where the keys of `targets` are: `otaria keys raise-epoch --repository DIR`.",
         )
-    path.unlink()
+    return wanted
+
+
+def begin_anew(unit: Unit, made_at: int, now: float) -> None:
+    """What a restored database is told first. What waited to be sent is of another time: reports are sent and asked again, and
+    orders signed anew."""
+    restored.record(unit, made_at=made_at, now=now)
+    while waiting := unit.outbox.pending(OUTBOX_PAGE):
+        unit.outbox.done([item.id for item in waiting])
+
+
+async def say_restored(settings: Settings, wanted: LeastEpoch | None, database: Database, now: float) -> None:
+    """A database that somebody else restored, such as PostgreSQL's, is told by the server that leads with it first."""
+    if wanted is not None and wanted.made_at is not None:
+        made_at = wanted.made_at
+        await database.write(lambda unit: begin_anew(unit, made_at, now))
+    (settings.state / EPOCH_FILE).unlink(missing_ok=True)
 
 
 async def _broker(settings: Settings, authorities: Authorities, stack: AsyncExitStack) -> RunningBroker | None:

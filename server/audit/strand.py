@@ -17,8 +17,8 @@ MAX_GAPS = 1000
 class Fault:
     """Something that is not as it was written. `kind` is stable: `changed`, `unlinked`, `missing`, `reordered`, `inserted`,
     `not-as-signed`, `cut-off`, `malformed`, `incomplete`, `no-checkpoint`, `checkpoint-changed`, `checkpoint-missing`,
-    `checkpoint-inserted`, `history-replaced`. `number` to `upto`: the records of a partition, or the checkpoint (without a
-    partition)."""
+    `checkpoint-inserted`, `history-replaced`, `lost-by-restore`. `number` to `upto`: the records of a partition, or
+    the checkpoint (without a partition)."""
 
     kind: str
     text: str

@@ -7,6 +7,7 @@ such as where a partition may begin, is not believed.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from securesystemslib.signer import Key
@@ -15,6 +16,7 @@ from firmware.errors import RefusedError
 from firmware.protocol.codec import canonical, parse_json
 from firmware.protocol.envelope import open_envelope
 from firmware.protocol.unverified import read_unverified
+from server.audit import restored
 from server.audit.chain import FORMAT, MAX_LINE_BYTES, parse_body, split_line
 from server.audit.checkpoint import FIRST, KIND, MAX_BYTES, Checkpoint, Place
 from server.audit.strand import START, Fault, Strand
@@ -73,7 +75,7 @@ class Verifier:
         if not self._keys and not self._pins:
             text = "Give the public key of checkpoints (--key), or one that you kept (--pin); else anybody could have made this."
             raise RefusedError("no-trust", text)
-        self._pinned = max((number for number, _ in self._pins), default=0)
+        self._pinned = max((pin.number for pin, _ in self._pins), default=0)
         self._sealed = _Sealed()
         self._strands: dict[str, Strand] = {}
         self._begun = self._ended = False
@@ -81,6 +83,7 @@ class Verifier:
         self._faults: list[Fault] = []
         self._more = 0
         self._notes: list[str] = []
+        self._restored: list[tuple[float, restored.Ends]] = []
 
     def feed(self, data: bytes) -> None:
         """One line, with or without its newline."""
@@ -144,6 +147,17 @@ class Verifier:
         line = parse_body(body)
         self._settle()
         self._strand(line.partition).take(line, body, stated)
+        if line.kind == restored.KIND and (ends := restored.read(line)):
+            self._was_restored(line.at, ends)
+
+    def _was_restored(self, at: float, ends: restored.Ends) -> None:
+        self._restored.append((at, ends))
+        places = ", ".join(f"{name} {place.number}" for name, place in sorted(ends.heads.items()))
+        last = f"checkpoint {ends.checkpoint.number}" if ends.checkpoint else "no checkpoint"
+        self._notes.append(
+            f"At {_time(at)} the server was restored from the backup made at {_time(ends.made_at)}, which ended with {places} "
+            f"and {last}: what was recorded in between is lost. A checkpoint from then, given with --pin, tells how much."
+        )
 
     def _checkpoint(self, envelope: Any) -> None:
         sealed, number = self._sealed, self._checkpoints + 1
@@ -226,12 +240,23 @@ class Verifier:
 
     def _compare_pins(self) -> None:
         hashes = self._sealed.hashes
-        for number, digest in self._pins:
-            if number not in hashes:
+        for pin, digest in self._pins:
+            number = pin.number
+            if hashes.get(number) == digest:
+                continue
+            by = next(((at, ends) for at, ends in self._restored if restored.is_between(ends, at, pin)), None)
+            if by is not None:
+                text = (
+                    f"Checkpoint {number}, which you kept, is from between a backup and its restore at {_time(by[0])}: "
+                )
+                self._about(
+                    number, "lost-by-restore", f"{text}{restored.lost(by[1], pin)} records that it covers are lost."
+                )
+            elif number not in hashes:
                 last = max(hashes, default=0)
                 text = f"Checkpoint {number}, which you kept, isn't here: what came after checkpoint {last} was taken away, or "
                 self._about(number, "checkpoint-missing", f"{text}the database was put back.")
-            elif hashes[number] != digest:
+            else:
                 text = (
                     f"Checkpoint {number} is another than the one you kept: the history up to it was replaced, or the "
                 )
@@ -261,9 +286,13 @@ def verify(lines: Iterable[bytes], keys: Mapping[str, Key], pins: Iterable[bytes
     return verifier.finish()
 
 
-def _pin(data: bytes, keys: Mapping[str, Key]) -> tuple[int, str]:
+def _pin(data: bytes, keys: Mapping[str, Key]) -> tuple[Checkpoint, str]:
     if keys:
         opened = open_envelope(data, KIND, Checkpoint, keys, max_bytes=MAX_BYTES)
-        return opened.message.number, opened.hash
+        return opened.message, opened.hash
     unverified = read_unverified(data, KIND, Checkpoint, max_bytes=MAX_BYTES)
-    return unverified.message.number, unverified.hash
+    return unverified.message, unverified.hash
+
+
+def _time(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

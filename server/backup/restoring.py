@@ -24,18 +24,18 @@ from msgspec import Struct
 from firmware.catalogue.publish import Repository
 from firmware.errors import RefusedError
 from firmware.protocol.codec import canonical
+from firmware.protocol.unverified import read_unverified
+from server.audit.checkpoint import KIND, MAX_BYTES, Checkpoint
 from server.backup.archive import BackupManifest, read_archive
 from server.backup.making import DATABASE, SETTINGS
 from server.config import Settings
-from server.foundation import EPOCH_FILE
+from server.foundation import CHECKPOINT, EPOCH_FILE, begin_anew
 from server.identity.private_files import write_private
-from server.ports import Unit
 from server.storage.copying import check_database
 from server.storage.database import SqlDatabase
 
 LEAST_LEAP = 10_000
 ENDING = ".restoring"
-OUTBOX_PAGE = 1000
 
 
 class Restored(Struct, frozen=True, kw_only=True):
@@ -60,15 +60,18 @@ def read_settings(archive: IO[bytes]) -> tuple[BackupManifest, bytes]:
     return manifest, text
 
 
-def restore(archive: IO[bytes], settings: Settings, *, now: float) -> Restored:
-    """Make the directories that the settings name out of a backup.
+def restore(archive: IO[bytes], settings: Settings, *, now: float, checkpoint: bytes | None = None) -> Restored:
+    """Make the directories that the settings name out of a backup. `checkpoint`: one of the trail that was signed since, so that
+    the next one names it as lost.
 
     Raises `RefusedError`: `state-not-empty`, `backup-damaged`, `catalogue-older`, `other-keys`, `database-damaged`,
-    `database-newer`; nothing is there then that wasn't before.
+    `database-newer`, `malformed`; nothing is there then that wasn't before.
     """
     if settings.state.exists() and any(settings.state.iterdir()):
         text = f"{settings.state} is not empty, and nothing is written over; move it away, or name another in the settings."
         raise RefusedError("state-not-empty", text)
+    if checkpoint is not None:
+        read_unverified(checkpoint, KIND, Checkpoint, max_bytes=MAX_BYTES)
     manifest, members = read_archive(archive)
     homes = {"state": settings.state, "online_keys": settings.online_keys, "metadata": settings.repository}
     with _rooms(homes) as rooms:
@@ -81,6 +84,8 @@ def restore(archive: IO[bytes], settings: Settings, *, now: float) -> Restored:
         wanted = _want_epoch(manifest, settings, rooms, kept)
         if manifest.database == "sqlite":
             asyncio.run(_tell(rooms["state"], manifest, now))
+        if checkpoint is not None:
+            write_private(rooms["state"] / CHECKPOINT, checkpoint)
         missing = _missing(manifest, rooms["state"])
         _put_in_place(homes, rooms, kept=kept)
     epoch = Repository(settings.repository, online_keys=settings.online_keys).director_epoch()
@@ -117,23 +122,17 @@ def _want_epoch(manifest: BackupManifest, settings: Settings, rooms: dict[str, P
     place = settings.repository if kept else rooms["metadata"]
     now = Repository(place, online_keys=rooms["online_keys"]).director_epoch()
     wanted = max(now, manifest.director_epoch) + 1
-    write_private(rooms["state"] / EPOCH_FILE, canonical({"least": wanted}))
+    told = {"made_at": manifest.made_at} if manifest.database == "postgresql" else {}
+    write_private(rooms["state"] / EPOCH_FILE, canonical({"least": wanted, **told}))
     return wanted
 
 
 async def _tell(state: Path, manifest: BackupManifest, now: float) -> None:
-    """Bring the tables up to date, and say on the trail what happened. What waited to be sent is of another time: reports are
-    sent and asked again, and orders signed anew."""
-
-    def work(unit: Unit) -> None:
-        while waiting := unit.outbox.pending(OUTBOX_PAGE):
-            unit.outbox.done([item.id for item in waiting])
-        text = f"Restored from the backup made at {manifest.made_at}; what happened since is not known here."
-        unit.audit.add(at=now, kind="server-restored", text=text, actor="restore", data={"made_at": manifest.made_at})
+    """Bring the tables up to date, and say on the trail what happened."""
 
     database = await asyncio.to_thread(SqlDatabase.open, f"sqlite:///{state / 'otaria.db'}")
     try:
-        await database.write(work)
+        await database.write(lambda unit: begin_anew(unit, manifest.made_at, now))
     finally:
         await database.close()
 

@@ -68,11 +68,17 @@ def backup(file: Path, config: Path, artifacts: bool, as_json: bool) -> None:
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
 @CONFIG
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="The newest audit checkpoint that is left: the trail then names it as lost.",
+)
 @json_option
-def restore(file: Path, config: Path, as_json: bool) -> None:
+def restore(file: Path, config: Path, checkpoint: Path | None, as_json: bool) -> None:
     """Make a server of the backup FILE: its hashes are checked first, and nothing is written over.
 
-    Settings that are not there are taken from the backup. The server starts once the director epoch has risen.
+    Settings that are not there are taken from the backup. The server starts once the director epoch has risen. For --checkpoint
+    take audit-checkpoint.json out of the lost state directory, or one that was kept (`otaria audit checkpoint`).
 
     Example: otaria restore otaria-monday.tar --config otaria.toml
     """
@@ -80,7 +86,9 @@ def restore(file: Path, config: Path, as_json: bool) -> None:
         _take_settings(file, config)
     settings = load_settings(config)
     with file.open("rb") as archive:
-        done = restoring.restore(archive, settings, now=time.time())
+        done = restoring.restore(
+            archive, settings, now=time.time(), checkpoint=checkpoint.read_bytes() if checkpoint else None
+        )
     lines = [f"Restored the backup of {stamp(done.made_at)} into {settings.state}."]
     if done.database == "postgresql":
         lines.append("Restore the database itself: pg_restore --clean --if-exists -d URL otaria.pgdump.")

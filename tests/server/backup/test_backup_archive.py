@@ -14,21 +14,27 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata
 
 from firmware.catalogue.publish import Repository
 from firmware.errors import RefusedError
+from firmware.protocol.envelope import open_envelope, seal
 from server.artifacts import ArtifactStore
+from server.audit.checkpoint import FIRST, KIND, MAX_BYTES, Checkpoint
+from server.audit.checkpoint import Place as Head
+from server.audit.keeper import Keeper
 from server.backup.archive import MANIFEST
 from server.backup.making import make_backup
 from server.backup.restoring import ENDING, LEAST_LEAP, Restored, restore
 from server.cli import run
 from server.config import Settings, load_settings
-from server.foundation import EPOCH_FILE, refuse_low_epoch
+from server.foundation import CHECKPOINT, EPOCH_FILE, LeastEpoch, refuse_low_epoch, say_restored
 from server.identity.authority import Authorities
 from server.identity.private_files import write_private
 from server.ports import Unit
 from server.storage.database import SqlDatabase
+from tests.identity_store import SettableClock
 
 NOW = 1_800_000_000.0
 T = TypeVar("T")
@@ -58,8 +64,8 @@ class Place:
         for name in names:
             shutil.rmtree(self.root / name)
 
-    def restore(self, data: bytes, now: float = NOW + 100) -> Restored:
-        return restore(io.BytesIO(data), self.settings, now=now)
+    def restore(self, data: bytes, now: float = NOW + 100, checkpoint: bytes | None = None) -> Restored:
+        return restore(io.BytesIO(data), self.settings, now=now, checkpoint=checkpoint)
 
     def do(self, work: Callable[[Unit], T]) -> T:
         """In one transaction."""
@@ -195,9 +201,54 @@ def test_the_server_waits_for_the_director_epoch_and_forgets_that_once_it_has_ri
     assert run(["keys", "raise-epoch", "--repository", str(place.root / "acme"), "--yes", "--json"]) == 0
     repository = Repository(settings.repository, online_keys=settings.online_keys)
     assert repository.director_epoch() == 2
-    refuse_low_epoch(settings, repository)
-    assert not (settings.state / EPOCH_FILE).exists()
-    refuse_low_epoch(settings, repository)
+    assert refuse_low_epoch(settings, repository) == LeastEpoch(least=2), "SQLite's database was told by the restore"
+    (settings.state / EPOCH_FILE).unlink()
+    assert refuse_low_epoch(settings, repository) is None
+
+
+async def test_a_database_that_others_restored_is_told_once_by_the_server(place: Place) -> None:
+    database = SqlDatabase.open(f"sqlite:///{place.settings.state}/otaria.db")
+    for wanted in (LeastEpoch(least=2, made_at=int(NOW)), None, LeastEpoch(least=2)):
+        (place.settings.state / EPOCH_FILE).write_text("{}")
+        await say_restored(place.settings, wanted, database, NOW + 5)
+        assert not (place.settings.state / EPOCH_FILE).exists()
+    lines = await database.read(lambda unit: unit.audit.page())
+    assert [(line.kind, line.at) for line in lines][2:] == [("server-restored", NOW + 5)]
+    await database.close()
+
+
+def test_the_trail_says_where_it_ended_in_the_backup_and_a_kept_checkpoint_is_compared(place: Place) -> None:
+    heads = place.do(lambda unit: unit.audit.heads())
+    data = place.backup()
+    place.lose("state")
+    with pytest.raises(RefusedError):
+        place.restore(data, checkpoint=b"not one")
+    assert not place.settings.state.exists()
+    checkpoint = Checkpoint(number=9, at=int(NOW), previous=FIRST, heads={"planner": Head(number=7, hash="a" * 64)})
+    signer = CryptoSigner.generate_ecdsa()
+    envelope = seal(checkpoint, KIND, signer)
+    place.restore(data, checkpoint=envelope)
+    assert (place.settings.state / CHECKPOINT).read_bytes() == envelope
+    record = place.do(lambda unit: unit.audit.latest(limit=1)[0])
+    assert record.kind == "server-restored"
+    assert record.data["heads"] == {
+        name: {"number": head.number, "hash": head.hash} for name, head in heads.items() if head.number
+    }
+    assert record.data["checkpoint"] is None
+
+    async def sign() -> None:
+        database = SqlDatabase.open(f"sqlite:///{place.settings.state}/otaria.db")
+        clock = SettableClock(NOW + 200)
+        stored = await Keeper(database, clock, signer, place.settings.state / CHECKPOINT).sign()
+        assert stored is not None
+        keys = {signer.public_key.keyid: signer.public_key}
+        lost = open_envelope(stored.envelope, KIND, Checkpoint, keys, max_bytes=MAX_BYTES).message.lost
+        assert lost is not None
+        assert lost.number == 9
+        await database.close()
+
+    asyncio.run(sign())
+    assert place.lines()[-1] == "audit-went-back"
 
 
 def test_nothing_is_written_over(place: Place) -> None:
