@@ -34,28 +34,45 @@ class Encryption:
     def __init__(self, content_key: ContentKey) -> None:
         self.salt = secrets.token_bytes(SALT_BYTES).hex()
         self._chunks = _Chunks(content_key, self.salt)
-        self._used = False
+        self._index, self._held = 0, bytearray()
+        self._used = self._ended = False
 
     def encrypt(self, data: Iterable[bytes]) -> Iterator[bytes]:
         """The encrypted file, chunk by chunk, of bytes that come in any portions; at least one byte, and
         only once; raises `ValueError` otherwise."""
         if self._used:
-            raise ValueError("A salt serves one file; make another Encryption.")
-        self._used = True
-        index, held = 0, bytearray()
+            raise _used_up()
         for portion in data:
-            view = memoryview(portion)
-            while view:
-                if len(held) == CHUNK_BYTES:
-                    yield self._chunks.seal(index, bytes(held), is_last=False)
-                    index += 1
-                    held.clear()
-                room = CHUNK_BYTES - len(held)
-                held += view[:room]
-                view = view[room:]
-        if not held:
+            yield from self.feed(portion)
+        yield self.finish()
+
+    def feed(self, portion: bytes | bytearray | memoryview) -> Iterator[bytes]:
+        """The chunks that are full with some more bytes; to be read to their end. Raises `ValueError` behind the end."""
+        if self._ended:
+            raise _used_up()
+        self._used = True
+        view = memoryview(portion)
+        while view:
+            if len(self._held) == CHUNK_BYTES:
+                yield self._sealed(is_last=False)
+            room = CHUNK_BYTES - len(self._held)
+            self._held += view[:room]
+            view = view[room:]
+
+    def finish(self) -> bytes:
+        """The last chunk; raises `ValueError` when there was nothing to encrypt, or behind the end."""
+        if self._ended:
+            raise _used_up()
+        self._used = self._ended = True
+        if not self._held:
             raise ValueError("There is nothing to encrypt.")
-        yield self._chunks.seal(index, bytes(held), is_last=True)
+        return self._sealed(is_last=True)
+
+    def _sealed(self, *, is_last: bool) -> bytes:
+        sealed = self._chunks.seal(self._index, bytes(self._held), is_last=is_last)
+        self._index += 1
+        self._held.clear()
+        return sealed
 
 
 class Decryption:
@@ -114,3 +131,7 @@ class _Chunks:
 
     def _nonce(self, index: int, is_last: bool) -> bytes:
         return self._prefix + index.to_bytes(4, "big") + bytes([is_last])
+
+
+def _used_up() -> ValueError:
+    return ValueError("A salt serves one file; make another Encryption.")

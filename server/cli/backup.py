@@ -13,6 +13,7 @@ import msgspec
 
 from firmware.errors import RefusedError
 from server.backup import making, restoring
+from server.cli.backup_locks import locked, unlocked
 from server.cli.output import emit, json_option, stamp
 from server.config import load_settings
 
@@ -23,26 +24,36 @@ CONFIG = click.option(
     show_default=True,
     help="The settings.",
 )
-ENCRYPT = "It holds private keys and is not encrypted: keep it where they may be, or encrypt it (age, gpg)."
+PEM = click.Path(path_type=Path, dir_okay=False, exists=True)
+ENCRYPT = "It holds private keys and is not encrypted: keep it where they may be, or encrypt it (--to, --passphrase)."
+ENCRYPTED = "It is encrypted; without the key or passphrase nobody restores it."
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
 @CONFIG
 @click.option("--artifacts", is_flag=True, help="With the images and deltas, not only the list of them.")
+@click.option("--to", "recipients", type=PEM, multiple=True, help="Encrypt it to this X25519 public key (PEM).")
+@click.option(
+    "--passphrase", is_flag=True, help="Encrypt it under a passphrase: asked for, or OTARIA_BACKUP_PASSPHRASE."
+)
 @json_option
-def backup(file: Path, config: Path, artifacts: bool, as_json: bool) -> None:
+def backup(
+    file: Path, config: Path, artifacts: bool, recipients: tuple[Path, ...], passphrase: bool, as_json: bool
+) -> None:
     """Write a backup of the server on this machine, which may run, into the new FILE (`-`: standard output).
 
-    Database, authorities, online keys, catalogue, settings, and the list of artifacts.
+    Database, authorities, online keys, catalogue, settings, and the list of artifacts. It holds private keys: encrypt it to a key
+    whose private half is kept elsewhere, or under a passphrase.
 
-    Example: otaria backup - | age -r age1ql3z… > otaria-monday.age
+    Example: otaria backup otaria-monday.backup --to office.pub.pem
     """
     settings = load_settings(config)
-    with _out(file) as out:
+    is_locked = passphrase or bool(recipients)
+    with _out(file) as raw, locked(raw, with_passphrase=passphrase, to=recipients) as out:
         manifest = making.make_backup(out, settings, config, artifacts=artifacts, now=time.time())
     length = sum(member.length for member in manifest.members)
-    lines = [f"Wrote {file}: {len(manifest.members)} files, {length:,} bytes. {ENCRYPT}"]
+    lines = [f"Wrote {file}: {len(manifest.members)} files, {length:,} bytes. {ENCRYPTED if is_locked else ENCRYPT}"]
     if manifest.database == "postgresql":
         lines.append("The database is PostgreSQL's own to back up: pg_dump --format=custom -f otaria.pgdump URL.")
     if not artifacts and manifest.artifacts:
@@ -53,6 +64,7 @@ def backup(file: Path, config: Path, artifacts: bool, as_json: bool) -> None:
         "made_at": manifest.made_at,
         "files": len(manifest.members),
         "bytes": length,
+        "encrypted": is_locked,
         "database": manifest.database,
         "director_epoch": manifest.director_epoch,
         "artifacts": len(manifest.artifacts),
@@ -73,19 +85,21 @@ def backup(file: Path, config: Path, artifacts: bool, as_json: bool) -> None:
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="The newest audit checkpoint that is left: the trail then names it as lost.",
 )
+@click.option("--key", "keys", type=PEM, multiple=True, help="The private key (PEM) of an encrypted backup.")
 @json_option
-def restore(file: Path, config: Path, checkpoint: Path | None, as_json: bool) -> None:
+def restore(file: Path, config: Path, checkpoint: Path | None, keys: tuple[Path, ...], as_json: bool) -> None:
     """Make a server of the backup FILE: its hashes are checked first, and nothing is written over.
 
-    Settings that are not there are taken from the backup. The server starts once the director epoch has risen. For --checkpoint
+    Settings that are not there are taken from the backup; the passphrase of an encrypted one is asked for, or in
+    OTARIA_BACKUP_PASSPHRASE. The server starts once the director epoch has risen. For --checkpoint
     take audit-checkpoint.json out of the lost state directory, or one that was kept (`otaria audit checkpoint`).
 
     Example: otaria restore otaria-monday.tar --config otaria.toml
     """
     if not config.exists():
-        _take_settings(file, config)
+        _take_settings(file, config, keys)
     settings = load_settings(config)
-    with file.open("rb") as archive:
+    with unlocked(file, keys) as archive:
         done = restoring.restore(
             archive, settings, now=time.time(), checkpoint=checkpoint.read_bytes() if checkpoint else None
         )
@@ -110,8 +124,8 @@ def restore(file: Path, config: Path, checkpoint: Path | None, as_json: bool) ->
     emit(msgspec.to_builtins(done), as_json=as_json, text="\n".join(lines))
 
 
-def _take_settings(file: Path, config: Path) -> None:
-    with file.open("rb") as archive:
+def _take_settings(file: Path, config: Path, keys: tuple[Path, ...]) -> None:
+    with unlocked(file, keys) as archive:
         _, text = restoring.read_settings(archive)
     if not text:
         raise RefusedError("config", f"The backup holds no settings; write {config} first.")
