@@ -30,6 +30,7 @@ READ = {
     "GET /releases",
     "GET /releases/{product}/{version}",
     "GET /events",
+    "GET /metrics",
     "GET /authorities",
     "GET /endpoints",
     "GET /fleet/{target}/logs",
