@@ -35,7 +35,7 @@ from server.http.routes import Door
 from server.http.webhooks import WebhookDesk, WebhookRoutes
 from server.http.words import WordRoutes
 from server.identity.authorities_service import AuthoritiesService
-from server.observe.meters import MEDIA, Meters
+from server.observe.meters import Meters
 from server.ports import Clock, Database
 from server.ui.acts import Acts, standings
 from server.ui.api_page import ApiPage
@@ -138,7 +138,7 @@ def people_listener(parts: PeopleParts) -> web.Application:
         *WebhookRoutes(parts.webhooks).routes(),
         *LogRoutes(database=database, desk=logs).routes(),
         *BundleRoutes(bundles=parts.bundles, ingest=parts.ingest, wake=parts.on_brought).routes(),
-        *MetricsRoutes(parts.meters.text, MEDIA).routes(),
+        *MetricsRoutes(parts.meters.text).routes(),
         *system.routes(),
     )
     description = DescriptionRoutes(routes)

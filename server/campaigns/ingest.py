@@ -93,6 +93,9 @@ class Ingest:
         `repeated` or why it was dropped, and a sentence for the latter. Raises `UnavailableError` when storage fails."""
         acks: list[Ack] = []
         words = await self._database.write(lambda unit: [self._bring(unit, *one, acks) for one in messages])
+        kinds = Counter(word for word, _ in words)
+        self._stored += kinds.pop("stored", 0) + kinds.pop("repeated", 0)
+        self._dropped += kinds
         self._on_stored()
         await self._answer(acks)
         return words

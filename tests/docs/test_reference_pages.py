@@ -25,6 +25,7 @@ from server.http.fleet import FleetRoutes
 from server.http.forecasts import ForecastRoutes
 from server.http.known_devices import KnownDeviceRoutes
 from server.http.logs import LogRoutes
+from server.http.metrics import MetricsRoutes
 from server.http.openapi import DescriptionRoutes
 from server.http.people import SystemRoutes
 from server.http.releases import ReleaseRoutes
@@ -108,6 +109,7 @@ def routes() -> Iterator[tuple[str, str]]:
         CaRoutes,
         CampaignRoutes,
         LogRoutes,
+        MetricsRoutes,
         ReleaseRoutes,
         BundleRoutes,
         RevisionRoutes,

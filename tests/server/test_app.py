@@ -358,6 +358,7 @@ async def test_a_second_server_stands_by_says_so_and_takes_over(pair: tuple[Sett
             status, body, _ = await _answer(f"{running.people_url}/readyz")
             assert (status, body["role"], body["leader"]) == (503, "standby", first.running.people_url)
             assert (await _get(f"{running.people_url}/healthz"))[0] == 200
+            assert "otaria_leader 0" in (await _get(f"{running.people_url}/api/v1/metrics"))[1]
             await first.__aexit__()
             await _leads(second)
             assert promoted == ["leader"]

@@ -165,6 +165,7 @@ async def test_reports_by_hand_pass_the_same_checks_as_from_the_broker(stage: An
     assert [word for word, _ in await stage.ingest.bring(sent[1:])] == ["early"] * (len(sent) - 1)
     assert [word for word, _ in await stage.ingest.bring(sent)] == ["stored"] * len(sent)
     assert [word for word, _ in await stage.ingest.bring(sent)] == ["repeated"] * len(sent)
+    assert dict(stage.ingest.dropped) == {"early": len(sent) - 1}, "so that a clone's end is seen to at once"
     forged = sent[0][0], sent[0][1].replace(b'"sig":"', b'"sig":"0')
     assert (await stage.ingest.bring([forged]))[0][0] in ("bad-signature", "malformed")
     assert (await stage.ingest.bring([(sent[0][0].replace("t0", "t1"), sent[0][1])]))[0][0] in (
