@@ -146,6 +146,7 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
         notary=WorkerNotary(worker, known, clock, on_wait=lambda: loop.alive()),
         installer=host.installer(images) if host else images,
         switch=host.boot if host else None,
+        survey=host.survey.look if host else None,
         kind=KIND if host else "firmware",
         health=health,
         data=_data(config),
@@ -169,7 +170,7 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
         notice=door.tell if door else lambda event: None,
         way=lambda: WayTaken(endpoint=ways.current.https_url, services_cas=ways.services_cas),
         encryption_key=lambda: known.facts.encryption_key,
-        labels=lambda given: with_room(given, _rooms(directory, config)),
+        labels=lambda given: with_room(host.survey.labels(given) if host else given, _rooms(directory, config)),
     )
     clocked.runtime = runtime
     loop = AgentLoop(

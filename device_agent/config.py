@@ -15,7 +15,7 @@ from device_agent.core.values import DataPolicy, OwnWatch, Tuning
 from device_agent.install.addresses import store_address
 from device_agent.local.settings import AbsolutePath, HookSettings, LocalSettings, policy_of, require_sensible
 from device_agent.metrics.settings import MetricSettings, require_measurable
-from device_agent.packages.settings import DeviceTarget, Target
+from device_agent.packages.settings import DeviceTarget, HostTarget, Target
 from device_agent.post import Pace
 from device_agent.slots.places import Size, SlotTables, parse_size, places_of
 from firmware.checks import MAX_CHECKS, HealthCheck, require_understood
@@ -201,6 +201,7 @@ def runtime_settings(config: Config, agent_version: str) -> "Settings":
         doorbell_spread_s=wait.doorbell_spread_s,
         own_checks=tuple(config.health.checks),
         min_uptime_s=config.boot.min_uptime_s,
+        survey_s=config.target.survey_s if isinstance(config.target, HostTarget) else None,
     )
 
 

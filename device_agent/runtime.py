@@ -88,7 +88,8 @@ class Settings:
     unknown signatures keep `refresh_min_s` between them. Reports about orders that change nothing stop at `max_waiting_notes`
     unacked reports, and after a few come one per `note_every_s`. The boot loader hears that the system stayed up after
     `min_uptime_s` (None: never), once a process; until then every boot counts, so that a system that restarts again and again is
-    left for the previous one. `own_checks`: the health checks that the device declares."""
+    left for the previous one. `own_checks`: the health checks that the device declares. `survey_s`: how often a
+    host's packages are looked at."""
 
     tuning: Tuning = field(default_factory=Tuning)
     agent_version: str = "0"
@@ -103,6 +104,7 @@ class Settings:
     note_every_s: float = 60.0
     own_checks: tuple[HealthCheck, ...] = ()
     min_uptime_s: float | None = None
+    survey_s: float | None = None
 
 
 class Runtime:
@@ -141,6 +143,7 @@ class Runtime:
         self._notes = Bucket(size=orders.MAX_NOTED, every_s=settings.note_every_s)
         self._lanes = Lanes()
         self._uptime, self._returning = Timer(settings.min_uptime_s), Timer(RETURN_AGAIN_S)
+        self._surveying = Timer(settings.survey_s)
         self._stops: dict[Lane, StopFlag] = {}
         self._hooks_stop = StopFlag()
         self._progressed_at = float("-inf")
@@ -169,6 +172,7 @@ class Runtime:
             self._ports.metrics.begin(status.boot_id, self._now(), self._ports.chance.jitter())
         self._apply(ev.Booted(status=status))
         self._tell_inventory(trouble)
+        self._survey()
         self._return_reports()
 
     def handle(self, happened: Input) -> None:
@@ -192,6 +196,8 @@ class Runtime:
             self._lanes.add(Job(lane=Lane.BOOT, run=lambda: work.note_uptime(self._ports)))
         if self._returning.take(now):
             self._return_reports()
+        if self._surveying.take(now):
+            self._survey()
         logs = self._ports.logs
         if logs is not None and logs.send_at is not None and logs.send_at <= now:
             logs.send(self._send_log_part, now)
@@ -203,6 +209,7 @@ class Runtime:
     def next_wake(self) -> float | None:
         """Monotonic seconds at which to call `due`, or None; a time that has passed means now."""
         times = [wake_at(self.standing), self._post.resend_at, self._uptime.due_at, self._returning.due_at]
+        times.append(self._surveying.due_at)
         times.append(self._ports.logs.send_at if self._ports.logs is not None else None)
         if self._ports.metrics is not None:
             times += [self._ports.metrics.sample_at, self._ports.metrics.tell_at]
@@ -340,6 +347,8 @@ class Runtime:
     def _finished(self, done: JobDone) -> None:
         self._lanes.finished(done.lane)
         done.then()
+        if done.lane is Lane.BOOT:
+            self._survey()
         if done.event is not None:
             self._apply(done.event)
         elif not done.noted and done.lane in (Lane.BOOT, Lane.STICK):
@@ -527,6 +536,20 @@ class Runtime:
             self._apply(ev.ActivationFailed(trial_id=command.trial_id, reason=reason))
             return False
         return True
+
+    def _survey(self) -> None:
+        """Look at what the labels say, and tell it if it is another."""
+        survey = self._ports.survey
+        if survey is None:
+            return
+
+        def run() -> JobDone:
+            survey()
+            return JobDone(lane=Lane.DATA, then=lambda: self._tell_inventory(None))
+
+        self._surveying.begin(self._now())
+        self._lanes.drop(Lane.DATA)
+        self._lanes.add(Job(lane=Lane.DATA, run=run))
 
     def _switch(self, switch: Switch) -> None:
         """A host's packages change while the agent goes on; asking again while they do changes nothing."""

@@ -63,7 +63,7 @@ class Ports:
     server answers, for the checks that ask. `policy`: the device's own say. `bundles`: None where none are installed from.
     `data`: what is kept beside the slots; None where nothing is. `logs`: who keeps and gives out the agent's own lines.
     `metrics`: who measures; None where nothing is. `switch`: what takes the place of a reboot, on hosts. `kind`: of the releases
-    that are taken here."""
+    that are taken here. `survey`: looks anew at what the labels say, on hosts."""
 
     effects: Effects
     slots: SlotSets
@@ -80,6 +80,7 @@ class Ports:
     metrics: "MetricDesk | None" = None
     switch: Switch | None = None
     kind: Literal["firmware", "os-patch-set"] = "firmware"
+    survey: Callable[[], None] | None = None
     reach: Reach = field(default_factory=Reach)
     policy: LocalPolicy = field(default_factory=LocalPolicy)
     bundles: Bundles | None = None

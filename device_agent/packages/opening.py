@@ -14,6 +14,7 @@ from device_agent.packages.inventory import shown, take_inventory
 from device_agent.packages.settings import HostTarget
 from device_agent.packages.slots import PatchSetSlots, identify_host
 from device_agent.packages.store import PackageStore
+from device_agent.packages.survey import Survey
 from device_agent.packages.transaction import HostPolicy, Transactions
 from device_agent.ports import Effects, Installer, Slot, SlotSets
 from firmware.errors import RefusedError
@@ -27,6 +28,7 @@ class HostParts:
     """What the agent, and its worker, need of a host."""
 
     transactions: Transactions
+    survey: Survey
     boot: PackageBoot
     slots: PatchSetSlots
 
@@ -79,6 +81,7 @@ def open_host(target: HostTarget, directory: Path, effects: Effects) -> HostPart
     transactions = Transactions(store, Apt(settings, store.work), host, policy)
     return HostParts(
         transactions=transactions,
+        survey=Survey(transactions),
         boot=PackageBoot(transactions, host),
         slots=PatchSetSlots(effects, folder, store),
     )

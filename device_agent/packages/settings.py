@@ -20,7 +20,8 @@ class HostTarget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     whether services that run files which are gone are. `way_back`: whether the present package files must be at hand before
     anything is installed. `snapshot`, `restore`: commands that take and bring back a snapshot of the file system.
     `previous_kernel`: one that lets the boot loader start the previous kernel once. `lock_s`: how long another package manager
-    is waited for. `keep_free_mib`: what must stay free. `root`, `apt_config`: another root than `/`, with its own apt.conf."""
+    is waited for. `keep_free_mib`: what must stay free. `survey_s`: how often the packages are looked at. `root`, `apt_config`:
+    another root than `/`, with its own apt.conf."""
 
     restart: Literal["if-needed", "never"] = "if-needed"
     restart_services: bool = True
@@ -33,6 +34,7 @@ class HostTarget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     lock_s: Seconds = 600.0
     install_s: Seconds = 7200.0
     hook_s: Seconds = 600.0
+    survey_s: Seconds = 3600.0
     keep_free_mib: Annotated[int, Meta(ge=0, le=1 << 20)] = 256
     root: AbsolutePath = "/"
     apt_config: AbsolutePath = ""

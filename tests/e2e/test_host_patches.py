@@ -170,10 +170,12 @@ def test_a_set_is_installed_and_a_bad_one_is_led_back_and_both_are_reported(lab:
     publish(lab, bed, "2026.2", 2, "alpha=2.0", "beta=3.0")
     server.start()
     server.wait(lambda: server.view["running_version"] == "as-found", "its first report")
+    server.wait(lambda: server.view["labels"].get("agent.packages.count") == "4", "what it has")
     good = server.campaign("2026.1")
     server.wait(lambda: server.counts(good) == {"verified": 1}, "the good set to be verified")
     assert bed.versions() == OLD | {"alpha": "2.0", "beta": "2.0", "extra": "1.0"}
     assert server.view["running_version"] == "2026.1"
+    server.wait(lambda: server.view["labels"]["agent.packages.count"] == "5", "what it has now")
     bad = server.campaign("2026.2")
     server.wait(lambda: server.counts(bad) == {"fell_back": 1}, "the bad set to be led back")
     assert bed.versions() == OLD | {"alpha": "2.0", "beta": "2.0", "extra": "1.0"}

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from device_agent.cli import run
 from device_agent.packages.inventory import HostInventory, PackageHere, applied, difference, take_inventory
+from device_agent.packages.survey import Survey
+from device_agent.ports import Slot
 from server.cli import run as run_otaria
 from tests.device_agent.packages.bed import Bed, build_deb
 
@@ -79,3 +81,31 @@ def test_a_host_of_1500_packages_is_read_in_bounded_many_programs(bed: Bed) -> N
     bed.apt("install", "alpha=2.5")
     told = difference(before, take_inventory(bed.system, bed.host))
     assert list(told.packages) == ["alpha"]
+
+
+def test_drift_from_the_committed_set_is_seen_and_gone_when_it_is_mended(bed: Bed) -> None:
+    bed.offer(build_deb(bed.folder, "alpha", "2.5"))
+    bed.stage(bed.set_of("alpha=2.0", "gamma=2.0"))
+    bed.boot.try_slot(Slot.B, "one", deadline_s=60)
+    bed.boot.switch(lambda share, text: None)
+    bed.boot.commit("one")
+    survey = Survey(bed.transactions)
+    survey.look()
+    assert survey.labels({})["packages.drift"] == "none"
+    bed.apt("install", "alpha=2.5")
+    survey.look()
+    seen = survey.labels({"site": "here", "kernel": "mine"})
+    assert (seen["packages.drift"], seen["kernel"], seen["site"]) == ("alpha", "mine", "here")
+    assert seen["packages.pending"] == "2"
+    bed.apt("install", "--allow-downgrades", "alpha=2.0")
+    survey.look()
+    assert survey.labels({})["packages.drift"] == "none"
+
+
+def test_the_host_leaves_the_operator_his_labels(bed: Bed) -> None:
+    survey = Survey(bed.transactions)
+    assert survey.labels({"a": "1"}) == {"a": "1"}
+    survey.look()
+    full = {f"label-{n}": "x" for n in range(63)}
+    assert len(survey.labels(full)) == 64
+    assert survey.labels(full)["packages.security"] == "0"
