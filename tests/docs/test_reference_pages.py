@@ -13,6 +13,7 @@ import pytest
 
 from device_agent.boot.settings import Grub, Simulated, SystemdBootSettings, UBoot
 from device_agent.config import Config, Intervals
+from device_agent.packages.settings import HostTarget
 from firmware.protocol.words import ReasonKind
 from server.config import DEFAULTS
 from server.http.accounts import AccountRoutes
@@ -171,6 +172,9 @@ def test_every_setting_of_the_agent_is_in_the_reference_with_its_default() -> No
     for kind in (Simulated, Grub, UBoot, SystemdBootSettings):
         fields = msgspec.to_builtins(kind())
         settings |= {f"boot.{name}": _shown(fields[name]) for name in kind.__struct_fields__}
+    fields = msgspec.to_builtins(HostTarget())
+    settings |= {f"target.{name}": _shown(fields[name]) for name in HostTarget.__struct_fields__}
+    settings["target.kind"] = "device"
     assert rows == settings
 
 

@@ -22,6 +22,7 @@ from tests.device_agent.packages.faults import (
     faulty_deb,
 )
 
+pytestmark = pytest.mark.timeout(600)  # dozens of programs each, on whatever machine
 ALL = list(faults())
 QUICK = {
     "there-new-beta-postinst-fails",
