@@ -149,6 +149,8 @@ def _calls(people: PeopleSide, signer: CryptoSigner) -> list[tuple[str, Call]]:
     form("POST /fleet/{target}/{step}", "/fleet/gw-2/quarantine", {"reason": "r"})
     api("POST /campaigns", body=CAMPAIGN.replace("spring", "summer"))
     form("POST /campaigns/{campaign}/{verb}", "/campaigns/summer/start", {"reason": "r"})
+    drafted = {"name": "harvest", "release": "gateway 1.1.0", "strategy": "bench", "do": "keep"}
+    form("POST /draft", "/draft", drafted)
     form("POST /releases/{product}/{version}/{verdict}", "/releases/gateway/1.1.0/suspect", {"reason": "r"})
     form("POST /views", "/views", {"name": "berlin", "query": "hardware=gateway-r1"})
     form("POST /views/remove", "/views/remove", {"name": "berlin"})
