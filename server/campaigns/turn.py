@@ -60,7 +60,7 @@ from server.planner.states import IN_FLIGHT, WAITING
 from server.planner.step import footprint, step
 from server.ports import DeltaNeed, OpenInquiry, ReleaseState, StoredOrder, Unit
 
-PAGE = 100
+PAGE = 250
 """Most assignments that one `Admit` or `Recall` touches in a transaction; the planner asks again by its deadline."""
 POSTPONE_S = 60.0
 NO_CHANGE = "none"
