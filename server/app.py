@@ -40,6 +40,8 @@ from server.campaigns.preparation import Preparation
 from server.campaigns.presence_watch import PresenceWatch
 from server.campaigns.proposals import Proposals
 from server.campaigns.publisher import Publisher
+from server.campaigns.rehearsal_process import RehearsalProcess
+from server.campaigns.rehearsing import RehearsalService
 from server.campaigns.releases import ReleaseService
 from server.campaigns.reminders import Reminders
 from server.campaigns.rousing import Rousing
@@ -96,6 +98,8 @@ SHUTDOWN_S = 3.0
 IDLE_S = 30.0
 """A connection without a whole request for this long is closed; aiohttp would keep it for an hour, and anyone may open some."""
 RUN_FILE = "run.json"
+REHEARSE = ("-m", "simulator.rehearse_process")
+"""What rehearses, as a process of its own: the server imports nothing of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +148,7 @@ class Core:
     desk: CampaignService
     evictions: Evictions
     forecaster: Forecaster
+    rehearsals: RehearsalService
     deliveries: Deliveries
     poster: Poster
     webhooks: WebhookDesk
@@ -314,6 +319,7 @@ class Server:
             ("catalogue renewal", _renewals(foundation, core.publisher)),
             ("proposals", Proposals(core.desk).run()),
             ("webhooks", core.deliveries.run()),
+            ("rehearsals", core.rehearsals.run()),
             ("reminders", Reminders(foundation.database, foundation.clock, core.engine).run()),
             ("chronicle", Chronicle(foundation.database, foundation.clock, core.forecaster).run()),
             ("audit trail", foundation.keeper.run()),
@@ -459,6 +465,7 @@ def _core(base: Foundation) -> Core:
         ),
         evictions=evictions,
         forecaster=Forecaster(base.database, base.clock),
+        rehearsals=RehearsalService(base.database, base.clock, RehearsalProcess(REHEARSE)),
         deliveries=deliveries,
         poster=poster,
         webhooks=WebhookDesk(
@@ -547,6 +554,7 @@ def _people(base: Foundation, core: Core, *, secure: bool) -> web.Application:
             ),
             desk=core.desk,
             forecasts=core.forecaster,
+            rehearsals=core.rehearsals,
             premises=Premises(roles=lambda: roles_of(base.repository), settings=shown(base.settings)),
             publisher=core.releases,
             artifacts=base.artifacts,

@@ -29,6 +29,7 @@ from server.http.logs import LogRoutes
 from server.http.metrics import MetricsRoutes
 from server.http.openapi import DESCRIPTION, DescriptionRoutes
 from server.http.people import Ready, SystemRoutes, people_app
+from server.http.rehearsals import RehearsalRoutes, Rehearsals
 from server.http.releases import Judge, Publisher, ReleaseRoutes
 from server.http.revisions import RevisionDesk, RevisionRoutes
 from server.http.routes import Door
@@ -43,6 +44,7 @@ from server.ui.campaign_page import CampaignPage
 from server.ui.draft_page import DraftPage
 from server.ui.forms import Forms
 from server.ui.pages import Pages
+from server.ui.rehearsal import RehearsalForms
 from server.ui.rendering import Templates
 from server.ui.sessions import Sessions
 from server.ui.trust_pages import Premises, TrustPages
@@ -69,6 +71,7 @@ class PeopleParts:
     authorities: AuthoritiesService
     desk: CampaignDesk
     forecasts: Forecasts
+    rehearsals: Rehearsals
     publisher: Publisher
     artifacts: ArtifactStore
     changes: Changes
@@ -132,6 +135,7 @@ def people_listener(parts: PeopleParts) -> web.Application:
         *CaRoutes(database=database, authorities=parts.authorities).routes(),
         *CampaignRoutes(database=database, desk=desk, clock=parts.clock).routes(),
         *ForecastRoutes(parts.forecasts).routes(),
+        *RehearsalRoutes(parts.rehearsals).routes(),
         *RevisionRoutes(desk).routes(),
         *WordRoutes(WordService(database, parts.clock)).routes(),
         *releases.routes(),
@@ -161,9 +165,11 @@ def people_listener(parts: PeopleParts) -> web.Application:
         sessions=sessions,
         explainer=desk,
         forecasts=parts.forecasts,
+        rehearsals=parts.rehearsals,
         templates=templates,
         clock=parts.clock,
     ).mount(app)
+    RehearsalForms(rehearsals=parts.rehearsals, sessions=sessions).mount(app)
     DraftPage(database=database, sessions=sessions, desk=desk, revisions=desk, templates=templates).mount(app)
     TrustPages(
         database=database,

@@ -5,25 +5,26 @@ Rules
   all: the API doesn't tell yet what presence taught.
 - Of a fleet larger than `MOST` whole sites are taken, so that budgets of sites bind as they will. What is limited for the whole
   campaign shrinks by as much.
+- What a site downloads is told without deltas and without what is fetched twice.
 - Then a defect is put into the release, at several rates: how many devices it harms before the campaign stops is its blast
   radius.
 """
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from statistics import median
 
-from msgspec import Struct
-
 from firmware.errors import RefusedError
+from server.campaigns.rehearsal import Band, Blast, Missed, Rehearsal, Stage
 from server.planner.budgets import CAMPAIGN
 from server.planner.strategy import Strategy
+from server.planner.words import AssignmentState
 from server.ports import CampaignSpec
 from simulator.virtual.chances import chance, seeded
 from simulator.virtual.outcome import Outcome
-from simulator.virtual.run import Run
+from simulator.virtual.run import UNREACHED, Run
 from simulator.virtual.world import Fault, Member, Release, Start, World
 from simulator.virtual.world_file import unsupported
 
@@ -31,48 +32,10 @@ MOST = 10_000
 REPLICAS = 20
 RATES = (0.01, 0.05, 0.2, 1.0)
 DEFECT = "fails-health"
-
-
-class Band(Struct, frozen=True, kw_only=True):
-    """What is reached in one of ten runs, in half, and in nine of ten; None: it isn't."""
-
-    p10: float | None
-    p50: float | None
-    p90: float | None
-
-
-class Stage(Struct, frozen=True, kw_only=True):
-    """A cohort: its size, and when it opens and is decided, in seconds after the start."""
-
-    name: str
-    size: int
-    opened_s: Band
-    decided_s: Band
-
-
-class Blast(Struct, frozen=True, kw_only=True):
-    """What a release that is bad on a share of the devices (`rate`) harms, in devices of the whole fleet; `stopped`: in which
-    share of the runs it was stopped."""
-
-    rate: float
-    harmed: Band
-    stopped: float
-
-
-class Rehearsal(Struct, frozen=True, kw_only=True):
-    """What is to be expected. `targets` of the fleet, `sampled` of them; `verified`: a share; `binds`: how often an ask was
-    told to wait, by kind, as shares."""
-
-    targets: int
-    sampled: int
-    replicas: int
-    done_s: Band
-    verified: Band
-    unreached: Band
-    cohorts: tuple[Stage, ...]
-    blast: tuple[Blast, ...]
-    binds: dict[str, float]
-    broken: int
+MOST_MISSED, MOST_SITES = 50, 20
+USUAL_BYTES = 32_000_000
+MISSED = (*UNREACHED, AssignmentState.ORDERED, AssignmentState.DOWNLOADING)
+NO_DOWNLOAD = (AssignmentState.PLANNED, AssignmentState.ORDERED, AssignmentState.EXPIRED, AssignmentState.SKIPPED)
 
 
 def rehearse(
@@ -83,6 +46,7 @@ def rehearse(
     days: float,
     seed: int = 1,
     replicas: int = REPLICAS,
+    image_bytes: int = USUAL_BYTES,
     progress: Callable[[], None] = lambda: None,
 ) -> Rehearsal:
     """Let the campaign run so many times over the fleet. Raises `RefusedError` (`not-rehearsable`, `nothing-selected`)."""
@@ -91,9 +55,12 @@ def rehearse(
     some = sample(fleet, seed)
     part = len(some) / max(1, len(fleet))
     spec = replace(spec, strategy=shrunk(spec.strategy, part), start_at=None)
-    good = []
+    good, missed, fetched = list[Outcome](), Counter[str](), Counter[str]()
     for number in range(replicas):
-        good.append(_run(spec, some, begins, days, seed + number, ()))
+        run = _run(spec, some, begins, days, seed + number, image_bytes=image_bytes)
+        good.append(run.play())
+        missed.update(row.target for row in run.store.in_states(spec.name, MISSED))
+        fetched.update(_fetched(run, spec.name))
         progress()
     firsts = [outcome.campaigns[0] for outcome in good]
     waits: dict[str, int] = defaultdict(int)
@@ -112,6 +79,8 @@ def rehearse(
         blast=tuple(_blast(spec, some, begins, days, seed, max(1, replicas // 4), part)),
         binds={kind: number / total for kind, number in sorted(waits.items(), key=lambda pair: -pair[1])},
         broken=sum(outcome.broken for outcome in good),
+        missed=tuple(Missed(target=name, share=number / replicas) for name, number in missed.most_common(MOST_MISSED)),
+        site_bytes={site: number * image_bytes // replicas for site, number in fetched.most_common(MOST_SITES)},
     )
 
 
@@ -163,8 +132,15 @@ def band(values: Sequence[float | None]) -> Band:
 
 
 def _run(
-    spec: CampaignSpec, some: Sequence[Member], begins: float, days: float, seed: int, faults: tuple[Fault, ...]
-) -> Outcome:
+    spec: CampaignSpec,
+    some: Sequence[Member],
+    begins: float,
+    days: float,
+    seed: int,
+    *,
+    faults: tuple[Fault, ...] = (),
+    image_bytes: int = USUAL_BYTES,
+) -> Run:
     world = World(
         name="rehearsal",
         about="",
@@ -172,10 +148,16 @@ def _run(
         begins=begins,
         days=days,
         lots=(),
-        releases=(Release(version=spec.version, faults=faults),),
+        releases=(Release(version=spec.version, faults=faults, size_bytes=image_bytes),),
         campaigns=(Start(spec=spec),),
     )
-    return Run(world, members=some).play()
+    return Run(world, members=some)
+
+
+def _fetched(run: Run, campaign: str) -> Iterator[str]:
+    """The site of each target that fetched the release."""
+    states = tuple(state for state in AssignmentState if state not in NO_DOWNLOAD)
+    return (run.devices[row.target].site for row in run.store.in_states(campaign, states))
 
 
 def _stages(runs: Sequence[Outcome]) -> Iterator[Stage]:
@@ -194,6 +176,9 @@ def _blast(
 ) -> Iterator[Blast]:
     for rate in RATES:
         faults = (Fault(kind=DEFECT, share=rate),)
-        runs = [_run(spec, some, begins, days, seed + number, faults).campaigns[0] for number in range(replicas)]
+        runs = [
+            _run(spec, some, begins, days, seed + number, faults=faults).play().campaigns[0]
+            for number in range(replicas)
+        ]
         stopped = sum(one.stopped_s is not None for one in runs) / replicas
         yield Blast(rate=rate, harmed=band([one.harmed / part for one in runs]), stopped=stopped)

@@ -11,13 +11,14 @@ import msgspec
 from rich.progress import Progress
 
 from firmware.errors import RefusedError
+from server.campaigns.rehearsal import Band, Rehearsal
 from server.campaigns.strategy_file import parse_campaign
 from server.cli.output import emit, json_option
 from server.cli.rest import RestClient, connect, server_options
 from server.cli.revisions import read_file
 from server.planner.availability import HOURS
 from server.ports import CampaignSpec
-from simulator.rehearsal import REPLICAS, Band, Rehearsal
+from simulator.rehearsal import REPLICAS
 from simulator.rehearsal import rehearse as rehearse_over
 from simulator.virtual.world import FACTORY, Member
 

@@ -3,9 +3,10 @@
 The desk is the real campaign service. `secret[role]` is a token of that role.
 """
 
+import asyncio
 import hashlib
 import ipaddress
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from securesystemslib.signer import CryptoSigner
 
 from firmware.catalogue.publish import Repository
 from firmware.encryption.content_key import public_text
+from firmware.errors import OtariaError, RefusedError
 from firmware.protocol.report import Ack
 from server.artifacts import ArtifactStore
 from server.audit.keeper import Keeper
@@ -26,6 +28,8 @@ from server.campaigns.director import Director
 from server.campaigns.engine import Engine
 from server.campaigns.forecasting import Forecaster
 from server.campaigns.ingest import Ingest
+from server.campaigns.rehearsal import Rehearsal, Task
+from server.campaigns.rehearsing import RehearsalService
 from server.campaigns.service import CampaignService
 from server.http.changes import Changes, RingingDatabase
 from server.http.limits import Limits
@@ -120,6 +124,23 @@ class PaperPublisher:
         return [delta("1.0.0", "1.1.0")]
 
 
+@dataclass
+class PaperStage:
+    """Implements the rehearser port: plays when it is let, and gives what it was told to."""
+
+    tasks: list[Task] = field(default_factory=list)
+    curtain: asyncio.Event = field(default_factory=asyncio.Event)
+    gives: Rehearsal | OtariaError = field(default_factory=lambda: RefusedError("not-rehearsable", "Nothing was set."))
+
+    async def rehearse(self, task: Task, progress: Callable[[int], None]) -> Rehearsal:
+        self.tasks.append(task)
+        progress(3)
+        await self.curtain.wait()
+        if isinstance(self.gives, OtariaError):
+            raise self.gives
+        return self.gives
+
+
 async def keep_quiet(acks: Sequence[Ack]) -> None:
     """There is no broker to send acks over."""
 
@@ -141,6 +162,8 @@ class PeopleSide:
     waiting_for: list[str]
     limits: Limits
     deliveries: Deliveries
+    stage: PaperStage
+    rehearsals: RehearsalService
 
     def headers(self, role: Role = Role.ADMIN) -> dict[str, str]:
         """The headers of an API request of this role."""
@@ -166,6 +189,8 @@ async def people(tmp_path: Path) -> AsyncIterator[PeopleSide]:
     tokens = ApiTokens(database, clock=clock)
     secret = {role: await tokens.create(f"the {role}", role) for role in Role}
     await database.write(furnish)
+    stage = PaperStage()
+    rehearsals = RehearsalService(database, clock, stage)
     director = Director(signer=CryptoSigner.generate_ecdsa(), epoch=1)
     engine = Engine(database, clock, director)
     desk = CampaignService(database, clock, engine)
@@ -195,6 +220,7 @@ async def people(tmp_path: Path) -> AsyncIterator[PeopleSide]:
             ),
             desk=desk,
             forecasts=Forecaster(database, clock),
+            rehearsals=rehearsals,
             publisher=publisher,
             artifacts=artifacts,
             changes=changes,
@@ -226,6 +252,8 @@ async def people(tmp_path: Path) -> AsyncIterator[PeopleSide]:
             waiting_for=waiting_for,
             limits=limits,
             deliveries=deliveries,
+            stage=stage,
+            rehearsals=rehearsals,
         )
         changes.close()
     assert described.wrong == []

@@ -59,6 +59,9 @@ from server.ports.observing import Queues as Queues
 from server.ports.observing import TrailEvent as TrailEvent
 from server.ports.presence import Presences as Presences
 from server.ports.presence import Waiting as Waiting
+from server.ports.rehearsals import RehearsalRecord as RehearsalRecord
+from server.ports.rehearsals import Rehearsals as Rehearsals
+from server.ports.rehearsals import RehearsalState as RehearsalState
 from server.ports.releases import MAX_DELTA_MEMORY as MAX_DELTA_MEMORY
 from server.ports.releases import DeltaRecord as DeltaRecord
 from server.ports.releases import EncryptedImage as EncryptedImage

@@ -15,6 +15,7 @@ from server.ports.messages import Inbox, Orders, Outbox
 from server.ports.metrics import MetricHours
 from server.ports.observing import Observations
 from server.ports.presence import Presences
+from server.ports.rehearsals import Rehearsals
 from server.ports.releases import Releases
 from server.ports.replies import Replies
 from server.ports.webhooks import Webhooks
@@ -57,6 +58,8 @@ class Unit(Protocol):
     def leases(self) -> Leases: ...
     @property
     def metrics(self) -> MetricHours: ...
+    @property
+    def rehearsals(self) -> Rehearsals: ...
     @property
     def replies(self) -> Replies: ...
     @property

@@ -535,6 +535,20 @@ class SavedViewTable(Stored, table=True):
     at: float
 
 
+class RehearsalTable(Stored, table=True):
+    """The newest rehearsal of a campaign. `result`: whole; nobody searches in it."""
+
+    __tablename__ = "rehearsal"
+    campaign: str = Field(primary_key=True)
+    revision: int
+    state: str
+    by: str
+    at: float
+    begins: float
+    text: str
+    result: dict[str, Any] | None = Field(sa_type=JSON, nullable=True)
+
+
 class LeaseTable(Stored, table=True):
     """Who leads. `token` rises with each hand-over, `renewals` while the holder lives. A server of any version reads this before
     it changes any other table, so its columns stay as they are."""
@@ -675,6 +689,7 @@ AUDIT = _table("audit")
 REPLY = _table("kept_reply")
 COURSE = _table("course")
 SAVED_VIEW = _table("saved_view")
+REHEARSAL = _table("rehearsal")
 AUDIT_HEAD = _table("audit_head")
 AUDIT_CHECKPOINT = _table("audit_checkpoint")
 LEASE = _table("lease")

@@ -15,6 +15,7 @@ from server.storage.logs import SqlLogs
 from server.storage.messages import SqlInbox, SqlOrders, SqlOutbox
 from server.storage.metrics import SqlMetrics
 from server.storage.observing import SqlObservations
+from server.storage.rehearsals import SqlRehearsals
 from server.storage.releases import SqlReleases
 from server.storage.replies import SqlReplies
 from server.storage.webhooks import SqlWebhooks
@@ -41,6 +42,7 @@ class SqlUnit:
         self.replies = SqlReplies(connection)
         self.courses = SqlCourses(connection)
         self.saved_views = SqlSavedViews(connection)
+        self.rehearsals = SqlRehearsals(connection)
         self.webhooks = SqlWebhooks(connection)
         self.observations = SqlObservations(connection)
 

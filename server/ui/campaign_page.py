@@ -7,6 +7,7 @@ from aiohttp import web
 
 from firmware.errors import OtariaError
 from server.campaigns.chronicle import campaign_course, forecast_course, grown
+from server.campaigns.rehearsing import REPLICAS
 from server.campaigns.savings import savings
 from server.errors import NotFoundError
 from server.http.access import Need
@@ -14,16 +15,18 @@ from server.http.bodies import path_id
 from server.http.campaigns import need_of
 from server.http.fleet import Explainer
 from server.http.forecasts import Forecasts
+from server.http.rehearsals import Rehearsals
 from server.planner import approvals
 from server.planner.explain import Explanation
 from server.planner.forecast import Forecast
 from server.planner.rows import AssignmentRow, CampaignRow, CohortRow
 from server.planner.states import CAMPAIGN, CAN_GO_BACK, FAILURES, GOING_BACK, IN_FLIGHT
 from server.planner.words import AssignmentState, CampaignState, CohortState, Verb
-from server.ports import AuditRecord, CampaignView, Clock, Database, Point, Unit
+from server.ports import AuditRecord, CampaignView, Clock, Database, Point, RehearsalRecord, Unit
 from server.ui.curves import ProgressPicture, progress_picture
 from server.ui.evidence import GatePicture, gate_pictures
 from server.ui.pictures import MAX_CELLS, CohortPicture, Reason, picture, reason_bars
+from server.ui.rehearsal import rehearsal_picture
 from server.ui.rendering import Templates
 from server.ui.sessions import Session, Sessions, signed_in
 from server.ui.timeline import gathered, held
@@ -63,6 +66,7 @@ class Loaded(NamedTuple):
     reasons: Mapping[tuple[AssignmentState, str], int]
     course: Sequence[Point]
     foretold: Sequence[Point]
+    rehearsal: RehearsalRecord | None
 
 
 class CampaignPage:
@@ -75,6 +79,7 @@ class CampaignPage:
         sessions: Sessions,
         explainer: Explainer,
         forecasts: Forecasts,
+        rehearsals: Rehearsals,
         templates: Templates,
         clock: Clock,
     ) -> None:
@@ -82,6 +87,7 @@ class CampaignPage:
         self._sessions = sessions
         self._explainer = explainer
         self._forecasts = forecasts
+        self._rehearsals = rehearsals
         self._templates = templates
         self._clock = clock
 
@@ -117,6 +123,11 @@ class CampaignPage:
             timeline=gathered(loaded.timeline),
             verbs=[verb for verb in verbs_for(view) if session.caller.may(need_of(verb))],
             owed=approvals.owed(view.row),
+            begun=view.row.state not in NOT_STARTED,
+            rehearsal=loaded.rehearsal,
+            rehearsed=rehearsal_picture(loaded.rehearsal, view.row.revision) if loaded.rehearsal else None,
+            runs_done=self._rehearsals.done,
+            runs=REPLICAS,
         )
 
     def _progress(self, loaded: Loaded) -> ProgressPicture | None:
@@ -186,6 +197,7 @@ def _load(unit: Unit, name: str) -> Loaded | None:
         reasons=unit.campaigns.reasons(name, FAILED, MOST_REASONS),
         course=unit.courses.get(campaign_course(name)),
         foretold=unit.courses.get(forecast_course(name)),
+        rehearsal=unit.rehearsals.get(name),
     )
 
 

@@ -173,7 +173,11 @@ def cohort_sentence(cohort: CohortRow, *, named: bool = True, over: bool = False
         text = cohort.verdict_text
     elif cohort.state is CohortState.CLOSED:
         text = (
-            "Never opened: none of its targets was touched." if over else "Opens when the cohort before it has passed."
+            "Never opened: none of its targets was touched."
+            if over
+            else "Opens when the cohort before it has passed."
+            if cohort.index
+            else "Opens when the campaign starts."
         )
     else:
         text = f"{verified} of {cohort.size} verified, {cohort.attempted} attempted."

@@ -148,6 +148,11 @@ def _calls(people: PeopleSide, signer: CryptoSigner) -> list[tuple[str, Call]]:
     form("POST /campaigns/{campaign}/cohorts/{cohort}/rollback", f"{one}/cohorts/canary/rollback", {"reason": "r"})
     form("POST /fleet/{target}/{step}", "/fleet/gw-2/quarantine", {"reason": "r"})
     api("POST /campaigns", body=CAMPAIGN.replace("spring", "summer"))
+    rehearsals = "/campaigns/{campaign}/rehearsals"
+    for method in ("POST", "DELETE"):
+        api(f"{method} {rehearsals}", "/campaigns/summer/rehearsals")
+    form("POST /campaigns/{campaign}/rehearse", "/campaigns/summer/rehearse", {})
+    form("POST /campaigns/{campaign}/rehearse/cancel", "/campaigns/summer/rehearse/cancel", {})
     form("POST /campaigns/{campaign}/{verb}", "/campaigns/summer/start", {"reason": "r"})
     drafted = {"name": "harvest", "release": "gateway 1.1.0", "strategy": "bench", "do": "keep"}
     form("POST /draft", "/draft", drafted)

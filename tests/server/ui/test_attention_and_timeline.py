@@ -105,7 +105,8 @@ def test_a_campaign_that_its_gate_stopped_looks_bad_and_one_that_a_person_stoppe
 
 def test_a_cohort_that_never_opened_does_not_say_that_it_will() -> None:
     closed = _cohort(CohortState.CLOSED, {A.PLANNED: 3})
-    before, after = picture(closed, total=3), picture(closed, total=3, over=True)
+    before, after = picture(replace(closed, index=1), total=3), picture(closed, total=3, over=True)
+    assert picture(replace(closed, index=0), total=3).sentence == "Opens when the campaign starts."
     assert (before.gate, before.sentence) == ("not open yet", "Opens when the cohort before it has passed.")
     assert (after.gate, after.sentence) == ("never opened", "Never opened: none of its targets was touched.")
     assert after.segments[0].label == "never ordered"

@@ -1,0 +1,201 @@
+"""Rehearsals of campaigns that have not begun: the fleet as it is and what presence taught of it, handed to a process that lets
+the campaign run over it in virtual time. One at a time; what came out is kept with the campaign.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import msgspec
+from msgspec.structs import replace
+
+from firmware.errors import OtariaError, RefusedError
+from server.campaigns.rehearsal import Rehearsal, Task, Understudy
+from server.errors import NotFoundError
+from server.planner.arrivals import pooled
+from server.planner.availability import HOURS, shares
+from server.planner.words import CampaignState
+from server.ports import (
+    AgentStatus,
+    CampaignSpec,
+    CampaignView,
+    Clock,
+    Database,
+    RehearsalRecord,
+    RehearsalState,
+    Unit,
+)
+
+log = logging.getLogger(__name__)
+BEFORE = (CampaignState.DRAFT, CampaignState.AWAITING_APPROVAL, CampaignState.SCHEDULED)
+REPLICAS = 20
+MOST_DAYS = 60
+MOST_TARGETS = 100_000
+PAGE = 1000
+UNKNOWN_SHARE = 0.9
+"""How often a target is there of which nothing was learned."""
+MIN_SHARE = 0.01
+
+
+class Rehearser(Protocol):
+    """Lets a campaign run in virtual time. Raises typed errors; whoever cancels it ends it."""
+
+    async def rehearse(self, task: Task, progress: Callable[[int], None]) -> Rehearsal: ...
+
+
+class RehearsalService:
+    """Starts, ends and keeps them."""
+
+    def __init__(self, database: Database, clock: Clock, rehearser: Rehearser) -> None:
+        self._database = database
+        self._clock = clock
+        self._rehearser = rehearser
+        self._one = asyncio.Lock()
+        self._now: tuple[str, asyncio.Task[None]] | None = None
+        self._done = 0
+
+    @property
+    def done(self) -> int:
+        """How many runs of the one that is under way are through."""
+        return self._done
+
+    async def show(self, campaign: str) -> RehearsalRecord:
+        """The newest of a campaign; raises `NotFoundError`."""
+        found = await self._database.read(lambda unit: unit.rehearsals.get(campaign))
+        if found is None:
+            raise NotFoundError(f"Campaign {campaign} was never rehearsed.")
+        return found
+
+    async def start(self, campaign: str, *, by: str) -> RehearsalRecord:
+        """Begin one; it goes on by itself. Raises `NotFoundError`, or `RefusedError` (`rehearsal-late`, `rehearsal-running`,
+        `too-large`)."""
+        async with self._one:
+            if self._now is not None and not self._now[1].done():
+                text = f"Campaign {self._now[0]} is being rehearsed; wait for it, or cancel it."
+                raise RefusedError("rehearsal-running", text)
+            now = self._clock.now()
+            record, task = await self._database.read(lambda unit: _prepare(unit, campaign, by, now))
+            await self._database.write(lambda unit: _begin(unit, record, len(task.fleet)))
+            self._done = 0
+            self._now = (campaign, asyncio.create_task(self._play(record, task), name=f"rehearsal of {campaign}"))
+            return record
+
+    async def cancel(self, campaign: str, *, by: str) -> RehearsalRecord:
+        """End the one that is under way; raises `NotFoundError` when none is."""
+        if self._now is None or self._now[0] != campaign or self._now[1].done():
+            raise NotFoundError(f"No rehearsal of campaign {campaign} is under way.")
+        running = self._now[1]
+        record = replace(await self.show(campaign), state=RehearsalState.CANCELLED, text=f"{by} cancelled it.")
+        await self._keep(record, by, "was cancelled")
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        return record
+
+    async def run(self) -> None:
+        """What a server that ended left under way has failed; and who ends this, ends what is under way."""
+        for record in await self._database.read(lambda unit: unit.rehearsals.running()):
+            text = "The server ended meanwhile; rehearse it again."
+            await self._keep(replace(record, state=RehearsalState.FAILED, text=text), "server", "failed")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            if self._now is not None:
+                self._now[1].cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self._now[1]
+
+    async def _play(self, record: RehearsalRecord, task: Task) -> None:
+        try:
+            found = await self._rehearser.rehearse(task, self._progress)
+            record = replace(record, state=RehearsalState.DONE, result=msgspec.to_builtins(found))
+        except OtariaError as error:
+            record = replace(record, state=RehearsalState.FAILED, text=error.text)
+        except Exception:
+            log.exception("a rehearsal broke")
+            record = replace(record, state=RehearsalState.FAILED, text="It broke; the server's log says how.")
+        await self._keep(record, record.by, "is done" if record.state is RehearsalState.DONE else "failed")
+
+    def _progress(self, done: int) -> None:
+        self._done = done
+
+    async def _keep(self, record: RehearsalRecord, by: str, ended: str) -> None:
+        text = f"The rehearsal of campaign {record.campaign} {ended}. {record.text}".strip()
+        now = self._clock.now()
+
+        def keep(unit: Unit) -> None:
+            unit.rehearsals.put(record)
+            unit.audit.add(at=now, kind="rehearsal-ended", text=text, actor=by, campaign=record.campaign)
+
+        await self._database.write(keep)
+
+
+def _prepare(unit: Unit, campaign: str, by: str, now: float) -> tuple[RehearsalRecord, Task]:
+    view = unit.campaigns.view(campaign)
+    if view is None:
+        raise NotFoundError(f"There is no campaign {campaign}; `otaria campaign list` shows those there are.")
+    row = view.row
+    if row.state not in BEFORE:
+        text = f"The campaign is {row.state.replace('_', ' ')}; a rehearsal is about one that has not begun."
+        raise RefusedError("rehearsal-late", text)
+    begins = max(now, row.start_at or now)
+    record = RehearsalRecord(
+        campaign=campaign, revision=row.revision, state=RehearsalState.RUNNING, by=by, at=now, begins=begins
+    )
+    return record, _task(unit, view, begins, now)
+
+
+def _begin(unit: Unit, record: RehearsalRecord, targets: int) -> None:
+    unit.rehearsals.put(record)
+    text = f"{record.by} had campaign {record.campaign} rehearsed over {targets} targets."
+    unit.audit.add(at=record.at, kind="rehearsal-started", text=text, actor=record.by, campaign=record.campaign)
+
+
+def _task(unit: Unit, view: CampaignView, begins: float, now: float) -> Task:
+    row = view.row
+    release = unit.releases.get(row.release.product, row.release.version)
+    if release is None:
+        raise RefusedError("release-unknown", f"There is no release {row.release.version} any more.")
+    return Task(
+        spec=CampaignSpec(
+            name=row.id,
+            product=row.release.product,
+            version=row.release.version,
+            strategy=row.strategy,
+            selection=view.selection,
+        ),
+        fleet=tuple(_fleet(unit, release.hardware, now)),
+        begins=begins,
+        days=min(MOST_DAYS, row.strategy.order_ttl_s / 86400 + 1),
+        replicas=REPLICAS,
+        image_bytes=sum(image.file.length for image in release.images),
+    )
+
+
+def _fleet(unit: Unit, hardware: tuple[str, ...], now: float) -> Iterator[Understudy]:
+    """The active targets that the release is for, with when they are there as their presence taught."""
+    cursor: str | None = None
+    number = 0
+    while True:
+        page = unit.fleet.page(cursor=cursor, limit=PAGE)
+        views = [one for one in page.rows if one.status is AgentStatus.ACTIVE and one.hardware in hardware]
+        known = unit.presences.of([one.agent for one in views], now)
+        usual = pooled(list(known.values())) if known else None
+        for one in views:
+            learned = known.get(one.agent)
+            week = shares(learned, usual.share if usual else UNKNOWN_SHARE) if learned else [UNKNOWN_SHARE] * HOURS
+            yield Understudy(
+                id=one.id,
+                hardware=one.hardware,
+                labels=dict(one.labels),
+                week=tuple(min(1.0, max(MIN_SHARE, share)) for share in week),
+                version=one.running_version,
+            )
+        number += len(views)
+        if number > MOST_TARGETS:
+            text = f"A rehearsal takes {MOST_TARGETS:,} targets at most; `otaria sim run` takes larger fleets."
+            raise RefusedError("too-large", text)
+        if page.next is None:
+            return
+        cursor = page.next

@@ -1,0 +1,83 @@
+"""Rehearsals of campaigns over REST."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+from aiohttp import web
+from msgspec import Struct
+
+from server.campaigns.rehearsal import Rehearsal
+from server.http.access import Caller, Need
+from server.http.bodies import path_id
+from server.http.routes import Route, reply
+from server.ports import RehearsalRecord, RehearsalState
+
+
+class Rehearsals(Protocol):
+    """Lets campaigns run in virtual time before they are started. Raises typed errors."""
+
+    @property
+    def done(self) -> int: ...
+    async def show(self, campaign: str) -> RehearsalRecord: ...
+    async def start(self, campaign: str, *, by: str) -> RehearsalRecord: ...
+    async def cancel(self, campaign: str, *, by: str) -> RehearsalRecord: ...
+
+
+class RehearsalShown(Struct, frozen=True, kw_only=True):
+    """The newest rehearsal of a campaign. `revision`: of the campaign; `begins`: when it was taken to begin; `text`: why there is
+    no result; `runs_done`: while it is under way."""
+
+    campaign: str
+    revision: int
+    state: RehearsalState
+    by: str
+    at: float
+    begins: float
+    text: str
+    result: Rehearsal | None
+    runs_done: int | None
+
+
+class RehearsalRoutes:
+    """The handlers."""
+
+    def __init__(self, rehearsals: Rehearsals) -> None:
+        self._rehearsals = rehearsals
+
+    def routes(self) -> Sequence[Route]:
+        path = "/campaigns/{campaign}/rehearsals"
+        return (
+            Route(method="GET", path=path, need=Need.READ, action=self.show, answer=RehearsalShown),
+            Route(
+                method="POST",
+                path=path,
+                need=Need.OPERATE,
+                action=self.start,
+                answer=RehearsalShown,
+                statuses=(202,),
+            ),
+            Route(method="DELETE", path=path, need=Need.OPERATE, action=self.cancel, answer=RehearsalShown),
+        )
+
+    async def show(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """The newest rehearsal of a campaign, with its result once it is done."""
+        return self._reply(await self._rehearsals.show(path_id(request, "campaign")))
+
+    async def start(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """Let a campaign that has not begun run many times over the fleet in virtual time; it goes on by itself."""
+        return self._reply(await self._rehearsals.start(path_id(request, "campaign"), by=caller.name), status=202)
+
+    async def cancel(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """End the rehearsal that is under way."""
+        return self._reply(await self._rehearsals.cancel(path_id(request, "campaign"), by=caller.name))
+
+    def _reply(self, record: RehearsalRecord, *, status: int = 200) -> web.Response:
+        return reply(shown(record, self._rehearsals.done), status=status)
+
+
+def shown(record: RehearsalRecord, done: int) -> RehearsalShown:
+    """A rehearsal as the API shows it."""
+    fields = {name: getattr(record, name) for name in record.__struct_fields__ if name != "result"}
+    result = msgspec.convert(record.result, Rehearsal) if record.result is not None else None
+    return RehearsalShown(**fields, result=result, runs_done=done if record.state is RehearsalState.RUNNING else None)

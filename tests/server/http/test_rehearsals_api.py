@@ -1,0 +1,156 @@
+"""Rehearsals over REST and in the pages: started by who operates, one at a time, kept with their campaign, on the trail."""
+
+import asyncio
+import re
+
+import pytest
+
+from firmware.errors import RefusedError
+from server.campaigns.rehearsal import Band, Blast, Missed, Rehearsal, Stage
+from server.planner.words import Verb
+from server.ports import RehearsalRecord, RehearsalState, Role
+from tests.people_side import CAMPAIGN, NOW, PeopleSide
+
+PATH = "/api/v1/campaigns/spring/rehearsals"
+BAND = Band(p10=3600.0, p50=7200.0, p90=10800.0)
+FOUND = Rehearsal(
+    targets=6,
+    sampled=6,
+    replicas=20,
+    done_s=BAND,
+    verified=Band(p10=1.0, p50=1.0, p90=1.0),
+    unreached=Band(p10=0.0, p50=1.0, p90=2.0),
+    cohorts=(
+        Stage(name="canary", size=3, opened_s=Band(p10=0.0, p50=0.0, p90=0.0), decided_s=BAND),
+        Stage(name="late", size=0, opened_s=BAND, decided_s=Band(p10=None, p50=None, p90=None)),
+    ),
+    blast=(Blast(rate=0.05, harmed=Band(p10=0.0, p50=1.0, p90=3.0), stopped=0.5),),
+    binds={"budget": 1.0},
+    broken=0,
+    missed=(Missed(target="gw-3", share=0.35),),
+    site_bytes={"berlin": 64 << 20},
+)
+
+
+@pytest.fixture
+async def drafted(people: PeopleSide) -> PeopleSide:
+    await people.desk.create(people.desk.parse(CAMPAIGN), by="mara")
+    return people
+
+
+async def ask(people: PeopleSide, method: str = "GET", role: Role = Role.OPERATOR) -> tuple[int, dict[str, object]]:
+    answer = await people.client.request(method, PATH, headers=people.headers(role))
+    return answer.status, await answer.json()
+
+
+async def told(people: PeopleSide, name: str, value: object) -> dict[str, object]:
+    """The rehearsal once this is told of it, or as it is after many tries."""
+    for _ in range(1000):
+        found = (await ask(people))[1]
+        if found[name] == value:
+            break
+    return found
+
+
+async def ended(people: PeopleSide, state: str) -> dict[str, object]:
+    """The rehearsal once it has ended so."""
+    people.stage.curtain.set()
+    return await told(people, "state", state)
+
+
+async def test_a_rehearsal_is_started_followed_and_kept(drafted: PeopleSide) -> None:
+    drafted.stage.gives = FOUND
+    assert (await ask(drafted))[0] == 404
+    status, begun = await ask(drafted, "POST")
+    assert (status, begun["state"], begun["by"], begun["begins"]) == (202, "running", "the operator", NOW)
+    assert (await told(drafted, "runs_done", 3))["result"] is None
+    found = await ended(drafted, "done")
+    assert (found["state"], found["runs_done"]) == ("done", None)
+    assert found["result"]["missed"] == [{"target": "gw-3", "share": 0.35}]
+    (task,) = drafted.stage.tasks
+    assert (task.spec.name, task.replicas, task.image_bytes) == ("spring", 20, 16 << 20)
+    assert [one.id for one in task.fleet] == [f"gw-{n}" for n in range(6)]
+    assert {share for one in task.fleet for share in one.week} == {0.9}
+    kinds = [one.kind for one in await drafted.database.read(lambda unit: unit.audit.latest(limit=9))]
+    assert kinds[:2] == ["rehearsal-ended", "rehearsal-started"]
+
+
+async def test_one_at_a_time_and_until_it_is_cancelled(drafted: PeopleSide) -> None:
+    assert (await ask(drafted, "DELETE"))[0] == 404
+    await ask(drafted, "POST")
+    status, said = await ask(drafted, "POST")
+    assert (status, said["type"]) == (422, "rehearsal-running")
+    assert "is being rehearsed" in said["detail"]
+    status, said = await ask(drafted, "DELETE")
+    assert (status, said["state"], said["text"]) == (200, "cancelled", "the operator cancelled it.")
+    assert (await ask(drafted, "POST"))[0] == 202
+    await ended(drafted, "failed")
+
+
+async def test_what_is_refused_is_kept_in_its_own_words(drafted: PeopleSide) -> None:
+    drafted.stage.gives = RefusedError("not-rehearsable", "It can't do gates of kind sli.")
+    await ask(drafted, "POST")
+    found = await ended(drafted, "failed")
+    assert (found["state"], found["text"], found["result"]) == ("failed", "It can't do gates of kind sli.", None)
+
+
+async def test_a_campaign_that_has_begun_is_not_rehearsed(drafted: PeopleSide) -> None:
+    await drafted.desk.command("spring", Verb.START, by="mara", reason="")
+    status, said = await ask(drafted, "POST")
+    assert (status, said["type"]) == (422, "rehearsal-late")
+    assert "has not begun" in said["detail"]
+
+
+@pytest.mark.parametrize("role", [Role.VIEWER, Role.APPROVER, Role.AUDITOR])
+async def test_who_does_not_operate_looks_on(drafted: PeopleSide, role: Role) -> None:
+    for method in ("POST", "DELETE"):
+        assert (await ask(drafted, method, role))[0] == 403
+    assert drafted.stage.tasks == []
+    await drafted.sign_in(role)
+    assert "Rehearse it" not in await (await drafted.client.get("/campaigns/spring")).text()
+
+
+async def test_what_a_server_left_under_way_has_failed(drafted: PeopleSide) -> None:
+    left = RehearsalRecord(campaign="spring", revision=1, state=RehearsalState.RUNNING, by="mara", at=NOW, begins=NOW)
+    await drafted.database.write(
+        lambda unit: (unit.rehearsals.put(left), unit.audit.add(at=NOW, kind="x", text="x", actor="x"))
+    )
+    running = asyncio.create_task(drafted.rehearsals.run())
+    found = await told(drafted, "state", "failed")
+    assert (found["state"], found["text"]) == ("failed", "The server ended meanwhile; rehearse it again.")
+    running.cancel()
+
+
+async def test_the_page_has_a_button_and_draws_what_came_out(drafted: PeopleSide) -> None:
+    drafted.stage.gives = FOUND
+    await drafted.sign_in(Role.OPERATOR)
+
+    async def page() -> str:
+        return await (await drafted.client.get("/campaigns/spring")).text()
+
+    async def press(path: str) -> None:
+        csrf = re.search(r'name="csrf" value="([^"]+)"', await page()).group(1)
+        answer = await drafted.client.post(f"/campaigns/spring/{path}", data={"csrf": csrf}, allow_redirects=False)
+        assert (answer.status, answer.headers["Location"]) == (303, "/campaigns/spring#rehearsal")
+
+    assert ">Rehearse it<" in await page()
+    await press("rehearse")
+    assert re.search(r"\d of 20 runs are through", await page())
+    await press("rehearse/cancel")
+    assert "It was cancelled. the operator cancelled it." in await page()
+    await press("rehearse")
+    await ended(drafted, "done")
+    text = await page()
+    assert "as likely as not, by" in text
+    assert "About 1 target would not be reached." in text
+    assert "1 harmed as likely as not, 3 in nine of ten runs; stopped in 50%" in text
+    assert re.search(r'<a href="/fleet/gw-3">gw-3</a> 35 %', text)
+    assert "berlin 64.0 MiB" in text
+    assert "too many are down at once 100 %" in text
+    assert ">Rehearse it again<" in text
+    await drafted.desk.create(drafted.desk.parse(CAMPAIGN.replace("standard", "cautious")), by="mara")
+    assert "The campaign was changed since." in await page()
+    await drafted.desk.command("spring", Verb.START, by="mara", reason="")
+    begun = await page()
+    assert "1 harmed as likely as not" in begun
+    assert "Rehearse it" not in begun

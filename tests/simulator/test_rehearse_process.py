@@ -1,0 +1,63 @@
+"""The process that the server rehearses in: the real one, over its pipes."""
+
+import pytest
+
+from firmware.errors import OtariaError, RefusedError
+from server.campaigns.rehearsal import Task, Understudy
+from server.campaigns.rehearsal_process import RehearsalProcess
+from server.campaigns.strategy_file import parse_campaign
+from server.planner.availability import HOURS
+
+COMMAND = ("-m", "simulator.rehearse_process")
+CAMPAIGN = """
+name: spring
+product: lamp
+version: "2.0.0"
+selection: {labels: {ring: early}}
+strategy:
+  name: s
+  cohorts: [{name: canary, count: 2, gate: {kind: all}}, {name: rest, gate: {kind: all}}]
+  budgets: [{by: campaign, limit: 2}]
+  patience: 1d
+  healthy: 1m
+"""
+
+
+def understudy(number: int, *, ring: str = "early", share: float = 1.0) -> Understudy:
+    labels = {"site": f"s{number % 2}", "ring": ring}
+    return Understudy(id=f"d{number}", hardware="r1", labels=labels, week=(share,) * HOURS, version=None)
+
+
+def task(*fleet: Understudy) -> Task:
+    spec = parse_campaign(CAMPAIGN)
+    return Task(spec=spec, fleet=fleet, begins=1_772_409_600.0, days=3.0, replicas=2, image_bytes=1000)
+
+
+async def test_a_campaign_is_rehearsed_in_a_process_of_its_own() -> None:
+    told: list[int] = []
+    fleet = [understudy(n) for n in range(6)] + [understudy(6, ring="late")]
+    found = await RehearsalProcess(COMMAND).rehearse(task(*fleet), told.append)
+    assert told == [1, 2]
+    assert (found.targets, found.verified.p50) == (6, 1.0)
+    assert found.site_bytes == {"s0": 3000, "s1": 3000}
+    assert found.missed == ()
+    assert [one.name for one in found.cohorts] == ["canary", "rest", "late"]
+
+
+async def test_a_target_that_never_comes_is_named() -> None:
+    found = await RehearsalProcess(COMMAND).rehearse(
+        task(*(understudy(n) for n in range(4)), understudy(9, share=0.0)), lambda _: None
+    )
+    assert [(one.target, one.share) for one in found.missed] == [("d9", 1.0)]
+
+
+async def test_what_can_not_be_rehearsed_is_said_in_its_own_words() -> None:
+    with pytest.raises(RefusedError, match="selects no device"):
+        await RehearsalProcess(COMMAND).rehearse(task(understudy(1, ring="late")), lambda _: None)
+
+
+async def test_its_memory_is_bounded() -> None:
+    with pytest.raises(OtariaError, match=r"more than 1 MiB|ended with"):
+        await RehearsalProcess(COMMAND, memory_bytes=1 << 20).rehearse(
+            task(*map(understudy, range(3000))), lambda _: None
+        )
