@@ -41,8 +41,10 @@ class Fault:
 
     @property
     def may_get_stuck(self) -> bool:
-        """Whether the package to go back to can't be installed, ever."""
-        return self.how == "fails" and self.side == "old"
+        """Whether the package to go back to can't be installed, ever, or the one to leave never lets go: dpkg has no force for
+        that, unless the old version brings a script that takes over."""
+        never_lets_go = self.moment == "back" and self.script in ("prerm", "postrm")
+        return self.how == "fails" and (self.side == "old" or never_lets_go)
 
 
 def faults() -> Iterator[Fault]:
