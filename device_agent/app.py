@@ -260,6 +260,12 @@ def _meet(worker: Worker) -> None:
 
 def run(directory: Path) -> None:
     """Run the agent until SIGTERM or SIGINT. Raises `UnavailableError` (`agent-running`) when another one holds the directory."""
+    config = load_config(directory)
+    if config.appliances:
+        from device_agent.appliances.site import run_site  # brings asyncssh, which no device needs
+
+        run_site(directory, config)
+        return
     with sole_agent(directory):
         serve(compose(directory))
 

@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_packages(commands)
     _add_boot(commands)
     _add_board(commands)
+    _add_appliances(commands)
     return parser
 
 
@@ -370,6 +371,20 @@ def _board(arguments: argparse.Namespace) -> int:
         capacity_bytes = 2 * max(path.stat().st_size for path in images.values()) if asked is None else asked
         create_board(arguments.board, images.pop(ROOT_SET), capacity_bytes, arguments.hardware, images)
     return power(arguments.board)
+
+
+def _add_appliances(commands: Any) -> None:
+    text = "ask the boxes of a site agent what they are and run; changes nothing"
+    parser = _add(commands, "appliances", _appliances, text, "otaria-agent --dir site appliances core-1")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only these; else all in agent.toml")
+
+
+def _appliances(arguments: argparse.Namespace) -> int:
+    from device_agent.appliances.asked import as_lines, ask_boxes
+
+    said = ask_boxes(arguments.dir, arguments.names)
+    _say(said, as_lines(said), arguments.as_json)
+    return 1 if any("error" in one for one in said) else 0
 
 
 def _say(value: Any, text: str, as_json: bool) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from device_agent.appliances.settings import Appliance, require_usable
 from device_agent.boot.settings import Boot, Simulated
 from device_agent.core.values import DataPolicy, OwnWatch, Tuning
 from device_agent.install.addresses import store_address
@@ -29,7 +30,8 @@ if TYPE_CHECKING:  # a worker reads the configuration too, and has no use for th
     from device_agent.upkeep import UpkeepPace
 
 CONFIG_FILE = "agent.toml"
-MAX_BYTES = 65536
+MAX_BYTES = 8 << 20
+"""A site agent may have many appliances, of a kilobyte each."""
 MAX_LABELS_BYTES = 12288
 """All labels as JSON: with the rest of an inventory they fit into one report."""
 
@@ -109,7 +111,8 @@ class SourceTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`target`: what is updated: a device, or the host itself. `slots`: where the slots are, by slot and slot set; empty: the
-    files of the board. `board`: the board's directory. `boot`: the device's boot loader.
+    files of the board. `board`: the board's directory. `boot`: the device's boot loader. `appliances`: the boxes that are updated
+    over SSH; then the agent is a site agent, and none of its own device.
     `sources`: where artifacts come from, the best first: `server`, `mqtt`, or addresses. `download_rate`: bytes per second,
     0 for no limit. `labels`: facts about this target that campaigns may select by."""
 
@@ -131,6 +134,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     data: DataSettings = DataSettings()
     logs: LogSettings = LogSettings()
     metrics: MetricSettings = MetricSettings()
+    appliances: Annotated[list[Appliance], Meta(max_length=10_000)] = []
 
 
 def load_config(directory: Path) -> Config:
@@ -153,6 +157,7 @@ def load_config(directory: Path) -> Config:
         require_understood(config.health.checks)
         require_sensible(config.hooks, config.local)
         require_measurable(config.metrics.measured)
+        require_usable(config.appliances)
     except RefusedError as error:
         raise RefusedError("bad-config", f"{path}: {error.text}") from error
     checks = [*raw.get("health", {}).get("checks", [])]

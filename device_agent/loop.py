@@ -80,6 +80,10 @@ class AgentLoop:
         self._on_online(online)
         self._happened.put(Connected(online=online))
 
+    def take(self, happened: Input) -> None:
+        """Something happened that is no message; may be called from another thread."""
+        self._happened.put(happened)
+
     def fail(self, error: BaseException) -> None:
         """End `run` with an error of somebody it can't do without; may be called from another thread."""
         self._happened.put(error)

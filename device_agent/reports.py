@@ -4,7 +4,8 @@ What the server would refuse must never get in: reports leave in order, so one o
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -24,11 +25,13 @@ from firmware.protocol.words import MAX_TEXT
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """Who reports, who signs it, at which trusted time (POSIX seconds)."""
+    """Who reports, who signs it, at which trusted time (POSIX seconds). `evidence`: what is said in every report about an
+    order."""
 
     identity: Identity
     notary: Notary
     at: int
+    evidence: dict[str, Any] = field(default_factory=dict)
 
 
 def enqueue(outbox: Outbox, tell: Tell, standing: Standing, facts: Facts) -> Outbox:
@@ -41,7 +44,7 @@ def enqueue(outbox: Outbox, tell: Tell, standing: Standing, facts: Facts) -> Out
         campaign=order.campaign if order else None,
         change_id=order.change_id if order else None,
         reason=_fitting(tell.reason),
-        evidence=tell.evidence,
+        evidence={**facts.evidence, **tell.evidence},
     )
     return _add(outbox, report, Leaf.REPORT, facts.notary)
 

@@ -124,16 +124,17 @@ class Runtime:
         lineage: Lineage = OWN,
         encryption_key: Callable[[], EncryptionKey | None] = lambda: None,
         labels: Callable[[dict[str, str]], dict[str, str]] = lambda given: given,
+        evidence: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         """`directory` holds the journal. `identify_slot` says what the running slot holds when there is no journal. `session`
         names this process in its presence; whoever made the link with a last will passes the same. `notice` is told of every
         report and of progress, for people at the device; it may be called on any thread. `way`: by which way we come, for
         the inventory; so is `encryption_key`, whose private half the device holds, and what `labels` makes of the settings'
-        labels. `lineage`: in which schema the journal is written."""
+        labels. `lineage`: in which schema the journal is written. `evidence` goes into every report about an order."""
         settings = settings or Settings()
         self._identity, self._ports, self._settings = identity, ports, settings
         self._identify, self._notice, self._way = identify_slot, notice, way
-        self._encryption_key, self._labels = encryption_key, labels
+        self._encryption_key, self._labels, self._evidence = encryption_key, labels, evidence
         self._journal = Journal(ports.effects, directory, lineage)
         self._record = Record(outbox=outbox.Outbox(journal="unstarted"))
         self._session = session or ports.chance.nonce()
@@ -361,8 +362,9 @@ class Runtime:
             self._ports.metrics.take(done.measured, self._time.seconds(now), now, jitter)
         if done.parts and self._ports.logs is not None:
             self._ports.logs.queue(done.parts, self._now())
-        if done.lane is Lane.CATALOGUE:
+        if done.lane in (Lane.CATALOGUE, Lane.RESTART):
             self._tell_inventory(None)
+        if done.lane is Lane.CATALOGUE:
             for leaf, payload in self._gate.refreshed(self._now(), self._ports.chance.jitter()):
                 self._open(leaf, payload)
 
@@ -650,7 +652,10 @@ class Runtime:
 
     def _facts(self) -> reports.Facts:
         return reports.Facts(
-            identity=self._identity, notary=self._ports.notary, at=int(self._time.seconds(self._now()))
+            identity=self._identity,
+            notary=self._ports.notary,
+            at=int(self._time.seconds(self._now())),
+            evidence=self._evidence(),
         )
 
     def _is_noise(self, tell: do.Tell, after: Standing) -> bool:

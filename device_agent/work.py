@@ -98,6 +98,7 @@ class Lane(StrEnum):
     DATA = "data"
     LOGS = "logs"
     METRICS = "metrics"
+    RESTART = "restart"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from device_agent.appliances.driver import BoxImage, Facts
+from device_agent.ports import Slot
 from firmware.errors import OtariaError
 
 
@@ -160,16 +161,35 @@ TABLE: Mapping[tuple[Step, Turn], Step] = {
 }
 
 
+_RUN_NEW = frozenset(
+    {
+        Step.TRIAL,
+        Step.COMMITTING,
+        Step.COMMITTED,
+        Step.GIVEN_UP,
+        Step.ROLLING_BACK,
+        Step.AWAITING_OLD,
+        Step.STRANDED,
+    }
+)
+SWITCHING = frozenset(
+    {Step.STANDBY, Step.ACTIVATING, Step.AWAITING, Step.CALLING_OFF, Step.ROLLING_BACK, Step.AWAITING_OLD}
+)
+"""The steps of a restart. Whoever comes upon one goes on with it before anything else."""
+
+
 class CourseError(OtariaError):
     """A pair of step and turn that the table does not know: a defect of this program."""
 
 
 class Course(Struct, frozen=True, kw_only=True):
-    """`image`: where it leads. `before`: what the box said before anything was done, and again when it was armed. `config` and
-    `sets`: what is compared after the return. `trial_id`, `trial_s`: of the trial that was asked for. `cause` and `why`: a kind
-    and a sentence about what went wrong last. `left`: the box's `boot` when it was told to restart."""
+    """`image`: where it leads; `old_slot`: the name of the one that it starts from, for an agent that thinks in A and B.
+    `before`: what the box said before anything was done, and again when it was armed. `config`, `sets`: what is compared later.
+    `trial_id`, `trial_s`: of the trial that was asked for. `cause` and `why`: a kind and a sentence about what went wrong last.
+    `left`: the box's `boot` when it was told to restart."""
 
     step: Step = Step.IDLE
+    old_slot: Slot = Slot.A
     image: BoxImage | None = None
     before: Facts | None = None
     config: str = ""
@@ -201,7 +221,17 @@ def found(course: Course, facts: Facts) -> Turn:
 
 def begun(course: Course, image: BoxImage) -> Course:
     """A new course to this image."""
-    return Course(step=turned(course, Turn.BEGIN).step, image=image)
+    return Course(step=turned(course, Turn.BEGIN).step, image=image, old_slot=running_slot(course))
+
+
+def runs_new(course: Course) -> bool:
+    """Whether the box runs the image that the course leads to, as far as it has told."""
+    return course.step in _RUN_NEW
+
+
+def running_slot(course: Course) -> Slot:
+    """The name of what the box runs, as far as it has told."""
+    return course.old_slot.other if runs_new(course) else course.old_slot
 
 
 def is_under_way(course: Course) -> bool:

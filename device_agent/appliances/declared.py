@@ -50,7 +50,7 @@ class DeclaredDriver:
             permanent=found.get("permanent", running),
             boot=found["boot"],
             installed=several.get("installed", ()),
-            standby=found.get("standby"),
+            standby=next(iter(several.get("standby", ())), None),
         )
 
     async def precheck(self, image: BoxImage) -> None:

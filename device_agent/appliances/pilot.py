@@ -16,7 +16,19 @@ from typing import Literal, Protocol
 from msgspec.structs import replace
 
 from device_agent.appliances.comparison import differences
-from device_agent.appliances.course import TABLE, WORK, Course, Step, Turn, Work, begun, found, is_under_way, turned
+from device_agent.appliances.course import (
+    SWITCHING,
+    TABLE,
+    WORK,
+    Course,
+    Step,
+    Turn,
+    Work,
+    begun,
+    found,
+    is_under_way,
+    turned,
+)
 from device_agent.appliances.course_file import CourseFile
 from device_agent.appliances.declared import DeclaredDriver
 from device_agent.appliances.dialect import Dialect
@@ -26,6 +38,9 @@ from firmware.errors import OtariaError, RefusedError, UnavailableError
 
 log = logging.getLogger(__name__)
 FIRST_LOOK_S, LAST_LOOK_S = 0.5, 20.0
+
+
+_BEFORE_ARMED = (Step.STAGED, Step.SNAPSHOT, Step.ARMING, Step.DISARMING)
 
 
 class Sleeper(Protocol):
@@ -97,6 +112,8 @@ class Pilot:
         """Bring the image to the box and beside the running one; the box goes on running what it runs. What it said before."""
         async with self._busy:
             self._on_bytes, self._stop = on_bytes, stop
+            if self.course.step in SWITCHING or self.course.step in (Step.TRIAL, Step.COMMITTING, Step.GIVEN_UP):
+                raise UnavailableError("box-busy", f"The box is {self.course.step.value}; it is staged to afterwards.")
             await self._call_off()
             same = self.course.image is not None and self.course.image.digests == image.digests
             if same and self.course.step is Step.STAGED:
@@ -109,8 +126,11 @@ class Pilot:
     async def arm(self, trial_id: str, trial_s: int) -> None:
         """Take the picture that is compared later, and ask for the trial where that is apart from the restart. Idempotent."""
         async with self._busy:
-            if self.course.step is Step.ARMED and self.course.trial_id == trial_id:
+            if self.course.trial_id == trial_id and self.course.step not in _BEFORE_ARMED:
                 return
+            if self.course.step not in _BEFORE_ARMED:
+                text = f"The box is {self.course.step.value}, so no trial can be asked for; stage the release anew."
+                raise RefusedError("trial-refused", text)
             if self.course.step is Step.STAGED:
                 await self._store(
                     replace(turned(self.course, Turn.ARM), trial_id=trial_id, trial_s=trial_s, cause="", why="")

@@ -11,12 +11,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 from device_agent.boot.backend import open_boot
 from device_agent.bundle.shelf import Shelf
 from device_agent.bundle.source import BundleFirst
 from device_agent.catalogue import DeviceCatalogue, open_catalogue
-from device_agent.config import load_config
+from device_agent.config import Config, load_config
 from device_agent.decryption import DECRYPTION_KEY_FILE, DecryptionKey
 from device_agent.effects import FileEffects
 from device_agent.identity import REPORT_KEY_FILE, load_identity, required
@@ -27,6 +28,7 @@ from device_agent.monotonic import BootClock
 from device_agent.notary import KeyNotary
 from device_agent.packages.opening import open_host
 from device_agent.packages.settings import HostTarget
+from device_agent.ports import SlotSets
 from device_agent.renewal import Renewer
 from device_agent.sourcing import open_slots, open_sources, speaks_http
 from device_agent.transport.tls import client_context
@@ -35,7 +37,7 @@ from device_agent.transport.ways import Way, Ways
 from device_agent.trusted_time import BUILD_TIME, TrustedTime
 from device_agent.worker.orders import recheck
 from device_agent.worker.service import Service, Tools
-from device_agent.worker.wire import Facts, Unfit, Wanted
+from device_agent.worker.wire import Facts, Unfit, Up, Wanted
 from firmware.errors import OtariaError, RefusedError, UnavailableError
 from firmware.logs import log_to_stderr
 from firmware.protocol.words import ReasonKind
@@ -44,6 +46,12 @@ log = logging.getLogger(__name__)
 LOCK_FILE = "worker.lock"
 INSTALL_FOLDER = "install"
 LOCK_S, LOCK_EVERY_S = 20.0, 0.05
+
+
+class Says(Protocol):
+    """Who is told what a worker says unasked."""
+
+    def say(self, frame: Up) -> None: ...
 
 
 def main(arguments: list[str]) -> None:
@@ -63,9 +71,10 @@ def main(arguments: list[str]) -> None:
     os._exit(0)  # not to wait for threads: what they do may be cut anywhere
 
 
-def compose(directory: Path, service: Service) -> Tools:
-    """What a worker of this directory answers with. Raises as `device_agent.app.compose`."""
-    identity, config = load_identity(directory), load_config(directory)
+def compose(directory: Path, service: Says, *, site: tuple[Config, SlotSets] | None = None) -> Tools:
+    """What a worker of this directory answers with. `site`: the settings of the site agent that does this work itself, and the
+    slots of one of its boxes. Raises as `device_agent.app.compose`."""
+    identity, config = load_identity(directory), load_config(directory) if site is None else site[0]
     logging.getLogger("device_agent").setLevel(config.log_level.upper())
     clock, effects = BootClock(), FileEffects()
     trusted = TrustedTime(BUILD_TIME, clock.seconds())
@@ -79,7 +88,7 @@ def compose(directory: Path, service: Service) -> Tools:
     board = (directory / config.board).resolve()
     host = open_host(config.target, directory, effects) if isinstance(config.target, HostTarget) else None
     boot = host.boot if host else open_boot(config.boot, directory, board, effects)
-    slots = open_slots(config, effects, board, boot, host)
+    slots = site[1] if site else open_slots(config, effects, board, boot, host)
     decryption = DecryptionKey.load_or_make(effects, directory / DECRYPTION_KEY_FILE)
     source = BundleFirst(Shelf(effects, directory), open_sources(directory, config, http, blocks, clock))
     folder = directory / INSTALL_FOLDER
@@ -132,7 +141,7 @@ def compose(directory: Path, service: Service) -> Tools:
     )
 
 
-def _wanted(service: Service, want: bytes) -> bool:
+def _wanted(service: Says, want: bytes) -> bool:
     """Whether somebody published it shows when blocks come."""
     service.say(Wanted(payload=want))
     return True

@@ -177,7 +177,7 @@ class Box:
         goes_back = not flash.once and flash.uncommitted
         flash = replace(flash, once="", boots=flash.boots + 1, boot=str(uuid.uuid4()))
         image = read_image(self.directory / "images" / flash.installed[wanted])
-        if image is None or not image.boots:
+        if image is None or not image.boots or image.version == self.faults.wont_boot:
             self.keep(replace(flash, running=flash.permanent, uncommitted=False))
             if wanted == flash.permanent:
                 return  # dead

@@ -8,13 +8,14 @@ class Faults:
     """All off by default; those with `once` in their words switch themselves off.
 
     `deny`: nobody is let in. `banner_bytes`: printed before the login; `chatter_bytes`: after it. `noise`: put before every
-    answer.
-    `flood`, `hang`, `garble`, `drop`: commands that begin so print without end, never end, print nonsense, or end the connection
-    (`drop` once). `strange_prompt`: another one than documented. `cut_at`, `stall_at`: bytes of an upload after which the
-    connection ends, or nothing more is taken (once). `flip_at`: a byte of an upload that is stored wrongly (once; `flip_always`).
+    answer. `flood`, `hang`, `garble`, `drop`: commands that begin so print without end, never end, print nonsense, or end the
+    connection (`drop` once). `strange_prompt`: another one than documented. `cut_at`, `stall_at`: bytes of an upload after
+    which the connection ends, or nothing more is taken (once). `flip_at`: a byte of an upload that is stored wrongly (once;
+    `flip_always`).
     `full`: no room. `install_fails`, `arm_fails`, `restart_refused`, `commit_refused`: the box says no. `half_install`: it says
     yes to an image of which half was unpacked. `commit_forgotten`, `restart_forgotten`: it says yes, and does nothing.
-    `stays_down`: it does not come back by itself. `standby_fails`: the second supervisor stays with the old image."""
+    `wont_boot`: the version that does not come up on this box. `stays_down`: it does not come back by itself. `standby_fails`:
+    the second supervisor stays with the old image."""
 
     deny: bool = False
     banner_bytes: int = 0
@@ -38,6 +39,7 @@ class Faults:
     commit_refused: bool = False
     commit_forgotten: bool = False
     stays_down: bool = False
+    wont_boot: str = ""
     standby_fails: bool = False
     said: list[str] = field(default_factory=list)
     """Every command that was given, in their order: what the tests look at."""
