@@ -61,7 +61,10 @@ from server.foundation import (
     open_foundation,
     repository_of,
 )
+from server.http.bodies import bodies_from
+from server.http.callers import Proxies
 from server.http.devices import DeviceRoutes, tls_peer
+from server.http.limits import limits_from
 from server.http.tls import devices_context, people_context
 from server.identity.authorities_service import AuthoritiesService
 from server.identity.authority_keys import keys_at
@@ -95,8 +98,6 @@ log = logging.getLogger(__name__)
 RENEW_EVERY_S = 3600.0
 RENEW_RETRY_S = 60.0
 SHUTDOWN_S = 3.0
-IDLE_S = 30.0
-"""A connection without a whole request for this long is closed; aiohttp would keep it for an hour, and anyone may open some."""
 RUN_FILE = "run.json"
 REHEARSE = ("-m", "simulator.rehearse_process")
 """What rehearses, as a process of its own: the server imports nothing of it."""
@@ -294,7 +295,7 @@ class Server:
         doors = self._doors
         tls = devices_context(foundation.authorities.https_for_devices)
         await self._serve(_devices(foundation, core.look_who_is_shut_out), doors.devices, tls, self._stack)
-        people = _people(foundation, core, secure=doors.people_tls is not None)
+        people = _people(foundation, core)
         await self._serve(people, doors.people, doors.people_tls, self._stack)
         self._stack.callback(foundation.changes.close)
         self._announce("leader", foundation)
@@ -335,11 +336,11 @@ class Server:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    @staticmethod
     async def _serve(
-        app: web.Application, listener: socket.socket, tls: ssl.SSLContext | None, stack: AsyncExitStack
+        self, app: web.Application, listener: socket.socket, tls: ssl.SSLContext | None, stack: AsyncExitStack
     ) -> None:
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S, keepalive_timeout=IDLE_S)
+        idle_s = self._settings.limits.idle_s  # aiohttp would keep a connection without a request for an hour
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S, keepalive_timeout=idle_s)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         await web.SockSite(runner, listener, ssl_context=tls).start()
@@ -517,10 +518,11 @@ def _devices(base: Foundation, on_shut_out: Callable[[], None]) -> web.Applicati
         artifacts=base.artifacts,
         metadata=base.repository.metadata,
         peer=tls_peer,
+        bodies=bodies_from(base.settings.limits),
     ).app()
 
 
-def _people(base: Foundation, core: Core, *, secure: bool) -> web.Application:
+def _people(base: Foundation, core: Core) -> web.Application:
     claims = Claims(
         base.database,
         url=base.addresses.https_url,
@@ -569,7 +571,9 @@ def _people(base: Foundation, core: Core, *, secure: bool) -> web.Application:
             on_brought=brought,
             webhooks=core.webhooks,
             meters=base.meters,
-            secure=secure,
+            limits=limits_from(base.settings.limits),
+            bounds=base.settings.limits,
+            proxies=Proxies(networks=base.settings.http.trusted_proxies, header=base.settings.http.forwarded_header),
             on_outbox=core.publisher.wake,
             on_shut_out=core.look_who_is_shut_out,
         )

@@ -8,7 +8,7 @@ import difflib
 import ipaddress
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,8 @@ import msgspec
 from msgspec import Struct
 
 from firmware.errors import RefusedError
+from server.config_limits import DEFAULTS as LIMITS
+from server.config_limits import LimitSettings, parse_limits
 
 KIND = "config"
 MIN_RATE, MAX_RATE = 1024, 1 << 40
@@ -31,6 +33,8 @@ _CHECK = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}\Z")
 _LABEL = re.compile(r"^[a-z][a-z0-9_-]{0,62}\Z")
 _MONITOR_URL = re.compile(r"^https?://[A-Za-z0-9.\[\]:/_-]{1,300}\Z")
 _URL = re.compile(r"^https://[A-Za-z0-9.\[\]:_-]{1,300}\Z")
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+ForwardedHeader = Literal["X-Forwarded-For", "Forwarded"]
 FACTORY_SOURCES = ("common_name", "serial_number", "organization", "organizational_unit", "certificate_serial")
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "server": {"state": "state"},
@@ -42,7 +46,10 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "devices_url": None,
         "names": [],
         "max_artifact_bytes": 8 << 30,
+        "trusted_proxies": [],
+        "forwarded_header": "X-Forwarded-For",
     },
+    "limits": LIMITS,
     "broker": {
         "kind": "auto",
         "listen": "127.0.0.1",
@@ -88,7 +95,8 @@ class Address:
 @dataclass(frozen=True, kw_only=True)
 class HttpSettings:
     """The two listeners. `devices_url` is what devices are told (None: made from the address). `names` are the further
-    host names and addresses in the server's own certificates. `people_certificate`, `people_key`: PEM files for TLS."""
+    host names and addresses in the server's own certificates. `people_certificate`, `people_key`: PEM files for TLS.
+    `trusted_proxies`: the networks whose word is taken for who asks the people's listener, in `forwarded_header`."""
 
     people: Address
     people_certificate: Path | None
@@ -97,6 +105,8 @@ class HttpSettings:
     devices_url: str | None
     names: tuple[str, ...]
     max_artifact_bytes: int
+    trusted_proxies: tuple[Network, ...] = ()
+    forwarded_header: ForwardedHeader = "X-Forwarded-For"
 
 
 BrokerKind = Literal["auto", "mosquitto", "embedded", "external"]
@@ -146,7 +156,7 @@ class WebhookSettings:
     beside the system's; and how long an answer may take."""
 
     source: str
-    private: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+    private: tuple[Network, ...]
     ca_file: Path | None
     timeout_s: float
 
@@ -179,6 +189,7 @@ class Settings:
 
     state: Path
     http: HttpSettings
+    limits: LimitSettings
     broker: BrokerSettings
     blocks: BlockRates
     sli: SliSettings
@@ -201,6 +212,8 @@ class _Http(Struct, forbid_unknown_fields=True):
     devices_url: str | None
     names: list[str]
     max_artifact_bytes: int
+    trusted_proxies: list[str]
+    forwarded_header: ForwardedHeader
 
 
 class _Broker(Struct, forbid_unknown_fields=True):
@@ -242,6 +255,7 @@ def validated(settings: Mapping[str, Mapping[str, Any]], *, base: Path) -> Setti
     return Settings(
         state=_path(server["state"], "server.state", base),
         http=_http(settings["http"], base),
+        limits=parse_limits(settings["limits"]),
         broker=_broker(settings["broker"]),
         blocks=_blocks(settings["blocks"]),
         sli=_sli(settings["sli"]),
@@ -313,18 +327,21 @@ def _webhooks(section: Mapping[str, Any], base: Path) -> WebhookSettings:
     if not _SOURCE.match(source):
         text = "`webhooks.source` must be a URI, or the path of one, such as https://otaria.example.org."
         raise RefusedError(KIND, text)
-    networks = _typed(section["private"], list[str], "webhooks.private")
-    if len(networks) > MAX_NETWORKS:
-        raise RefusedError(KIND, f"`webhooks.private` may have at most {MAX_NETWORKS} networks.")
-    try:
-        private = tuple(ipaddress.ip_network(network) for network in networks)
-    except ValueError as error:
-        raise RefusedError(KIND, f"`webhooks.private` must have networks such as 10.1.0.0/16: {error}.") from error
+    private = _networks(_typed(section["private"], list[str], "webhooks.private"), "webhooks.private")
     timeout_s = _typed(section["timeout_s"], float, "webhooks.timeout_s")
     if not 1 <= timeout_s <= MAX_CHECK_S:
         raise RefusedError(KIND, f"`webhooks.timeout_s` must be 1 to {MAX_CHECK_S} seconds.")
     ca_file = _path(section["ca_file"], "webhooks.ca_file", base) if section["ca_file"] else None
     return WebhookSettings(source=source, private=private, ca_file=ca_file, timeout_s=timeout_s)
+
+
+def _networks(given: Sequence[str], name: str) -> tuple[Network, ...]:
+    if len(given) > MAX_NETWORKS:
+        raise RefusedError(KIND, f"`{name}` may have at most {MAX_NETWORKS} networks.")
+    try:
+        return tuple(ipaddress.ip_network(network) for network in given)
+    except ValueError as error:
+        raise RefusedError(KIND, f"`{name}` must have networks such as 10.1.0.0/16: {error}.") from error
 
 
 def _audit(section: Mapping[str, Any]) -> AuditSettings:
@@ -380,6 +397,8 @@ def _http(section: Mapping[str, Any], base: Path) -> HttpSettings:
         devices_url=raw.devices_url,
         names=tuple(raw.names),
         max_artifact_bytes=raw.max_artifact_bytes,
+        trusted_proxies=_networks(raw.trusted_proxies, "http.trusted_proxies"),
+        forwarded_header=raw.forwarded_header,
     )
 
 

@@ -9,7 +9,7 @@ Section = tuple[str, tuple[tuple[str, str], ...]]
 
 def shown(settings: Settings) -> tuple[Section, ...]:
     """The settings by section. Of files with keys only whether there is one is told, of a database's address no password."""
-    http, broker = settings.http, settings.broker
+    http, limits, broker = settings.http, settings.limits, settings.broker
     return (
         (
             "Listeners",
@@ -18,6 +18,17 @@ def shown(settings: Settings) -> tuple[Section, ...]:
                 ("devices", http.devices.authority),
                 ("devices are told", http.devices_url or "the same"),
                 ("largest artifact", f"{http.max_artifact_bytes / (1 << 30):g} GiB"),
+                ("trusted proxies", ", ".join(map(str, http.trusted_proxies)) or "none"),
+            ),
+        ),
+        (
+            "Limits",
+            (
+                ("each address", f"{limits.address_per_s:g} requests/s, {limits.address_burst:,} at once"),
+                ("each token", f"{limits.token_per_s:g} requests/s, {limits.token_burst:,} at once"),
+                ("largest JSON", f"{limits.json_bytes / (1 << 20):g} MiB, within {limits.body_s:g} s"),
+                ("a pause, and without a request", f"{limits.pause_s:g} s, {limits.idle_s:g} s"),
+                ("followers", f"{limits.streams}, {limits.streams_per_caller} of each token"),
             ),
         ),
         (

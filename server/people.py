@@ -13,11 +13,14 @@ from server.campaigns.director import Director
 from server.campaigns.logs import LogService
 from server.campaigns.standing import StandingService
 from server.campaigns.words import WordService
+from server.config_limits import LimitSettings
 from server.http.access import Tokens
 from server.http.accounts import AccountRoutes, Accounts
 from server.http.audit import AuditRoutes, Chains
 from server.http.authorities import CaRoutes
+from server.http.bodies import bodies_from
 from server.http.bundles import Brings, BundleRoutes
+from server.http.callers import Proxies
 from server.http.campaigns import CampaignRoutes, Desk
 from server.http.changes import Changes
 from server.http.fleet import Claims, Explainer, FleetRoutes
@@ -33,6 +36,7 @@ from server.http.rehearsals import RehearsalRoutes, Rehearsals
 from server.http.releases import Judge, Publisher, ReleaseRoutes
 from server.http.revisions import RevisionDesk, RevisionRoutes
 from server.http.routes import Door
+from server.http.streams import STREAMS, Streams
 from server.http.webhooks import WebhookDesk, WebhookRoutes
 from server.http.words import WordRoutes
 from server.identity.authorities_service import AuthoritiesService
@@ -61,7 +65,7 @@ class TokenDesk(Tokens, Accounts, Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class PeopleParts:
-    """What the people's side is made of. `secure`: it is served over TLS. `on_outbox` is told when there is something to send,
+    """What the people's side is made of. `on_outbox` is told when there is something to send,
     `on_shut_out` when somebody may have been shut out, `on_brought` when orders were given out or news of them came."""
 
     database: Database
@@ -85,8 +89,9 @@ class PeopleParts:
     max_artifact_bytes: int
     premises: Premises = field(default_factory=Premises)
     meters: Meters = field(default_factory=Meters)
-    secure: bool = False
     limits: Limits = field(default_factory=Limits)
+    bounds: LimitSettings = field(default_factory=LimitSettings)
+    proxies: Proxies = field(default_factory=Proxies)
     on_outbox: Callable[[], None] = lambda: None
     on_shut_out: Callable[[], None] = lambda: None
     on_brought: Callable[[], None] = lambda: None
@@ -97,18 +102,19 @@ def people_listener(parts: PeopleParts) -> web.Application:
     database, desk = parts.database, parts.desk
     templates = Templates(clock=parts.clock)
     logs = LogService(database, parts.clock, parts.director, on_outbox=parts.on_outbox)
+    streams = Streams(changes=parts.changes, most=parts.bounds.streams, most_per_caller=parts.bounds.streams_per_caller)
     sessions = Sessions(tokens=parts.tokens, clock=parts.clock)
     pages = Pages(
         database=database,
         sessions=sessions,
         explainer=desk,
-        changes=parts.changes,
+        streams=streams,
         templates=templates,
         clock=parts.clock,
         chains=parts.chains,
         lists=parts.authorities.lists,
     )
-    system = SystemRoutes(changes=parts.changes, ready=parts.ready)
+    system = SystemRoutes(streams=streams, tokens=parts.tokens, ready=parts.ready)
     releases = ReleaseRoutes(
         database=database,
         artifacts=parts.artifacts,
@@ -156,8 +162,11 @@ def people_listener(parts: PeopleParts) -> web.Application:
         system=system,
         routes=[*routes, *description.routes()],
         page_error=pages.error,
+        proxies=parts.proxies,
+        bodies=bodies_from(parts.bounds),
     )
     app[DESCRIPTION] = description
+    app[STREAMS] = streams
     pages.mount(app)
     ApiPage(sessions=sessions, templates=templates, description=description).mount(app)
     CampaignPage(
@@ -195,7 +204,6 @@ def people_listener(parts: PeopleParts) -> web.Application:
         logs=logs,
         templates=templates,
         clock=parts.clock,
-        secure=parts.secure,
     ).mount(app)
     WebhookPages(desk=parts.webhooks, sessions=sessions, templates=templates).mount(app)
     return app

@@ -31,8 +31,11 @@ from server.campaigns.ingest import Ingest
 from server.campaigns.rehearsal import Rehearsal, Task
 from server.campaigns.rehearsing import RehearsalService
 from server.campaigns.service import CampaignService
+from server.config_limits import LimitSettings
+from server.http.callers import Proxies
 from server.http.changes import Changes, RingingDatabase
 from server.http.limits import Limits
+from server.http.streams import STREAMS, Streams
 from server.identity.api_tokens import ApiTokens
 from server.identity.authorities_service import AuthoritiesService
 from server.identity.authority import Authorities
@@ -170,6 +173,11 @@ class PeopleSide:
         return {"Authorization": f"Bearer {self.secret[role]}"}
 
     @property
+    def streams(self) -> Streams:
+        """Who follows."""
+        return self.client.server.app[STREAMS]
+
+    @property
     def url(self) -> str:
         return str(self.client.make_url("")).rstrip("/")
 
@@ -180,8 +188,10 @@ class PeopleSide:
 
 
 @pytest.fixture
-async def people(tmp_path: Path) -> AsyncIterator[PeopleSide]:
-    """Four devices in Berlin and two in Rome, two releases with a delta, no campaign yet."""
+async def people(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[PeopleSide]:
+    """Four devices in Berlin and two in Rome, two releases with a delta, no campaign yet. As an indirect parameter: its
+    `LimitSettings`, or its `Proxies`."""
+    given = getattr(request, "param", None)
     changes, clock = Changes(), SetClock()
     database = RingingDatabase(
         RecordedDatabase(SqlDatabase.open(f"sqlite:///{tmp_path / 'people.db'}"), clock), changes
@@ -233,6 +243,8 @@ async def people(tmp_path: Path) -> AsyncIterator[PeopleSide]:
             chains=keeper,
             max_artifact_bytes=1 << 20,
             limits=limits,
+            bounds=given if isinstance(given, LimitSettings) else LimitSettings(),
+            proxies=given if isinstance(given, Proxies) else Proxies(),
         )
     )
     described = Described()

@@ -5,6 +5,7 @@ import base64
 import binascii
 import re
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, TypeVar, cast, get_args, get_origin
 
@@ -15,17 +16,40 @@ from msgspec import Struct
 from firmware.errors import RefusedError
 from firmware.protocol.codec import parse_json, ready
 from firmware.protocol.words import ID_PATTERN, VERSION_PATTERN, ReasonKind
+from server.config_limits import LimitSettings
 
 T = TypeVar("T")
-MAX_JSON_BYTES = 1 << 20
 _BODY = web.RequestKey("body", bytes)
 DECLARED = web.RequestKey("declared", tuple)
 """Where a request keeps the types of query and body that its route declares."""
-BODY_S = 60.0
-PAUSE_S = 30.0
 _TRUTH = {"1": True, "true": True, "0": False, "false": False}
 _ID = re.compile(ID_PATTERN)
 _VERSION = re.compile(VERSION_PATTERN)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BodyLimits:
+    """`json_bytes`: of a body whose address has no limit of its own. `body_s`: for a whole body that is kept; `pause_s`: between
+    two pieces of one that streams."""
+
+    json_bytes: int = 1 << 20
+    body_s: float = 60.0
+    pause_s: float = 30.0
+
+
+BODY_LIMITS = web.AppKey("body_limits", BodyLimits)
+"""Where an app keeps its own; without, the defaults hold."""
+_DEFAULT = BodyLimits()
+
+
+def bodies_from(settings: LimitSettings) -> BodyLimits:
+    """Those that are configured."""
+    return BodyLimits(json_bytes=settings.json_bytes, body_s=settings.body_s, pause_s=settings.pause_s)
+
+
+def limits_of(request: web.Request) -> BodyLimits:
+    """The limits of the app that a request is for."""
+    return request.app.get(BODY_LIMITS, _DEFAULT)
 
 
 async def keep_body(request: web.Request, max_bytes: int) -> bytes:
@@ -51,30 +75,30 @@ async def read_bytes(request: web.Request, max_bytes: int) -> bytes:
         return kept
     if (request.content_length or 0) > max_bytes:
         raise too_large
-    parts, length = [], 0
+    parts, length, body_s = [], 0, limits_of(request).body_s
     try:
-        async with asyncio.timeout(BODY_S):
+        async with asyncio.timeout(body_s):
             async for chunk in request.content.iter_any():
                 length += len(chunk)
                 if length > max_bytes:
                     raise too_large
                 parts.append(chunk)
     except TimeoutError as error:
-        raise _too_slow(f"The request's body did not come within {BODY_S:g} s; send it again.") from error
+        raise _too_slow(f"The request's body did not come within {body_s:g} s; send it again.") from error
     return b"".join(parts)
 
 
 async def chunks_of(request: web.Request) -> AsyncIterator[bytes]:
-    """The body as a stream of any length; raises `RefusedError` (`too-slow`) when nothing comes for `PAUSE_S`."""
-    chunks = aiter(request.content.iter_any())
+    """The body as a stream of any length; raises `RefusedError` (`too-slow`) when nothing comes for `pause_s`."""
+    chunks, pause_s = aiter(request.content.iter_any()), limits_of(request).pause_s
     while True:
         try:
-            async with asyncio.timeout(PAUSE_S):
+            async with asyncio.timeout(pause_s):
                 chunk = await anext(chunks)
         except StopAsyncIteration:
             return
         except TimeoutError as error:
-            raise _too_slow(f"Nothing of the body came for {PAUSE_S:g} s; send it again.") from error
+            raise _too_slow(f"Nothing of the body came for {pause_s:g} s; send it again.") from error
         yield chunk
 
 
@@ -82,9 +106,10 @@ def _too_slow(text: str) -> RefusedError:
     return RefusedError("too-slow", text)
 
 
-async def read_json(request: web.Request, model: type[T], *, max_bytes: int = MAX_JSON_BYTES) -> T:
-    """A JSON object of this shape; raises `RefusedError` (`too-large`, `malformed`) naming the field."""
+async def read_json(request: web.Request, model: type[T], *, max_bytes: int | None = None) -> T:
+    """A JSON object of this shape; raises `RefusedError` (`too-large`, `malformed`) naming the field. `max_bytes`: of its own."""
     _declared(request, 1, model)
+    max_bytes = max_bytes or limits_of(request).json_bytes
     value = parse_json(await read_bytes(request, max_bytes), max_bytes=max_bytes)
     try:
         return msgspec.convert(value, ready(model), strict=True)

@@ -5,21 +5,13 @@ A ring carries no data; who hears it asks again for what they may see.
 
 import asyncio
 import contextlib
-import json
 from collections.abc import Callable
 from typing import TypeVar
 
-from aiohttp import web
-
-from firmware.errors import UnavailableError
 from server.http.conditions import with_guard
 from server.ports import Database, Unit
 
 T = TypeVar("T")
-HEARTBEAT_S = 15.0
-QUIET_S = 0.4
-"""At least this long between two events of one stream; what rings meanwhile is one event."""
-MAX_STREAMS = 200
 
 
 class Changes:
@@ -29,7 +21,6 @@ class Changes:
         self.version = 0
         self.closed = False
         self._rung = asyncio.Event()
-        self.streams = 0
 
     def ring(self) -> None:
         """Something was committed. Call it on the event loop."""
@@ -48,34 +39,6 @@ class Changes:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._rung.wait(), timeout_s)
         return self.version
-
-    async def stream(self, request: web.Request) -> web.StreamResponse:
-        """Answer with server-sent events (`changed`), until the client leaves or the server stops."""
-        if self.streams >= MAX_STREAMS:
-            raise UnavailableError(
-                "too-many-followers", "Too many pages follow this server; ask again without following."
-            )
-        self.streams += 1
-        try:
-            return await self._stream(request)
-        finally:
-            self.streams -= 1
-
-    async def _stream(self, request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
-        await response.prepare(request)
-        with contextlib.suppress(ConnectionResetError):  # that a follower leaves is no news
-            await self._follow(response)
-        return response
-
-    async def _follow(self, response: web.StreamResponse) -> None:
-        seen = self.version
-        await response.write(_event(seen))
-        while not self.closed:
-            version = await self.after(seen, HEARTBEAT_S)
-            await response.write(_event(version) if version > seen else b": here\n\n")
-            seen = version
-            await asyncio.sleep(0 if self.closed else QUIET_S)
 
 
 class RingingDatabase:
@@ -96,7 +59,3 @@ class RingingDatabase:
 
     async def close(self) -> None:
         await self._inner.close()
-
-
-def _event(version: int) -> bytes:
-    return f"event: changed\nid: {version}\ndata: {json.dumps({'version': version})}\n\n".encode()

@@ -20,7 +20,7 @@ from firmware.protocol.renew import MAX_REQUEST_BYTES as MAX_RENEW_BYTES
 from firmware.protocol.words import PATH_PATTERN, ReasonKind
 from server.artifacts import ArtifactStore
 from server.errors import DeniedError, NotFoundError
-from server.http.bodies import read_bytes
+from server.http.bodies import BODY_LIMITS, BodyLimits, read_bytes
 from server.http.problems import catching, problem
 from server.ports import AgentStatus, Database
 
@@ -66,6 +66,7 @@ class DeviceRoutes:
         artifacts: ArtifactStore,
         metadata: Path,
         peer: "Peer",
+        bodies: BodyLimits | None = None,
     ) -> None:
         self._enrolment = enrolment
         self._known_enrolment = known
@@ -74,10 +75,12 @@ class DeviceRoutes:
         self._artifacts = artifacts
         self._metadata = metadata
         self._peer = peer
+        self._bodies = bodies or BodyLimits()
 
     def app(self) -> web.Application:
         """The aiohttp app with every route of the devices' listener."""
         app = web.Application(middlewares=[catching(lambda _: problem)])
+        app[BODY_LIMITS] = self._bodies
         app.router.add_get("/healthz", self.healthz)
         app.router.add_get("/v1/enrol/ca", self.services_ca)
         app.router.add_post("/v1/enrol", self.enrol)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from math import ceil
 
 from firmware.errors import UnavailableError
+from server.config_limits import LimitSettings
 
 MAX_KEPT = 10_000
 STRANGER_COST = 20.0
@@ -60,6 +61,14 @@ class Limits:
 
     addresses: Buckets = field(default_factory=lambda: Buckets(rate=200, burst=2000))
     tokens: Buckets = field(default_factory=lambda: Buckets(rate=100, burst=1000))
+
+
+def limits_from(settings: LimitSettings) -> Limits:
+    """Those that are configured."""
+    return Limits(
+        addresses=Buckets(rate=settings.address_per_s, burst=settings.address_burst),
+        tokens=Buckets(rate=settings.token_per_s, burst=settings.token_burst),
+    )
 
 
 def network_of(address: str | None) -> str:

@@ -4,11 +4,13 @@ from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
-from server.http.access import Caller, Need
-from server.http.changes import Changes
+from server.http.access import Caller, Need, Tokens, bearer
+from server.http.bodies import BODY_LIMITS, BodyLimits
+from server.http.callers import Proxies, named_by
 from server.http.limits import network_of
 from server.http.problems import Handler, Render, catching, problem
 from server.http.routes import API, Door, Raw, Route, mount
+from server.http.streams import Streams
 
 Ready = Callable[[], Sequence[str]]
 """What is not ready yet, in words; empty when the server does all of its work."""
@@ -19,8 +21,9 @@ PLAIN = (API + "/", "/healthz", "/readyz")
 class SystemRoutes:
     """Liveness, readiness and the stream of changes."""
 
-    def __init__(self, *, changes: Changes, ready: Ready) -> None:
-        self._changes = changes
+    def __init__(self, *, streams: Streams, tokens: Tokens, ready: Ready) -> None:
+        self._streams = streams
+        self._tokens = tokens
         self._ready = ready
 
     def routes(self) -> Sequence[Route]:
@@ -28,8 +31,9 @@ class SystemRoutes:
         return (Route(method="GET", path="/events", need=Need.READ, action=self.events, answer=stream),)
 
     async def events(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        """Server-sent events: something was stored; ask again for what you show. At most 200 follow at once."""
-        return await self._changes.stream(request)
+        """Server-sent events: something was stored; ask again for what you show. Ends when the token does. How many may follow,
+        with one token and in all, is limited. Who comes again with the newest `Last-Event-ID` missed and hears nothing."""
+        return await self._streams.follow(request, caller, lambda: bearer(request, self._tokens))
 
     async def healthz(self, request: web.Request) -> web.StreamResponse:
         """The process answers."""
@@ -47,8 +51,11 @@ def people_app(
     system: SystemRoutes,
     routes: Sequence[Route],
     page_error: Callable[[web.Request], Render],
+    proxies: Proxies,
+    bodies: BodyLimits,
 ) -> web.Application:
-    """The app of the people's listener; errors outside the API are pages made by `page_error`."""
+    """The app of the people's listener; errors outside the API are pages made by `page_error`. `proxies`: who is believed about
+    who asks; `bodies`: what may be sent."""
 
     def render(request: web.Request) -> Render:
         return problem if request.path.startswith(PLAIN) else page_error(request)
@@ -59,7 +66,8 @@ def people_app(
             door.limits.addresses.take(network_of(request.remote))
         return await handler(request)
 
-    app = web.Application(middlewares=[catching(render), limited], client_max_size=1 << 20)
+    app = web.Application(middlewares=[named_by(proxies), catching(render), limited], client_max_size=bodies.json_bytes)
+    app[BODY_LIMITS] = bodies
     app.on_response_prepare.append(_harden)
     app.router.add_get("/healthz", system.healthz)
     app.router.add_get("/readyz", system.readyz)

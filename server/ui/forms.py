@@ -39,7 +39,6 @@ class Forms:
         logs: LogDesk,
         templates: Templates,
         clock: Clock,
-        secure: bool,
     ) -> None:
         self._clock = clock
         self._database = database
@@ -47,7 +46,6 @@ class Forms:
         self._desk = desk
         self._logs = logs
         self._templates = templates
-        self._secure = secure
 
     def mount(self, app: web.Application) -> None:
         """Add every form to the people's app."""
@@ -76,7 +74,7 @@ class Forms:
             )
         response = web.Response(status=303, headers={"Location": wanted})
         response.set_cookie(
-            COOKIE, cookie, max_age=LIFETIME_S, httponly=True, samesite="Strict", secure=self._secure, path="/"
+            COOKIE, cookie, max_age=LIFETIME_S, httponly=True, samesite="Strict", secure=request.secure, path="/"
         )
         return response
 

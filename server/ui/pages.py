@@ -16,9 +16,9 @@ from server.errors import NotFoundError
 from server.http.access import Need, require
 from server.http.audit import Chains
 from server.http.bodies import path_id, query_text
-from server.http.changes import Changes
 from server.http.fleet import Explainer
 from server.http.problems import Render
+from server.http.streams import Streams
 from server.identity.revocation import ListState
 from server.planner.words import AssignmentState, CampaignState
 from server.ports import (
@@ -75,7 +75,7 @@ class Pages:
         database: Database,
         sessions: Sessions,
         explainer: Explainer,
-        changes: Changes,
+        streams: Streams,
         templates: Templates,
         clock: Clock,
         chains: Chains,
@@ -86,7 +86,7 @@ class Pages:
         self._database = database
         self._sessions = sessions
         self._explainer = explainer
-        self._changes = changes
+        self._streams = streams
         self._templates = templates
         self._clock = clock
 
@@ -121,7 +121,7 @@ class Pages:
         return web.FileResponse(STATIC / name, headers=headers)
 
     async def live(self, request: web.Request, session: Session) -> web.StreamResponse:
-        return await self._changes.stream(request)
+        return await self._streams.follow(request, session.caller, lambda: self._sessions.of(request))
 
     async def overview(self, request: web.Request, session: Session) -> web.StreamResponse:
         count, versions, views, hooks = await self._database.read(

@@ -228,7 +228,7 @@ async def test_a_follower_that_leaves_is_no_error(people: PeopleSide, caplog: py
     async with people.client.get(f"{API}/events", headers=people.headers()) as stream:
         await asyncio.wait_for(stream.content.readuntil(b"\n\n"), 5)
     async with asyncio.timeout(10):
-        while people.changes.streams:
+        while people.streams.open.total():
             people.changes.ring()
             await asyncio.sleep(0.05)
     assert caplog.records == []

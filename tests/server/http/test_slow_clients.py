@@ -5,6 +5,7 @@ import hashlib
 
 import pytest
 
+from server.config_limits import LimitSettings
 from server.ports import Role
 from tests.people_side import PeopleSide
 
@@ -23,18 +24,14 @@ async def answer_to(people: PeopleSide, method: str, path: str) -> int:
     return int(line.split()[1])
 
 
+@pytest.mark.parametrize("people", [LimitSettings(body_s=0.2)], indirect=True)
 @pytest.mark.parametrize("path", ["/campaigns", "/claim-tokens", "/releases"])
-async def test_a_body_that_never_ends_is_given_up(
-    people: PeopleSide, monkeypatch: pytest.MonkeyPatch, path: str
-) -> None:
-    monkeypatch.setattr("server.http.bodies.BODY_S", 0.2)
+async def test_a_body_that_never_ends_is_given_up(people: PeopleSide, path: str) -> None:
     assert await answer_to(people, "POST", path) == 408
 
 
-async def test_an_upload_that_stops_is_given_up_and_leaves_nothing(
-    people: PeopleSide, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("server.http.bodies.PAUSE_S", 0.2)
+@pytest.mark.parametrize("people", [LimitSettings(pause_s=0.2)], indirect=True)
+async def test_an_upload_that_stops_is_given_up_and_leaves_nothing(people: PeopleSide) -> None:
     sha256 = hashlib.sha256(DATA).hexdigest()
     assert await answer_to(people, "PUT", f"/artifacts/sha256/{sha256}") == 408
     assert people.artifacts.find(sha256) is None
