@@ -98,6 +98,7 @@ log = logging.getLogger(__name__)
 RENEW_EVERY_S = 3600.0
 RENEW_RETRY_S = 60.0
 SHUTDOWN_S = 3.0
+BACKLOG = 1024
 RUN_FILE = "run.json"
 REHEARSE = ("-m", "simulator.rehearse_process")
 """What rehearses, as a process of its own: the server imports nothing of it."""
@@ -343,7 +344,14 @@ class Server:
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S, keepalive_timeout=idle_s)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        await web.SockSite(runner, listener, ssl_context=tls).start()
+        server = await asyncio.get_running_loop().create_server(
+            runner.server,  # type: ignore[arg-type]  # set by `setup`
+            sock=listener,
+            ssl=tls,
+            backlog=BACKLOG,
+            ssl_handshake_timeout=idle_s if tls else None,
+        )
+        stack.callback(server.close)
 
     def _announce(self, role: str, foundation: Foundation | None) -> None:
         wanted = self._settings.broker

@@ -6,6 +6,7 @@ import pytest
 
 from firmware.errors import RefusedError
 from server.config import Address, CheckSettings, load_settings, merged, parse_address, validated
+from server.config_limits import LimitSettings
 
 
 def _load(tmp_path: Path, text: str):
@@ -37,6 +38,17 @@ def test_what_the_file_says_goes_over_the_defaults(tmp_path: Path) -> None:
     assert settings.broker.agents_host == "mq"
 
 
+def test_limits_and_proxies_are_settings(tmp_path: Path) -> None:
+    settings = _load(
+        tmp_path,
+        '[http]\ntrusted_proxies = ["127.0.0.1/32", "fd00::/8"]\nforwarded_header = "Forwarded"\n'
+        "[limits]\naddress_per_s = 5\nstreams = 0\n",
+    )
+    assert [str(network) for network in settings.http.trusted_proxies] == ["127.0.0.1/32", "fd00::/8"]
+    assert (settings.limits.address_per_s, settings.limits.streams) == (5.0, 0)
+    assert settings.limits.token_per_s == LimitSettings().token_per_s
+
+
 @pytest.mark.parametrize(
     ("text", "names"),
     [
@@ -53,6 +65,16 @@ def test_what_the_file_says_goes_over_the_defaults(tmp_path: Path) -> None:
         ('[http]\ndevices_url = "http://x"\n', "devices_url"),
         ('[http]\ndevices_url = "https://x/path"\n', "devices_url"),
         ("[http]\nmax_artifact_bytes = 0\n", "max_artifact_bytes"),
+        ('[http]\ntrusted_proxies = ["10.0.0.1/8"]\n', "http.trusted_proxies"),
+        ('[http]\ntrusted_proxies = "10.0.0.0/8"\n', "trusted_proxies"),
+        ('[http]\nforwarded_header = "X-Real-IP"\n', "forwarded_header"),
+        ("[limits]\naddress_per_s = 0\n", "limits.address_per_s"),
+        ("[limits]\ntoken_per_s = inf\n", "limits.token_per_s"),
+        ("[limits]\nbody_s = nan\n", "limits.body_s"),
+        ("[limits]\nstreams = 1.5\n", "limits.streams"),
+        ("[limits]\nstreams = true\n", "limits.streams"),
+        ('[limits]\njson_bytes = "1 MiB"\n', "limits.json_bytes"),
+        ("[limits]\njson_bytes = 1\n", "limits.json_bytes"),
         ("[http]\nnames = [1]\n", "names"),
         ('[broker]\nkind = "rabbit"\n', "kind"),
         ('[broker]\nkind = "external"\n', "agents_host"),

@@ -26,7 +26,7 @@ from server.artifacts import ArtifactStore
 from server.http.devices import DeviceRoutes, tls_peer
 from server.http.tls import devices_context
 from server.identity.authority import Authorities
-from server.ports import AgentStatus
+from server.ports import AgentStatus, Unit
 from server.storage.database import SqlDatabase
 from tests.people_side import add_device
 
@@ -67,6 +67,7 @@ class Devices:
     authorities: Authorities
     database: SqlDatabase
     artifacts: ArtifactStore
+    routes: frozenset[str]
 
     def context(self, name: str | None, signer: Authorities | None = None) -> ssl.SSLContext:
         """TLS of a client with a certificate of this name (None: without one), by default from this fleet's CA."""
@@ -124,6 +125,9 @@ async def devices(tmp_path: Path) -> AsyncIterator[Devices]:
         authorities=authorities,
         database=database,
         artifacts=artifacts,
+        routes=frozenset(
+            f"{route.method} {route.resource.canonical}" for route in app.router.routes() if route.method != "HEAD"
+        ),
     )
     await runner.cleanup()
     await database.close()
@@ -134,6 +138,51 @@ PRIVATE = (
     f"/v1/catalogue/targets/deltas/{SHA256}.a-b.otd",
     f"/v1/artifacts/sha256/{SHA256}",
 )
+
+
+OPEN = {
+    "GET /healthz": "/healthz",
+    "GET /v1/enrol/ca": "/v1/enrol/ca",
+    "POST /v1/enrol": "/v1/enrol",
+    "POST /v1/enrol/key": "/v1/enrol/key",
+    "GET /v1/renew/challenge": "/v1/renew/challenge",
+    "POST /v1/renew": "/v1/renew",
+}
+"""By route, an address: whoever calls may have no certificate yet, or none that is good any more."""
+AGENTS = dict(
+    zip(
+        (
+            "GET /v1/catalogue/metadata/{file}",
+            "GET /v1/catalogue/targets/{path}",
+            "GET /v1/artifacts/sha256/{hash}",
+        ),
+        PRIVATE,
+        strict=True,
+    )
+)
+"""Only active agents of this fleet; of the metadata all but the top-level roles."""
+CALLERS = {None: 401, "gw-1": 200, "gw-2": 403, "gw-3": 403, "gw-99": 403}
+"""Without a certificate, active, quarantined, revoked, and one that nobody enrolled."""
+
+
+async def test_every_route_of_the_listener_with_every_kind_of_caller(devices: Devices) -> None:
+    assert devices.routes == set(OPEN) | set(AGENTS)
+
+    def shut_out(unit: Unit) -> None:
+        add_device(unit, "gw-3", {})
+        unit.identities.set_agent_status("gw-2", AgentStatus.QUARANTINED)
+        unit.identities.set_agent_status("gw-3", AgentStatus.REVOKED)
+
+    await devices.database.write(shut_out)
+    for name, status in CALLERS.items():
+        connector = aiohttp.TCPConnector(ssl=devices.context(name))
+        async with aiohttp.ClientSession(connector=connector) as session:
+            for route, path in AGENTS.items():
+                async with session.get(devices.url + path) as answer:
+                    assert answer.status == status, (route, name)
+            for route, path in OPEN.items():
+                async with session.request(route.split(" ")[0], devices.url + path, json={}) as answer:
+                    assert answer.status not in (401, 403), (route, name)
 
 
 @pytest.mark.parametrize("path", PRIVATE)
