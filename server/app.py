@@ -88,6 +88,7 @@ from server.standby import refuse_strangers, standby_app
 from server.transport.mqtt import AiomqttTransport, OnMessage
 from server.transport.takeover import Takeover
 from server.ui.trust_pages import Premises
+from server.uploads import Uploads
 from server.webhooks.addresses import Addresses
 from server.webhooks.delivery import Deliveries
 from server.webhooks.desk import WebhookDesk
@@ -154,6 +155,7 @@ class Core:
     deliveries: Deliveries
     poster: Poster
     webhooks: WebhookDesk
+    uploads: Uploads
 
     def look_who_is_shut_out(self) -> None:
         """Somebody may have been quarantined, released or shut out for ever."""
@@ -322,6 +324,7 @@ class Server:
             ("proposals", Proposals(core.desk).run()),
             ("webhooks", core.deliveries.run()),
             ("rehearsals", core.rehearsals.run()),
+            ("uploads", core.uploads.run()),
             ("reminders", Reminders(foundation.database, foundation.clock, core.engine).run()),
             ("chronicle", Chronicle(foundation.database, foundation.clock, core.forecaster).run()),
             ("audit trail", foundation.keeper.run()),
@@ -477,6 +480,12 @@ def _core(base: Foundation) -> Core:
         rehearsals=RehearsalService(base.database, base.clock, RehearsalProcess(REHEARSE)),
         deliveries=deliveries,
         poster=poster,
+        uploads=Uploads(
+            base.artifacts,
+            base.clock,
+            base.settings.limits,
+            max_bytes=base.settings.http.max_artifact_bytes,
+        ),
         webhooks=WebhookDesk(
             database=base.database, clock=base.clock, secrets=secrets, addresses=addresses, wake=deliveries.wake
         ),
@@ -579,6 +588,7 @@ def _people(base: Foundation, core: Core) -> web.Application:
             on_brought=brought,
             webhooks=core.webhooks,
             meters=base.meters,
+            uploads=core.uploads,
             limits=limits_from(base.settings.limits),
             bounds=base.settings.limits,
             proxies=Proxies(networks=base.settings.http.trusted_proxies, header=base.settings.http.forwarded_header),

@@ -35,6 +35,11 @@ class ArtifactStore:
         """A directory on the same file system for files in the making; emptied at every start."""
         return self._incoming
 
+    @property
+    def on_their_way(self) -> Path:
+        """A directory on the same file system for what comes in parts; kept over restarts."""
+        return self._root / "uploads"
+
     def path(self, sha256: str) -> Path:
         """Where the file with this hash is or would be; raises `RefusedError` (`malformed`) for anything but a hash."""
         if not _SHA256.match(sha256):
@@ -64,7 +69,7 @@ class ArtifactStore:
         try:
             incoming = self._open()
         except OSError as error:
-            raise _disk_refused(error) from error
+            raise disk_refused(error) from error
         try:
             length, found = await _pour(chunks, incoming, max_bytes)
             _expect(found, sha256)
@@ -72,7 +77,7 @@ class ArtifactStore:
                 await before(length)
             await asyncio.to_thread(_settle, incoming, final)
         except OSError as error:
-            raise _disk_refused(error) from error
+            raise disk_refused(error) from error
         finally:
             await asyncio.to_thread(_discard, incoming)
         return length
@@ -95,6 +100,11 @@ class ArtifactStore:
         with path.open("rb") as source:
             return self.add(iter(lambda: source.read(CHUNK_BYTES), b""))
 
+    def adopt(self, path: Path, sha256: str) -> None:
+        """Take a file of `on_their_way` as it is, whole and with this hash (blocking)."""
+        with path.open("r+b") as file:
+            _settle(file, self.path(sha256))
+
     def _open(self) -> BinaryIO:
         handle, name = tempfile.mkstemp(dir=self._incoming)
         os.close(handle)
@@ -112,7 +122,8 @@ async def _pour(chunks: AsyncIterable[bytes], out: BinaryIO, max_bytes: int) -> 
     return length, digest.hexdigest()
 
 
-def _disk_refused(error: OSError) -> UnavailableError:
+def disk_refused(error: OSError) -> UnavailableError:
+    """What the disk refused, as `storage-fault`."""
     return UnavailableError(ReasonKind.STORAGE_FAULT, f"The artifact could not be stored: {error}.")
 
 

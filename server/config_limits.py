@@ -13,7 +13,9 @@ KIND = "config"
 class LimitSettings:
     """Rates are requests per second, each with a burst on top. `json_bytes`: of a body in JSON, artifacts and releases apart.
     `body_s`: for a whole such body; `pause_s`: between two pieces of a long one; `idle_s`: until a connection's first request
-    and each further one is there, headers and all. `streams`: who follows events, all together and of one person or script."""
+    and each further one is there, headers and all. `streams`: who follows events, all together and of one person or script.
+    `uploads`: artifacts on their way, `upload_bytes`: what they may become together, `upload_s`: how long one may rest before
+    it is removed."""
 
     address_per_s: float = 200.0
     address_burst: int = 2000
@@ -25,6 +27,9 @@ class LimitSettings:
     idle_s: float = 30.0
     streams: int = 200
     streams_per_caller: int = 20
+    uploads: int = 32
+    upload_bytes: int = 64 << 30
+    upload_s: float = 86400.0
 
 
 BOUNDS: Mapping[str, tuple[float, float]] = {
@@ -38,6 +43,9 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "idle_s": (0.1, 3600),
     "streams": (0, 100_000),
     "streams_per_caller": (0, 100_000),
+    "uploads": (0, 10_000),
+    "upload_bytes": (0, 1 << 50),
+    "upload_s": (1, 30 * 86400),
 }
 DEFAULTS: Mapping[str, Any] = {field.name: field.default for field in fields(LimitSettings)}
 

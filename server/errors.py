@@ -6,8 +6,8 @@ from firmware.errors import OtariaError, UnavailableError
 class ConflictError(OtariaError):
     """A row changed under a compare-and-set; load it again and decide again."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__("conflict", text)
+    def __init__(self, text: str, *, kind: str = "conflict") -> None:
+        super().__init__(kind, text)
 
 
 class NotFoundError(OtariaError):

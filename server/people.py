@@ -37,6 +37,7 @@ from server.http.releases import Judge, Publisher, ReleaseRoutes
 from server.http.revisions import RevisionDesk, RevisionRoutes
 from server.http.routes import Door
 from server.http.streams import STREAMS, Streams
+from server.http.uploads import UploadRoutes
 from server.http.webhooks import WebhookDesk, WebhookRoutes
 from server.http.words import WordRoutes
 from server.identity.authorities_service import AuthoritiesService
@@ -53,6 +54,7 @@ from server.ui.rendering import Templates
 from server.ui.sessions import Sessions
 from server.ui.trust_pages import Premises, TrustPages
 from server.ui.webhooks import WebhookPages
+from server.uploads import Uploads
 
 
 class CampaignDesk(Desk, RevisionDesk, Explainer, Judge, Protocol):
@@ -87,6 +89,7 @@ class PeopleParts:
     webhooks: WebhookDesk
     chains: Chains
     max_artifact_bytes: int
+    uploads: Uploads
     premises: Premises = field(default_factory=Premises)
     meters: Meters = field(default_factory=Meters)
     limits: Limits = field(default_factory=Limits)
@@ -145,6 +148,7 @@ def people_listener(parts: PeopleParts) -> web.Application:
         *RevisionRoutes(desk).routes(),
         *WordRoutes(WordService(database, parts.clock)).routes(),
         *releases.routes(),
+        *UploadRoutes(uploads=parts.uploads, database=database, clock=parts.clock).routes(),
         *WebhookRoutes(parts.webhooks).routes(),
         *LogRoutes(database=database, desk=logs).routes(),
         *BundleRoutes(bundles=parts.bundles, ingest=parts.ingest, wake=parts.on_brought).routes(),

@@ -56,6 +56,7 @@ from server.ports import (
     Unit,
 )
 from server.storage.database import SqlDatabase
+from server.uploads import Uploads
 from server.webhooks.addresses import Addresses
 from server.webhooks.delivery import Deliveries
 from server.webhooks.desk import WebhookDesk
@@ -192,6 +193,7 @@ async def people(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterato
     """Four devices in Berlin and two in Rome, two releases with a delta, no campaign yet. As an indirect parameter: its
     `LimitSettings`, or its `Proxies`."""
     given = getattr(request, "param", None)
+    bounds = given if isinstance(given, LimitSettings) else LimitSettings()
     changes, clock = Changes(), SetClock()
     database = RingingDatabase(
         RecordedDatabase(SqlDatabase.open(f"sqlite:///{tmp_path / 'people.db'}"), clock), changes
@@ -242,8 +244,9 @@ async def people(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterato
             webhooks=WebhookDesk(database=database, clock=clock, secrets=secrets, addresses=addresses),
             chains=keeper,
             max_artifact_bytes=1 << 20,
+            uploads=Uploads(artifacts, clock, bounds, max_bytes=1 << 20),
             limits=limits,
-            bounds=given if isinstance(given, LimitSettings) else LimitSettings(),
+            bounds=bounds,
             proxies=given if isinstance(given, Proxies) else Proxies(),
         )
     )

@@ -31,8 +31,9 @@ from firmware.patch_set import KIND, parse_patch_set
 from firmware.protocol.words import ReasonKind
 from server.cli import patch_sets, release_contents, release_encryption, release_facts, release_standing
 from server.cli.output import emit, json_option
-from server.cli.progress import watched
-from server.cli.rest import RestClient, connect, segment, server_options
+from server.cli.progress import gauge, watched
+from server.cli.rest import RestClient, connect, server_options
+from server.cli.uploading import upload
 
 MANIFEST = "manifest.json"
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -366,15 +367,11 @@ def _payload(folder: Path) -> Iterator[tuple[str, Path]]:
 
 def _upload(rest: RestClient, sha256: str, length: int, path: Path) -> bool:
     """Whether the server did not have it yet."""
-    address = f"/artifacts/sha256/{segment(sha256)}"
-    if rest.exists(address):
-        return False
     try:
-        with path.open("rb") as file, watched(file, length, f"Uploading {path.name}") as body:
-            rest.put_file(address, body, length)
+        with path.open("rb") as file, gauge(length, f"Uploading {path.name}") as shown:
+            return upload(rest, sha256, file, length, shown)
     except FileNotFoundError as error:
         raise RefusedError("image-missing", f"{path} is not there; build the release again.") from error
-    return True
 
 
 def _base64(data: bytes) -> str:

@@ -3,8 +3,10 @@
 import http.client
 import json
 import ssl
+import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +29,12 @@ PIECE_BYTES = 1 << 18
 MAX_ANSWER_BYTES = 64 << 20
 MAX_PAGE = 1000
 MAX_TOKEN_FILE_BYTES = 4096
+PAUSES_S = (0.3, 0.7, 1.5, 3.0, 6.0)
+"""Before each further try of what broke off."""
+
+
+class BrokenOffError(UnavailableError):
+    """A connection that was there broke: what was sent may have been done."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +74,11 @@ class RestClient:
         """All rows of the list `name`."""
         return [row for page in self.pages(path, **query) for row in page[name]]
 
-    def post(self, path: str, body: object = None) -> Any:
-        """POST JSON, or text as it is; the parsed JSON."""
+    def post(self, path: str, body: object = None, headers: Mapping[str, str] | None = None) -> Any:
+        """POST JSON, or text as it is; the parsed JSON. Sent again when the connection breaks, under a key by which it is done
+        once."""
         data = body.encode() if isinstance(body, str) else json.dumps({} if body is None else body).encode()
-        return self._json("POST", path, data)
+        return self._json("POST", path, data, {**(headers or {}), "Idempotency-Key": str(uuid.uuid4())})
 
     def patch(self, path: str, body: object) -> Any:
         """PATCH JSON; the parsed JSON."""
@@ -89,10 +98,15 @@ class RestClient:
                 return False
             raise
 
-    def put_file(self, path: str, file: IO[bytes], length: int) -> Any:
-        """PUT a file of `length` bytes as a stream. For `otaria release publish`."""
-        with self._open("PUT", path, file, {"Content-Length": str(length)}) as answer:
-            return json.loads(answer.read(MAX_ANSWER_BYTES) or b"null")
+    def headers(self, path: str, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """HEAD; the headers of the answer."""
+        with self._open("HEAD", path, None, dict(headers)) as answer:
+            return dict(answer.headers)
+
+    def send(self, method: str, path: str, file: IO[bytes], headers: Mapping[str, str]) -> Mapping[str, str]:
+        """Send what `file` reads as a stream, of the `Content-Length` in `headers`, once; the headers of the answer."""
+        with self._open(method, path, file, dict(headers)) as answer:
+            return dict(answer.headers)
 
     @contextmanager
     def stream(self, path: str, body: object) -> Iterator[tuple[Mapping[str, str], Iterator[bytes]]]:
@@ -135,9 +149,19 @@ class RestClient:
             except OSError as error:
                 raise _unreachable(self._access.url, error) from error
 
-    def _json(self, method: str, path: str, data: bytes | None = None) -> Any:
-        with self._open(method, path, data, {"Content-Type": "application/json"}) as answer:
-            return json.loads(answer.read(MAX_ANSWER_BYTES) or b"null")
+    def _json(self, method: str, path: str, data: bytes | None = None, headers: Mapping[str, str] | None = None) -> Any:
+        """What does nothing twice is sent again when the connection breaks."""
+        pauses = list(PAUSES_S) if method == "GET" or "Idempotency-Key" in (headers or {}) else []
+        broke = False
+        while True:
+            try:
+                with self._open(method, path, data, {"Content-Type": "application/json", **(headers or {})}) as answer:
+                    return _parsed(answer, self._access.url)
+            except OtariaError as error:
+                if not pauses or not (isinstance(error, BrokenOffError) or (broke and _may_pass(error))):
+                    raise
+                broke = True
+            time.sleep(pauses.pop(0))
 
     def _open(
         self, method: str, path: str, data: Any, headers: dict[str, str], timeout_s: float | None = None
@@ -156,7 +180,7 @@ class RestClient:
         except urllib.error.HTTPError as error:
             raise _problem(error) from error
         except (OSError, http.client.HTTPException) as error:
-            raise _unreachable(self._access.url, error) from error
+            raise _lost(self._access.url, error) from error
         return answer
 
 
@@ -232,6 +256,39 @@ def _problem(error: urllib.error.HTTPError) -> OtariaError:
     if error.code in (401, 403):
         return DeniedError(kind, text)
     return UnavailableError(kind, text) if error.code >= 500 else RefusedError(kind, text)
+
+
+def is_passing(error: OtariaError) -> bool:
+    """Whether the same may succeed a little later: the server is away, starts, is taken over from, or is asked too often."""
+    passing = ("unreachable", "not-leader", "http") if isinstance(error, UnavailableError) else ("too-many-requests",)
+    return error.kind in passing
+
+
+def _may_pass(error: OtariaError) -> bool:
+    """Whether, after a connection that broke, the answer is only not there yet."""
+    return is_passing(error) or error.kind == "conflict"
+
+
+def _parsed(answer: http.client.HTTPResponse, url: str) -> Any:
+    """The JSON of an answer that came whole: `http.client` takes the end of a connection for the end of headers and body."""
+    try:
+        data = answer.read(MAX_ANSWER_BYTES)
+    except (OSError, http.client.HTTPException) as error:
+        raise _lost(url, error) from error
+    if "Transfer-Encoding" not in answer.headers and answer.headers.get("Content-Length") != str(len(data)):
+        raise _broke(url, "the answer is not whole")
+    return json.loads(data or b"null")
+
+
+def _lost(url: str, error: Exception) -> UnavailableError:
+    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(cause, ConnectionResetError | BrokenPipeError | http.client.IncompleteRead):
+        return _broke(url, str(cause))
+    return _unreachable(url, error)
+
+
+def _broke(url: str, why: str) -> BrokenOffError:
+    return BrokenOffError("unreachable", f"The connection to {url} broke: {why}. Is `otaria serve` well there?")
 
 
 def _unreachable(url: str, error: Exception) -> UnavailableError:

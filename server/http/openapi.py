@@ -172,6 +172,14 @@ def _responses(route: Route, schemas: _Schemas) -> dict[str, Any]:
 
 def _headers(route: Route) -> Iterator[dict[str, Any]]:
     """The headers that change what a request does."""
+    for one in route.headers:
+        yield {
+            "name": one.name,
+            "in": "header",
+            "required": one.required,
+            "schema": one.schema,
+            "description": one.text,
+        }
     if route.method == "POST":
         key = {"type": "string", "minLength": MIN_CHARS, "maxLength": MAX_CHARS}
         said = "The same key again does nothing again, and is answered as before; for 24 hours."

@@ -11,6 +11,7 @@ from server.http.limits import network_of
 from server.http.problems import Handler, Render, catching, problem
 from server.http.routes import API, Door, Raw, Route, mount
 from server.http.streams import Streams
+from server.http.uploads import say_version
 
 Ready = Callable[[], Sequence[str]]
 """What is not ready yet, in words; empty when the server does all of its work."""
@@ -68,7 +69,7 @@ def people_app(
 
     app = web.Application(middlewares=[named_by(proxies), catching(render), limited], client_max_size=bodies.json_bytes)
     app[BODY_LIMITS] = bodies
-    app.on_response_prepare.append(_harden)
+    app.on_response_prepare.extend((_harden, say_version))
     app.router.add_get("/healthz", system.healthz)
     app.router.add_get("/readyz", system.readyz)
     mount(app, routes, door)

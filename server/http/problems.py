@@ -23,7 +23,15 @@ Render = Callable[[int, str, str], web.Response]
 
 _OF_HTTP = {404: "not-found", 405: "method-not-allowed", 413: ReasonKind.TOO_LARGE, 415: "wrong-content-type"}
 _MALFORMED = (ReasonKind.MALFORMED, "bad-cursor", "bad-query")
-_STATUS = {"too-slow": 408, "changed-meanwhile": 412, "too-many-requests": 429}
+_STATUS = {
+    "too-slow": 408,
+    "changed-meanwhile": 412,
+    "too-many-requests": 429,
+    "wrong-tus-version": 412,
+    "checksum-mismatch": 460,
+}
+_TITLES = {460: "Checksum Mismatch"}
+"""Of tus, which Python does not know."""
 _SENTENCES = {
     404: "There is nothing at this address.",
     405: "This address does not take that method.",
@@ -52,7 +60,7 @@ def status_of(error: OtariaError) -> int:
 
 def problem(status: int, kind: str, text: str) -> web.Response:
     """A problem+json response."""
-    body = {"type": kind, "title": HTTPStatus(status).phrase, "status": status, "detail": text}
+    body = {"type": kind, "title": _TITLES.get(status) or HTTPStatus(status).phrase, "status": status, "detail": text}
     response = web.Response(status=status, body=json.dumps(body).encode(), content_type="application/problem+json")
     if status == 401:
         response.headers["WWW-Authenticate"] = 'Bearer realm="otaria"'

@@ -4,8 +4,8 @@ The row is the whole access rule, and what `/api/v1/openapi.json` says of the ro
 the row's own types, so that what is described is what is taken.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
@@ -36,6 +36,7 @@ PATHS: dict[str, Any] = {
     "request": Id,
     "step": Literal["rotate", "switch", "retire"],
     "target": Id,
+    "upload": Id,
     "version": Version,
     "webhook": Id,
 }
@@ -48,6 +49,16 @@ class Raw:
 
     media: str
     text: str
+
+
+@dataclass(frozen=True)
+class Header:
+    """A header that a route takes beside those that all do."""
+
+    name: str
+    text: str = ""
+    required: bool = True
+    schema: Mapping[str, Any] = field(default_factory=lambda: {"type": "string"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +76,7 @@ class Route:
     may_be_left_out: bool = False
     answer: Any = None
     statuses: tuple[int, ...] = (200,)
+    headers: tuple[Header, ...] = ()
     text: str = ""
 
     @property

@@ -8,6 +8,7 @@ import signal
 import socket
 import stat
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -21,6 +22,7 @@ from firmware.errors import OtariaError, RefusedError, UnavailableError
 from server.app import Running, Server, run
 from server.cli import run as run_command
 from server.config import Settings, load_settings
+from server.config_limits import LimitSettings
 from server.errors import NotLeaderError
 from server.foundation import SystemClock
 from server.identity.authority import Authorities
@@ -173,9 +175,8 @@ async def test_a_webhook_is_told_as_soon_as_something_happens(tmp_path: Path, se
                 continue
 
 
-async def test_a_connection_that_asks_nothing_is_closed(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.app.IDLE_S", 0.3)
-    async with Server(settings) as server:
+async def test_a_connection_that_asks_nothing_is_closed(settings: Settings) -> None:
+    async with Server(replace(settings, limits=LimitSettings(idle_s=0.3))) as server:
         port = int(server.running.people_url.rpartition(":")[2])
         for said in (b"", b"GET /healthz HTTP/1.1\r\nHost:"):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -6,6 +6,7 @@ as it was; then it must succeed and leave a record.
 
 import hashlib
 import re
+from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ ELSEWHERE = {
     "POST /campaigns/{campaign}/comparisons/{target}",  # tests/server/campaigns/test_comparing.py: `compared`
     "POST /releases",  # tests/server/campaigns/test_release_service.py, with the catalogue's files
     "POST /releases/{product}/{version}/deltas",  # likewise: `delta-made`
+    "PATCH /uploads/{upload}",  # tests/server/test_uploads.py: `artifact-stored`, before the artifact is kept
 }
 """They need a device's keys, its metrics, or a catalogue; the trail of each is tested where those are."""
 TRAIL_REFUSES = "CREATE TRIGGER refuse BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'made up'); END"
@@ -84,11 +86,11 @@ def _calls(people: PeopleSide, signer: CryptoSigner) -> list[tuple[str, Call]]:
     """Every route with a call that succeeds, in an order in which they all do."""
     out: list[tuple[str, Call]] = []
 
-    def api(route: str, path: str = "", body: Any = None, role: Role = Role.ADMIN) -> None:
+    def api(route: str, path: str = "", body: Any = None, role: Role = Role.ADMIN, **more: str) -> None:
         method, pattern = route.split(" ")
         sent = {"data": body} if isinstance(body, str | bytes) else {"json": body or {}}
-        address = API + (path or pattern)
-        out.append((route, lambda: people.client.request(method, address, headers=people.headers(role), **sent)))
+        address, headers = API + (path or pattern), {**people.headers(role), **more}
+        out.append((route, lambda: people.client.request(method, address, headers=headers, **sent)))
 
     def form(route: str, path: str, fields: dict[str, str], *, before: bool = True) -> None:
         async def post() -> ClientResponse:
@@ -111,6 +113,9 @@ def _calls(people: PeopleSide, signer: CryptoSigner) -> list[tuple[str, Call]]:
     api("POST /fleet/{target}/logs", "/fleet/gw-0/logs")
     digest = hashlib.sha256(ARTIFACT).hexdigest()
     api("PUT /artifacts/sha256/{hash}", f"/artifacts/sha256/{digest}", ARTIFACT)
+    promise = {"Upload-Length": "9", "Upload-Metadata": f"sha256 {b64encode(b'0' * 64).decode()}"}
+    api("POST /uploads", **{"Tus-Resumable": "1.0.0"}, **promise)
+    out.append(("DELETE /uploads/{upload}", lambda: _give_up(people)))
     for step in ("suspect", "clear"):
         api(f"POST /releases/{{product}}/{{version}}/{step}", f"/releases/gateway/1.1.0/{step}", {"reason": "r"})
     said = report("gw-9", seq=1, state=AgentState.IDLE, order_hash=None)
@@ -182,6 +187,12 @@ async def _replay(people: PeopleSide) -> ClientResponse:
     records = await people.database.read(lambda unit: unit.audit.latest(limit=1000))
     event = next(id_of(record) for record in records if type_of(record))
     return await people.client.post(f"{API}/webhooks/ops/replay", json={"event": event}, headers=people.headers())
+
+
+async def _give_up(people: PeopleSide) -> ClientResponse:
+    (note,) = people.artifacts.on_their_way.glob("*.json")
+    headers = {**people.headers(), "Tus-Resumable": "1.0.0"}
+    return await people.client.delete(f"{API}/uploads/{note.stem}", headers=headers)
 
 
 async def _csrf(people: PeopleSide) -> dict[str, str]:

@@ -37,6 +37,7 @@ READ = {
     "GET /fleet/{target}/logs",
     "GET /openapi.json",
     "GET /fleet-summary",
+    "OPTIONS /uploads",
 }
 OPERATE = {
     "POST /campaigns/{campaign}/bundle",
@@ -62,6 +63,10 @@ OPERATE = {
     "POST /words",
     "POST /plan",
     "PUT /artifacts/sha256/{hash}",
+    "POST /uploads",
+    "HEAD /uploads/{upload}",
+    "PATCH /uploads/{upload}",
+    "DELETE /uploads/{upload}",
     "POST /releases",
     "POST /releases/{product}/{version}/deltas",
 }
