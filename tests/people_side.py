@@ -168,6 +168,7 @@ class PeopleSide:
     deliveries: Deliveries
     stage: PaperStage
     rehearsals: RehearsalService
+    webhooks: WebhookDesk
 
     def headers(self, role: Role = Role.ADMIN) -> dict[str, str]:
         """The headers of an API request of this role."""
@@ -211,6 +212,7 @@ async def people(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterato
     addresses, secrets = Addresses([ipaddress.ip_network("127.0.0.0/8")]), WebhookSecrets(tmp_path)
     poster = Poster(addresses, timeout_s=2.0)
     deliveries = Deliveries(database=database, clock=clock, secrets=secrets, posts=poster, source="/test")
+    webhooks = WebhookDesk(database=database, clock=clock, secrets=secrets, addresses=addresses)
     limits = Limits()
     keeper = Keeper(database, clock, CryptoSigner.generate_ecdsa(), tmp_path / "checkpoint.json")
     (tmp_path / "roots").mkdir()
@@ -241,7 +243,7 @@ async def people(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterato
             director=director,
             bundles=BundleService(database, clock, director, Repository(tmp_path / "metadata"), artifacts),
             ingest=Ingest(database, clock, director, answer=keep_quiet),
-            webhooks=WebhookDesk(database=database, clock=clock, secrets=secrets, addresses=addresses),
+            webhooks=webhooks,
             chains=keeper,
             max_artifact_bytes=1 << 20,
             uploads=Uploads(artifacts, clock, bounds, max_bytes=1 << 20),
@@ -269,6 +271,7 @@ async def people(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterato
             deliveries=deliveries,
             stage=stage,
             rehearsals=rehearsals,
+            webhooks=webhooks,
         )
         changes.close()
     assert described.wrong == []

@@ -84,10 +84,10 @@ class CampaignService:
                 raise RefusedError("check-unknown", text)
         return await self._database.read(lambda unit: plan(unit, spec, self._clock.now()))
 
-    async def revisions(self, campaign: str) -> Sequence[RevisionRow]:
-        """All revisions of a campaign, oldest first; raises `NotFoundError`."""
+    async def revisions(self, campaign: str, after: int = 0, limit: int | None = None) -> Sequence[RevisionRow]:
+        """The revisions of a campaign after that number, oldest first; raises `NotFoundError`."""
         await self.view(campaign)
-        return await self._database.read(lambda unit: unit.campaigns.revisions(campaign))
+        return await self._database.read(lambda unit: unit.campaigns.revisions(campaign, after, limit))
 
     async def create(self, spec: CampaignSpec, *, by: str) -> CampaignView:
         """Make a draft. The same spec under the same name again returns what is there; another one makes a draft anew, and a

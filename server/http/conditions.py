@@ -2,8 +2,8 @@
 
 An ETag is a hash of the whole answer, so it is strong. `If-Match` on a write is held against the answer that the thing's
 own address gives now; and since somebody else may write after that look, what a write rests on (the row of a campaign, the
-standing of a target, the state of a release) is looked at again inside the write's own transaction, which rolls back if it
-changed."""
+standing of a target, the state of a release, what a webhook is told) is looked at again inside the write's own transaction,
+which rolls back if it changed."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
@@ -63,6 +63,9 @@ def standing(unit: Unit, kind: str, ids: Mapping[str, str]) -> Any:
         case "releases":
             release = unit.releases.get(ids["product"], ids["version"])
             return release and release.state
+        case "webhooks":
+            hook = unit.webhooks.get(ids["webhook"])
+            return hook and (hook.url, hook.types, hook.state, hook.reason, hook.salt)
     return None
 
 

@@ -14,7 +14,7 @@ from server.artifacts import ArtifactStore
 from server.errors import NotFoundError
 from server.http.access import Caller, Need
 from server.http.bodies import chunks_of, decode_base64, path_id, path_version, read_json, read_query
-from server.http.paging import Key, Paged, after, cut, last_key, paged_reply, place
+from server.http.paging import Key, Paged, after, last_key, paged_reply, place
 from server.http.routes import Raw, Route, reply
 from server.ports import (
     Clock,
@@ -25,6 +25,7 @@ from server.ports import (
     ReleaseState,
     Requirements,
     StoredFile,
+    Unit,
 )
 
 MAX_METADATA_BYTES = 8 << 20
@@ -206,17 +207,26 @@ class ReleaseRoutes:
     async def list(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """Releases by product and version."""
         paged = read_query(request, Paged)
-        releases, deltas = await self._database.read(lambda unit: (unit.releases.list(), unit.releases.deltas()))
-        page = cut(sorted(releases, key=_key), _key, place(request, paged, str, str), paged.limit)
+        key = place(request, paged, str, str)
+        begin = None if key is None else (str(key[0]), str(key[1]))
+
+        def work(unit: Unit) -> tuple[Sequence[ReleaseRecord], Sequence[DeltaRecord]]:
+            page = unit.releases.page(begin, paged.limit)
+            return page, unit.releases.deltas_to(image.file.sha256 for one in page for image in one.images)
+
+        page, deltas = await self._database.read(work)
         following = after(request, last_key(page, paged.limit, _key))
         return paged_reply(request, ReleasePage(releases=[release_shown(one, deltas) for one in page], next=following))
 
     async def show(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """One release."""
         product, version = path_id(request, "product"), path_version(request)
-        release, deltas = await self._database.read(
-            lambda unit: (unit.releases.get(product, version), unit.releases.deltas())
-        )
+
+        def work(unit: Unit) -> tuple[ReleaseRecord | None, Sequence[DeltaRecord]]:
+            release = unit.releases.get(product, version)
+            return release, unit.releases.deltas_to(image.file.sha256 for image in release.images) if release else ()
+
+        release, deltas = await self._database.read(work)
         if release is None:
             raise NotFoundError(f"There is no release {version} of {product}.")
         return reply(release_shown(release, deltas))

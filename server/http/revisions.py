@@ -12,7 +12,7 @@ from firmware.protocol.words import ReasonKind
 from server.campaigns.revising import Plan
 from server.http.access import Caller, Need
 from server.http.bodies import path_id, read_bytes, read_query
-from server.http.paging import Key, Paged, after, cut, last_key, paged_reply, place
+from server.http.paging import Key, Paged, after, last_key, paged_reply, place
 from server.http.routes import Raw, Route, reply
 from server.planner.differences import Difference
 from server.planner.revision_rows import RevisionRow, RevisionState
@@ -88,7 +88,7 @@ class RevisionDesk(Protocol):
 
     def parse(self, text: str) -> CampaignSpec: ...
     async def plan(self, spec: CampaignSpec) -> Plan: ...
-    async def revisions(self, campaign: str) -> Sequence[RevisionRow]: ...
+    async def revisions(self, campaign: str, after: int = 0, limit: int | None = None) -> Sequence[RevisionRow]: ...
 
 
 class RevisionRoutes:
@@ -124,8 +124,9 @@ class RevisionRoutes:
     async def list(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """A campaign's revisions, oldest first."""
         paged = read_query(request, Paged)
-        rows = await self._desk.revisions(path_id(request, "campaign"))
-        page = cut(rows, _key, place(request, paged, int), paged.limit)
+        key = place(request, paged, int)
+        begin = 0 if key is None else int(key[0])
+        page = await self._desk.revisions(path_id(request, "campaign"), begin, paged.limit)
         following = after(request, last_key(page, paged.limit, _key))
         return paged_reply(request, RevisionPage(revisions=[revision_shown(row) for row in page], next=following))
 

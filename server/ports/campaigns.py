@@ -130,8 +130,8 @@ class Campaigns(Protocol):
         `ConflictError` when the draft changed since it was loaded."""
         ...
 
-    def revisions(self, campaign_id: str) -> Sequence[RevisionRow]:
-        """All of a campaign's revisions, oldest first."""
+    def revisions(self, campaign_id: str, after: int = 0, limit: int | None = None) -> Sequence[RevisionRow]:
+        """A campaign's revisions after that number, oldest first."""
         ...
 
     def set_selection(self, campaign_id: str, selection: Selection) -> None:

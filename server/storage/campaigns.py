@@ -129,9 +129,9 @@ class SqlCampaigns:
         )
         slices.add(self._db, revision)
 
-    def revisions(self, campaign_id: str) -> Sequence[RevisionRow]:
-        """All of a campaign's revisions, oldest first."""
-        return revisions.of(self._db, campaign_id)
+    def revisions(self, campaign_id: str, after: int = 0, limit: int | None = None) -> Sequence[RevisionRow]:
+        """A campaign's revisions after that number, oldest first."""
+        return revisions.of(self._db, campaign_id, after, limit)
 
     def set_selection(self, campaign_id: str, selection: Selection) -> None:
         """Note whom the campaign selects since its newest revision."""

@@ -1,10 +1,10 @@
 """Published releases and the deltas between their images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, delete, insert, select, update
+from sqlalchemy import Connection, RowMapping, delete, insert, select, tuple_, update
 
 from firmware.errors import RefusedError
 from server.ports import (
@@ -74,6 +74,13 @@ class SqlReleases:
         query = select(RELEASE).order_by(RELEASE.c.product, RELEASE.c.counter, RELEASE.c.version)
         return [_release(row) for row in self._db.execute(query).mappings()]
 
+    def page(self, after: tuple[str, str] | None, limit: int) -> Sequence[ReleaseRecord]:
+        """Some by product and version, those after that one."""
+        query = select(RELEASE).order_by(RELEASE.c.product, RELEASE.c.version).limit(limit)
+        if after is not None:
+            query = query.where(tuple_(RELEASE.c.product, RELEASE.c.version) > tuple_(*after))
+        return [_release(row) for row in self._db.execute(query).mappings()]
+
     def set_state(self, product: str, version: str, state: ReleaseState) -> None:
         """Mark a release suspect, withdrawn or active again."""
         which = (RELEASE.c.product == product, RELEASE.c.version == version)
@@ -115,6 +122,11 @@ class SqlReleases:
     def deltas(self) -> Sequence[DeltaRecord]:
         """All deltas, by path."""
         return [_delta(row) for row in self._db.execute(select(DELTA).order_by(DELTA.c.path)).mappings()]
+
+    def deltas_to(self, sha256s: Iterable[str]) -> Sequence[DeltaRecord]:
+        """Those that lead to images with these hashes, by path."""
+        query = select(DELTA).where(DELTA.c.target_sha256.in_(list(sha256s))).order_by(DELTA.c.path)
+        return [_delta(row) for row in self._db.execute(query).mappings()]
 
 
 def _values(release: ReleaseRecord) -> dict[str, Any]:

@@ -11,7 +11,11 @@ from server.storage.tables import REVISION
 _PROPOSED = select(REVISION).where(
     REVISION.c.campaign == bindparam("campaign"), REVISION.c.state == str(RevisionState.PROPOSED)
 )
-_ALL = select(REVISION).where(REVISION.c.campaign == bindparam("campaign")).order_by(REVISION.c.number)
+_SOME = (
+    select(REVISION)
+    .where(REVISION.c.campaign == bindparam("campaign"), REVISION.c.number > bindparam("after"))
+    .order_by(REVISION.c.number)
+)
 
 
 def proposal(db: Connection, campaign: str) -> RevisionRow | None:
@@ -20,6 +24,7 @@ def proposal(db: Connection, campaign: str) -> RevisionRow | None:
     return None if row is None else revision_row(row)
 
 
-def of(db: Connection, campaign: str) -> Sequence[RevisionRow]:
-    """All of the campaign's, oldest first."""
-    return [revision_row(row) for row in db.execute(_ALL, {"campaign": campaign}).mappings()]
+def of(db: Connection, campaign: str, after: int, limit: int | None) -> Sequence[RevisionRow]:
+    """Those of the campaign's after that number, oldest first."""
+    found = db.execute(_SOME.limit(limit), {"campaign": campaign, "after": after})
+    return [revision_row(row) for row in found.mappings()]

@@ -77,6 +77,9 @@ class TestCampaigns:
         first, *others = await database.read(lambda unit: unit.campaigns.revisions("spring"))
         assert (first.number, first.state, first.strategy, first.by) == (1, RevisionState.ACCEPTED, STRATEGY, "ann")
         assert others == [stored]
+        assert await database.read(lambda unit: unit.campaigns.revisions("spring", 1, 5)) == [stored]
+        assert await database.read(lambda unit: unit.campaigns.revisions("spring", 0, 1)) == [first]
+        assert await database.read(lambda unit: unit.campaigns.revisions("spring", 2)) == []
         assert (await database.read(lambda unit: unit.campaigns.load(Footprint(campaign="spring")))).proposal == stored
         view = await database.read(lambda unit: unit.campaigns.view("spring"))
         assert view is not None

@@ -122,6 +122,32 @@ class TestReleases:
         assert caught.value.kind == "release-exists"
         assert await database.read(lambda unit: unit.releases.list()) == [stored]
 
+    async def test_releases_in_pages_and_the_deltas_to_some(self, database: SqlDatabase) -> None:
+        versions = [("lamp", "1"), ("lamp", "10"), ("lamp", "2"), ("pump", "1")]
+
+        def work(unit: Unit) -> None:
+            for number, (product, version) in enumerate(reversed(versions)):
+                unit.releases.add(dataclasses.replace(RELEASE, product=product, version=version, counter=number))
+            for target in "abc":
+                file = StoredFile(path=f"deltas/{target}.otd", length=1, sha256=target * 64)
+                unit.releases.add_delta(
+                    DeltaRecord(file=file, source_sha256="0" * 64, source_length=1, target_sha256=target * 64)
+                )
+
+        await database.write(work)
+
+        async def page(after: tuple[str, str] | None, limit: int) -> list[tuple[str, str]]:
+            found = await database.read(lambda unit: unit.releases.page(after, limit))
+            return [(one.product, one.version) for one in found]
+
+        assert await page(None, 9) == versions
+        assert await page(None, 3) == versions[:3]
+        assert await page(versions[1], 2) == versions[2:]
+        assert await page(versions[3], 2) == []
+        some = await database.read(lambda unit: unit.releases.deltas_to(["c" * 64, "a" * 64, "f" * 64]))
+        assert [one.target_sha256[0] for one in some] == ["a", "c"]
+        assert await database.read(lambda unit: unit.releases.deltas_to([])) == []
+
     async def test_what_a_release_requires_is_kept_and_learnt_later(self, database: SqlDatabase) -> None:
         asks = Requirements(min_counter=1, through=(1, 3))
         await database.write(lambda unit: unit.releases.add(RELEASE))

@@ -12,7 +12,7 @@ from server.http.limits import MAX_KEPT, Buckets, TooManyError, network_of
 from server.http.routes import API
 from server.planner.events import Commanded
 from server.planner.words import Verb
-from server.ports import Role, Unit
+from server.ports import Role, Unit, WebhookState
 from tests.people_side import CAMPAIGN, PeopleSide
 
 
@@ -71,6 +71,31 @@ async def test_a_write_between_the_look_and_the_act_is_noticed_in_the_transactio
 
 def _paused(campaign: str, at: float) -> object:
     return Commanded(campaign=campaign, verb=Verb.PAUSE, by="else", reason="", at=at)
+
+
+async def test_a_webhook_that_changes_between_the_look_and_the_act_is_left_alone(people: PeopleSide) -> None:
+    await _post(people, "/webhooks", {"name": "ops", "url": "https://hooks.example.org/"})
+    seen = (await _get(people, "/webhooks/ops")).headers["ETag"]
+    shows = 0
+
+    async def show(name: str) -> object:
+        """The look for the ETag, then the handler's own; between that and the write somebody else pauses it."""
+        nonlocal shows
+        found, shows = await desk_show(name), shows + 1
+        if shows == 2:
+            paused = {"state": WebhookState.PAUSED, "reason": "else"}
+            await asyncio.create_task(
+                people.database._inner.write(lambda unit: unit.webhooks.change(found[0], **paused))
+            )
+        return found
+
+    desk = people.webhooks
+    desk_show, desk.show = desk.show, show  # type: ignore[method-assign]
+    headers = {**people.headers(), "If-Match": seen}
+    late = await people.client.patch(f"{API}/webhooks/ops", json={"url": "https://else.example.org/"}, headers=headers)
+    assert (late.status, (await late.json())["type"]) == (412, "changed-meanwhile")
+    after = await (await _get(people, "/webhooks/ops")).json()
+    assert (after["url"], after["state"]) == ("https://hooks.example.org/", "paused")
 
 
 async def test_a_place_without_an_etag_of_its_own_takes_no_if_match(people: PeopleSide) -> None:
