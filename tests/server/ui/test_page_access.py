@@ -25,6 +25,8 @@ READ = {
 }
 ONE = "/campaigns/spring"
 OPERATE = {
+    "GET /draft",
+    "POST /draft",
     "GET /fleet/gw-1/logs/none",
     "POST /fleet/gw-1/logs",
     "POST /views",
