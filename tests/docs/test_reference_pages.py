@@ -31,6 +31,7 @@ from server.http.openapi import DescriptionRoutes
 from server.http.people import SystemRoutes
 from server.http.releases import ReleaseRoutes
 from server.http.revisions import RevisionRoutes
+from server.http.uploads import UploadRoutes
 from server.http.webhooks import WebhookRoutes
 from server.http.words import WordRoutes
 from server.planner import ask_events, plain, policy, times
@@ -115,6 +116,7 @@ def routes() -> Iterator[tuple[str, str]]:
         BundleRoutes,
         RevisionRoutes,
         WordRoutes,
+        UploadRoutes,
         WebhookRoutes,
         ForecastRoutes,
         DescriptionRoutes,

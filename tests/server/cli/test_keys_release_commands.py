@@ -31,17 +31,21 @@ class Shelf(http.server.BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._answer(200 if self.path.rpartition("/")[2] in self.artifacts else 404)
 
-    def do_PUT(self) -> None:
+    def do_PATCH(self) -> None:
+        """The whole of an upload in one part, whose id is the hash."""
         body = self.rfile.read(int(self.headers["Content-Length"]))
         sha256 = self.path.rpartition("/")[2]
         self.received.append(f"PUT {self.path}")
         if hashlib.sha256(body).hexdigest() != sha256:
             return self._answer(422, {"type": "artifact-changed", "detail": "Wrong hash.", "status": 422})
         self.artifacts[sha256] = body
-        return self._answer(201, {"sha256": sha256, "length": len(body)})
+        return self._answer(204)
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path.endswith("/uploads"):
+            named = self.headers["Upload-Metadata"].removeprefix("sha256 ")
+            return self._answer(201, {"id": base64.b64decode(named).decode()})
         self.received.append(f"POST {self.path} {self.headers['Authorization']}")
         repository = Repository(self.metadata, online_keys=self.online_keys)
         try:
@@ -67,6 +71,8 @@ class Shelf(http.server.BaseHTTPRequestHandler):
     def _send(self, status: int, data: bytes) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(data)))
+        if self.command == "PATCH":
+            self.send_header("Upload-Offset", self.headers["Content-Length"])
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data)
