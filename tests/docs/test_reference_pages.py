@@ -29,6 +29,7 @@ from server.http.logs import LogRoutes
 from server.http.metrics import MetricsRoutes
 from server.http.openapi import DescriptionRoutes
 from server.http.people import SystemRoutes
+from server.http.rehearsals import RehearsalRoutes
 from server.http.releases import ReleaseRoutes
 from server.http.revisions import RevisionRoutes
 from server.http.uploads import UploadRoutes
@@ -116,6 +117,7 @@ def routes() -> Iterator[tuple[str, str]]:
         BundleRoutes,
         RevisionRoutes,
         WordRoutes,
+        RehearsalRoutes,
         UploadRoutes,
         WebhookRoutes,
         ForecastRoutes,

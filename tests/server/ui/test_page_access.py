@@ -29,6 +29,8 @@ OPERATE = {
     "POST /draft",
     "GET /fleet/gw-1/logs/none",
     "POST /fleet/gw-1/logs",
+    f"POST {ONE}/rehearse",
+    f"POST {ONE}/rehearse/cancel",
     "POST /views",
     "POST /views/remove",
     *(
