@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from firmware.protocol.words import Action
 from server.planner import gateways, steps
 from server.planner.calendar import shown
+from server.planner.gate_words import plural
 from server.planner.ledger import Ledger
 from server.planner.states import FAILURES, IN_FLIGHT
 from server.planner.strategy import AfterPolicy, RequirePolicy
@@ -47,7 +48,7 @@ def path_is_clear(ledger: Ledger) -> Wait | None:
     number = _used(ledger, key)
     if not number:
         return None
-    text = f"It is the gateway of {number} {_targets(number)} in flight."
+    text = f"It is the gateway of {plural(number, 'target')} in flight."
     return replace(wait(ledger, "gateway", text, "those behind it come to an end"), group=key)
 
 
@@ -204,7 +205,3 @@ def _used(ledger: Ledger, key: str) -> int:
 
 def _are(number: int) -> str:
     return "is" if number == 1 else "are"
-
-
-def _targets(number: int) -> str:
-    return "target" if number == 1 else "targets"

@@ -20,6 +20,7 @@ from firmware.protocol.words import Action
 from server.planner import gates, strata
 from server.planner.commands import Admit, Recall
 from server.planner.gate_counts import count
+from server.planner.gate_words import plural
 from server.planner.ledger import Ledger
 from server.planner.rows import CohortRow
 from server.planner.states import CAN_GO_BACK, FAILURES, GOING_BACK, LIVE, UNDECIDED, WAITING, Turn, next_campaign
@@ -57,7 +58,7 @@ def open_cohort(ledger: Ledger, index: int) -> None:
     ledger.set_cohort_state(index, CohortState.OPEN, opened_at=ledger.at)
     ledger.set_campaign(cohort=index)
     cohort = ledger.cohorts[index]
-    ledger.record("cohort-opened", f"Cohort {cohort.name} opened with {cohort.size} targets.")
+    ledger.record("cohort-opened", f"Cohort {cohort.name} opened with {plural(cohort.size, 'target')}.")
     _judge(ledger, cohort)
     if ledger.cohorts[index].state is CohortState.OPEN:
         admit_page(ledger)

@@ -23,6 +23,7 @@ from server.planner import approvals, progress
 from server.planner.cohorts import rank_key
 from server.planner.commands import Enlist
 from server.planner.events import Commanded, Deselected, Enlisted, Revised, Roused
+from server.planner.gate_words import plural
 from server.planner.ledger import Ledger
 from server.planner.revision_rows import RevisionRow, RevisionState
 from server.planner.rows import AssignmentRow, CohortRow
@@ -109,7 +110,7 @@ def enlisted(ledger: Ledger, event: Enlisted) -> None:
         )
     planned = cohort.counts.get(AssignmentState.PLANNED, 0) + len(names)
     ledger.set_cohort(index, size=cohort.size + len(names), counts={**cohort.counts, AssignmentState.PLANNED: planned})
-    ledger.record("targets-gained", f"{len(names)} targets are selected newly; they joined cohort {cohort.name}.")
+    ledger.record("targets-gained", f"{plural(len(names), 'target')} selected newly joined cohort {cohort.name}.")
 
 
 def deselected(ledger: Ledger, event: Deselected) -> None:
