@@ -14,6 +14,7 @@ class Faults:
     `flip_always`).
     `full`: no room. `install_fails`, `arm_fails`, `restart_refused`, `commit_refused`: the box says no. `half_install`: it says
     yes to an image of which half was unpacked. `commit_forgotten`, `restart_forgotten`: it says yes, and does nothing.
+    `default_forgotten`: it says yes to its running image as default, and would boot the other (once).
     `wont_boot`: the version that does not come up on this box. `stays_down`: it does not come back by itself. `standby_fails`:
     the second supervisor stays with the old image."""
 
@@ -38,6 +39,7 @@ class Faults:
     restart_forgotten: bool = False
     commit_refused: bool = False
     commit_forgotten: bool = False
+    default_forgotten: bool = False
     stays_down: bool = False
     wont_boot: str = ""
     standby_fails: bool = False

@@ -99,6 +99,8 @@ async def _installer(box: Box, words: list[str], terminal: Terminal) -> int:
         elif box.faults.commit_refused and flash.on_trial:
             terminal.say("Error: can't write the boot configuration\n")
             return 1
+        elif box.faults.default_forgotten and version == flash.running:
+            box.faults.default_forgotten = False
         elif not (box.faults.commit_forgotten and flash.on_trial):
             box.keep(replace(flash, permanent=version))
         return 0

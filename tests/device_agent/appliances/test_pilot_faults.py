@@ -71,6 +71,13 @@ CASES = [
         words=("Image verification failed",),
     ),
     Case(
+        name="would boot what was only installed",
+        kinds=("sonic",),
+        faults={"default_forgotten": True},
+        told="box-output",
+        words=("would boot 202311.2", "202205.1, which runs"),
+    ),
+    Case(
         name="can't arm", kinds=("sonic", "dual-image"), faults={"arm_fails": True}, end=Step.STAGED, told="box-refused"
     ),
     Case(name="can't arm one image", kinds=("openwrt",), faults={"arm_fails": True}, told="box-refused"),
