@@ -148,7 +148,7 @@ def _prepare(unit: Unit, campaign: str, by: str, now: float) -> tuple[RehearsalR
 
 def _begin(unit: Unit, record: RehearsalRecord, targets: int) -> None:
     unit.rehearsals.put(record)
-    text = f"{record.by} had campaign {record.campaign} rehearsed over {targets} targets."
+    text = f"{record.by} had campaign {record.campaign} rehearsed over the fleet of {targets}."
     unit.audit.add(at=record.at, kind="rehearsal-started", text=text, actor=record.by, campaign=record.campaign)
 
 

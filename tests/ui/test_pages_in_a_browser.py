@@ -44,6 +44,7 @@ def _pages(site: Site, campaign: str) -> list[str]:
         "/approvals",
         "/keys",
         "/settings",
+        "/draft",
     ]
     return [*fixed, "/webhooks", campaign, one, "/nothing"]
 
@@ -182,6 +183,36 @@ def test_every_page_fits_a_phone_runs_nothing_foreign_and_gives_no_cause_for_com
             assert (_lightness(page, "background-color") > 0.5) is (scheme == "light"), path
             assert (_lightness(page, "color") < 0.5) is (scheme == "light"), path
         assert [said for said in visitor.complaints if "404" not in said] == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_an_operator_makes_a_campaign_mends_a_mistake_and_rehearses_it(site: Site, scheme: str) -> None:
+    name = f"made-{scheme}"
+    with site.visitor(color_scheme=scheme) as visitor:
+        page = visitor.sign_in(site.tokens[Role.OPERATOR], "/draft")
+        page.get_by_label("Release").select_option("gateway 3.0.0")
+        page.get_by_label("Name").fill(name)
+        page.get_by_label("Targets with these labels").fill("group=nobody")
+        page.get_by_role("button", name="See what it would do").click()
+        expect(page.locator("#wrong-labels")).to_be_visible()
+        assert _barriers(page) == []
+        page.get_by_label("Targets with these labels").fill("group=main")
+        page.get_by_role("button", name="See what it would do").click()
+        expect(page.locator("#preview .sentence").first).to_contain_text(f"{MAIN} targets → gateway 3.0.0")
+        assert _barriers(page) == []
+        _keep(page, f"draft-seen-{scheme}")
+        page.get_by_role("button", name="Keep it as a draft").click()
+        expect(page.locator(".head .state")).to_have_text("draft")
+        page.get_by_role("button", name="Rehearse it").click()
+        expect(page.get_by_role("button", name="Rehearse it again")).to_be_visible(timeout=60_000)
+        expect(page.locator("section", has=page.locator("#rehearsal"))).to_contain_text(f"over {MAIN} targets")
+        assert _barriers(page) == []
+        _keep(page, f"rehearsed-{scheme}")
+        page.set_viewport_size(PHONE)
+        assert _fits(page)
+        _keep(page, f"rehearsed-phone-{scheme}")
+        assert [said for said in visitor.complaints if "400" not in said] == []  # Chromium's word for the mistake
+    assert {row["name"] for row in site.lab.rest.get("/campaigns")["campaigns"]} >= {name}
 
 
 def test_hostile_labels_are_words(site: Site, odd_campaign: str) -> None:
