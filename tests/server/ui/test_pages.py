@@ -109,6 +109,7 @@ async def test_the_campaign_page_has_a_cell_for_every_target_and_says_why_one_wa
         missing = structs.replace(row, state=AssignmentState.MISSING, reason="Silent since its permit.")
         unit.campaigns.commit(Decision(changes=(Put(row=missing),)))
 
+    await people.desk.command("spring", Verb.START, by="mara", reason="")
     await people.database.write(miss)
     text = await _text(people, "/campaigns/spring")
     assert 'title="gw-2: missing"' in text
