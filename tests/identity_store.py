@@ -13,6 +13,7 @@ import pytest_asyncio
 from firmware.errors import RefusedError
 from server.ports import AgentRecord, AgentStatus, ApiToken, CertificateRecord, ClaimToken, Database, KnownDevice, Unit
 from server.storage.database import SqlDatabase
+from tests.databases import fresh_sqlite
 
 
 class SettableClock:
@@ -147,7 +148,7 @@ class MemoryDatabase:
 @pytest_asyncio.fixture(params=["memory", "sql"])
 async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
     made: Database = (
-        MemoryDatabase() if request.param == "memory" else SqlDatabase.open(f"sqlite:///{tmp_path / 'test.db'}")
+        MemoryDatabase() if request.param == "memory" else SqlDatabase.open(fresh_sqlite(tmp_path / "test.db"))
     )
     yield made
     await made.close()

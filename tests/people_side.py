@@ -62,6 +62,7 @@ from server.webhooks.delivery import Deliveries
 from server.webhooks.desk import WebhookDesk
 from server.webhooks.post import Poster
 from server.webhooks.signing import WebhookSecrets
+from tests.databases import fresh_sqlite
 from tests.described import Described
 
 NOW = 1_800_000_000.0
@@ -196,9 +197,7 @@ async def people(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterato
     given = getattr(request, "param", None)
     bounds = given if isinstance(given, LimitSettings) else LimitSettings()
     changes, clock = Changes(), SetClock()
-    database = RingingDatabase(
-        RecordedDatabase(SqlDatabase.open(f"sqlite:///{tmp_path / 'people.db'}"), clock), changes
-    )
+    database = RingingDatabase(RecordedDatabase(SqlDatabase.open(fresh_sqlite(tmp_path / "people.db")), clock), changes)
     tokens = ApiTokens(database, clock=clock)
     secret = {role: await tokens.create(f"the {role}", role) for role in Role}
     await database.write(furnish)

@@ -15,6 +15,7 @@ from server.audit.keeper import Keeper
 from server.audit.key import audit_signer
 from server.ports import Unit
 from server.storage import SqlDatabase
+from tests.databases import fresh_sqlite
 from tests.server.audit.chains import KEYS, NOW, SIGNER, SetClock, checked, keeper_of, lines_of, told, write
 
 DAY_S = 86400.0
@@ -22,7 +23,7 @@ DAY_S = 86400.0
 
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[SqlDatabase]:
-    opened = SqlDatabase.open(f"sqlite:///{tmp_path / 'otaria.db'}")
+    opened = SqlDatabase.open(fresh_sqlite(tmp_path / "otaria.db"))
     yield opened
     await opened.close()
 

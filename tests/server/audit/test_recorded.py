@@ -9,6 +9,7 @@ from firmware.errors import OtariaError
 from server.audit.recorded import RecordedDatabase, acting
 from server.ports import ApiToken, AuditRecord, Role, Unit
 from server.storage import SqlDatabase
+from tests.databases import fresh_sqlite
 from tests.server.audit.chains import NOW, SetClock, record
 
 TOKEN = ApiToken(secret_sha256="a" * 64, name="bob", role=Role.VIEWER, expires_at=None)
@@ -16,7 +17,7 @@ TOKEN = ApiToken(secret_sha256="a" * 64, name="bob", role=Role.VIEWER, expires_a
 
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[RecordedDatabase]:
-    opened = RecordedDatabase(SqlDatabase.open(f"sqlite:///{tmp_path / 'otaria.db'}"), SetClock())
+    opened = RecordedDatabase(SqlDatabase.open(fresh_sqlite(tmp_path / "otaria.db")), SetClock())
     yield opened
     await opened.close()
 

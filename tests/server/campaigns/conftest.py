@@ -44,6 +44,7 @@ from server.ports import (
     Unit,
 )
 from server.storage import SqlDatabase
+from tests.databases import fresh_sqlite
 
 T = TypeVar("T")
 PRODUCT = "lamp"
@@ -377,7 +378,7 @@ class Stage:
 
     def __init__(self, file: Path, url: str | None = None) -> None:
         self.file = file
-        self.url = url or f"sqlite:///{file}"
+        self.url = url or (f"sqlite:///{file}" if file.exists() else fresh_sqlite(file))
         self.clock = Clock()
         self.signer = DIRECTOR
         self.broker = FakeBroker()

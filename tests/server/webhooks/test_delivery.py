@@ -23,6 +23,7 @@ from server.webhooks.desk import MOST_WEBHOOKS, WebhookDesk
 from server.webhooks.post import Outcome, Poster
 from server.webhooks.signing import KEY_FILE, WebhookSecrets
 from tests.databases import database_url as database_url
+from tests.databases import fresh_sqlite
 from tests.databases import postgres as postgres
 from tests.people_side import SetClock
 
@@ -105,7 +106,7 @@ class Bench:
 
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    async with made(f"sqlite:///{tmp_path}/otaria.db", tmp_path) as bench:
+    async with made(fresh_sqlite(tmp_path / "otaria.db"), tmp_path) as bench:
         yield bench
 
 
