@@ -22,11 +22,11 @@ class DirectorKeys:
         return Verified(epoch=self.director.epoch, until=self.director.until)
 
 
-class KeyNotary:
-    """`Notary` over a catalogue and a key. May be used by several threads."""
+class CatalogueKeys:
+    """Verifies with the keys of the director that a catalogue names, parsed once. May be used by several threads."""
 
-    def __init__(self, catalogue: Directed, signer: Signer) -> None:
-        self._catalogue, self._signer = catalogue, signer
+    def __init__(self, catalogue: Directed) -> None:
+        self._catalogue = catalogue
         self._keys: DirectorKeys | None = None
 
     def knows_director(self) -> bool:
@@ -43,6 +43,14 @@ class KeyNotary:
         if keys is None or keys.director != director:
             self._keys = keys = DirectorKeys(director)
         return keys.verify(envelope, kind, max_bytes=max_bytes)
+
+
+class KeyNotary(CatalogueKeys):
+    """`Notary` over a catalogue and a key."""
+
+    def __init__(self, catalogue: Directed, signer: Signer) -> None:
+        super().__init__(catalogue)
+        self._signer = signer
 
     def seal(self, payload: bytes, kind: str) -> bytes:
         """See `Notary.seal`."""

@@ -17,6 +17,7 @@ from securesystemslib.signer import Signer
 
 from device_agent.core.values import Content, OwnWatch, Tuning
 from device_agent.identity import Identity
+from device_agent.notary import CatalogueKeys
 from device_agent.ports import BootOutcome, Incoming, Slot, SlotSets
 from device_agent.post import Pace
 from device_agent.runtime import Connected, Input, Runtime, Settings
@@ -31,7 +32,7 @@ from simulator.virtual.defects import Defect, Defects
 from simulator.virtual.presence import NEVER, Presence
 from simulator.virtual.world import Member
 from simulator.wire.line import KEEPALIVE_S, Door, Line, Watcher
-from simulator.wire.parts import Blob, Checks, Installer, Keys, Luck, Notary, Programs, Slots
+from simulator.wire.parts import Blob, Checks, Installer, Luck, Notary, Programs, Slots
 from simulator.wire.plan import Moment, Tempo, Truth
 from simulator.wire.site import Site
 
@@ -76,7 +77,7 @@ class Common:
         hub: Hub,
         door: Door,
         site: Site,
-        keys: Keys,
+        keys: CatalogueKeys,
         tempo: Tempo,
         factory: Blob,
         product: str,

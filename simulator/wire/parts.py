@@ -8,11 +8,10 @@ import msgspec
 from msgspec import Struct
 from securesystemslib.signer import Signer
 
-from device_agent.notary import DirectorKeys
-from device_agent.ports import Directed, HealthResult, Slot, Verified
+from device_agent.notary import CatalogueKeys
+from device_agent.ports import HealthResult, Slot, Verified
 from device_agent.verify import ordered_images
 from firmware.checks import HealthCheck
-from firmware.errors import UnavailableError
 from firmware.manifest import Manifest
 from firmware.protocol.envelope import seal_payload
 from firmware.protocol.order import Order
@@ -89,28 +88,6 @@ class Luck:
         return chance(self._seed, self._asked)
 
 
-class Keys:
-    """The director's keys of the catalogue, parsed once for all devices of a process."""
-
-    def __init__(self, catalogue: Directed) -> None:
-        self._catalogue = catalogue
-        self._keys: DirectorKeys | None = None
-
-    def knows_director(self) -> bool:
-        try:
-            self._catalogue.director()
-        except UnavailableError:
-            return False
-        return True
-
-    def verify(self, envelope: bytes, kind: str, *, max_bytes: int) -> Verified:
-        """See `Verifier.verify`."""
-        director, keys = self._catalogue.director(), self._keys
-        if keys is None or keys.director != director:
-            self._keys = keys = DirectorKeys(director)
-        return keys.verify(envelope, kind, max_bytes=max_bytes)
-
-
 class _Numbered(Struct, frozen=True, kw_only=True):
     journal: str
     seq: int
@@ -121,7 +98,7 @@ class Notary:
 
     __slots__ = ("_keys", "_signer", "journal", "said")
 
-    def __init__(self, keys: Keys, signer: Signer) -> None:
+    def __init__(self, keys: CatalogueKeys, signer: Signer) -> None:
         self._keys, self._signer = keys, signer
         self.journal = ""
         self.said = bytearray()

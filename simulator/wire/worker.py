@@ -24,6 +24,7 @@ from device_agent.identity import (
     Identity,
 )
 from device_agent.keys import report_signer
+from device_agent.notary import CatalogueKeys
 from simulator.depot import Blob as FileBlob
 from simulator.depot import facts_of
 from simulator.fakes import MemoryEffects
@@ -31,7 +32,7 @@ from simulator.virtual.defects import Defects
 from simulator.wire.device import Common, Device
 from simulator.wire.hub import Loop, allow_files
 from simulator.wire.line import Door
-from simulator.wire.parts import Blob, Keys
+from simulator.wire.parts import Blob
 from simulator.wire.plan import Plan
 from simulator.wire.site import Site
 
@@ -108,7 +109,7 @@ class Worker:
             hub=loop,
             door=Door(ca),
             site=site,
-            keys=Keys(site),
+            keys=CatalogueKeys(site),
             tempo=plan.tempo,
             factory=Blob(sha256=image.sha256, length=image.length, version=facts.version, counter=facts.counter),
             product=plan.product,
