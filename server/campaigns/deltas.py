@@ -23,6 +23,7 @@ from firmware.delta.facts import DeltaFacts
 from firmware.delta.format import DEFAULT_LEVEL, DeltaEnds
 from firmware.errors import OtariaError, UnavailableError
 from server.campaigns.private_deltas import EncryptedDelta, Secrets, make_encrypted_delta
+from server.campaigns.surroundings import surroundings
 
 MIN_SAVING = 0.2
 _MAX_ANSWER_BYTES = 4096
@@ -79,8 +80,9 @@ class DeltaFactory:
         options = (f"--memory-bytes={limits.memory_bytes}", f"--level={limits.level}", f"--niceness={limits.niceness}")
         more = ("--secrets",) if secrets else ()
         command = (sys.executable, "-m", __name__, *options, *more, "--", str(source), str(target), str(out))
-        environment = os.environ | _FRUGAL
-        worker = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=environment)
+        worker = await asyncio.create_subprocess_exec(
+            *command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=surroundings(**_FRUGAL)
+        )
         try:
             async with asyncio.timeout(limits.timeout_s):
                 told = json.dumps(asdict(secrets)).encode() if secrets else b""

@@ -9,6 +9,7 @@ import msgspec
 
 from firmware.errors import RefusedError, UnavailableError
 from server.campaigns.rehearsal import Rehearsal, Task, Word
+from server.campaigns.surroundings import surroundings
 
 LINE_BYTES = 1 << 20
 MAX_ERROR_CHARS = 300
@@ -34,6 +35,7 @@ class RehearsalProcess:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             limit=LINE_BYTES,
+            env=surroundings(),
         )
         try:
             async with asyncio.timeout(self._seconds):

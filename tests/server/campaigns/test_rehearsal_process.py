@@ -85,3 +85,11 @@ def _assert_gone(tmp_path: Path) -> None:
     if (tmp_path / "pid").exists():
         with pytest.raises(ProcessLookupError):
             os.kill(int((tmp_path / "pid").read_text()), signal.SIGCONT)
+
+
+async def test_it_does_not_get_the_servers_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTARIA_HSM_PIN", "1234")
+    monkeypatch.setenv("LANG", "C.UTF-8")
+    tells = "import os, sys; sys.exit(repr([os.environ.get(name) for name in ('OTARIA_HSM_PIN', 'LANG')]))"
+    with pytest.raises(UnavailableError, match=r"\[None, 'C.UTF-8'\]"):
+        await stage(tells).rehearse(TASK, lambda _: None)
