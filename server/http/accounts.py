@@ -1,6 +1,5 @@
 """Who has access, over REST: a name, a role and a secret that is shown once."""
 
-import hashlib
 from collections.abc import Sequence
 from typing import Annotated, Protocol
 
@@ -9,7 +8,7 @@ from msgspec import Meta, Struct
 
 from server.http.access import Caller, Need
 from server.http.bodies import read_json, read_query
-from server.http.paging import Key, Paged, after, cut, last_key, paged_reply, place
+from server.http.paging import Paged, after, last_key, paged_reply, place
 from server.http.routes import Route, reply
 from server.ports import ApiToken, Role
 
@@ -20,7 +19,7 @@ class Accounts(Protocol):
     """Gives access and takes it away. Raises typed errors."""
 
     async def create(self, name: str, role: Role, *, expires_s: float | None = None, by: str = "") -> str: ...
-    async def list(self) -> Sequence[ApiToken]: ...
+    async def list(self, *, after: tuple[str, str] | None = None, limit: int | None = None) -> Sequence[ApiToken]: ...
     async def remove(self, name: str, *, by: str) -> None: ...
 
 
@@ -39,15 +38,16 @@ class WhoseAccess(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class Access(Struct, frozen=True, kw_only=True):
-    """Somebody who has access. `expires_at`: POSIX seconds; null: never."""
+    """A token of somebody who has access. `id`: the token's. `expires_at`: POSIX seconds; null: never."""
 
+    id: str
     name: str
     role: Role
     expires_at: float | None
 
 
 class People(Struct, frozen=True, kw_only=True):
-    """A page of them, by name."""
+    """A page of them, by name and id."""
 
     people: list[Access]
     next: str | None
@@ -96,10 +96,12 @@ class AccountRoutes:
         )
 
     async def list(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        """Who has access, by name."""
+        """Who has access, by name; somebody with several tokens is in it once for each."""
         paged = read_query(request, Paged)
-        tokens = cut(sorted(await self._accounts.list(), key=_key), _key, place(request, paged, str, str), paged.limit)
-        following = after(request, last_key(tokens, paged.limit, _key))
+        begin = place(request, paged, str, str)
+        where = None if begin is None else (str(begin[0]), str(begin[1]))
+        tokens = await self._accounts.list(after=where, limit=paged.limit)
+        following = after(request, last_key(tokens, paged.limit, lambda token: (token.name, token.id)))
         return paged_reply(request, People(people=[_shown(token) for token in tokens], next=following))
 
     async def add(self, request: web.Request, caller: Caller) -> web.StreamResponse:
@@ -115,10 +117,5 @@ class AccountRoutes:
         return reply(Removed(removed=whose.name))
 
 
-def _key(token: ApiToken) -> Key:
-    """One name may have several tokens; what is known of a secret stays out of cursors."""
-    return token.name, hashlib.sha256(token.secret_sha256.encode()).hexdigest()[:16]
-
-
 def _shown(token: ApiToken) -> Access:
-    return Access(name=token.name, role=token.role, expires_at=token.expires_at)
+    return Access(id=token.id, name=token.name, role=token.role, expires_at=token.expires_at)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from firmware.errors import RefusedError
 from server.errors import DeniedError, NotFoundError
-from server.identity.secrets import hashed, new_secret
+from server.identity.secrets import hashed, new_id, new_secret
 from server.ports import ApiToken, Clock, Database, Role, Unit
 
 PREFIX = "otp1_"
@@ -26,7 +26,7 @@ class ApiTokens:
             raise RefusedError("bad-token", "A token must live longer than no time at all.")
         secret = PREFIX + new_secret()
         expires_at = None if expires_s is None else self._clock.now() + expires_s
-        token = ApiToken(secret_sha256=hashed(secret), name=name, role=role, expires_at=expires_at)
+        token = ApiToken(id=new_id("p"), secret_sha256=hashed(secret), name=name, role=role, expires_at=expires_at)
 
         def work(unit: Unit) -> None:
             unit.identities.add_api_token(token)
@@ -36,9 +36,9 @@ class ApiTokens:
         await self._database.write(work)
         return secret
 
-    async def list(self) -> Sequence[ApiToken]:
-        """All tokens, also those that have expired."""
-        return await self._database.read(lambda unit: unit.identities.api_tokens())
+    async def list(self, *, after: tuple[str, str] | None = None, limit: int | None = None) -> Sequence[ApiToken]:
+        """Tokens by name and id, also those that have expired; those after that one, so many (None: all)."""
+        return await self._database.read(lambda unit: unit.identities.api_tokens(after=after, limit=limit))
 
     async def remove(self, name: str, *, by: str) -> None:
         """Take a person's or script's tokens away. Raises `NotFoundError`, and `RefusedError` (`own-token`) for one's own."""

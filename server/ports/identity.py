@@ -87,8 +87,9 @@ class KnownDevice:
 
 @dataclass(frozen=True, kw_only=True)
 class ApiToken:
-    """A person's or script's access; only the sha256 of the secret is kept."""
+    """A person's or script's access; only the sha256 of the secret is kept. One name may have several."""
 
+    id: str
     secret_sha256: str
     name: str
     role: Role
@@ -158,8 +159,8 @@ class Identities(Protocol):
     def remove_known_device(self, known_id: str) -> None: ...
     def add_api_token(self, token: ApiToken) -> None: ...
     def api_token(self, secret_sha256: str) -> ApiToken | None: ...
-    def api_tokens(self) -> Sequence[ApiToken]:
-        """All of them, by name."""
+    def api_tokens(self, *, after: tuple[str, str] | None = None, limit: int | None = None) -> Sequence[ApiToken]:
+        """By name and id; those after that one, so many (None: all)."""
         ...
 
     def remove_api_tokens(self, name: str) -> int:

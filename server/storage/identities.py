@@ -3,7 +3,7 @@
 import hmac
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Connection, RowMapping, bindparam, delete, func, insert, literal_column, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, delete, func, insert, literal_column, select, tuple_, update
 
 from firmware.errors import RefusedError
 from server.ports import AgentRecord, AgentStatus, ApiToken, CertificateRecord, ClaimToken, KnownDevice, Role
@@ -203,6 +203,7 @@ class SqlIdentities:
             raise RefusedError("token-exists", "There is such an API token already; make a new secret.")
         self._db.execute(
             insert(API_TOKEN).values(
+                id=token.id,
                 secret_sha256=token.secret_sha256,
                 name=token.name,
                 role=str(token.role),
@@ -216,8 +217,11 @@ class SqlIdentities:
         row = self._db.execute(query).mappings().first()
         return None if row is None else _token(row)
 
-    def api_tokens(self) -> Sequence[ApiToken]:
-        query = select(API_TOKEN).order_by(API_TOKEN.c.name, API_TOKEN.c.secret_sha256)
+    def api_tokens(self, *, after: tuple[str, str] | None = None, limit: int | None = None) -> Sequence[ApiToken]:
+        """By name and id; those after that one, so many (None: all)."""
+        query = select(API_TOKEN).order_by(API_TOKEN.c.name, API_TOKEN.c.id).limit(limit)
+        if after is not None:
+            query = query.where(tuple_(API_TOKEN.c.name, API_TOKEN.c.id) > tuple_(*after))
         return [_token(row) for row in self._db.execute(query).mappings()]
 
     def remove_api_tokens(self, name: str) -> int:

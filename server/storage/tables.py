@@ -92,10 +92,12 @@ class KnownDeviceTable(Stored, table=True):
 
 class ApiTokenTable(Stored, table=True):
     __tablename__ = "api_token"
-    secret_sha256: str = Field(primary_key=True)
+    id: str = Field(primary_key=True)
+    secret_sha256: str = Field(unique=True)
     name: str
     role: str
     expires_at: float | None
+    __table_args__ = (Index(None, "name", "id"),)
 
 
 class ReleaseTable(Stored, table=True):

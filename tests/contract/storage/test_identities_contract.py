@@ -80,10 +80,31 @@ class TestIdentities:
         assert caught.value.kind == "agent-exists"
 
     async def test_api_tokens_are_found_by_hash(self, database: SqlDatabase) -> None:
-        token = ApiToken(secret_sha256="h" * 64, name="ci", role=Role.OPERATOR, expires_at=5.0)
+        token = ApiToken(id="p-1", secret_sha256="h" * 64, name="ci", role=Role.OPERATOR, expires_at=5.0)
         await database.write(lambda unit: unit.identities.add_api_token(token))
         assert await database.read(lambda unit: unit.identities.api_token("h" * 64)) == token
         assert await database.read(lambda unit: unit.identities.api_token("g" * 64)) is None
+
+    async def test_api_tokens_in_pages(self, database: SqlDatabase) -> None:
+        whose = (("anna", "p-9"), ("anna", "p-a"), ("bob", "p-1"), ("Zoe", "p-5"))
+
+        def work(unit: Unit) -> None:
+            for number, (name, token) in enumerate(reversed(whose)):
+                unit.identities.add_api_token(
+                    ApiToken(id=token, secret_sha256=f"{number}" * 64, name=name, role=Role.VIEWER)
+                )
+
+        await database.write(work)
+
+        async def page(after: tuple[str, str] | None, limit: int | None) -> list[tuple[str, str]]:
+            found = await database.read(lambda unit: unit.identities.api_tokens(after=after, limit=limit))
+            return [(one.name, one.id) for one in found]
+
+        in_order = sorted(whose)
+        assert await page(None, None) == in_order
+        assert await page(None, 2) == in_order[:2]
+        assert await page(in_order[1], 2) == in_order[2:]
+        assert await page(in_order[3], 2) == []
 
     async def test_a_known_device_is_found_by_key_and_serial_and_bound_once(self, database: SqlDatabase) -> None:
         by_key = KnownDevice(id="k-1", key_sha256="a" * 64, labels={"site": "x"}, created_at=5.0, created_by="anna")

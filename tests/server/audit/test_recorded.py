@@ -12,7 +12,7 @@ from server.storage import SqlDatabase
 from tests.databases import fresh_sqlite
 from tests.server.audit.chains import NOW, SetClock, record
 
-TOKEN = ApiToken(secret_sha256="a" * 64, name="bob", role=Role.VIEWER, expires_at=None)
+TOKEN = ApiToken(id="p-1", secret_sha256="a" * 64, name="bob", role=Role.VIEWER, expires_at=None)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from server.audit.strand import START, Strand
 from server.errors import ConflictError
 from server.planner.rows import AssignmentRow
 from server.planner.strategy import DeltaPolicy
-from server.ports import MAX_DELTA_MEMORY, AgentRecord, AgentStatus, Unit
+from server.ports import MAX_DELTA_MEMORY, AgentRecord, AgentStatus, Role, Unit
 from server.storage import SqlDatabase
 from server.storage.audit import SqlAudit
 from server.storage.engines import CACHE_KIB, ROOMY_CACHE_KIB, make_engine, parse_url
@@ -121,7 +121,13 @@ async def test_rows_of_the_first_version_go_on_as_they_are(tmp_path: Path) -> No
         )
     )
     (revision,) = await database.read(lambda unit: unit.campaigns.revisions("spring"))
+    tokens = await database.read(lambda unit: unit.identities.api_tokens())
     await database.close()
+    assert [(one.name, one.secret_sha256, one.role, one.expires_at) for one in tokens] == [
+        ("anna", "s1", Role.ADMIN, None),
+        ("bob", "s2", Role.VIEWER, 9.0),
+    ]
+    assert len({one.id for one in tokens if one.id}) == 2
     assert release is not None
     assert (release.requires, release.images[0].encrypted, key) == (None, None, None)
     assert delta is not None
@@ -135,6 +141,8 @@ async def test_rows_of_the_first_version_go_on_as_they_are(tmp_path: Path) -> No
 
 
 OLD_ROWS = (
+    "INSERT INTO api_token VALUES ('s1', 'anna', 'admin', NULL)",
+    "INSERT INTO api_token VALUES ('s2', 'bob', 'viewer', 9.0)",
     "INSERT INTO release VALUES ('lamp', '2', 2, '[\"hw\"]', 'm.json', 9, 'e', 'r.img', 9, '2', 'active', '', 1.0)",
     "INSERT INTO delta VALUES ('1', '2', 9, 'd.otd', 3, 'd')",
     "INSERT INTO agent VALUES ('t1', 'active', 'k', '{}', '1', 1.0, '')",
