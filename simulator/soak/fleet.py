@@ -10,6 +10,9 @@ BEGINS = 1772409600.0
 SITE_DEVICES = 20
 SITE_LIMIT = 4
 ROUNDS = 500
+RESTARTS_PER_S, DOWNLOADS = 12, 300
+"""A campaign's pace: what a server on two processors handles beside 10,000 devices that are simulated there. An update is a
+dozen signed reports; faster, they would wait for each other beyond the horizon, and count as failures."""
 BAD = (
     Fault(kind="fails-health", share=0.4),
     Fault(kind="fails-boot", share=0.4),
@@ -76,11 +79,13 @@ strategy:
   budgets:
     - {{by: site, limit: {site_limit(devices)}}}
     - {{by: campaign, limit: {campaign_limit(devices)}}}
+  rates: [{{count: {RESTARTS_PER_S}, every: 1s}}]
+  downloads: [{{by: campaign, limit: {DOWNLOADS}}}]
   patience: {30 + devices // 100}s
   trial: {trial}s
   horizon: {trial + 10}s
   healthy: 5s
-  retry: 5s
+  retry: {5 + devices // 400}s
   max_attempts: 3
   on_failure: abort
 """
