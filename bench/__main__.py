@@ -18,6 +18,7 @@ from typing import Any
 
 from bench.agent import agent
 from bench.catalogue import catalogue
+from bench.connect import connecting
 from bench.delta import delta
 from bench.envelope import envelope
 from bench.fan_out import fan_out
@@ -41,6 +42,7 @@ BENCHMARKS: dict[str, Callable[[Plan], list[Outcome]]] = {
     "fleet-list": fleet_list,
     "ingest": ingest,
     "fan-out": fan_out,
+    "connect": connecting,
     "envelope": envelope,
     "agent": agent,
     "install-memory": install_memory,

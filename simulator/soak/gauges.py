@@ -89,6 +89,11 @@ class Gauges:
         return found
 
     @property
+    def connected(self) -> int:
+        """Devices that are, by the last pulse of each process."""
+        return sum(one.connected for one in list(self.pulses.values()))
+
+    @property
     def devices(self) -> int:
         return sum(one.devices for one in self.pulses.values())
 

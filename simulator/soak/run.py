@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from firmware.errors import OtariaError, UnavailableError
+from firmware.errors import OtariaError
 from simulator.soak import fleet
 from simulator.soak.books import Books, Ledger, Violation
 from simulator.soak.chaos import CALM_S, LEVELS, Strike, strikes
 from simulator.soak.conductor import Conductor
+from simulator.soak.connecting import connect
 from simulator.soak.evidence import Reports, Trail, compare_fleet, quiet
 from simulator.soak.gauges import Gauges, Sample
 from simulator.soak.hands import Hands
-from simulator.wire.hub import rss_bytes
 from simulator.wire.plan import Pulse, Tempo, Truth
 from simulator.wire.scene import Scene
 
@@ -23,7 +23,6 @@ TURN_S = 0.5
 SAMPLE_S = 5.0
 CHECK_S = 60.0
 TRAIL_S = 600.0
-CONNECT_S = 600.0
 ROUND_ENDS_S = 300.0
 QUIET_S = 300.0
 PROCESSES = 2
@@ -86,7 +85,6 @@ class Soak:
         self._ledger = Ledger()
         self._gauges = Gauges(time.monotonic())
         self._troubles: list[str] = []
-        self._grown = 0
         self._books: Books | None = None
         self._scene = Scene(
             directory,
@@ -111,7 +109,8 @@ class Soak:
             self._scene.close()
 
     def _run(self) -> Outcome:
-        connected_s = self._connect()
+        self._say(f"connecting {self._devices} devices")
+        connected = connect(self._scene.crew, self._gauges, self._devices)
         began = time.monotonic()
         self._gauges.began = began
         with self._pulses:
@@ -123,7 +122,6 @@ class Soak:
                 campaign_limit=fleet.campaign_limit(self._devices),
                 began=began,
             )
-        kb = self._kb_per_device()
         conductor = Conductor(self._scene, self._devices, began, self._steady)
         hands = Hands(self._scene, self._seed, self._steady)
         reports = Reports(f"sqlite:///{self._scene.lab.state / 'otaria.db'}", self._ledger)
@@ -144,8 +142,8 @@ class Soak:
             chaos=self._chaos,
             seed=self._seed,
             seconds=time.monotonic() - began,
-            connected_s=connected_s,
-            kb_per_device=kb,
+            connected_s=connected.seconds,
+            kb_per_device=connected.kb_per_device,
             ledger=self._ledger,
             conductor=conductor,
             gauges=self._gauges,
@@ -166,27 +164,6 @@ class Soak:
                 self._ledger.add(Violation(kind="agent-broke", at_s=pulse.at - self._gauges.began, text=text))
             if self._books is not None:
                 self._books.hear(pulse.number, pulse.at, pulse.moments)
-
-    def _connect(self) -> float:
-        """Seconds until all devices that are there are connected."""
-        self._say(f"connecting {self._devices} devices")
-        before = sum(rss_bytes(pid) for pid in self._scene.crew.pids)
-        began, most, since = time.monotonic(), 0, time.monotonic()
-        self._scene.crew.start()
-        while time.monotonic() - began < CONNECT_S:
-            time.sleep(TURN_S)
-            connected = sum(one.connected for one in self._gauges.pulses.values())
-            if connected > most:
-                most, since = connected, time.monotonic()
-            if most >= self._devices or (most >= self._devices * 0.9 and time.monotonic() - since > 5):
-                self._grown = sum(rss_bytes(pid) for pid in self._scene.crew.pids) - before
-                return since - began
-        raise UnavailableError(
-            "not-connected", f"Only {most} of {self._devices} devices were connected in {CONNECT_S:g} s."
-        )
-
-    def _kb_per_device(self) -> float:
-        return self._grown / 1024 / self._devices
 
     def _go_on(self, began: float, conductor: Conductor, hands: Hands, reports: Reports, trail: Trail) -> None:
         todo, checks, trails = list(self._strikes), CHECK_S, TRAIL_S

@@ -102,3 +102,12 @@ def test_the_memory_of_an_installation_is_that_of_all_the_agents_processes(tmp_p
     results = json.loads(done.stdout)["results"]
     assert len(results) == 3
     assert all(one["value"] > 30 for one in results), "two interpreters with what they import are more than that"
+
+
+@pytest.mark.deep
+def test_devices_really_connect(tmp_path: Path) -> None:
+    done = run("--quick", "--only", "connect", "--json", "--out", tmp_path, timeout_s=600)
+    assert done.returncode == 0, done.stderr
+    found = {one["name"].split(".")[1]: one for one in json.loads(done.stdout)["results"]}
+    assert found["seconds"]["value"] > 1, "so many handshakes take longer"
+    assert found["memory"]["value"] > 10, "a TLS connection and an agent are more than that"
