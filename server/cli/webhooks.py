@@ -9,6 +9,7 @@ import click
 
 from firmware.errors import OtariaError
 from server.cli.output import emit, json_option, stamp, table
+from server.cli.params import Duration
 from server.cli.rest import RestClient, connect, segment, server_options
 
 TEST_S = 20.0
@@ -172,6 +173,10 @@ def resume(
 @click.option("--type", "types", multiple=True, help="Tell these types of events instead.")
 @click.option("--all-types", is_flag=True, help="Tell every type of event.")
 @click.option("--new-secret", is_flag=True, help="Renew its secret, which is printed once.")
+@click.option(
+    "--overlap", type=Duration(), help="How long the old secret signs beside the new one; without it, not at all."
+)
+@click.option("--forget-old-secret", is_flag=True, help="Let only the present secret sign from now on.")
 @server_options
 @json_option
 def change(
@@ -180,6 +185,8 @@ def change(
     types: tuple[str, ...],
     all_types: bool,
     new_secret: bool,
+    overlap: int | None,
+    forget_old_secret: bool,
     server: str | None,
     token_file: Path | None,
     state: Path | None,
@@ -187,11 +194,17 @@ def change(
 ) -> None:
     """Send elsewhere, tell something else, or renew the secret.
 
-    Example: otaria webhook change pager --new-secret > pager.secret
+    Example: otaria webhook change pager --new-secret --overlap 24h > pager.secret
     """
     if types and all_types:
         raise click.UsageError("--type and --all-types exclude each other.")
-    body: dict[str, Any] = {"new_secret": new_secret, "url": url}
+    if overlap is not None and not new_secret:
+        raise click.UsageError("--overlap goes with --new-secret.")
+    if new_secret and forget_old_secret:
+        raise click.UsageError("Without --overlap a --new-secret ends the old one by itself.")
+    body: dict[str, Any] = {"new_secret": new_secret, "url": url, "forget_old_secret": forget_old_secret}
+    if overlap is not None:
+        body["overlap_s"] = overlap
     if types or all_types:
         body["types"] = list(types)
     answer = connect(server, token_file, state).patch(f"/webhooks/{segment(name)}", body)
@@ -237,6 +250,12 @@ def _answer(one: Mapping[str, Any]) -> str:
 
 
 def _fares(one: Mapping[str, Any]) -> str:
+    until = one["old_secret_until"]
+    beside = f"; the old secret signs until {stamp(until)}" if until is not None and until > time.time() else ""
+    return _last(one) + beside
+
+
+def _last(one: Mapping[str, Any]) -> str:
     if one["failing_since"] is not None:
         return f"takes nothing since {stamp(one['failing_since'])}"
     return f"took one {stamp(one['delivered_at'])}" if one["delivered_at"] is not None else "was sent nothing yet"

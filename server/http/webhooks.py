@@ -12,6 +12,7 @@ from server.http.paging import Key, Paged, after, cut, last_key, paged_reply, pl
 from server.http.routes import Route, reply
 from server.ports import Delivery, DeliveryState, Webhook, WebhookState
 
+MOST_OVERLAP_S = 7 * 86400
 Url = Annotated[str, Meta(min_length=1, max_length=500)]
 Types = Annotated[list[Annotated[str, Meta(max_length=100)]], Meta(max_length=64)]
 
@@ -25,7 +26,8 @@ class WebhookDesk(Protocol):
     async def change(
         self, name: str, *, url: str | None = None, types: Sequence[str] | None = None, by: str
     ) -> Webhook: ...
-    async def renew(self, name: str, *, by: str) -> str: ...
+    async def renew(self, name: str, *, overlap_s: float = 0.0, by: str) -> tuple[Webhook, str]: ...
+    async def forget_old_secret(self, name: str, *, by: str) -> Webhook: ...
     async def pause(self, name: str, *, by: str, reason: str = "") -> Webhook: ...
     async def resume(self, name: str, *, by: str, reason: str = "", skip: bool = False) -> Webhook: ...
     async def remove(self, name: str, *, by: str) -> None: ...
@@ -45,7 +47,8 @@ class NewWebhook(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class ChangedWebhook(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The body of `PATCH /webhooks/{webhook}`: what is to change. `skip`: once `on`, leave out what happened meanwhile."""
+    """The body of `PATCH /webhooks/{webhook}`: what is to change. `skip`: once `on`, leave out what happened meanwhile.
+    `overlap_s`: how long the secret before signs beside a `new_secret`; `forget_old_secret`: no longer."""
 
     url: Url | None = None
     types: Types | None = None
@@ -53,6 +56,8 @@ class ChangedWebhook(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     skip: bool = False
     reason: Annotated[str, Meta(max_length=500)] = ""
     new_secret: bool = False
+    overlap_s: Annotated[int, Meta(ge=0, le=MOST_OVERLAP_S)] = 0
+    forget_old_secret: bool = False
 
 
 class Again(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,7 +67,8 @@ class Again(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Listener(Struct, frozen=True, kw_only=True):
-    """A webhook. `failures`: attempts since one was good; `retry_at`: when there is another one. Times are POSIX seconds."""
+    """A webhook. `failures`: attempts since one was good; `retry_at`: when there is another one. `old_secret_until`: until
+    when the secret before the present one signs or signed beside it; null: it doesn't. Times are POSIX seconds."""
 
     name: str
     url: str
@@ -75,6 +81,7 @@ class Listener(Struct, frozen=True, kw_only=True):
     failing_since: float | None
     retry_at: float | None
     delivered_at: float | None
+    old_secret_until: float | None
 
 
 L = TypeVar("L", bound=Listener)
@@ -185,14 +192,16 @@ class WebhookRoutes:
         return reply(_shown(hook, ShownListener, waiting=waiting))
 
     async def change(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        """Send elsewhere or something else, renew the secret, pause or resume: what the body names, in this order."""
+        """Send elsewhere or something else, renew the secret or end the old one, pause, resume: what is named, in this order."""
         name, wanted = path_id(request, "webhook"), await read_json(request, ChangedWebhook)
         secret: str | None = None
         hook, _ = await self._desk.show(name)
         if wanted.url is not None or wanted.types is not None:
             hook = await self._desk.change(name, url=wanted.url, types=wanted.types, by=caller.name)
         if wanted.new_secret:
-            secret = await self._desk.renew(name, by=caller.name)
+            hook, secret = await self._desk.renew(name, overlap_s=wanted.overlap_s, by=caller.name)
+        if wanted.forget_old_secret:
+            hook = await self._desk.forget_old_secret(name, by=caller.name)
         if wanted.state == "paused":
             hook = await self._desk.pause(name, by=caller.name, reason=wanted.reason)
         elif wanted.state == "on":

@@ -18,7 +18,7 @@ class WebhookState(StrEnum):
 class Webhook(Struct, frozen=True, kw_only=True):
     """An address that is told events of these `types` (patterns; none: every type). `after`: the id of the last line of the trail
     that it was given. `salt`: what its secret is made of, beside the server's key. `failures`: attempts since one was good; it is
-    left alone until `retry_at`."""
+    left alone until `retry_at`. `old_salt`: of the secret before, which signs beside it until `old_secret_until`."""
 
     name: str
     url: str
@@ -33,6 +33,14 @@ class Webhook(Struct, frozen=True, kw_only=True):
     failing_since: float | None = None
     retry_at: float | None = None
     delivered_at: float | None = None
+    old_salt: str | None = None
+    old_secret_until: float | None = None
+
+    def salts(self, now: float) -> tuple[str, ...]:
+        """What signs, the present one first."""
+        if self.old_salt is None or self.old_secret_until is None or self.old_secret_until <= now:
+            return (self.salt,)
+        return self.salt, self.old_salt
 
 
 class DeliveryState(StrEnum):

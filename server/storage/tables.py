@@ -431,6 +431,8 @@ class WebhookTable(Stored, table=True):
     failing_since: float | None
     retry_at: float | None
     delivered_at: float | None
+    old_salt: str | None
+    old_secret_until: float | None
 
 
 class WebhookDeliveryTable(Stored, table=True):

@@ -45,6 +45,7 @@ class Question:
     buttons: tuple[Button, ...]
     now: str = ""
     fields: tuple[tuple[str, str], ...] = ()
+    asks_reason: bool = True
 
 
 TargetAct = Callable[[str, str, str], Awaitable[object]]

@@ -141,8 +141,9 @@ class Deliveries:
         event = self._event(delivery, line)
         if event is None:
             return None
-        secret = await asyncio.to_thread(self._secrets.secret, hook.salt)
-        signed = headers(secret, event=event.id, at=int(self._clock.now()), body=event.body)
+        now = self._clock.now()
+        secrets = await asyncio.to_thread(lambda: [self._secrets.secret(salt) for salt in hook.salts(now)])
+        signed = headers(secrets, event=event.id, at=int(now), body=event.body)
         more = {"Content-Type": CONTENT_TYPE, "User-Agent": "Otaria"}
         return await self._posts.post(hook.url, event.body, {**signed, **more})
 

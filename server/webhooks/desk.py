@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import TypeVar
 
 from msgspec.structs import replace
@@ -18,6 +19,8 @@ from server.webhooks.events import TEST, check_patterns, id_of, line_of, type_of
 from server.webhooks.signing import WebhookSecrets, shown
 
 MOST_WEBHOOKS = 50
+MOST_OVERLAP_S = 7 * 86400.0
+"""As long as an old secret may sign beside a new one."""
 _NAME = re.compile(ID_PATTERN)
 T = TypeVar("T")
 
@@ -96,24 +99,39 @@ class WebhookDesk:
 
         return await self._write(work)
 
-    async def renew(self, name: str, *, by: str) -> str:
-        """Give a webhook another secret; the one before signs nothing any more."""
+    async def renew(self, name: str, *, overlap_s: float = 0.0, by: str) -> tuple[Webhook, str]:
+        """Give a webhook another secret, which is shown this once; the one before signs beside it for `overlap_s`, and any before
+        that nothing any more. Raises `RefusedError` (`bad-overlap`)."""
+        if not 0 <= overlap_s <= MOST_OVERLAP_S:
+            text = f"The old secret may go on signing for up to {MOST_OVERLAP_S / 86400:.0f} days."
+            raise RefusedError("bad-overlap", text)
         salt = new_id("wh")
         secret = await asyncio.to_thread(self._secrets.secret, salt)
 
-        def work(unit: Unit) -> None:
-            _say(
-                unit,
-                "webhook-secret-renewed",
-                f"{by} renewed the secret of webhook {name}.",
-                name,
-                by,
-                self._clock.now(),
-            )
-            unit.webhooks.change(_hook(unit, name), salt=salt)
+        def work(unit: Unit) -> Webhook:
+            before, now = _hook(unit, name), self._clock.now()
+            until = now + overlap_s if overlap_s else None
+            beside = f"; the one before signs until {_minute(until)}" if until else ""
+            _say(unit, "webhook-secret-renewed", f"{by} renewed the secret of webhook {name}{beside}.", name, by, now)
+            old = before.salt if until else None
+            unit.webhooks.change(before, salt=salt, old_salt=old, old_secret_until=until)
+            return _hook(unit, name)
 
-        await self._write(work)
-        return shown(secret)
+        return await self._write(work), shown(secret)
+
+    async def forget_old_secret(self, name: str, *, by: str) -> Webhook:
+        """Let only the present secret sign from now on, whatever time the one before had left."""
+
+        def work(unit: Unit) -> Webhook:
+            before, now = _hook(unit, name), self._clock.now()
+            if before.old_salt is None:
+                return before
+            text = f"{by} ended the old secret of webhook {name}."
+            _say(unit, "webhook-secret-ended", text, name, by, now)
+            unit.webhooks.change(before, old_salt=None, old_secret_until=None)
+            return _hook(unit, name)
+
+        return await self._write(work)
 
     async def pause(self, name: str, *, by: str, reason: str = "") -> Webhook:
         """Tell it nothing until it is resumed; what happens meanwhile is told then."""
@@ -210,6 +228,10 @@ def _hook(unit: Unit, name: str) -> Webhook:
     if hook is None:
         raise _unknown(name)
     return hook
+
+
+def _minute(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _unknown(name: str) -> NotFoundError:

@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import secrets
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from firmware.errors import RefusedError
@@ -56,8 +57,9 @@ def shown(secret: bytes) -> str:
     return PREFIX + base64.b64encode(secret).decode()
 
 
-def headers(secret: bytes, *, event: str, at: int, body: bytes) -> dict[str, str]:
-    """The three headers of an attempt at `at` (POSIX seconds): HMAC-SHA256 over `ID.SECONDS.BODY`."""
+def headers(secrets: Sequence[bytes], *, event: str, at: int, body: bytes) -> dict[str, str]:
+    """The three headers of an attempt at `at` (POSIX seconds): HMAC-SHA256 over `ID.SECONDS.BODY`, by each of the secrets."""
     signed = f"{event}.{at}.".encode() + body
-    digest = base64.b64encode(hmac.new(secret, signed, hashlib.sha256).digest()).decode()
-    return {"webhook-id": event, "webhook-timestamp": str(at), "webhook-signature": f"v1,{digest}"}
+    digests = [base64.b64encode(hmac.new(secret, signed, hashlib.sha256).digest()).decode() for secret in secrets]
+    signatures = " ".join(f"v1,{digest}" for digest in digests)
+    return {"webhook-id": event, "webhook-timestamp": str(at), "webhook-signature": signatures}

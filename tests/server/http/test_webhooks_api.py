@@ -64,7 +64,15 @@ async def test_a_webhook_from_its_secret_to_its_end(people: PeopleSide, hall: Ha
         people, "PATCH", "/webhooks/pager", {"state": "on", "types": [], "new_secret": True, "url": hall.url + "?b"}
     )
     assert (changed["state"], changed["types"], changed["url"]) == ("on", [], hall.url + "?b")
-    assert changed["secret"] != made["secret"]
+    assert (changed["secret"] != made["secret"], changed["old_secret_until"]) == (True, None)
+    status, beside = await ask(people, "PATCH", "/webhooks/pager", {"new_secret": True, "overlap_s": 3600})
+    assert beside["old_secret_until"] == people.clock.at + 3600
+    status, listed = await ask(people, "GET", "/webhooks")
+    (row,) = listed["webhooks"]
+    assert (row["old_secret_until"], "old_salt" in row, "secret" in row) == (beside["old_secret_until"], False, False)
+    status, ended = await ask(people, "PATCH", "/webhooks/pager", {"forget_old_secret": True})
+    assert (status, ended["secret"], ended["old_secret_until"]) == (200, None, None)
+    assert (await ask(people, "PATCH", "/webhooks/pager", {"new_secret": True, "overlap_s": 604801}))[0] == 400
     assert (await ask(people, "DELETE", "/webhooks/pager"))[1] == {"removed": "pager"}
     assert (await ask(people, "GET", "/webhooks"))[1] == {"webhooks": [], "next": None}
 
@@ -132,6 +140,11 @@ async def test_a_webhook_as_typed(
         assert (await otaria("resume", "pager", "--skip"))[1] == "pager is on.\n"
         assert (await otaria("change", "pager", "--type", "x", "--all-types"))[0] == 2
         assert (await otaria("change", "pager", "--new-secret"))[1].startswith("whsec_")
+        assert (await otaria("change", "pager", "--overlap", "24h"))[0] == 2
+        assert (await otaria("change", "pager", "--new-secret", "--overlap", "24h"))[1].startswith("whsec_")
+        assert json.loads((await otaria("show", "pager", "--json"))[1])["old_secret_until"] is not None
+        assert (await otaria("change", "pager", "--forget-old-secret"))[1] == "pager was changed.\n"
+        assert json.loads((await otaria("show", "pager", "--json"))[1])["old_secret_until"] is None
         assert (await otaria("change", "pager", "--all-types"))[1] == "pager was changed.\n"
         assert json.loads((await otaria("list", "--json"))[1])["webhooks"][0]["types"] == []
         assert (await otaria("remove", "pager"))[0] == 0

@@ -51,6 +51,8 @@ ADMINISTER = {
     *(f"{method} /fleet/gw-9/{step}" for method in ("GET", "POST") for step in ("release", "revoke", "decommission")),
     "GET /webhooks",
     "POST /webhooks/none/pause",
+    "GET /webhooks/none/renew",
+    "POST /webhooks/none/renew",
 }
 LEAVE = "POST /logout"
 ALLOWED = {

@@ -54,6 +54,27 @@ async def test_it_shows_deliveries_and_their_buttons_do_what_they_say(told: Peop
     assert await press(told, "replay", event="evt-1-0123456789abcdef") == 404
 
 
+async def test_a_new_secret_is_shown_once_and_the_old_one_can_be_ended(told: PeopleSide) -> None:
+    await told.sign_in()
+    asked = await (await told.client.get("/webhooks/pager/renew")).text()
+    assert "Renew the secret of pager?" in asked
+    assert 'name="reason"' not in asked
+    csrf = re.search(r'name="csrf" value="([^"]+)"', asked)
+    assert csrf is not None
+    for choice, status in (("86400", 200), ("999999999", 404), ("", 404)):
+        async with told.client.post("/webhooks/pager/renew", data={"csrf": csrf.group(1), "choice": choice}) as answer:
+            assert answer.status == status
+            text = await answer.text()
+            assert ("whsec_" in text) is (status == 200)
+            assert answer.headers["Cache-Control"] == "no-store"
+    assert (await told.client.post("/webhooks/pager/renew", data={"choice": "0"})).status == 403
+    page = await (await told.client.get("/webhooks")).text()
+    assert "whsec_" not in page
+    assert "The old secret signs beside the new one until" in page
+    assert await press(told, "forget-old-secret") == 303
+    assert "The old secret signs" not in await (await told.client.get("/webhooks")).text()
+
+
 @pytest.mark.parametrize("role", [role for role in Role if role is not Role.ADMIN])
 async def test_nobody_else_sees_or_presses_anything(told: PeopleSide, role: Role) -> None:
     await told.sign_in(role)

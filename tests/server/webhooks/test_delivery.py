@@ -4,6 +4,7 @@ import asyncio
 import ipaddress
 import json
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from server.storage.database import SqlDatabase
 from server.webhooks import delivery as rules
 from server.webhooks.addresses import Addresses
 from server.webhooks.delivery import MOST_ATTEMPTS, MOST_WAITING, OFF_AFTER_S, Deliveries, wait_s
-from server.webhooks.desk import MOST_WEBHOOKS, WebhookDesk
+from server.webhooks.desk import MOST_OVERLAP_S, MOST_WEBHOOKS, WebhookDesk
 from server.webhooks.post import Outcome, Poster
 from server.webhooks.signing import KEY_FILE, WebhookSecrets
 from tests.databases import database_url as database_url
@@ -165,8 +166,6 @@ async def test_what_happens_is_told_once_signed_and_in_order(database_url: str, 
 
 
 async def test_the_documented_check_knows_us_and_nobody_else(bench: Bench) -> None:
-    import time
-
     bench.clock.at = time.time()
     secret = await bench.add()
     await bench.add("other")
@@ -178,9 +177,67 @@ async def test_the_documented_check_knows_us_and_nobody_else(bench: Bench) -> No
     assert not check(secret, headers, body.replace(b"one", b"two"))
     assert not check(secret, {**headers, "webhook-id": "evt-1-0000000000000000"}, body)
     assert not check(secret, {**headers, "webhook-timestamp": str(int(time.time()) + 1)}, body)
-    assert not check(await bench.desk.renew("pager", by="ann"), headers, body)
+    assert not check((await bench.desk.renew("pager", by="ann"))[1], headers, body)
     await bench.settle("other")
     assert not check(secret, *bench.receiver.got[1])
+
+
+async def test_the_old_secret_signs_beside_the_new_one_until_its_time_is_up(bench: Bench) -> None:
+    check, sent = signed_now(bench)
+    first = await bench.add()
+    hook, second = await bench.desk.renew("pager", overlap_s=60, by="ann")
+    assert hook.old_secret_until == bench.clock.at + 60
+    headers, body = await sent("one")
+    assert len(headers["webhook-signature"].split()) == 2
+    assert [check(secret, headers, body) for secret in (first, second)] == [True, True]
+    bench.clock.at += 59
+    assert check(first, *await sent("two"))
+    bench.clock.at += 1
+    headers, body = await sent("three")
+    assert [check(secret, headers, body) for secret in (first, second)] == [False, True]
+    assert len(headers["webhook-signature"].split()) == 1
+
+
+async def test_only_one_old_secret_signs_and_can_be_ended_before_its_time(bench: Bench) -> None:
+    check, sent = signed_now(bench)
+    secrets = [await bench.add()]
+    secrets += [(await bench.desk.renew("pager", overlap_s=60, by="ann"))[1] for _ in range(2)]
+    headers, body = await sent("one")
+    assert [check(secret, headers, body) for secret in secrets] == [False, True, True]
+    assert (await bench.desk.forget_old_secret("pager", by="bob")).old_secret_until is None
+    headers, body = await sent("two")
+    assert [check(secret, headers, body) for secret in secrets] == [False, False, True]
+    await bench.desk.renew("pager", overlap_s=60, by="ann")
+    _, last = await bench.desk.renew("pager", by="ann")
+    headers, body = await sent("three")
+    assert (check(last, headers, body), len(headers["webhook-signature"].split())) == (True, 1)
+    await bench.desk.forget_old_secret("pager", by="bob")
+    said = await bench.database.read(lambda unit: [line.text for line in unit.audit.page() if "secret" in line.text])
+    assert said[0].startswith("ann renewed the secret of webhook pager; the one before signs until 2")
+    assert [text for text in said if "ended" in text] == ["bob ended the old secret of webhook pager."]
+
+
+@pytest.mark.parametrize("overlap_s", [-1.0, MOST_OVERLAP_S + 1])
+async def test_an_old_secret_does_not_sign_for_ever(bench: Bench, overlap_s: float) -> None:
+    await bench.add()
+    before, _ = await bench.desk.show("pager")
+    with pytest.raises(RefusedError) as refused:
+        await bench.desk.renew("pager", overlap_s=overlap_s, by="ann")
+    assert refused.value.kind == "bad-overlap"
+    assert (await bench.desk.show("pager"))[0] == before
+
+
+def signed_now(bench: Bench) -> tuple[Callable[[str, Mapping[str, str], bytes], bool], Callable]:
+    """The documented check on the bench's clock, and what makes an event and returns it as it was sent."""
+    bench.clock.at = time.time()
+    check = documented_check()
+
+    async def sent(text: str) -> tuple[Mapping[str, str], bytes]:
+        await bench.say(text)
+        await bench.settle()
+        return bench.receiver.got[-1]
+
+    return check, sent
 
 
 async def test_a_webhook_is_told_only_the_types_it_wants(bench: Bench) -> None:
@@ -420,7 +477,7 @@ async def test_acts_are_on_the_trail_without_addresses_or_secrets(bench: Bench) 
     await bench.desk.change("pager", url=bench.receiver.url + "?key=hidden", by="bob")
     await bench.desk.pause("pager", by="bob", reason="night")
     await bench.desk.resume("pager", by="bob", skip=True)
-    secrets.append(await bench.desk.renew("pager", by="bob"))
+    secrets.append((await bench.desk.renew("pager", by="bob"))[1])
     await bench.desk.test("pager", by="bob")
     await bench.desk.remove("pager", by="bob")
     lines = await bench.database.read(lambda unit: unit.audit.page())
