@@ -1,41 +1,71 @@
 """Rehearsals: a campaign file over the real fleet's inventory, several times in virtual time, each with other chances.
 
 Rules
-- The fleet is what the API tells: id, hardware, labels, what runs. How often a target is there is given as a share, the same for
-  all: the API doesn't tell yet what presence taught.
 - Of a fleet larger than `MOST` whole sites are taken, so that budgets of sites bind as they will. What is limited for the whole
   campaign shrinks by as much.
 - What a site downloads is told without deltas and without what is fetched twice.
 - Then a defect is put into the release, at several rates: how many devices it harms before the campaign stops is its blast
   radius.
+- Then it goes on, in rounds, until the band is stable: so there is one early, which narrows. The same seed and number of runs
+  give the same result, on however many processes.
 """
 
 import math
+import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import median
+from typing import Protocol, TypeVar
 
 from firmware.errors import RefusedError
 from server.campaigns.rehearsal import Band, Blast, Missed, Rehearsal, Stage
 from server.planner.budgets import CAMPAIGN
 from server.planner.strategy import Strategy
-from server.planner.words import AssignmentState
 from server.ports import CampaignSpec
+from simulator.replicas import Job, Player, Replica, players
+from simulator.replicas import Stage as World
 from simulator.virtual.chances import chance, seeded
-from simulator.virtual.outcome import Outcome
-from simulator.virtual.run import UNREACHED, Run
-from simulator.virtual.world import Fault, Member, Release, Start, World
+from simulator.virtual.outcome import CampaignOutcome
+from simulator.virtual.world import Member
 from simulator.virtual.world_file import unsupported
 
 MOST = 10_000
 REPLICAS = 20
+EARLY = (5, 10)
+"""After so many runs of the first round there is a rough band."""
 RATES = (0.01, 0.05, 0.2, 1.0)
-DEFECT = "fails-health"
 MOST_MISSED, MOST_SITES = 50, 20
 USUAL_BYTES = 32_000_000
-MISSED = (*UNREACHED, AssignmentState.ORDERED, AssignmentState.DOWNLOADING)
-NO_DOWNLOAD = (AssignmentState.PLANNED, AssignmentState.ORDERED, AssignmentState.EXPIRED, AssignmentState.SKIPPED)
+CONFIDENCE = 0.85
+STABLE_S, STABLE_SHARE = 900.0, 0.05
+"""A band is stable when neither of its ends may move by more than this, or by this share of its middle."""
+Told = Callable[[int, Rehearsal | None], None]
+"""How many runs are through, and what they gave so far, when there is news of that."""
+
+
+class Sited(Protocol):
+    """Who belongs to a site, or to none but its own."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def labels(self) -> Mapping[str, str]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """How much is played: `replicas` for the first band, and as many again and again until the band is stable, there are `most`,
+    or another round would end after `limit_s`. On how many `processes` it is played changes nothing of what comes out."""
+
+    replicas: int = REPLICAS
+    most: int = 0
+    limit_s: float = math.inf
+    processes: int = 1
+    clock: Callable[[], float] = time.monotonic
+
+
+USUAL_EFFORT = Effort()
 
 
 def rehearse(
@@ -45,53 +75,104 @@ def rehearse(
     begins: float,
     days: float,
     seed: int = 1,
-    replicas: int = REPLICAS,
+    of: int | None = None,
     image_bytes: int = USUAL_BYTES,
-    progress: Callable[[], None] = lambda: None,
+    effort: Effort = USUAL_EFFORT,
+    told: Told = lambda done, found: None,
 ) -> Rehearsal:
-    """Let the campaign run so many times over the fleet. Raises `RefusedError` (`not-rehearsable`, `nothing-selected`)."""
+    """Let the campaign run many times over the fleet; `of`: how large the fleet is of which this is a sample. Raises
+    `RefusedError` (`not-rehearsable`, `nothing-selected`)."""
     if (what := unsupported(spec.strategy)) is not None:
         raise RefusedError("not-rehearsable", f"A rehearsal has nobody to ask, so it can't do {what}; leave that out.")
     some = sample(fleet, seed)
-    part = len(some) / max(1, len(fleet))
+    part = len(some) / max(1, len(fleet) if of is None else of)
     spec = replace(spec, strategy=shrunk(spec.strategy, part), start_at=None)
-    good, missed, fetched = list[Outcome](), Counter[str](), Counter[str]()
-    for number in range(replicas):
-        run = _run(spec, some, begins, days, seed + number, image_bytes=image_bytes)
-        good.append(run.play())
-        missed.update(row.target for row in run.store.in_states(spec.name, MISSED))
-        fetched.update(_fetched(run, spec.name))
-        progress()
-    firsts = [outcome.campaigns[0] for outcome in good]
-    waits: dict[str, int] = defaultdict(int)
-    for one in firsts:
-        for kind, number in one.waits.items():
-            waits[kind] += number
-    total = sum(waits.values())
-    return Rehearsal(
-        targets=round(firsts[0].targets / part),
-        sampled=firsts[0].targets,
-        replicas=replicas,
-        done_s=band([one.done_s for one in firsts]),
-        verified=band([one.verified / one.targets for one in firsts]),
-        unreached=band([one.unreached / part for one in firsts]),
-        cohorts=tuple(_stages(good)),
-        blast=tuple(_blast(spec, some, begins, days, seed, max(1, replicas // 4), part)),
-        binds={kind: number / total for kind, number in sorted(waits.items(), key=lambda pair: -pair[1])},
-        broken=sum(outcome.broken for outcome in good),
-        missed=tuple(Missed(target=name, share=number / replicas) for name, number in missed.most_common(MOST_MISSED)),
-        site_bytes={site: number * image_bytes // replicas for site, number in fetched.most_common(MOST_SITES)},
-    )
+    world = World(spec=spec, members=tuple(some), begins=begins, days=days, seed=seed, image_bytes=image_bytes)
+    with players(world, effort.processes) as player:
+        return _Course(spec.name, part, image_bytes, effort, told).run(player)
 
 
-def sample(fleet: Sequence[Member], seed: int, most: int = MOST) -> list[Member]:
+@dataclass
+class _Course:
+    """A rehearsal under way."""
+
+    campaign: str
+    part: float
+    image_bytes: int
+    effort: Effort
+    told: Told
+    good: list[Replica] = field(default_factory=list)
+    blast: tuple[Blast, ...] = ()
+
+    def run(self, player: Player) -> Rehearsal:
+        """The first round, how far a bad release gets, and rounds until it is enough."""
+        began = self.effort.clock()
+        self._round(player, EARLY)
+        self.told(len(self.good), self._summed())
+        self.blast = tuple(self._blasts(player))
+        found = self._summed()
+        took = self.effort.clock() - began
+        while not found.is_stable and len(self.good) + self.effort.replicas <= self.effort.most:
+            if self.effort.clock() - began + took > self.effort.limit_s:
+                break
+            self.told(len(self.good), found)
+            before = self.effort.clock()
+            self._round(player)
+            took, found = self.effort.clock() - before, self._summed()
+        return found
+
+    def _round(self, player: Player, tell_at: Sequence[int] = ()) -> None:
+        first = len(self.good)
+        for replica in player([Job(number) for number in range(first, first + self.effort.replicas)]):
+            self.good.append(replica)
+            done = len(self.good)
+            self.told(done, self._summed() if done in tell_at and done < self.effort.replicas else None)
+
+    def _blasts(self, player: Player) -> Iterator[Blast]:
+        number = max(1, self.effort.replicas // 4)
+        jobs = [Job(run, rate) for rate in RATES for run in range(number)]
+        played = list(player(jobs))
+        for place, rate in enumerate(RATES):
+            runs = [one.outcome for one in played[place * number : (place + 1) * number]]
+            stopped = sum(one.stopped_s is not None for one in runs) / number
+            yield Blast(rate=rate, harmed=band([one.harmed / self.part for one in runs]), stopped=stopped)
+
+    def _summed(self) -> Rehearsal:
+        """What the runs gave so far."""
+        firsts = [one.outcome for one in self.good]
+        missed, fetched = Counter[str](), Counter[str]()
+        for one in self.good:
+            missed.update(one.missed)
+            fetched.update(one.fetched)
+        runs, done = len(firsts), band([one.done_s for one in firsts])
+        return Rehearsal(
+            targets=round(firsts[0].targets / self.part),
+            sampled=firsts[0].targets,
+            replicas=runs,
+            done_s=done,
+            verified=band([one.verified / one.targets for one in firsts]),
+            unreached=band([one.unreached / self.part for one in firsts]),
+            cohorts=tuple(_stages(firsts)),
+            blast=self.blast,
+            binds=_binds(firsts),
+            broken=sum(one.broken for one in self.good),
+            missed=tuple(Missed(target=name, share=times / runs) for name, times in _most(missed, MOST_MISSED)),
+            site_bytes={site: times * self.image_bytes // runs for site, times in _most(fetched, MOST_SITES)},
+            is_stable=stable(done),
+        )
+
+
+S = TypeVar("S", bound=Sited)
+
+
+def sample(fleet: Sequence[S], seed: int, most: int = MOST) -> list[S]:
     """Whole sites, in a random order, until there are `most` devices; all of a fleet that is no larger."""
     if len(fleet) <= most:
         return list(fleet)
-    sites: dict[str, list[Member]] = defaultdict(list)
+    sites: dict[str, list[S]] = defaultdict(list)
     for one in fleet:
-        sites[one.site].append(one)
-    found: list[Member] = []
+        sites[one.labels.get("site", one.id)].append(one)
+    found: list[S] = []
     for name in sorted(sites, key=lambda name: chance(seeded(seed, name), 0)):
         if len(found) + len(sites[name]) <= most:
             found += sites[name]
@@ -121,64 +202,65 @@ def shrunk(strategy: Strategy, part: float) -> Strategy:
 
 
 def band(values: Sequence[float | None]) -> Band:
-    """The tenth, the half and nine tenths of what runs gave; who gave None never got there, which is later than all."""
+    """The tenth, the half and nine tenths of what runs gave, and how far the ends may move with more of them; who gave None never
+    got there, which is later than all."""
     ordered = sorted(math.inf if value is None else value for value in values)
+    size = len(ordered)
 
-    def at(share: float) -> float | None:
-        found = median(ordered) if share == 0.5 else ordered[min(len(ordered) - 1, math.floor(share * len(ordered)))]
-        return None if math.isinf(found) else found
+    def at(place: int) -> float | None:
+        return None if math.isinf(ordered[place]) else ordered[place]
 
-    return Band(p10=at(0.1), p50=at(0.5), p90=at(0.9))
-
-
-def _run(
-    spec: CampaignSpec,
-    some: Sequence[Member],
-    begins: float,
-    days: float,
-    seed: int,
-    *,
-    faults: tuple[Fault, ...] = (),
-    image_bytes: int = USUAL_BYTES,
-) -> Run:
-    world = World(
-        name="rehearsal",
-        about="",
-        seed=seed,
-        begins=begins,
-        days=days,
-        lots=(),
-        releases=(Release(version=spec.version, faults=faults, size_bytes=image_bytes),),
-        campaigns=(Start(spec=spec),),
+    middle = median(ordered)
+    limit = _limit(size, 0.1)
+    return Band(
+        p10=at(min(size - 1, math.floor(0.1 * size))),
+        p50=None if math.isinf(middle) else middle,
+        p90=at(min(size - 1, math.floor(0.9 * size))),
+        low=None if limit is None else at(limit),
+        high=None if limit is None else at(size - 1 - limit),
     )
-    return Run(world, members=some)
 
 
-def _fetched(run: Run, campaign: str) -> Iterator[str]:
-    """The site of each target that fetched the release."""
-    states = tuple(state for state in AssignmentState if state not in NO_DOWNLOAD)
-    return (run.devices[row.target].site for row in run.store.in_states(campaign, states))
+def stable(found: Band) -> bool:
+    """Whether more runs would hardly move its ends."""
+    ends = (found.low, found.p10, found.p50, found.p90, found.high)
+    low, p10, p50, p90, high = (math.nan if end is None else end for end in ends)
+    return max(p10 - low, high - p90) <= max(STABLE_S, STABLE_SHARE * p50) and not math.isnan(low + p50 + high)
 
 
-def _stages(runs: Sequence[Outcome]) -> Iterator[Stage]:
-    for place, first in enumerate(runs[0].campaigns[0].cohorts):
-        same = [outcome.campaigns[0].cohorts[place] for outcome in runs]
+def _limit(size: int, share: float) -> int | None:
+    """The place, from zero, of the last of `size` ordered values that is below their population's quantile with `CONFIDENCE`;
+    None when none is. Free of any distribution: how many values lie below a quantile is binomial (David and Nagaraja, Order
+    Statistics, 7.1)."""
+    below, place = 0.0, None
+    for number in range(size):
+        below += math.comb(size, number) * share**number * (1 - share) ** (size - number)
+        if below > 1 - CONFIDENCE:
+            break
+        place = number
+    return place
+
+
+def _most(counted: Counter[str], number: int) -> list[tuple[str, int]]:
+    """Those that come most often; of equals the first by name."""
+    return sorted(counted.items(), key=lambda pair: (-pair[1], pair[0]))[:number]
+
+
+def _binds(runs: Sequence[CampaignOutcome]) -> dict[str, float]:
+    waits: dict[str, int] = defaultdict(int)
+    for one in runs:
+        for kind, number in one.waits.items():
+            waits[kind] += number
+    total = sum(waits.values())
+    return {kind: number / total for kind, number in sorted(waits.items(), key=lambda pair: (-pair[1], pair[0]))}
+
+
+def _stages(runs: Sequence[CampaignOutcome]) -> Iterator[Stage]:
+    for place, first in enumerate(runs[0].cohorts):
+        same = [outcome.cohorts[place] for outcome in runs]
         yield Stage(
             name=first.name,
             size=first.size,
             opened_s=band([one.opened_s for one in same]),
             decided_s=band([one.decided_s for one in same]),
         )
-
-
-def _blast(
-    spec: CampaignSpec, some: Sequence[Member], begins: float, days: float, seed: int, replicas: int, part: float
-) -> Iterator[Blast]:
-    for rate in RATES:
-        faults = (Fault(kind=DEFECT, share=rate),)
-        runs = [
-            _run(spec, some, begins, days, seed + number, faults=faults).play().campaigns[0]
-            for number in range(replicas)
-        ]
-        stopped = sum(one.stopped_s is not None for one in runs) / replicas
-        yield Blast(rate=rate, harmed=band([one.harmed / part for one in runs]), stopped=stopped)

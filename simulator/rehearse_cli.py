@@ -1,8 +1,7 @@
-"""`otaria campaign rehearse`: a campaign file over the real fleet's inventory in virtual time, before it is started."""
+"""`otaria campaign rehearse`: a campaign over the real fleet in virtual time, before it is started: here or at the server."""
 
 import time
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 
@@ -11,34 +10,47 @@ import msgspec
 from rich.progress import Progress
 
 from firmware.errors import RefusedError
-from server.campaigns.rehearsal import Band, Rehearsal
+from server.campaigns.rehearsal import Rehearsal
+from server.campaigns.rehearsing import MOST_REPLICAS
 from server.campaigns.strategy_file import parse_campaign
 from server.cli.output import emit, json_option
-from server.cli.rest import RestClient, connect, server_options
+from server.cli.rest import RestClient, connect, segment, server_options
 from server.cli.revisions import read_file
 from server.planner.availability import HOURS
-from server.ports import CampaignSpec
-from simulator.rehearsal import REPLICAS
+from server.ports import CampaignSpec, RehearsalState
+from simulator.rehearsal import MOST, REPLICAS, Effort
 from simulator.rehearsal import rehearse as rehearse_over
+from simulator.rehearsal_words import end_of, lines
+from simulator.replicas import MOST_PROCESSES, usual_processes
 from simulator.virtual.world import FACTORY, Member
 
 MOST_DAYS = 60
+LOOK_S = 1.0
+"""How often the server is asked how far it is."""
 
 
 @click.command()
-@click.argument("source", metavar="FILE", type=click.File("rb"))
+@click.argument("source", metavar="[FILE]", type=click.File("rb"), required=False)
+@click.option("--draft", metavar="CAMPAIGN", help="Let the server rehearse a draft of its own, by what it has learned.")
 @click.option(
-    "--there", type=click.FloatRange(0.01, 1), default=0.9, show_default=True, help="How often a target is there."
+    "--there", type=click.FloatRange(0.01, 1), help="With a file: how often a target is there.  [default: 0.9]"
 )
-@click.option("--replicas", type=click.IntRange(1, 1000), default=REPLICAS, show_default=True, help="How many runs.")
-@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Other chances.")
+@click.option("--replicas", type=click.IntRange(1, 1000), help="With a file: how many runs.  [default: 20]")
+@click.option("--seed", type=click.IntRange(0), help="With a file: other chances.  [default: 1]")
+@click.option(
+    "--processes",
+    type=click.IntRange(1, MOST_PROCESSES),
+    help="With a file: how many processes run.  [default: one a processor]",
+)
 @server_options
 @json_option
 def rehearse(
-    source: IO[bytes],
-    there: float,
-    replicas: int,
-    seed: int,
+    source: IO[bytes] | None,
+    draft: str | None,
+    there: float | None,
+    replicas: int | None,
+    seed: int | None,
+    processes: int | None,
     server: str | None,
     token_file: Path | None,
     state: Path | None,
@@ -48,24 +60,63 @@ def rehearse(
 
     Says when it will be through, cohort by cohort, and how far a bad release would get before it is stopped.
 
-    Example: otaria campaign rehearse spring.yaml --there 0.8
+    With a FILE the runs are played here, and --there says how often targets are there. With --draft the server plays them, by
+    what it has learned of its targets, and keeps the result with the campaign.
+
+    Example: otaria campaign rehearse --draft spring-1f3a
     """
+    if (source is None) == (draft is None):
+        raise click.UsageError("Name a campaign FILE, or a draft of the server with --draft CAMPAIGN.")
+    if draft is not None and (there, replicas, seed, processes) != (None, None, None, None):
+        raise click.UsageError("--there, --replicas, --seed and --processes are for a FILE: the server has its own.")
+    client = connect(server, token_file, state)
+    if source is None or draft is not None:
+        shown = at_the_server(client, draft or "", quiet=as_json)
+        found = msgspec.convert(shown["result"], Rehearsal)
+        emit(shown, as_json=as_json, text="\n".join(lines(found, shown["begins"])))
+        return
     spec = parse_campaign(read_file(source))
-    fleet = list(fleet_of(connect(server, token_file, state), spec, there))
+    there = 0.9 if there is None else there
     begins = spec.start_at or time.time()
+    fleet = list(fleet_of(client, spec, there))
+    effort = Effort(replicas=replicas or REPLICAS, processes=processes or usual_processes(min(MOST, len(fleet))))
+    found = here(spec, fleet, begins, 1 if seed is None else seed, effort, quiet=as_json)
+    emit(msgspec.to_builtins(found), as_json=as_json, text="\n".join(lines(found, begins, there)))
+
+
+def here(
+    spec: CampaignSpec, fleet: list[Member], begins: float, seed: int, effort: Effort, *, quiet: bool
+) -> Rehearsal:
+    """Rehearse with processes of our own."""
     days = min(MOST_DAYS, spec.strategy.order_ttl_s / 86400 + 1)
-    with Progress(disable=as_json, transient=True) as progress:
-        task = progress.add_task("rehearsing", total=replicas)
-        found = rehearse_over(
-            spec,
-            fleet,
-            begins=begins,
-            days=days,
-            seed=seed,
-            replicas=replicas,
-            progress=lambda: progress.advance(task),
-        )
-    emit(msgspec.to_builtins(found), as_json=as_json, text="\n".join(_lines(found, begins, there)))
+    with Progress(disable=quiet, transient=True) as bar:
+        task = bar.add_task("rehearsing", total=effort.replicas)
+
+        def told(done: int, found: Rehearsal | None) -> None:
+            bar.update(task, completed=done)
+            if found is not None:
+                bar.update(task, description=f"through by {end_of(found, begins)}")
+
+        return rehearse_over(spec, fleet, begins=begins, days=days, seed=seed, effort=effort, told=told)
+
+
+def at_the_server(client: RestClient, campaign: str, *, quiet: bool) -> dict[str, Any]:
+    """Have the server rehearse a draft, and wait for it. Raises `RefusedError` (`rehearsal-failed`, and what the server says)."""
+    path = f"/campaigns/{segment(campaign)}/rehearsals"
+    shown = client.post(path)
+    with Progress(disable=quiet, transient=True) as bar:
+        task = bar.add_task("rehearsing", total=REPLICAS)
+        while shown["state"] == RehearsalState.RUNNING:
+            done = shown["runs_done"] or 0
+            bar.update(task, completed=done, total=REPLICAS if done < REPLICAS else MOST_REPLICAS)
+            if shown["result"] is not None:
+                found = msgspec.convert(shown["result"], Rehearsal)
+                bar.update(task, description=f"through by {end_of(found, shown['begins'])}")
+            time.sleep(LOOK_S)
+            shown = client.get(path)
+    if shown["state"] != RehearsalState.DONE:
+        raise RefusedError("rehearsal-failed", f"The rehearsal {shown['state']}. {shown['text']}".strip())
+    return dict(shown)
 
 
 def fleet_of(client: RestClient, spec: CampaignSpec, there: float) -> Iterator[Member]:
@@ -87,31 +138,3 @@ def _member(row: Mapping[str, Any], there: float) -> Member:
         week=(there,) * HOURS,
         version=row["running_version"] or FACTORY,
     )
-
-
-def _lines(found: Rehearsal, begins: float, there: float) -> Iterator[str]:
-    of = f" of {found.targets}" if found.sampled != found.targets else ""
-    yield f"{found.replicas} runs over {found.sampled}{of} targets."
-    yield f"The last that comes is verified by {_when(found.done_s, begins)}."
-    for one in found.cohorts:
-        if one.size and one.decided_s.p50 is not None:
-            yield f"Cohort {one.name} ({one.size}) is decided by {_when(one.decided_s, begins)}."
-    if found.unreached.p50:
-        yield f"Never reached: {found.unreached.p50:.0f} (even chance)."
-    yield "A release that fails its health check on a share of the devices harms, before the campaign stops:"
-    for blast in found.blast:
-        numbers = f"{blast.harmed.p50 or 0:.0f} (even chance), {blast.harmed.p90 or 0:.0f} (nine of ten)"
-        yield f"  {blast.rate:.0%} bad: {numbers}; stopped in {blast.stopped:.0%} of the runs"
-    if found.binds:
-        said = ", ".join(f"{kind} {share:.0%}" for kind, share in found.binds.items() if share >= 0.005)
-        yield f"What asks were told to wait for: {said}."
-    yield f"Taken for granted: each target is there {there:.0%} of the time, links are good, and people answer at once."
-
-
-def _when(band: Band, begins: float) -> str:
-    def moment(after_s: float | None) -> str:
-        if after_s is None:
-            return "never"
-        return (datetime.fromtimestamp(begins, UTC) + timedelta(seconds=after_s)).strftime("%a %Y-%m-%d %H:%M UTC")
-
-    return f"{moment(band.p50)} (even chance), {moment(band.p90)} (nine of ten), {moment(band.p10)} at the earliest (one of ten)"

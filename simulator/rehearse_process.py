@@ -1,6 +1,7 @@
 """The process in which the server rehearses: one task from standard input, words about it to standard output, a line each.
 
-It keeps itself within its bounds of memory and processor time, so that a rehearsal never starves the server beside it.
+It and those that it starts, one for each processor, share the bound of memory between them, and each keeps itself within its part
+and within the bound of processor time: so a rehearsal never starves the server beside it.
 """
 
 import os
@@ -10,55 +11,63 @@ import sys
 import msgspec
 
 from firmware.errors import OtariaError
-from server.campaigns.rehearsal import Task, Word
-from simulator.rehearsal import rehearse
+from server.campaigns.rehearsal import Rehearsal, Task, Understudy, Word, unpacked
+from simulator.rehearsal import MOST, Effort, rehearse, sample
+from simulator.replicas import usual_processes
 from simulator.virtual.world import FACTORY, Member
 
 NICE = 10
+ENOUGH = 0.8
+"""The part of its time after which no round begins that would end later."""
 
 
 def main(arguments: list[str]) -> int:
     """`MEMORY_BYTES SECONDS`: the bounds. Always ends with a word that has a result, or says why there is none."""
     memory, seconds = (int(text) for text in arguments)
+    part = memory // (usual_processes(MOST) + 1)
     os.nice(NICE)
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_AS, (part, part))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     try:
-        _say(_play(msgspec.json.decode(sys.stdin.buffer.read(), type=Task)))
+        _say(_play(msgspec.json.decode(sys.stdin.buffer.read(), type=Task), ENOUGH * seconds))
     except OtariaError as error:
         _say(Word(kind=error.kind, text=error.text))
     except MemoryError:
-        _say(
-            Word(
-                kind="too-large", text=f"The rehearsal took more than {memory >> 20} MiB; rehearse a smaller selection."
-            )
-        )
+        text = f"The rehearsal took more than {memory >> 20} MiB; rehearse a smaller selection."
+        _say(Word(kind="too-large", text=text))
     return 0
 
 
-def _play(task: Task) -> Word:
-    done = 0
-
-    def progress() -> None:
-        nonlocal done
-        done += 1
-        _say(Word(done=done))
-
-    fleet = [
-        Member(id=one.id, hardware=one.hardware, labels=one.labels, week=one.week, version=one.version or FACTORY)
-        for one in task.fleet
-    ]
+def _play(task: Task, limit_s: float) -> Word:
+    some = [_member(one) for one in sample(task.fleet, task.seed, MOST)]
+    effort = Effort(
+        replicas=task.replicas,
+        most=task.most,
+        limit_s=limit_s,
+        processes=usual_processes(len(some)),
+    )
     found = rehearse(
         task.spec,
-        fleet,
+        some,
         begins=task.begins,
         days=task.days,
         seed=task.seed,
-        replicas=task.replicas,
+        of=len(task.fleet),
         image_bytes=task.image_bytes,
-        progress=progress,
+        effort=effort,
+        told=_tell,
     )
-    return Word(done=done, result=found)
+    return Word(done=found.replicas, result=found, is_last=True)
+
+
+def _member(one: Understudy) -> Member:
+    return Member(
+        id=one.id, hardware=one.hardware, labels=one.labels, week=unpacked(one.week), version=one.version or FACTORY
+    )
+
+
+def _tell(done: int, found: Rehearsal | None) -> None:
+    _say(Word(done=done, result=found))
 
 
 def _say(word: Word) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import click
 import msgspec
 from rich.progress import Progress
+from rich.table import Table
 
-from server.cli.output import emit, json_option, table
+from server.cli.output import emit, fitting, json_option, table
 from simulator.virtual.library import load, names
 from simulator.virtual.outcome import CampaignOutcome, Outcome
 from simulator.virtual.run import Run
@@ -30,6 +31,8 @@ COLUMNS = (
     "seconds",
     "violations",
 )
+NARROW = ("scenario", "ended", "verified", "back", "failed", "away", "stopped", "days")
+"""Where there is no room for all: what was violated is told below, and `--json` has the rest."""
 
 
 @click.command("run")
@@ -74,8 +77,7 @@ def run(scenarios: Sequence[str], seed: int | None, wire: bool, pace: float | No
     shown = [{**msgspec.to_builtins(outcome), "unmet": missed} for _, outcome, missed in found]
     for place, judgement in enumerate(judgements):
         shown[place] |= {"simulator": list(judgement), "pace": pace or 1.0}
-    rows = [row for _, outcome, _ in found for row in _rows(outcome)]
-    emit({"runs": shown}, as_json=as_json, text=table(COLUMNS, rows))
+    emit({"runs": shown}, as_json=as_json, text=summary([outcome for _, outcome, _ in found]))
     more = f" --wire --pace {pace or 1:g}" if wire else ""
     for _, outcome, missed in found if not as_json else ():
         for line in _complaints(outcome, missed, more):
@@ -120,6 +122,22 @@ def _complaints(outcome: Outcome, missed: Sequence[str], more: str = "") -> Iter
         yield f"{outcome.world}: not as expected: {text}"
     if outcome.broken or missed:
         yield f"The same again (seed {outcome.seed}): {again}"
+
+
+def summary(outcomes: Sequence[Outcome]) -> Table:
+    """A row for each campaign, with as many columns as the terminal has room for."""
+    whole = table(COLUMNS, (row for outcome in outcomes for row in _rows(outcome)))
+    few = table(NARROW, (row for outcome in outcomes for row in _few(outcome)))
+    few.padding = (0, 1, 0, 0)
+    return fitting(whole, few)
+
+
+def _few(outcome: Outcome) -> Iterator[tuple[Any, ...]]:
+    for place, one in enumerate(outcome.campaigns):
+        name = outcome.world if place == 0 else f"+ {one.campaign}"
+        stopped = "" if one.stopped_s is None else f"{one.stopped_s / HOUR_S:.1f} h"
+        days = f"{outcome.virtual_days:.1f}" if place == 0 else ""
+        yield (name, one.state, one.verified, one.fell_back, one.failed, one.unreached, stopped, days)
 
 
 def _rows(outcome: Outcome) -> Iterator[tuple[Any, ...]]:

@@ -6,7 +6,7 @@ The desk is the real campaign service. `secret[role]` is a token of that role.
 import asyncio
 import hashlib
 import ipaddress
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from server.campaigns.engine import Engine
 from server.campaigns.forecasting import Forecaster
 from server.campaigns.ingest import Ingest
 from server.campaigns.rehearsal import Rehearsal, Task
+from server.campaigns.rehearsal_process import Progress
 from server.campaigns.rehearsing import RehearsalService
 from server.campaigns.service import CampaignService
 from server.config_limits import LimitSettings
@@ -135,11 +136,14 @@ class PaperStage:
 
     tasks: list[Task] = field(default_factory=list)
     curtain: asyncio.Event = field(default_factory=asyncio.Event)
+    early: Rehearsal | None = None
     gives: Rehearsal | OtariaError = field(default_factory=lambda: RefusedError("not-rehearsable", "Nothing was set."))
 
-    async def rehearse(self, task: Task, progress: Callable[[int], None]) -> Rehearsal:
+    async def rehearse(self, task: Task, progress: Progress) -> Rehearsal:
         self.tasks.append(task)
-        progress(3)
+        await progress(3, None)
+        if self.early is not None:
+            await progress(5, self.early)
         await self.curtain.wait()
         if isinstance(self.gives, OtariaError):
             raise self.gives

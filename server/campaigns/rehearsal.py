@@ -1,39 +1,62 @@
 """What a rehearsal is asked and what it answers: values that pass between the server and the process that rehearses."""
 
+from collections.abc import Iterable
+
 from msgspec import Struct
 
 from server.ports import CampaignSpec
 
+STEPS = 200
+"""A share of an hour is told in half percents: a fleet's weeks then take a byte for each hour, here and on their way."""
+
+
+def packed(shares: Iterable[float]) -> bytes:
+    """Shares of the hours of a week, a byte each."""
+    return bytes(round(min(1.0, max(0.0, share)) * STEPS) for share in shares)
+
+
+def unpacked(week: bytes) -> tuple[float, ...]:
+    """The shares that `packed` was given, to half a percent."""
+    return tuple(_SHARES[step] for step in week)
+
+
+_SHARES = tuple(min(1.0, step / STEPS) for step in range(256))
+
 
 class Understudy(Struct, frozen=True, kw_only=True):
-    """One target of the fleet, as a rehearsal takes it. `week`: by hour of the week in UTC, the share that it is there."""
+    """One target of the fleet, as a rehearsal takes it. `week`: by hour of the week in UTC, the share that it is there
+    (`packed`)."""
 
     id: str
     hardware: str
     labels: dict[str, str]
-    week: tuple[float, ...]
+    week: bytes
     version: str | None
 
 
 class Task(Struct, frozen=True, kw_only=True):
-    """Let the campaign run over this fleet. `begins`: POSIX seconds; `days`: for how long at most; `image_bytes`: what a target
-    downloads where no delta leads."""
+    """Let the campaign run over this fleet. `begins`: POSIX seconds; `days`: for how long at most; `replicas`: how many runs give
+    the first band, `most`: with how many it ends; `image_bytes`: what a target downloads where no delta leads."""
 
     spec: CampaignSpec
     fleet: tuple[Understudy, ...]
     begins: float
     days: float
     replicas: int
+    most: int
     image_bytes: int
     seed: int = 1
 
 
 class Band(Struct, frozen=True, kw_only=True):
-    """What is reached in one of ten runs, in half, and in nine of ten; None: it isn't."""
+    """What is reached in one of ten runs, in half, and in nine of ten; None: it isn't. These are estimates, which
+    more runs move: p10 no lower than `low` and p90 no higher than `high`, with a confidence of 85 % each. None: no limit yet."""
 
     p10: float | None
     p50: float | None
     p90: float | None
+    low: float | None = None
+    high: float | None = None
 
 
 class Stage(Struct, frozen=True, kw_only=True):
@@ -64,7 +87,7 @@ class Missed(Struct, frozen=True, kw_only=True):
 class Rehearsal(Struct, frozen=True, kw_only=True):
     """What is to be expected. `targets` of the fleet, `sampled` of them; `verified`: a share; `binds`: how often an ask was
     told to wait, by kind, as shares. `missed`: those that are missed most often. `site_bytes`: what a site downloads without
-    deltas, of the sites that download most."""
+    deltas, of the sites that download most; `""` is who has no site. `is_stable`: more runs would hardly move the end."""
 
     targets: int
     sampled: int
@@ -78,12 +101,25 @@ class Rehearsal(Struct, frozen=True, kw_only=True):
     broken: int
     missed: tuple[Missed, ...] = ()
     site_bytes: dict[str, int] = {}
+    is_stable: bool = False
+
+    @property
+    def busiest(self) -> list[tuple[str, int]]:
+        """`site_bytes`, the most first: JSON has no order."""
+        return sorted(self.site_bytes.items(), key=lambda pair: -pair[1])
+
+    @property
+    def holds_up(self) -> list[tuple[str, float]]:
+        """`binds`, the most first."""
+        return sorted(self.binds.items(), key=lambda pair: -pair[1])
 
 
 class Word(Struct, frozen=True, kw_only=True):
-    """A line of the process that rehearses: how many runs are through, or its result, or why there is none."""
+    """A line of the process that rehearses: how many runs are through, what they gave so far or, when it `is_last`, in all; or
+    why there is nothing."""
 
     done: int = 0
     result: Rehearsal | None = None
+    is_last: bool = False
     kind: str = ""
     text: str = ""

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
@@ -12,6 +12,8 @@ from server.campaigns.rehearsal import Rehearsal, Task, Word
 from server.campaigns.surroundings import surroundings
 
 LINE_BYTES = 1 << 20
+Progress = Callable[[int, Rehearsal | None], Awaitable[None]]
+"""How many runs are through, and what they gave so far, when there is news of that."""
 MAX_ERROR_CHARS = 300
 
 
@@ -23,9 +25,9 @@ class RehearsalProcess:
         self._memory = memory_bytes
         self._seconds = seconds
 
-    async def rehearse(self, task: Task, progress: Callable[[int], None]) -> Rehearsal:
-        """Let it play; `progress` is told how many runs are through. Raises what it refuses, and `UnavailableError`
-        (`rehearsal-too-long`, `rehearsal-broke`). Cancelled, it kills the process."""
+    async def rehearse(self, task: Task, progress: Progress) -> Rehearsal:
+        """Let it play, and tell `progress` on the way. Raises what it refuses, and `UnavailableError` (`rehearsal-too-long`,
+        `rehearsal-broke`). Cancelled, it kills the process, with which those end that it started."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *self._command,
@@ -48,9 +50,7 @@ class RehearsalProcess:
                 process.kill()
             await process.wait()
 
-    async def _talk(
-        self, process: asyncio.subprocess.Process, task: bytes, progress: Callable[[int], None]
-    ) -> Rehearsal:
+    async def _talk(self, process: asyncio.subprocess.Process, task: bytes, progress: Progress) -> Rehearsal:
         if process.stdin is None or process.stdout is None or process.stderr is None:
             raise UnavailableError("rehearsal-broke", "The rehearsal has no pipes to talk over.")
         complaints = asyncio.create_task(process.stderr.read(64 * 1024))
@@ -61,11 +61,11 @@ class RehearsalProcess:
                 process.stdin.close()
             while line := await process.stdout.readline():
                 word = msgspec.json.decode(line, type=Word)
-                if word.result is not None:
+                if word.result is not None and word.is_last:
                     return word.result
                 if word.kind:
                     raise RefusedError(word.kind, word.text)
-                progress(word.done)
+                await progress(word.done, word.result)
             said = (await complaints).decode(errors="replace").strip().rpartition("\n")[2][:MAX_ERROR_CHARS]
         finally:
             complaints.cancel()

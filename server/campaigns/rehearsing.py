@@ -1,18 +1,21 @@
 """Rehearsals of campaigns that have not begun: the fleet as it is and what presence taught of it, handed to a process that lets
-the campaign run over it in virtual time. One at a time; what came out is kept with the campaign.
+the campaign run over it in virtual time. One at a time. What came out is kept with the campaign: a first band early, then better
+ones in its place, until it is over.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextvars import Context
 from typing import Protocol
 
 import msgspec
 from msgspec.structs import replace
 
 from firmware.errors import OtariaError, RefusedError
-from server.campaigns.rehearsal import Rehearsal, Task, Understudy
+from server.campaigns.rehearsal import Rehearsal, Task, Understudy, packed
+from server.campaigns.rehearsal_process import Progress
 from server.errors import NotFoundError
 from server.planner.arrivals import pooled
 from server.planner.availability import HOURS, shares
@@ -31,6 +34,7 @@ from server.ports import (
 log = logging.getLogger(__name__)
 BEFORE = (CampaignState.DRAFT, CampaignState.AWAITING_APPROVAL, CampaignState.SCHEDULED)
 REPLICAS = 20
+MOST_REPLICAS = 100
 MOST_DAYS = 60
 MOST_TARGETS = 100_000
 PAGE = 1000
@@ -42,7 +46,7 @@ MIN_SHARE = 0.01
 class Rehearser(Protocol):
     """Lets a campaign run in virtual time. Raises typed errors; whoever cancels it ends it."""
 
-    async def rehearse(self, task: Task, progress: Callable[[int], None]) -> Rehearsal: ...
+    async def rehearse(self, task: Task, progress: Progress) -> Rehearsal: ...
 
 
 class RehearsalService:
@@ -79,7 +83,12 @@ class RehearsalService:
             record, task = await self._database.read(lambda unit: _prepare(unit, campaign, by, now))
             await self._database.write(lambda unit: _begin(unit, record, len(task.fleet)))
             self._done = 0
-            self._now = (campaign, asyncio.create_task(self._play(record, task), name=f"rehearsal of {campaign}"))
+            playing = asyncio.create_task(
+                self._play(record, task),
+                name=f"rehearsal of {campaign}",
+                context=Context(),  # what it writes later is no part of what the person who started it asked for
+            )
+            self._now = (campaign, playing)
             return record
 
     async def cancel(self, campaign: str, *, by: str) -> RehearsalRecord:
@@ -107,18 +116,25 @@ class RehearsalService:
                     await self._now[1]
 
     async def _play(self, record: RehearsalRecord, task: Task) -> None:
+        async def progress(done: int, found: Rehearsal | None) -> None:
+            if found is not None:
+                await self._database.write(lambda unit: _note(unit, record, found))
+            self._done = done
+
         try:
-            found = await self._rehearser.rehearse(task, self._progress)
+            found = await self._rehearser.rehearse(task, progress)
             record = replace(record, state=RehearsalState.DONE, result=msgspec.to_builtins(found))
         except OtariaError as error:
-            record = replace(record, state=RehearsalState.FAILED, text=error.text)
+            record = await self._failed(record, error.text)
         except Exception:
             log.exception("a rehearsal broke")
-            record = replace(record, state=RehearsalState.FAILED, text="It broke; the server's log says how.")
+            record = await self._failed(record, "It broke; the server's log says how.")
         await self._keep(record, record.by, "is done" if record.state is RehearsalState.DONE else "failed")
 
-    def _progress(self, done: int) -> None:
-        self._done = done
+    async def _failed(self, record: RehearsalRecord, text: str) -> RehearsalRecord:
+        """With what it had found by then."""
+        found = await self._database.read(lambda unit: _kept(unit, record))
+        return replace(record, state=RehearsalState.FAILED, text=text, result=found.result if found else None)
 
     async def _keep(self, record: RehearsalRecord, by: str, ended: str) -> None:
         text = f"The rehearsal of campaign {record.campaign} {ended}. {record.text}".strip()
@@ -129,6 +145,19 @@ class RehearsalService:
             unit.audit.add(at=now, kind="rehearsal-ended", text=text, actor=by, campaign=record.campaign)
 
         await self._database.write(keep)
+
+
+def _kept(unit: Unit, record: RehearsalRecord) -> RehearsalRecord | None:
+    """The record as it is kept; None once another rehearsal has its place."""
+    kept = unit.rehearsals.get(record.campaign)
+    return kept if kept is not None and kept.at == record.at else None
+
+
+def _note(unit: Unit, record: RehearsalRecord, found: Rehearsal) -> None:
+    """Keep what is known so far, unless it was cancelled meanwhile."""
+    kept = _kept(unit, record)
+    if kept is not None and kept.state is RehearsalState.RUNNING:
+        unit.rehearsals.put(replace(kept, result=msgspec.to_builtins(found)))
 
 
 def _prepare(unit: Unit, campaign: str, by: str, now: float) -> tuple[RehearsalRecord, Task]:
@@ -169,6 +198,7 @@ def _task(unit: Unit, view: CampaignView, begins: float, now: float) -> Task:
         begins=begins,
         days=min(MOST_DAYS, row.strategy.order_ttl_s / 86400 + 1),
         replicas=REPLICAS,
+        most=MOST_REPLICAS,
         image_bytes=sum(image.file.length for image in release.images),
     )
 
@@ -189,7 +219,7 @@ def _fleet(unit: Unit, hardware: tuple[str, ...], now: float) -> Iterator[Unders
                 id=one.id,
                 hardware=one.hardware,
                 labels=dict(one.labels),
-                week=tuple(min(1.0, max(MIN_SHARE, share)) for share in week),
+                week=packed(max(MIN_SHARE, share) for share in week),
                 version=one.running_version,
             )
         number += len(views)

@@ -10,6 +10,8 @@ import click
 from rich.console import Console
 from rich.table import Column, Table
 
+MOST_COLUMNS = 10_000
+
 json_option: Callable[[Any], Any] = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON value for scripts."
 )
@@ -31,6 +33,13 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: st
     for row in rows:
         out.add_row(*("" if cell is None else str(cell) for cell in row))
     return out
+
+
+def fitting(*tables: Table) -> Table:
+    """The first table that the terminal has room for without breaking words; else the last."""
+    console = Console()
+    room = console.options.update(width=MOST_COLUMNS)
+    return next((one for one in tables if console.measure(one, options=room).maximum <= console.width), tables[-1])
 
 
 def stamp(at: float) -> str:

@@ -25,8 +25,8 @@ class Rehearsals(Protocol):
 
 
 class RehearsalShown(Struct, frozen=True, kw_only=True):
-    """The newest rehearsal of a campaign. `revision`: of the campaign; `begins`: when it was taken to begin; `text`: why there is
-    no result; `runs_done`: while it is under way."""
+    """The newest rehearsal of a campaign. `revision`: of the campaign; `begins`: when it was taken to begin; `text`: why it
+    ended without all of its result; `result`: of one under way, what is known so far; `runs_done`: while it is under way."""
 
     campaign: str
     revision: int
@@ -61,8 +61,9 @@ class RehearsalRoutes:
         )
 
     async def show(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        """The newest rehearsal of a campaign, with its result once it is done."""
-        return self._reply(await self._rehearsals.show(path_id(request, "campaign")))
+        """The newest rehearsal of a campaign, with its result, which gets better while it is under way."""
+        done = self._rehearsals.done  # before the record, which then has what so many runs gave
+        return reply(shown(await self._rehearsals.show(path_id(request, "campaign")), done))
 
     async def start(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """Let a campaign that has not begun run many times over the fleet in virtual time; it goes on by itself."""

@@ -23,6 +23,7 @@ BOOKKEEPING = frozenset(
         "metric_week",  # what devices measured
         "outbox",  # what is on its way; orders are in a table of their own
         "presence_watch",  # since when the broker is heard
+        "rehearsal",  # what is known so far; that it began and ended is recorded
         "target",  # hints of presence and progress; what moves an assignment is in others as well
         "target_label",  # what a device says of itself, in a report
         "webhook",  # up to where its receiver was told; what people do to it is recorded

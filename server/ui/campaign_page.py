@@ -7,7 +7,7 @@ from aiohttp import web
 
 from firmware.errors import OtariaError
 from server.campaigns.chronicle import campaign_course, forecast_course, grown
-from server.campaigns.rehearsing import REPLICAS
+from server.campaigns.rehearsing import MOST_REPLICAS, REPLICAS
 from server.campaigns.savings import savings
 from server.errors import NotFoundError
 from server.http.access import Need
@@ -128,6 +128,7 @@ class CampaignPage:
             rehearsed=rehearsal_picture(loaded.rehearsal, view.row.revision) if loaded.rehearsal else None,
             runs_done=self._rehearsals.done,
             runs=REPLICAS,
+            most_runs=MOST_REPLICAS,
         )
 
     def _progress(self, loaded: Loaded) -> ProgressPicture | None:

@@ -103,9 +103,9 @@ def rehearsal_picture(record: RehearsalRecord, revision: int) -> RehearsalPictur
         begins=clock_time(record.begins),
         ends=clock_time(record.begins + ends),
         blasts=tuple(_blast(one, found.targets) for one in found.blast),
-        waits=tuple((WAITS_FOR.get(kind, kind), 100 * part) for kind, part in found.binds.items() if part >= 0.01),
+        waits=tuple((WAITS_FOR.get(kind, kind), 100 * part) for kind, part in found.holds_up if part >= 0.01),
         missed=tuple((one.target, 100 * one.share) for one in found.missed[:MISSED]),
-        sites=tuple((site, size(number)) for site, number in list(found.site_bytes.items())[:SITES]),
+        sites=tuple((site or "no site", size(number)) for site, number in found.busiest[:SITES]),
         is_old=record.revision != revision,
     )
 
@@ -116,9 +116,18 @@ def _sentence(found: Rehearsal, begins: float) -> str:
         return "In most runs it did not come to an end."
     text = f"The last target that comes is verified by {clock_time(begins + likely)} UTC as likely as not"
     text += f", by {clock_time(begins + latest)} UTC in nine of ten runs." if latest is not None else "."
+    if not found.is_stable:
+        text += f" {_more(found, begins)}"
     if found.unreached.p50:
         text += f" About {plural(round(found.unreached.p50), 'target')} would not be reached."
     return text
+
+
+def _more(found: Rehearsal, begins: float) -> str:
+    """How far the end may move yet."""
+    if found.done_s.high is None:
+        return "With so few runs that is rough."
+    return f"More runs may move the latter to {clock_time(begins + found.done_s.high)} UTC."
 
 
 def _basis(found: Rehearsal) -> str:

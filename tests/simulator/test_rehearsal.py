@@ -1,11 +1,16 @@
 """Rehearsals: a band of when a campaign is through, how far a bad release gets, and samples that bind as the whole does."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from firmware.errors import RefusedError
+from server.campaigns.rehearsal import Rehearsal
 from server.campaigns.strategy_file import parse_campaign
 from server.planner.availability import HOURS
-from simulator.rehearsal import band, rehearse, sample, shrunk
+from simulator.rehearsal import Effort, band, rehearse, sample, shrunk, stable
+from simulator.replicas import Job, players
+from simulator.replicas import Stage as World
 from simulator.virtual.world import Member
 
 BEGINS = 1772409600.0
@@ -29,8 +34,16 @@ def members(count: int, a_site: int = 4) -> list[Member]:
     return [Member(id=f"d{n:04}", hardware="r1", labels=own, week=week) for n, own in enumerate(labels)]
 
 
+FOUR = Effort(replicas=4)
+
+
+def played(effort: Effort = FOUR, told: list[tuple[int, Rehearsal | None]] | None = None) -> Rehearsal:
+    spec, news = parse_campaign(CAMPAIGN % "healthy: 1m"), told if told is not None else []
+    return rehearse(spec, members(60), begins=BEGINS, days=10, effort=effort, told=lambda *said: news.append(said))
+
+
 def test_a_rehearsal_tells_when_it_is_through_and_how_far_a_bad_release_gets() -> None:
-    found = rehearse(parse_campaign(CAMPAIGN % "healthy: 1m"), members(60), begins=BEGINS, days=10, replicas=4)
+    found = played()
     assert (found.targets, found.sampled, found.broken) == (60, 60, 0)
     assert found.verified.p50 == 1.0
     assert found.done_s.p10 is not None
@@ -41,7 +54,7 @@ def test_a_rehearsal_tells_when_it_is_through_and_how_far_a_bad_release_gets() -
     assert (worst.rate, worst.stopped) == (1.0, 1.0)
     assert worst.harmed.p90 is not None
     assert 1 <= worst.harmed.p90 <= 5  # the canaries
-    assert found == rehearse(parse_campaign(CAMPAIGN % "healthy: 1m"), members(60), begins=BEGINS, days=10, replicas=4)
+    assert found == played()
 
 
 def test_a_sample_takes_whole_sites_and_shrinks_what_the_campaign_limits() -> None:
@@ -54,6 +67,53 @@ def test_a_sample_takes_whole_sites_and_shrinks_what_the_campaign_limits() -> No
     half = shrunk(strategy, 0.5)
     assert (half.budgets[0].limit, half.rates[0].every_s) == (5, 7200)
     assert shrunk(strategy, 1.0) is strategy
+
+
+def test_it_is_the_same_on_any_number_of_processes() -> None:
+    assert played(Effort(replicas=6, processes=2)) == played(Effort(replicas=6))
+
+
+def test_a_band_comes_early_and_narrows_until_it_is_stable_or_there_are_enough_runs() -> None:
+    told: list[tuple[int, Rehearsal | None]] = []
+    found = played(Effort(replicas=6, most=20), told)
+    assert [done for done, _ in told] == [1, 2, 3, 4, 5, 6, 6, 6, *range(7, 13), 12, *range(13, 19)]
+    news = [(one.replicas, len(one.blast)) for _, one in told if one is not None]
+    assert news == [(5, 0), (6, 0), (6, 4), (12, 4)]
+    assert (found.replicas, found.is_stable) == (18, False)
+    assert found == played(Effort(replicas=6, most=18))
+
+
+def test_no_round_begins_that_would_end_too_late() -> None:
+    moments: Iterator[float] = iter([0.0, 10.0, 10.0, 10.0, 30.0, 30.0])
+    found = played(Effort(replicas=2, most=100, limit_s=40.0, clock=lambda: next(moments)))
+    assert found.replicas == 4  # the second round took 20 s, and after 30 of 40 a third would be too late
+
+
+def test_a_band_says_how_far_its_ends_may_move() -> None:
+    few, some, many = (band([float(number) for number in range(size)]) for size in (18, 20, 200))
+    assert (few.low, few.high) == (None, None)  # 0.9 ** 18 > 0.15: none of them is surely below the tenth
+    assert (some.low, some.p10, some.p90, some.high) == (0.0, 2.0, 18.0, 19.0)
+    assert (many.low, many.p10, many.p90, many.high) == (15.0, 20.0, 180.0, 184.0)
+    assert not stable(few)
+    assert stable(many.__class__(p10=9_000.0, p50=20_000.0, p90=30_000.0, low=8_000.0, high=31_000.0))
+    assert not stable(many.__class__(p10=9_000.0, p50=20_000.0, p90=30_000.0, low=8_000.0, high=31_001.0))
+    assert not stable(band([None] * 40))
+
+
+def test_downloads_are_counted_by_site_and_of_those_without_one_together() -> None:
+    fleet = members(6) + [Member(id=f"lone{n}", hardware="r1", labels={}, week=(1.0,) * HOURS) for n in range(2)]
+    spec = parse_campaign(CAMPAIGN % "healthy: 1m")
+    stage = World(spec=spec, members=tuple(fleet), begins=BEGINS, days=10, seed=1, image_bytes=10)
+    with players(stage, 1) as player:
+        (replica,) = player([Job(0)])
+    assert (replica.fetched, replica.missed) == ({"s0": 4, "s1": 2, "": 2}, ())
+
+
+def test_what_a_process_refuses_is_said_in_its_words() -> None:
+    spec = parse_campaign(CAMPAIGN % "healthy: 1m" + "selection: {labels: {site: mars}}")
+    stage = World(spec=spec, members=tuple(members(3)), begins=BEGINS, days=1, seed=1, image_bytes=10)
+    with players(stage, 2) as player, pytest.raises(RefusedError, match="selects no device"):
+        list(player([Job(0)]))
 
 
 def test_what_never_came_is_later_than_everything() -> None:

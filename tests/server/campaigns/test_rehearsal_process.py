@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from firmware.errors import RefusedError, UnavailableError
-from server.campaigns.rehearsal import Task
+from server.campaigns.rehearsal import Rehearsal, Task
 from server.campaigns.rehearsal_process import RehearsalProcess
 from server.campaigns.strategy_file import parse_campaign
 
@@ -18,6 +18,7 @@ TASK = Task(
     begins=0.0,
     days=1.0,
     replicas=2,
+    most=2,
     image_bytes=1,
 )
 BAND = '{"p10": null, "p50": 1.5, "p90": 2.0}'
@@ -31,7 +32,9 @@ task = json.loads(sys.stdin.read())
 assert task["spec"]["name"] == "spring" and sys.argv[1:] == ["1000", "30"]
 for n in (1, 2):
     print(json.dumps({{"done": n}}), flush=True)
-print(json.dumps({{"result": json.loads('''{RESULT}''')}}))
+result = json.loads('''{RESULT}''')
+print(json.dumps({{"done": 3, "result": {{**result, "replicas": 1}}}}))
+print(json.dumps({{"result": result, "is_last": True}}))
 """
 
 
@@ -39,11 +42,19 @@ def stage(code: str, *, seconds: int = 30) -> RehearsalProcess:
     return RehearsalProcess(["-c", code], memory_bytes=1000, seconds=seconds)
 
 
+async def nobody(done: int, so_far: Rehearsal | None) -> None:
+    """Listens to nothing."""
+
+
 async def test_it_hands_over_the_task_and_tells_how_far_it_is() -> None:
-    told: list[int] = []
-    found = await stage(PLAYS).rehearse(TASK, told.append)
-    assert told == [1, 2]
-    assert (found.targets, found.done_s.p10, found.done_s.p50) == (1, None, 1.5)
+    told: list[tuple[int, int | None]] = []
+
+    async def tell(done: int, so_far: Rehearsal | None) -> None:
+        told.append((done, so_far.replicas if so_far else None))
+
+    found = await stage(PLAYS).rehearse(TASK, tell)
+    assert told == [(1, None), (2, None), (3, 1)]
+    assert (found.targets, found.replicas, found.done_s.p10, found.done_s.p50) == (1, 2, None, 1.5)
 
 
 @pytest.mark.parametrize(
@@ -57,13 +68,13 @@ async def test_it_hands_over_the_task_and_tells_how_far_it_is() -> None:
 )
 async def test_what_goes_wrong_is_told(code: str, error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
-        await stage(code).rehearse(TASK, lambda _: None)
+        await stage(code).rehearse(TASK, nobody)
 
 
 async def test_one_that_takes_too_long_is_killed(tmp_path: Path) -> None:
     code = f"import os, signal, pathlib; pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid())); signal.pause()"
     with pytest.raises(UnavailableError, match="more than 1 s"):
-        await stage(code, seconds=1).rehearse(TASK, lambda _: None)
+        await stage(code, seconds=1).rehearse(TASK, nobody)
     _assert_gone(tmp_path)
 
 
@@ -73,7 +84,11 @@ async def test_one_that_nobody_wants_any_more_is_killed(tmp_path: Path) -> None:
         "print('{\"done\": 1}', flush=True); signal.pause()"
     )
     began = asyncio.Event()
-    running = asyncio.create_task(stage(code).rehearse(TASK, lambda _: began.set()))
+
+    async def tell(done: int, so_far: Rehearsal | None) -> None:
+        began.set()
+
+    running = asyncio.create_task(stage(code).rehearse(TASK, tell))
     await began.wait()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):

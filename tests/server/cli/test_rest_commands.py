@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from firmware.errors import RefusedError
 from firmware.protocol.enrol_key import parse_introduction
 from server.cli import run
 from server.cli.output import emit, table
 from server.planner.words import Verb
 from server.ports import LogState, Role
 from tests.people_side import CAMPAIGN, RELEASE_KEY, PeopleSide, run_first_release
+from tests.rehearsed import FOUND
 
 Words = tuple[int, str, str]
 
@@ -389,6 +391,28 @@ async def test_a_campaign_is_rehearsed_over_the_fleet_and_changes_nothing(otaria
     (otaria.directory / "other.yaml").write_text(CAMPAIGN.replace("1.1.0", "9.9.9"))
     code, _, err = await otaria("campaign", "rehearse", str(otaria.directory / "other.yaml"))
     assert (code, "not-found" in err) == (1, True)
+
+
+async def test_the_server_rehearses_a_draft_of_its_own(otaria: Shell) -> None:
+    await otaria.json("campaign", "apply", "-f", str(otaria.directory / "spring.yaml"))
+    otaria.people.stage.gives, otaria.people.stage.early = FOUND, FOUND
+    otaria.people.stage.curtain.set()
+    code, out, err = await otaria("campaign", "rehearse", "--draft", "spring")
+    assert (code, err) == (0, "")
+    assert "20 runs over 6 targets." in out
+    assert "Missed most often, in so many of the runs: gw-3 35%." in out
+    assert "Downloads most, without deltas: berlin 67.1 MB, no site 2.0 kB." in out
+    shown = await otaria.json("campaign", "rehearse", "--draft", "spring")
+    assert (shown["state"], shown["result"]["replicas"]) == ("done", 20)
+    otaria.people.stage.gives = RefusedError("not-rehearsable", "It can't do gates of kind sli.")
+    code, _, err = await otaria("campaign", "rehearse", "--draft", "spring")
+    assert (code, "The rehearsal failed. It can't do gates of kind sli." in err) == (1, True)
+    for more in (
+        [],
+        ["--draft", "spring", "--there", "0.5"],
+        [str(otaria.directory / "spring.yaml"), "--draft", "spring"],
+    ):
+        assert (await otaria("campaign", "rehearse", *more))[0] == 2
 
 
 async def test_devices_are_made_known_from_a_table(otaria: Shell) -> None:

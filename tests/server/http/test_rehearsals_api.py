@@ -4,32 +4,16 @@ import asyncio
 import re
 
 import pytest
+from msgspec.structs import replace
 
 from firmware.errors import RefusedError
-from server.campaigns.rehearsal import Band, Blast, Missed, Rehearsal, Stage
+from server.campaigns.rehearsal import unpacked
 from server.planner.words import Verb
 from server.ports import RehearsalRecord, RehearsalState, Role
 from tests.people_side import CAMPAIGN, NOW, PeopleSide
+from tests.rehearsed import FOUND
 
 PATH = "/api/v1/campaigns/spring/rehearsals"
-BAND = Band(p10=3600.0, p50=7200.0, p90=10800.0)
-FOUND = Rehearsal(
-    targets=6,
-    sampled=6,
-    replicas=20,
-    done_s=BAND,
-    verified=Band(p10=1.0, p50=1.0, p90=1.0),
-    unreached=Band(p10=0.0, p50=1.0, p90=2.0),
-    cohorts=(
-        Stage(name="canary", size=3, opened_s=Band(p10=0.0, p50=0.0, p90=0.0), decided_s=BAND),
-        Stage(name="late", size=0, opened_s=BAND, decided_s=Band(p10=None, p50=None, p90=None)),
-    ),
-    blast=(Blast(rate=0.05, harmed=Band(p10=0.0, p50=1.0, p90=3.0), stopped=0.5),),
-    binds={"budget": 1.0},
-    broken=0,
-    missed=(Missed(target="gw-3", share=0.35),),
-    site_bytes={"berlin": 64 << 20},
-)
 
 
 @pytest.fixture
@@ -70,9 +54,33 @@ async def test_a_rehearsal_is_started_followed_and_kept(drafted: PeopleSide) -> 
     (task,) = drafted.stage.tasks
     assert (task.spec.name, task.replicas, task.image_bytes) == ("spring", 20, 16 << 20)
     assert [one.id for one in task.fleet] == [f"gw-{n}" for n in range(6)]
-    assert {share for one in task.fleet for share in one.week} == {0.9}
+    assert {share for one in task.fleet for share in unpacked(one.week)} == {0.9}
     kinds = [one.kind for one in await drafted.database.read(lambda unit: unit.audit.latest(limit=9))]
     assert kinds[:2] == ["rehearsal-ended", "rehearsal-started"]
+
+
+async def test_a_first_band_is_there_early_and_stays_when_it_is_cancelled(drafted: PeopleSide) -> None:
+    drafted.stage.early = replace(FOUND, replicas=5)
+    await ask(drafted, "POST")
+    found = await told(drafted, "runs_done", 5)
+    assert (found["state"], found["result"]["replicas"]) == ("running", 5)
+    await drafted.sign_in(Role.OPERATOR)
+    page = await (await drafted.client.get("/campaigns/spring")).text()
+    assert "5 of 20 runs are through" in page
+    assert "With so few runs that is rough." in page
+    await ask(drafted, "DELETE")
+    found = (await ask(drafted))[1]
+    assert (found["state"], found["result"]["replicas"]) == ("cancelled", 5)
+    kinds = [one.kind for one in await drafted.database.read(lambda unit: unit.audit.latest(limit=9))]
+    assert kinds[:3] == ["rehearsal-ended", "signed-in", "rehearsal-started"]
+
+
+async def test_one_that_fails_keeps_what_it_had_found(drafted: PeopleSide) -> None:
+    drafted.stage.early = FOUND
+    await ask(drafted, "POST")
+    await told(drafted, "runs_done", 5)
+    found = await ended(drafted, "failed")
+    assert (found["text"], found["result"]["replicas"]) == ("Nothing was set.", 20)
 
 
 async def test_one_at_a_time_and_until_it_is_cancelled(drafted: PeopleSide) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import replace
 
 from firmware.errors import RefusedError
 from server.cli import run as otaria
+from server.cli.output import emit
 from server.planner.ask_events import (
     CHECKS,
     Check,
@@ -19,8 +21,9 @@ from server.planner.ask_events import (
 )
 from server.planner.words import AssignmentState
 from simulator.run_cli import run as command
-from simulator.run_cli import unmet
+from simulator.run_cli import summary, unmet
 from simulator.virtual.library import load, names
+from simulator.virtual.outcome import CampaignOutcome, Outcome
 from simulator.virtual.presence import Outages, Presence
 from simulator.virtual.run import Run
 from simulator.virtual.world import World
@@ -206,3 +209,53 @@ def test_the_scenario_that_the_docs_show_can_be_run_as_it_stands() -> None:
     assert Run(world).play().broken == 0
     missing = [name for name in (*names(), *names(wire=True)) if f"`{name}`" not in page]
     assert not missing
+
+
+def test_the_table_breaks_no_word_in_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = {
+        "reason": "",
+        "targets": 60,
+        "counts": {},
+        "fell_back": 0,
+        "failed": 0,
+        "unreached": 0,
+        "harmed": 0,
+        "admitted": 9,
+    }
+    spring = CampaignOutcome(
+        **one,
+        campaign="spring",
+        state="rolling_back",
+        verified=51234,
+        stopped_s=123456.0,
+        done_s=None,
+        cohorts=(),
+        waits={},
+    )
+    outcome = Outcome(
+        world="two-campaigns-one-pair",
+        seed=1,
+        virtual_days=20.0,
+        seconds=123.4,
+        events=1,
+        digest="",
+        campaigns=(spring, replace(spring, campaign="autumn", state="completed")),
+        broken=0,
+        violations=(),
+        ignored={},
+    )
+    monkeypatch.setenv("COLUMNS", "80")
+    emit(None, as_json=False, text=summary([outcome]))
+    head, first, second = capsys.readouterr().out.splitlines()
+    assert head.split() == ["scenario", "ended", "verified", "back", "failed", "away", "stopped", "days"]
+    assert first.split()[:3] == [
+        "two-campaigns-one-pair",
+        outcome.campaigns[0].state,
+        str(outcome.campaigns[0].verified),
+    ]
+    assert second.split()[:3] == ["+", outcome.campaigns[1].campaign, outcome.campaigns[1].state]
+    monkeypatch.setenv("COLUMNS", "200")
+    emit(None, as_json=False, text=summary([outcome]))
+    assert "fell back" in capsys.readouterr().out

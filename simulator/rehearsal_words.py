@@ -1,0 +1,60 @@
+"""What came out of a rehearsal, in sentences for a terminal."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+from rich.filesize import decimal
+
+from server.campaigns.rehearsal import Band, Rehearsal
+
+SHOWN = 8
+"""So many sites and targets are named; `--json` has more."""
+
+
+def lines(found: Rehearsal, begins: float, there: float | None = None) -> Iterator[str]:
+    """All of it. `there`: how often targets were taken to be there; None when the server said what it had learned."""
+    of = f" of {found.targets}" if found.sampled != found.targets else ""
+    yield f"{found.replicas} runs over {found.sampled}{of} targets."
+    yield f"The last that comes is verified by {_when(found.done_s, begins)}."
+    if not found.is_stable and found.done_s.high is not None:
+        yield f"With more runs the latter may move to {_moment(found.done_s.high, begins)}."
+    for one in found.cohorts:
+        if one.size and one.decided_s.p50 is not None:
+            yield f"Cohort {one.name} ({one.size}) is decided by {_when(one.decided_s, begins)}."
+    if found.unreached.p50:
+        yield f"Never reached: {found.unreached.p50:.0f} (even chance)."
+    if found.missed:
+        named = ", ".join(f"{one.target} {one.share:.0%}" for one in found.missed[:SHOWN])
+        yield f"Missed most often, in so many of the runs: {named}."
+    if found.site_bytes:
+        named = ", ".join(f"{site or 'no site'} {decimal(size)}" for site, size in found.busiest[:SHOWN])
+        yield f"Downloads most, without deltas: {named}."
+    yield "A release that fails its health check on a share of the devices harms, before the campaign stops:"
+    for blast in found.blast:
+        numbers = f"{blast.harmed.p50 or 0:.0f} (even chance), {blast.harmed.p90 or 0:.0f} (nine of ten)"
+        yield f"  {blast.rate:.0%} bad: {numbers}; stopped in {blast.stopped:.0%} of the runs"
+    if found.binds:
+        said = ", ".join(f"{kind} {share:.0%}" for kind, share in found.holds_up if share >= 0.005)
+        yield f"What asks were told to wait for: {said}."
+    yield _granted(found, there)
+
+
+def end_of(found: Rehearsal, begins: float) -> str:
+    """When it is through, for a progress bar."""
+    return f"{_moment(found.done_s.p50, begins)}, nine of ten {_moment(found.done_s.p90, begins)}"
+
+
+def _granted(found: Rehearsal, there: float | None) -> str:
+    known = "" if there is None else f"each target is there {there:.0%} of the time, "
+    return f"Taken for granted: {known}links are good, and people answer at once."
+
+
+def _when(band: Band, begins: float) -> str:
+    early, likely, late = (_moment(after_s, begins) for after_s in (band.p10, band.p50, band.p90))
+    return f"{likely} (even chance), {late} (nine of ten), {early} at the earliest (one of ten)"
+
+
+def _moment(after_s: float | None, begins: float) -> str:
+    if after_s is None:
+        return "never"
+    return (datetime.fromtimestamp(begins, UTC) + timedelta(seconds=after_s)).strftime("%a %Y-%m-%d %H:%M UTC")
