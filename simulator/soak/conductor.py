@@ -17,7 +17,8 @@ DECIDED = ("completed", "aborted", "rolled_back", "paused")
 WATCHED_S = 20.0
 """For how long a campaign may watch before the next one begins."""
 LOOK_S = 1.0
-ROUND_S = 1500.0
+ROUND_S, ROUND_S_EACH = 1500.0, 0.3
+"""How long a campaign may take: at least so long, or so long for each device."""
 
 
 @dataclass(kw_only=True)
@@ -115,7 +116,7 @@ class Conductor:
             if played.state == "watching" and watched_since is None:
                 watched_since = now
             is_over = played.state in DECIDED or (watched_since is not None and now - watched_since > WATCHED_S)
-            if is_over or self._stopping.is_set() or now - begin > ROUND_S:
+            if is_over or self._stopping.is_set() or now - begin > max(ROUND_S, ROUND_S_EACH * self._devices):
                 self._end(played)
                 return
             time.sleep(LOOK_S)
