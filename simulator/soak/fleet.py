@@ -87,6 +87,7 @@ strategy:
   healthy: 5s
   retry: {5 + devices // 400}s
   max_attempts: 3
+  late_max_failures: {max(1, devices // 100)}
   on_failure: abort
 """
 
