@@ -84,6 +84,7 @@ from server.observe.watching import Watching
 from server.people import PeopleParts, people_listener
 from server.ports import Unit
 from server.premises import bound, listening, make_state, name_of, only_one
+from server.shelves.opening import check_artifacts
 from server.standby import refuse_strangers, standby_app
 from server.transport.mqtt import AiomqttTransport, OnMessage
 from server.transport.takeover import Takeover
@@ -99,6 +100,8 @@ log = logging.getLogger(__name__)
 RENEW_EVERY_S = 3600.0
 RENEW_RETRY_S = 60.0
 SHUTDOWN_S = 3.0
+TIDY_EVERY_S = 6 * 3600.0
+TIDY_RETRY_S = 60.0
 BACKLOG = 1024
 RUN_FILE = "run.json"
 REHEARSE = ("-m", "simulator.rehearse_process")
@@ -239,6 +242,7 @@ class Server:
             devices_url=settings.http.devices_url or f"https://{bound(settings.http.devices, devices).authority}",
         )
         repository_of(settings)
+        await asyncio.to_thread(check_artifacts, settings)
         self._database = await open_database(settings, stack)
         self._leadership = Leadership(
             self._database,
@@ -325,6 +329,7 @@ class Server:
             ("webhooks", core.deliveries.run()),
             ("rehearsals", core.rehearsals.run()),
             ("uploads", core.uploads.run()),
+            ("artifact store", _tidying(foundation)),
             ("reminders", Reminders(foundation.database, foundation.clock, core.engine).run()),
             ("chronicle", Chronicle(foundation.database, foundation.clock, core.forecaster).run()),
             ("audit trail", foundation.keeper.run()),
@@ -536,6 +541,7 @@ def _devices(base: Foundation, on_shut_out: Callable[[], None]) -> web.Applicati
         metadata=base.repository.metadata,
         peer=tls_peer,
         bodies=bodies_from(base.settings.limits),
+        downloads=base.settings.artifacts.downloads,
     ).app()
 
 
@@ -621,6 +627,22 @@ def _waiting_for(base: Foundation, core: Core) -> list[str]:
         "a database that answers": base.leadership.leads,
     }
     return [name for name, is_there in parts.items() if not is_there]
+
+
+async def _tidying(base: Foundation) -> None:
+    """Move artifacts to where they should rest, and clear away what broken attempts left there; until cancelled."""
+    while True:
+        pause_s = TIDY_EVERY_S
+        try:
+            if count := await base.artifacts.tidy(base.clock.now()):
+                log.info("aborted %d uploads to the artifact store that were nobody's any more", count)
+        except OtariaError as error:
+            log.warning("the artifact store could not be tidied: %s", error, extra={"kind": error.kind})
+            pause_s = TIDY_RETRY_S
+        except OSError as error:
+            log.warning("the artifact store could not be tidied: %s", error)
+            pause_s = TIDY_RETRY_S
+        await asyncio.sleep(pause_s)
 
 
 async def _renewals(base: Foundation, publisher: Publisher) -> None:

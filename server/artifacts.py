@@ -1,34 +1,53 @@
-"""The artifact store: files under the sha256 of their bytes, `sha256/ab/abcd…`.
+"""The artifact store: what comes in is hashed on its way into a file of the state directory, and goes whole to a shelf, where it
+rests under its sha256 for good.
 
-A file appears under its name only whole, hashed and flushed; what does not match leaves nothing behind. Names are
-hashes, so nothing a client sends ever becomes a path. Files never change once they are there.
+What does not match leaves nothing behind. Nothing here takes an artifact into memory: it is read in windows.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ParamSpec, TypeVar
 
 from firmware.errors import RefusedError, UnavailableError
 from firmware.protocol.words import SHA256_PATTERN, ReasonKind
+from server.errors import NotFoundError
+from server.ports import Shelf
+from server.shelves.files import FileShelf
+from server.shelves.spool import Spool
 
 CHUNK_BYTES = 1 << 20
+DEFAULT_SPOOL_BYTES = 16 << 30
 _SHA256 = re.compile(SHA256_PATTERN)
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class ArtifactStore:
-    """A content-addressed directory on one file system."""
+    """Artifacts by their hash. `root`: a directory for what is on its way, and, without a `shelf`, for what is here.
 
-    def __init__(self, root: Path) -> None:
+    Every method raises `RefusedError` (`malformed`) for anything but a hash, and what the shelf raises (`StoreError`)."""
+
+    def __init__(
+        self, root: Path, shelf: Shelf | None = None, *, threads: int = 0, spool_bytes: int = DEFAULT_SPOOL_BYTES
+    ) -> None:
+        """`threads`: how many wait for the shelf at once, of a pool of its own; 0: those that everybody uses. `spool_bytes`: what
+        copies of artifacts may take here that the shelf has elsewhere."""
         self._root = root
         self._incoming = root / "incoming"
         shutil.rmtree(self._incoming, ignore_errors=True)
         self._incoming.mkdir(parents=True)
+        self._shelf: Shelf = shelf or FileShelf(root)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="artifacts") if threads else None
+        self._spool = Spool(root / "spool", spool_bytes)
 
     @property
     def incoming(self) -> Path:
@@ -40,16 +59,46 @@ class ArtifactStore:
         """A directory on the same file system for what comes in parts; kept over restarts."""
         return self._root / "uploads"
 
-    def path(self, sha256: str) -> Path:
-        """Where the file with this hash is or would be; raises `RefusedError` (`malformed`) for anything but a hash."""
-        if not _SHA256.match(sha256):
-            raise RefusedError(ReasonKind.MALFORMED, "An artifact is named by its sha256 as 64 lower-case hex digits.")
-        return self._root / "sha256" / sha256[:2] / sha256
-
     def find(self, sha256: str) -> Path | None:
-        """The file with this hash, or None when it is not here."""
-        path = self.path(sha256)
-        return path if path.is_file() else None
+        """The artifact as a file of this machine; None when it is none, or not here at all."""
+        return self._shelf.file(named(sha256))
+
+    async def length(self, sha256: str) -> int | None:
+        """How many bytes it has; None: it isn't here."""
+        return await self._on_thread(self._shelf.length, named(sha256))
+
+    async def read(self, sha256: str, offset: int, size: int) -> bytes:
+        """So many bytes from `offset` on. Raises `NotFoundError`."""
+        return await self._on_thread(self._shelf.read, named(sha256), offset, size)
+
+    @asynccontextmanager
+    async def local(self, sha256: str) -> AsyncIterator[Path]:
+        """The artifact as a file of this machine while the block lasts, its hash checked if it comes from elsewhere.
+
+        Raises `NotFoundError`, `RefusedError` (`artifact-changed`), `UnavailableError` (`spool-full`, `storage-fault`)."""
+        path = self.find(sha256)
+        if path is not None:
+            yield path
+            return
+        length = await self.length(sha256)
+        if length is None:
+            raise NotFoundError(f"There is no artifact with the sha256 {sha256}.")
+        async with self._spool.held(sha256, length, lambda: self.pieces(sha256, length), self._on_thread) as copy:
+            yield copy
+
+    def pieces(self, sha256: str, length: int, size: int = CHUNK_BYTES) -> Iterator[bytes]:
+        """All of its bytes, `size` at a time (blocking). Raises `NotFoundError`."""
+        for offset in range(0, length, size):
+            piece = self._shelf.read(named(sha256), offset, min(size, length - offset))
+            if not piece:
+                raise RefusedError(
+                    ReasonKind.ARTIFACT_CHANGED, f"The artifact {sha256} became shorter while it was read."
+                )
+            yield piece
+
+    def length_now(self, sha256: str) -> int | None:
+        """As `length` (blocking)."""
+        return self._shelf.length(named(sha256))
 
     async def receive(
         self,
@@ -65,7 +114,7 @@ class ArtifactStore:
         Raises `RefusedError`: `too-large` beyond `max_bytes`, `artifact-changed` when the hash differs; `UnavailableError`
         (`storage-fault`) when the disk refuses. Memory stays at one chunk.
         """
-        final = self.path(sha256)
+        named(sha256)
         try:
             incoming = self._open()
         except OSError as error:
@@ -75,7 +124,7 @@ class ArtifactStore:
             _expect(found, sha256)
             if before is not None:
                 await before(length)
-            await asyncio.to_thread(_settle, incoming, final)
+            await self._on_thread(self._settle, incoming, sha256)
         except OSError as error:
             raise disk_refused(error) from error
         finally:
@@ -90,7 +139,7 @@ class ArtifactStore:
                 incoming.write(chunk)
                 digest.update(chunk)
                 length += len(chunk)
-            _settle(incoming, self.path(digest.hexdigest()))
+            self._settle(incoming, digest.hexdigest())
         finally:
             _discard(incoming)
         return digest.hexdigest(), length
@@ -100,15 +149,40 @@ class ArtifactStore:
         with path.open("rb") as source:
             return self.add(iter(lambda: source.read(CHUNK_BYTES), b""))
 
-    def adopt(self, path: Path, sha256: str) -> None:
-        """Take a file of `on_their_way` as it is, whole and with this hash (blocking)."""
-        with path.open("r+b") as file:
-            _settle(file, self.path(sha256))
+    async def adopt(self, path: Path, sha256: str) -> None:
+        """Take a file of `on_their_way` as it is, whole and with this hash; again the same changes nothing."""
+        await self._on_thread(self._shelf.put, path, named(sha256))
+
+    async def tidy(self, now: float) -> int:
+        """Remove what broken attempts left on the shelf; how many there were."""
+        return await self._on_thread(self._shelf.tidy, now)
+
+    def close(self) -> None:
+        """Give up what is under way, and let go of connections."""
+        self._shelf.close()
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _on_thread(self, work: Callable[P, T], /, *args: P.args, **given: P.kwargs) -> T:
+        if self._pool is None:
+            return await asyncio.to_thread(work, *args, **given)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: work(*args, **given))
 
     def _open(self) -> BinaryIO:
         handle, name = tempfile.mkstemp(dir=self._incoming)
         os.close(handle)
         return Path(name).open("r+b")
+
+    def _settle(self, incoming: BinaryIO, sha256: str) -> None:
+        incoming.flush()
+        self._shelf.put(Path(incoming.name), sha256)
+
+
+def named(sha256: str) -> str:
+    """This hash, if it is one; raises `RefusedError` (`malformed`) otherwise."""
+    if not _SHA256.match(sha256):
+        raise RefusedError(ReasonKind.MALFORMED, "An artifact is named by its sha256 as 64 lower-case hex digits.")
+    return sha256
 
 
 async def _pour(chunks: AsyncIterable[bytes], out: BinaryIO, max_bytes: int) -> tuple[int, str]:
@@ -128,8 +202,9 @@ def disk_refused(error: OSError) -> UnavailableError:
 
 
 def _discard(incoming: BinaryIO) -> None:
-    """Close the file in the making and remove it, unless it was renamed into place."""
-    incoming.close()
+    """Close the file in the making and remove it, unless it went to the shelf."""
+    with contextlib.suppress(OSError):
+        incoming.close()
     Path(incoming.name).unlink(missing_ok=True)
 
 
@@ -139,17 +214,3 @@ def _expect(found: str, wanted: str) -> None:
             ReasonKind.ARTIFACT_CHANGED,
             f"The bytes received have the sha256 {found}, not {wanted}; nothing was kept. Send the file again.",
         )
-
-
-def _settle(incoming: BinaryIO, final: Path) -> None:
-    """Flush, then rename into place, then flush the directory: the name never points at less than the whole file."""
-    incoming.flush()
-    os.fsync(incoming.fileno())
-    Path(incoming.name).chmod(0o444)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    Path(incoming.name).replace(final)
-    directory = os.open(final.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -17,6 +17,8 @@ import msgspec
 from msgspec import Struct
 
 from firmware.errors import RefusedError
+from server.config_artifacts import DEFAULTS as ARTIFACTS
+from server.config_artifacts import ArtifactSettings, parse_artifacts
 from server.config_limits import DEFAULTS as LIMITS
 from server.config_limits import LimitSettings, parse_limits
 
@@ -58,6 +60,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "agents_host": None,
         "services_host": None,
     },
+    "artifacts": ARTIFACTS,
     "blocks": {"site_bytes_per_s": 1 << 20, "bytes_per_s": 16 << 20},
     "storage": {"url": None, "lease_s": 30.0},
     "sli": {"url": None, "queries": {}},
@@ -202,6 +205,7 @@ class Settings:
     repository: Path
     online_keys: Path
     fleet_key: str | None = None
+    artifacts: ArtifactSettings = field(default_factory=ArtifactSettings)
 
 
 class _Http(Struct, forbid_unknown_fields=True):
@@ -268,6 +272,7 @@ def validated(settings: Mapping[str, Mapping[str, Any]], *, base: Path) -> Setti
         repository=_path(catalogue["repository"], "catalogue.repository", base),
         online_keys=_path(catalogue["online_keys"], "catalogue.online_keys", base),
         fleet_key=_typed(settings["identity"]["fleet_key"], str | None, "identity.fleet_key"),
+        artifacts=parse_artifacts(settings["artifacts"], base),
     )
 
 

@@ -3,6 +3,7 @@
 from urllib.parse import urlsplit
 
 from server.config import Settings
+from server.config_artifacts import ArtifactSettings
 
 Section = tuple[str, tuple[tuple[str, str], ...]]
 
@@ -47,6 +48,7 @@ def shown(settings: Settings) -> tuple[Section, ...]:
                 ("another server takes over after", f"{settings.lease_s:g} s"),
             ),
         ),
+        ("Artifacts", _artifacts(settings.artifacts)),
         (
             "Blocks over the broker",
             (
@@ -63,6 +65,21 @@ def shown(settings: Settings) -> tuple[Section, ...]:
             ),
         ),
         ("Catalogue", (("metadata", str(settings.repository)), ("online keys", str(settings.online_keys)))),
+    )
+
+
+def _artifacts(wanted: ArtifactSettings) -> tuple[tuple[str, str], ...]:
+    """Where they rest. Of the store's keys nothing is told."""
+    if wanted.store == "files":
+        return (("kept", "as files in the state"),)
+    return (
+        (
+            "kept",
+            f"in the bucket {wanted.bucket} of {wanted.endpoint or 'Amazon S3'}, below {wanted.prefix or 'no prefix'}",
+        ),
+        ("asked at once", f"{wanted.connections}, for {wanted.timeout_s:g} s"),
+        ("passed through at once", str(wanted.downloads)),
+        ("copies on this machine", f"{wanted.spool_bytes / (1 << 30):g} GiB"),
     )
 
 

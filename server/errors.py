@@ -26,3 +26,11 @@ class NotLeaderError(UnavailableError):
 
     def __init__(self, text: str) -> None:
         super().__init__("not-leader", text)
+
+
+class StoreError(UnavailableError):
+    """The artifact store could not do what was asked. `retry_after_s`: it makes sense to ask again after so many seconds."""
+
+    def __init__(self, kind: str, text: str, *, retry_after_s: int = 10) -> None:
+        super().__init__(kind, text)
+        self.retry_after_s = retry_after_s

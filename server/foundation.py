@@ -39,6 +39,7 @@ from server.leadership import FencedDatabase, Leadership
 from server.observe.measured import MeasuredDatabase
 from server.observe.meters import Meters
 from server.ports import Database, Role, Unit
+from server.shelves.opening import open_artifacts
 from server.storage.database import SqlDatabase
 from server.transport.broker import RunningBroker, start_broker
 from server.transport.endpoint import BrokerEndpoint
@@ -176,7 +177,8 @@ async def open_foundation(
     authorities = await authorities_of(settings, clock)
     changes = Changes()
     stack.callback(changes.close)
-    artifacts = await asyncio.to_thread(ArtifactStore, settings.state / "artifacts")
+    artifacts = await asyncio.to_thread(open_artifacts, settings)
+    stack.callback(artifacts.close)
     meters = Meters()
     measured = MeasuredDatabase(FencedDatabase(database, leadership), meters)
     fenced = RingingDatabase(RecordedDatabase(measured, clock), changes)

@@ -48,9 +48,11 @@ class Note(Struct, frozen=True, kw_only=True):
 
 @dataclass
 class _Open:
-    """One upload: its note, the hash of its first `hashed` bytes, and who writes to it now."""
+    """One upload: its note, the hash of its first `hashed` bytes, whether the trail has it as an artifact, and who writes to it
+    now."""
 
     note: Note
+    is_recorded: bool = False
     hashed: int = 0
     digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -88,11 +90,11 @@ class Uploads:
 
     async def begin(self, *, sha256: str, length: int, by: str, record: Record) -> Note:
         """Promise an artifact. `record` is told before there is an upload. Raises `RefusedError` (`malformed`, `too-large`),
-        `ConflictError` (`artifact-exists`) and `UnavailableError` (`too-many-uploads`, `storage-fault`)."""
+        `ConflictError` (`artifact-exists`), `UnavailableError` (`too-many-uploads`, `storage-fault`) and `StoreError`."""
         self.sweep()
         if length > self.max_bytes:
             raise RefusedError(ReasonKind.TOO_LARGE, f"An artifact may have at most {self.max_bytes} bytes here.")
-        if self._store.find(sha256) is not None:
+        if await self._store.length(sha256) is not None:
             raise ConflictError("This artifact is here already; there is nothing to send.", kind="artifact-exists")
         self._refuse_too_many(length)
         note = Note(id=secrets.token_hex(16), by=by, sha256=sha256, length=length, offset=0, expires_at=self._until())
@@ -134,7 +136,7 @@ class Uploads:
         for them all. The last byte makes it an artifact, after `record`; until that succeeds, appending nothing tries again.
 
         Raises `ConflictError` (`wrong-offset`), `ChecksumError`, `RefusedError` (`too-large`, `artifact-changed`: the upload is
-        gone) and `UnavailableError` (`storage-fault`)."""
+        gone), `UnavailableError` (`storage-fault`) and `StoreError`."""
         one = self._of(upload, by)
         one.interrupt()
         async with one.lock:
@@ -216,8 +218,10 @@ class Uploads:
                 ReasonKind.ARTIFACT_CHANGED,
                 f"The bytes received have the sha256 {found}, not {one.note.sha256}; nothing was kept. Send the file again.",
             )
-        await record()
-        await asyncio.to_thread(self._store.adopt, self._bytes(one.note), one.note.sha256)
+        if not one.is_recorded:
+            await record()
+            one.is_recorded = True
+        await self._store.adopt(self._bytes(one.note), one.note.sha256)
         self._forget(one)
 
     def _of(self, upload: str, by: str) -> _Open:

@@ -13,6 +13,8 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
+from typing import Protocol
 
 from firmware.errors import OtariaError, RefusedError
 from firmware.protocol.blocks import MAX_PAYLOAD_BYTES, Block, Want, encode_block, parse_want
@@ -46,7 +48,7 @@ class _Transfer:
 
     topic: str
     site: str
-    path: Path
+    source: "_Source"
     total: int
     next: int
     limit: int
@@ -67,9 +69,9 @@ class _Raw:
 
 @dataclass(frozen=True, kw_only=True)
 class _Grant:
-    """What a want may have: a file (None: there is none such), and the site that it counts for."""
+    """What a want may have, and the site that it counts for."""
 
-    path: Path | None
+    source: "_Source"
     site: str
 
 
@@ -142,15 +144,15 @@ class BlockService:
         self._transfers.pop(key, None)
         grant = await self._database.read(lambda unit: self._grant(unit, agent, target, want))
         topic = of_target(agent, target, Leaf.BLOCK)
-        if grant.path is None or not grant.path.is_file():
+        total = await grant.source.length()
+        if total is None:
             await self._publish(topic, encode_block(Block(stream=want.stream, offset=0, total=0, absent=True)))
             return
-        total = (await asyncio.to_thread(grant.path.stat)).st_size
         self._make_room(agent)
         transfer = _Transfer(
             topic=topic,
             site=grant.site,
-            path=grant.path,
+            source=grant.source,
             total=total,
             next=want.offset if known is None else max(known.next, want.offset),
             limit=want.offset + want.credit,
@@ -180,13 +182,13 @@ class BlockService:
             raise RefusedError("foreign-target", f"{target} is not a target of {agent}.")
         site = view.labels.get("site", "")
         if want.metadata is not None:
-            return _Grant(path=self._metadata / want.metadata, site=site)
+            return _Grant(source=_Metadata(self._metadata / want.metadata), site=site)
         sha256 = want.sha256 or ""
         current = unit.orders.current(target)
         named = ordered_files(convert(claimed(current.envelope)[1], Order)) if current else {}
         if sha256 not in named:
             raise RefusedError("not-ordered", f"The current order of {target} names no such file.")
-        return _Grant(path=self._artifacts.find(sha256), site=site)
+        return _Grant(source=_Artifact(self._artifacts, sha256), site=site)
 
     def _make_room(self, agent: str) -> None:
         """Forget the agent's oldest transfers beyond its share, idle ones, and the oldest of all when there are too many."""
@@ -239,9 +241,9 @@ class BlockService:
         transfer.next += size
         await self._pay(transfer.site, size)
         try:
-            data = await asyncio.to_thread(_read, transfer.path, offset, size)
+            data = await transfer.source.read(offset, size)
             if len(data) != size:
-                raise RefusedError("artifact-changed", f"{transfer.path.name} became shorter while it was sent.")
+                raise RefusedError("artifact-changed", f"{transfer.source.name} became shorter while it was sent.")
             block = Block(stream=key[1], offset=offset, total=transfer.total, data=data)
             await self._publish(transfer.topic, encode_block(block))
         except (OtariaError, OSError) as error:
@@ -299,6 +301,50 @@ class _Bucket:
 def ordered_files(order: Order) -> Mapping[str, FileRef]:
     """Every file that an order names, by its hash."""
     return {file.sha256: file for file in files_of(order)}
+
+
+class _Source(Protocol):
+    """Where the bytes of a transfer come from. `length` is None when there is nothing."""
+
+    @property
+    def name(self) -> str: ...
+    async def length(self) -> int | None: ...
+    async def read(self, offset: int, size: int) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class _Artifact:
+    """One of the store."""
+
+    store: ArtifactStore
+    name: str
+
+    async def length(self) -> int | None:
+        return await self.store.length(self.name)
+
+    async def read(self, offset: int, size: int) -> bytes:
+        return await self.store.read(self.name, offset, size)
+
+
+@dataclass(frozen=True)
+class _Metadata:
+    """A file of the catalogue."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    async def length(self) -> int | None:
+        try:
+            found = await asyncio.to_thread(self.path.stat)
+        except FileNotFoundError:
+            return None
+        return found.st_size if S_ISREG(found.st_mode) else None
+
+    async def read(self, offset: int, size: int) -> bytes:
+        return await asyncio.to_thread(_read, self.path, offset, size)
 
 
 def _read(path: Path, offset: int, size: int) -> bytes:

@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import BinaryIO
 
 from firmware.bundle.code import is_true, parse_code
@@ -131,7 +130,7 @@ class BundleService:
                 usable_until=int(found.ends_at),
                 orders=len(orders.places),
             )
-            contents = self._contents(note, found, orders)
+            contents = await asyncio.to_thread(self._contents, note, found, orders)
         except BaseException:
             orders.close()
             raise
@@ -173,10 +172,11 @@ class BundleService:
         return sorted(contents, key=lambda content: content.name)
 
     def _artifact(self, file: FileRef) -> Content:
-        path = self._artifacts.find(file.sha256)
-        if path is None:
+        length = self._artifacts.length_now(file.sha256)
+        if length is None:
             raise RefusedError("artifact-missing", f"{file.path} is not in the store; publish its release again.")
-        return Content(name=f"artifacts/{file.sha256}", length=file.length, open=lambda: _read(path))
+        pieces = partial(self._artifacts.pieces, file.sha256, length)
+        return Content(name=f"artifacts/{file.sha256}", length=file.length, open=pieces)
 
     async def take_code(self, target: str, text: str, *, by: str) -> tuple[str, str]:
         """Take a typed code about the target's current order; its outcome, and the state that the assignment has now.
@@ -286,12 +286,6 @@ def _next(made: Iterator[bytes]) -> bytes:
         if len(out) >= PIECE_BYTES:
             break
     return bytes(out)
-
-
-def _read(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while piece := file.read(PIECE_BYTES):
-            yield piece
 
 
 def _order(envelope: bytes) -> Order:

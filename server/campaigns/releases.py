@@ -8,10 +8,9 @@ publishing again.
 import asyncio
 import logging
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from tuf.api.metadata import TargetFile, Targets
 
@@ -24,6 +23,7 @@ from firmware.delta.format import HEADER_BYTES, read_header
 from firmware.encryption.chunked import Decryption
 from firmware.encryption.content_key import ContentKey
 from firmware.errors import OtariaError, RefusedError, UnavailableError
+from firmware.manifest import MAX_BYTES as MAX_MANIFEST_BYTES
 from firmware.manifest import WINDOW_BYTES, Encrypted, Image, Manifest, describe, parse_manifest
 from firmware.protocol.codec import canonical
 from firmware.protocol.topics import CATALOGUE
@@ -150,11 +150,13 @@ class ReleaseService:
     async def _read_requirements(self) -> None:
         """Read again what releases require that were published before this was kept in their records."""
         for release in await self._database.read(lambda unit: unit.releases.list()):
-            path = self._artifacts.find(release.manifest.sha256) if release.requires is None else None
-            if path is None:
-                continue
+            sha256 = release.manifest.sha256
             try:
-                requires = _requirements(parse_manifest(await asyncio.to_thread(path.read_bytes)))
+                length = await self._artifacts.length(sha256) if release.requires is None else None
+                if length is None:
+                    continue
+                text = await self._artifacts.read(sha256, 0, min(length, MAX_MANIFEST_BYTES + 1))
+                requires = _requirements(parse_manifest(text))
             except (OtariaError, OSError) as error:
                 log.warning("the manifest of %s %s can't be read: %s", release.product, release.version, error)
                 continue
@@ -184,13 +186,14 @@ class ReleaseService:
         for image in facts.images:
             encrypted = facts.encryption_of(image)
             stored = encrypted or image
-            path = self._artifacts.find(stored.sha256)
-            if path is None:
+            length = self._artifacts.length_now(stored.sha256)
+            if length is None:
                 text = f"The image {stored.path} is not here; upload it as /artifacts/sha256/{stored.sha256} first."
                 raise RefusedError("artifact-missing", text)
-            with path.open("rb") as file:
-                plain = _plain(file, encrypted.salt, image.length, key) if encrypted and key else file
-                found = describe(plain)
+            pieces = self._artifacts.pieces(stored.sha256, length, WINDOW_BYTES)
+            if encrypted and key:
+                pieces = Decryption(key, encrypted.salt, image.length).decrypt(pieces)
+            found = describe(pieces)
             if (found.length, found.sha256, found.windows) != (image.length, image.sha256, image.windows):
                 raise RefusedError(
                     ReasonKind.ARTIFACT_CHANGED,
@@ -234,11 +237,18 @@ class ReleaseService:
     async def _make(self, ends: "_Ends") -> str:
         if ends.old.encrypted and not ends.new.encrypted:
             return f"{ends.source.version} is encrypted and {ends.release.version} is not: a delta would show what has changed."
-        old, new = (self._artifacts.find(image.stored.sha256) for image in (ends.old, ends.new))
-        if old is None or new is None:
-            return f"The image of {ends.source.version if old is None else ends.release.version} is not here."
+        for release, image in ((ends.source, ends.old), (ends.release, ends.new)):
+            if await self._artifacts.length(image.stored.sha256) is None:
+                return f"The image of {release.version} is not here."
         if await self._adopted(ends):
             return ""
+        async with (
+            self._artifacts.local(ends.old.stored.sha256) as old,
+            self._artifacts.local(ends.new.stored.sha256) as new,
+        ):
+            return await self._make_of(old, new, ends)
+
+    async def _make_of(self, old: Path, new: Path, ends: "_Ends") -> str:
         with tempfile.TemporaryDirectory(dir=self._artifacts.incoming) as folder:
             try:
                 facts, salt = await self._run_factory(old, new, Path(folder) / "delta.otd", ends)
@@ -284,7 +294,7 @@ class ReleaseService:
         found: its salt is in its path.
         """
         listed = await asyncio.to_thread(self._repository.files, ends.path())
-        if listed is None or self._artifacts.find(listed.sha256) is None:
+        if listed is None or await self._artifacts.length(listed.sha256) is None:
             return False
         await self._keep(StoredFile(path=listed.path, length=listed.length, sha256=listed.sha256), ends)
         return True
@@ -295,7 +305,7 @@ class ReleaseService:
             source_sha256=ends.old.file.sha256,
             source_length=ends.old.file.length,
             target_sha256=ends.new.file.sha256,
-            memory_bytes=await asyncio.to_thread(self._memory_of, file),
+            memory_bytes=await self._memory_of(file),
             salt=salt,
         )
         text = f"{ends.title} has {file.length} bytes; the image {ends.new.file.length}."
@@ -307,14 +317,10 @@ class ReleaseService:
         unit.audit.add(at=self._clock.now(), kind="delta-made", text=text, actor="releases")
         self._ring(unit)
 
-    def _memory_of(self, file: StoredFile) -> int:
+    async def _memory_of(self, file: StoredFile) -> int:
         """What a delta asks of who applies it, by its header; the format's bound when that can't be read."""
-        path = self._artifacts.find(file.sha256)
-        if path is None:
-            return MAX_DELTA_MEMORY
-        with path.open("rb") as stored:
-            head = stored.read(HEADER_BYTES)
         try:
+            head = await self._artifacts.read(file.sha256, 0, min(file.length, HEADER_BYTES))
             return 1 << read_header(head).window_log
         except OtariaError:
             return MAX_DELTA_MEMORY
@@ -391,11 +397,6 @@ def _plan(unit: Unit, product: str, version: str) -> tuple[ReleaseRecord, list[R
         raise NotFoundError(f"There is no release {version} of {product}; `otaria release publish` makes one.")
     sources = delta_sources(release, unit.releases.list(), unit.fleet.images())
     return release, sources
-
-
-def _plain(file: BinaryIO, salt: str, length: int, key: ContentKey) -> Iterator[bytes]:
-    portions = iter(lambda: file.read(WINDOW_BYTES), b"")
-    return Decryption(key, salt, length).decrypt(portions)
 
 
 def _image(facts: Manifest, image: Image) -> ReleaseImage:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import LooseHeaders
+from multidict import CIMultiDict
 
 from firmware.errors import RefusedError
 from firmware.protocol.codec import parse_json
@@ -21,10 +22,12 @@ from firmware.protocol.words import PATH_PATTERN, ReasonKind
 from server.artifacts import ArtifactStore
 from server.errors import DeniedError, NotFoundError
 from server.http.bodies import BODY_LIMITS, BodyLimits, read_bytes
+from server.http.passing import Passing
 from server.http.problems import catching, problem
 from server.ports import AgentStatus, Database
 
 MAX_ENROL_BYTES = 32768
+DOWNLOADS = 256
 METADATA_NAME = re.compile(r"^(?:[1-9][0-9]{0,8}\.)?[a-z0-9][a-z0-9-]{0,79}\.json\Z")
 _TOP_NAME = re.compile(r"^(?:[1-9][0-9]{0,8}\.)?(?:root|timestamp|snapshot|targets)\.json\Z")
 """Whom to trust and where to go: signed, no secret, and needed by whoever has slept through a change of both."""
@@ -67,7 +70,9 @@ class DeviceRoutes:
         metadata: Path,
         peer: "Peer",
         bodies: BodyLimits | None = None,
+        downloads: int = DOWNLOADS,
     ) -> None:
+        """`downloads`: how many are passed through at once, of artifacts that aren't files of this machine."""
         self._enrolment = enrolment
         self._known_enrolment = known
         self._renewal = renewal
@@ -76,6 +81,7 @@ class DeviceRoutes:
         self._metadata = metadata
         self._peer = peer
         self._bodies = bodies or BodyLimits()
+        self._passing = Passing(artifacts, most=downloads)
 
     def app(self) -> web.Application:
         """The aiohttp app with every route of the devices' listener."""
@@ -136,17 +142,17 @@ class DeviceRoutes:
         name = _TARGET_NAME.match(path.rpartition("/")[2])
         if len(path) > 400 or not _PATH.match(path) or not name:
             raise RefusedError(ReasonKind.MALFORMED, "A target's address ends in SHA256.NAME.")
-        return self._artifact(name.group(1))
+        return await self._artifact(request, name.group(1))
 
     async def artifact(self, request: web.Request) -> web.StreamResponse:
-        return self._artifact(request.match_info["hash"])
+        return await self._artifact(request, request.match_info["hash"])
 
-    def _artifact(self, sha256: str) -> web.FileResponse:
+    async def _artifact(self, request: web.Request, sha256: str) -> web.StreamResponse:
+        headers = CIMultiDict({hdrs.CACHE_CONTROL: _FOR_EVER, hdrs.CONTENT_TYPE: "application/octet-stream"})
         path = self._artifacts.find(sha256)
-        if path is None:
-            raise NotFoundError(f"There is no artifact with the sha256 {sha256}.")
-        headers = {hdrs.CACHE_CONTROL: _FOR_EVER, hdrs.CONTENT_TYPE: "application/octet-stream"}
-        return _file(path, headers)
+        if path is not None:
+            return _file(path, headers)
+        return await self._passing.answer(request, sha256, headers, whose=self._peer(request) or "")
 
     def _known(
         self, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from firmware.errors import OtariaError, RefusedError, UnavailableError
 from firmware.protocol.words import ReasonKind
-from server.errors import ConflictError, DeniedError, NotFoundError
+from server.errors import ConflictError, DeniedError, NotFoundError, StoreError
 from server.http.limits import TooManyError
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def catching(render: Callable[[web.Request], Render]) -> Callable[..., Awaitable
             return await handler(request)
         except OtariaError as error:
             response = render(request)(status_of(error), error.kind, error.text)
-            if isinstance(error, TooManyError):
+            if isinstance(error, TooManyError | StoreError):
                 response.headers["Retry-After"] = str(error.retry_after_s)
             return response
         except web.HTTPException as error:

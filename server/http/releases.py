@@ -180,17 +180,17 @@ class ReleaseRoutes:
 
     async def has_artifact(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """Say whether an artifact is there."""
-        path = self._artifacts.find(request.match_info["hash"])
-        if path is None:
+        length = await self._artifacts.length(request.match_info["hash"])
+        if length is None:
             raise NotFoundError("There is no artifact with this sha256.")
-        return web.Response(headers={"Content-Length": str(path.stat().st_size)})
+        return web.Response(headers={"Content-Length": str(length)})
 
     async def put_artifact(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """Store the body under its sha256; a wrong hash or a cut-off body keeps nothing. 201 new, 200 already there."""
         sha256, limit = request.match_info["hash"], self._max_artifact_bytes
-        found = self._artifacts.find(sha256)
+        found = await self._artifacts.length(sha256)
         if found is not None:
-            return reply(Artifact(sha256=sha256, length=found.stat().st_size))
+            return reply(Artifact(sha256=sha256, length=found))
         if (request.content_length or 0) > limit:
             raise RefusedError(ReasonKind.TOO_LARGE, f"An artifact may have at most {limit} bytes here.")
 

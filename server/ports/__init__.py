@@ -4,6 +4,8 @@ Storage implements `Database` and `Unit`; nothing outside `server.storage` sees 
 Every method of a repository runs inside the one transaction of its `Unit`.
 """
 
+from server.ports.artifacts import Resting as Resting
+from server.ports.artifacts import Shelf as Shelf
 from server.ports.audit import Audit as Audit
 from server.ports.audit import AuditRecord as AuditRecord
 from server.ports.audit import ChainHead as ChainHead

@@ -26,9 +26,11 @@ from server.artifacts import ArtifactStore
 from server.http.devices import DeviceRoutes, tls_peer
 from server.http.tls import devices_context
 from server.identity.authority import Authorities
-from server.ports import AgentStatus, Unit
+from server.ports import AgentStatus, Shelf, Unit
+from server.shelves.s3 import S3Shelf
 from server.storage.database import SqlDatabase
 from tests.people_side import add_device
+from tests.s3_store import Store
 
 DATA = bytes(range(256)) * 5000
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -93,13 +95,21 @@ class Devices:
             return answer.status, await answer.read(), answer.headers
 
 
+both_stores = pytest.mark.parametrize("devices", ["files", "s3"], indirect=True)
+"""Artifacts as files, and passed through from a bucket."""
+
+
 @pytest.fixture
-async def devices(tmp_path: Path) -> AsyncIterator[Devices]:
+async def devices(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Devices]:
     authorities = Authorities.open_or_create(tmp_path / "identity")
     database = SqlDatabase.open(f"sqlite:///{tmp_path / 'devices.db'}")
     await database.write(lambda unit: [add_device(unit, name, {}) for name in ("gw-1", "gw-2")])
-    artifacts = ArtifactStore(tmp_path / "artifacts")
-    artifacts.add([DATA])
+    shelf: Shelf | None = None
+    if getattr(request, "param", "files") == "s3":
+        store: Store = request.getfixturevalue("s3_store")
+        shelf = S3Shelf(store.settings(store.make_bucket()))
+    artifacts = ArtifactStore(tmp_path / "artifacts", shelf)
+    await asyncio.to_thread(artifacts.add, [DATA])
     metadata = tmp_path / "metadata"
     metadata.mkdir()
     (metadata / "timestamp.json").write_text("{}")
@@ -130,6 +140,7 @@ async def devices(tmp_path: Path) -> AsyncIterator[Devices]:
         ),
     )
     await runner.cleanup()
+    artifacts.close()
     await database.close()
 
 
@@ -252,6 +263,7 @@ async def test_renewal_is_open_to_whose_certificate_is_over(devices: Devices) ->
                 assert (await answer.json(content_type=None)).get("type") == kind
 
 
+@both_stores
 async def test_artifacts_are_immutable_and_resume_at_any_byte(devices: Devices) -> None:
     path = f"/v1/artifacts/sha256/{SHA256}"
     status, body, headers = await devices.get(path)
@@ -267,6 +279,7 @@ async def test_artifacts_are_immutable_and_resume_at_any_byte(devices: Devices) 
     assert (await devices.get(path, **{"If-None-Match": etag}))[0] == 304
 
 
+@both_stores
 @pytest.mark.parametrize(
     ("wanted", "statuses"),
     [

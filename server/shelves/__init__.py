@@ -1,0 +1,1 @@
+"""Where whole artifacts rest: the shelves that implement `server.ports.Shelf`. Only `s3_client` knows the library for S3."""
