@@ -79,6 +79,7 @@ from server.identity.renewal import RenewalOverHttp, RenewalService
 from server.identity.roots import Roots
 from server.leadership import FencedTransport, Leadership
 from server.observe.checks import open_checks
+from server.observe.list_age import ListAge
 from server.observe.prometheus import PrometheusSli
 from server.observe.watching import Watching
 from server.people import PeopleParts, people_listener
@@ -334,6 +335,7 @@ class Server:
             ("chronicle", Chronicle(foundation.database, foundation.clock, core.forecaster).run()),
             ("audit trail", foundation.keeper.run()),
             ("metrics", _watching(foundation, core).run()),
+            ("age of the revocation list", _list_age(foundation).run()),
             ("housekeeping", Housekeeping(foundation.database, foundation.clock).run()),
         )
         for name, work in parts:
@@ -602,6 +604,10 @@ def _people(base: Foundation, core: Core) -> web.Application:
             on_shut_out=core.look_who_is_shut_out,
         )
     )
+
+
+def _list_age(base: Foundation) -> ListAge:
+    return ListAge(base.database, base.clock, base.authorities.revocation_file)
 
 
 def _watching(base: Foundation, core: Core) -> Watching:

@@ -76,6 +76,8 @@ _OF_KEYS = {
 }
 _OF_THE_SERVER = {
     "leader-changed": "otaria.server.leader-changed",
+    "revocation-list-old": "otaria.server.revocation-list-old",
+    "revocation-list-renewed": "otaria.server.revocation-list-renewed",
     "webhook-off": "otaria.webhook.off",
 }
 TYPES: Mapping[str, str] = {
