@@ -94,7 +94,8 @@ class ReleaseService:
             key = await asyncio.to_thread(self._opened, record, content_key)
             await asyncio.to_thread(self._check_images, facts, key)
             if not await asyncio.to_thread(self._listed, wanted):
-                await self._announce(product, version, by)
+                text = f"{product} {version} is to be taken into the catalogue."
+                await self._offer(text, kind="release-offered", by=by)
             await asyncio.to_thread(self._accept, product, wanted, manifest, metadata)
         except OSError as error:
             raise UnavailableError(ReasonKind.STORAGE_FAULT, f"The release could not be stored: {error}.") from error
@@ -215,10 +216,10 @@ class ReleaseService:
                 return False
         return True
 
-    async def _announce(self, product: str, version: str, by: str) -> None:
+    async def _offer(self, text: str, *, kind: str, by: str) -> None:
         """On the trail before the catalogue's files change: what isn't there is not done."""
-        text, now = f"{product} {version} is to be taken into the catalogue.", self._clock.now()
-        await self._database.write(lambda unit: unit.audit.add(at=now, kind="release-offered", text=text, actor=by))
+        now = self._clock.now()
+        await self._database.write(lambda unit: unit.audit.add(at=now, kind=kind, text=text, actor=by))
 
     def _add(self, unit: Unit, record: ReleaseRecord, by: str, content_key: bytes | None) -> None:
         known = unit.releases.get(record.product, record.version)
@@ -260,6 +261,7 @@ class ReleaseService:
                 return (
                     f"The stored image of {ends.source.version} or {ends.release.version} is damaged; upload it again."
                 )
+            await self._offer(f"{ends.title} is to be taken into the catalogue.", kind="delta-offered", by="releases")
             sha256, length = await asyncio.to_thread(self._artifacts.add_file, Path(folder) / "delta.otd")
         file = StoredFile(path=ends.path(salt), length=length, sha256=sha256)
         await asyncio.to_thread(

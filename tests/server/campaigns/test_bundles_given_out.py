@@ -12,7 +12,7 @@ from firmware.bundle.code import code_key as shared_key
 from firmware.bundle.code import make_code
 from firmware.catalogue.publish import Repository
 from firmware.encryption.content_key import SUITE, public_from_text, public_text
-from firmware.errors import RefusedError
+from firmware.errors import OtariaError, RefusedError
 from firmware.protocol.order import MAX_BYTES, MAX_SPANS, Order
 from firmware.protocol.report import EncryptionKey
 from firmware.protocol.unverified import read_unverified
@@ -21,6 +21,7 @@ from server.artifacts import ArtifactStore
 from server.campaigns.bundles import MAX_WRONG_CODES, WRONG_CODES_S, BundleService, Chosen, Page
 from server.campaigns.code_keys import CODE_KEY_FILE, CodeKeys
 from server.errors import NotFoundError
+from tests.trail import everything, newest_record, trail_refusing
 
 ONE_COHORT = """
 name: spring
@@ -188,6 +189,19 @@ def code_for(order: Order, digest: str, outcome: AgentState) -> str:
     assert order.code_key is not None
     key = shared_key(PRIVATE, public_from_text(order.code_key.public), digest)
     return make_code(key, order.target, digest, outcome)
+
+
+async def test_a_code_that_the_trail_does_not_take_is_not_taken(stage: Any, service: BundleService) -> None:
+    await started(stage, 1, unattended="{accept_codes: true}")
+    await given(service)
+    code = code_for(*await order_of(stage, "t0"), AgentState.COMMITTED)
+    before, newest = await everything(stage.database), await newest_record(stage.database)
+    async with trail_refusing(stage.database):
+        with pytest.raises(OtariaError):
+            await service.take_code("t0", code, by="ann")
+    assert await everything(stage.database) == before
+    assert await service.take_code("t0", code, by="ann") == ("committed", "committed")
+    assert await newest_record(stage.database) > newest
 
 
 async def test_a_code_is_taken_once_and_shown(stage: Any, service: BundleService) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from firmware.errors import OtariaError
 from firmware.protocol.codec import canonical
 from firmware.protocol.envelope import seal
 from firmware.protocol.metrics import MetricHour, Metrics, Told
@@ -18,6 +19,7 @@ from server.campaigns.housekeeping import Housekeeping
 from server.planner.comparing import PATIENCE_S, WEEK
 from server.planner.words import AssignmentState, CampaignState, CohortState, Verb
 from server.ports import CampaignView
+from tests.trail import everything, newest_record, trail_refusing
 
 from .conftest import CAMPAIGN, Stage
 
@@ -329,3 +331,15 @@ async def test_what_nobody_or_somebody_else_signed_moves_nothing(fleet: Fleet) -
     assert await fleet.stored("d0") == {}
     await stage.tell(seal(report, "report", device.signer), name="d0")
     assert await fleet.stored("d0") == {fleet.hour - 1: 1.0}
+
+
+async def test_a_comparison_that_the_trail_does_not_take_is_not_taken(fleet: Fleet) -> None:
+    one, database = next(iter(await fleet.treated())), fleet.stage.database
+    changes = {"memory-free": (-5e7, 0.0)}
+    before, newest = await everything(database), await newest_record(database)
+    async with trail_refusing(database):
+        with pytest.raises(OtariaError):
+            await fleet.stage.service.compare("spring", one, changes, by="ann")
+    assert await everything(database) == before
+    await fleet.stage.service.compare("spring", one, changes, by="ann")
+    assert [record.kind for record in await audit(fleet, one) if record.id > newest] == ["compared"]

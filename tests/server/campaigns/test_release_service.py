@@ -23,6 +23,7 @@ from server.ports import ReleaseRecord, Requirements
 from server.storage.database import SqlDatabase
 from server.storage.tables import RELEASE
 from tests.people_side import NOW, SetClock, release
+from tests.trail import everything, files_in, newest_record, trail_refusing
 
 PROGRAM = b"".join(hashlib.sha256(str(n).encode()).digest() for n in range(20_000))
 
@@ -255,6 +256,33 @@ async def test_what_older_records_lack_is_read_from_their_manifests(bench: Bench
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert (await _record(bench, "1.1")).requires == Requirements(through=(1,))
+
+
+async def test_a_release_that_the_trail_does_not_take_is_in_no_catalogue(bench: Bench, tmp_path: Path) -> None:
+    signed = bench.build("1.0", 1, PROGRAM)
+    files = lambda: files_in(tmp_path / "artifacts", tmp_path / "workshop" / "metadata")  # noqa: E731
+    before, rows, newest = files(), await everything(bench.database), await newest_record(bench.database)
+    async with trail_refusing(bench.database):
+        with pytest.raises(OtariaError):
+            await bench.publish("1.0", signed)
+    assert (files(), await everything(bench.database)) == (before, rows)
+    await bench.publish("1.0", signed)
+    assert await newest_record(bench.database) > newest
+
+
+async def test_a_delta_that_the_trail_does_not_take_is_in_no_catalogue(bench: Bench, tmp_path: Path) -> None:
+    await bench.publish("1.0", bench.build("1.0", 1, PROGRAM))
+    await bench.publish("1.1", bench.build("1.1", 2, PROGRAM + b"!"))
+    files = lambda: files_in(tmp_path / "artifacts", tmp_path / "workshop" / "metadata")  # noqa: E731
+    before, rows, newest = files(), await everything(bench.database), await newest_record(bench.database)
+    async with trail_refusing(bench.database):
+        with pytest.raises(OtariaError):
+            await bench.service.make_deltas("gateway", "1.1")
+    assert (files(), await everything(bench.database)) == (before, rows)
+    (delta,) = await bench.service.make_deltas("gateway", "1.1")
+    assert bench.online.files(delta.file.path) is not None
+    said = await bench.database.read(lambda unit: unit.audit.page(after=newest))
+    assert [record.kind for record in said] == ["delta-offered", "delta-made"]
 
 
 async def _record(bench: Bench, version: str) -> ReleaseRecord:

@@ -13,7 +13,6 @@ from typing import Any
 
 from aiohttp import ClientResponse
 from securesystemslib.signer import CryptoSigner
-from sqlalchemy import select, text
 
 from bench.reports import report
 from firmware.protocol.codec import parse_json
@@ -22,24 +21,22 @@ from firmware.protocol.report import REPORT_KIND
 from firmware.protocol.words import AgentState
 from server.http.routes import API
 from server.ports import AgentRecord, AgentStatus, KnownDevice, Role, Unit
-from server.storage.tables import Stored
 from server.webhooks.events import id_of, type_of
 from tests.people_side import CAMPAIGN, NOW, PeopleSide
 from tests.server.http.test_people_access import EVERY
+from tests.trail import everything, files_in, newest_record, trail_refusing
 
 SAFE = ("GET", "HEAD", "OPTIONS", "*")
 CHANGES_NOTHING = {"POST /plan", "POST /campaigns/{campaign}/bundle"}
 """They answer questions whose bodies are too long for an address."""
 ELSEWHERE = {
-    "POST /fleet/{target}/code",  # tests/server/campaigns/test_bundles_given_out.py: `reported-by-code`
-    "POST /campaigns/{campaign}/comparisons/{target}",  # tests/server/campaigns/test_comparing.py: `compared`
-    "POST /releases",  # tests/server/campaigns/test_release_service.py, with the catalogue's files
-    "POST /releases/{product}/{version}/deltas",  # likewise: `delta-made`
-    "PATCH /uploads/{upload}",  # tests/server/test_uploads.py: `artifact-stored`, before the artifact is kept
+    "POST /fleet/{target}/code",  # tests/server/campaigns/test_bundles_given_out.py
+    "POST /campaigns/{campaign}/comparisons/{target}",  # tests/server/campaigns/test_comparing.py
+    "POST /releases",  # tests/server/campaigns/test_release_service.py
+    "POST /releases/{product}/{version}/deltas",  # likewise
 }
-"""They need a device's keys, its metrics, or a catalogue; the trail of each is tested where those are."""
-TRAIL_REFUSES = "CREATE TRIGGER refuse BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'made up'); END"
-ARTIFACT = b"an image"
+"""They need a device's keys, its metrics, or a catalogue, and are tried in the same way where those are: `trail_refusing`."""
+ARTIFACT, PARTS = b"an image", b"an image in parts"
 PLAN = CAMPAIGN.replace(
     "strategy: standard",
     "strategy: {name: two, cohorts: [{name: canary, count: 5, gates: [{kind: all}, {kind: external, name: ward}]}, "
@@ -60,26 +57,25 @@ async def test_every_route_that_changes_something_leaves_a_record_or_changes_not
     await people.database.write(lambda unit: _add_device(unit, "gw-9", signer))
     await people.database.write(_add_known)
     for route, call in _calls(people, signer):
-        before, files = await _everything(people), _files(tmp_path)
-        await people.database.write(lambda unit: _run(unit, TRAIL_REFUSES))
-        answer = await call()
-        assert answer.status >= 400, route
-        await people.database.write(lambda unit: _run(unit, "DROP TRIGGER refuse"))
-        assert await _everything(people) == before, route
+        before, files = await everything(people.database), _files(tmp_path)
+        async with trail_refusing(people.database):
+            answer = await call()
+            assert answer.status >= 400, route
+        assert await everything(people.database) == before, route
         assert _files(tmp_path) == files, route
-        newest = await _newest(people)
+        newest = await newest_record(people.database)
         answer = await call()
         assert answer.status < 400, (route, await answer.text())
-        assert await _newest(people) > newest, route
+        assert await newest_record(people.database) > newest, route
         tried.add(route)
     assert tried == _changing(people) - CHANGES_NOTHING - ELSEWHERE
 
 
 async def test_what_only_asks_changes_nothing(people: PeopleSide) -> None:
-    before = await _everything(people)
+    before = await everything(people.database)
     answer = await people.client.post(f"{API}/plan", data=CAMPAIGN, headers=people.headers())
     assert answer.status == 200
-    assert await _everything(people) == before
+    assert await everything(people.database) == before
 
 
 def _calls(people: PeopleSide, signer: CryptoSigner) -> list[tuple[str, Call]]:
@@ -113,6 +109,10 @@ def _calls(people: PeopleSide, signer: CryptoSigner) -> list[tuple[str, Call]]:
     api("POST /fleet/{target}/logs", "/fleet/gw-0/logs")
     digest = hashlib.sha256(ARTIFACT).hexdigest()
     api("PUT /artifacts/sha256/{hash}", f"/artifacts/sha256/{digest}", ARTIFACT)
+    promised = f"sha256 {b64encode(hashlib.sha256(PARTS).hexdigest().encode()).decode()}"
+    begun = {"Upload-Length": str(len(PARTS)), "Upload-Metadata": promised}
+    api("POST /uploads", **{"Tus-Resumable": "1.0.0"}, **begun)
+    out.append(("PATCH /uploads/{upload}", lambda: _send_rest(people)))
     promise = {"Upload-Length": "9", "Upload-Metadata": f"sha256 {b64encode(b'0' * 64).decode()}"}
     api("POST /uploads", **{"Tus-Resumable": "1.0.0"}, **promise)
     out.append(("DELETE /uploads/{upload}", lambda: _give_up(people)))
@@ -164,6 +164,7 @@ def _calls(people: PeopleSide, signer: CryptoSigner) -> list[tuple[str, Call]]:
     form("POST /releases/{product}/{version}/{verdict}", "/releases/gateway/1.1.0/suspect", {"reason": "r"})
     form("POST /views", "/views", {"name": "berlin", "query": "hardware=gateway-r1"})
     form("POST /views/remove", "/views/remove", {"name": "berlin"})
+    form("POST /webhooks/{webhook}/renew", "/webhooks/ops/renew", {"choice": "3600"})
     form("POST /webhooks/{webhook}/{act}", "/webhooks/ops/resume", {})
     api("DELETE /webhooks/{webhook}", "/webhooks/ops")
     form("POST /logout", "/logout", {})
@@ -189,6 +190,15 @@ async def _replay(people: PeopleSide) -> ClientResponse:
     return await people.client.post(f"{API}/webhooks/ops/replay", json={"event": event}, headers=people.headers())
 
 
+async def _send_rest(people: PeopleSide) -> ClientResponse:
+    """What is missing of the upload: all at first, and nothing once all is here and only its record is missing."""
+    (note,) = people.artifacts.on_their_way.glob("*.json")
+    path, spoken = f"{API}/uploads/{note.stem}", {**people.headers(), "Tus-Resumable": "1.0.0"}
+    begin = (await people.client.head(path, headers=spoken)).headers["Upload-Offset"]
+    headers = {**spoken, "Upload-Offset": begin, "Content-Type": "application/offset+octet-stream"}
+    return await people.client.patch(path, data=PARTS[int(begin) :], headers=headers)
+
+
 async def _give_up(people: PeopleSide) -> ClientResponse:
     (note,) = people.artifacts.on_their_way.glob("*.json")
     headers = {**people.headers(), "Tus-Resumable": "1.0.0"}
@@ -211,35 +221,9 @@ def _changing(people: PeopleSide) -> set[str]:
     return found
 
 
-async def _everything(people: PeopleSide) -> dict[str, list[Any]]:
-    """Every row of every table but checkpoints, which change nothing that they are about."""
-
-    def work(unit: Unit) -> dict[str, list[Any]]:
-        db = unit.audit._db  # type: ignore[attr-defined]
-        tables = [table for table in Stored.metadata.sorted_tables if table.name != "audit_checkpoint"]
-        return {table.name: sorted(map(str, db.execute(select(table)).all())) for table in tables}
-
-    return await people.database.read(work)
-
-
 def _files(folder: Path) -> set[tuple[str, int]]:
     """The files that people's acts change: artifacts and CAs."""
-    places = [folder / "artifacts" / "sha256", folder / "identity"]
-    return {
-        (str(path), path.stat().st_mtime_ns)
-        for place in places
-        for path in place.rglob("*")
-        if path.is_file() and path.name != ".lock"
-    }
-
-
-async def _newest(people: PeopleSide) -> int:
-    records = await people.database.read(lambda unit: unit.audit.latest(limit=1))
-    return records[0].id if records else 0
-
-
-def _run(unit: Unit, statement: str) -> None:
-    unit.audit._db.execute(text(statement))  # type: ignore[attr-defined]
+    return files_in(folder / "artifacts" / "sha256", folder / "identity")
 
 
 def _add_device(unit: Unit, name: str, signer: CryptoSigner) -> None:
