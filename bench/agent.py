@@ -13,9 +13,10 @@ from firmware.protocol import topics
 from firmware.protocol.codec import convert, parse_json
 from firmware.protocol.report import MAX_PRESENCE_BYTES, Presence
 from server.transport.broker import find_mosquitto
+from simulator.board import Board
 from simulator.hostile import Eve, Seen
 from simulator.images import RELEASES, build_demo_images
-from simulator.lab import Board, Lab
+from simulator.lab import Lab
 
 ROUNDS = 5
 START_LIMIT_S, IDLE_LIMIT_MIB = 1.0, 30.0

@@ -18,7 +18,8 @@ from bench.plan import Plan
 from bench.result import Outcome, against_limit
 from firmware.images.slot_image import build_slot_image
 from server.transport.broker import find_mosquitto
-from simulator.lab import PRODUCT, Board, Firmware, Lab
+from simulator.board import Board
+from simulator.lab import PRODUCT, Firmware, Lab
 
 LIMIT_MIB = 64.0
 SAMPLE_S = 0.01

@@ -12,8 +12,6 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.request
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,12 +20,13 @@ from typing import Any
 
 from device_agent.boot.leash import leashed
 from firmware.errors import OtariaError
+from simulator.board import LabError
 from simulator.images import DemoImage, build_demo_images
-from simulator.lab import HARDWARE, Board, Firmware, Lab, LabError
+from simulator.lab import HARDWARE, Firmware, Lab
+from simulator.telling import ENDED, Narrator, counts_of, in_flight, line_of, program_version
 
 BOARDS = 3
 DEVICES = 50
-ENDED = ("completed", "watching", "paused", "aborted", "rolled_back")
 ON_THE_WAY = ("ordered", "downloading", "staged", "asking", "activating", "trial", "committed")
 READY_TIMEOUT_S = 90.0
 CAMPAIGN_TIMEOUT_S = 180.0
@@ -59,25 +58,6 @@ class Options:
     broker: str
     stay: bool
     as_json: bool
-
-
-class Narrator:
-    """Prints what happens, with the seconds since the start."""
-
-    def __init__(self) -> None:
-        self.started = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self.started
-
-    def say(self, text: str) -> None:
-        """One line."""
-        print(f"[{self.seconds:5.1f} s] {text}", flush=True)
-
-    def title(self, text: str) -> None:
-        """The heading of a chapter."""
-        print(f"\n{text}", flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -201,10 +181,10 @@ class Demo:
         deadline = time.monotonic() + CAMPAIGN_TIMEOUT_S
         while True:
             view = self._lab.campaign(campaign)
-            if (line := _line(view)) != last:
+            if (line := line_of(view)) != last:
                 self._narrator.say(line)
                 last = line
-            if view["state"] in ENDED and not _in_flight(view):
+            if view["state"] in ENDED and not in_flight(view):
                 self._narrator.say(f"{view['state'].upper()}: {view['reason']}")
                 return view
             if self._swarm_process is not None and self._swarm_process.poll() is not None:
@@ -232,7 +212,7 @@ class Demo:
         return f"Why isn't {target} on 3.0.0? {text}"
 
     def _summary(self, campaigns: list[dict[str, Any]]) -> dict[str, Any]:
-        first, second = (_counts(view) for view in campaigns)
+        first, second = (counts_of(view) for view in campaigns)
         total = first + second
         healed = self._lab.wait(self._everyone_is_back, 30, "every device to run 2.0.0 again", on_failure=self._logs)
         as_promised = (
@@ -260,7 +240,7 @@ class Demo:
     def _everyone_is_back(self) -> bool:
         """By the server's account, and by asking the program that each board runs out of its slot."""
         reported = all(target["running_version"] == "2.0.0" for target in self._lab.rest.fleet())
-        return reported and all(_program_version(board) == "2.0.0" for board in self._lab.boards)
+        return reported and all(program_version(board) == "2.0.0" for board in self._lab.boards)
 
     def _tell(self, summary: dict[str, Any], why: str) -> None:
         self._narrator.title("Summary")
@@ -279,37 +259,6 @@ class Demo:
         path = self._lab.directory / "simulator.log"
         boards = "\n".join(board.log() for board in self._lab.boards)
         return f"{path.read_text(errors='replace')[-3000:]}\n{boards}"
-
-
-def _program_version(board: Board) -> str | None:
-    status = json.loads((board.directory / "run" / "status.json").read_bytes())
-    with suppress(OSError, ValueError):
-        url = f"http://127.0.0.1:{status['program_port']}/health"
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return str(json.load(answer)["version"])
-    return None
-
-
-def _line(view: dict[str, Any]) -> str:
-    parts = []
-    for cohort in view["cohorts"]:
-        counts = " ".join(f"{number} {state}" for state, number in sorted(cohort["counts"].items()))
-        if cohort["size"] and cohort["state"] != "closed":
-            parts.append(
-                f"{cohort['name']}: {counts}" + (f" -> {cohort['state']}" if cohort["state"] != "open" else "")
-            )
-    return " | ".join(parts) or view["state"]
-
-
-def _counts(view: dict[str, Any]) -> Counter[str]:
-    total: Counter[str] = Counter()
-    for cohort in view["cohorts"]:
-        total.update(cohort["counts"])
-    return total
-
-
-def _in_flight(view: dict[str, Any]) -> bool:
-    return any(_counts(view)[state] for state in ("asking", "activating", "trial", "committed"))
 
 
 def _options(arguments: list[str] | None) -> Options:

@@ -6,7 +6,6 @@ listens on free loopback ports and ends with `close()`, or with the thread that 
 
 import contextlib
 import json
-import os
 import re
 import shutil
 import signal
@@ -26,6 +25,7 @@ from firmware.manifest import HealthCheck
 from firmware.protocol.codec import canonical
 from server.cli import run as run_otaria
 from server.identity.authority import Authorities
+from simulator.board import Board, LabError
 from simulator.hostile import HostileBroker
 from simulator.rest import RestClient
 
@@ -33,10 +33,6 @@ START_TIMEOUT_S = 60.0
 POLL_S = 0.1
 PRODUCT = "gateway"
 HARDWARE = "gateway-r1"
-
-
-class LabError(OtariaError):
-    """Something in the laboratory did not happen in time or failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,81 +47,6 @@ class Firmware:
     through: Sequence[int] = ()
     encrypted: bool = False
     others: Mapping[str, Path] = field(default_factory=dict)
-
-
-@dataclass(kw_only=True)
-class Board:
-    """One file-backed board: its directory and, while it has power, its supervisor."""
-
-    directory: Path
-    environment: dict[str, str] = field(default_factory=dict)
-    _process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def agent_directory(self) -> Path:
-        return self.directory / "agent"
-
-    @property
-    def target(self) -> str:
-        """The id the server gave it."""
-        return str(json.loads((self.agent_directory / "identity.json").read_text())["target"])
-
-    @property
-    def powered(self) -> bool:
-        return self._process is not None and self._process.poll() is None
-
-    def power_on(self) -> None:
-        """Start the supervisor: power supply, boot loader and init of this board."""
-        log = (self.directory / "board.log").open("ab")
-        with log:
-            self._process = subprocess.Popen(
-                leashed([sys.executable, "-m", "device_agent.cli", "board", str(self.directory)]),
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env=os.environ | self.environment,
-            )
-
-    def power_cut(self) -> None:
-        """Kill everything on the board at once, with no chance to clean up."""
-        self._end(signal.SIGKILL)
-
-    def power_off(self) -> None:
-        """Shut down cleanly."""
-        self._end(signal.SIGTERM)
-
-    def kill_agent(self) -> None:
-        """`kill -9` the agent process; the supervisor starts it again."""
-        os.kill(self.agent_pid(), signal.SIGKILL)
-
-    def agent_pid(self) -> int:
-        """The process id of the running agent; raises `LabError` when there is none."""
-        wanted = ["--dir", str(self.agent_directory), "run"]
-        for process in Path("/proc").glob("[0-9]*/cmdline"):
-            with contextlib.suppress(OSError):
-                if process.read_bytes().decode().split("\0")[-4:-1] == wanted:
-                    return int(process.parent.name)
-        raise LabError("no-agent", f"No agent runs on {self.directory}.")
-
-    def log(self) -> str:
-        """What the board printed, for error messages."""
-        path = self.directory / "board.log"
-        return path.read_text(errors="replace")[-4000:] if path.exists() else ""
-
-    def _end(self, how: signal.Signals) -> None:
-        if self._process is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            if how is signal.SIGKILL:
-                os.killpg(self._process.pid, how)
-            else:
-                self._process.send_signal(how)
-        try:
-            self._process.wait(timeout=15)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait(timeout=15)
-        self._process = None
 
 
 class Lab:
@@ -160,10 +81,11 @@ class Lab:
     serve: Sequence[str] = ("-c", "from server.cli import main; main()", "serve", "--config", "otaria.toml")
     """What Python is told to start the server, in the laboratory's directory."""
 
-    def prepare(self, product: str = PRODUCT) -> None:
+    def prepare(self, *products: str) -> None:
         """Hold the key ceremony and write the server's configuration, with ports that a restarted server finds again."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.otaria("keys", "init", str(self.repository), "--product", product)
+        named = (word for product in products or (PRODUCT,) for word in ("--product", product))
+        self.otaria("keys", "init", str(self.repository), *named)
         self.write_settings()
 
     def write_settings(self) -> None:
@@ -277,18 +199,36 @@ class Lab:
 
     def publish(self, firmware: Firmware, *, product: str = PRODUCT, hardware: Sequence[str] = (HARDWARE,)) -> None:
         """Build, sign and publish a release."""
-        out = self.directory / "releases" / firmware.version
-        out.parent.mkdir(exist_ok=True)
-        health = self.directory / "releases" / f"health-{firmware.version}.json"
+        folder = self.directory / "releases"
+        folder.mkdir(exist_ok=True)
+        health = folder / f"health-{firmware.version}.json"
         health.write_bytes(canonical(list(firmware.health)))
-        self.otaria(
-            *("release", "build", "--product", product, "--version", firmware.version),
-            *("--counter", str(firmware.counter), "--image", str(firmware.path)),
-            *(word for one in hardware for word in ("--hardware", one)),
-            *("--health-file", str(health), "--min-uptime", str(firmware.min_uptime_s), "-o", str(out)),
+        words = (
+            *("--image", str(firmware.path), "--health-file", str(health)),
+            *("--min-uptime", str(firmware.min_uptime_s)),
             *(word for name, path in firmware.others.items() for word in ("--image", f"{name}={path}")),
             *(word for counter in firmware.through for word in ("--through", str(counter))),
             *(("--encrypt-to", str(self._release_key())) if firmware.encrypted else ()),
+        )
+        self._publish(product, firmware.version, firmware.counter, hardware, words)
+
+    def publish_patches(
+        self, version: str, counter: int, packages: Sequence[str], index: Path, *, product: str, hardware: str
+    ) -> None:
+        """Make a patch set of a list of packages, build, sign and publish it. `index`: the archive's."""
+        folder = self.directory / "releases"
+        folder.mkdir(exist_ok=True)
+        listed, document = folder / f"packages-{version}.txt", folder / f"patch-set-{version}.json"
+        listed.write_text("".join(f"{line}\n" for line in packages))
+        self.otaria("release", "patch-set", "--list", str(listed), "--index", str(index), "-o", str(document))
+        self._publish(product, version, counter, [hardware], ["--patch-set", str(document)])
+
+    def _publish(self, product: str, version: str, counter: int, hardware: Sequence[str], what: Sequence[str]) -> None:
+        out = self.directory / "releases" / version
+        self.otaria(
+            *("release", "build", "--product", product, "--version", version, "--counter", str(counter)),
+            *(word for one in hardware for word in ("--hardware", one)),
+            *(*what, "-o", str(out)),
         )
         self.otaria("release", "sign", str(out), "--repository", str(self.repository))
         self.otaria("release", "publish", str(out), "--repository", str(self.repository), *self.access)
@@ -333,7 +273,21 @@ class Lab:
         view: dict[str, Any] = self.rest.get(f"/campaigns/{campaign}")
         return view
 
-    # Boards
+    # Agents
+
+    def enrol(self, name: str, agent: Path, hardware: str, *, labels: dict[str, str] | None = None) -> str:
+        """Enrol an agent's directory by the command that users run; the id that its target was given."""
+        claim = self.directory / f"claim-{name}.txt"
+        claim.write_text(self.claim(uses=1, labels=labels))
+        arguments = ["--dir", str(agent), "enrol", "--claim", f"@{claim}", "--hardware", hardware]
+        self._say("$ otaria-agent " + " ".join(_shortened(word, self.directory) for word in arguments))
+        done = subprocess.run(
+            [sys.executable, "-m", "device_agent.cli", *arguments], capture_output=True, text=True, check=False
+        )
+        claim.unlink()
+        if done.returncode:
+            raise LabError("enrol-failed", f"Enrolling {name} failed: {done.stderr.strip()}")
+        return str(json.loads((agent / "identity.json").read_text())["target"])
 
     def board(
         self,
@@ -344,21 +298,24 @@ class Lab:
         capacity_bytes: int | None = None,
         others: Mapping[str, Path] | None = None,
     ) -> Board:
-        """Make a board with a factory image in slot A, enrol it; it has no power yet. `capacity_bytes` of each slot: a little
-        more than the image's unless given. `others`: the images of more slot sets."""
+        """Make a board and enrol it; it has no power yet. The rest as `make_board`."""
+        board = self.make_board(name, image, capacity_bytes=capacity_bytes, others=others)
+        self.enrol(name, board.agent_directory, HARDWARE, labels=labels)
+        return board
+
+    def make_board(
+        self,
+        name: str,
+        image: Path,
+        *,
+        capacity_bytes: int | None = None,
+        others: Mapping[str, Path] | None = None,
+    ) -> Board:
+        """A board with a factory image in slot A. `capacity_bytes` of each slot: a little more than the image's unless given.
+        `others`: the images of more slot sets."""
         directory = self.directory / "boards" / name
         create_board(directory, image, capacity_bytes or image.stat().st_size + (4 << 20), HARDWARE, others)
         board = Board(directory=directory)
-        claim = self.directory / f"claim-{name}.txt"
-        claim.write_text(self.claim(uses=1, labels=labels))
-        arguments = ["--dir", str(board.agent_directory), "enrol", "--claim", f"@{claim}", "--hardware", HARDWARE]
-        self._say("$ otaria-agent " + " ".join(_shortened(word, self.directory) for word in arguments))
-        done = subprocess.run(
-            [sys.executable, "-m", "device_agent.cli", *arguments], capture_output=True, text=True, check=False
-        )
-        claim.unlink()
-        if done.returncode:
-            raise LabError("enrol-failed", f"Enrolling {name} failed: {done.stderr.strip()}")
         self.boards.append(board)
         return board
 

@@ -15,8 +15,9 @@ from firmware.images.slot_image import build_slot_image
 from firmware.manifest import HealthCheck
 from firmware.protocol import topics
 from firmware.protocol.topics import Leaf
+from simulator.board import Board
 from simulator.hostile import Eve, Seen
-from simulator.lab import PRODUCT, Board, Firmware, Lab
+from simulator.lab import PRODUCT, Firmware, Lab
 from simulator.slow_link import SlowLink
 
 PATIENCE_S = 30.0

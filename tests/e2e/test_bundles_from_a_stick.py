@@ -23,7 +23,8 @@ from firmware.bundle.layout import METADATA
 from firmware.bundle.write import Content, write_bundle
 from firmware.images.slot_image import build_slot_image
 from firmware.protocol.codec import canonical, parse_json
-from simulator.lab import PRODUCT, Board, Firmware, Lab, free_port
+from simulator.board import Board
+from simulator.lab import PRODUCT, Firmware, Lab, free_port
 from tests.brokers import skip_without
 from tests.e2e.rig import GOOD, INTERVALS, PROGRAMS
 

@@ -14,8 +14,9 @@ import pytest
 
 from device_agent.boot.leash import leashed
 from server.transport.broker import find_mosquitto
+from simulator.debs import build_deb
 from simulator.lab import PRODUCT, Lab, running
-from tests.device_agent.packages.bed import Bed, Beds, beds_in, build_deb
+from tests.device_agent.packages.bed import Bed, Beds, beds_in
 
 pytestmark = pytest.mark.xdist_group("host-patches")
 HARDWARE = "debian-12-amd64"
@@ -129,19 +130,7 @@ class Server:
 
 def publish(lab: Lab, bed: Bed, version: str, counter: int, *named: str) -> None:
     """List the packages, build the release, sign it, publish it: with the commands that people use."""
-    folder = lab.directory / f"set-{version}"
-    folder.mkdir()
-    (folder / "list").write_text("".join(f"{line}\n" for line in named))
-    document, out = folder / "patch-set.json", folder / "release"
-    index = str(bed.archive / "Packages")
-    lab.otaria("release", "patch-set", "--list", str(folder / "list"), "--index", index, "-o", str(document))
-    lab.otaria(
-        *("release", "build", "--product", PRODUCT, "--version", version, "--counter", str(counter)),
-        *("--hardware", HARDWARE, "--patch-set", str(document), "-o", str(out)),
-    )
-    lab.otaria("release", "sign", str(out), "--repository", str(lab.repository))
-    access = ("--server", lab.run_info["people_url"], "--token-file", str(lab.state / "admin.token"))
-    lab.otaria("release", "publish", str(out), "--repository", str(lab.repository), *access)
+    lab.publish_patches(version, counter, named, bed.archive / "Packages", product=PRODUCT, hardware=HARDWARE)
 
 
 @pytest.fixture(scope="module")

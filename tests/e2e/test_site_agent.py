@@ -1,7 +1,6 @@
 """A site agent and its boxes through a campaign: real broker, server, process and SSH; one box does not boot the release."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from device_agent.boot.leash import leashed
 from simulator.appliances.box import Box, Times, make_box
 from simulator.appliances.hall import powered
 from simulator.appliances.image import ImageFacts, make_image
-from simulator.appliances.server import PASSWORD, USER, BoxServer
+from simulator.appliances.server import BoxServer
 from simulator.lab import HARDWARE, Firmware, Lab, running
+from simulator.site_agent import SiteAgent
 from tests.brokers import skip_without
 from tests.e2e.rig import INTERVALS
 
@@ -39,33 +38,15 @@ strategy:
 """
 
 
-class Site:
-    """A site agent's directory and process."""
+class Site(SiteAgent):
+    """A site agent whose boxes are enrolled in a laboratory."""
 
     def __init__(self, lab: Lab, servers: list[BoxServer]) -> None:
         self.lab, self.servers = lab, servers
-        self.directory = lab.directory / "site"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def enrol(self) -> None:
-        """Each box is enrolled into a directory of its own, by the command that users run."""
-        (self.directory / "boxes").mkdir(parents=True)
-        (self.directory / "secret").write_text(PASSWORD)
-        (self.directory / "secret").chmod(0o600)
-        claim = self.directory / "claim"
-        claim.write_text(self.lab.claim(uses=len(self.servers)))
-        for number, _ in enumerate(self.servers, 1):
-            home = self.directory / "boxes" / f"box-{number}"
-            self.agent("--dir", str(home), "enrol", "--claim", f"@{claim}", "--hardware", HARDWARE)
-        (self.directory / "agent.toml").write_text(INTERVALS + "".join(map(self._table, range(len(self.servers)))))
-
-    def _table(self, at: int) -> str:
-        server, number = self.servers[at], at + 1
-        return (
-            f'[[appliances]]\nname = "box-{number}"\naddress = "127.0.0.1"\nport = {server.port}\nuser = "{USER}"\n'
-            f'host_keys = ["{server.host_key}"]\ndialect = "dual-image"\nserial = "V-{number}"\nmodel = "M-1"\n'
-            'password = {file = "secret"}\ncompare = ["interfaces", "neighbours"]\nsettle_s = 1\nmax_image = 10000000\n'
-        )
+        boxes = {f"box-{number}": server for number, server in enumerate(servers, 1)}
+        super().__init__(lab.directory / "site", boxes, settings=INTERVALS)
+        for name in boxes:
+            lab.enrol(name, self.home(name), HARDWARE)
 
     def agent(self, *arguments: str) -> None:
         done = subprocess.run(
@@ -73,23 +54,10 @@ class Site:
         )
         assert done.returncode == 0, done.stderr
 
-    def start(self) -> None:
-        with (self.directory / "site.log").open("ab") as log:
-            command = [sys.executable, "-m", "device_agent.cli", "--dir", str(self.directory), "run"]
-            self.process = subprocess.Popen(leashed(command), stdout=log, stderr=log, env=dict(os.environ))
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait(15)
-
     def target(self, number: int) -> dict[str, Any]:
         identity = json.loads((self.directory / "boxes" / f"box-{number}" / "identity.json").read_text())
         view: dict[str, Any] = self.lab.rest.get(f"/fleet/{identity['target']}")
         return view
-
-    def log(self) -> str:
-        return (self.directory / "site.log").read_text(errors="replace")[-4000:]
 
     def counts(self, campaign: str) -> dict[str, int]:
         """Targets by state."""
@@ -117,7 +85,6 @@ def site_of(lab: Lab, count: int) -> Iterator[Site]:
     ]
     with powered(boxes) as servers:
         site = Site(lab, servers)
-        site.enrol()
         site.start()
         try:
             yield site

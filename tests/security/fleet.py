@@ -32,7 +32,8 @@ from server.identity.authority import Authorities
 from server.identity.enrolment import noted
 from server.ports import Database, Unit
 from server.storage.database import SqlDatabase
-from simulator.lab import PRODUCT, Board, Firmware, Lab
+from simulator.board import Board
+from simulator.lab import PRODUCT, Firmware, Lab
 from tests.brokers import csr_of, key_pem, skip_without
 from tests.e2e.rig import GOOD, INTERVALS, PROGRAMS, STRATEGY
 from tests.renewals import load_key

@@ -4,13 +4,9 @@ A bed is a copy of a template in which `alpha`, `beta`, `conf` and `gamma` are i
 new package `extra`, and whatever packages a test makes.
 """
 
-import functools
-import hashlib
-import http.server
 import os
 import shutil
 import subprocess
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,91 +20,7 @@ from device_agent.packages.store import PackageStore
 from device_agent.packages.transaction import HostPolicy, Transactions
 from device_agent.ports import Slot
 from firmware.patch_set import PatchSet, SetPackage, patch_set
-
-CONTROL = """\
-Package: {name}
-Version: {version}
-Architecture: {arch}
-Maintainer: Toys <toys@example.org>
-Description: a toy
-"""
-CONF = """\
-Dir "{root}/";
-Dir::State::status "{root}/var/lib/dpkg/status";
-Dir::Bin::methods "/usr/lib/apt/methods";
-Dir::Bin::dpkg "/usr/bin/dpkg";
-Dir::Bin::solvers {{ "/usr/lib/apt/solvers"; }};
-Dir::Bin::planners {{ "/usr/lib/apt/planners"; }};
-APT::Architecture "amd64";
-APT::Architectures {{ "amd64"; }};
-APT::Sandbox::User "root";
-Acquire::Languages "none";
-Acquire::http::Proxy "false";
-Acquire::Retries "0";
-Dir::Cache::pkgcache "";
-Dir::Cache::srcpkgcache "";
-DPkg::Options {{ "--root={root}"; "--force-script-chrootless"; "--force-unsafe-io"; "--log={root}/var/log/dpkg.log"; }};
-"""
-FOLDERS = (
-    "var/lib/dpkg/info", "var/lib/dpkg/updates", "var/lib/dpkg/triggers", "var/lib/apt/lists/partial",
-    "var/cache/apt/archives/partial", "var/log/apt", "etc/apt/apt.conf.d", "etc/apt/preferences.d",
-    "etc/apt/sources.list.d", "etc/apt/trusted.gpg.d", "usr", "tmp",
-)  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Deb:
-    """A package file that was built."""
-
-    path: Path
-    name: str
-    version: str
-    stanza: str
-    sha256: str
-
-    @property
-    def package(self) -> SetPackage:
-        return SetPackage(
-            name=self.name, arch="all", version=self.version, length=self.path.stat().st_size, sha256=self.sha256
-        )
-
-
-def build_deb(
-    folder: Path,
-    name: str,
-    version: str,
-    *,
-    fields: str = "",
-    scripts: Mapping[str, str] | None = None,
-    files: Mapping[str, str] | None = None,
-    conffiles: Sequence[str] = (),
-) -> Deb:
-    """Build a package of all architectures. `scripts`: maintainer scripts by name, as shell."""
-    tree = folder / f"tree-{name}-{version}"
-    (tree / "DEBIAN").mkdir(parents=True)
-    fields = fields if "Installed-Size" in fields else f"Installed-Size: 8\n{fields}"
-    control = CONTROL.format(name=name, version=version, arch="all") + fields
-    (tree / "DEBIAN" / "control").write_text(control)
-    for script, body in (scripts or {}).items():
-        (tree / "DEBIAN" / script).write_text(f"#!/bin/sh\nset -e\n{body}\n")
-        (tree / "DEBIAN" / script).chmod(0o755)
-    if conffiles:
-        (tree / "DEBIAN" / "conffiles").write_text("".join(f"/{one}\n" for one in conffiles))
-    for at, text in {f"usr/share/{name}/version": version, **(files or {})}.items():
-        (tree / at).parent.mkdir(parents=True, exist_ok=True)
-        (tree / at).write_text(text)
-    path = folder / f"{name}_{version}_all.deb"
-    subprocess.run(
-        ["dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "--build", tree, path], check=True, capture_output=True
-    )
-    shutil.rmtree(tree)
-    return describe_deb(path, name, version, control)
-
-
-def describe_deb(path: Path, name: str, version: str, control: str) -> Deb:
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    stanza = f"{control}Filename: ./{path.name}\nSize: {path.stat().st_size}\nSHA256: {sha256}\n"
-    return Deb(path=path, name=name, version=version, stanza=stanza, sha256=sha256)
+from simulator.debs import Deb, apt_conf, build_deb, fill_archive, make_root, served
 
 
 @dataclass(kw_only=True)
@@ -162,8 +74,7 @@ class Bed:
         self.effects = FileEffects()
         self.sleep: Callable[[float], None] = lambda seconds: None
         self.conf = folder / "apt.conf"
-        self.conf.write_text(CONF.format(root=self.root))
-        (self.root / "etc/apt/sources.list").write_text(f"deb [trusted=yes] {address}/{folder.name}/archive/ ./\n")
+        apt_conf(self.conf, self.root, f"{address}/{folder.name}/archive")
         self.open()
 
     def open(self) -> None:
@@ -179,22 +90,18 @@ class Bed:
         self.debs |= {(one.name, one.version): one for one in debs}
         for key in without:
             self.debs.pop(key, None)
-        self.archive.mkdir(exist_ok=True)
-        for path in self.archive.glob("*.deb"):
-            path.unlink()
-        for one in self.debs.values():
-            shutil.copyfile(one.path, self.archive / one.path.name)
-        (self.archive / "Packages").write_text("\n".join(one.stanza for one in self.debs.values()))
+        fill_archive(self.archive, self.debs.values())
 
     def set_of(self, *named: str, install: Sequence[str] = (), downgrades: bool = False) -> PatchSet:
         """A patch set of `name=version`."""
         packages = []
         for text in named:
             name, _, version = text.partition("=")
-            one = self.debs[name, version].package
+            one = self.debs[name, version]
+            length = one.path.stat().st_size
             packages.append(
                 SetPackage(
-                    name=one.name, arch=one.arch, version=one.version, length=one.length, sha256=one.sha256,
+                    name=one.name, arch="all", version=one.version, length=length, sha256=one.sha256,
                     install=name in install,
                 )
             )  # fmt: skip
@@ -257,31 +164,6 @@ def beds_in(home: Path) -> Iterator[Beds]:
     ]
     debs.append(build_deb(made, "extra", "1.0"))
     template = home / "template"
-    for folder in FOLDERS:
-        (template / folder).mkdir(parents=True, exist_ok=True)
-    for name in ("status", "available"):
-        (template / "var/lib/dpkg" / name).touch()
-    first = [str(one.path) for one in debs if one.version == "1.0" and one.name != "extra"]
-    subprocess.run(
-        ["dpkg", f"--root={template}", "--force-script-chrootless", "--force-unsafe-io", "--install", *first],
-        check=True,
-        capture_output=True,
-    )
-    with _served(home) as address:
+    make_root(template, [one for one in debs if one.version == "1.0" and one.name != "extra"])
+    with served(home) as address:
         yield Beds(home=home, template=template, debs={(one.name, one.version): one for one in debs}, address=address)
-
-
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *said: object) -> None:
-        """Say nothing."""
-
-
-@contextmanager
-def _served(folder: Path) -> Iterator[str]:
-    handler = functools.partial(_Quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()

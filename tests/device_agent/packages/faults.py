@@ -8,7 +8,8 @@ from pathlib import Path
 from device_agent.effects import FileEffects
 from device_agent.packages.ladder import Phase
 from device_agent.packages.store import LEDGER_FILE
-from tests.device_agent.packages.bed import Bed, Deb, build_deb
+from simulator.debs import Deb, build_deb
+from tests.device_agent.packages.bed import Bed
 
 SCRIPTS = ("preinst", "postinst", "prerm", "postrm")
 ONCE = '[ ! -e "{once}" ] || exit 0; touch "{once}"'

@@ -11,7 +11,8 @@ import pytest
 
 from device_agent.ports import BootOutcome, Slot
 from firmware.errors import RefusedError, UnavailableError
-from tests.device_agent.packages.bed import Bed, Beds, build_deb, describe_deb
+from simulator.debs import build_deb, describe_deb
+from tests.device_agent.packages.bed import Bed, Beds
 from tests.device_agent.packages.faults import (
     CutEffects,
     Fault,

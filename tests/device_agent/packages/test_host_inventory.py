@@ -12,7 +12,8 @@ from device_agent.packages.inventory import HostInventory, PackageHere, applied,
 from device_agent.packages.survey import Survey
 from device_agent.ports import Slot
 from server.cli import run as run_otaria
-from tests.device_agent.packages.bed import Bed, build_deb
+from simulator.debs import build_deb
+from tests.device_agent.packages.bed import Bed
 
 SETTINGS = '[target]\nkind = "host"\nroot = "{root}"\napt_config = "{conf}"\nneedrestart = []\n'
 

@@ -5,7 +5,8 @@ import pytest
 from device_agent.packages.ladder import Phase
 from device_agent.ports import BootOutcome, Slot
 from firmware.errors import RefusedError
-from tests.device_agent.packages.bed import Bed, build_deb
+from simulator.debs import build_deb
+from tests.device_agent.packages.bed import Bed
 
 OLD = {"alpha": "1.0", "beta": "1.0", "conf": "1.0", "gamma": "1.0"}
 
