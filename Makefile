@@ -8,13 +8,16 @@ HOURS  := -o faulthandler_timeout=0
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help demo test test-all test-boot check bench soak format constraints clean
+.PHONY: help demo demo-mixed test test-all test-boot check bench soak format constraints clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/demo.stamp ## a fleet updates itself, a bad release stops at the canary; ARGS="--exit --json" for scripts
 	@$(BIN)/python -m simulator.demo --cache $(CACHE) $(ARGS)
+
+demo-mixed: $(VENV)/mixed.stamp ## servers, routers and devices at three sites, and no pair is ever down; Debian or Ubuntu
+	@$(BIN)/python -m simulator.demo_mixed --cache $(CACHE) $(ARGS)
 
 test: $(VENV)/dev.stamp ## unit, contract, integration and end-to-end tests; about a quarter of an hour on two processors
 	@deploy/test-tools.sh
@@ -65,6 +68,12 @@ $(BIN)/python:
 $(VENV)/demo.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing Otaria into $(VENV) …"
 	@$(PIP) --editable '.[demo]'
+	@$(BIN)/python -m simulator.images --cache $(CACHE)
+	@touch $@
+
+$(VENV)/mixed.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing Otaria with its site agent into $(VENV) …"
+	@$(PIP) --editable '.[appliances,demo]'
 	@$(BIN)/python -m simulator.images --cache $(CACHE)
 	@touch $@
 
