@@ -37,10 +37,17 @@ class MetricsTold(Struct, frozen=True, kw_only=True):
     through: int
 
 
+class PackagesTold(Struct, frozen=True, kw_only=True):
+    """The last report of a host's packages: its number, and the hash of what it led to."""
+
+    seq: int
+    sha256: str
+
+
 class Record(Struct, frozen=True, kw_only=True):
     """`trusted_time`: POSIX seconds, never falls. `inventory_hash`: sha256 of the inventory last reported. `readers`: who may
     come to read this, by slot. `logs_taken`: the highest counter of any request for logs that was taken. `metrics_told`: what was
-    last told of health metrics."""
+    last told of health metrics. `packages_told`: of a host's packages; None: the whole is to be told."""
 
     schema: int = SCHEMA
     standing: Standing = Standing()
@@ -50,6 +57,7 @@ class Record(Struct, frozen=True, kw_only=True):
     readers: dict[Slot, Reader] = {}
     logs_taken: Counter | None = None
     metrics_told: MetricsTold | None = None
+    packages_told: PackagesTold | None = None
 
 
 class _Later(Struct, frozen=True, kw_only=True):

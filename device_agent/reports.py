@@ -4,6 +4,7 @@ What the server would refuse must never get in: reports leave in order, so one o
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from device_agent.outbox import Entry, Outbox
 from device_agent.ports import Notary
 from firmware.protocol.codec import canonical
 from firmware.protocol.metrics import Metrics
+from firmware.protocol.packages import PackagesPart
 from firmware.protocol.report import REPORT_KIND, Inventory, Reason, Report
 from firmware.protocol.topics import Leaf
 from firmware.protocol.words import MAX_TEXT
@@ -61,6 +63,14 @@ def enqueue_metrics(outbox: Outbox, metrics: Metrics, standing: Standing, facts:
     """The outbox with a report of what this target measured. Raises `UnavailableError` when nobody can sign it now."""
     report = replace(_of_no_order(outbox, standing, facts), metrics=metrics)
     return _add(outbox, report, Leaf.REPORT, facts.notary)
+
+
+def enqueue_packages(outbox: Outbox, parts: Sequence[PackagesPart], standing: Standing, facts: Facts) -> Outbox:
+    """The outbox with a report for each part of what is told of a host's packages. Raises `UnavailableError` as above."""
+    for part in parts:
+        report = replace(_of_no_order(outbox, standing, facts), packages=part)
+        outbox = _add(outbox, report, Leaf.REPORT, facts.notary)
+    return outbox
 
 
 def _of_no_order(outbox: Outbox, standing: Standing, facts: Facts) -> Report:

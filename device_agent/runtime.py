@@ -36,7 +36,7 @@ from device_agent.data import jobs
 from device_agent.factory import identify, with_running
 from device_agent.gate import Bucket, Gate
 from device_agent.identity import Identity
-from device_agent.journal import Journal, MetricsTold, Record, durable
+from device_agent.journal import Journal, MetricsTold, PackagesTold, Record, durable
 from device_agent.lanes import Lanes
 from device_agent.lineage import OWN, Lineage
 from device_agent.local.hooks import Point
@@ -52,7 +52,7 @@ from firmware.protocol import topics
 from firmware.protocol.codec import canonical
 from firmware.protocol.logs import PART_KIND, LogRequest
 from firmware.protocol.permit import ASK_KIND, Ask
-from firmware.protocol.report import EncryptionKey, Inventory, Presence, Progress, Reason
+from firmware.protocol.report import Ack, EncryptionKey, Inventory, Presence, Progress, Reason
 from firmware.protocol.words import AgentState, ReasonKind
 
 if TYPE_CHECKING:  # few devices measure
@@ -332,6 +332,7 @@ class Runtime:
         self._store(replace(self._record, outbox=left))
         self._post.acked(left, self._now(), self._ports.chance.jitter())
         self._let_metrics_go_on()
+        self._packages_acked(opened.ack)
 
     def _connected(self, online: bool) -> None:
         jitter = self._ports.chance.jitter()
@@ -547,7 +548,7 @@ class Runtime:
 
         def run() -> JobDone:
             survey()
-            return JobDone(lane=Lane.DATA, then=lambda: self._tell_inventory(None))
+            return JobDone(lane=Lane.DATA, then=self._tell_surveyed)
 
         self._surveying.begin(self._now())
         self._lanes.drop(Lane.DATA)
@@ -611,6 +612,36 @@ class Runtime:
         box = reports.enqueue_inventory(self._record.outbox, inventory, trouble, self.standing, self._facts())
         self._store(replace(self._record, outbox=box, inventory_hash=digest))
         self._post.send(box, self._now(), self._ports.chance.jitter())
+
+    def _tell_surveyed(self) -> None:
+        self._tell_inventory(None)
+        self._tell_packages()
+
+    def _tell_packages(self) -> None:
+        """Report what became of a host's packages. Only one such telling waits, whatever changes meanwhile."""
+        told, box = self._record.packages_told, self._record.outbox
+        if self._ports.packages is None or (told is not None and box.oldest <= told.seq < box.next_seq):
+            return
+        try:
+            parts = self._ports.packages(told.sha256 if told is not None else "", self._now())
+            added = reports.enqueue_packages(box, parts, self.standing, self._facts())
+        except (OtariaError, OSError) as error:
+            log.warning("the packages can't be told now", extra={"reason": str(error)})
+            return
+        if parts:
+            now_told = PackagesTold(seq=added.next_seq - 1, sha256=parts[-1].now)
+            self._store(replace(self._record, outbox=added, packages_told=now_told))
+            self._post.send(added, self._now(), self._ports.chance.jitter())
+
+    def _packages_acked(self, ack: Ack) -> None:
+        """Tell what has changed since; or, when the server holds something else, the whole after the next survey."""
+        told = self._record.packages_told
+        if told is None or ack.packages is None or ack.seq < told.seq:
+            return
+        if ack.packages == told.sha256:
+            self._tell_packages()
+        else:
+            self._store(replace(self._record, packages_told=None))
 
     def _tend_metrics(self, desk: "MetricDesk", now: float) -> None:
         """Measure and tell at their times."""

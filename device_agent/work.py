@@ -41,6 +41,7 @@ from firmware.errors import OtariaError, RefusedError, UnavailableError
 from firmware.manifest import Data, Manifest
 from firmware.protocol.logs import LogPart
 from firmware.protocol.order import FileRef, Order
+from firmware.protocol.packages import PackagesPart
 from firmware.protocol.report import Reason
 from firmware.protocol.words import ReasonKind
 
@@ -63,7 +64,8 @@ class Ports:
     server answers, for the checks that ask. `policy`: the device's own say. `bundles`: None where none are installed from.
     `data`: what is kept beside the slots; None where nothing is. `logs`: who keeps and gives out the agent's own lines.
     `metrics`: who measures; None where nothing is. `switch`: what takes the place of a reboot, on hosts. `kind`: of the releases
-    that are taken here. `survey`: looks anew at what the labels say, on hosts."""
+    that are taken here. `survey`: looks anew at what the labels say, on hosts; `packages`: what to tell of
+    these to somebody who was told so much (its hash), at this monotonic time."""
 
     effects: Effects
     slots: SlotSets
@@ -81,6 +83,7 @@ class Ports:
     switch: Switch | None = None
     kind: Literal["firmware", "os-patch-set"] = "firmware"
     survey: Callable[[], None] | None = None
+    packages: Callable[[str, float], list[PackagesPart]] | None = None
     reach: Reach = field(default_factory=Reach)
     policy: LocalPolicy = field(default_factory=LocalPolicy)
     bundles: Bundles | None = None

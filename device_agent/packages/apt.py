@@ -22,9 +22,10 @@ from device_agent.packages.plan import (
     parse_installed,
     parse_simulation,
 )
-from device_agent.packages.port import Offered, OnProgress, PackageFile
+from device_agent.packages.port import OnProgress, PackageFile
 from device_agent.packages.programs import Ran, run_program
 from firmware.errors import RefusedError, UnavailableError
+from firmware.host_packages import Offered
 from firmware.protocol.words import ReasonKind
 
 QUERY_S = 120.0

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 
-from device_agent.packages.port import Offered
+from msgspec.structs import replace
+
 from firmware.deb_index import paragraphs, source_of
+from firmware.host_packages import Offered
 
 _UPGRADE = re.compile(
     r"Inst (?P<name>[^\s:]+)(?::\S+)? \[(?P<before>[^\]\s]+)\] \((?P<after>\S+) (?P<origins>[^)]*?)\[(?P<arch>[^\]\s]+)\]\)"

@@ -15,9 +15,11 @@ from device_agent.packages.settings import HostTarget
 from device_agent.packages.slots import PatchSetSlots, identify_host
 from device_agent.packages.store import PackageStore
 from device_agent.packages.survey import Survey
+from device_agent.packages.telling import Teller
 from device_agent.packages.transaction import HostPolicy, Transactions
 from device_agent.ports import Effects, Installer, Slot, SlotSets
 from firmware.errors import RefusedError
+from firmware.protocol.packages import PackagesPart
 from firmware.protocol.words import ReasonKind
 
 FOLDER = "packages"
@@ -29,12 +31,17 @@ class HostParts:
 
     transactions: Transactions
     survey: Survey
+    teller: Teller
     boot: PackageBoot
     slots: PatchSetSlots
 
     def installer(self, images: Installer) -> PackageInstaller:
         """What stages patch sets, over what fetches their documents."""
         return PackageInstaller(images, self.slots, self.transactions)
+
+    def tell(self, told: str, now: float) -> list[PackagesPart]:
+        """What to tell of the packages, as they were looked at last, to somebody who was told `told`."""
+        return [] if self.survey.state is None else self.teller.next(self.survey.state, told, now)
 
     def identify(self, sets: SlotSets, slot: Slot) -> Content | None:
         """What a host runs when no journal tells."""
@@ -82,6 +89,7 @@ def open_host(target: HostTarget, directory: Path, effects: Effects) -> HostPart
     return HostParts(
         transactions=transactions,
         survey=Survey(transactions),
+        teller=Teller(effects, folder),
         boot=PackageBoot(transactions, host),
         slots=PatchSetSlots(effects, folder, store),
     )

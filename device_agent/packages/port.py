@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from device_agent.packages.plan import Change, Installed, Wanted
+from firmware.host_packages import Offered
 
 OnProgress = Callable[[float, str], None]
 """Told a share of the work, 0 to 1, and what is done now."""
@@ -23,22 +24,6 @@ class PackageFile:
     arch: str
     version: str
     installed_bytes: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Offered:
-    """A package that the archives offer at a newer version. `is_security`: by a security archive. `length` and `sha256` are its
-    file's, as the archive's signed index has them."""
-
-    name: str
-    arch: str
-    before: str
-    version: str
-    is_security: bool
-    length: int = 0
-    sha256: str = ""
-    source: str = ""
-    source_version: str = ""
 
 
 class PackageSystem(Protocol):

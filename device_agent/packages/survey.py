@@ -1,4 +1,5 @@
-"""A host's facts as labels, so that people filter by them and campaigns select by them; looked at now and then.
+"""What a host has, looked at now and then: whole, for the server to hold, and as labels, so that people filter by them and
+campaigns select by them.
 
 `packages.count`, `packages.pending`, `packages.security`: numbers. `packages.drift`: what is not as the committed patch set has
 it. `restart.needed`: why. `restart.services`: how many. `kernel`: the one that runs.
@@ -7,11 +8,12 @@ it. `restart.needed`: why. `restart.services`: how many. `kernel`: the one that 
 import logging
 from collections.abc import Mapping
 
-from device_agent.packages.inventory import HostInventory, take_inventory
+from device_agent.packages.inventory import HostInventory, state_of, take_inventory
 from device_agent.packages.ladder import Ledger
-from device_agent.packages.plan import Wanted, changes_to
+from device_agent.packages.plan import Change, Wanted, changes_to
 from device_agent.packages.transaction import Transactions
 from firmware.errors import OtariaError
+from firmware.host_packages import HostState
 
 log = logging.getLogger(__name__)
 MAX_LABELS, MAX_VALUE, MAX_NAMED = 64, 128, 3
@@ -23,6 +25,7 @@ class Survey:
     def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions
         self._seen: dict[str, str] = {}
+        self.state: HostState | None = None
 
     def look(self) -> None:
         """Look now; blocks. What can't be read leaves what was seen before."""
@@ -31,7 +34,8 @@ class Survey:
             return
         try:
             found = take_inventory(one.system, one.host)
-            self._seen = labels_of(found, drift(one.ledger, one))
+            drifted = drift(one.ledger, one)
+            self._seen, self.state = labels_of(found, [change.name for change in drifted]), state_of(found, drifted)
         except (OtariaError, OSError) as error:
             log.warning("the host's packages can't be looked at", extra={"reason": str(error)})
 
@@ -42,12 +46,12 @@ class Survey:
         return {**given, **dict(own[: max(room, 0)])}
 
 
-def drift(ledger: Ledger, transactions: Transactions) -> list[str]:
-    """The packages of the committed set that somebody changed since."""
+def drift(ledger: Ledger, transactions: Transactions) -> list[Change]:
+    """What would have to change for the committed set to be there again: what somebody changed since."""
     if ledger.way is None:
         return []
     wanted = [Wanted(name=move.name, arch=move.arch, version=move.new.version) for move in ledger.way.moves]
-    return [one.name for one in changes_to(wanted, transactions.system.installed(), transactions.system.native)]
+    return list(changes_to(wanted, transactions.system.installed(), transactions.system.native))
 
 
 def labels_of(found: HostInventory, drifted: list[str]) -> dict[str, str]:

@@ -19,7 +19,20 @@ from msgspec import inspect as ms
 
 from device_agent.cli import _parser
 from firmware import checks, manifest
-from firmware.protocol import endpoints, enrol, enrol_key, logs, metrics, order, permit, renew, report, topics, words
+from firmware.protocol import (
+    endpoints,
+    enrol,
+    enrol_key,
+    logs,
+    metrics,
+    order,
+    packages,
+    permit,
+    renew,
+    report,
+    topics,
+    words,
+)
 from server.cli import GROUP, cli
 from server.planner.policy import READY_MADE
 
@@ -52,6 +65,7 @@ PARTS = (
     metrics.Metrics,
     metrics.MetricHour,
     metrics.Told,
+    packages.PackagesPart,
 )
 UNSIGNED = (report.Progress, report.Presence)
 MANIFEST = (

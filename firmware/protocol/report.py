@@ -7,6 +7,7 @@ from msgspec import Meta, Struct
 from firmware.contents import MAX_IMAGES
 from firmware.protocol.metrics import Metrics
 from firmware.protocol.order import Counter
+from firmware.protocol.packages import Held, PackagesPart
 from firmware.protocol.words import (
     AgentState,
     Base64Url,
@@ -88,7 +89,8 @@ class Report(Struct, frozen=True, kw_only=True):
     `seq` starts at 1 and is contiguous per (report key, `journal`). `oldest` is the lowest seq that was unacked when this
     report was made, so that a server restored from a backup can tell "coming later" from "gone". `counter` is the highest
     counter of any order the target has accepted. `at` is the target's trusted time. A report with `inventory` goes to the
-    inventory topic; any other goes to the report topic and is about the order `order_hash`, or brings `metrics`.
+    inventory topic; any other goes to the report topic and is about the order `order_hash`, or brings `metrics`, or a part of
+    a host's `packages`.
     """
 
     v: Annotated[int, Meta(ge=1, le=1)] = 1
@@ -109,12 +111,14 @@ class Report(Struct, frozen=True, kw_only=True):
     evidence: dict[str, Any] = {}
     inventory: Inventory | None = None
     metrics: Metrics | None = None
+    packages: PackagesPart | None = None
 
 
 class Ack(Struct, frozen=True, kw_only=True):
     """Signed by the director after the server's commit: everything up to `seq` of `journal` is stored.
 
-    `report_hash` must equal the hash of the report with that seq in the outbox.
+    `report_hash` must equal the hash of the report with that seq in the outbox. `packages`: what the server holds of the host's
+    packages, when the report brought of them, or came after some that are lost; None: not said.
     """
 
     v: Annotated[int, Meta(ge=1, le=1)] = 1
@@ -124,6 +128,7 @@ class Ack(Struct, frozen=True, kw_only=True):
     seq: Annotated[int, Meta(ge=1, le=(1 << 53) - 1)]
     report_hash: Sha256
     issued_at: Posix
+    packages: Held | None = None
 
 
 class Progress(Struct, frozen=True, kw_only=True):

@@ -11,15 +11,20 @@ from firmware.encryption.content_key import SUITE, key_id, public_from_text
 from firmware.errors import RefusedError
 from firmware.protocol.logs import LogPart
 from firmware.protocol.metrics import MAX_METRICS, Metrics
+from firmware.protocol.packages import PackagesPart
 from firmware.protocol.permit import Ask
 from firmware.protocol.report import Ack, Inventory, Report
 from firmware.protocol.topics import Leaf, of_target
 from server.audit.chain import REPORTS_STORED
 from server.campaigns.director import Director
 from server.campaigns.logs import ask_again, take_part
+from server.campaigns.packages import take_packages
 from server.campaigns.reading import PresenceHint, ProgressHint, Reading, Said
 from server.campaigns.standing import keep_order
 from server.ports import AgentStatus, SeqVerdict, Unit
+
+_ELSEWHERE = frozenset({"metrics", "packages"})
+"""What of a report has a place of its own."""
 
 
 class Intake:
@@ -102,9 +107,9 @@ class Intake:
         match verdict:
             case SeqVerdict.NEW | SeqVerdict.NEW_AFTER_GAP:
                 self._store(said, report, after_gap=verdict is SeqVerdict.NEW_AFTER_GAP)
-                self._ack(said, report)
+                self._ack(said, report, after_gap=verdict is SeqVerdict.NEW_AFTER_GAP)
             case SeqVerdict.REPEAT:
-                self._ack(said, report)
+                self._ack(said, report, after_gap=False)
             case SeqVerdict.EARLY:
                 self.dropped.append("early")
             case SeqVerdict.TOO_MANY_JOURNALS:
@@ -115,7 +120,7 @@ class Intake:
     def _store(self, said: Said, report: Report, *, after_gap: bool) -> None:
         self._ask_for_logs_again(report.agent)
         self._progress.pop(report.target, None)
-        body = {name: value for name, value in said.body.items() if name != "metrics"}  # they have a place of their own
+        body = {name: value for name, value in said.body.items() if name not in _ELSEWHERE}
         self._unit.inbox.add_report(report.target, report.agent, report.journal, report.seq, said.hash, body, self._now)
         self.stored += 1
         self._reports.append((report.agent, report.journal, report.seq, said.hash))
@@ -136,9 +141,12 @@ class Intake:
             self._inventory(report, report.inventory)
         if report.metrics is not None:
             self._metrics(report, report.metrics)
+        if report.packages is not None:
+            self._packages(report, report.packages)
         self._compare_counters(report)
 
-    def _ack(self, said: Said, report: Report) -> None:
+    def _ack(self, said: Said, report: Report, *, after_gap: bool) -> None:
+        tells_packages = report.packages is not None or after_gap
         self.acks.append(
             Ack(
                 target=report.target,
@@ -147,6 +155,7 @@ class Intake:
                 seq=report.seq,
                 report_hash=said.hash,
                 issued_at=int(self._now),
+                packages=self._unit.packages.digest(report.target) if tells_packages else None,
             )
         )
 
@@ -176,6 +185,13 @@ class Intake:
         if left_out:
             text = f"{left_out} numbers that {report.target} told are of no use: their hours are too old or yet to come, or it "
             self._incident(report, "metrics-left-out", f"{text}measures more than {MAX_METRICS} things.")
+
+    def _packages(self, report: Report, part: PackagesPart) -> None:
+        try:
+            take_packages(self._unit, report.target, part, self._now)
+        except RefusedError as error:
+            text = f"What {report.target} told of its packages was left out. {error.text}"
+            self._incident(report, "packages-refused", text, why=error.kind)
 
     def _encryption_key(self, report: Report, inventory: Inventory, before: str | None) -> str | None:
         """The announced key, if it can be encrypted to. Another than before is told: somebody may hold the report key."""

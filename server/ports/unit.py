@@ -14,6 +14,7 @@ from server.ports.logs import Logs
 from server.ports.messages import Inbox, Orders, Outbox
 from server.ports.metrics import MetricHours
 from server.ports.observing import Observations
+from server.ports.packages import HostPackages
 from server.ports.presence import Presences
 from server.ports.rehearsals import Rehearsals
 from server.ports.releases import Releases
@@ -58,6 +59,8 @@ class Unit(Protocol):
     def leases(self) -> Leases: ...
     @property
     def metrics(self) -> MetricHours: ...
+    @property
+    def packages(self) -> HostPackages: ...
     @property
     def rehearsals(self) -> Rehearsals: ...
     @property

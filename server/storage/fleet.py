@@ -41,7 +41,7 @@ _COLUMNS = (
 )
 _SOURCE = TARGET.join(AGENT, AGENT.c.id == TARGET.c.agent).outerjoin(ASSIGNMENT, OF_LAST)
 
-_IN_FLEET = AGENT.c.status.not_in([str(status) for status in AgentStatus if status.shut_out])
+IN_FLEET = AGENT.c.status.not_in([str(status) for status in AgentStatus if status.shut_out])
 _PROGRESS, _NOTED, _INVENTORY, _WAY = (update(TARGET).where(TARGET.c.id == bindparam("of_target")) for _ in range(4))
 """Each a statement of its own, so that what is put off for one keeps together."""
 _ANNOUNCED = select(
@@ -230,7 +230,7 @@ class SqlFleet:
         source = TARGET_LABEL.join(TARGET, TARGET.c.id == TARGET_LABEL.c.target).join(
             AGENT, AGENT.c.id == TARGET.c.agent
         )
-        wanted = select(TARGET_LABEL).select_from(source).where(TARGET_LABEL.c.name.in_(list(names)), _IN_FLEET)
+        wanted = select(TARGET_LABEL).select_from(source).where(TARGET_LABEL.c.name.in_(list(names)), IN_FLEET)
         found: dict[str, dict[str, str]] = {}
         for target, name, value in self._db.execute(wanted):
             found.setdefault(target, {})[intern(name)] = intern(value)
@@ -243,7 +243,7 @@ class SqlFleet:
     def endpoints(self) -> Mapping[str, int]:
         """Number of targets that are not shut out, by the address they said they use (empty: none said yet)."""
         endpoint = func.coalesce(TARGET.c.endpoint, literal_column("''"))
-        query = select(endpoint, func.count()).select_from(_SOURCE).where(_IN_FLEET).group_by(endpoint)
+        query = select(endpoint, func.count()).select_from(_SOURCE).where(IN_FLEET).group_by(endpoint)
         return {name: number for name, number in self._db.execute(query)}  # noqa: C416 - rows are no pairs to mypy
 
     def without_services_ca(self, fingerprint: str) -> int:
@@ -251,7 +251,7 @@ class SqlFleet:
         said = func.coalesce(cast(TARGET.c.services_cas, String), "")
         silent = said.not_like(f'%"{fingerprint}"%')
         query = select(func.count()).select_from(TARGET.join(AGENT, AGENT.c.id == TARGET.c.agent))
-        return self._db.execute(query.where(_IN_FLEET, silent)).scalar_one()
+        return self._db.execute(query.where(IN_FLEET, silent)).scalar_one()
 
     def _labels(self, targets: Sequence[str]) -> dict[str, dict[str, str]]:
         found: dict[str, dict[str, str]] = {}

@@ -200,6 +200,40 @@ class MetricWeekTable(Stored, table=True):
     __table_args__ = (Index(None, "week"),)
 
 
+class PackageChunkTable(Stored, table=True):
+    """Some of the packages of hosts (`firmware.host_packages`), compressed; `uses`: how often hosts name it."""
+
+    __tablename__ = "package_chunk"
+    id: int | None = Field(default=None, primary_key=True, sa_type=BIG)
+    sha256: str = Field(unique=True)
+    uses: int
+    data: bytes = Field(sa_type=LargeBinary)
+
+
+class HostTable(Stored, table=True):
+    """A host's packages. `chunks`: their ids in 4 bytes each, 0 for an empty one; `digest` names all of it."""
+
+    __tablename__ = "host"
+    target: str = Field(primary_key=True, foreign_key="target.id")
+    digest: str
+    facts: dict[str, Any] = Field(sa_type=JSON)
+    pending: int
+    security: int
+    told_at: float
+    chunks: bytes = Field(sa_type=LargeBinary)
+
+
+class HostPartTable(Stored, table=True):
+    """Parts of a telling whose last isn't there yet."""
+
+    __tablename__ = "host_part"
+    target: str = Field(primary_key=True, foreign_key="target.id")
+    number: int = Field(primary_key=True)
+    now: str
+    parts: int
+    data: bytes = Field(sa_type=LargeBinary)
+
+
 class TargetLabelTable(Stored, table=True):
     __tablename__ = "target_label"
     target: str = Field(primary_key=True, foreign_key="target.id")
@@ -671,6 +705,9 @@ TARGET_LABEL = _table("target_label")
 AVAILABILITY = _table("availability")
 WATCH = _table("presence_watch")
 METRIC_WEEK = _table("metric_week")
+PACKAGE_CHUNK = _table("package_chunk")
+HOST = _table("host")
+HOST_PART = _table("host_part")
 CAMPAIGN = _table("campaign")
 REVISION = _table("campaign_revision")
 COHORT = _table("cohort")

@@ -15,6 +15,8 @@ BOOKKEEPING = frozenset(
         "campaign_leg",  # how far the deltas are, which tell of themselves
         "course",  # what is drawn over time
         "group_size",  # counts
+        "host",  # what hosts have, as they told it in reports
+        "host_part",  # pieces of that
         "inbox",  # what was said; reports are recorded by their hashes
         "inquiry",  # when to ask again; answers are recorded
         "journal",  # up to where reports are stored
@@ -22,6 +24,7 @@ BOOKKEEPING = frozenset(
         "log_part",  # pieces of logs; that they were asked for is recorded
         "metric_week",  # what devices measured
         "outbox",  # what is on its way; orders are in a table of their own
+        "package_chunk",  # what hosts have
         "presence_watch",  # since when the broker is heard
         "rehearsal",  # what is known so far; that it began and ended is recorded
         "target",  # hints of presence and progress; what moves an assignment is in others as well

@@ -15,6 +15,7 @@ from server.storage.logs import SqlLogs
 from server.storage.messages import SqlInbox, SqlOrders, SqlOutbox
 from server.storage.metrics import SqlMetrics
 from server.storage.observing import SqlObservations
+from server.storage.packages import SqlHostPackages
 from server.storage.rehearsals import SqlRehearsals
 from server.storage.releases import SqlReleases
 from server.storage.replies import SqlReplies
@@ -39,6 +40,7 @@ class SqlUnit:
         self.presences = SqlPresences(connection)
         self.leases = SqlLeases(connection)
         self.metrics = SqlMetrics(connection)
+        self.packages = SqlHostPackages(connection)
         self.replies = SqlReplies(connection)
         self.courses = SqlCourses(connection)
         self.saved_views = SqlSavedViews(connection)

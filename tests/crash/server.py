@@ -104,6 +104,7 @@ class Server:
     highest: dict[str, Counter | None] = field(default_factory=dict)
     answer: Callable[[Ask], Verdict] = lambda ask: Verdict.GRANTED
     acking: bool = True
+    packages: Callable[[Report], str | None] = lambda report: None
     n: int = 0
     last: Order | None = None
 
@@ -197,6 +198,7 @@ class Server:
             seq=report.seq,
             report_hash=digest,
             issued_at=NOW,
+            packages=self.packages(report),
         )
         return [Incoming(leaf="ack", target="dev-1", payload=seal(ack, "ack", self.signer))]
 

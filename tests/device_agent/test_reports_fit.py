@@ -12,10 +12,11 @@ from device_agent.core.states import Standing
 from device_agent.metrics.book import Book, batch
 from device_agent.notary import KeyNotary
 from device_agent.outbox import Outbox
-from device_agent.reports import Facts, enqueue, enqueue_inventory, enqueue_metrics
+from device_agent.reports import Facts, enqueue, enqueue_inventory, enqueue_metrics, enqueue_packages
 from firmware.protocol.envelope import open_envelope
 from firmware.protocol.metrics import MAX_HOURS, MAX_METRICS, MetricHour, Told
 from firmware.protocol.order import Counter
+from firmware.protocol.packages import MAX_PARTS, PART_BYTES, PackagesPart
 from firmware.protocol.report import MAX_REPORT_BYTES, REPORT_KIND, Inventory, Reason, Report
 from firmware.protocol.words import MAX_TEXT, Action, AgentState
 from tests.crash.world import BOARD, IDENTITY, DepotCatalogue, World
@@ -84,3 +85,10 @@ def test_what_runs_is_read_from_its_slot_when_the_journal_does_not_tell() -> Non
     assert running.sha256 is not None
     assert running.sha256 in {hashlib.sha256(one.image).hexdigest() for one in (world.old, world.new)}
     assert all(report.running.version for report in world.server.told[-3:])
+
+
+def test_the_largest_part_of_a_package_list_fits_a_report() -> None:
+    sha = "f" * 64
+    part = PackagesPart(base=sha, now=sha, index=MAX_PARTS - 1, count=MAX_PARTS, data=bytes(PART_BYTES))
+    standing = Player().ordered().standing
+    assert read(enqueue_packages(Outbox(journal="j" * 64), [part], standing, FACTS)).packages == part
