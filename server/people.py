@@ -25,6 +25,7 @@ from server.http.campaigns import CampaignRoutes, Desk
 from server.http.changes import Changes
 from server.http.fleet import Claims, Explainer, FleetRoutes
 from server.http.forecasts import ForecastRoutes, Forecasts
+from server.http.hosts import HostRoutes
 from server.http.idempotency import Idempotency
 from server.http.known_devices import Known, KnownDeviceRoutes
 from server.http.limits import Limits
@@ -138,6 +139,7 @@ def people_listener(parts: PeopleParts) -> web.Application:
     )
     routes = (
         *fleet.routes(),
+        *HostRoutes(database).routes(),
         *KnownDeviceRoutes(database=database, known=parts.known).routes(),
         *AccountRoutes(accounts=parts.tokens).routes(),
         *AuditRoutes(database=database, chains=parts.chains, clock=parts.clock).routes(),

@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from firmware.errors import RefusedError
 from firmware.protocol.logs import MAX_LOG_BYTES, What
-from server.cli import claims
+from server.cli import claims, hosts
 from server.cli.authorities import ca, endpoints
 from server.cli.known import known
 from server.cli.output import emit, json_option, stamp, table
@@ -313,6 +313,8 @@ def _pairs(labels: dict[str, str]) -> str:
     return " ".join(f"{name}={value}" for name, value in sorted(labels.items()))
 
 
+fleet.add_command(hosts.hosts)
+fleet.add_command(hosts.packages)
 fleet.add_command(ca)
 fleet.add_command(endpoints)
 fleet.add_command(known)

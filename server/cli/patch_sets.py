@@ -15,6 +15,7 @@ from firmware.patch_set import patch_set as ordered_set
 from firmware.protocol.codec import convert, parse_json
 from firmware.protocol.words import ReasonKind
 from server.cli.output import emit, json_option
+from server.cli.rest import connect, server_options
 
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 MAX_INDEX_BYTES = 512 << 20
@@ -39,36 +40,55 @@ Listed = tuple[str, str | None, str, bool]
     multiple=True,
     help="What `otaria-agent packages --json` said on a host of the group; repeat.",
 )
+@click.option(
+    "--group",
+    metavar="QUERY",
+    help="Of what is pending on the hosts that fit this, as they told the server; 'hardware:NAME'.",
+)
 @click.option("--security-only", is_flag=True, help="Of what is pending, only what comes from a security archive.")
 @click.option("--system", default="", help="What it is for, such as debian-12.")
 @click.option("--downgrades", is_flag=True, help="Hosts that are ahead of a version go back to it.")
 @click.option("-o", "--output", metavar="FILE", required=True, type=click.Path(path_type=Path, dir_okay=False))
+@server_options
 @json_option
 def patch_set(
     listed: Path | None,
     index: tuple[Path, ...],
     pending: tuple[Path, ...],
+    group: str | None,
     security_only: bool,
     system: str,
     downgrades: bool,
     output: Path,
+    server: str | None,
+    token_file: Path | None,
+    state: Path | None,
     as_json: bool,
 ) -> None:
     """Write an OS patch set: exactly these packages, from a list, or from what is pending on hosts. Build a release of it next.
 
-    Example: otaria release patch-set --pending web-1.json --pending web-2.json --security-only -o patch-set.json
+    Example: otaria release patch-set --group 'hardware:debian-12-amd64 and site:Ulm' --security-only -o patch-set.json
     """
-    if bool(listed) is bool(pending) or (listed is not None and not index):
-        raise click.UsageError("Give --list FILE with --index FILE, or --pending FILE.")
-    if listed is not None:
+    ways = (listed is not None, bool(pending), group is not None)
+    if sum(ways) != 1 or (listed is not None and not index):
+        raise click.UsageError("Give --list FILE with --index FILE, or --pending FILE, or --group QUERY.")
+    review: list[str] = []
+    if group is not None:
+        asked = {"query": group, "security": "true" if security_only else "false"}
+        found = connect(server, token_file, state).get("/hosts-pending", **asked)
+        packages = from_group(found)
+        review = review_of(found)
+    elif listed is not None:
         packages = from_index(read_list(listed.read_text()), _indexes(index))
     else:
         packages = from_pending([_read(path) for path in pending], security_only=security_only)
     made = ordered_set(packages, system=system, downgrades=downgrades)
     with atomic_output(output) as file:
         file.write(encode_patch_set(made))
-    facts = {"file": str(output), "packages": len(made.packages), "bytes": made.length}
-    text = f"Wrote {output}: {len(made.packages)} packages, {made.length} bytes of files. Build a release of it with --patch-set."
+    facts = {"file": str(output), "packages": len(made.packages), "bytes": made.length, "review": review}
+    text = "".join(f"{line}\n" for line in review)
+    text += f"Wrote {output}: {len(made.packages)} packages, {made.length} bytes of files. "
+    text += "Build a release of it with --patch-set."
     emit(facts, as_json=as_json, text=text)
 
 
@@ -104,15 +124,7 @@ def from_pending(documents: Iterable[Mapping[str, object]], *, security_only: bo
         for one in convert({"pending": document.get("pending", [])}, _Pending).pending:
             if security_only and not one.is_security:
                 continue
-            package = SetPackage(
-                name=one.name,
-                arch=one.arch,
-                version=one.version,
-                length=one.length,
-                sha256=one.sha256,
-                source=one.source,
-                source_version=one.source_version,
-            )
+            package = _package(one)
             held = found.setdefault((one.name, one.arch), package)
             if held != package:
                 text = f"{one.name} is pending as {held.version} on one host and as {one.version} on another; refresh both."
@@ -122,6 +134,32 @@ def from_pending(documents: Iterable[Mapping[str, object]], *, security_only: bo
             "nothing-pending", "Nothing is pending on these hosts, so there is nothing to make a set of."
         )
     return list(found.values())
+
+
+def from_group(found: object) -> list[SetPackage]:
+    """What waits in a group, as the server has it of its hosts. Raises `RefusedError` (`package-missing`) for a package of which
+    no host told length and hash."""
+    offers = [one.offer for one in convert(found, _Group).pending]
+    unknown = [f"{one.name}:{one.arch}={one.version}" for one in offers if not (one.length and one.sha256)]
+    if unknown:
+        text = (
+            f"No host told the file of {', '.join(unknown[:8])}; refresh one, or make the set with --list and --index."
+        )
+        raise RefusedError(ReasonKind.PACKAGE_MISSING, text)
+    return [_package(one) for one in offers]
+
+
+def review_of(found: object) -> list[str]:
+    """What somebody should read before signing: each package with how many hosts get it, and where hosts were offered less."""
+    group = convert(found, _Group)
+    silent = f"; {group.silent} told none and are not counted" if group.silent else ""
+    lines = [f"{group.hosts} hosts of {group.hardware} told what is pending{silent}:"]
+    for one in group.pending:
+        mark = " security" if one.offer.is_security else ""
+        line = f"  {one.offer.name}:{one.offer.arch} {one.offer.before} to {one.offer.version}{mark}, {one.hosts} hosts"
+        lower = ", ".join(f"{number} are offered only {version}" for version, number in one.others.items())
+        lines.append(f"{line}; {lower}" if lower else line)
+    return lines
 
 
 class _Offer(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,8 +173,37 @@ class _Offer(msgspec.Struct, frozen=True, kw_only=True):
     source_version: str = ""
 
 
+class _GroupOffer(_Offer, frozen=True, kw_only=True):
+    before: str = ""
+
+
+class _InGroup(msgspec.Struct, frozen=True, kw_only=True):
+    offer: _GroupOffer
+    hosts: int
+    others: dict[str, int]
+
+
+class _Group(msgspec.Struct, frozen=True, kw_only=True):
+    hardware: str
+    hosts: int
+    silent: int
+    pending: list[_InGroup]
+
+
 class _Pending(msgspec.Struct, frozen=True, kw_only=True):
     pending: list[_Offer]
+
+
+def _package(one: _Offer) -> SetPackage:
+    return SetPackage(
+        name=one.name,
+        arch=one.arch,
+        version=one.version,
+        length=one.length,
+        sha256=one.sha256,
+        source=one.source,
+        source_version=one.source_version,
+    )
 
 
 def _from(one: Listed, stanzas: list[dict[str, str]]) -> SetPackage:

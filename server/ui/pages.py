@@ -17,6 +17,7 @@ from server.http.access import Need, require
 from server.http.audit import Chains
 from server.http.bodies import path_id, query_text
 from server.http.fleet import Explainer
+from server.http.hosts import PackagesShown, packages_of
 from server.http.problems import Render
 from server.http.streams import Streams
 from server.identity.revocation import ListState
@@ -64,6 +65,7 @@ class LoadedTarget(NamedTuple):
     timeline: Sequence[AuditRecord]
     logs: Sequence[LogAsk]
     week: WeekPicture | None
+    host: PackagesShown | None
 
 
 class Pages:
@@ -203,6 +205,7 @@ class Pages:
             why=await self._explainer.explain(name),
             logs=loaded.logs,
             week=loaded.week,
+            host=loaded.host,
             campaign_steps=campaign_steps_for(view, may),
             steps=steps_for(view, may),
             may_operate=may(Need.OPERATE),
@@ -256,6 +259,7 @@ def _target(unit: Unit, name: str, now: float) -> LoadedTarget | None:
         timeline=unit.audit.latest(limit=TIMELINE, target=name),
         logs=unit.logs.of_target(name, LOGS),
         week=week_picture(known, now) if known else None,
+        host=packages_of(unit, name),
     )
 
 

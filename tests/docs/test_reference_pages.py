@@ -24,6 +24,7 @@ from server.http.campaigns import CampaignRoutes
 from server.http.devices import DeviceRoutes
 from server.http.fleet import FleetRoutes
 from server.http.forecasts import ForecastRoutes
+from server.http.hosts import HostRoutes
 from server.http.known_devices import KnownDeviceRoutes
 from server.http.logs import LogRoutes
 from server.http.metrics import MetricsRoutes
@@ -106,6 +107,7 @@ def routes() -> Iterator[tuple[str, str]]:
     for kind in (
         SystemRoutes,
         FleetRoutes,
+        HostRoutes,
         KnownDeviceRoutes,
         AccountRoutes,
         AuditRoutes,

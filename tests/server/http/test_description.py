@@ -11,10 +11,11 @@ from itertools import pairwise
 import pytest
 from jsonschema import Draft202012Validator
 
+from firmware.host_packages import HostFacts
 from firmware.protocol.order import Counter
 from server.http.openapi import DESCRIPTION
 from server.http.routes import API, PATHS, Raw, Route
-from server.ports import LogAsk, Role, Unit
+from server.ports import HostHeld, LogAsk, Role, Unit
 from tests.people_side import CAMPAIGN, PeopleSide, add_device
 
 
@@ -88,6 +89,7 @@ async def test_unknown_and_repeated_parts_of_a_query_are_refused_by_name(people:
 
 
 LISTS = {
+    "/hosts": ("hosts", 3),
     "/fleet": ("targets", 6),
     "/campaigns": ("campaigns", 5),
     "/campaigns/c-0/assignments": ("assignments", 6),
@@ -125,6 +127,10 @@ async def _furnished(people: PeopleSide) -> None:
             given = {"target": "gw-1", "agent": "gw-1", "what": ["agent"], "max_bytes": 1024, "asked_by": "planner"}
             times = {"asked_at": 1.0, "expires_at": 2.0, "sent_at": 1.0, "counter": Counter(epoch=1, n=number)}
             unit.logs.add(LogAsk(id=f"log-{number}", campaign="c-0", **given, **times))
+
+        for name in ("gw-1", "gw-2", "gw-3"):
+            held = HostHeld(target=name, digest="d" * 64, facts=HostFacts(), pending=0, security=0, told_at=1.0)
+            unit.packages.put(held, {}, whole=True)
 
     await people.database.write(work)
 
