@@ -20,6 +20,9 @@ BAD = (
 )
 """What every third release has, in turn. None bricks: that nothing is bricked is what a soak shows."""
 
+DOWNLOAD_S = 60
+"""Far longer than a download takes here: who went away in the middle of one holds no gate."""
+
 
 def world(devices: int, seed: int) -> World:
     """Four in five on a good link that never leave, the others on a bad one and there nine tenths of the time."""
@@ -86,6 +89,7 @@ strategy:
   horizon: {trial + 10}s
   healthy: 5s
   retry: {5 + devices // 400}s
+  timeouts: {{download: {DOWNLOAD_S}s}}
   max_attempts: 3
   late_max_failures: {max(1, devices // 100)}
   on_failure: abort
