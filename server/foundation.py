@@ -37,6 +37,7 @@ from server.identity.private_files import write_private
 from server.identity.revocation import Revocations
 from server.leadership import FencedDatabase, Leadership
 from server.observe.measured import MeasuredDatabase
+from server.observe.measured_shelf import MeasuredShelf
 from server.observe.meters import Meters
 from server.ports import Database, Role, Unit
 from server.shelves.opening import open_artifacts
@@ -177,9 +178,9 @@ async def open_foundation(
     authorities = await authorities_of(settings, clock)
     changes = Changes()
     stack.callback(changes.close)
-    artifacts = await asyncio.to_thread(open_artifacts, settings)
-    stack.callback(artifacts.close)
     meters = Meters()
+    artifacts = await asyncio.to_thread(open_artifacts, settings, lambda shelf: MeasuredShelf(shelf, meters))
+    stack.callback(artifacts.close)
     measured = MeasuredDatabase(FencedDatabase(database, leadership), meters)
     fenced = RingingDatabase(RecordedDatabase(measured, clock), changes)
     await say_restored(settings, wanted, fenced, clock.now())

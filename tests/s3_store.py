@@ -103,18 +103,20 @@ def _port(process: "subprocess.Popen[bytes]", log: Path) -> int:
     raise RuntimeError(f"moto's server did not start: {log.read_text()[-2000:]}")
 
 
+Spoil = Callable[[int, bytes], "bytes | Callable[[Iterator[bytes]], Iterator[bytes]] | None"]
+
+
 @dataclass(kw_only=True)
 class Line:
     """A way to a store. `spoil(request, head)` is asked for each request, by its number from 0 and its head, what happens to it:
     None: it goes through; bytes: they are the answer; a callable: it gets the answer's pieces and yields what comes instead,
-    and the connection ends after it."""
+    and the connection ends after it. `pause`: what such a callable may wait for; set at the end."""
 
     store_port: int
-    spoil: Callable[[int, bytes], "bytes | Callable[[Iterator[bytes]], Iterator[bytes]] | None"] = lambda number, head: (
-        None
-    )
+    spoil: Spoil
     heads: list[bytes] = field(default_factory=list)
     port: int = 0
+    pause: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def handle(self, client: socket.socket) -> None:
@@ -138,9 +140,9 @@ class Line:
 
 
 @contextmanager
-def spoilt_line(store: Store) -> Iterator[Line]:
+def spoilt_line(store: Store, spoil: Spoil = lambda number, head: None) -> Iterator[Line]:
     """A line that lets everything through until it is told otherwise."""
-    line = Line(store_port=store.port)
+    line = Line(store_port=store.port, spoil=spoil)
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
@@ -160,6 +162,7 @@ def spoilt_line(store: Store) -> Iterator[Line]:
         try:
             yield line
         finally:
+            line.pause.set()
             server.shutdown()
             serving.join()
 

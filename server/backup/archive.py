@@ -70,7 +70,7 @@ def write_archive(out: IO[bytes], manifest: BackupManifest, files: Mapping[str, 
         body = canonical(msgspec.to_builtins(manifest))
         tar.addfile(_info(MANIFEST, len(body), manifest.made_at), io.BytesIO(body))
         for member in manifest.members:
-            with files[member.name].open("rb") as file:
+            with _opened(member.name, files[member.name]) as file:
                 counted = _Hashing(file)
                 try:
                     tar.addfile(_info(member.name, member.length, manifest.made_at), counted)
@@ -153,6 +153,13 @@ def _info(name: str, length: int, at: int) -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
     info.size, info.mtime, info.mode = length, at, 0o600
     return info
+
+
+def _opened(name: str, path: Path) -> IO[bytes]:
+    try:
+        return path.open("rb")
+    except FileNotFoundError as error:
+        raise _changed(name) from error
 
 
 def _changed(name: str) -> RefusedError:

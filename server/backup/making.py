@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO
@@ -18,6 +18,7 @@ from firmware.catalogue.publish import Repository
 from firmware.errors import RefusedError
 from server.backup.archive import ArtifactEntry, BackupManifest, member_of, write_archive
 from server.config import Settings
+from server.shelves.opening import open_shelf
 from server.storage.copying import copy_database, kind_of
 
 DATABASE = "state/otaria.db"
@@ -32,10 +33,11 @@ def database_url(settings: Settings) -> str:
 
 
 def make_backup(out: IO[bytes], settings: Settings, config: Path, *, artifacts: bool, now: float) -> BackupManifest:
-    """Write a backup of the server with these settings, read from the file `config`; `artifacts`: with their bytes.
+    """Write a backup of the server with these settings, read from the file `config`; `artifacts`: with their bytes,
+    where they are files.
 
-    Raises `RefusedError` (`state-unusable`, `catalogue-missing`, `database-missing`, `backup-changed`) and `UnavailableError`
-    (`storage-fault`).
+    Raises `RefusedError` (`state-unusable`, `catalogue-missing`, `database-missing`, `backup-changed`), `UnavailableError`
+    (`storage-fault`), and `StoreError` when a bucket can't be asked what it has.
     """
     if not (settings.state / "identity").is_dir():
         raise RefusedError("state-unusable", f"{settings.state} is no state directory of a server; check --config.")
@@ -46,10 +48,8 @@ def make_backup(out: IO[bytes], settings: Settings, config: Path, *, artifacts: 
             copy_database(database_url(settings), room / DATABASE)
         _copy(settings, config, room)
         files = {str(path.relative_to(room)): path for path in sorted(room.rglob("*")) if path.is_file()}
-        stored = _artifacts(settings.state / "artifacts")
-        entries = [ArtifactEntry(sha256=path.name, length=path.stat().st_size, included=artifacts) for path in stored]
-        if artifacts:
-            files |= {f"state/artifacts/sha256/{path.name[:2]}/{path.name}": path for path in stored}
+        entries, stored = _artifacts(settings, included=artifacts)
+        files |= {f"state/artifacts/sha256/{path.name[:2]}/{path.name}": path for path in stored}
         manifest = BackupManifest(
             made_at=int(now),
             version=version("otaria"),
@@ -64,8 +64,15 @@ def make_backup(out: IO[bytes], settings: Settings, config: Path, *, artifacts: 
 
 def left_out(settings: Settings) -> list[Path]:
     """Files that the settings name and that are not in a backup: they belong to others, or to a backup of their own."""
-    http, checks, hooks = settings.http, settings.checks, settings.webhooks
-    named = (http.people_certificate, http.people_key, checks.secret_file, hooks.ca_file)
+    http, checks, hooks, store = settings.http, settings.checks, settings.webhooks, settings.artifacts
+    named = (
+        http.people_certificate,
+        http.people_key,
+        checks.secret_file,
+        hooks.ca_file,
+        store.credentials_file,
+        store.ca_file,
+    )
     return [path for path in named if path is not None]
 
 
@@ -104,8 +111,15 @@ def _room(state: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-def _artifacts(directory: Path) -> list[Path]:
-    return sorted(path for path in (directory / "sha256").glob("??/*") if path.is_file())
+def _artifacts(settings: Settings, *, included: bool) -> tuple[list[ArtifactEntry], list[Path]]:
+    """All that there are, and the files of those that are included: what is in a bucket is listed only."""
+    entries, files = list[ArtifactEntry](), list[Path]()
+    with closing(open_shelf(settings)) as shelf:
+        for one in shelf.listed():
+            file = shelf.file(one.sha256) if included else None
+            files += [file] if file else []
+            entries.append(ArtifactEntry(sha256=one.sha256, length=one.length, included=file is not None))
+    return entries, files
 
 
 def _locks(_directory: str, names: list[str]) -> set[str]:

@@ -15,14 +15,14 @@ import asyncio
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO
 
 from msgspec import Struct
 
 from firmware.catalogue.publish import Repository
-from firmware.errors import RefusedError
+from firmware.errors import OtariaError, RefusedError
 from firmware.protocol.codec import canonical
 from firmware.protocol.unverified import read_unverified
 from server.audit.checkpoint import KIND, MAX_BYTES, Checkpoint
@@ -31,6 +31,8 @@ from server.backup.making import DATABASE, SETTINGS
 from server.config import Settings
 from server.foundation import CHECKPOINT, EPOCH_FILE, begin_anew
 from server.identity.private_files import write_private
+from server.shelves.files import FileShelf
+from server.shelves.opening import open_shelf
 from server.storage.copying import check_database
 from server.storage.database import SqlDatabase
 
@@ -40,7 +42,8 @@ ENDING = ".restoring"
 
 class Restored(Struct, frozen=True, kw_only=True):
     """What came of it. `epoch_wanted`: the director epoch that the server waits for, and `epoch`: what it is now.
-    `kept_catalogue`: the one that was there is newer. `missing`: artifacts that must come from elsewhere."""
+    `kept_catalogue`: the one that was there is newer. `missing`: artifacts that must come from elsewhere. `unseen`: why the
+    bucket could not be asked which are there; none is called missing then."""
 
     made_at: int
     database: str
@@ -48,6 +51,7 @@ class Restored(Struct, frozen=True, kw_only=True):
     epoch_wanted: int
     kept_catalogue: bool
     missing: tuple[str, ...]
+    unseen: str | None = None
 
 
 def read_settings(archive: IO[bytes]) -> tuple[BackupManifest, bytes]:
@@ -86,7 +90,7 @@ def restore(archive: IO[bytes], settings: Settings, *, now: float, checkpoint: b
             asyncio.run(_tell(rooms["state"], manifest, now))
         if checkpoint is not None:
             write_private(rooms["state"] / CHECKPOINT, checkpoint)
-        missing = _missing(manifest, rooms["state"])
+        missing, unseen = _missing(manifest, rooms["state"], settings)
         _put_in_place(homes, rooms, kept=kept)
     epoch = Repository(settings.repository, online_keys=settings.online_keys).director_epoch()
     return Restored(
@@ -96,6 +100,7 @@ def restore(archive: IO[bytes], settings: Settings, *, now: float, checkpoint: b
         epoch_wanted=wanted,
         kept_catalogue=kept,
         missing=missing,
+        unseen=unseen,
     )
 
 
@@ -137,9 +142,15 @@ async def _tell(state: Path, manifest: BackupManifest, now: float) -> None:
         await database.close()
 
 
-def _missing(manifest: BackupManifest, state: Path) -> tuple[str, ...]:
-    stored = state / "artifacts" / "sha256"
-    return tuple(one.sha256 for one in manifest.artifacts if not (stored / one.sha256[:2] / one.sha256).is_file())
+def _missing(manifest: BackupManifest, state: Path, settings: Settings) -> tuple[tuple[str, ...], str | None]:
+    """Artifacts that are neither restored nor in the bucket, with the length that they had; or why that can't be said."""
+    there = {one.sha256: one.length for one in FileShelf(state / "artifacts").listed()}
+    try:
+        with closing(open_shelf(settings)) as shelf:
+            there |= {one.sha256: one.length for one in shelf.listed()}
+    except OtariaError as error:
+        return (), error.text
+    return tuple(one.sha256 for one in manifest.artifacts if there.get(one.sha256) != one.length), None
 
 
 def _holds(there: Path, wanted: Path) -> bool:

@@ -32,7 +32,7 @@ ENCRYPTED = "It is encrypted; without the key or passphrase nobody restores it."
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
 @CONFIG
-@click.option("--artifacts", is_flag=True, help="With the images and deltas, not only the list of them.")
+@click.option("--artifacts", is_flag=True, help="With the images and deltas that are files, not only the list of them.")
 @click.option("--to", "recipients", type=PEM, multiple=True, help="Encrypt it to this X25519 public key (PEM).")
 @click.option(
     "--passphrase", is_flag=True, help="Encrypt it under a passphrase: asked for, or OTARIA_BACKUP_PASSPHRASE."
@@ -56,8 +56,11 @@ def backup(
     lines = [f"Wrote {file}: {len(manifest.members)} files, {length:,} bytes. {ENCRYPTED if is_locked else ENCRYPT}"]
     if manifest.database == "postgresql":
         lines.append("The database is PostgreSQL's own to back up: pg_dump --format=custom -f otaria.pgdump URL.")
-    if not artifacts and manifest.artifacts:
-        lines.append(f"{len(manifest.artifacts)} artifacts are listed, not included; copy them, or use --artifacts.")
+    listed, bucket = sum(not one.included for one in manifest.artifacts), settings.artifacts.bucket
+    if listed and settings.artifacts.store == "s3":
+        lines.append(f"{listed} artifacts are listed, not included: the bucket {bucket} needs a backup of its own.")
+    elif listed:
+        lines.append(f"{listed} artifacts are listed, not included; copy them, or use --artifacts.")
     lines += [f"Not included: {path}." for path in making.left_out(settings)]
     facts = {
         "file": str(file),
@@ -114,9 +117,10 @@ def restore(file: Path, config: Path, checkpoint: Path | None, keys: tuple[Path,
             "refuse the catalogue until it has what they have seen."
         )
     if done.missing:
-        lines.append(
-            f"{len(done.missing)} artifacts are missing: copy them into {settings.state / 'artifacts'}, or publish again."
-        )
+        where = settings.state / "artifacts" if settings.artifacts.store == "files" else settings.artifacts.bucket
+        lines.append(f"{len(done.missing)} artifacts are missing: copy them into {where}, or publish again.")
+    if done.unseen:
+        lines.append(f"Whether all artifacts are in the bucket could not be seen. {done.unseen}")
     lines.append(
         f"Before the server starts, the director epoch must rise from {done.epoch} to {done.epoch_wanted}, so that no order goes "
         "behind those that were given since. Where the keys of `targets` are:\n  otaria keys raise-epoch --repository DIR"

@@ -69,6 +69,12 @@ class Meters:
         self.transactions = self._histogram(
             "transaction_seconds", "How long transactions took, with their wait.", SHORT_S, "mode"
         )
+        self.artifact_errors = self._counter(
+            "artifact_store_errors", "What the artifact store could not do, by kind of error.", "kind"
+        )
+        self.artifact_seconds = self._histogram(
+            "artifact_store_seconds", "How long the artifact store took, with all attempts.", SHORT_S, "operation"
+        )
         self.inbox = self._gauge(
             "inbox_messages", "Messages that the planner hasn't taken yet; 10000 and more are 10000."
         )

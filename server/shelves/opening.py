@@ -1,5 +1,6 @@
 """Opens the artifact store that the settings name."""
 
+from collections.abc import Callable
 from contextlib import closing
 
 from firmware.errors import RefusedError
@@ -10,12 +11,12 @@ from server.shelves.files import FileShelf
 from server.shelves.moving import MovingShelf
 
 
-def open_artifacts(settings: Settings) -> ArtifactStore:
-    """The store with its shelf. Raises as `open_shelf`."""
+def open_artifacts(settings: Settings, measured: Callable[[Shelf], Shelf]) -> ArtifactStore:
+    """The store with its shelf, as `measured` makes it. Raises as `open_shelf`."""
     wanted = settings.artifacts
     return ArtifactStore(
         settings.state / "artifacts",
-        open_shelf(settings),
+        measured(open_shelf(settings)),
         threads=wanted.connections if wanted.store == "s3" else 0,
         spool_bytes=wanted.spool_bytes,
     )

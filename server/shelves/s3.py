@@ -9,7 +9,7 @@ import base64
 import contextlib
 import hashlib
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,12 +19,11 @@ from firmware.protocol.words import ReasonKind
 from server.config_artifacts import ArtifactSettings
 from server.errors import NotFoundError, StoreError
 from server.ports import Resting
-from server.shelves.s3_client import AbsentError, asking, bucket_missing, open_client
+from server.shelves.s3_client import ATTEMPTS, AbsentError, asking, bucket_missing, open_client
 
 PART_BYTES = 16 << 20
 MAX_PARTS = 10_000
 READ_BACK_BYTES = 1 << 20
-ATTEMPTS = 3
 ORPHAN_S = 86400.0
 """A multipart upload that began so long ago is nobody's any more."""
 _FOR_EVER = "public, max-age=31536000, immutable"
@@ -34,15 +33,18 @@ _SHA256_DIGITS = 64
 class S3Shelf:
     """Objects of one bucket, below one prefix."""
 
-    def __init__(self, settings: ArtifactSettings, *, part_bytes: int = PART_BYTES) -> None:
-        """Raises `StoreError` (`store-credentials-missing`). Nothing is asked of the store yet."""
+    def __init__(self, settings: ArtifactSettings, *, part_bytes: int = PART_BYTES, attempts: int = ATTEMPTS) -> None:
+        """`attempts`: at each request, and at each window that breaks off. Nothing is asked of the store yet.
+
+        Raises `StoreError` (`store-credentials-missing`)."""
         self._settings, self._part_bytes = settings, part_bytes
-        self._client = open_client(settings)
+        self._attempts = attempts
+        self._client = open_client(settings, attempts=attempts)
         self._is_closed = False
 
     def length(self, sha256: str) -> int | None:
         try:
-            return int(self._ask("head_object", Key=self._key(sha256))["ContentLength"])
+            return int(_said(self._ask("head_object", Key=self._key(sha256)), "ContentLength"))
         except AbsentError:
             self._require_bucket()
             return None
@@ -50,7 +52,7 @@ class S3Shelf:
     def read(self, sha256: str, offset: int, size: int) -> bytes:
         if size == 0:
             return b""
-        for left in reversed(range(ATTEMPTS)):
+        for left in reversed(range(self._attempts)):
             try:
                 return self._read(sha256, offset, size)
             except AbsentError as error:
@@ -138,7 +140,7 @@ class S3Shelf:
             answer = self._client.get_object(Bucket=self._settings.bucket, Key=self._key(sha256), Range=wanted)
             with contextlib.closing(answer["Body"]) as body:
                 data: bytes = body.read(size)
-        if not answer.get("ContentRange", "").startswith(f"bytes {offset}-{offset + len(data) - 1}/"):
+        if not answer.get("ContentRange", "").startswith(f"bytes {offset}-"):
             raise StoreError("store-refused", "The artifact store answers with another range than was asked for.")
         if len(data) != size:
             raise StoreError("store-unreachable", "The artifact store broke off; it is tried again.")
@@ -154,7 +156,7 @@ class S3Shelf:
             self._ask("put_object", Body=data, ChecksumAlgorithm="SHA256", ChecksumSHA256=told, **about)
             return _Checksum(whole=told, parts=told)
         begun = self._ask("create_multipart_upload", ChecksumAlgorithm="SHA256", **about)
-        upload = {"Key": about["Key"], "UploadId": begun["UploadId"]}
+        upload = {"Key": about["Key"], "UploadId": _said(begun, "UploadId")}
         try:
             parts, checksum = self._send_parts(file, length, sha256, upload)
             self._ask("complete_multipart_upload", MultipartUpload={"Parts": parts}, **upload)
@@ -177,7 +179,7 @@ class S3Shelf:
             of_parts.update(digest.digest())
             told = _base64(digest.digest())
             sent = self._ask("upload_part", PartNumber=number, Body=data, ChecksumSHA256=told, **upload)
-            parts.append({"PartNumber": number, "ETag": sent["ETag"], "ChecksumSHA256": told})
+            parts.append({"PartNumber": number, "ETag": _said(sent, "ETag"), "ChecksumSHA256": told})
         _expect(whole.hexdigest(), sha256)
         return parts, _Checksum(whole=_base64(whole.digest()), parts=_base64(of_parts.digest()))
 
@@ -186,7 +188,7 @@ class S3Shelf:
         try:
             found = self._ask("head_object", Key=self._key(sha256), ChecksumMode="ENABLED")
             told = str(found.get("ChecksumSHA256", "")).partition("-")[0]
-            is_right = found["ContentLength"] == length and (
+            is_right = _said(found, "ContentLength") == length and (
                 told in (checksum.whole, checksum.parts) if told else self._hash(sha256, length) == sha256
             )
         except (AbsentError, NotFoundError):
@@ -210,6 +212,14 @@ class _Checksum:
 
     whole: str
     parts: str
+
+
+def _said(answer: Mapping[str, Any], name: str) -> Any:
+    """What an answer of the store has under this name. Raises `StoreError` (`store-refused`) when it has nothing."""
+    if name not in answer:
+        text = f"The artifact store answers without {name}, as nothing that speaks S3 does; check `artifacts.endpoint`."
+        raise StoreError("store-refused", text)
+    return answer[name]
 
 
 def _base64(digest: bytes) -> str:

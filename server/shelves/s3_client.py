@@ -42,8 +42,10 @@ class AbsentError(Exception):
     """There is no such object; or no such bucket, which a HEAD can't tell."""
 
 
-def open_client(settings: ArtifactSettings) -> Any:
-    """A client, safe to use from many threads. Raises `StoreError` (`store-credentials-missing`)."""
+def open_client(settings: ArtifactSettings, *, attempts: int = ATTEMPTS) -> Any:
+    """A client, safe to use from many threads, that makes so many attempts at each request.
+
+    Raises `StoreError` (`store-credentials-missing`)."""
     own = settings.credentials_file is not None or settings.profile is not None
     session = botocore.session.Session(profile=settings.profile or ("default" if own else None))
     if settings.credentials_file is not None:
@@ -60,7 +62,7 @@ def open_client(settings: ArtifactSettings) -> Any:
                 connect_timeout=settings.timeout_s,
                 read_timeout=settings.timeout_s,
                 max_pool_connections=settings.connections,
-                retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+                retries={"mode": "standard", "total_max_attempts": attempts},
                 # Others than Amazon's refuse the checksums that it would add by itself. Ours are told one by one.
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",

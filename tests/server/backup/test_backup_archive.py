@@ -8,6 +8,7 @@ import sqlite3
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -33,8 +34,12 @@ from server.foundation import CHECKPOINT, EPOCH_FILE, LeastEpoch, refuse_low_epo
 from server.identity.authority import Authorities
 from server.identity.private_files import write_private
 from server.ports import Unit
+from server.shelves.files import FileShelf
+from server.shelves.opening import open_shelf
+from server.shelves.s3 import S3Shelf
 from server.storage.database import SqlDatabase
 from tests.identity_store import SettableClock
+from tests.s3_store import Store
 
 NOW = 1_800_000_000.0
 T = TypeVar("T")
@@ -440,3 +445,58 @@ def test_a_database_elsewhere_is_not_in_the_archive(place: Place, capsys: pytest
     place.lose("state")
     assert run(["restore", str(place.root / "x.tar"), "--config", str(place.config)]) == 0
     assert "pg_restore" in capsys.readouterr().out
+
+
+@pytest.fixture
+def in_bucket(place: Place, s3_store: Store) -> S3Shelf:
+    """The server's artifacts are in a bucket."""
+    settings = s3_store.settings(s3_store.make_bucket())
+    names = ("store", "endpoint", "bucket", "region", "prefix")
+    lines = [f'{name} = "{getattr(settings, name)}"\n' for name in names]
+    text = "".join(["[artifacts]\n", *lines, f'credentials_file = "{settings.credentials_file}"\n'])
+    place.config.write_text(place.config.read_text() + text)
+    with closing(open_shelf(place.settings)) as shelf:
+        shelf.tidy(0.0)
+    return S3Shelf(settings)
+
+
+def test_artifacts_in_a_bucket_are_listed_and_looked_for(
+    place: Place, in_bucket: S3Shelf, s3_store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert list(FileShelf(place.settings.state / "artifacts").listed()) == []
+    file, config = place.root / "x.tar", str(place.config)
+    assert run(["backup", str(file), "--config", config, "--artifacts"]) == 0
+    said = capsys.readouterr().out
+    assert "2 artifacts are listed, not included: the bucket" in said
+    assert "s3.keys" in said
+    with tarfile.open(file) as tar:
+        assert not [name for name in tar.getnames() if "artifacts" in name]
+    assert b"a-secret" not in file.read_bytes()
+    place.lose("state")
+    assert place.restore(file.read_bytes()).missing == ()
+    place.lose("state")
+    gone, cut = (_sha256(piece) for piece in PIECES)
+    bucket = str(place.settings.artifacts.bucket)
+    s3_store.client.delete_object(Bucket=bucket, Key=f"firmware/{gone}")
+    s3_store.client.put_object(Bucket=bucket, Key=f"firmware/{cut}", Body=b"cut")
+    done = place.restore(file.read_bytes())
+    assert (sorted(done.missing), done.unseen) == (sorted([gone, cut]), None)
+    in_bucket.close()
+
+
+def test_a_bucket_that_cannot_be_asked_stops_no_restore_but_a_backup(
+    place: Place, in_bucket: S3Shelf, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, config = place.root / "x.tar", str(place.config)
+    assert run(["backup", str(file), "--config", config]) == 0
+    place.config.write_text(place.config.read_text().replace(str(place.settings.artifacts.bucket), "nowhere"))
+    assert run(["backup", str(place.root / "y.tar"), "--config", config]) == 1
+    assert not (place.root / "y.tar").exists()
+    place.lose("state")
+    capsys.readouterr()
+    assert run(["restore", str(file), "--config", config]) == 0
+    said = capsys.readouterr().out
+    assert "could not be seen" in said
+    assert "nowhere" in said
+    assert "missing" not in said
+    in_bucket.close()

@@ -11,13 +11,16 @@ from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from firmware.errors import RefusedError, UnavailableError
+from server.errors import StoreError
 from server.observe.following import TrailFollower
 from server.observe.measured import MeasuredDatabase
+from server.observe.measured_shelf import MeasuredShelf
 from server.observe.meters import Meters
 from server.observe.watching import Watching
 from server.planner.decision import Decision, Put
 from server.planner.slices import Footprint
 from server.ports import Role, Unit
+from server.shelves.files import FileShelf
 from server.storage.database import SqlDatabase
 from tests.contract.storage.rows import RELEASE, plan
 from tests.people_side import PeopleSide, people
@@ -45,6 +48,26 @@ def watching(people: PeopleSide, meters: Meters, tmp_path: Path, connected: bool
         expiries=lambda: {"timestamp": 5000.0},
         connected=lambda: connected,
     )
+
+
+def test_a_shelfs_errors_are_counted_by_kind_and_its_work_is_timed(tmp_path: Path) -> None:
+    class Broken(FileShelf):
+        def read(self, sha256: str, offset: int, size: int) -> bytes:
+            raise StoreError("store-busy", "Not now.")
+
+    meters, ticks = Meters(), iter(range(100))
+    shelf = MeasuredShelf(Broken(tmp_path), meters, counted=lambda: float(next(ticks)))
+    (tmp_path / "staged").write_bytes(b"x")
+    shelf.put(tmp_path / "staged", "ab" * 32)
+    assert shelf.length("ab" * 32) == 1
+    assert shelf.file("ab" * 32) is not None
+    for _ in range(2):
+        with pytest.raises(StoreError):
+            shelf.read("ab" * 32, 0, 1)
+    found = values(meters)
+    assert found["otaria_artifact_store_errors_total", "store-busy"] == 2
+    assert found["otaria_artifact_store_seconds_count", "read"] == 2
+    assert found["otaria_artifact_store_seconds_sum", "put"] == 1
 
 
 async def test_what_was_before_is_not_counted_and_what_comes_is_counted_once(people: PeopleSide) -> None:
