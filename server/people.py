@@ -37,6 +37,7 @@ from server.http.rehearsals import RehearsalRoutes, Rehearsals
 from server.http.releases import Judge, Publisher, ReleaseRoutes
 from server.http.revisions import RevisionDesk, RevisionRoutes
 from server.http.routes import Door
+from server.http.signed import SignedRoutes
 from server.http.streams import STREAMS, Streams
 from server.http.uploads import UploadRoutes
 from server.http.webhooks import WebhookDesk, WebhookRoutes
@@ -53,6 +54,7 @@ from server.ui.pages import Pages
 from server.ui.rehearsal import RehearsalForms
 from server.ui.rendering import Templates
 from server.ui.sessions import Sessions
+from server.ui.signed import SignedPages
 from server.ui.trust_pages import Premises, TrustPages
 from server.ui.webhooks import WebhookPages
 from server.uploads import Uploads
@@ -103,7 +105,7 @@ class PeopleParts:
 
 def people_listener(parts: PeopleParts) -> web.Application:
     """The app of the people's listener."""
-    database, desk = parts.database, parts.desk
+    database, desk, director = parts.database, parts.desk, parts.director.signer.public_key
     templates = Templates(clock=parts.clock)
     logs = LogService(database, parts.clock, parts.director, on_outbox=parts.on_outbox)
     streams = Streams(changes=parts.changes, most=parts.bounds.streams, most_per_caller=parts.bounds.streams_per_caller)
@@ -153,6 +155,7 @@ def people_listener(parts: PeopleParts) -> web.Application:
         *UploadRoutes(uploads=parts.uploads, database=database, clock=parts.clock).routes(),
         *WebhookRoutes(parts.webhooks).routes(),
         *LogRoutes(database=database, desk=logs).routes(),
+        *SignedRoutes(database=database, director=director).routes(),
         *BundleRoutes(bundles=parts.bundles, ingest=parts.ingest, wake=parts.on_brought).routes(),
         *MetricsRoutes(parts.meters.text).routes(),
         *system.routes(),
@@ -184,6 +187,7 @@ def people_listener(parts: PeopleParts) -> web.Application:
         templates=templates,
         clock=parts.clock,
     ).mount(app)
+    SignedPages(database=database, sessions=sessions, director=director, templates=templates).mount(app)
     RehearsalForms(rehearsals=parts.rehearsals, sessions=sessions).mount(app)
     DraftPage(database=database, sessions=sessions, desk=desk, revisions=desk, templates=templates).mount(app)
     TrustPages(

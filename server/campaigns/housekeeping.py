@@ -53,6 +53,7 @@ class Housekeeping:
 def _forget(unit: Unit, now: float) -> int:
     """A page of each kind."""
     messages = unit.inbox.forget(now - KEEP_S, now, PAGE)
+    messages += unit.envelopes.forget(now - KEEP_S, PAGE)
     messages += unit.metrics.forget(now, PAGE)
     messages += unit.inquiries.forget(now - KEEP_S, PAGE)
     messages += unit.replies.forget(now, PAGE)

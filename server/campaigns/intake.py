@@ -20,6 +20,7 @@ from server.campaigns.director import Director
 from server.campaigns.logs import ask_again, take_part
 from server.campaigns.packages import take_packages
 from server.campaigns.reading import PresenceHint, ProgressHint, Reading, Said
+from server.campaigns.signed import file_report
 from server.campaigns.standing import keep_order
 from server.ports import AgentStatus, SeqVerdict, Unit
 
@@ -122,6 +123,7 @@ class Intake:
         self._progress.pop(report.target, None)
         body = {name: value for name, value in said.body.items() if name not in _ELSEWHERE}
         self._unit.inbox.add_report(report.target, report.agent, report.journal, report.seq, said.hash, body, self._now)
+        file_report(self._unit, report, digest=said.hash, envelope=said.envelope, now=self._now)
         self.stored += 1
         self._reports.append((report.agent, report.journal, report.seq, said.hash))
         runs = report.running

@@ -50,11 +50,13 @@ class ProgressHint:
 
 @dataclass(frozen=True, kw_only=True)
 class Said:
-    """A verified report, ask or part of a log: its words, the payload's hash, and the payload itself as plain JSON."""
+    """A verified report, ask or part of a log: its words, the payload's hash, the payload itself as plain JSON, and
+    the envelope as it came."""
 
     message: Report | Ask | LogPart
     hash: str
     body: Mapping[str, Any]
+    envelope: bytes
 
 
 Reading = PresenceHint | ProgressHint | Said
@@ -125,7 +127,7 @@ def _said(place: Topic, payload: bytes, kind: object, agent: AgentRecord) -> Sai
         opened = open_envelope(payload, REPORT_KIND, Report, keys, max_bytes=MAX_REPORT_BYTES)
     message = opened.message
     _check_place(place, message)
-    return Said(message=message, hash=opened.hash, body=msgspec.to_builtins(message))
+    return Said(message=message, hash=opened.hash, body=msgspec.to_builtins(message), envelope=payload)
 
 
 def _check_place(place: Topic, message: Report | Ask | LogPart) -> None:

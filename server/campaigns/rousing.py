@@ -17,6 +17,7 @@ from firmware.protocol.topics import Leaf, of_target
 from server.campaigns.director import Director
 from server.campaigns.engine import Engine
 from server.campaigns.rounds import forever
+from server.campaigns.signed import file_permit
 from server.planner.events import Roused
 from server.planner.rows import AssignmentRow, CampaignRow
 from server.planner.waits import ASKS_A_SECOND
@@ -91,7 +92,9 @@ class Rousing:
             issued_at=int(now),
         )
         topic = of_target(ask.agent, ask.target, Leaf.PERMIT)
-        unit.outbox.add(topic, self._director.sign_permit(permit), expires_at=now + LIVES_S)
+        envelope = self._director.sign_permit(permit)
+        file_permit(unit, permit, envelope, now)
+        unit.outbox.add(topic, envelope, expires_at=now + LIVES_S)
         return True
 
 

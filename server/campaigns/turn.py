@@ -18,6 +18,7 @@ from server.campaigns.legs import plan_legs
 from server.campaigns.logs import capture
 from server.campaigns.members import Membership, membership
 from server.campaigns.orders import holds_old_key, make_order, sign_again
+from server.campaigns.signed import file_order, file_permit
 from server.errors import ConflictError
 from server.planner.commands import (
     Admit,
@@ -349,6 +350,7 @@ class Turn:
     def _send(self, order: StoredOrder) -> None:
         """Make it the target's current order."""
         self._unit.orders.put(order)
+        file_order(self._unit, order, self.now)
         topic = of_target(order.agent, order.target, Leaf.ORDER)
         self._unit.outbox.add(topic, order.envelope, retain=True)
 
@@ -387,7 +389,9 @@ class Turn:
             issued_at=int(self.now),
         )
         topic = of_target(loaded.target.agent, command.target, Leaf.PERMIT)
-        self._unit.outbox.add(topic, self._director.sign_permit(permit), expires_at=self.now + lives_s)
+        envelope = self._director.sign_permit(permit)
+        file_permit(self._unit, permit, envelope, self.now)
+        self._unit.outbox.add(topic, envelope, expires_at=self.now + lives_s)
 
     def _record(self, command: Record, loaded: Slice) -> None:
         same = loaded.campaign is not None and loaded.campaign.id == command.campaign

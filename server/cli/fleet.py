@@ -1,5 +1,6 @@
 """`otaria fleet`: the targets and their standing, and the claim tokens that let new ones in."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from server.cli.output import emit, json_option, stamp, table
 from server.cli.params import Duration, KeyValue
 from server.cli.rest import RestClient, connect, segment, server_options
 from server.cli.words import word
+from server.ports import EnvelopeKind
 from server.ports.querying import quoted
 
 LOOK_AGAIN_S = 0.5
@@ -145,6 +147,58 @@ def logs(
         raise RefusedError(found["reason_kind"], f"{target} gives no logs: {found['reason']}")
     later = f"{target} hasn't answered yet; look again with `otaria fleet logs {target} --request {known}`."
     emit(found, as_json=as_json, text=later if found["text"] is None else found["text"].rstrip("\n"))
+
+
+@fleet.command()
+@click.argument("target")
+@click.argument("envelope", type=click.IntRange(min=1), required=False)
+@click.option("--kind", type=click.Choice([kind.value for kind in EnvelopeKind]), help="Only these.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="At most so many.")
+@click.option(
+    "-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the envelope (DSSE, JSON) to this file."
+)
+@server_options
+@json_option
+def signed(
+    target: str,
+    envelope: int | None,
+    kind: str | None,
+    limit: int,
+    out: Path | None,
+    server: str | None,
+    token_file: Path | None,
+    state: Path | None,
+    as_json: bool,
+) -> None:
+    """List the signed orders, permits and reports of a target, or show the one with this number: who signed it, whether the
+    signature holds, what it says, and which record of the trail tells of it.
+
+    Example: otaria fleet signed gw-0007 412 -o order.dsse.json
+    """
+    if out is not None and envelope is None:
+        raise click.UsageError("-o writes one envelope; give its number.")
+    client = connect(server, token_file, state)
+    if envelope is None:
+        found = client.get(f"/fleet/{segment(target)}/signed", limit=limit, kind=kind)
+        rows = [
+            (one["id"], one["kind"], stamp(one["at"]), one["campaign"] or "", one["hash"][:16], one["keyid"][:16])
+            for one in found["signed"]
+        ]
+        emit(found, as_json=as_json, text=table(("number", "kind", "when", "campaign", "hash", "key"), rows))
+        return
+    one = client.get(f"/fleet/{segment(target)}/signed/{envelope}")
+    if out is not None:
+        out.write_text(json.dumps(one["envelope"]))
+    facts = [
+        ("kind", one["kind"]),
+        ("when", stamp(one["at"])),
+        ("signature", "holds" if one["verified"] else f"not verified: {one['why']}"),
+        ("key", one["keyid"]),
+        ("hash", one["hash"]),
+        ("record", "none" if one["record"] is None else one["record"]),
+        ("says", json.dumps(one["says"], indent=2)),
+    ]
+    emit(one, as_json=as_json, text=table(("", ""), facts))
 
 
 def _stand(step: str, target: str, reason: str, client: RestClient, as_json: bool) -> None:

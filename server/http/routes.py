@@ -6,11 +6,11 @@ the row's own types, so that what is described is what is taken.
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from aiohttp import web
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from firmware.errors import RefusedError
 from firmware.protocol.words import Id, Sha256, Version
@@ -29,6 +29,7 @@ _WRITES = ("POST", "PUT", "PATCH", "DELETE")
 PATHS: dict[str, Any] = {
     "campaign": Id,
     "cohort": Id,
+    "envelope": Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,14}\Z")],
     "hash": Sha256,
     "kind": Literal["fleet", "services"],
     "known": Id,

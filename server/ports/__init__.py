@@ -17,6 +17,9 @@ from server.ports.campaigns import CampaignView as CampaignView
 from server.ports.campaigns import DeltaNeed as DeltaNeed
 from server.ports.campaigns import Leg as Leg
 from server.ports.campaigns import Origin as Origin
+from server.ports.envelopes import EnvelopeKind as EnvelopeKind
+from server.ports.envelopes import Envelopes as Envelopes
+from server.ports.envelopes import SignedEnvelope as SignedEnvelope
 from server.ports.fleet import Announced as Announced
 from server.ports.fleet import Drift as Drift
 from server.ports.fleet import Fleet as Fleet

@@ -5,6 +5,7 @@ from typing import Protocol, TypeVar
 
 from server.ports.audit import Audit
 from server.ports.campaigns import Campaigns
+from server.ports.envelopes import Envelopes
 from server.ports.fleet import Fleet
 from server.ports.history import Courses, SavedViews
 from server.ports.identity import Identities
@@ -47,6 +48,8 @@ class Unit(Protocol):
     def outbox(self) -> Outbox: ...
     @property
     def orders(self) -> Orders: ...
+    @property
+    def envelopes(self) -> Envelopes: ...
     @property
     def audit(self) -> Audit: ...
     @property

@@ -557,6 +557,20 @@ class OrderTable(Stored, table=True):
     campaign: str | None
 
 
+class SignedEnvelopeTable(Stored, table=True):
+    """What was signed by the director for a target, or by an agent about it."""
+
+    __tablename__ = "signed_envelope"
+    id: int | None = Field(default=None, primary_key=True, sa_type=BIG)
+    target: str
+    kind: str
+    at: float
+    hash: str
+    campaign: str | None
+    envelope: bytes = Field(sa_type=LargeBinary)
+    __table_args__ = (Index(None, "target", "id"), {"sqlite_autoincrement": True})
+
+
 class CourseTable(Stored, table=True):
     """A course of numbers over time, whole: it is short, and nobody searches in it."""
 
@@ -724,6 +738,7 @@ WEBHOOK_DELIVERY = _table("webhook_delivery")
 TOKEN = _table("token")
 JOURNAL = _table("journal")
 INBOX = _table("inbox")
+SIGNED_ENVELOPE = _table("signed_envelope")
 OUTBOX = _table("outbox")
 ORDER = _table("current_order")
 AUDIT = _table("audit")

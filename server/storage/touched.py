@@ -27,6 +27,7 @@ BOOKKEEPING = frozenset(
         "package_chunk",  # what hosts have
         "presence_watch",  # since when the broker is heard
         "rehearsal",  # what is known so far; that it began and ended is recorded
+        "signed_envelope",  # what was said and sent, as it was signed; reports and orders are recorded
         "target",  # hints of presence and progress; what moves an assignment is in others as well
         "target_label",  # what a device says of itself, in a report
         "webhook",  # up to where its receiver was told; what people do to it is recorded

@@ -6,6 +6,7 @@ from server.storage.audit import SqlAudit
 from server.storage.availability import SqlPresences
 from server.storage.campaigns import SqlCampaigns
 from server.storage.desk import Desk
+from server.storage.envelopes import SqlEnvelopes
 from server.storage.fleet import SqlFleet
 from server.storage.history import SqlCourses, SqlSavedViews
 from server.storage.identities import SqlIdentities
@@ -34,6 +35,7 @@ class SqlUnit:
         self.inbox = SqlInbox(connection)
         self.outbox = SqlOutbox(connection)
         self.orders = SqlOrders(connection)
+        self.envelopes = SqlEnvelopes(connection)
         self.audit = SqlAudit(connection, put_off=self._desk.flush)
         self.logs = SqlLogs(connection)
         self.inquiries = SqlInquiries(connection)

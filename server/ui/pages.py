@@ -31,6 +31,7 @@ from server.ports import (
     LogAsk,
     ReleaseImage,
     ReleaseRecord,
+    SignedEnvelope,
     TargetView,
     Unit,
 )
@@ -51,6 +52,7 @@ FILTERS = ("version", "hardware", "campaign", "state")
 FLEET_PAGE = 100
 TIMELINE = 60
 LOGS = 10
+SIGNED = 30
 LONG_TIMELINE = 300
 OVERVIEW_CAMPAIGNS = 6
 FIGURE_CAMPAIGNS = 30
@@ -64,6 +66,7 @@ class LoadedTarget(NamedTuple):
     view: TargetView
     timeline: Sequence[AuditRecord]
     logs: Sequence[LogAsk]
+    signed: Sequence[SignedEnvelope]
     week: WeekPicture | None
     host: PackagesShown | None
 
@@ -204,6 +207,7 @@ class Pages:
             timeline=entries(loaded.timeline),
             why=await self._explainer.explain(name),
             logs=loaded.logs,
+            signed=loaded.signed,
             week=loaded.week,
             host=loaded.host,
             campaign_steps=campaign_steps_for(view, may),
@@ -233,14 +237,15 @@ class Pages:
         )
 
     async def trail(self, request: web.Request, session: Session) -> web.StreamResponse:
-        records = await self._database.read(
-            lambda unit: unit.audit.latest(limit=LONG_TIMELINE, leave_out=(REPORTS_STORED,))
-        )
+        number = _record_number(request)
+        only = {"leave_out": (REPORTS_STORED,)} if number is None else {"before": number + 1}
+        records = await self._database.read(lambda unit: unit.audit.latest(limit=LONG_TIMELINE, **only))
         return self._templates.page(
             "trail.html",
             request,
             session,
-            timeline=gathered(records),
+            number=number,
+            timeline=gathered(records) if number is None else entries(records),
             count=len(records),
             standing=await self._chains.standing(),
         )
@@ -258,9 +263,16 @@ def _target(unit: Unit, name: str, now: float) -> LoadedTarget | None:
         view=view,
         timeline=unit.audit.latest(limit=TIMELINE, target=name),
         logs=unit.logs.of_target(name, LOGS),
+        signed=unit.envelopes.of_target(name, limit=SIGNED),
         week=week_picture(known, now) if known else None,
         host=packages_of(unit, name),
     )
+
+
+def _record_number(request: web.Request) -> int | None:
+    """Up to which record the trail is shown; None: up to its end."""
+    text = query_text(request, "record") or ""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
 
 
 def _filters(request: web.Request) -> dict[str, str]:

@@ -33,6 +33,7 @@ from server.http.people import SystemRoutes
 from server.http.rehearsals import RehearsalRoutes
 from server.http.releases import ReleaseRoutes
 from server.http.revisions import RevisionRoutes
+from server.http.signed import SignedRoutes
 from server.http.uploads import UploadRoutes
 from server.http.webhooks import WebhookRoutes
 from server.http.words import WordRoutes
@@ -114,6 +115,7 @@ def routes() -> Iterator[tuple[str, str]]:
         CaRoutes,
         CampaignRoutes,
         LogRoutes,
+        SignedRoutes,
         MetricsRoutes,
         ReleaseRoutes,
         BundleRoutes,

@@ -15,7 +15,7 @@ from firmware.host_packages import HostFacts
 from firmware.protocol.order import Counter
 from server.http.openapi import DESCRIPTION
 from server.http.routes import API, PATHS, Raw, Route
-from server.ports import HostHeld, LogAsk, Role, Unit
+from server.ports import EnvelopeKind, HostHeld, LogAsk, Role, SignedEnvelope, Unit
 from tests.people_side import CAMPAIGN, PeopleSide, add_device
 
 
@@ -96,6 +96,7 @@ LISTS = {
     "/campaigns/c-0/revisions": ("revisions", 1),
     "/campaigns/c-0/evidence": ("evidence", 4),
     "/fleet/gw-1/logs": ("logs", 4),
+    "/fleet/gw-1/signed": ("signed", 4),
     "/claim-tokens": ("claim_tokens", 3),
     "/known-devices": ("known_devices", 3),
     "/people": ("people", 5),
@@ -127,6 +128,8 @@ async def _furnished(people: PeopleSide) -> None:
             given = {"target": "gw-1", "agent": "gw-1", "what": ["agent"], "max_bytes": 1024, "asked_by": "planner"}
             times = {"asked_at": 1.0, "expires_at": 2.0, "sent_at": 1.0, "counter": Counter(epoch=1, n=number)}
             unit.logs.add(LogAsk(id=f"log-{number}", campaign="c-0", **given, **times))
+            said = {"kind": EnvelopeKind.PERMIT, "at": 1.0, "hash": "0" * 64, "campaign": "c-0"}
+            unit.envelopes.add(SignedEnvelope(target="gw-1", envelope=b'{"signatures":[{"keyid":"k"}]}', **said))
 
         for name in ("gw-1", "gw-2", "gw-3"):
             held = HostHeld(target=name, digest="d" * 64, facts=HostFacts(), pending=0, security=0, told_at=1.0)

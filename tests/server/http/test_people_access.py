@@ -35,6 +35,8 @@ READ = {
     "GET /authorities",
     "GET /endpoints",
     "GET /fleet/{target}/logs",
+    "GET /fleet/{target}/signed",
+    "GET /fleet/{target}/signed/{envelope}",
     "GET /openapi.json",
     "GET /fleet-summary",
     "OPTIONS /uploads",

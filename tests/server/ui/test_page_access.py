@@ -15,6 +15,8 @@ READ = {
     "GET /live",
     "GET /fleet",
     "GET /fleet/gw-1",
+    "GET /fleet/gw-1/signed/1",
+    "GET /fleet/gw-1/signed/1/download",
     "GET /releases",
     "GET /trail",
     "GET /api",
