@@ -219,8 +219,17 @@ def _enrol(arguments: argparse.Namespace) -> int:
         certificates = _read(arguments.certificate) if arguments.certificate else b""
         key = _read(arguments.key)
         identity = enrol_with_key(arguments.dir, word, key, arguments.hardware, certificates=certificates)
-    text = f"Enrolled as {identity.agent}; start it with `otaria-agent --dir {arguments.dir} run`."
+    text = f"Enrolled as {identity.agent}; {_what_starts(arguments.dir)}."
     return _say(msgspec.to_builtins(identity), text, arguments.as_json)
+
+
+def _what_starts(directory: Path) -> str:
+    """How the agent of this directory is started: a box's by its site agent."""
+    from device_agent.appliances.settings import BOXES
+
+    if directory.absolute().parent.name == BOXES:
+        return f"its site agent takes it along, by `otaria-agent --dir {directory.parent.parent} run`"
+    return f"start it with `otaria-agent --dir {directory} run`"
 
 
 def _read(path: Path) -> bytes:

@@ -50,7 +50,14 @@ def introduction(desk: Desk, url: str, *, ca: str = "") -> str:
     return encode_introduction(Introduction(url=url, ca=ca or desk.authorities.services.fingerprint, root=root))
 
 
-async def test_a_device_with_a_known_key_enrols_by_the_command(desk: Desk, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("agent", "told"),
+    [("agent", "start it with `otaria-agent --dir {0}/agent run`."), ("site/boxes/core-1", "{0}/site run`.")],
+)
+async def test_a_device_with_a_known_key_enrols_by_the_command(
+    agent: str, told: str, desk: Desk, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says who starts it: a box's agent is taken along by its site agent."""
     own = ec.generate_private_key(ec.SECP256R1())
     device = KnownDevice(id="k-1", key_sha256=key_fingerprint(own.public_key()), labels={"site": "rome"})
     await desk.database.write(lambda unit: unit.identities.add_known_device(device))
@@ -58,13 +65,14 @@ async def test_a_device_with_a_known_key_enrols_by_the_command(desk: Desk, tmp_p
     async with served(listener(desk, tmp_path), desk.authorities.https_for_devices) as url:
         (tmp_path / "intro.txt").write_text(introduction(desk, url))
         words = ["enrol", "--introduction", f"@{tmp_path}/intro.txt", "--key", f"{tmp_path}/device.key"]
-        arguments = ["--dir", str(tmp_path / "agent"), *words, "--hardware", HARDWARE]
+        arguments = ["--dir", str(tmp_path / agent), *words, "--hardware", HARDWARE]
         assert await asyncio.to_thread(run, arguments) == 0
-    identity = load_identity(tmp_path / "agent")
+    assert capsys.readouterr().out.endswith(f"{told.format(tmp_path)}\n")
+    identity = load_identity(tmp_path / agent)
     known = await desk.database.read(lambda unit: unit.identities.known_device_by_id("k-1"))
     assert known is not None
     assert known.agent == identity.agent
-    assert not [path for path in (tmp_path / "agent").iterdir() if key_pem(own) in path.read_bytes()]
+    assert not [path for path in (tmp_path / agent).iterdir() if key_pem(own) in path.read_bytes()]
 
 
 async def test_a_copied_flash_is_noticed(desk: Desk, tmp_path: Path) -> None:
