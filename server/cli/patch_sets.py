@@ -120,9 +120,11 @@ def from_index(listed: Iterable[Listed], stanzas: Iterable[Mapping[str, str]]) -
 def from_pending(documents: Iterable[Mapping[str, object]], *, security_only: bool) -> list[SetPackage]:
     """The union of what is pending on hosts. Raises `RefusedError` (`plan-differs`) when hosts would get different versions."""
     found: dict[tuple[str, str], SetPackage] = {}
+    left_out = 0
     for document in documents:
         for one in convert({"pending": document.get("pending", [])}, _Pending).pending:
             if security_only and not one.is_security:
+                left_out += 1
                 continue
             package = _package(one)
             held = found.setdefault((one.name, one.arch), package)
@@ -130,9 +132,10 @@ def from_pending(documents: Iterable[Mapping[str, object]], *, security_only: bo
                 text = f"{one.name} is pending as {held.version} on one host and as {one.version} on another; refresh both."
                 raise RefusedError(ReasonKind.PLAN_DIFFERS, text)
     if not found:
-        raise RefusedError(
-            "nothing-pending", "Nothing is pending on these hosts, so there is nothing to make a set of."
-        )
+        text = "Nothing is pending on these hosts, so there is nothing to make a set of."
+        if left_out:
+            text = f"Nothing of what is pending here comes from a security archive; without --security-only it is {left_out}."
+        raise RefusedError("nothing-pending", text)
     return list(found.values())
 
 

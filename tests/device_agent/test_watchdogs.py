@@ -24,7 +24,8 @@ from tests.crash.world import World
 from tests.device_agent.core.playbook import Player
 from tests.device_agent.test_app_loop import ThreadedWire
 
-UNIT = Path(__file__).parents[2] / "deploy" / "systemd" / "otaria-agent.service"
+UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
+UNIT, HOST_UNIT = UNITS / "otaria-agent.service", UNITS / "otaria-host.service"
 FINE = Leave()
 IN_TRIAL = Leave(trial=True)
 GIVEN_UP = Leave(feed=False, trial=True)
@@ -294,19 +295,35 @@ def test_a_committed_release_lives() -> None:
 # The unit
 
 
-def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("given", [UNIT, HOST_UNIT], ids=lambda path: path.stem)
+def test_systemd_takes_the_unit(given: Path, tmp_path: Path) -> None:
     analyze = shutil.which("systemd-analyze")
     assert analyze, "run deploy/test-tools.sh"
-    unit = tmp_path / UNIT.name
-    unit.write_text(UNIT.read_text().replace("/usr/bin/otaria-agent", "/bin/true"))
+    unit = tmp_path / given.name
+    unit.write_text(given.read_text().replace("/usr/bin/otaria-agent", "/bin/true"))
     verified = subprocess.run([analyze, "verify", str(unit)], capture_output=True, text=True, check=False, timeout=60)
     assert (verified.returncode, verified.stderr) == (0, "")
 
 
-def test_the_unit_has_what_the_code_relies_on() -> None:
+def parsed(path: Path) -> configparser.ConfigParser:
     unit = configparser.ConfigParser(strict=False)
     unit.optionxform = str  # type: ignore[assignment, method-assign]
-    unit.read(UNIT)
+    unit.read(path)
+    return unit
+
+
+def test_a_host_s_unit_lets_packages_do_what_they_do_under_apt() -> None:
+    unit = parsed(HOST_UNIT)
+    service = unit["Service"]
+    assert (service["Type"], service["NotifyAccess"], service["KillMode"]) == ("notify", "main", "process")
+    assert service["ExecStart"].endswith("otaria-agent --dir /var/lib/otaria run")
+    shut_in = {"UMask", "MemoryMax", "TasksMax", "NoNewPrivileges", "CapabilityBoundingSet", "SystemCallFilter"}
+    assert not [key for key in service if key.startswith(("Protect", "Restrict", "Private")) or key in shut_in]
+    assert "StartLimitAction" not in unit["Unit"], "a server without A/B slots is none the better for a restart"
+
+
+def test_the_unit_has_what_the_code_relies_on() -> None:
+    unit = parsed(UNIT)
     service = unit["Service"]
     assert (service["Type"], service["NotifyAccess"]) == ("notify", "main")
     assert int(service["WatchdogSec"]) > 0

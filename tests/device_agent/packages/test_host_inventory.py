@@ -41,6 +41,7 @@ def test_what_is_pending_becomes_a_set_by_the_commands_that_people_use(
     assert run_otaria(["release", "patch-set", "--pending", str(said), "-o", str(out)]) == 0
     assert [one["version"] for one in json.loads(out.read_text())["packages"]] == ["2.0"] * 4
     assert run_otaria(["release", "patch-set", "--pending", str(said), "--security-only", "-o", str(out)]) == 1
+    assert "without --security-only it is 4" in capsys.readouterr().err
 
 
 def test_a_device_has_no_packages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
