@@ -60,7 +60,7 @@ class PackageBoot:
             if slot is ledger.slot or (one is not None and one.phase is not Phase.ARMED):
                 text = f"Slot {slot.value} is in use and is never overwritten; use the other one."
                 raise RefusedError(ReasonKind.SLOT_ACTIVE, text)
-            return Ledger(slot=ledger.slot, staged=ledger.staged, ended=ledger.ended)
+            return Ledger(slot=ledger.slot, staged=ledger.staged, ended=ledger.ended, drained=ledger.drained)
 
         self._transactions.change(retired)
 

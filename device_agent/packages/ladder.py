@@ -20,6 +20,7 @@ class Phase(StrEnum):
 
     ARMED = "armed"
     COMPARE = "compare"
+    DRAIN = "drain"
     SNAPSHOT = "snapshot"
     INSTALL = "install"
     SETTLE = "settle"
@@ -49,8 +50,10 @@ class Happened(StrEnum):
 
 TABLE: dict[tuple[Phase, Happened], Phase] = {
     (Phase.ARMED, Happened.BEGIN): Phase.COMPARE,
-    (Phase.COMPARE, Happened.DONE): Phase.SNAPSHOT,
+    (Phase.COMPARE, Happened.DONE): Phase.DRAIN,
     (Phase.COMPARE, Happened.FAILED): Phase.FELL_BACK,
+    (Phase.DRAIN, Happened.DONE): Phase.SNAPSHOT,
+    (Phase.DRAIN, Happened.FAILED): Phase.FELL_BACK,
     (Phase.SNAPSHOT, Happened.DONE): Phase.INSTALL,
     (Phase.SNAPSHOT, Happened.FAILED): Phase.FELL_BACK,
     (Phase.INSTALL, Happened.DONE): Phase.SETTLE,
@@ -149,7 +152,8 @@ class Transaction(Struct, frozen=True, kw_only=True):
 
 class Ledger(Struct, frozen=True, kw_only=True):
     """What is durable. `slot`: whose set is committed. `staged`: where an order could lead next. `way`: how the committed set was
-    reached, and so the way back from it. `ended`: the last transaction that is over."""
+    reached, and so the way back from it. `ended`: the last transaction that is over. `drained`: the trial for which the host was,
+    or may have been, taken out of service and not brought back yet."""
 
     v: int = 1
     slot: Slot = Slot.A
@@ -157,6 +161,7 @@ class Ledger(Struct, frozen=True, kw_only=True):
     way: Route | None = None
     transaction: Transaction | None = None
     ended: Transaction | None = None
+    drained: str = ""
 
 
 def follow(phase: Phase, happened: Happened) -> Phase:

@@ -1,10 +1,16 @@
 """From `[target]` of the configuration to the parts of a host."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from device_agent.core.values import Content
+from device_agent.drain.command import CommandDrainer
+from device_agent.drain.kubernetes import KubernetesDrainer
+from device_agent.drain.port import Drainer
+from device_agent.drain.settings import CommandDrain, DrainSettings, HttpDrain, KubernetesDrain
+from device_agent.drain.web import WebDrainer
 from device_agent.effects import FileEffects
 from device_agent.packages.apt import Apt, AptSettings
 from device_agent.packages.boot import PackageBoot
@@ -63,6 +69,17 @@ def look_at_packages(directory: Path, *, refresh: bool) -> dict[str, Any]:
     return shown(take_inventory(one.system, one.host))
 
 
+def drainer_of(settings: DrainSettings | None, host: Host) -> Drainer | None:
+    """What takes the host out of service, if anything does."""
+    if isinstance(settings, CommandDrain):
+        return CommandDrainer(settings, lambda argv, facts, timeout_s: host.hook(argv, facts, timeout_s=timeout_s))
+    if isinstance(settings, HttpDrain):
+        return WebDrainer(settings)
+    if isinstance(settings, KubernetesDrain):
+        return KubernetesDrainer(settings, os.uname().nodename.lower())
+    return None
+
+
 def open_host(target: HostTarget, directory: Path, effects: Effects) -> HostParts:
     """The parts of the host whose agent has this directory."""
     folder = directory / FOLDER
@@ -85,7 +102,7 @@ def open_host(target: HostTarget, directory: Path, effects: Effects) -> HostPart
         hook_s=target.hook_s,
         room_bytes=target.keep_free_mib << 20,
     )
-    transactions = Transactions(store, Apt(settings, store.work), host, policy)
+    transactions = Transactions(store, Apt(settings, store.work), host, policy, drainer_of(target.drain, host))
     return HostParts(
         transactions=transactions,
         survey=Survey(transactions),

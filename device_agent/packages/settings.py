@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from device_agent.boot.restart import REBOOT
+from device_agent.drain.settings import DrainSettings
 from device_agent.local.settings import AbsolutePath
 
 Argv = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=1024)], ...], Meta(max_length=32)]
@@ -21,7 +22,7 @@ class HostTarget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     anything is installed. `snapshot`, `restore`: commands that take and bring back a snapshot of the file system.
     `previous_kernel`: one that lets the boot loader start the previous kernel once. `lock_s`: how long another package manager
     is waited for. `keep_free_mib`: what must stay free. `survey_s`: how often the packages are looked at. `root`, `apt_config`:
-    another root than `/`, with its own apt.conf."""
+    another root than `/`, with its own apt.conf. `drain`: what takes the host out of service meanwhile."""
 
     restart: Literal["if-needed", "never"] = "if-needed"
     restart_services: bool = True
@@ -38,6 +39,7 @@ class HostTarget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     keep_free_mib: Annotated[int, Meta(ge=0, le=1 << 20)] = 256
     root: AbsolutePath = "/"
     apt_config: AbsolutePath = ""
+    drain: DrainSettings | None = None
 
 
 Target = DeviceTarget | HostTarget

@@ -2,7 +2,8 @@
 campaigns select by them.
 
 `packages.count`, `packages.pending`, `packages.security`: numbers. `packages.drift`: what is not as the committed patch set has
-it. `restart.needed`: why. `restart.services`: how many. `kernel`: the one that runs.
+it. `restart.needed`: why. `restart.services`: how many. `kernel`: the one that runs. `drained`, where something takes the
+host out of service: whether it is.
 """
 
 import logging
@@ -28,14 +29,18 @@ class Survey:
         self.state: HostState | None = None
 
     def look(self) -> None:
-        """Look now; blocks. What can't be read leaves what was seen before."""
+        """Look now; blocks. What can't be read leaves what was seen before. A host that was out of service for what is over is
+        brought back first."""
         one = self._transactions
         if one.ledger.transaction is not None:
             return
+        in_service = one.bring_back()
         try:
             found = take_inventory(one.system, one.host)
             drifted = drift(one.ledger, one)
             self._seen, self.state = labels_of(found, [change.name for change in drifted]), state_of(found, drifted)
+            if one.drainer is not None:
+                self._seen = {"drained": "no" if in_service else "yes", **self._seen}
         except (OtariaError, OSError) as error:
             log.warning("the host's packages can't be looked at", extra={"reason": str(error)})
 

@@ -14,6 +14,7 @@ from typing import Literal
 
 from msgspec.structs import replace
 
+from device_agent.drain.port import Drainer
 from device_agent.packages.ladder import (
     MAX_ASKS,
     MAX_RESTARTS,
@@ -72,12 +73,19 @@ class Transactions:
     """The one change of packages that a host can be in. Its ledger may be asked for from any thread; `settle` runs in one."""
 
     def __init__(
-        self, store: PackageStore, system: PackageSystem, host: HostSystem, policy: HostPolicy = HostPolicy()
+        self,
+        store: PackageStore,
+        system: PackageSystem,
+        host: HostSystem,
+        policy: HostPolicy = HostPolicy(),
+        drainer: Drainer | None = None,
     ) -> None:
-        self.store, self.system, self.host, self.policy = store, system, host, policy
+        self.store, self.system, self.host, self.policy, self.drainer = store, system, host, policy, drainer
         self._lock = threading.RLock()
+        self._draining = threading.Lock()
         self._steps: dict[Phase, Callable[[Transaction, OnProgress], Happened]] = {
             Phase.COMPARE: self._compare,
+            Phase.DRAIN: self._drain,
             Phase.SNAPSHOT: self._snapshot,
             Phase.INSTALL: self._install,
             Phase.SETTLE: self._settle,
@@ -158,7 +166,7 @@ class Transactions:
                 raise UnavailableError("not-committed", "This change of packages is not on trial; it was led back.")
             ended = replace(one, phase=follow(one.phase, Happened.COMMIT))
             way = one.route if one.route.document else None
-            return Ledger(slot=one.route.slot, way=way, ended=ended)
+            return Ledger(slot=one.route.slot, way=way, ended=ended, drained=ledger.drained)
 
         self.store.prune(self.change(committed))
 
@@ -179,11 +187,27 @@ class Transactions:
             self._move(Happened.BEGIN)
         return self.settle(on_progress)
 
+    def bring_back(self) -> bool:
+        """Bring the host back into service, if it is out of it for a change of packages that is over; whether it is in service.
+        One whose packages are neither the new set nor the old stays out. Blocks, up to the drainer's time."""
+        with self._draining:
+            ledger = self.ledger
+            is_stuck = ledger.ended is not None and ledger.ended.phase is Phase.STUCK
+            if not ledger.drained or ledger.transaction is not None or is_stuck or self.drainer is None:
+                return not ledger.drained
+            try:
+                self.drainer.undrain(ledger.drained)
+            except (OtariaError, OSError) as error:
+                log.warning("the host can't be brought back into service yet", extra={"reason": str(error)})
+                return False
+            self.change(lambda held: replace(held, drained=""))
+            return True
+
     # Steps
 
     def _carry_out(self, one: Transaction, on_progress: OnProgress) -> Happened:
         """One step; what it raises is why it failed. A busy package manager is waited for in the middle of things."""
-        tries = 1 if one.phase is Phase.COMPARE else BUSY_TRIES
+        tries = 1 if one.phase in (Phase.COMPARE, Phase.DRAIN) else BUSY_TRIES
         for left in reversed(range(tries)):
             try:
                 return self._steps[one.phase](one, on_progress)
@@ -256,6 +280,15 @@ class Transactions:
         world = world_hash(installed, keys)
         kernel = self.host.kernel()
         self._put(lambda held: replace(held, route=replace(held.route, world=world, kernel=kernel)))
+        return Happened.DONE
+
+    def _drain(self, one: Transaction, on_progress: OnProgress) -> Happened:
+        """Out of service before anything is touched. That it has to come back is durable before it goes."""
+        if self.drainer is not None:
+            on_progress(0.0, "taking the host out of service")
+            with self._draining:
+                self.change(lambda ledger: replace(ledger, drained=one.trial_id))
+                self.drainer.drain(one.trial_id)
         return Happened.DONE
 
     def _snapshot(self, one: Transaction, on_progress: OnProgress) -> Happened:

@@ -139,3 +139,4 @@ class ReasonKind(StrEnum):
     NO_ROOM = "no-room"
     SNAPSHOT_FAILED = "snapshot-failed"
     ROLLBACK_FAILED = "rollback-failed"
+    DRAIN_FAILED = "drain-failed"

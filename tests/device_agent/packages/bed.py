@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from device_agent.drain.port import Drainer
 from device_agent.effects import FileEffects
 from device_agent.packages.apt import Apt, AptSettings
 from device_agent.packages.boot import PackageBoot
@@ -72,6 +73,7 @@ class Bed:
         self.host, self.policy = ToyHost(), HostPolicy(room_bytes=1 << 20)
         self.lock_s = 5.0
         self.effects = FileEffects()
+        self.drainer: Drainer | None = None
         self.sleep: Callable[[float], None] = lambda seconds: None
         self.conf = folder / "apt.conf"
         apt_conf(self.conf, self.root, f"{address}/{folder.name}/archive")
@@ -82,7 +84,7 @@ class Bed:
         settings = AptSettings(root=self.root, config=self.conf, lock_s=self.lock_s, install_s=60.0, fetch_s=60.0)
         self.store = PackageStore(self.effects, self.folder / "packages")
         self.system = Apt(settings, self.store.work, sleep=lambda seconds: self.sleep(seconds))
-        self.transactions = Transactions(self.store, self.system, self.host, self.policy)
+        self.transactions = Transactions(self.store, self.system, self.host, self.policy, self.drainer)
         self.stager, self.boot = Stager(self.transactions), PackageBoot(self.transactions, self.host)
 
     def offer(self, *debs: Deb, without: Sequence[tuple[str, str]] = ()) -> None:
