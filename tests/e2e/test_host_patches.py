@@ -3,6 +3,8 @@
 Order, staging, ask, permit, installation, health, commit, signed reports: by the same planner and the same core as a device's.
 """
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -13,6 +15,8 @@ from typing import Any
 import pytest
 
 from device_agent.boot.leash import leashed
+from firmware.patch_set import parse_patch_set
+from server.cli import run as run_otaria
 from server.transport.broker import find_mosquitto
 from simulator.debs import build_deb
 from simulator.lab import PRODUCT, Lab, running
@@ -111,6 +115,26 @@ class Server:
         log = (self.directory / "agent.log").read_text(errors="replace")[-3000:]
         return f"{self.view}\n{log}\n{self.words()}"
 
+    def told(self, *command: str) -> dict[str, Any]:
+        """What a command of the server's people says; nothing when it fails."""
+        access = ("--server", self.lab.run_info["people_url"], "--token-file", str(self.lab.state / "admin.token"))
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said):
+            code = run_otaria([*command, *access, "--json"])
+        return json.loads(said.getvalue()) if code == 0 else {}
+
+    @property
+    def packages(self) -> dict[str, str]:
+        """Those that the server holds of it; none before they were told."""
+        found = self.told("fleet", "packages", self.target).get("packages", [])
+        return {one["name"]: one["version"] for one in found}
+
+    def pending_set(self) -> dict[str, str]:
+        """The set that is made of what is pending on it."""
+        out = self.directory / "pending.json"
+        self.told("release", "patch-set", "--group", f"label.host:{self.bed.folder.name}", "-o", str(out))
+        return {one.name: one.version for one in parse_patch_set(out.read_bytes()).packages}
+
     def words(self) -> str:
         records = self.lab.rest.get(f"/audit?target={self.target}&limit=500")["audit"]
         return "\n".join(f"{record['kind']}: {record['text']}" for record in records)
@@ -157,14 +181,20 @@ def test_a_set_is_installed_and_a_bad_one_is_led_back_and_both_are_reported(lab:
     bed.offer(build_deb(bed.folder, "beta", "3.0", scripts={"postinst": "echo broken; exit 9"}))
     publish(lab, bed, "2026.1", 1, "alpha=2.0", "beta=2.0", "+extra=1.0")
     publish(lab, bed, "2026.2", 2, "alpha=2.0", "beta=3.0")
+    bed.system.refresh()
     server.start()
     server.wait(lambda: server.view["running_version"] == "as-found", "its first report")
     server.wait(lambda: server.view["labels"].get("agent.packages.count") == "4", "what it has")
+    server.wait(lambda: server.packages == OLD, "each of its packages")
+    assert server.pending_set() == {"alpha": "2.0", "beta": "3.0", "conf": "2.0", "gamma": "2.0"}
     good = server.campaign("2026.1")
     server.wait(lambda: server.counts(good) == {"verified": 1}, "the good set to be verified")
     assert bed.versions() == OLD | {"alpha": "2.0", "beta": "2.0", "extra": "1.0"}
     assert server.view["running_version"] == "2026.1"
     server.wait(lambda: server.view["labels"]["agent.packages.count"] == "5", "what it has now")
+    server.wait(lambda: server.packages == bed.versions(), "the packages it has now")
+    found = server.told("fleet", "hosts", "--package", "alpha", "--below", "2.0.1")["hosts"]
+    assert [(one["target"], [it["version"] for it in one["found"]]) for one in found] == [(server.target, ["2.0"])]
     bad = server.campaign("2026.2")
     server.wait(lambda: server.counts(bad) == {"fell_back": 1}, "the bad set to be led back")
     assert bed.versions() == OLD | {"alpha": "2.0", "beta": "2.0", "extra": "1.0"}
