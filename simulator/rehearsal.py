@@ -23,6 +23,7 @@ from server.campaigns.rehearsal import Band, Blast, Missed, Rehearsal, Stage
 from server.planner.budgets import CAMPAIGN
 from server.planner.strategy import Strategy
 from server.ports import CampaignSpec
+from simulator.casting import Cast
 from simulator.replicas import Job, Player, Replica, players
 from simulator.replicas import Stage as World
 from simulator.virtual.chances import chance, seeded
@@ -76,18 +77,21 @@ def rehearse(
     days: float,
     seed: int = 1,
     of: int | None = None,
+    cast: Cast | None = None,
     image_bytes: int = USUAL_BYTES,
     effort: Effort = USUAL_EFFORT,
     told: Told = lambda done, found: None,
 ) -> Rehearsal:
-    """Let the campaign run many times over the fleet; `of`: how large the fleet is of which this is a sample. Raises
-    `RefusedError` (`not-rehearsable`, `nothing-selected`)."""
+    """Let the campaign run many times over the fleet; `of`: how large the fleet is of which this is a sample; `cast`: what
+    is drawn anew for each run. Raises `RefusedError` (`not-rehearsable`, `nothing-selected`)."""
     if (what := unsupported(spec.strategy)) is not None:
         raise RefusedError("not-rehearsable", f"A rehearsal has nobody to ask, so it can't do {what}; leave that out.")
     some = sample(fleet, seed)
     part = len(some) / max(1, len(fleet) if of is None else of)
     spec = replace(spec, strategy=shrunk(spec.strategy, part), start_at=None)
-    world = World(spec=spec, members=tuple(some), begins=begins, days=days, seed=seed, image_bytes=image_bytes)
+    world = World(
+        spec=spec, members=tuple(some), begins=begins, days=days, seed=seed, image_bytes=image_bytes, cast=cast
+    )
     with players(world, effort.processes) as player:
         return _Course(spec.name, part, image_bytes, effort, told).run(player)
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from rich.filesize import decimal
 
-from server.campaigns.rehearsal import Band, Rehearsal
+from server.campaigns.rehearsal import Band, Rehearsal, basis_lines
 
 SHOWN = 8
 """So many sites and targets are named; `--json` has more."""
@@ -46,7 +46,9 @@ def end_of(found: Rehearsal, begins: float) -> str:
 
 def _granted(found: Rehearsal, there: float | None) -> str:
     known = "" if there is None else f"each target is there {there:.0%} of the time, "
-    return f"Taken for granted: {known}links are good, and people answer at once."
+    if found.basis is None:
+        return f"Taken for granted: {known}links are good, nothing fails by itself, and people answer at once."
+    return " ".join(basis_lines(found.basis))
 
 
 def _when(band: Band, begins: float) -> str:

@@ -9,9 +9,11 @@ import resource
 import sys
 
 import msgspec
+from msgspec.structs import replace
 
 from firmware.errors import OtariaError
-from server.campaigns.rehearsal import Rehearsal, Task, Understudy, Word, unpacked
+from server.campaigns.rehearsal import Task, Understudy, Word, unpacked
+from simulator.casting import Cast
 from simulator.rehearsal import MOST, Effort, rehearse, sample
 from simulator.replicas import usual_processes
 from simulator.virtual.world import FACTORY, Member
@@ -39,7 +41,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _play(task: Task, limit_s: float) -> Word:
-    some = [_member(one) for one in sample(task.fleet, task.seed, MOST)]
+    sampled = sample(task.fleet, task.seed, MOST)
+    some = [_member(one) for one in sampled]
     effort = Effort(
         replicas=task.replicas,
         most=task.most,
@@ -53,21 +56,23 @@ def _play(task: Task, limit_s: float) -> Word:
         days=task.days,
         seed=task.seed,
         of=len(task.fleet),
+        cast=Cast.of(sampled, task.frailties),
         image_bytes=task.image_bytes,
         effort=effort,
-        told=_tell,
+        told=lambda done, found: _say(Word(done=done, result=replace(found, basis=task.basis) if found else None)),
     )
-    return Word(done=found.replicas, result=found, is_last=True)
+    return Word(done=found.replicas, result=replace(found, basis=task.basis), is_last=True)
 
 
 def _member(one: Understudy) -> Member:
     return Member(
-        id=one.id, hardware=one.hardware, labels=one.labels, week=unpacked(one.week), version=one.version or FACTORY
+        id=one.id,
+        hardware=one.hardware,
+        labels=one.labels,
+        week=unpacked(one.week),
+        version=one.version or FACTORY,
+        spell_h=one.spell_h,
     )
-
-
-def _tell(done: int, found: Rehearsal | None) -> None:
-    _say(Word(done=done, result=found))
 
 
 def _say(word: Word) -> None:

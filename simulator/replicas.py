@@ -20,6 +20,7 @@ from typing import NamedTuple, Protocol
 from firmware.errors import RefusedError, UnavailableError
 from server.planner.words import AssignmentState
 from server.ports import CampaignSpec
+from simulator.casting import Cast
 from simulator.virtual.outcome import CampaignOutcome
 from simulator.virtual.run import UNREACHED, Run
 from simulator.virtual.world import Fault, Member, Release, Start, World
@@ -42,6 +43,7 @@ class Stage:
     days: float
     seed: int
     image_bytes: int
+    cast: Cast | None = None
 
     def play(self, job: "Job") -> "Replica":
         """One run. Raises `RefusedError` (`nothing-selected`)."""
@@ -56,7 +58,8 @@ class Stage:
             releases=(Release(version=self.spec.version, faults=faults, size_bytes=self.image_bytes),),
             campaigns=(Start(spec=self.spec),),
         )
-        run = Run(world, members=self.members)
+        members = self.members if self.cast is None else self.cast.members(self.members, world.seed)
+        run = Run(world, members=members)
         outcome = run.play()
         if job.rate:
             return Replica(outcome.campaigns[0], outcome.broken, (), {})

@@ -1,9 +1,10 @@
 """What a rehearsal is asked and what it answers: values that pass between the server and the process that rehearses."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
+from server.planner.lessons import Frailties, Line
 from server.ports import CampaignSpec
 
 STEPS = 200
@@ -25,13 +26,17 @@ _SHARES = tuple(min(1.0, step / STEPS) for step in range(256))
 
 class Understudy(Struct, frozen=True, kw_only=True):
     """One target of the fleet, as a rehearsal takes it. `week`: by hour of the week in UTC, the share that it is there
-    (`packed`)."""
+    (`packed`); `spell_h`: for how many hours it stays or stays away. `returns_s`: of one that is away, in how many seconds it is
+    back, in even steps of chance (None: never). `line`: how quickly it downloads, as far as that is known."""
 
     id: str
     hardware: str
     labels: dict[str, str]
     week: bytes
     version: str | None
+    spell_h: int = 6
+    returns_s: tuple[float | None, ...] = ()
+    line: Line | None = None
 
 
 class Task(Struct, frozen=True, kw_only=True):
@@ -46,6 +51,18 @@ class Task(Struct, frozen=True, kw_only=True):
     most: int
     image_bytes: int
     seed: int = 1
+    frailties: Frailties | None = None
+    basis: "Basis | None" = None
+
+
+class Basis(Struct, frozen=True, kw_only=True):
+    """What the server had learned: of how many targets when they are there, from how many former downloads their links, from how
+    many former attempts how often one fails by itself. Of what there is 0, targets are taken to be there nine hours in ten, links
+    to be good, and nothing to fail."""
+
+    presences: int
+    downloads: int
+    attempts: int
 
 
 class Band(Struct, frozen=True, kw_only=True):
@@ -87,7 +104,8 @@ class Missed(Struct, frozen=True, kw_only=True):
 class Rehearsal(Struct, frozen=True, kw_only=True):
     """What is to be expected. `targets` of the fleet, `sampled` of them; `verified`: a share; `binds`: how often an ask was
     told to wait, by kind, as shares. `missed`: those that are missed most often. `site_bytes`: what a site downloads without
-    deltas, of the sites that download most; `""` is who has no site. `is_stable`: more runs would hardly move the end."""
+    deltas, of the sites that download most; `""` is who has no site. `is_stable`: more runs would hardly move the end. `basis`:
+    what the server had learned; None when nobody was asked."""
 
     targets: int
     sampled: int
@@ -102,6 +120,7 @@ class Rehearsal(Struct, frozen=True, kw_only=True):
     missed: tuple[Missed, ...] = ()
     site_bytes: dict[str, int] = {}
     is_stable: bool = False
+    basis: Basis | None = None
 
     @property
     def busiest(self) -> list[tuple[str, int]]:
@@ -123,3 +142,20 @@ class Word(Struct, frozen=True, kw_only=True):
     is_last: bool = False
     kind: str = ""
     text: str = ""
+
+
+def basis_lines(basis: Basis) -> Iterator[str]:
+    """What a rehearsal rests on, in sentences, and what is taken for granted."""
+    if basis.presences:
+        yield f"Availability: as presence taught of {basis.presences:,} targets."
+    else:
+        yield "Availability: no history; targets are taken to be there nine hours in ten."
+    if basis.downloads:
+        yield f"Links: from {basis.downloads:,} former downloads."
+    else:
+        yield "Links: no history, taken as good."
+    if basis.attempts:
+        yield f"Failures: from {basis.attempts:,} former attempts."
+    else:
+        yield "Failures: no history; nothing fails by itself."
+    yield "Taken for granted: people answer at once."

@@ -6,7 +6,6 @@ ones in its place, until it is over.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator
 from contextvars import Context
 from typing import Protocol
 
@@ -14,14 +13,12 @@ import msgspec
 from msgspec.structs import replace
 
 from firmware.errors import OtariaError, RefusedError
-from server.campaigns.rehearsal import Rehearsal, Task, Understudy, packed
+from server.campaigns.casting import cast_of
+from server.campaigns.rehearsal import Rehearsal, Task
 from server.campaigns.rehearsal_process import Progress
 from server.errors import NotFoundError
-from server.planner.arrivals import pooled
-from server.planner.availability import HOURS, shares
 from server.planner.words import CampaignState
 from server.ports import (
-    AgentStatus,
     CampaignSpec,
     CampaignView,
     Clock,
@@ -36,11 +33,6 @@ BEFORE = (CampaignState.DRAFT, CampaignState.AWAITING_APPROVAL, CampaignState.SC
 REPLICAS = 20
 MOST_REPLICAS = 100
 MOST_DAYS = 60
-MOST_TARGETS = 100_000
-PAGE = 1000
-UNKNOWN_SHARE = 0.9
-"""How often a target is there of which nothing was learned."""
-MIN_SHARE = 0.01
 
 
 class Rehearser(Protocol):
@@ -186,6 +178,7 @@ def _task(unit: Unit, view: CampaignView, begins: float, now: float) -> Task:
     release = unit.releases.get(row.release.product, row.release.version)
     if release is None:
         raise RefusedError("release-unknown", f"There is no release {row.release.version} any more.")
+    cast = cast_of(unit, row.release.product, release.hardware, now)
     return Task(
         spec=CampaignSpec(
             name=row.id,
@@ -194,38 +187,12 @@ def _task(unit: Unit, view: CampaignView, begins: float, now: float) -> Task:
             strategy=row.strategy,
             selection=view.selection,
         ),
-        fleet=tuple(_fleet(unit, release.hardware, now)),
+        fleet=cast.fleet,
         begins=begins,
         days=min(MOST_DAYS, row.strategy.order_ttl_s / 86400 + 1),
         replicas=REPLICAS,
         most=MOST_REPLICAS,
         image_bytes=sum(image.file.length for image in release.images),
+        frailties=cast.frailties,
+        basis=cast.basis,
     )
-
-
-def _fleet(unit: Unit, hardware: tuple[str, ...], now: float) -> Iterator[Understudy]:
-    """The active targets that the release is for, with when they are there as their presence taught."""
-    cursor: str | None = None
-    number = 0
-    while True:
-        page = unit.fleet.page(cursor=cursor, limit=PAGE)
-        views = [one for one in page.rows if one.status is AgentStatus.ACTIVE and one.hardware in hardware]
-        known = unit.presences.of([one.agent for one in views], now)
-        usual = pooled(list(known.values())) if known else None
-        for one in views:
-            learned = known.get(one.agent)
-            week = shares(learned, usual.share if usual else UNKNOWN_SHARE) if learned else [UNKNOWN_SHARE] * HOURS
-            yield Understudy(
-                id=one.id,
-                hardware=one.hardware,
-                labels=dict(one.labels),
-                week=packed(max(MIN_SHARE, share) for share in week),
-                version=one.running_version,
-            )
-        number += len(views)
-        if number > MOST_TARGETS:
-            text = f"A rehearsal takes {MOST_TARGETS:,} targets at most; `otaria sim run` takes larger fleets."
-            raise RefusedError("too-large", text)
-        if page.next is None:
-            return
-        cursor = page.next

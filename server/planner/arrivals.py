@@ -33,7 +33,7 @@ Draw = Callable[[], float]
 _NONE = (0.0,) * (len(EDGES) + 1)
 _LOWER = (60.0, *EDGES)
 _UPPER = (*EDGES, EDGES[-1] * 2)
-_MEANS = tuple((upper - lower) / math.log(upper / lower) for lower, upper in zip(_LOWER, _UPPER, strict=True))
+MEANS = tuple((upper - lower) / math.log(upper / lower) for lower, upper in zip(_LOWER, _UPPER, strict=True))
 
 
 class Fleet(Struct, frozen=True, kw_only=True):
@@ -74,7 +74,7 @@ class Outlook:
         self._age = 0.0 if row is None else row.away_s
         self._cut, self._left = _beyond(weights, self._age)
         self._total = self._left[-1] + PRIOR * FOR_EVER
-        self._lengths = _summed([weight * mean for weight, mean in zip(weights, _MEANS, strict=True)])
+        self._lengths = _summed([weight * mean for weight, mean in zip(weights, MEANS, strict=True)])
         self._stay_s = self._stay(row, fleet, weights)
         self._near = _nearest(self.shares) if row is not None and row.watched_s >= SUPPORTED_S else None
 
@@ -158,7 +158,7 @@ class Outlook:
     def _stay(row: Availability | None, fleet: Fleet, weights: Sequence[float]) -> float:
         if row is not None and row.watched_s > 0:
             return (sum(row.online_s) + HOUR_S) / (sum(row.absences) + 1)
-        away = sum(weight * mean for weight, mean in zip(weights, _MEANS, strict=True)) / sum(weights)
+        away = sum(weight * mean for weight, mean in zip(weights, MEANS, strict=True)) / sum(weights)
         return max(HOUR_S, away * fleet.share / max(0.01, 1 - fleet.share))
 
 
@@ -167,7 +167,7 @@ def _tail(own: Sequence[float]) -> Sequence[float]:
     seen = sum(own)
     if seen < 1:
         return _NONE
-    mean = sum(number * length for number, length in zip(own, _MEANS, strict=True)) / seen
+    mean = sum(number * length for number, length in zip(own, MEANS, strict=True)) / seen
     above = [TAIL, *(TAIL * math.exp(-edge / mean) for edge in EDGES), 0.0]
     return [more - less for more, less in pairwise(above)]
 

@@ -64,6 +64,7 @@ from server.ports.observing import Queues as Queues
 from server.ports.observing import TrailEvent as TrailEvent
 from server.ports.packages import HostHeld as HostHeld
 from server.ports.packages import HostPackages as HostPackages
+from server.ports.past import Past as Past
 from server.ports.presence import Presences as Presences
 from server.ports.presence import Waiting as Waiting
 from server.ports.rehearsals import RehearsalRecord as RehearsalRecord

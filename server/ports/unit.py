@@ -16,6 +16,7 @@ from server.ports.messages import Inbox, Orders, Outbox
 from server.ports.metrics import MetricHours
 from server.ports.observing import Observations
 from server.ports.packages import HostPackages
+from server.ports.past import Past
 from server.ports.presence import Presences
 from server.ports.rehearsals import Rehearsals
 from server.ports.releases import Releases
@@ -66,6 +67,8 @@ class Unit(Protocol):
     def packages(self) -> HostPackages: ...
     @property
     def rehearsals(self) -> Rehearsals: ...
+    @property
+    def past(self) -> Past: ...
     @property
     def replies(self) -> Replies: ...
     @property

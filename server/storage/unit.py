@@ -17,6 +17,7 @@ from server.storage.messages import SqlInbox, SqlOrders, SqlOutbox
 from server.storage.metrics import SqlMetrics
 from server.storage.observing import SqlObservations
 from server.storage.packages import SqlHostPackages
+from server.storage.past import SqlPast
 from server.storage.rehearsals import SqlRehearsals
 from server.storage.releases import SqlReleases
 from server.storage.replies import SqlReplies
@@ -47,6 +48,7 @@ class SqlUnit:
         self.courses = SqlCourses(connection)
         self.saved_views = SqlSavedViews(connection)
         self.rehearsals = SqlRehearsals(connection)
+        self.past = SqlPast(connection)
         self.webhooks = SqlWebhooks(connection)
         self.observations = SqlObservations(connection)
 

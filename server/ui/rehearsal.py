@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import msgspec
 from aiohttp import web
 
-from server.campaigns.rehearsal import Band, Blast, Rehearsal, Stage
+from server.campaigns.rehearsal import Band, Blast, Rehearsal, Stage, basis_lines
 from server.http.access import Need
 from server.http.bodies import path_id
 from server.http.rehearsals import Rehearsals
@@ -132,7 +132,11 @@ def _more(found: Rehearsal, begins: float) -> str:
 
 def _basis(found: Rehearsal) -> str:
     of = f" of {found.targets:,}" if found.sampled != found.targets else ""
-    return f"{plural(found.replicas, 'run')} over {found.sampled:,}{of} targets in virtual time"
+    said = f"{plural(found.replicas, 'run')} over {found.sampled:,}{of} targets in virtual time."
+    known = (
+        basis_lines(found.basis) if found.basis else ("Taken for granted: links are good, and people answer at once.",)
+    )
+    return " ".join((said, *known))
 
 
 def _stage(one: Stage, ends: float, begins: float) -> Bar:

@@ -105,6 +105,7 @@ class Device:
         "presence",
         "previous",
         "seed",
+        "silences",
         "site",
     )
 
@@ -123,6 +124,7 @@ class Device:
         health_s: float = 60.0,
         flash_faults: float = 0.0,
         power_cuts: float = 0.0,
+        silences: float = 0.0,
         timing: Timing = USUAL_TIMING,
     ) -> None:
         self._timing = timing
@@ -130,6 +132,7 @@ class Device:
         self.image, self.previous = image, None  # type: Image, Image | None
         self.presence, self.link = presence, link
         self.health_s, self.flash_faults, self.power_cuts = health_s, flash_faults, power_cuts
+        self.silences = silences
         self.is_down = self.is_bricked = False
         self.harmed_by: frozenset[str] = frozenset()
         """The campaigns whose release hurt it."""
@@ -237,6 +240,9 @@ class Device:
         if kind and kind != "crashes":
             self.harmed_by |= {order.campaign}
         if kind == "bricks":
+            self.is_bricked = True
+            return
+        if self.silences and self._chance(order.number, 0) < self.silences:
             self.is_bricked = True
             return
         cut = self._chance(order.number, 2) < self.power_cuts

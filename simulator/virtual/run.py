@@ -144,6 +144,7 @@ class Run:
                 health_s=one.health_s,
                 flash_faults=one.flash_faults,
                 power_cuts=one.power_cuts,
+                silences=one.silences,
                 timing=self._timing,
             )
             path = paths.get(one.id, Path())

@@ -130,6 +130,7 @@ class Member:
     link: Link = USUAL_LINK
     flash_faults: float = 0.0
     power_cuts: float = 0.0
+    silences: float = 0.0
     health_s: float = 60.0
 
     @property

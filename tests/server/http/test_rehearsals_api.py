@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from firmware.errors import RefusedError
-from server.campaigns.rehearsal import unpacked
+from server.campaigns.rehearsal import Basis, unpacked
 from server.planner.words import Verb
 from server.ports import RehearsalRecord, RehearsalState, Role
 from tests.people_side import CAMPAIGN, NOW, PeopleSide
@@ -55,6 +55,7 @@ async def test_a_rehearsal_is_started_followed_and_kept(drafted: PeopleSide) -> 
     assert (task.spec.name, task.replicas, task.image_bytes) == ("spring", 20, 16 << 20)
     assert [one.id for one in task.fleet] == [f"gw-{n}" for n in range(6)]
     assert {share for one in task.fleet for share in unpacked(one.week)} == {0.9}
+    assert task.basis == Basis(presences=0, downloads=0, attempts=0)
     kinds = [one.kind for one in await drafted.database.read(lambda unit: unit.audit.latest(limit=9))]
     assert kinds[:2] == ["rehearsal-ended", "rehearsal-started"]
 
