@@ -6,15 +6,16 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from statistics import NormalDist
 
-from server.campaigns.rehearsal import Understudy
+from server.campaigns.rehearsal import STEPS, Understudy, unpacked
 from server.planner.lessons import Frailties, Frailty, Line
 from simulator.virtual.chances import chance, seeded
 from simulator.virtual.world import USUAL_LINK, Member
 
-LINE, RETURN = 201, 202
-FOR_EVER_S = 400 * 86400.0
+LINE, RETURN, SPELL, STAY = 201, 202, 203, 204
+USUALLY = 0.5
 SLOWEST = 50.0
 """Bytes per second: slower is no link."""
 _NORMAL = NormalDist()
@@ -23,20 +24,15 @@ NO_FRAILTIES = (0.0, 0.0, 0.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Cast:
-    """Of which targets what is known: `lines`, `returns` of who is away, and `frailties` of attempts by hardware."""
+    """What is known of targets, by id, and of attempts by hardware."""
 
-    lines: Mapping[str, Line]
-    returns: Mapping[str, tuple[float | None, ...]]
+    known: Mapping[str, Understudy]
     frailties: Frailties | None
 
     @classmethod
     def of(cls, fleet: Sequence[Understudy], frailties: Frailties | None) -> "Cast":
         """As the server tells it."""
-        return cls(
-            lines={one.id: one.line for one in fleet if one.line is not None},
-            returns={one.id: one.returns_s for one in fleet if one.returns_s},
-            frailties=frailties,
-        )
+        return cls(known={one.id: one for one in fleet}, frailties=frailties)
 
     def members(self, some: Sequence[Member], seed: int) -> list[Member]:
         """The fleet of one run."""
@@ -48,11 +44,15 @@ class Cast:
         if place not in frail:
             frail[place] = self._frail(one.hardware, one.site, seed)
         failed, fell_back, silent = frail[place]
-        line, returns = self.lines.get(one.id), self.returns.get(one.id)
+        known = self.known[one.id]
+        spell_h, week = _spell(known, chance(own, SPELL)) if known.spells_h else (one.spell_h, one.week)
         return replace(
             one,
-            link=replace(USUAL_LINK, bytes_per_s=_rate(line, own)) if line else one.link,
-            asleep_s=_asleep(returns, own) if returns else one.asleep_s,
+            spell_h=spell_h,
+            week=week,
+            asleep_s=_asleep(known.returns_s, chance(own, RETURN)) if known.returns_s else one.asleep_s,
+            there_s=-known.stay_s * math.log(1 - chance(own, STAY)),
+            link=replace(USUAL_LINK, bytes_per_s=_rate(known.line, own)) if known.line else one.link,
             flash_faults=failed,
             power_cuts=fell_back,
             silences=silent,
@@ -85,13 +85,26 @@ def _rate(line: Line, seed: int) -> float:
     return float(max(SLOWEST, line.bytes_per_s * math.exp(line.spread * _NORMAL.inv_cdf(middle))))
 
 
-def _asleep(returns: Sequence[float | None], seed: int) -> float:
+def _spell(known: Understudy, at: float) -> tuple[int, tuple[float, ...]]:
+    """The hours of its spells in one run, and its week. Absences come as often whether they are long or short, so where they are
+    short it is there more. Hours in which it is usually away stay as they are: those are habits."""
+    spell_h = known.spells_h[int(at * len(known.spells_h))]
+    factor = spell_h * len(known.spells_h) / sum(known.spells_h)
+    return spell_h, unpacked(known.week.translate(_more_or_less(round(factor, 2))))
+
+
+@lru_cache(maxsize=4096)
+def _more_or_less(factor: float) -> bytes:
+    """Of each share in `STEPS` the one with so many times the absence."""
+    return bytes(
+        step if step < USUALLY * STEPS or step > STEPS else max(0, round(STEPS - (STEPS - step) * factor))
+        for step in range(256)
+    )
+
+
+def _asleep(returns: Sequence[float], chance_: float) -> float:
     """When it is back: between two steps of chance as far as they are apart."""
-    at = chance(seed, RETURN) * len(returns) - 0.5
-    step = int(max(0.0, min(len(returns) - 1, at)))
+    at = max(0.0, chance_ * len(returns) - 0.5)
+    step = int(at)
     first, second = returns[step], returns[min(len(returns) - 1, step + 1)]
-    if first is None:
-        return FOR_EVER_S
-    if second is None:
-        return first
-    return first + max(0.0, min(1.0, at - step)) * (second - first)
+    return first + (at - step) * (second - first)

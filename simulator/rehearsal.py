@@ -57,12 +57,14 @@ class Sited(Protocol):
 @dataclass(frozen=True, kw_only=True)
 class Effort:
     """How much is played: `replicas` for the first band, and as many again and again until the band is stable, there are `most`,
-    or another round would end after `limit_s`. On how many `processes` it is played changes nothing of what comes out."""
+    or another round would end after `limit_s`. On how many `processes` it is played changes nothing of what comes out.
+    `rates`: on which shares of the devices a release is bad, to see how far it gets."""
 
     replicas: int = REPLICAS
     most: int = 0
     limit_s: float = math.inf
     processes: int = 1
+    rates: tuple[float, ...] = RATES
     clock: Callable[[], float] = time.monotonic
 
 
@@ -134,9 +136,9 @@ class _Course:
 
     def _blasts(self, player: Player) -> Iterator[Blast]:
         number = max(1, self.effort.replicas // 4)
-        jobs = [Job(run, rate) for rate in RATES for run in range(number)]
+        jobs = [Job(run, rate) for rate in self.effort.rates for run in range(number)]
         played = list(player(jobs))
-        for place, rate in enumerate(RATES):
+        for place, rate in enumerate(self.effort.rates):
             runs = [one.outcome for one in played[place * number : (place + 1) * number]]
             stopped = sum(one.stopped_s is not None for one in runs) / number
             yield Blast(rate=rate, harmed=band([one.harmed / self.part for one in runs]), stopped=stopped)

@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
 
 def _play(task: Task, limit_s: float) -> Word:
     sampled = sample(task.fleet, task.seed, MOST)
-    some = [_member(one) for one in sampled]
+    some = [member(one) for one in sampled]
     effort = Effort(
         replicas=task.replicas,
         most=task.most,
@@ -64,14 +64,13 @@ def _play(task: Task, limit_s: float) -> Word:
     return Word(done=found.replicas, result=replace(found, basis=task.basis), is_last=True)
 
 
-def _member(one: Understudy) -> Member:
+def member(one: Understudy) -> Member:
     return Member(
         id=one.id,
         hardware=one.hardware,
         labels=one.labels,
         week=unpacked(one.week),
         version=one.version or FACTORY,
-        spell_h=one.spell_h,
     )
 
 

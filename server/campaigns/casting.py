@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from firmware.errors import RefusedError
 from server.campaigns.rehearsal import Basis, Understudy, packed
 from server.planner.arrivals import MEANS, Fleet, Outlook, pooled
-from server.planner.availability import HOURS, Availability, overall, shares
+from server.planner.availability import HOUR_S, HOURS, Availability, overall, shares
 from server.planner.lessons import Frailties, Lines, frailties
 from server.ports import AgentStatus, Unit
 
@@ -22,7 +22,9 @@ PAGE = 1000
 UNKNOWN_SHARE = 0.9
 """How often a target is there of which nothing was learned."""
 MIN_SHARE = 0.01
-USUAL_SPELL_H, MOST_SPELL_H = 6, 168
+MOST_SPELL_H = 720
+DAY_S = 86400.0
+MOST_STAY_S = 90 * DAY_S
 STEPS = 8
 """Of the chances of when one that is away is back."""
 ASKED, MOST_REPORTS = 5_000, 10_000
@@ -71,7 +73,8 @@ def understudy(
         labels=labels,
         week=packed(max(MIN_SHARE, share) for share in week),
         version=version,
-        spell_h=_spell_h(learned, fleet),
+        spells_h=_spells_h(learned, fleet) if learned and fleet else (),
+        stay_s=_stay_s(learned, fleet) if learned and fleet else 0.0,
         returns_s=_returns(learned, fleet, now) if learned and fleet and not learned.online else (),
     )
 
@@ -114,19 +117,42 @@ def _some(fleet: Sequence[Understudy]) -> list[str]:
     return [name for _, name in sorted(ordered)[:ASKED]]
 
 
-def _spell_h(learned: Availability | None, fleet: Fleet | None) -> int:
-    """The hours of a spell. A spell is an absence with the chance of being away, so that an absence lasts as many spells, on
-    average, as one in the chance of being there; backwards from how long absences are."""
-    if learned is None or fleet is None:
-        return USUAL_SPELL_H
-    weights = [own + common for own, common in zip(learned.absences, fleet.absences, strict=True)]
+def _spells_h(learned: Availability, fleet: Fleet) -> tuple[int, ...]:
+    """The hours of a spell, at the middles of even steps of chance. Each spell is one of absence by chance, so that an absence
+    lasts as many spells, on average, as one in the share of being there; backwards from how long absences are."""
+    weights, there = _absences(learned, fleet), overall(learned, fleet.share)
+    found, below, step = list[int](), 0.0, 0
+    for weight, mean in zip(weights, MEANS, strict=True):
+        below += weight
+        while step < STEPS and below >= sum(weights) * (step + 0.5) / STEPS:
+            found.append(max(1, min(MOST_SPELL_H, round(mean / HOUR_S * there))))
+            step += 1
+    return tuple(found)
+
+
+def _stay_s(learned: Availability, fleet: Fleet) -> float:
+    """How long it stays, on average: as much longer than absences as the share of time that it is there."""
+    weights, there = _absences(learned, fleet), overall(learned, fleet.share)
     mean_s = sum(weight * mean for weight, mean in zip(weights, MEANS, strict=True)) / sum(weights)
-    return max(1, min(MOST_SPELL_H, round(mean_s / 3600 * overall(learned, fleet.share))))
+    return min(MOST_STAY_S, mean_s * there / max(0.001, 1 - there))
 
 
-def _returns(learned: Availability, fleet: Fleet, now: float) -> tuple[float | None, ...]:
-    """When one that is away is back, at the middles of even steps of chance."""
-    outlook = Outlook(learned, fleet, now)
-    chances = [(step + 0.5) / STEPS for step in range(STEPS)]
-    moments = [outlook.first(chance, lambda: 0.5) if chance < outlook.comes else None for chance in chances]
-    return tuple(None if at is None else max(0.0, at - now) for at in moments)
+def _absences(learned: Availability, fleet: Fleet) -> list[float]:
+    """How many there were by length, with one like the fleet's, none longer than was watched for."""
+    longest = max(learned.watched_s, DAY_S)
+    both = zip(learned.absences, fleet.absences, MEANS, strict=True)
+    return [own + common if mean <= longest else own for own, common, mean in both]
+
+
+def _returns(learned: Availability, fleet: Fleet, now: float) -> tuple[float, ...]:
+    """When one that is away is back, at the middles of even steps of chance. Who, by the forecast, never comes is taken to be
+    away as long again as it was, as likely as not (a Pareto distribution with an exponent of one): few were watched for long
+    enough to know that they are gone."""
+    outlook, found = Outlook(learned, fleet, now), list[float]()
+    for step in range(STEPS):
+        chance = (step + 0.5) / STEPS
+        if chance < outlook.comes:
+            found.append(max(0.0, outlook.first(chance, lambda: 0.5) - now))
+        else:
+            found.append(max(HOUR_S, learned.away_s) * ((1 - outlook.comes) / (1 - chance) - 1))
+    return tuple(found)

@@ -26,16 +26,18 @@ _SHARES = tuple(min(1.0, step / STEPS) for step in range(256))
 
 class Understudy(Struct, frozen=True, kw_only=True):
     """One target of the fleet, as a rehearsal takes it. `week`: by hour of the week in UTC, the share that it is there
-    (`packed`); `spell_h`: for how many hours it stays or stays away. `returns_s`: of one that is away, in how many seconds it is
-    back, in even steps of chance (None: never). `line`: how quickly it downloads, as far as that is known."""
+    (`packed`); `spells_h`: for how many hours it stays or stays away, in even steps of chance. `returns_s`: of one that is away,
+    in how many seconds it is back, in such steps; `stay_s`: how long it stays, on average, having come. `line`: how quickly it
+    downloads, as far as that is known."""
 
     id: str
     hardware: str
     labels: dict[str, str]
     week: bytes
     version: str | None
-    spell_h: int = 6
-    returns_s: tuple[float | None, ...] = ()
+    spells_h: tuple[int, ...] = ()
+    stay_s: float = 0.0
+    returns_s: tuple[float, ...] = ()
     line: Line | None = None
 
 

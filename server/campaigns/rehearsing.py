@@ -6,6 +6,7 @@ ones in its place, until it is over.
 import asyncio
 import contextlib
 import logging
+from collections.abc import Sequence
 from contextvars import Context
 from typing import Protocol
 
@@ -14,6 +15,7 @@ from msgspec.structs import replace
 
 from firmware.errors import OtariaError, RefusedError
 from server.campaigns.casting import cast_of
+from server.campaigns.reckoning import Hindsight, Reckoned, hindsight, of_campaign
 from server.campaigns.rehearsal import Rehearsal, Task
 from server.campaigns.rehearsal_process import Progress
 from server.errors import NotFoundError
@@ -63,6 +65,14 @@ class RehearsalService:
         if found is None:
             raise NotFoundError(f"Campaign {campaign} was never rehearsed.")
         return found
+
+    async def reality(self, record: RehearsalRecord) -> Sequence[Reckoned]:
+        """What became of a rehearsed campaign, beside what was foretold; nothing while that isn't known."""
+        return await self._database.read(lambda unit: of_campaign(unit, record))
+
+    async def hindsight(self) -> Hindsight:
+        """How often reality fell in the bands of former rehearsals."""
+        return await self._database.read(hindsight)
 
     async def start(self, campaign: str, *, by: str) -> RehearsalRecord:
         """Begin one; it goes on by itself. Raises `NotFoundError`, or `RefusedError` (`rehearsal-late`, `rehearsal-running`,

@@ -18,9 +18,11 @@ from rich.table import Table
 from rich.text import Text
 
 from firmware.errors import RefusedError, UnavailableError
+from server.campaigns.reckoning import OVER
 from server.campaigns.schema import campaign_schema
 from server.cli.forecast import forecast, forecast_line
 from server.cli.gates import comparison_lines, evidence_lines, gate
+from server.cli.hindsight import hindsight, reality_lines
 from server.cli.output import emit, json_option, table
 from server.cli.params import Duration
 from server.cli.rest import RestClient, connect, segment, server_options
@@ -281,6 +283,8 @@ def show(
     emit(view, as_json=as_json, text=None if follow and _watched(as_json) else _picture(view))
     if not as_json and not follow and view["state"] in FORECAST and (line := forecast_line(client, campaign_id)):
         click.echo(line)
+    for line in () if as_json or follow or view["state"] not in OVER else reality_lines(client, campaign_id):
+        click.echo(line)
 
 
 @campaign.command()
@@ -297,7 +301,7 @@ def explain(target: str, server: str | None, token_file: Path | None, state: Pat
     emit(why, as_json=as_json, text=text)
 
 
-for _command in (evidence, forecast, gate, plan, revisions):
+for _command in (evidence, forecast, gate, hindsight, plan, revisions):
     campaign.add_command(_command)
 
 

@@ -7,6 +7,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Struct
 
+from server.campaigns.reckoning import Hindsight, Reckoned
 from server.campaigns.rehearsal import Rehearsal
 from server.http.access import Caller, Need
 from server.http.bodies import path_id
@@ -20,13 +21,16 @@ class Rehearsals(Protocol):
     @property
     def done(self) -> int: ...
     async def show(self, campaign: str) -> RehearsalRecord: ...
+    async def reality(self, record: RehearsalRecord) -> Sequence[Reckoned]: ...
+    async def hindsight(self) -> Hindsight: ...
     async def start(self, campaign: str, *, by: str) -> RehearsalRecord: ...
     async def cancel(self, campaign: str, *, by: str) -> RehearsalRecord: ...
 
 
 class RehearsalShown(Struct, frozen=True, kw_only=True):
     """The newest rehearsal of a campaign. `revision`: of the campaign; `begins`: when it was taken to begin; `text`: why it
-    ended without all of its result; `result`: of one under way, what is known so far; `runs_done`: while it is under way."""
+    ended without all of its result; `result`: of one under way, what is known so far; `runs_done`: while it is under
+    way; `reality`: once the campaign has ended, what happened, beside what was foretold."""
 
     campaign: str
     revision: int
@@ -37,6 +41,7 @@ class RehearsalShown(Struct, frozen=True, kw_only=True):
     text: str
     result: Rehearsal | None
     runs_done: int | None
+    reality: tuple[Reckoned, ...] = ()
 
 
 class RehearsalRoutes:
@@ -48,6 +53,7 @@ class RehearsalRoutes:
     def routes(self) -> Sequence[Route]:
         path = "/campaigns/{campaign}/rehearsals"
         return (
+            Route(method="GET", path="/rehearsals", need=Need.READ, action=self.hindsight, answer=Hindsight),
             Route(method="GET", path=path, need=Need.READ, action=self.show, answer=RehearsalShown),
             Route(
                 method="POST",
@@ -60,10 +66,15 @@ class RehearsalRoutes:
             Route(method="DELETE", path=path, need=Need.OPERATE, action=self.cancel, answer=RehearsalShown),
         )
 
+    async def hindsight(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """How often reality fell in the bands of former rehearsals."""
+        return reply(await self._rehearsals.hindsight())
+
     async def show(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """The newest rehearsal of a campaign, with its result, which gets better while it is under way."""
         done = self._rehearsals.done  # before the record, which then has what so many runs gave
-        return reply(shown(await self._rehearsals.show(path_id(request, "campaign")), done))
+        record = await self._rehearsals.show(path_id(request, "campaign"))
+        return reply(shown(record, done, await self._rehearsals.reality(record)))
 
     async def start(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """Let a campaign that has not begun run many times over the fleet in virtual time; it goes on by itself."""
@@ -77,8 +88,9 @@ class RehearsalRoutes:
         return reply(shown(record, self._rehearsals.done), status=status)
 
 
-def shown(record: RehearsalRecord, done: int) -> RehearsalShown:
+def shown(record: RehearsalRecord, done: int, reality: Sequence[Reckoned] = ()) -> RehearsalShown:
     """A rehearsal as the API shows it."""
     fields = {name: getattr(record, name) for name in record.__struct_fields__ if name != "result"}
     result = msgspec.convert(record.result, Rehearsal) if record.result is not None else None
-    return RehearsalShown(**fields, result=result, runs_done=done if record.state is RehearsalState.RUNNING else None)
+    runs_done = done if record.state is RehearsalState.RUNNING else None
+    return RehearsalShown(**fields, result=result, runs_done=runs_done, reality=tuple(reality))

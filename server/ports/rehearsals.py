@@ -34,6 +34,10 @@ class Rehearsals(Protocol):
         """Keep one, in place of the campaign's former one."""
         ...
 
+    def newest(self, limit: int) -> "list[RehearsalRecord]":
+        """Those that are done, the newest first."""
+        ...
+
     def running(self) -> "list[RehearsalRecord]":
         """Those that are not over, by campaign."""
         ...

@@ -23,6 +23,12 @@ class SqlRehearsals:
         self._db.execute(delete(REHEARSAL).where(REHEARSAL.c.campaign == record.campaign))
         self._db.execute(insert(REHEARSAL), msgspec.to_builtins(record))
 
+    def newest(self, limit: int) -> list[RehearsalRecord]:
+        """Those that are done, the newest first."""
+        wanted = select(REHEARSAL).where(REHEARSAL.c.state == str(RehearsalState.DONE))
+        rows = self._db.execute(wanted.order_by(REHEARSAL.c.at.desc(), REHEARSAL.c.campaign).limit(limit)).mappings()
+        return [msgspec.convert(dict(row), RehearsalRecord) for row in rows]
+
     def running(self) -> list[RehearsalRecord]:
         """Those that are not over, by campaign."""
         wanted = REHEARSAL.c.state == str(RehearsalState.RUNNING)

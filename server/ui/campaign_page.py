@@ -7,6 +7,7 @@ from aiohttp import web
 
 from firmware.errors import OtariaError
 from server.campaigns.chronicle import campaign_course, forecast_course, grown
+from server.campaigns.reckoning import Hindsight, Reckoned, hindsight, hit_sentence, of_campaign
 from server.campaigns.rehearsing import MOST_REPLICAS, REPLICAS
 from server.campaigns.savings import savings
 from server.errors import NotFoundError
@@ -26,7 +27,7 @@ from server.ports import AuditRecord, CampaignView, Clock, Database, Point, Rehe
 from server.ui.curves import ProgressPicture, progress_picture
 from server.ui.evidence import GatePicture, gate_pictures
 from server.ui.pictures import MAX_CELLS, CohortPicture, Reason, picture, reason_bars
-from server.ui.rehearsal import rehearsal_picture
+from server.ui.rehearsal import reality_lines, rehearsal_picture
 from server.ui.rendering import Templates
 from server.ui.sessions import Session, Sessions, signed_in
 from server.ui.timeline import gathered, held
@@ -67,6 +68,8 @@ class Loaded(NamedTuple):
     course: Sequence[Point]
     foretold: Sequence[Point]
     rehearsal: RehearsalRecord | None
+    reality: Sequence[Reckoned]
+    hindsight: Hindsight | None
 
 
 class CampaignPage:
@@ -125,6 +128,10 @@ class CampaignPage:
             owed=approvals.owed(view.row),
             begun=view.row.state not in NOT_STARTED,
             rehearsal=loaded.rehearsal,
+            reality=reality_lines(loaded.rehearsal, loaded.reality) if loaded.rehearsal else (),
+            calibration=hit_sentence(loaded.hindsight.done, "Of all campaigns, the end fell")
+            if loaded.hindsight
+            else "",
             rehearsed=rehearsal_picture(loaded.rehearsal, view.row.revision) if loaded.rehearsal else None,
             runs_done=self._rehearsals.done,
             runs=REPLICAS,
@@ -190,6 +197,8 @@ def _load(unit: Unit, name: str) -> Loaded | None:
     view = unit.campaigns.view(name)
     if view is None:
         return None
+    rehearsal = unit.rehearsals.get(name)
+    reality = of_campaign(unit, rehearsal) if rehearsal else ()
     return Loaded(
         view=view,
         rows=_rows_for_cells(unit, view),
@@ -198,7 +207,9 @@ def _load(unit: Unit, name: str) -> Loaded | None:
         reasons=unit.campaigns.reasons(name, FAILED, MOST_REASONS),
         course=unit.courses.get(campaign_course(name)),
         foretold=unit.courses.get(forecast_course(name)),
-        rehearsal=unit.rehearsals.get(name),
+        rehearsal=rehearsal,
+        reality=reality,
+        hindsight=hindsight(unit) if reality else None,
     )
 
 

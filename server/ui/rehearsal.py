@@ -1,19 +1,22 @@
 """A campaign's rehearsal: the button, and what came out drawn on one line of time."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
 from aiohttp import web
 
+from server.campaigns.reckoning import DONE, Fell, Reckoned
 from server.campaigns.rehearsal import Band, Blast, Rehearsal, Stage, basis_lines
 from server.http.access import Need
 from server.http.bodies import path_id
 from server.http.rehearsals import Rehearsals
 from server.ports import RehearsalRecord
 from server.ui.sessions import Sessions
-from server.ui.wording import clock_time, plural, size
+from server.ui.wording import clock_time, plural, size, span
 
 WIDTH = 100.0
+FELL = {Fell.BEFORE: "before", Fell.WITHIN: "within", Fell.BEHIND: "behind"}
 SITES, MISSED = 6, 8
 WAITS_FOR = {
     "budget": "too many are down at once",
@@ -108,6 +111,24 @@ def rehearsal_picture(record: RehearsalRecord, revision: int) -> RehearsalPictur
         sites=tuple((site or "no site", size(number)) for site, number in found.busiest[:SITES]),
         is_old=record.revision != revision,
     )
+
+
+def reality_lines(record: RehearsalRecord, found: Sequence[Reckoned]) -> list[str]:
+    """What happened, beside the bands."""
+    return [f"{_what(one)}: {_happened(one, record.begins)}" for one in found]
+
+
+def _what(one: Reckoned) -> str:
+    return "The last that came was verified" if one.name == DONE else f"Cohort {one.name} was decided"
+
+
+def _happened(one: Reckoned, begins: float) -> str:
+    if one.real is None:
+        return "never."
+    said = f"{span(one.real)} after the start, {FELL[one.fell]} the band"
+    if one.p10 is None or one.p90 is None:
+        return f"{said}."
+    return f"{said} ({span(one.p10)} to {span(one.p90)})."
 
 
 def _sentence(found: Rehearsal, begins: float) -> str:

@@ -28,9 +28,21 @@ class Outages:
 
 class Presence:
     """One device's. `week`: the share of each hour of the week, UTC, that it is there; `shift_s`: by how much its hours are later
-    than the clock's, so that a fleet doesn't come all at once. Asleep until `wakes_at`."""
+    than the clock's, so that a fleet doesn't come all at once. Asleep until `wakes_at`, and surely there from then until
+    `stays_until`."""
 
-    __slots__ = ("_always", "_outages", "_phase", "_seed", "_site_seed", "_spell_h", "shift_s", "wakes_at", "week")
+    __slots__ = (
+        "_always",
+        "_outages",
+        "_phase",
+        "_seed",
+        "_site_seed",
+        "_spell_h",
+        "shift_s",
+        "stays_until",
+        "wakes_at",
+        "week",
+    )
 
     def __init__(
         self,
@@ -41,6 +53,7 @@ class Presence:
         site_seed: int = 0,
         outages: Outages | None = None,
         wakes_at: float = 0.0,
+        stays_until: float = 0.0,
         shift_s: float | None = None,
     ) -> None:
         self._seed = seed
@@ -51,18 +64,19 @@ class Presence:
         self._always = min(week) >= 1 and self._outages is None
         self.week = week
         self.wakes_at = wakes_at
+        self.stays_until = stays_until
         self.shift_s = chance(mixed(seed), 1) * 900 if shift_s is None else shift_s
 
     def is_there(self, at: float) -> bool:
         """Whether it is connected at a time."""
         if at < self.wakes_at:
             return False
-        return self._always or self._hour(int((at - self.shift_s) // HOUR_S))
+        return self._always or at < self.stays_until or self._hour(int((at - self.shift_s) // HOUR_S))
 
     def comes(self, at: float) -> float:
         """When it is there, `at` or later; `NEVER` when that is too far away."""
         at = max(at, self.wakes_at)
-        if self._always:
+        if self._always or at < self.stays_until:
             return at
         first = int((at - self.shift_s) // HOUR_S)
         if self._hour(first):
@@ -76,6 +90,10 @@ class Presence:
         """Until when it stays, being there `at`."""
         if self._always:
             return NEVER
+        if at < self.stays_until:
+            at = self.stays_until
+            if not self.is_there(at):
+                return at
         first = int((at - self.shift_s) // HOUR_S)
         for hour in range(first + 1, first + LOOK_AHEAD_H):
             if not self._hour(hour):

@@ -137,6 +137,7 @@ class Run:
                     site_seed=seeded(self.seed, one.site),
                     outages=one.outages,
                     wakes_at=self.world.begins + one.asleep_s if one.asleep_s else 0.0,
+                    stays_until=self.world.begins + one.asleep_s + one.there_s if one.there_s else 0.0,
                 ),
                 link=one.link,
                 later=self._later,

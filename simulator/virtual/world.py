@@ -117,7 +117,8 @@ class Expectation:
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One device of the fleet, as it is at the beginning. `week`: by hour of the week in UTC, the share that it is there."""
+    """One device of the fleet, as it is at the beginning. `week`: by hour of the week in UTC, the share that it is there.
+    It sleeps for `asleep_s`, and then stays for `there_s` at least."""
 
     id: str
     hardware: str
@@ -127,6 +128,7 @@ class Member:
     spell_h: int = 6
     outages: Outages = NO_OUTAGES
     asleep_s: float = 0.0
+    there_s: float = 0.0
     link: Link = USUAL_LINK
     flash_faults: float = 0.0
     power_cuts: float = 0.0

@@ -27,3 +27,12 @@ async def test_the_newest_of_a_campaign_is_kept_whole(database: SqlDatabase) -> 
     assert await database.read(lambda unit: unit.rehearsals.get("spring")) == done
     assert await database.read(lambda unit: unit.rehearsals.get("winter")) is None
     assert [one.campaign for one in await database.read(lambda unit: unit.rehearsals.running())] == ["autumn"]
+
+
+async def test_those_that_are_done_come_newest_first(database: SqlDatabase) -> None:
+    for number, name in enumerate(("a", "b", "c", "d")):
+        state = RehearsalState.FAILED if name == "b" else RehearsalState.DONE
+        record = replace(RUNNING, campaign=name, at=float(number), state=state)
+        await database.write(lambda unit, record=record: unit.rehearsals.put(record))
+    assert [one.campaign for one in await database.read(lambda unit: unit.rehearsals.newest(9))] == ["d", "c", "a"]
+    assert [one.campaign for one in await database.read(lambda unit: unit.rehearsals.newest(2))] == ["d", "c"]

@@ -62,7 +62,7 @@ async def test_a_campaign_is_rehearsed_in_a_process_of_its_own() -> None:
 async def test_what_was_learned_is_drawn_anew_for_each_run() -> None:
     slow = Line(bytes_per_s=1000.0, spread=0.3)
     known = [msgspec.structs.replace(understudy(n), line=slow) for n in range(6)]
-    gone = msgspec.structs.replace(understudy(7), returns_s=(None,) * 8)
+    gone = msgspec.structs.replace(understudy(7), returns_s=(1e9,) * 8)
     frail = frailties([Tally(hardware="r1", site="s0", attempts=10, failed=0, fell_back=0, silent=0)])
     basis = Basis(presences=6, downloads=4, attempts=10)
     asked = msgspec.structs.replace(task(*known, gone), image_bytes=3_600_000, frailties=frail, basis=basis, days=5.0)

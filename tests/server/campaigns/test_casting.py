@@ -30,12 +30,14 @@ def cast(row: Availability | None) -> Understudy:
 
 def test_of_whom_nothing_is_known_the_usual_is_taken() -> None:
     found = cast(None)
-    assert (set(unpacked(found.week)), found.spell_h, found.returns_s) == ({0.9}, 6, ())
+    assert (set(unpacked(found.week)), found.spells_h, found.returns_s, found.stay_s) == ({0.9}, (), (), 0.0)
 
 
 def test_a_spell_is_as_long_as_absences_teach() -> None:
     days, hours = cast(watched(48, 48)), cast(watched(2, 2))
-    assert hours.spell_h <= 3 < 12 <= days.spell_h <= MOST_SPELL_H
+    assert max(hours.spells_h[:6]) <= 3 < 12 <= min(days.spells_h[2:]) <= max(days.spells_h) <= MOST_SPELL_H
+    assert len(days.spells_h) == 8
+    assert hours.stay_s < 8 * HOUR_S < 24 * HOUR_S < days.stay_s
 
 
 def test_who_is_away_comes_back_as_it_did() -> None:

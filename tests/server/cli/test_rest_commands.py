@@ -14,7 +14,7 @@ from server.cli.output import emit, table
 from server.planner.words import Verb
 from server.ports import LogState, Role
 from tests.people_side import CAMPAIGN, RELEASE_KEY, PeopleSide, run_first_release
-from tests.rehearsed import FOUND
+from tests.rehearsed import FOUND, end_it
 
 Words = tuple[int, str, str]
 
@@ -404,6 +404,19 @@ async def test_the_server_rehearses_a_draft_of_its_own(otaria: Shell) -> None:
     assert "Downloads most, without deltas: berlin 67.1 MB, no site 2.0 kB." in out
     shown = await otaria.json("campaign", "rehearse", "--draft", "spring")
     assert (shown["state"], shown["result"]["replicas"]) == ("done", 20)
+    assert (await otaria("campaign", "hindsight"))[1].strip() == "No campaign that was rehearsed has ended yet."
+    await otaria.people.database.write(end_it)
+    code, out, _ = await otaria("campaign", "hindsight")
+    assert code == 0
+    assert "Ends: 1 of 1 within the band, 0 before it, 0 behind it." in out
+    assert (await otaria.json("campaign", "hindsight"))["cohorts"]["before"] == 1
+    shown = (await otaria("campaign", "show", "spring"))[1]
+    assert "Rehearsed: the end after 1.0 h to 3.0 h; it happened after 1.9 h, within the band." in shown
+
+
+async def test_a_rehearsal_that_fails_or_is_misspelt_says_why(otaria: Shell) -> None:
+    await otaria.json("campaign", "apply", "-f", str(otaria.directory / "spring.yaml"))
+    otaria.people.stage.curtain.set()
     otaria.people.stage.gives = RefusedError("not-rehearsable", "It can't do gates of kind sli.")
     code, _, err = await otaria("campaign", "rehearse", "--draft", "spring")
     assert (code, "The rehearsal failed. It can't do gates of kind sli." in err) == (1, True)

@@ -25,6 +25,7 @@ READ = {
     "GET /campaigns/{campaign}/forecast",
     "GET /campaigns/{campaign}/evidence",
     "GET /campaigns/{campaign}/rehearsals",
+    "GET /rehearsals",
     "GET /campaigns/{campaign}/revisions",
     "HEAD /artifacts/sha256/{hash}",
     "GET /release-key",

@@ -11,7 +11,7 @@ from server.campaigns.rehearsal import Basis, unpacked
 from server.planner.words import Verb
 from server.ports import RehearsalRecord, RehearsalState, Role
 from tests.people_side import CAMPAIGN, NOW, PeopleSide
-from tests.rehearsed import FOUND
+from tests.rehearsed import FOUND, end_it
 
 PATH = "/api/v1/campaigns/spring/rehearsals"
 
@@ -163,3 +163,28 @@ async def test_the_page_has_a_button_and_draws_what_came_out(drafted: PeopleSide
     begun = await page()
     assert "1 harmed as likely as not" in begun
     assert "Rehearse it" not in begun
+
+
+async def test_what_happened_stands_beside_what_was_foretold(drafted: PeopleSide) -> None:
+    async def hindsight() -> dict[str, object]:
+        answer = await drafted.client.get("/api/v1/rehearsals", headers=drafted.headers(Role.VIEWER))
+        assert answer.status == 200
+        return await answer.json()
+
+    assert (await hindsight())["campaigns"] == []
+    drafted.stage.gives = FOUND
+    await ask(drafted, "POST")
+    assert (await ended(drafted, "done"))["reality"] == []
+    await drafted.database.write(end_it)
+    found = await told(drafted, "state", "done")
+    (canary, done) = found["reality"]
+    assert canary == {"name": "canary", "p10": 3600.0, "p90": 10800.0, "real": 3000.0, "fell": "before"}
+    assert (done["name"], done["real"], done["fell"]) == ("done", 7000.0, "within")
+    looked_back = await hindsight()
+    assert looked_back["done"] == {"before": 0, "within": 1, "behind": 0}
+    assert looked_back["cohorts"] == {"before": 1, "within": 0, "behind": 0}
+    await drafted.sign_in(Role.VIEWER)
+    page = await (await drafted.client.get("/campaigns/spring")).text()
+    assert "The last that came was verified: 116 min after the start, within the band (60 min to 3 h)." in page
+    assert "Cohort canary was decided: 50 min after the start, before the band (60 min to 3 h)." in page
+    assert "Of all campaigns, the end fell: 1 of 1 within the band" in page

@@ -1,4 +1,4 @@
-"""What former campaigns taught: links drawn towards sites and fleets, and failures that few attempts neither promise nor rule out."""
+"""What former campaigns taught: links drawn towards sites and fleets, and failures that few attempts do not rule out."""
 
 import random
 
