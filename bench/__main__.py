@@ -29,6 +29,7 @@ from bench.install_memory import install_memory
 from bench.opening import opening
 from bench.plan import Plan
 from bench.planner import planner
+from bench.rehearsal import rehearsal
 from bench.result import Outcome, Point, Result, Skipped
 from bench.table import between_markers, table
 from bench.virtual import virtual
@@ -49,6 +50,7 @@ BENCHMARKS: dict[str, Callable[[Plan], list[Outcome]]] = {
     "install": install,
     "catalogue": catalogue,
     "virtual": virtual,
+    "rehearsal": rehearsal,
 }
 _TOP = Path(__file__).parent.parent
 RESULTS = _TOP / "bench" / "results.json"

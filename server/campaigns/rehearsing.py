@@ -120,7 +120,7 @@ class RehearsalService:
     async def _play(self, record: RehearsalRecord, task: Task) -> None:
         async def progress(done: int, found: Rehearsal | None) -> None:
             if found is not None:
-                await self._database.write(lambda unit: _note(unit, record, found))
+                await self._database.write(lambda unit: note_band(unit, record, found))
             self._done = done
 
         try:
@@ -155,7 +155,7 @@ def _kept(unit: Unit, record: RehearsalRecord) -> RehearsalRecord | None:
     return kept if kept is not None and kept.at == record.at else None
 
 
-def _note(unit: Unit, record: RehearsalRecord, found: Rehearsal) -> None:
+def note_band(unit: Unit, record: RehearsalRecord, found: Rehearsal) -> None:
     """Keep what is known so far, unless it was cancelled meanwhile."""
     kept = _kept(unit, record)
     if kept is not None and kept.state is RehearsalState.RUNNING:

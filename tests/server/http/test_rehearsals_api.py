@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from firmware.errors import RefusedError
 from server.campaigns.rehearsal import Basis, unpacked
+from server.campaigns.rehearsing import note_band
 from server.planner.words import Verb
 from server.ports import RehearsalRecord, RehearsalState, Role
 from tests.people_side import CAMPAIGN, NOW, PeopleSide
@@ -74,6 +75,19 @@ async def test_a_first_band_is_there_early_and_stays_when_it_is_cancelled(drafte
     assert (found["state"], found["result"]["replicas"]) == ("cancelled", 5)
     kinds = [one.kind for one in await drafted.database.read(lambda unit: unit.audit.latest(limit=9))]
     assert kinds[:3] == ["rehearsal-ended", "signed-in", "rehearsal-started"]
+
+
+async def test_a_band_that_comes_after_the_end_changes_nothing(drafted: PeopleSide) -> None:
+    running = RehearsalRecord(
+        campaign="spring", revision=1, state=RehearsalState.RUNNING, by="mara", at=NOW, begins=NOW
+    )
+    for kept in (replace(running, state=RehearsalState.CANCELLED), replace(running, at=NOW + 1)):
+        await drafted.database.write(lambda unit, kept=kept: unit.rehearsals.put(kept))
+        await drafted.database.write(lambda unit: note_band(unit, running, FOUND))
+        assert await drafted.database.read(lambda unit: unit.rehearsals.get("spring")) == kept
+    await drafted.database.write(lambda unit: unit.rehearsals.put(running))
+    await drafted.database.write(lambda unit: note_band(unit, running, FOUND))
+    assert (await ask(drafted))[1]["result"]["replicas"] == 20
 
 
 async def test_one_that_fails_keeps_what_it_had_found(drafted: PeopleSide) -> None:
