@@ -33,10 +33,16 @@ def test_a_target_is_drawn_to_its_site_and_that_to_the_fleet() -> None:
 
 
 def test_an_absence_within_a_download_moves_the_middle_little() -> None:
-    sites = {f"t{n}": "s" for n in range(21)}
-    good = [staging(name, 1e5) for name in sites]
+    sites = {f"t{n}": "s" for n in range(22)}
+    good = [staging(f"t{n}", 1e5) for n in range(21)]
     torn = [*good[:-4], *(staging(f"t{n}", 10.0) for n in range(17, 21))]
-    assert Lines(torn, sites).of("new").bytes_per_s == pytest.approx(1e5)
+    lines = Lines(torn, sites)
+    assert lines.of("t21").bytes_per_s == pytest.approx(1e5)  # at this site, and never seen
+    assert lines.of("elsewhere").bytes_per_s == pytest.approx(1e5)
+    chances = random.Random(2)
+    varied = [staging(f"t{n}", 10 ** chances.gauss(5, 0.3)) for n in range(21) for _ in range(3)]
+    own = [staging("t21", 1e5), staging("t21", 10.0), staging("t21", 1e5)]
+    assert Lines([*varied, *own], sites).of("t21").bytes_per_s == pytest.approx(1e5, rel=0.5)
 
 
 def test_what_differs_between_downloads_is_told_from_what_differs_between_targets() -> None:
