@@ -121,10 +121,10 @@ def _spells_h(learned: Availability, fleet: Fleet) -> tuple[int, ...]:
     """The hours of a spell, at the middles of even steps of chance. Each spell is one of absence by chance, so that an absence
     lasts as many spells, on average, as one in the share of being there; backwards from how long absences are."""
     weights, there = _absences(learned, fleet), overall(learned, fleet.share)
-    found, below, step = list[int](), 0.0, 0
+    found, below, step, total = list[int](), 0.0, 0, sum(weights)
     for weight, mean in zip(weights, MEANS, strict=True):
         below += weight
-        while step < STEPS and below >= sum(weights) * (step + 0.5) / STEPS:
+        while step < STEPS and below >= total * (step + 0.5) / STEPS:
             found.append(max(1, min(MOST_SPELL_H, round(mean / HOUR_S * there))))
             step += 1
     return tuple(found)

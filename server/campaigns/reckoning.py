@@ -23,7 +23,7 @@ from server.ports import CampaignView, Point, RehearsalRecord, RehearsalState, U
 
 OVER = (CampaignState.WATCHING, CampaignState.COMPLETED)
 DONE = "done"
-MOST = 200
+MOST = 100
 
 
 class Fell(StrEnum):
