@@ -14,6 +14,8 @@ HOMES = {
     "amqtt": ("server/transport/",),
     "paho": ("device_agent/transport/", "simulator/hostile.py"),
     "asyncssh": ("device_agent/appliances/ssh_line.py", "simulator/appliances/"),
+    "botocore": ("server/shelves/s3_client.py",),
+    "boto3": (),
     "bsdiff4": ("firmware/delta/", "bench/"),
     "hdiffpatch": ("firmware/delta/match.py", "bench/"),
     "numpy": ("firmware/delta/",),

@@ -6,6 +6,7 @@ import pytest
 
 from firmware.errors import RefusedError
 from server.config import Address, CheckSettings, load_settings, merged, parse_address, validated
+from server.config_artifacts import ArtifactSettings
 from server.config_limits import LimitSettings
 
 
@@ -154,3 +155,44 @@ def test_checks_are_addresses_by_name_with_a_secret() -> None:
 def test_checks_that_make_no_sense_are_refused(given: dict[str, object], says: str) -> None:
     with pytest.raises(RefusedError, match=says):
         checks_of(**given)
+
+
+def test_a_bucket_and_its_keys_are_settings(tmp_path: Path) -> None:
+    settings = _load(
+        tmp_path,
+        '[artifacts]\nstore = "s3"\nendpoint = "https://s3.example.org"\nbucket = "otaria"\nregion = "eu-central-1"\n'
+        'prefix = "a/b/"\ncredentials_file = "s3.keys"\nca_file = "/etc/ca.pem"\nprofile = "fleet"\ntimeout_s = 3\n',
+    )
+    wanted = settings.artifacts
+    assert (wanted.store, wanted.bucket, wanted.prefix, wanted.timeout_s) == ("s3", "otaria", "a/b/", 3.0)
+    assert (wanted.credentials_file, wanted.ca_file) == (tmp_path / "s3.keys", Path("/etc/ca.pem"))
+    assert _load(tmp_path, "").artifacts == ArtifactSettings()
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ('store = "ftp"', "artifacts"),
+        ('store = "s3"', "artifacts.bucket"),
+        ('bucket = "../x"', "artifacts.bucket"),
+        ('bucket = "A"', "artifacts.bucket"),
+        ('endpoint = "https://key:secret@s3.example.org"', "artifacts.endpoint"),
+        ('endpoint = "https://s3.example.org/path?x=1"', "artifacts.endpoint"),
+        ('endpoint = "ftp://s3.example.org"', "artifacts.endpoint"),
+        ('prefix = "firmware"', "artifacts.prefix"),
+        ('prefix = "/firmware/"', "artifacts.prefix"),
+        ('prefix = "a b/"', "artifacts.prefix"),
+        ('region = "EU central"', "artifacts.region"),
+        ("timeout_s = 0", "artifacts.timeout_s"),
+        ("timeout_s = nan", "artifacts.timeout_s"),
+        ("connections = 0", "artifacts.connections"),
+        ("downloads = 1.5", "artifacts"),
+        ("spool_bytes = 1", "artifacts.spool_bytes"),
+        ('aws_secret_access_key = "x"', "aws_secret_access_key"),
+    ],
+)
+def test_a_bucket_that_makes_no_sense_is_refused(tmp_path: Path, text: str, names: str) -> None:
+    with pytest.raises(RefusedError) as refused:
+        _load(tmp_path, f"[artifacts]\n{text}\n")
+    assert (refused.value.kind, f"`{names}`" in refused.value.text) == ("config", True)
+    assert "secret@" not in refused.value.text

@@ -10,7 +10,8 @@ import pytest
 from firmware.errors import OtariaError, RefusedError, UnavailableError
 from server.artifacts import ArtifactStore
 from server.config_limits import LimitSettings
-from server.errors import ConflictError, NotFoundError
+from server.errors import ConflictError, NotFoundError, StoreError
+from server.shelves.files import FileShelf
 from server.uploads import ChecksumError, Note, Uploads
 from tests.people_side import SetClock
 
@@ -242,3 +243,56 @@ async def test_bytes_that_are_gone_are_told_as_a_fault_of_the_disk(desk: Desk) -
         await desk.append(note, DATA[5000:], 5000)
     assert fault.value.kind == "storage-fault"
     assert desk.stored() is None
+
+
+class BrokenShelf(FileShelf):
+    """A store elsewhere: it is away for so many puts, and may end just after one."""
+
+    def __init__(self, root: Path, *, away: int = 0, dies: bool = False) -> None:
+        super().__init__(root)
+        self.away, self.dies = away, dies
+
+    def put(self, path: Path, sha256: str) -> None:
+        if self.away:
+            self.away -= 1
+            raise StoreError("store-unreachable", "The store is away.")
+        if self.length(sha256) is None:
+            copy = path.with_suffix(".copy")
+            copy.write_bytes(path.read_bytes())
+            super().put(copy, sha256)
+        if self.dies:
+            raise BrokenOffError
+        path.unlink()
+
+
+def shelved(desk: Desk, shelf: BrokenShelf) -> None:
+    """What a new process finds that keeps artifacts there."""
+    desk.store = ArtifactStore(desk.directory, shelf)
+    desk.uploads = Uploads(desk.store, desk.clock, FEW, max_bytes=2 * len(DATA))
+
+
+async def test_a_store_that_is_away_costs_no_bytes_and_one_record(desk: Desk, tmp_path: Path) -> None:
+    shelved(desk, BrokenShelf(tmp_path / "far", away=2))
+    note = await desk.begin()
+    for data, at in ((DATA, 0), (b"", len(DATA))):
+        with pytest.raises(StoreError) as failed:
+            await desk.append(note, data, at)
+        assert failed.value.retry_after_s > 0
+        assert (await desk.uploads.settled(note.id, "mara")).offset == len(DATA)
+        assert await desk.store.length(SHA256) is None
+    await desk.append(note, b"", len(DATA))
+    assert await desk.store.read(SHA256, 0, len(DATA)) == DATA
+    assert desk.trail == ["begun", "stored"]
+    assert desk.files() == set()
+
+
+async def test_an_end_between_the_put_and_its_note_is_made_good_by_the_next_request(desk: Desk, tmp_path: Path) -> None:
+    shelved(desk, BrokenShelf(tmp_path / "far", dies=True))
+    note = await desk.begin()
+    with pytest.raises(BrokenOffError):
+        await desk.append(note, DATA, 0)
+    shelved(desk, BrokenShelf(tmp_path / "far"))
+    assert await desk.store.length(SHA256) == len(DATA)
+    assert (await desk.append(note, b"", len(DATA))).offset == len(DATA)
+    assert await desk.store.read(SHA256, 0, len(DATA)) == DATA
+    assert desk.files() == set()
