@@ -7,6 +7,7 @@ import http.client
 import ssl
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -44,23 +45,38 @@ class Client:
     def ask(self, method: str, url: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Answer:
         """One request. Raises `UnavailableError` (`unreachable`) for what may pass, `RefusedError` (`drain-failed`) for a
         certificate or a token that is of no use."""
-        parts = urlsplit(url)
         sent = {"Connection": "close", **(headers or {}), **self._token()}
-        connection = self._connection(parts.scheme, parts.hostname or "", parts.port)
-        deadline = time.monotonic() + self._request_s
+        host = url
         try:
-            connection.request(method, f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}", body, sent)
-            with connection.getresponse() as response:
-                after = response.headers.get("Retry-After", "")
-                wait_s = min(float(after), 300.0) if after.isascii() and after.isdigit() else 0.0
-                return Answer(status=response.status, body=self._read(response, deadline), retry_after_s=wait_s)
+            parts = urlsplit(url)
+            host = parts.hostname or url
+            connection = self._connection(parts.scheme, host, parts.port)
+            with closing(connection):
+                path = f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"
+                return self._exchange(connection, method, path, body, sent)
         except ssl.SSLCertVerificationError as error:
-            raise failed(f"{parts.hostname} shows a certificate that isn't trusted: {error.verify_message}.") from error
+            raise failed(f"{host} shows a certificate that isn't trusted: {error.verify_message}.") from error
         except (OSError, http.client.HTTPException) as error:
-            text = f"{parts.hostname} can't be reached: {error or type(error).__name__}"
-            raise UnavailableError("unreachable", text[:400]) from error
-        finally:
-            connection.close()
+            raise UnavailableError(
+                "unreachable", f"{host} can't be reached: {error or type(error).__name__}"[:400]
+            ) from error
+        except ValueError as error:
+            raise failed(f"{url} is no address that can be asked: {error}.") from error
+
+    def _exchange(
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        path: str,
+        body: bytes | None,
+        sent: Mapping[str, str],
+    ) -> Answer:
+        deadline = time.monotonic() + self._request_s
+        connection.request(method, path, body, dict(sent))
+        with connection.getresponse() as response:
+            after = response.headers.get("Retry-After", "")
+            wait_s = min(float(after), 300.0) if after.isascii() and after.isdigit() else 0.0
+            return Answer(status=response.status, body=self._read(response, deadline), retry_after_s=wait_s)
 
     def _connection(self, scheme: str, host: str, port: int | None) -> http.client.HTTPConnection:
         if scheme != "https":

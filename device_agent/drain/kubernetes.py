@@ -113,8 +113,8 @@ class KubernetesDrainer:
             return
         if _controller(pod) is None and not self._settings.unmanaged:
             raise failed(f"Nothing would make {_name(pod)} anew; move it, or set target.drain.unmanaged.")
-        volumes = _part(pod, "spec").get("volumes") or []
-        if not self._settings.local_data and any(isinstance(one, dict) and "emptyDir" in one for one in volumes):
+        volumes = _list(_part(pod, "spec").get("volumes"))
+        if not self._settings.local_data and any("emptyDir" in one for one in volumes):
             raise failed(f"{_name(pod)} keeps data in an emptyDir; move it, or set target.drain.local_data.")
 
     def _evict(self, pod: Pod) -> tuple[str, float]:
@@ -175,8 +175,8 @@ def _has_to_go(pod: Pod) -> bool:
 
 def _controller(pod: Pod) -> str | None:
     """The kind of what makes the pod anew."""
-    owners = _part(pod, "metadata").get("ownerReferences") or []
-    return next((str(one.get("kind")) for one in owners if isinstance(one, dict) and one.get("controller")), None)
+    owners = _list(_part(pod, "metadata").get("ownerReferences"))
+    return next((str(one.get("kind")) for one in owners if one.get("controller")), None)
 
 
 def _annotations(what: Pod) -> Mapping[str, Any]:
@@ -187,6 +187,10 @@ def _annotations(what: Pod) -> Mapping[str, Any]:
 def _part(what: Pod, name: str) -> Mapping[str, Any]:
     found = what.get(name)
     return found if isinstance(found, dict) else {}
+
+
+def _list(found: object) -> list[Mapping[str, Any]]:
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 
 
 def _name(pod: Pod) -> str:

@@ -188,6 +188,27 @@ def test_another_certificate_a_missing_token_and_an_unknown_node_are_refused(
         drainer(cluster, ticks, node="web-9").drain("trial-1")
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"items": None},
+        {"items": [{"metadata": {"ownerReferences": 3}, "spec": {"volumes": 7}}]},
+        {"items": [{"metadata": [], "spec": None, "status": "x"}]},
+        {"items": {}},
+    ],
+)
+def test_a_cluster_that_answers_nonsense_is_refused(cluster: Cluster, ticks: Ticks, body: dict[str, object]) -> None:
+    genuine = cluster.answer
+
+    def nonsense(method: str, path: str, *rest: object) -> object:
+        return (200, body, {}) if "/pods?" in path else genuine(method, path, *rest)  # type: ignore[arg-type]
+
+    cluster.answer = nonsense  # type: ignore[assignment,method-assign]
+    with pytest.raises(RefusedError) as refused:
+        drainer(cluster, ticks).drain("trial-1")
+    assert refused.value.kind == "drain-failed"
+
+
 def test_no_error_tells_the_token(cluster: Cluster, ticks: Ticks) -> None:
     (cluster.folder / "token").write_text("secret-but-wrong")
     with pytest.raises(RefusedError) as refused:

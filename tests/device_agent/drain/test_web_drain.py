@@ -110,6 +110,13 @@ def test_nobody_there_is_waited_for_and_then_given_up(balancer: Balancer) -> Non
     assert sum(balancer.slept) == 60.0
 
 
+@pytest.mark.parametrize("url", ["http://127.0.0.1:99999/", "http://[::1/", "http:///x", "https://a..b/"])
+def test_an_address_that_is_none_is_told_at_once_or_given_up(balancer: Balancer, url: str) -> None:
+    with pytest.raises(RefusedError) as refused:
+        balancer.drainer(drain=url).drain("trial-1")
+    assert refused.value.kind == "drain-failed"
+
+
 @pytest.mark.parametrize("token", ["", "two words", "x" * 20_000, "späße"])
 def test_a_file_without_a_token_sends_nothing(balancer: Balancer, tmp_path: Path, token: str) -> None:
     (tmp_path / "token").write_text(token)

@@ -1,5 +1,6 @@
 """What hosts have, over REST and for the commands: by source package, by what is pending, and merged for a group."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,11 +8,13 @@ from msgspec.structs import replace
 
 from firmware.errors import RefusedError
 from firmware.host_packages import Drifted, HostFacts, Offered, PackageHere, host_state, pack, telling
+from firmware.patch_set import parse_patch_set
 from firmware.protocol.packages import PackagesPart
 from server.campaigns.packages import take_packages
 from server.cli.patch_sets import from_group, review_of
 from server.ports import Role, Unit
 from tests.people_side import PeopleSide
+from tests.server.cli.test_rest_commands import Shell
 
 API = "/api/v1"
 
@@ -127,3 +130,43 @@ async def test_a_package_whose_file_nobody_told_is_refused(hosts: PeopleSide) ->
     assert refused.value.kind == "package-missing"
     _, group = await get(hosts, "/hosts-pending", query="id:gw-*", security="true")
     assert [one.sha256 for one in from_group(group)] == ["a" * 64], "another host told it"
+
+
+async def test_a_targets_page_shows_packages_with_security_marked_and_what_changed(hosts: PeopleSide) -> None:
+    await tell(hosts, "gw-1", here("libssl3", "3.0.8-1", "<b>"), pending=(LOWER,))
+    await hosts.sign_in(Role.VIEWER)
+    page = " ".join((await (await hosts.client.get("/fleet/gw-0")).text()).split())
+    pending = page.index("<td>libssl3:amd64</td><td>1</td><td>3.0.10-1</td>")
+    assert 'class="flag">security<' in page[pending : page.index("<td>nano:amd64</td><td>1</td><td>7</td>")]
+    assert "Changed since the committed set" in page
+    assert "<td>nano:amd64</td><td>1</td><td>2</td>" in page
+    assert "1 packages installed" in page
+    assert "&lt;b&gt;" in await (await hosts.client.get("/fleet/gw-1")).text()
+    assert "Packages" not in await (await hosts.client.get("/fleet/gw-5")).text()
+
+
+async def test_commands_show_hosts_and_write_the_set_with_its_review(
+    hosts: PeopleSide, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    otaria, out = Shell(hosts, tmp_path, capsys), tmp_path / "set.json"
+    for which, said in (
+        ((), "1 packages, 2 pending, 1 of them for security"),
+        (("--pending",), "nano"),
+        (("--security",), "3.0.10-1"),
+        (("--changed",), "nano"),
+    ):
+        code, shown, _ = await otaria("fleet", "packages", "gw-0", *which)
+        assert (code, said in shown) == (0, True), shown
+    assert [one["name"] for one in (await otaria.json("fleet", "packages", "gw-0", "--security"))["security"]] == [
+        "libssl3"
+    ]
+    assert (await otaria("fleet", "packages", "gw-2", "--security"))[1] == "Nothing is pending.\n"
+    code, shown, _ = await otaria("fleet", "hosts", "--package", "openssl", "--below", "3.0.10-1")
+    assert (code, "gw-1" in shown, "gw-2" in shown) == (0, True, False)
+    assert (await otaria("fleet", "hosts", "--below", "1"))[0] == 2
+    code, shown, _ = await otaria("release", "patch-set", "--group", "id:gw-*", "--security-only", "-o", str(out))
+    assert code == 0
+    assert "4 hosts of gateway-r1 told what is pending; 2 told none and are not counted:" in shown
+    assert [one.spec for one in parse_patch_set(out.read_bytes()).packages] == ["libssl3:amd64=3.0.10-1"]
+    assert (await otaria("release", "patch-set", "--group", "id:gw-2", "-o", str(out)))[0] == 1
+    assert (await otaria("release", "patch-set", "-o", str(out)))[0] == 2
