@@ -51,6 +51,7 @@ from server.ui.campaign_page import CampaignPage
 from server.ui.draft_page import DraftPage
 from server.ui.forms import Forms
 from server.ui.pages import Pages
+from server.ui.people import PeoplePages
 from server.ui.rehearsal import RehearsalForms
 from server.ui.rendering import Templates
 from server.ui.sessions import Sessions
@@ -199,6 +200,7 @@ def people_listener(parts: PeopleParts) -> web.Application:
         templates=templates,
         clock=parts.clock,
     ).mount(app)
+    PeoplePages(accounts=parts.tokens, sessions=sessions, templates=templates, clock=parts.clock).mount(app)
     Acts(
         database=database,
         sessions=sessions,

@@ -11,7 +11,17 @@ import pytest
 import pytest_asyncio
 
 from firmware.errors import RefusedError
-from server.ports import AgentRecord, AgentStatus, ApiToken, CertificateRecord, ClaimToken, Database, KnownDevice, Unit
+from server.ports import (
+    AgentRecord,
+    AgentStatus,
+    ApiToken,
+    CertificateRecord,
+    ClaimToken,
+    Database,
+    KnownDevice,
+    Role,
+    Unit,
+)
 from server.storage.database import SqlDatabase
 from tests.databases import fresh_sqlite
 
@@ -103,6 +113,31 @@ class MemoryIdentities:
 
     def api_token(self, secret_sha256: str) -> ApiToken | None:
         return self.tokens.get(secret_sha256)
+
+    def api_tokens(self, *, after: tuple[str, str] | None = None, limit: int | None = None) -> Sequence[ApiToken]:
+        found = sorted(self.tokens.values(), key=lambda one: (one.name, one.id))
+        return [one for one in found if after is None or (one.name, one.id) > after][:limit]
+
+    def change_api_tokens(self, name: str, role: Role) -> int:
+        return self._each(lambda one: one.name == name, role=role)
+
+    def expire_api_tokens(self, at: float, *, name: str | None = None, token: str | None = None) -> int:
+        def ends(one: ApiToken) -> bool:
+            which = one.name == name if token is None else one.id == token
+            return which and (one.expires_at is None or one.expires_at > at)
+
+        return self._each(ends, expires_at=at)
+
+    def remove_api_tokens(self, name: str) -> int:
+        gone = [one.secret_sha256 for one in self.tokens.values() if one.name == name]
+        for secret in gone:
+            del self.tokens[secret]
+        return len(gone)
+
+    def _each(self, fits: Callable[[ApiToken], bool], **fields: Any) -> int:
+        which = [one for one in self.tokens.values() if fits(one)]
+        self.tokens.update({one.secret_sha256: replace(one, **fields) for one in which})
+        return len(which)
 
 
 @dataclass

@@ -37,6 +37,7 @@ PATHS: dict[str, Any] = {
     "request": Id,
     "step": Literal["rotate", "switch", "retire"],
     "target": Id,
+    "token": Id,
     "upload": Id,
     "version": Version,
     "webhook": Id,

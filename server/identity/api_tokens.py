@@ -47,13 +47,64 @@ class ApiTokens:
 
         def work(unit: Unit) -> int:
             removed = unit.identities.remove_api_tokens(name)
+            _need_an_admin(unit, self._clock.now())
             if removed:
                 text = f"The access of {name} was taken away."
                 unit.audit.add(at=self._clock.now(), kind="access-removed", text=text, actor=by)
             return removed
 
         if not await self._database.write(work):
-            raise NotFoundError(f"Nobody called {name} has a token; `otaria people list` shows who has.")
+            raise _nobody(name)
+
+    async def change(self, name: str, role: Role, *, by: str) -> Sequence[ApiToken]:
+        """Give somebody another role, whose tokens have it at once; returns them. Raises `NotFoundError`, and `RefusedError`:
+        `own-token` for oneself, `last-admin` where nobody would be left who may do everything."""
+        if name == by:
+            raise RefusedError("own-token", "You can't change your own role; let another administrator do it.")
+
+        def work(unit: Unit) -> Sequence[ApiToken]:
+            now = self._clock.now()
+            if not unit.identities.change_api_tokens(name, role):
+                raise _nobody(name)
+            _need_an_admin(unit, now)
+            unit.audit.add(at=now, kind="access-changed", text=f"{name} has the role {role} now.", actor=by)
+            return _of(unit, name)
+
+        return await self._database.write(work)
+
+    async def deactivate(self, name: str, *, by: str) -> Sequence[ApiToken]:
+        """Let all tokens of somebody end now; who it was stays in the list. Raises as `change` does."""
+        if name == by:
+            raise RefusedError("own-token", "You can't end your own access; let another administrator do it.")
+
+        def work(unit: Unit) -> Sequence[ApiToken]:
+            now = self._clock.now()
+            ended, tokens = unit.identities.expire_api_tokens(now, name=name), _of(unit, name)
+            if not tokens:
+                raise _nobody(name)
+            _need_an_admin(unit, now)
+            if ended:
+                unit.audit.add(at=now, kind="access-expired", text=f"The access of {name} was ended.", actor=by)
+            return tokens
+
+        return await self._database.write(work)
+
+    async def expire(self, token: str, *, by: str) -> ApiToken:
+        """Let one token end now, also one's own. Raises `NotFoundError`, and `RefusedError` (`last-admin`)."""
+
+        def work(unit: Unit) -> ApiToken:
+            now = self._clock.now()
+            ended = unit.identities.expire_api_tokens(now, token=token)
+            found = next((one for one in unit.identities.api_tokens() if one.id == token), None)
+            if found is None:
+                raise NotFoundError(f"There is no token {token}; `otaria people list` shows those there are.")
+            _need_an_admin(unit, now)
+            if ended:
+                text = f"The token {token} of {found.name} was ended."
+                unit.audit.add(at=now, kind="access-expired", text=text, actor=by)
+            return found
+
+        return await self._database.write(work)
 
     async def authenticate(self, secret: str) -> ApiToken:
         """The token with this secret; raises `DeniedError` (`unauthenticated`) when it is unknown or expired."""
@@ -61,7 +112,7 @@ class ApiTokens:
         if secret.startswith(PREFIX) and len(secret) <= MAX_CHARS and secret.isascii():
             digest = hashed(secret)
             token = await self._database.read(lambda unit: unit.identities.api_token(digest))
-        if token is None or (token.expires_at is not None and token.expires_at <= self._clock.now()):
+        if token is None or not is_good(token, self._clock.now()):
             raise DeniedError(
                 "unauthenticated", "The API token is unknown or has expired; ask an administrator for one."
             )
@@ -73,6 +124,26 @@ class ApiTokens:
         if not covers(token.role, needed):
             raise DeniedError("forbidden", f"The token {token.name} has the role {token.role}; this needs {needed}.")
         return token
+
+
+def is_good(token: ApiToken, now: float) -> bool:
+    """Whether a token opens anything now."""
+    return token.expires_at is None or token.expires_at > now
+
+
+def _need_an_admin(unit: Unit, now: float) -> None:
+    """Raises `RefusedError` (`last-admin`) when nobody is left who may let anybody in."""
+    if not any(one.role is Role.ADMIN and is_good(one, now) for one in unit.identities.api_tokens()):
+        text = "That would leave nobody who may administer this server; give another person the role admin first."
+        raise RefusedError("last-admin", text)
+
+
+def _of(unit: Unit, name: str) -> Sequence[ApiToken]:
+    return [one for one in unit.identities.api_tokens() if one.name == name]
+
+
+def _nobody(name: str) -> NotFoundError:
+    return NotFoundError(f"Nobody called {name} has a token; `otaria people list` shows who has.")
 
 
 def covers(role: Role, needed: Role) -> bool:

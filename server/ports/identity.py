@@ -163,6 +163,14 @@ class Identities(Protocol):
         """By name and id; those after that one, so many (None: all)."""
         ...
 
+    def change_api_tokens(self, name: str, role: Role) -> int:
+        """Give every token of this name a role; how many there were."""
+        ...
+
+    def expire_api_tokens(self, at: float, *, name: str | None = None, token: str | None = None) -> int:
+        """Let tokens that would be good after then end there: all of this name, or the one with this id; how many did."""
+        ...
+
     def remove_api_tokens(self, name: str) -> int:
         """Remove every token of this name; how many there were."""
         ...

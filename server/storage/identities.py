@@ -3,7 +3,19 @@
 import hmac
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Connection, RowMapping, bindparam, delete, func, insert, literal_column, select, tuple_, update
+from sqlalchemy import (
+    Connection,
+    RowMapping,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal_column,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
 from firmware.errors import RefusedError
 from server.ports import AgentRecord, AgentStatus, ApiToken, CertificateRecord, ClaimToken, KnownDevice, Role
@@ -223,6 +235,16 @@ class SqlIdentities:
         if after is not None:
             query = query.where(tuple_(API_TOKEN.c.name, API_TOKEN.c.id) > tuple_(*after))
         return [_token(row) for row in self._db.execute(query).mappings()]
+
+    def change_api_tokens(self, name: str, role: Role) -> int:
+        """Give every token of this name a role; how many there were."""
+        return self._db.execute(update(API_TOKEN).where(API_TOKEN.c.name == name).values(role=str(role))).rowcount
+
+    def expire_api_tokens(self, at: float, *, name: str | None = None, token: str | None = None) -> int:
+        """Let tokens that would be good after then end there: all of this name, or the one with this id; how many did."""
+        which = API_TOKEN.c.name == name if token is None else API_TOKEN.c.id == token
+        good = or_(API_TOKEN.c.expires_at.is_(None), API_TOKEN.c.expires_at > at)
+        return self._db.execute(update(API_TOKEN).where(which, good).values(expires_at=at)).rowcount
 
     def remove_api_tokens(self, name: str) -> int:
         return self._db.execute(delete(API_TOKEN).where(API_TOKEN.c.name == name)).rowcount

@@ -89,7 +89,7 @@ class TrustPages:
             wrong = str(error)
         cas, now = await self._authorities.show(), self._clock.now()
         return self._templates.page(
-            "keys.html", request, session, roles=roles, wrong=wrong, cas=cas, standing=lambda at: _standing(at, now)
+            "keys.html", request, session, roles=roles, wrong=wrong, cas=cas, standing=lambda at: standing_of(at, now)
         )
 
     async def settings(self, request: web.Request, session: Session) -> web.StreamResponse:
@@ -105,7 +105,7 @@ class TrustPages:
             tokens=tokens,
             claims=claims,
             is_admin=is_admin,
-            standing=lambda at: _standing(at, self._clock.now()),
+            standing=lambda at: standing_of(at, self._clock.now()),
         )
 
     async def save_view(self, request: web.Request) -> web.StreamResponse:
@@ -148,7 +148,7 @@ def _clean(query: str) -> str:
     return urlencode(pairs)
 
 
-def _standing(at: float | None, now: float) -> str:
+def standing_of(at: float | None, now: float) -> str:
     """The tone of a date until which something is good."""
     if at is None:
         return "verified"

@@ -72,6 +72,8 @@ _OF_KEYS = {
     "certificate-renewed": "otaria.key.certificate-renewed",
     "claim-created": "otaria.key.claim-created",
     "access-given": "otaria.key.access-given",
+    "access-changed": "otaria.key.access-changed",
+    "access-expired": "otaria.key.access-expired",
     "access-removed": "otaria.key.access-removed",
 }
 _OF_THE_SERVER = {

@@ -85,6 +85,36 @@ class TestIdentities:
         assert await database.read(lambda unit: unit.identities.api_token("h" * 64)) == token
         assert await database.read(lambda unit: unit.identities.api_token("g" * 64)) is None
 
+    async def test_api_tokens_change_and_end(self, database: SqlDatabase) -> None:
+        def work(unit: Unit) -> list[int]:
+            for number, (name, until) in enumerate((("anna", None), ("anna", 5.0), ("anna", 9.0), ("bob", None))):
+                unit.identities.add_api_token(
+                    ApiToken(
+                        id=f"p-{number}",
+                        secret_sha256=f"{number}" * 64,
+                        name=name,
+                        role=Role.VIEWER,
+                        expires_at=until,
+                    )
+                )
+            tokens = unit.identities
+            return [
+                tokens.change_api_tokens("anna", Role.ADMIN),
+                tokens.change_api_tokens("nobody", Role.ADMIN),
+                tokens.expire_api_tokens(7.0, token="p-2"),
+                tokens.expire_api_tokens(7.0, token="p-2"),
+                tokens.expire_api_tokens(8.0, name="anna"),
+            ]
+
+        assert await database.write(work) == [3, 0, 1, 0, 1]
+        found = await database.read(lambda unit: unit.identities.api_tokens())
+        assert [(one.id, one.role, one.expires_at) for one in found] == [
+            ("p-0", Role.ADMIN, 8.0),
+            ("p-1", Role.ADMIN, 5.0),
+            ("p-2", Role.ADMIN, 7.0),
+            ("p-3", Role.VIEWER, None),
+        ]
+
     async def test_api_tokens_in_pages(self, database: SqlDatabase) -> None:
         whose = (("anna", "p-9"), ("anna", "p-a"), ("bob", "p-1"), ("Zoe", "p-5"))
 

@@ -448,3 +448,13 @@ async def test_devices_are_made_known_from_a_table(otaria: Shell) -> None:
     assert (await otaria("fleet", "known", "add", "--from", str(file)))[0] == 1
     word = (await otaria("fleet", "known", "introduction"))[1]
     assert parse_introduction(word).url == "https://127.0.0.1:8443"
+
+
+async def test_people_change_and_end(otaria: Shell) -> None:
+    assert (await otaria("people", "add", "bob", "--role", "viewer"))[0] == 0
+    assert (await otaria("people", "change", "bob", "--role", "operator"))[1] == "bob has the role operator now.\n"
+    (bob,) = [one for one in (await otaria.json("people", "list"))["people"] if one["name"] == "bob"]
+    assert (bob["role"], bob["id"][:2]) == ("operator", "p-")
+    assert (await otaria("people", "expire", bob["id"]))[1] == f"The token {bob['id']} of bob has ended.\n"
+    assert (await otaria("people", "deactivate", "bob"))[1] == "The access of bob has ended.\n"
+    assert (await otaria("people", "deactivate", "nobody"))[0] == 1

@@ -96,6 +96,8 @@ def _calls(people: PeopleSide, signer: CryptoSigner) -> list[tuple[str, Call]]:
         out.append((f"form {route}", post))
 
     api("POST /people", body={"name": "bob", "role": "viewer"})
+    api("PATCH /people", body={"name": "bob", "role": "operator"})
+    out.append(("POST /people/{token}/expire", lambda: _expire(people, "bob")))
     api("DELETE /people", body={"name": "bob"})
     api("POST /claim-tokens")
     api("POST /known-devices", body={"devices": [{"serial": "SN-3"}]})
@@ -143,6 +145,11 @@ def _calls(people: PeopleSide, signer: CryptoSigner) -> list[tuple[str, Call]]:
     out.append(("POST /webhooks/{webhook}/replay", lambda: _replay(people)))
     form("POST /login", "/login", {"token": people.secret[Role.ADMIN]}, before=False)
     form("POST /fleet/{target}/logs", "/fleet/gw-1/logs", {})
+    form("POST /people/add", "/people/add", {"name": "eve", "role": "viewer", "life": "7"})
+    form("POST /people/role", "/people/role", {"name": "eve", "role": "auditor"})
+    out.append(("form POST /people/expire", lambda: _csrf_and_token(people, "eve")))
+    form("POST /people/add", "/people/add", {"name": "eve", "role": "viewer", "life": ""})
+    form("POST /people/deactivate", "/people/deactivate", {"name": "eve"})
     api("POST /campaigns", body=PLAN.replace("spring", "october"))
     api("POST /campaigns/{campaign}/start", "/campaigns/october/start")
     one = "/campaigns/october"
@@ -197,6 +204,19 @@ async def _send_rest(people: PeopleSide) -> ClientResponse:
     begin = (await people.client.head(path, headers=spoken)).headers["Upload-Offset"]
     headers = {**spoken, "Upload-Offset": begin, "Content-Type": "application/offset+octet-stream"}
     return await people.client.patch(path, data=PARTS[int(begin) :], headers=headers)
+
+
+async def _expire(people: PeopleSide, name: str) -> ClientResponse:
+    tokens = await people.database.read(lambda unit: unit.identities.api_tokens())
+    token = next(one.id for one in tokens if one.name == name)
+    return await people.client.post(f"{API}/people/{token}/expire", headers=people.headers())
+
+
+async def _csrf_and_token(people: PeopleSide, name: str) -> ClientResponse:
+    tokens = await people.database.read(lambda unit: unit.identities.api_tokens())
+    token = next(one.id for one in tokens if one.name == name)
+    data = {"token": token, **await _csrf(people)}
+    return await people.client.post("/people/expire", data=data, allow_redirects=False)
 
 
 async def _give_up(people: PeopleSide) -> ClientResponse:

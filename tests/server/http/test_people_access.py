@@ -86,6 +86,8 @@ ADMINISTER = {
     "GET /people",
     "POST /people",
     "DELETE /people",
+    "PATCH /people",
+    "POST /people/{token}/expire",
     "GET /claim-tokens",
     "POST /claim-tokens",
     "POST /fleet/{target}/release",

@@ -146,6 +146,33 @@ async def test_access_is_given_listed_and_taken_away(people: PeopleSide) -> None
     assert "The access of bob was taken away." in trail
 
 
+async def test_a_role_is_changed_and_access_ended(people: PeopleSide) -> None:
+    made = await _post(people, "/people", {"name": "bob", "role": "viewer"}, 201)
+    bobs = {"Authorization": f"Bearer {made['token']}"}
+
+    async def change(**body: object) -> tuple[int, dict]:
+        answer = await people.client.patch(f"{API}/people", headers=people.headers(), json={"name": "bob", **body})
+        return answer.status, await answer.json()
+
+    assert (await change(role="operator"))[1]["people"][0]["role"] == "operator"
+    assert (await people.client.post(f"{API}/campaigns", headers=bobs, data=CAMPAIGN)).status == 201
+    assert (await change())[0] == 400
+    assert (await change(active=True))[0] == 400
+    status, ended = await change(active=False)
+    assert (status, ended["people"][0]["expires_at"]) == (200, people.clock.at)
+    assert (await people.client.get(f"{API}/fleet", headers=bobs)).status == 401
+    again = await _post(people, "/people", {"name": "bob", "role": "viewer"}, 201)
+    answer = await people.client.get(f"{API}/people", headers=people.headers())
+    listed = (await answer.json())["people"]
+    token = next(one["id"] for one in listed if one["name"] == "bob" and one["expires_at"] is None)
+    assert (await _post(people, f"/people/{token}/expire"))["expires_at"] == people.clock.at
+    bobs = {"Authorization": f"Bearer {again['token']}"}
+    assert (await people.client.get(f"{API}/fleet", headers=bobs)).status == 401
+    mine = next(one["id"] for one in listed if one["name"] == "the admin")
+    problem = await _post(people, f"/people/{mine}/expire", None, 422)
+    assert problem["type"] == "last-admin"
+
+
 async def test_claim_tokens_are_shown_once_and_listed_without_their_secret(people: PeopleSide) -> None:
     made = await _post(people, "/claim-tokens", {"uses": 3, "expires_s": 600, "labels": {"site": "oslo"}}, 201)
     assert made["token"] == "otc1.paper-1"

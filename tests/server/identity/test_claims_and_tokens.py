@@ -7,7 +7,7 @@ import pytest
 
 from firmware.errors import RefusedError
 from firmware.protocol.enrol import parse_claim
-from server.errors import DeniedError
+from server.errors import DeniedError, NotFoundError
 from server.identity.api_tokens import ApiTokens, covers
 from server.identity.roots import Roots
 from server.ports import Database, Role
@@ -116,3 +116,84 @@ async def test_a_bad_api_token_is_not_made(
 ) -> None:
     with pytest.raises(RefusedError):
         await ApiTokens(database, clock=clock).create(name, Role.VIEWER, expires_s=expires_s)
+
+
+async def admins(database: Database, clock: SettableClock) -> tuple[ApiTokens, str]:
+    """Tokens of two administrators, and the secret of the first."""
+    tokens = ApiTokens(database, clock=clock)
+    secret = await tokens.create("anna", Role.ADMIN)
+    await tokens.create("ben", Role.ADMIN, expires_s=60)
+    return tokens, secret
+
+
+async def test_another_role_holds_at_once_for_all_tokens_of_somebody(database: Database, clock: SettableClock) -> None:
+    tokens, _ = await admins(database, clock)
+    secrets = [await tokens.create("bob", Role.VIEWER) for _ in range(2)]
+    changed = await tokens.change("bob", Role.APPROVER, by="anna")
+    assert [one.role for one in changed] == [Role.APPROVER] * 2
+    assert {(await tokens.authenticate(secret)).role for secret in secrets} == {Role.APPROVER}
+    line = (await database.read(lambda unit: unit.audit.latest(limit=1)))[0]
+    assert (line.kind, line.text, line.actor) == ("access-changed", "bob has the role approver now.", "anna")
+    with pytest.raises(NotFoundError):
+        await tokens.change("nobody", Role.VIEWER, by="anna")
+
+
+async def test_who_is_deactivated_stays_in_the_list_and_may_be_let_in_again(
+    database: Database, clock: SettableClock
+) -> None:
+    tokens, _ = await admins(database, clock)
+    secrets = [await tokens.create("bob", Role.VIEWER, expires_s=life) for life in (None, 30)]
+    ended = await tokens.deactivate("bob", by="anna")
+    assert {one.expires_at for one in ended} == {clock.time}
+    for secret in secrets:
+        with pytest.raises(DeniedError):
+            await tokens.authenticate(secret)
+    clock.time += 5
+    assert {one.expires_at for one in await tokens.deactivate("bob", by="anna")} == {clock.time - 5}, "once"
+    again = await tokens.create("bob", Role.VIEWER)
+    assert (await tokens.authenticate(again)).name == "bob"
+    with pytest.raises(NotFoundError):
+        await tokens.deactivate("nobody", by="anna")
+
+
+async def test_one_token_ends_and_the_others_stay(database: Database, clock: SettableClock) -> None:
+    tokens, secret = await admins(database, clock)
+    other = await tokens.create("anna", Role.ADMIN)
+    mine = await tokens.authenticate(secret)
+    assert (await tokens.expire(mine.id, by="anna")).expires_at == clock.time
+    assert (await tokens.authenticate(other)).name == "anna"
+    with pytest.raises(DeniedError):
+        await tokens.authenticate(secret)
+    with pytest.raises(NotFoundError):
+        await tokens.expire("p-none", by="anna")
+
+
+async def test_somebody_always_stays_who_may_administer(database: Database, clock: SettableClock) -> None:
+    tokens, secret = await admins(database, clock)
+    anna = await tokens.authenticate(secret)
+    clock.time += 60  # the token of ben has expired: anna is the last
+    before = await tokens.list()
+    for act in (
+        lambda: tokens.remove("anna", by="ben"),
+        lambda: tokens.change("anna", Role.VIEWER, by="ben"),
+        lambda: tokens.deactivate("anna", by="ben"),
+        lambda: tokens.expire(anna.id, by="anna"),
+    ):
+        with pytest.raises(RefusedError) as caught:
+            await act()
+        assert caught.value.kind == "last-admin"
+        assert await tokens.list() == before
+    await tokens.create("carl", Role.ADMIN)
+    await tokens.change("anna", Role.VIEWER, by="carl")
+
+
+async def test_nobody_changes_or_ends_their_own_access(database: Database, clock: SettableClock) -> None:
+    tokens, _ = await admins(database, clock)
+    for act in (
+        lambda: tokens.change("anna", Role.VIEWER, by="anna"),
+        lambda: tokens.deactivate("anna", by="anna"),
+        lambda: tokens.remove("anna", by="anna"),
+    ):
+        with pytest.raises(RefusedError) as caught:
+            await act()
+        assert caught.value.kind == "own-token"

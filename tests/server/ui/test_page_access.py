@@ -52,6 +52,9 @@ APPROVE = {f"{method} {ONE}/{verb}" for method in ("GET", "POST") for verb in ("
 ADMINISTER = {
     *(f"{method} /fleet/gw-9/{step}" for method in ("GET", "POST") for step in ("release", "revoke", "decommission")),
     "GET /webhooks",
+    "GET /people",
+    "GET /people/deactivate",
+    *(f"POST /people/{act}" for act in ("add", "role", "deactivate", "expire")),
     "POST /webhooks/none/pause",
     "GET /webhooks/none/renew",
     "POST /webhooks/none/renew",
