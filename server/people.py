@@ -47,6 +47,7 @@ from server.observe.meters import Meters
 from server.ports import Clock, Database
 from server.ui.acts import Acts, standings
 from server.ui.api_page import ApiPage
+from server.ui.bulk import BulkActs
 from server.ui.campaign_page import CampaignPage
 from server.ui.draft_page import DraftPage
 from server.ui.forms import Forms
@@ -201,6 +202,7 @@ def people_listener(parts: PeopleParts) -> web.Application:
         clock=parts.clock,
     ).mount(app)
     PeoplePages(accounts=parts.tokens, sessions=sessions, templates=templates, clock=parts.clock).mount(app)
+    BulkActs(database=database, sessions=sessions, desk=desk, templates=templates).mount(app)
     Acts(
         database=database,
         sessions=sessions,

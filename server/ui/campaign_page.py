@@ -115,7 +115,7 @@ class CampaignPage:
             progress=self._progress(loaded),
             backs=_backs(view) if session.caller.may(Need.OPERATE) else frozenset(),
             may_operate=session.caller.may(Need.OPERATE),
-            reasons=_bars(loaded.reasons),
+            reasons=_bars(loaded.reasons, name),
             failures=sum(loaded.reasons.values()),
             most_reasons=MOST_REASONS,
             stuck=held(await self._explained(stuck[:STUCK_SHOWN])),
@@ -228,9 +228,9 @@ def _rows_for_cells(unit: Unit, view: CampaignView) -> dict[int, list[Assignment
         cursor = page.next
 
 
-def _bars(reasons: Mapping[tuple[AssignmentState, str], int]) -> tuple[Reason, ...]:
+def _bars(reasons: Mapping[tuple[AssignmentState, str], int], campaign: str) -> tuple[Reason, ...]:
     """The reasons by number; those without one are named by their state."""
-    return reason_bars({(str(state), kind): number for (state, kind), number in reasons.items()})
+    return reason_bars({(str(state), kind): number for (state, kind), number in reasons.items()}, campaign)
 
 
 def _backs(view: CampaignView) -> frozenset[str]:

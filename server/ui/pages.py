@@ -35,9 +35,10 @@ from server.ports import (
     TargetView,
     Unit,
 )
-from server.ports.querying import MAX_CHARS, All, one, parse
+from server.ports.querying import MAX_CHARS
 from server.ui.acts import campaign_steps_for, steps_for
 from server.ui.attention import list_needs, needs, webhook_needs
+from server.ui.bulk import FILTERS, filters, fleet_query
 from server.ui.campaign_page import pictures_of
 from server.ui.curves import adoption_picture
 from server.ui.figures import Figures, figures
@@ -48,7 +49,6 @@ from server.ui.timeline import entries, gathered
 from server.ui.week import WeekPicture, week_picture
 from server.ui.wording import OVER
 
-FILTERS = ("version", "hardware", "campaign", "state")
 FLEET_PAGE = 100
 TIMELINE = 60
 LOGS = 10
@@ -156,11 +156,8 @@ class Pages:
         )
 
     async def fleet(self, request: web.Request, session: Session) -> web.StreamResponse:
-        cursor, asked, label = query_text(request, "cursor"), _filters(request), query_text(request, "label") or ""
-        text = query_text(request, "query", max_chars=MAX_CHARS) or ""
-        name, _, value = label.partition("=")
-        labelled = [one("label", value, label=name)] if name and value else []
-        query = All(parts=(parse(text), *(one(field, wanted) for field, wanted in asked.items()), *labelled))
+        cursor, asked = query_text(request, "cursor"), filters(request)
+        query, is_filtered = fleet_query(request)
         page, (fitting, is_exact), count, versions, views = await self._database.read(
             lambda unit: (
                 unit.fleet.page(cursor=cursor, limit=FLEET_PAGE, query=query),
@@ -182,10 +179,10 @@ class Pages:
             versions=list(versions),
             states=list(AssignmentState),
             query={name: asked.get(name, "") for name in FILTERS},
-            text=text,
-            label=label,
+            text=query_text(request, "query", max_chars=MAX_CHARS) or "",
+            label=query_text(request, "label") or "",
             onward=onward if page.next else None,
-            filtered=bool(asked or labelled or text),
+            filtered=is_filtered,
             fitting=fitting,
             fitting_is_exact=is_exact,
             views=views,
@@ -273,11 +270,6 @@ def _record_number(request: web.Request) -> int | None:
     """Up to which record the trail is shown; None: up to its end."""
     text = query_text(request, "record") or ""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
-
-
-def _filters(request: web.Request) -> dict[str, str]:
-    found = {name: query_text(request, name) for name in FILTERS}
-    return {name: text for name, text in found.items() if text}
 
 
 def _figures(unit: Unit, views: Sequence[CampaignView], now: float) -> Figures:

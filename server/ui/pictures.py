@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from server.planner.rows import AssignmentRow, CohortRow
 from server.planner.words import AssignmentState
+from server.ports.querying import quoted
 from server.ui.wording import TONE_ORDER, TONE_TEXT, TONES, cohort_sentence, gate_words, spoken
 
 MAX_CELLS = 2000
@@ -119,26 +120,36 @@ def _unnamed(segments: Sequence[Segment]) -> tuple[Cell, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Reason:
-    """A bar: why so many failed, `width` in percent of the most frequent reason."""
+    """A bar: why so many failed, `width` in percent of the most frequent reason. `query`: of the fleet, which
+    has those targets; empty where one doesn't."""
 
     label: str
     state: str
     number: int
     width: float
+    query: str = ""
 
 
 MAX_REASONS = 8
 
 
-def reason_bars(reasons: Mapping[tuple[str, str], int]) -> tuple[Reason, ...]:
-    """Why targets failed, by (state, kind of reason): the most frequent first, the rare ones together."""
+def reason_bars(reasons: Mapping[tuple[str, str], int], campaign: str = "") -> tuple[Reason, ...]:
+    """Why targets of a campaign failed, by (state, kind of reason): the most frequent first, the rare ones together."""
     ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
     shown, rest = ordered[:MAX_REASONS], ordered[MAX_REASONS:]
-    named = [((state, "no reason given" if kind == "none" else kind), number) for (state, kind), number in shown]
+    others = sum(number for _, number in rest)
+    most = max(max((number for _, number in shown), default=1), others)
+    bars = [
+        Reason(
+            label="no reason given" if kind == "none" else kind,
+            state=spoken(state),
+            number=number,
+            width=round(100 * number / most, 2),
+            query=f"campaign:{quoted(campaign)} and state:{state} and reason:{quoted(kind)}",
+        )
+        for (state, kind), number in shown
+    ]
     if rest:
-        named.append((("", f"{len(rest)} other reasons"), sum(number for _, number in rest)))
-    most = max((number for _, number in named), default=1)
-    return tuple(
-        Reason(label=kind, state=spoken(state) if state else "", number=number, width=round(100 * number / most, 2))
-        for (state, kind), number in named
-    )
+        label = f"{len(rest)} other reasons"
+        bars.append(Reason(label=label, state="", number=others, width=round(100 * others / most, 2)))
+    return tuple(bars)

@@ -53,6 +53,8 @@ class Templates:
             campaign_tone=wording.campaign_tone,
             verb_words=wording.VERB_WORDS,
             standstill=wording.STANDSTILL,
+            fact=wording.fact,
+            forecast_sentence=wording.forecast_sentence,
         )
 
     def page(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from server.campaigns.savings import Savings
+from server.planner.forecast import Forecast
 from server.planner.rows import CampaignRow, CohortRow
 from server.planner.words import AssignmentState as A
 from server.planner.words import CampaignState, CohortState, Verb
@@ -123,6 +124,12 @@ def size(length: int) -> str:
     return f"{length} B"
 
 
+def fact(name: str, value: str) -> str:
+    """A label's value for people: `…free-bytes` in the unit that fits."""
+    is_size = name.endswith("free-bytes") and value.isascii() and value.isdigit()
+    return size(int(value)) if is_size else value
+
+
 def clause(text: str) -> str:
     """A sentence as the end of another one: no full stop."""
     return text.rstrip(". ")
@@ -151,6 +158,16 @@ def campaign_sentence(row: CampaignRow, cohorts: Sequence[CohortRow]) -> str:
         return f"Completed: {plural(_verified(cohorts), 'target')} verified on {row.release.version}."
     text = row.reason or "No reason was given"
     return f"{spoken(row.state).capitalize()}: {text.rstrip('.')}."
+
+
+def forecast_sentence(found: Forecast, now: float) -> str:
+    """When a campaign will be through; of a moment that has passed, that it was forecast for then."""
+    likely, latest = (f"{clock_time(at)} UTC" for at in (found.done.p50, found.done.p90))
+    if found.done.p90 <= now:
+        return f"It was forecast for {likely} as likely as not, and for {latest} in nine of ten runs; both have passed."
+    if found.done.p50 <= now:
+        return f"It was forecast for {likely} as likely as not; in nine of ten runs it is through by {latest}."
+    return f"Forecast: the last target that comes is verified by {likely} as likely as not, by {latest} in nine of ten runs."
 
 
 def savings_sentence(sums: Savings) -> str:

@@ -46,7 +46,7 @@ def _pages(site: Site, campaign: str) -> list[str]:
         "/settings",
         "/draft",
     ]
-    return [*fixed, "/webhooks", campaign, one, "/nothing"]
+    return [*fixed, "/webhooks", "/people", "/bulk/skip?query=hardware:*", campaign, one, "/nothing"]
 
 
 def _tab_to(page: Page, name: str, *, most: int) -> None:
@@ -213,6 +213,56 @@ def test_an_operator_makes_a_campaign_mends_a_mistake_and_rehearses_it(site: Sit
         _keep(page, f"rehearsed-phone-{scheme}")
         assert [said for said in visitor.complaints if "400" not in said] == []  # Chromium's word for the mistake
     assert {row["name"] for row in site.lab.rest.get("/campaigns")["campaigns"]} >= {name}
+
+
+@pytest.mark.parametrize("width", [900, 1000, 1100, 1280])
+def test_the_navigation_stays_on_one_line(site: Site, width: int) -> None:
+    with site.visitor(viewport={"width": width, "height": 700}) as visitor:
+        page = visitor.sign_in(site.tokens[Role.ADMIN])
+        expect(page.get_by_role("status")).to_have_text("live")
+        tops = page.evaluate(
+            "[...document.querySelectorAll('.top > *, nav a')].map(one => one.getBoundingClientRect())"
+        )
+        middles = [(one["top"] + one["bottom"]) / 2 for one in tops]
+        assert max(middles) - min(middles) < 12, middles
+        assert page.evaluate("document.querySelector('nav').scrollWidth <= document.querySelector('nav').clientWidth")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        _keep(page, f"navigation-{width}")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_an_administrator_lets_somebody_in_and_out_again(site: Site, scheme: str) -> None:
+    name = f"Mara of {scheme}"
+    with site.visitor(color_scheme=scheme) as visitor:
+        page = visitor.sign_in(site.tokens[Role.ADMIN], "/settings")
+        page.get_by_role("link", name="Change who has access").click()
+        page.get_by_label("Name").fill(name)
+        page.locator("#role").select_option("viewer")
+        page.get_by_role("button", name="Make a token").click()
+        secret = page.get_by_label("Token").input_value()
+        assert secret.startswith("otp1_")
+        assert _barriers(page) == []
+        _keep(page, f"token-once-{scheme}")
+        page.get_by_role("link", name="I have it").click()
+        with site.visitor() as other:
+            other.sign_in(secret)
+        page.locator("section", has_text=name).locator("select[name=role]").select_option("operator")
+        page.get_by_role("button", name=f"Change the role of {name}").click()
+        expect(page.locator("section", has_text=name).locator(".state").first).to_have_text("operator")
+        assert _barriers(page) == []
+        _keep(page, f"people-{scheme}")
+        page.get_by_role("link", name=f"End the access of {name}").click()
+        assert _barriers(page) == []
+        page.get_by_role("button", name="End it").click()
+        expect(page.locator("section", has_text=name).locator(".state").first).to_have_text("no access")
+        with site.visitor() as other:
+            door = other.open("/")
+            door.get_by_label("Token").fill(secret)
+            door.get_by_role("button", name="Sign in").click()
+            expect(door.get_by_role("alert")).to_contain_text("not a valid token")
+        page.set_viewport_size(PHONE)
+        assert _fits(page)
+        assert [said for said in visitor.complaints if "401" not in said] == []
 
 
 def test_hostile_labels_are_words(site: Site, odd_campaign: str) -> None:

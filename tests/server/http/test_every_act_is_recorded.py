@@ -155,6 +155,7 @@ def _calls(people: PeopleSide, signer: CryptoSigner) -> list[tuple[str, Call]]:
     one = "/campaigns/october"
     form("POST /campaigns/{campaign}/targets/{target}/skip", f"{one}/targets/gw-3/skip", {"reason": "r"})
     form("POST /campaigns/{campaign}/targets/{target}/rollback", f"{one}/targets/gw-1/rollback", {"reason": "r"})
+    form("POST /bulk/skip", "/bulk/skip", {"targets": "october/gw-2", "reason": "r"})
     answered = {"reason": "r", "choice": "pass", "gate": "ward"}
     form("POST /campaigns/{campaign}/cohorts/{cohort}/gate", f"{one}/cohorts/canary/gate", answered)
     form("POST /campaigns/{campaign}/cohorts/{cohort}/rollback", f"{one}/cohorts/canary/rollback", {"reason": "r"})

@@ -5,9 +5,11 @@ from dataclasses import replace
 
 from msgspec import structs
 
+from server.planner.forecast import Forecast, Span
 from server.planner.words import AssignmentState, Verb
 from server.ports import Role
 from server.ui.campaign_page import verbs_for
+from server.ui.wording import forecast_sentence
 from tests.people_side import CAMPAIGN, PeopleSide
 
 
@@ -46,3 +48,25 @@ async def test_an_aborted_campaign_waits_for_nobody(people: PeopleSide) -> None:
     for gone in ("more must verify", "to be decided", "not enough yet", "g-open"):
         assert gone not in ended
     assert offered(ended) == set()
+
+
+def test_a_forecast_whose_moment_has_passed_is_told_as_what_it_was() -> None:
+    likely, latest = 1_800_000_000.0, 1_800_003_600.0
+    span = Span(p50=likely, p90=latest)
+    found = Forecast(
+        at=likely - 60,
+        runs=1,
+        targets=3,
+        known=1.0,
+        cohorts=(),
+        done=span,
+        closes=span,
+        never=0.0,
+        never_p90=0.0,
+        dominated_by={},
+    )
+    assert forecast_sentence(found, likely - 1).startswith("Forecast: the last target that comes is verified by 15 Jan")
+    between = forecast_sentence(found, likely)
+    assert between.startswith("It was forecast for 15 Jan 08:00:00 UTC")
+    assert "it is through by 15 Jan 09:00:00 UTC" in between
+    assert forecast_sentence(found, latest).endswith("both have passed.")

@@ -34,6 +34,9 @@ OPERATE = {
     f"POST {ONE}/rehearse",
     f"POST {ONE}/rehearse/cancel",
     "POST /views",
+    "GET /bulk/skip",
+    "POST /bulk/skip",
+    "GET /bulk/campaign",
     "POST /views/remove",
     *(
         f"{method} {ONE}/{act}"
