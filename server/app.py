@@ -20,8 +20,7 @@ from typing import Any
 from aiohttp import web
 
 from firmware.errors import OtariaError, UnavailableError
-from firmware.protocol.codec import canonical
-from firmware.protocol.topics import CATALOGUE, Leaf, parse
+from firmware.protocol.topics import Leaf, parse
 from server.campaigns.acks import Acks
 from server.campaigns.blocks import BlockService
 from server.campaigns.bundles import BundleService
@@ -44,6 +43,7 @@ from server.campaigns.rehearsal_process import RehearsalProcess
 from server.campaigns.rehearsing import RehearsalService
 from server.campaigns.releases import ReleaseService
 from server.campaigns.reminders import Reminders
+from server.campaigns.renewal import renew
 from server.campaigns.rousing import Rousing
 from server.campaigns.service import CampaignService
 from server.campaigns.standing import Step, change_standing
@@ -656,14 +656,9 @@ async def _renewals(base: Foundation, publisher: Publisher) -> None:
     while True:
         pause_s = RENEW_EVERY_S
         try:
-            await base.database.write(
-                lambda unit: None
-            )  # files know no tokens: at least nothing begins without the lease
-            renewed = await asyncio.to_thread(base.repository.renew, base.clock.now())
+            renewed = await renew(base.database, base.repository, base.clock.now())
             if renewed:
                 log.info("signed anew: %s", ", ".join(renewed))
-                ring = canonical({"at": int(base.clock.now())})
-                await base.database.write(lambda unit, ring=ring: unit.outbox.add(CATALOGUE, ring, retain=True))  # type: ignore[misc]
                 publisher.wake()
         except (OtariaError, OSError) as error:
             log.error("the catalogue could not be renewed: %s", error)

@@ -37,6 +37,7 @@ from server.planner.words import AssignmentState, CampaignState, GateVerdict, Ve
 from server.ports import CampaignSpec, CampaignView, Clock, Database, Page, ReleaseRecord, ReleaseState, Unit
 
 SEED_BITS = 52
+CHANGE_BITS = 64
 WAITS_FOR_PRESENCE = ("unreached", "staging", "ask")
 """Kinds of explanations of targets that have to come before anything moves."""
 SHOWN_HOLDERS = 20
@@ -54,13 +55,16 @@ class CampaignService:
         *,
         on_started: Callable[[], None] = lambda: None,
         checks: Collection[str] = (),
+        draw: Callable[[int], int] = secrets.randbits,
     ) -> None:
-        """`on_started` is told when a campaign may need deltas. `checks`: the names of those that are configured."""
+        """`on_started` is told when a campaign may need deltas. `checks`: the names of those that are configured. `draw`: gives
+        so many bits by chance."""
         self._database = database
         self._clock = clock
         self._engine = engine
         self._on_started = on_started
         self._checks = checks
+        self._draw = draw
 
     def parse(self, text: str) -> CampaignSpec:
         """Parse a campaign file (YAML); raises `RefusedError` (`bad-campaign`, `bad-strategy`)."""
@@ -301,7 +305,7 @@ class CampaignService:
     def _row(self, spec: CampaignSpec, release: ReleaseRecord, known: CampaignView | None) -> CampaignRow:
         return CampaignRow(
             id=spec.name,
-            change_id=known.row.change_id if known else f"chg-{secrets.token_hex(8)}",
+            change_id=known.row.change_id if known else f"chg-{self._draw(CHANGE_BITS):016x}",
             revision=known.row.revision + 1 if known else 1,
             undoes=known.row.undoes if known else None,
             version=known.row.version if known else 0,
@@ -310,7 +314,7 @@ class CampaignService:
             strategy=spec.strategy,
             start_at=spec.start_at,
             suspect=_suspect(release),
-            seed=secrets.randbits(SEED_BITS),
+            seed=self._draw(SEED_BITS),
             changed_at=self._clock.now(),
         )
 

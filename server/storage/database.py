@@ -27,18 +27,20 @@ READERS = 3
 class SqlDatabase:
     """Made by `open`; `close` waits for what runs."""
 
-    def __init__(self, writer: Engine, reader: Engine) -> None:
+    def __init__(self, writer: Engine, reader: Engine, *, aside: bool = True) -> None:
         self._writer = writer
         self._reader = reader
+        self._aside = aside
         self._write_thread = ThreadPoolExecutor(1, thread_name_prefix="otaria-write")
         self._read_threads = ThreadPoolExecutor(READERS, thread_name_prefix="otaria-read")
 
     @classmethod
-    def open(cls, url: str, *, unless_led: bool = False) -> "SqlDatabase":
+    def open(cls, url: str, *, unless_led: bool = False, aside: bool = True) -> "SqlDatabase":
         """Open or create the database and bring its tables up to date. Blocks; meant for the start of a process.
 
-        `unless_led`: leave the tables as they are when there is a lease to take first; `upgrade` then is for who has it. Raises
-        `RefusedError` (`database-url`, `database-newer`, `database-collation`) or `UnavailableError` (`storage-fault`).
+        `unless_led`: leave the tables as they are when there is a lease to take first; `upgrade` then is for who has it. `aside`:
+        False has everything done on the caller's own thread, for who has nothing else to do meanwhile. Raises `RefusedError`
+        (`database-url`, `database-newer`, `database-collation`) or `UnavailableError` (`storage-fault`).
         """
         parsed = parse_url(url)
         with translated():
@@ -48,7 +50,7 @@ class SqlDatabase:
             except BaseException:
                 writer.dispose()
                 raise
-            return cls(writer, make_engine(parsed, writer=False, size=READERS))
+            return cls(writer, make_engine(parsed, writer=False, size=READERS), aside=aside)
 
     async def read(self, work: Callable[[Unit], T]) -> T:
         """Run `work` on one snapshot, beside any writer. What it writes is rolled back."""
@@ -66,6 +68,10 @@ class SqlDatabase:
         """Let what runs end, then close every connection; safe to call twice."""
         for threads in (self._write_thread, self._read_threads):
             await asyncio.to_thread(threads.shutdown)
+        self.dispose()
+
+    def dispose(self) -> None:
+        """Close every connection, when nothing runs."""
         self._reader.dispose()
         self._writer.dispose()
 
@@ -73,8 +79,9 @@ class SqlDatabase:
         with translated():
             upgrade(self._writer)
 
-    @staticmethod
-    async def _submit(threads: ThreadPoolExecutor, run: Callable[..., T], *arguments: object) -> T:
+    async def _submit(self, threads: ThreadPoolExecutor, run: Callable[..., T], *arguments: object) -> T:
+        if not self._aside:
+            return run(*arguments)
         try:
             return await asyncio.get_running_loop().run_in_executor(threads, run, *arguments)
         except RuntimeError as error:
