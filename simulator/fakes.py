@@ -143,22 +143,28 @@ class Running(Protocol):
 class MemoryBoot:
     """`BootControl` with the real boot loader's decisions; the state is in memory and the reboot is carried out by the swarm."""
 
-    def __init__(self, slots: Holding, depot: Running, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, slots: Holding, depot: Running, clock: Callable[[], float] = time.monotonic, *, name: str | None = None
+    ) -> None:
+        """`name`: what its boots are called, with a number; drawn unless given."""
         self._slots, self._depot, self._clock = slots, depot, clock
         self._lock = threading.Lock()
         self._state = LoaderState()
         self._request: Request | None = None
         self._boot = Boot(slot=Slot.A, outcome=BootOutcome.NORMAL)
         self._boots = 0
-        self._name = secrets.token_hex(8)
+        self._name = name or secrets.token_hex(8)
         self._deadline_at: float | None = None
+        self.tried = 0
+        """How many boots the last power-on took: more than one when a slot on trial did not come up."""
         self.reboot_asked = False
 
     def power_on(self) -> None:
         """Boot: decide, count, and select a slot whose program loads."""
         with self._lock:
-            self.reboot_asked = False
+            self.reboot_asked, self.tried = False, 0
             while True:
+                self.tried += 1
                 self._state, self._boot = decide(self._state, self._request)
                 self._request = None
                 if self._program_runs() or self._boot.outcome is not BootOutcome.TRIAL:

@@ -8,7 +8,8 @@ Rules
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 from firmware.protocol.words import Action, AgentState
 from server.planner.budgets import CAMPAIGN, UNLIMITED
@@ -20,7 +21,6 @@ from server.planner.slices import Slice
 from server.planner.states import IN_FLIGHT
 from server.planner.strategy import BudgetPolicy
 from server.planner.words import AssignmentState, CampaignState, CohortState
-from simulator.virtual.around import Neighbourhood
 from simulator.virtual.device import Device
 
 MOST_KEPT = 20
@@ -30,10 +30,18 @@ _ON_RELEASE = (AssignmentState.VERIFIED, AssignmentState.COMMITTED)
 _UNKNOWN = (AssignmentState.MISSING, *IN_FLIGHT)
 
 
+class Around(Protocol):
+    """Groups by key: their members, and who of them is away by the broker's word."""
+
+    @property
+    def members(self) -> Mapping[str, Sequence[str]]: ...
+    def away(self, key: str) -> Sequence[str]: ...
+
+
 class Books:
     """Who may be down, group by group; `violations` in words, the first `MOST_KEPT` of `broken` ones."""
 
-    def __init__(self, neighbourhood: Neighbourhood, sizes: Mapping[str, int]) -> None:
+    def __init__(self, neighbourhood: Around, sizes: Mapping[str, int]) -> None:
         self.violations: list[str] = []
         self.broken = 0
         self._around = neighbourhood

@@ -1,6 +1,6 @@
 """The scenarios that come with Otaria, and those in files of one's own.
 
-Some are about what only a server and a broker have; these run on the wire alone (`World.deeds`).
+Some are about what a server and a broker have (`World.deeds`); these run exactly or on the wire, not from chances.
 """
 
 from collections.abc import Sequence
@@ -16,20 +16,21 @@ SUFFIX = ".yaml"
 
 
 def names(*, wire: bool = False) -> Sequence[str]:
-    """The names of the library, in order: those that run in virtual time, or with `wire` those that only run on the wire."""
+    """The names of the library, in order: those that run in any way, or with `wire` those that need a server and a broker."""
     folder = files("simulator") / LIBRARY
     chosen = folder / ON_THE_WIRE if wire else folder
     return sorted(one.name.removesuffix(SUFFIX) for one in chosen.iterdir() if one.name.endswith(SUFFIX))
 
 
-def load(name: str, *, wire: bool = False) -> World:
+def load(name: str, *, deeds: bool = False) -> World:
     """A scenario of the library by its name, or one in a file. Raises `RefusedError` (`bad-scenario`, `no-such-scenario`), and
-    `not-in-virtual-time` for one with deeds unless it is for the `wire`."""
+    `not-in-virtual-time` for one with deeds unless it is for who can do these: the wire, or an exact run."""
     world = _load(name)
-    if world.deeds and not wire:
+    if world.deeds and not deeds:
         raise RefusedError(
             "not-in-virtual-time",
-            f"{name} is about what is done to a server and a broker, which virtual time has not: run it with --wire.",
+            f"{name} is about what is done to a server and a broker, and devices that answer from chances have none: run it "
+            "with --exact or --wire.",
         )
     return world
 

@@ -98,7 +98,7 @@ class Act:
 
 @dataclass(frozen=True, kw_only=True)
 class Deed:
-    """What is done to a server and broker on the wire, `for_s` where it lasts: one of `DEEDS`. Virtual time has neither."""
+    """What is done to a server and broker on the wire, `for_s` where it lasts: one of `DEEDS`. Runs from chances have neither."""
 
     kind: str
     after_s: float

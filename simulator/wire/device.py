@@ -7,6 +7,7 @@ Rules
 - A permit is followed from the moment the agent says `activating`; from then on the device counts as down, until it can say that
   it is up again.
 - What is lost on the way is lost before the connection sees it; the agent's own timer sends it again.
+- Whose clock that is and what the cable is made of, hub and cable say: the wall's and a socket, or a simulated one and memory.
 """
 
 from collections.abc import Callable
@@ -31,8 +32,8 @@ from simulator.virtual.chances import chance, seeded
 from simulator.virtual.defects import Defect, Defects
 from simulator.virtual.presence import NEVER, Presence
 from simulator.virtual.world import Member
-from simulator.wire.line import KEEPALIVE_S, Door, Line, Watcher
-from simulator.wire.parts import Blob, Checks, Installer, Luck, Notary, Programs, Slots
+from simulator.wire.line import KEEPALIVE_S
+from simulator.wire.parts import Blob, Checks, Installer, Luck, Notary, Programs, Reachable, Slots
 from simulator.wire.plan import Moment, Tempo, Truth
 from simulator.wire.site import Site
 
@@ -44,8 +45,45 @@ _UP = frozenset(
 )
 
 
-class Hub(Watcher, Protocol):
-    """Who drives devices. Times are `time.monotonic`'s."""
+class Cable(Protocol):
+    """A device's connection to the broker. `needs_pings`: whether it dies when nothing is said for a while."""
+
+    will: tuple[str, bytes] | None
+    needs_pings: bool
+
+    @property
+    def is_up(self) -> bool: ...
+    @property
+    def is_idle(self) -> bool: ...
+    def connect(self) -> None:
+        """Begin a connection, unless there is one."""
+        ...
+
+    def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool = False) -> bool: ...
+    def ping(self) -> None: ...
+    def cut(self) -> None:
+        """End it without a word; nobody is told."""
+        ...
+
+
+class Cables(Protocol):
+    """Makes a device's cable; see `Line` for what is called when."""
+
+    def __call__(
+        self,
+        *,
+        address: tuple[str, int],
+        name: str,
+        pem: Path,
+        topics: tuple[str, ...],
+        on_up: Callable[[], None],
+        on_down: Callable[[], None],
+        on_message: Callable[[str, bytes], None],
+    ) -> Cable: ...
+
+
+class Hub(Protocol):
+    """Who drives devices. Times are its own clock's, which counts seconds and is never set."""
 
     def now(self) -> float: ...
     def world_now(self) -> float:
@@ -75,7 +113,7 @@ class Common:
         self,
         *,
         hub: Hub,
-        door: Door,
+        cable: Cables,
         site: Site,
         keys: CatalogueKeys,
         tempo: Tempo,
@@ -84,7 +122,7 @@ class Common:
         defects: dict[str, Defects],
         sizes: dict[str, int],
     ) -> None:
-        self.hub, self.door, self.site, self.keys, self.tempo = hub, door, site, keys, tempo
+        self.hub, self.cable, self.site, self.keys, self.tempo = hub, cable, site, keys, tempo
         self.factory, self.product, self.defects, self.sizes = factory, product, defects, sizes
         self._settings: dict[float, Settings] = {}
 
@@ -160,13 +198,11 @@ class Device:
         )
         self._luck = Luck(own)
         self._effects, self._slots = MemoryEffects(), Slots(common.factory)
-        self._boot = MemoryBoot(self._slots, Programs(self._program_runs), self.seconds)
+        self._boot = self._new_boot()
         self._notary = Notary(common.keys, signer)
         self._checks = Checks(self._is_well)
         self._installer = self._new_installer()
-        self._line = Line(
-            watcher=common.hub,
-            door=common.door,
+        self._line = common.cable(
             address=(identity.mqtt_host, identity.mqtt_port),
             name=identity.agent,
             pem=pem,
@@ -210,11 +246,20 @@ class Device:
         self._boot.power_on()
         self._power = True
         self.boots += 1
-        status = self._boot.status()
-        if self._defect(self._slots.holds(status.slot)) == "bricks":
+        if self._defect(self._slots.holds(self._boot.status().slot)) == "bricks":
             self.is_bricked = True
             self.power_cut(again=False)
+        elif self._boot.tried > 1:  # each boot that came to nothing took its time
+            number, took_s = self.boots, (self._boot.tried - 1) * self._common.tempo.boot_s
+            self._hub.later(self._hub.now() + took_s, lambda: self._come_up() if number == self.boots else None)
+        else:
+            self._come_up()
+
+    def _come_up(self) -> None:
+        if not self._power:
             return
+        status = self._boot.status()
+        self._is_there = self._stays or self._presence.is_there(self._hub.world_now())
         self._runtime = runtime = Runtime(
             identity=self._identity,
             ports=self._new_ports(),
@@ -251,7 +296,7 @@ class Device:
             return
         self.power_cut()
         self._effects, self._slots = MemoryEffects(), Slots(self._common.factory)
-        self._boot = MemoryBoot(self._slots, Programs(self._program_runs), self.seconds)
+        self._boot = self._new_boot()
         self._installer = self._new_installer()
         self._crashed, self._order = frozenset(), ""
         if self.is_down:
@@ -276,6 +321,12 @@ class Device:
     def gather(self) -> None:
         """Be there from now on, whatever its habit."""
         self._stays = True
+        if self._power:
+            self.look()
+
+    def disperse(self) -> None:
+        """Be there by its habit again."""
+        self._stays = False
         if self._power:
             self.look()
 
@@ -314,9 +365,14 @@ class Device:
             self._after()
 
     def staged_after_s(self, job: Job) -> float:
-        """How long the job that just ran takes the device, beside what it took here."""
+        """How long the job that just ran takes the device, beside what it took here; what it loads comes while it is there."""
         takes_s, self._installer.takes_s = self._installer.takes_s, 0.0
-        return takes_s if job.lane is Lane.SLOT else 0.0
+        if job.lane is not Lane.SLOT or not takes_s:
+            return 0.0
+        if self._stays:
+            return self._hub.wall_s(takes_s)
+        begins = self._hub.world_now()
+        return self._hub.wall_s(self._presence.done(begins, takes_s) - begins)
 
     def truth(self) -> Truth:
         """What it is."""
@@ -408,6 +464,8 @@ class Device:
 
     def _ping_later(self) -> None:
         line, number, attempts = self._line, self.boots, self._attempts
+        if not line.needs_pings:
+            return
 
         def ping() -> None:
             if number == self.boots and attempts == self._attempts and line.is_up:
@@ -481,6 +539,9 @@ class Device:
             return "bricked"
         return "off" if self._runtime is None else str(type(self._runtime.standing.state).__name__).lower()
 
+    def _new_boot(self) -> MemoryBoot:
+        return MemoryBoot(self._slots, Programs(self._program_runs), self.seconds, name=self._luck.nonce()[:16])
+
     def _new_installer(self) -> Installer:
         site, place = self._common.site, self.member.site
         return Installer(site, place, self._slots, fails=self._flash_fails, takes=self._download_s)
@@ -491,7 +552,7 @@ class Device:
             effects=self._effects,
             slots={ROOT_SET: self._slots},
             boot=self._boot,
-            catalogue=common.site,
+            catalogue=Reachable(common.site, lambda: self._is_there and not self._frozen),
             notary=self._notary,
             installer=self._installer,
             health=self._checks,
@@ -536,7 +597,7 @@ class Device:
 
     def _download_s(self, version: str, max_rate: int | None) -> float:
         rate = min(self.member.link.bytes_per_s, max_rate or self.member.link.bytes_per_s)
-        return self._hub.wall_s(self._common.sizes.get(version, 0) / rate)
+        return self._common.sizes.get(version, 0) / rate
 
     def _leak(self) -> None:
         """What it committed may go on until it crashes."""

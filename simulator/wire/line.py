@@ -58,7 +58,9 @@ class _Step(IntEnum):
 
 
 class Line:
-    """`on_up` is told when subscribed, `on_down` when a connection was lost or not made; `on_message` topic and payload."""
+    """`simulator.wire.device.Cable` over a socket.
+
+    `on_up` is told when subscribed, `on_down` when a connection was lost or not made; `on_message` topic and payload."""
 
     __slots__ = (
         "_address",
@@ -78,6 +80,7 @@ class Line:
         "_writes",
         "will",
     )
+    needs_pings = True
 
     def __init__(
         self,

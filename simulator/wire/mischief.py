@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from firmware.protocol import topics
 from firmware.protocol.topics import Leaf
-from simulator.hostile import Eve
 from simulator.wire.scene import Scene
 
 REPLAYS = 200
@@ -29,27 +28,28 @@ class Mischief:
             time.sleep(for_s)
             seen = list(eve.seen)
             for message in self._chances.sample(seen, min(REPLAYS, len(seen))):
-                self._misuse(eve, message.topic, message.payload)
+                eve.publish(*misused(message.topic, message.payload, self._chances, self._targets))
             self.misused += min(REPLAYS, len(seen))
         finally:
             eve.close()
 
-    def _misuse(self, eve: Eve, topic: str, payload: bytes) -> None:
-        kind = self._chances.randrange(4)
-        if topic == topics.CATALOGUE:
-            eve.publish(topic, json.dumps({"made": "up", "n": self._chances.randrange(1 << 30)}).encode())
-        elif kind == 0:
-            eve.publish(topic, payload)
-        elif kind == 1:
-            eve.publish(topic, _changed(payload, self._chances))
-        elif kind == 2:
-            eve.publish(_elsewhere(topic, self._targets), payload)
-        else:
-            eve.publish(topic, b"\xff{" * 40)
-
     @property
     def _targets(self) -> Sequence[str]:
         return list(self._scene.crew.targets.values())[:50]
+
+
+def misused(topic: str, payload: bytes, chances: random.Random, targets: Sequence[str]) -> tuple[str, bytes]:
+    """What becomes of a message that passed: the topic and payload that are said in its place."""
+    kind = chances.randrange(4)
+    if topic == topics.CATALOGUE:
+        return topic, json.dumps({"made": "up", "n": chances.randrange(1 << 30)}).encode()
+    if kind == 0:
+        return topic, payload
+    if kind == 1:
+        return topic, _changed(payload, chances)
+    if kind == 2:
+        return _elsewhere(topic, targets), payload
+    return topic, b"\xff{" * 40
 
 
 def _changed(payload: bytes, chances: random.Random) -> bytes:

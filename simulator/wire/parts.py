@@ -3,18 +3,20 @@
 import errno
 import hashlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 from securesystemslib.signer import Signer
 
 from device_agent.notary import CatalogueKeys
-from device_agent.ports import HealthResult, Slot, Verified
+from device_agent.ports import Director, HealthResult, Slot, Verified
 from device_agent.verify import ordered_images
 from firmware.checks import HealthCheck
+from firmware.errors import UnavailableError
 from firmware.manifest import Manifest
 from firmware.protocol.envelope import seal_payload
-from firmware.protocol.order import Order
+from firmware.protocol.order import FileRef, Order
 from firmware.protocol.report import REPORT_KIND
 from firmware.protocol.words import ReasonKind
 from simulator.virtual.chances import chance
@@ -143,6 +145,41 @@ class Checks:
     def run(self, checks: Sequence[HealthCheck], *, program_port: int | None, stop: Callable[[], bool]) -> HealthResult:
         healthy = program_port is not None and self._is_well()
         return HealthResult(healthy=healthy, text="" if healthy else "The world says that this release is not well.")
+
+
+class Reachable:
+    """`Catalogue` of a device that reaches its site only while it is there."""
+
+    __slots__ = ("_is_there", "_site")
+
+    def __init__(self, site: Site, is_there: Callable[[], bool]) -> None:
+        self._site, self._is_there = site, is_there
+
+    def refresh(self, now: float) -> None:
+        """See `Catalogue.refresh`."""
+        if not self._is_there():
+            raise UnavailableError(ReasonKind.UNREACHABLE, "The device is not connected now.")
+        self._site.refresh(now)
+
+    def use_held(self, now: float) -> None:
+        """See `Catalogue.use_held`."""
+        self._site.use_held(now)
+
+    def bring(self, path: Path, envelope: bytes, now: float) -> None:
+        """See `Site.bring`."""
+        self._site.bring(path, envelope, now)
+
+    def file(self, path: str) -> FileRef | None:
+        """See `Catalogue.file`."""
+        return self._site.file(path)
+
+    def manifest(self, file: FileRef) -> Manifest:
+        """See `Catalogue.manifest`."""
+        return self._site.manifest(file)
+
+    def director(self) -> Director:
+        """See `Directed.director`."""
+        return self._site.director()
 
 
 class Installer:

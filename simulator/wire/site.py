@@ -1,23 +1,22 @@
 """What the devices of a process share, as a site behind one cache does: verified metadata and manifests, and images.
 
 Rules
-- All of it comes over HTTPS from the real server, with a device's certificate, and is verified as a device does.
+- All of it is verified as a device does. On the wire it comes over HTTPS from the real server, with a device's certificate.
 - A refresh of the catalogue counts for everybody who asked before it began, and for nobody else: what a device is told is never
   older than its question.
 - Each site fetches each image once, every byte of it; its devices then take it from there, as fast as their own links are.
 """
 
 import hashlib
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Protocol
 
-from device_agent.catalogue import DeviceCatalogue
+from device_agent.catalogue import CatalogueFiles, DeviceCatalogue
 from device_agent.install.windows import windows_from, windows_of
-from device_agent.ports import Director
-from device_agent.transport.http import DeviceHttp
+from device_agent.ports import Director, Fetch
 from device_agent.trusted_time import BUILD_TIME
 from firmware.delta.apply import apply_delta
 from firmware.delta.format import DeltaEnds
@@ -33,19 +32,22 @@ APART_S = 0.25
 Stop = Callable[[], bool]
 
 
+class Files(CatalogueFiles, Fetch, Protocol):
+    """Where metadata, manifests and artifacts come from."""
+
+
 class Site:
     """`asked_at`: when the job that runs on this thread was asked for (`time.monotonic`); who runs jobs sets it."""
 
-    def __init__(self, https_url: str, services_ca: Path, pem: Path, root: bytes) -> None:
-        context = ssl.create_default_context(cafile=services_ca)
-        context.load_cert_chain(pem)
-        self._http = DeviceHttp(https_url, context)
+    def __init__(self, files: Files, root: bytes, *, apart_s: float = APART_S) -> None:
+        """`root`: the TUF root that enrolment pinned. `apart_s`: between two refreshes."""
+        self._http, self._apart_s = files, apart_s
         self._catalogue = DeviceCatalogue(
             MemoryEffects(),
             ROOM,
             root=root,
-            fetch_metadata=self._http.metadata,
-            fetch_target=self._http.target,
+            fetch_metadata=files.metadata,
+            fetch_target=files.target,
             trusted_time=BUILD_TIME,
         )
         self._thread = threading.local()
@@ -67,7 +69,7 @@ class Site:
         with self._refreshing:
             if self._began > asked_at:
                 return
-            time.sleep(max(0.0, self._began + APART_S - time.monotonic()))
+            time.sleep(max(0.0, self._began + self._apart_s - time.monotonic()))
             began = time.monotonic()
             self._catalogue.refresh(now)
             self._began = began

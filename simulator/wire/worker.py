@@ -6,9 +6,11 @@ with their name.
 """
 
 import logging
+import ssl
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from selectors import EVENT_READ
@@ -25,13 +27,14 @@ from device_agent.identity import (
 )
 from device_agent.keys import report_signer
 from device_agent.notary import CatalogueKeys
+from device_agent.transport.http import DeviceHttp
 from simulator.depot import Blob as FileBlob
 from simulator.depot import facts_of
 from simulator.fakes import MemoryEffects
 from simulator.virtual.defects import Defects
 from simulator.wire.device import Common, Device
 from simulator.wire.hub import Loop, allow_files
-from simulator.wire.line import Door
+from simulator.wire.line import Door, Line
 from simulator.wire.parts import Blob
 from simulator.wire.plan import Plan
 from simulator.wire.site import Site
@@ -100,14 +103,16 @@ class Worker:
         plan = self._plan
         first, _, pem = self._made[0]
         ca = plan.directory / SERVICES_CA_FILE
-        site = Site(first.https_url, ca, pem, (plan.directory / ROOT_FILE).read_bytes())
+        context = ssl.create_default_context(cafile=ca)
+        context.load_cert_chain(pem)
+        site = Site(DeviceHttp(first.https_url, context), (plan.directory / ROOT_FILE).read_bytes())
         image = FileBlob.of(plan.factory)
         site.keep(plan.factory.read_bytes())
         facts = facts_of(image)
         self._loop = loop = Loop(site, begins=plan.begins, hasten=plan.tempo.hasten, number=plan.number)
         common = Common(
             hub=loop,
-            door=Door(ca),
+            cable=partial(Line, watcher=loop, door=Door(ca)),
             site=site,
             keys=CatalogueKeys(site),
             tempo=plan.tempo,

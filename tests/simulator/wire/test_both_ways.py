@@ -137,6 +137,6 @@ def test_three_cohorts_end_alike_both_ways(seed: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", names(wire=True))
 def test_each_scenario_that_only_the_wire_shows_ends_as_it_says(name: str, tmp_path: Path) -> None:
     skip_without("mosquitto")
-    made = load(name, wire=True)
+    made = load(name, deeds=True)
     played = Play(made, tmp_path).run()
     assert (played.outcome.violations, list(unmet(made, played.outcome))) == ((), [])

@@ -70,4 +70,4 @@ def test_what_only_the_wire_shows_is_refused_in_virtual_time_with_the_way_to_run
         load(name)
     assert refused.value.kind == "not-in-virtual-time"
     assert "--wire" in refused.value.text
-    assert load(name, wire=True).deeds
+    assert load(name, deeds=True).deeds
