@@ -11,6 +11,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from server.cli.output import emit, fitting, json_option, table
+from simulator.exact.telling import run_exactly
+from simulator.exact.trace import Difference
 from simulator.virtual.library import load, names
 from simulator.virtual.outcome import CampaignOutcome, Outcome
 from simulator.virtual.run import Run
@@ -18,6 +20,7 @@ from simulator.virtual.world import World
 from simulator.wire.play import Play
 
 HOUR_S = 3600.0
+TRACE = click.Path(path_type=Path, dir_okay=False)
 COLUMNS = (
     "scenario",
     "campaign",
@@ -46,12 +49,35 @@ NARROW = ("scenario", "ended", "verified", "back", "failed", "away", "stopped", 
     type=click.FloatRange(1, 2000),
     help="With --wire: how much faster than the world's the clock goes.  [default: 1]",
 )
+@click.option(
+    "--exact",
+    is_flag=True,
+    help="In virtual time, but with real agents, real messages and the server's own core and database.",
+)
+@click.option("--trace", "out", type=TRACE, help="With --exact: write each message and event, as JSON lines.")
+@click.option(
+    "--replay",
+    "kept",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="With --exact: run again what a trace is of, and name the first line that differs.",
+)
 @json_option
-def run(scenarios: Sequence[str], seed: int | None, wire: bool, pace: float | None, as_json: bool) -> int:
+def run(
+    scenarios: Sequence[str],
+    seed: int | None,
+    wire: bool,
+    pace: float | None,
+    exact: bool,
+    out: Path | None,
+    kept: Path | None,
+    as_json: bool,
+) -> int:
     """Run scenarios in virtual time: the server's own planner over simulated devices, weeks within seconds.
 
     Without a name: the whole library. The same scenario and seed give the same run, bit for bit (`digest`). Exit code 1 when
     something that must hold did not, or a campaign did not end as the scenario expects.
+
+    With --exact each device is the real agent, and the server's own core answers it: slower, for some hundreds of devices.
 
     With --wire one real server, one Mosquitto and real agents run each scenario. What is a day in the world takes a day then,
     unless --pace divides all of its durations.
@@ -60,7 +86,10 @@ def run(scenarios: Sequence[str], seed: int | None, wire: bool, pace: float | No
     """
     if pace is not None and not wire:
         raise click.UsageError("--pace is for --wire: virtual time takes none.")
-    worlds = [load(name, wire=wire) for name in scenarios or names(wire=wire)]
+    _require_exact(exact, wire, traced=bool(out or kept), scenarios=len(scenarios))
+    library = [*names(), *names(wire=True)] if exact else names(wire=wire)
+    worlds = [load(name, deeds=wire or exact) for name in scenarios or library]
+    differences: list[Difference] = []
     found: list[tuple[World, Outcome, list[str]]] = []
     judgements: list[Sequence[str]] = []
     with Progress(disable=as_json, transient=True) as progress:
@@ -70,6 +99,9 @@ def run(scenarios: Sequence[str], seed: int | None, wire: bool, pace: float | No
                 say = lambda text, name=world.name: progress.update(task, description=f"{name}: {text}")  # noqa: E731
                 outcome, judgement = on_the_wire(world, seed, pace or 1.0, say)
                 judgements.append(judgement)
+            elif exact:
+                told = run_exactly(world, seed=seed, out=out, kept=kept)
+                outcome, differences = told.outcome, [*differences, *([told.difference] if told.difference else [])]
             else:
                 outcome = Run(world, seed=seed).play()
             found.append((world, outcome, list(unmet(world, outcome))))
@@ -77,14 +109,25 @@ def run(scenarios: Sequence[str], seed: int | None, wire: bool, pace: float | No
     shown = [{**msgspec.to_builtins(outcome), "unmet": missed} for _, outcome, missed in found]
     for place, judgement in enumerate(judgements):
         shown[place] |= {"simulator": list(judgement), "pace": pace or 1.0}
+    if exact:
+        shown = [{**one, "differs": msgspec.to_builtins(differences)} for one in shown]
     emit({"runs": shown}, as_json=as_json, text=summary([outcome for _, outcome, _ in found]))
-    more = f" --wire --pace {pace or 1:g}" if wire else ""
+    more = f" --wire --pace {pace or 1:g}" if wire else " --exact" if exact else ""
     for _, outcome, missed in found if not as_json else ():
         for line in _complaints(outcome, missed, more):
             click.echo(line)
     for judgement in judgements if not as_json else ():
         click.echo(" ".join(judgement))
-    return 1 if any(outcome.broken or missed for _, outcome, missed in found) else 0
+    for difference in differences if not as_json else ():
+        click.echo(difference.text)
+    return 1 if differences or any(outcome.broken or missed for _, outcome, missed in found) else 0
+
+
+def _require_exact(exact: bool, wire: bool, *, traced: bool, scenarios: int) -> None:
+    if traced and not (exact and scenarios == 1):
+        raise click.UsageError("--trace and --replay are for --exact and one scenario.")
+    if exact and wire:
+        raise click.UsageError("--exact is virtual time, --wire is not: choose one.")
 
 
 def on_the_wire(

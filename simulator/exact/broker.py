@@ -1,0 +1,231 @@
+"""A broker in memory, between real agents and the real server core: `server.ports.Transport` on one side, cables on the other.
+
+Rules
+- It does what MQTT 3.1.1 does for clean sessions: what is published reaches who is subscribed and connected, in order; retained
+  messages are kept, and come to who connects; a last will is said once a connection is found to be dead, or taken over.
+- It forgets its retained messages when it is killed.
+- Each side hears what the other said in a call of its own, never within the call that published.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+from firmware.errors import OtariaError, RefusedError, UnavailableError
+from firmware.protocol import topics
+from firmware.protocol.codec import convert, parse_json
+from firmware.protocol.report import Presence
+from simulator.exact.timeline import Timeline
+from simulator.exact.trace import Trace
+
+DEAD_AFTER_S = 90.0
+"""One and a half times the keepalive: so long a connection that says nothing is taken to live."""
+SERVER = "server"
+Heard = tuple[str, bytes, bool]
+
+
+class Broker:
+    """`heard`: what waits for the server; `on_heard` is told when there is something. `passed` is told each message."""
+
+    def __init__(self, timeline: Timeline, trace: Trace, on_heard: Callable[[], None]) -> None:
+        self.heard: list[Heard] = []
+        self.passed: Callable[[str, bytes], None] = lambda _topic, _payload: None
+        self.is_up = True
+        self._timeline, self._trace, self._on_heard = timeline, trace, on_heard
+        self._sessions: dict[str, Cable] = {}
+        self._retained: defaultdict[str, dict[str, bytes]] = defaultdict(dict)
+
+    # The server's side
+
+    @property
+    def connected(self) -> bool:
+        return self.is_up
+
+    async def run(self) -> None:
+        """The run hands over what is heard."""
+        await asyncio.Event().wait()
+
+    async def connections(self) -> AsyncIterator[int]:
+        """The run says when to publish again."""
+        await asyncio.Event().wait()
+        yield 0
+
+    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        self._from_server(topic, payload, retain)
+
+    def send(self, topic: str, payload: bytes) -> None:
+        self._from_server(topic, payload, False)
+
+    def _from_server(self, topic: str, payload: bytes, retain: bool) -> None:
+        if not self.is_up:
+            raise UnavailableError("broker-unreachable", "There is no connection.")
+        self.inject(topic, payload, retain=retain, who=SERVER)
+
+    def take(self) -> list[Heard]:
+        """What the server has not heard yet."""
+        heard, self.heard = self.heard, []
+        return heard
+
+    # Everybody's
+
+    def inject(self, topic: str, payload: bytes, *, retain: bool = False, who: str) -> None:
+        """Somebody publishes."""
+        if not self.is_up:
+            return
+        leaf = topic.rpartition("/")[2]
+        agent = "" if topic == topics.CATALOGUE else _agent(topic)
+        self._trace.message(self._timeline.now(), who, leaf, agent, payload)
+        self.passed(topic, payload)
+        if retain:
+            self._keep(agent, topic, payload)
+        if leaf in topics.SENT_BY_AGENT:
+            self.heard.append((topic, payload, False))
+            self._on_heard()
+        elif leaf in topics.SENT_BY_SERVER or topic == topics.CATALOGUE:
+            for session in [*self._sessions.values()] if not agent else self._of(agent):
+                session.hear(topic, payload)
+
+    def _keep(self, agent: str, topic: str, payload: bytes) -> None:
+        if payload:
+            self._retained[agent][topic] = payload
+        else:
+            self._retained[agent].pop(topic, None)
+
+    def _of(self, agent: str) -> "list[Cable]":
+        session = self._sessions.get(agent)
+        return [session] if session is not None else []
+
+    # Devices' side
+
+    def welcome(self, cable: "Cable") -> None:
+        """A device's connection is made; an older one of its name is taken over."""
+        old = self._sessions.pop(cable.name, None)
+        if old is not None:
+            self._say_will(old.said_will)
+        self._sessions[cable.name] = cable
+        for topic, payload in [*self._retained[cable.name].items(), *self._retained[""].items()]:
+            if topic.rpartition("/")[2] not in topics.SENT_BY_AGENT:
+                cable.hear(topic, payload)
+
+    def lost(self, cable: "Cable", number: int) -> None:
+        """A device's connection broke without a word, which is noticed after a while."""
+        self._timeline.later(self._timeline.now() + DEAD_AFTER_S, lambda: self._bury(cable, number))
+
+    def _bury(self, cable: "Cable", number: int) -> None:
+        if self._sessions.get(cable.name) is cable and cable.number == number and not cable.is_up:
+            del self._sessions[cable.name]
+            self._say_will(cable.said_will)
+
+    def _say_will(self, will: tuple[str, bytes] | None) -> None:
+        if will is not None:
+            self.inject(will[0], will[1], retain=True, who="broker")
+
+    def die(self) -> None:
+        """Be killed and start again: retained messages, sessions and last wills are gone, and everybody is told of the end of
+        its connection."""
+        self._trace.note(self._timeline.now(), "broker", "killed")
+        sessions = [*self._sessions.values()]
+        self._sessions.clear()
+        self._retained.clear()
+        for session in sessions:
+            session.break_off()
+
+
+class Cable:
+    """One device's (`simulator.wire.device.Cable`). `latency_s`: one way; a connection takes a few ways."""
+
+    needs_pings = False
+
+    def __init__(
+        self,
+        broker: Broker,
+        timeline: Timeline,
+        *,
+        address: tuple[str, int],
+        name: str,
+        pem: Path,
+        topics: tuple[str, ...],
+        on_up: Callable[[], None],
+        on_down: Callable[[], None],
+        on_message: Callable[[str, bytes], None],
+    ) -> None:
+        """`address`, `pem` and `topics` are for cables that lead somewhere."""
+        self.will: tuple[str, bytes] | None = None
+        self.said_will: tuple[str, bytes] | None = None
+        self.name, self.number = name, 0
+        self.latency_s = 0.0
+        self._broker, self._timeline = broker, timeline
+        self._on_up, self._on_down, self._on_message = on_up, on_down, on_message
+        self._is_up = self._is_connecting = False
+
+    @property
+    def is_up(self) -> bool:
+        return self._is_up
+
+    @property
+    def is_idle(self) -> bool:
+        return not (self._is_up or self._is_connecting)
+
+    def connect(self) -> None:
+        if not self.is_idle:
+            return
+        self._is_connecting = True
+        self.number += 1
+        number = self.number
+        self._timeline.later(self._timeline.now() + 4 * self.latency_s, lambda: self._arrive(number))
+
+    def _arrive(self, number: int) -> None:
+        if number != self.number or not self._is_connecting:
+            return
+        self._is_connecting = False
+        if not self._broker.is_up:
+            self._on_down()
+            return
+        self._is_up, self.said_will = True, self.will
+        self._broker.welcome(self)
+        self._on_up()
+
+    def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool = False) -> bool:
+        if not self._is_up:
+            return False
+        self._broker.inject(topic, payload, retain=retain, who=self.name)
+        return True
+
+    def ping(self) -> None:
+        """It is never taken for dead while it is up."""
+
+    def cut(self) -> None:
+        was_up, self._is_up, self._is_connecting = self._is_up, False, False
+        if was_up:
+            self._broker.lost(self, self.number)
+
+    def break_off(self) -> None:
+        """The other end is gone, and this one hears of it."""
+        if self._is_up:
+            self._is_up = False
+            self._timeline.later(self._timeline.now(), self._on_down)
+
+    def hear(self, topic: str, payload: bytes) -> None:
+        """A message for this connection."""
+        number = self.number
+        self._timeline.later(self._timeline.now(), lambda: self._hear(number, topic, payload))
+
+    def _hear(self, number: int, topic: str, payload: bytes) -> None:
+        if self._is_up and number == self.number:
+            self._on_message(topic, payload)
+
+
+def _agent(topic: str) -> str:
+    try:
+        return topics.parse(topic).agent
+    except RefusedError:
+        return ""
+
+
+def online(payload: bytes) -> bool:
+    """What a presence message says."""
+    try:
+        return convert(parse_json(payload, max_bytes=4096), Presence).online
+    except OtariaError:
+        return False

@@ -1,0 +1,381 @@
+"""One exact run of a world: devices, broker, server core and people on one timeline, until all campaigns rest.
+
+Rules
+- The next moment at which anything is due comes at once; nothing else passes time. What the server hears waits `SERVER_S`
+  before it looks, so that what comes together is taken in together, as by a server that is awake.
+- Before the world begins all devices are commissioned: powered, connected and heard. Then they follow their habits.
+- When all rests everybody is there until all is said and heard, and what the server has is held against what devices are and
+  said.
+- All that is drawn by chance comes from the seed, but for the catalogue's keys, whose signatures no decision depends on.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from device_agent.trusted_time import BUILD_TIME
+from firmware.errors import RefusedError
+from server.planner.ask_events import CHECKS, Check
+from server.planner.commands import GrantPermit, TellWait
+from server.planner.decision import Decision
+from server.planner.events import Event
+from server.planner.rows import CampaignRow, CohortRow
+from server.planner.slices import Slice
+from server.planner.step import step
+from server.planner.words import AssignmentState, CampaignState, CohortState, GateVerdict, Verb
+from server.ports import CampaignView
+from simulator.exact.books import DownBooks, Groups, Running
+from simulator.exact.broker import Broker
+from simulator.exact.catalogue import NearFiles, open_catalogue, publish
+from simulator.exact.deeds import Deeds
+from simulator.exact.fleet import Fleet, make_fleet, usual_tempo
+from simulator.exact.server_core import ServerCore, Standing
+from simulator.exact.timeline import Timeline
+from simulator.exact.trace import Trace
+from simulator.soak.books import Ledger
+from simulator.soak.evidence import Reports, compare_fleet, quiet
+from simulator.virtual.chances import chance, seeded
+from simulator.virtual.invariants import Books
+from simulator.virtual.world import Act, Start, World
+from simulator.wire.plan import Moment, Tempo
+from simulator.wire.site import Site
+
+COMMISSION_S = 600.0
+SERVER_S = 0.05
+ANSWER_S = 600.0
+RENEW_EVERY_S = 6 * 3600.0
+SETTLE_S = 3600.0
+QUIET_S = 4 * 3600.0
+LOOK_S = 30.0
+ENDED = (CampaignState.COMPLETED, CampaignState.ABORTED, CampaignState.ROLLED_BACK)
+STOPPED = (CampaignState.PAUSED, CampaignState.ABORTED, CampaignState.ROLLING_BACK, CampaignState.ROLLED_BACK)
+Job = Callable[[], Awaitable[None]]
+
+
+@dataclass
+class Marks:
+    """Moments of a campaign, in seconds after the world's beginning."""
+
+    stopped_s: float | None = None
+    admitted: int = 0
+    done_s: float | None = None
+    decided_s: dict[int, float] = field(default_factory=dict)
+
+
+class ExactRun:
+    """`directory`: empty, for the run's catalogue and database. `checks`: the planner's, or fewer, to see that the books
+    notice."""
+
+    def __init__(
+        self,
+        world: World,
+        directory: Path,
+        trace: Trace,
+        *,
+        seed: int | None = None,
+        tempo: Tempo | None = None,
+        checks: tuple[Check, ...] = CHECKS,
+    ) -> None:
+        seed = world.seed if seed is None else seed
+        if world.begins - COMMISSION_S < BUILD_TIME:
+            text = f"{world.name} begins before this agent was built, and no agent believes in such a time; set a later `begins`."
+            raise RefusedError("too-early", text)
+        self.world, self.seed, self.trace, self._checks = world, seed, trace, checks
+        self.members = {one.id: one for one in sorted(world.members(seed), key=lambda one: one.id)}
+        self.marks: dict[str, Marks] = {}
+        self.admitted: dict[tuple[str, str], float] = {}
+        """When each target got its first permit of a campaign, in their order: seconds after the beginning."""
+        self.moments: list[Moment] = []
+        self.waits: Counter[str] = Counter()
+        self.events, self.ledger = 0, Ledger()
+        self.timeline = Timeline(world.begins - COMMISSION_S, self._hear)
+        self.broker = Broker(self.timeline, trace, self._look_soon)
+        self._product = world.campaigns[0].spec.product
+        repository = open_catalogue(directory / "catalogue", self._product, now=self.now())
+        self.server = ServerCore(directory, repository, self.broker, self, decide=self._decide, draw=self._draw)
+        self.groups = Groups(self.members.values(), lambda: self.server.offline)
+        self._sizes: dict[str, int] = {}
+        self._running: dict[str, Running] = {}
+        self.books = Books(self.groups, self._sizes)
+        self.down = DownBooks(self.members, self.groups, self.ledger, self._running)
+        site = Site(NearFiles(repository.metadata, self.server.artifacts), repository.root_bytes(), apart_s=0.0)
+        self.fleet: Fleet = make_fleet(
+            world,
+            self.members,
+            seed=seed,
+            product=self._product,
+            timeline=self.timeline,
+            broker=self.broker,
+            site=site,
+            root_sha256=repository.root_sha256(),
+            tempo=tempo or usual_tempo(),
+        )
+        self.states: dict[str, dict[str, str]] = {}
+        """By campaign and target, how all stood when it came to rest; `views`: the campaigns, `ends_s` after the beginning."""
+        self.views: Sequence[CampaignView] = ()
+        self.ends_s = 0.0
+        self._todo: list[Job] = []
+        self.deeds = Deeds(
+            self.server,
+            self.broker,
+            list(self.members),
+            seed=seed,
+            later=lambda in_s, what: self.timeline.later(self.timeline.now() + in_s, what),
+            now=self.now,
+        )
+        self._looks = self._will_look = False
+        self._wakes_at = float("inf")
+        self._campaigns: dict[str, CampaignState] = {}
+        self._acts_left = len(world.acts)
+        self._rests_at: float | None = None
+        self._drawing, self._drawn = "", 0
+
+    # Time and chance
+
+    def now(self) -> float:
+        """`server.ports.Clock`."""
+        return self.timeline.world_now()
+
+    @property
+    def after_s(self) -> float:
+        """Seconds since the world began."""
+        return self.timeline.now() - COMMISSION_S
+
+    def _draw(self, bits: int) -> int:
+        """For the campaign that is being made: its seed as in virtual time, then others."""
+        if bits < 64:
+            return (seeded(self.seed, f"campaign/{self._drawing}") >> 1) & ((1 << bits) - 1)
+        self._drawn += 1
+        return int(chance(seeded(self.seed, f"change/{self._drawing}"), self._drawn) * (1 << bits))
+
+    # Playing
+
+    async def play(self) -> float:
+        """All of it; the seconds it took here."""
+        began = time.perf_counter()
+        try:
+            await self._commission()
+            self._plan()
+            await self._go_on(COMMISSION_S + self.world.days * 86400, lambda: self._has_rested)
+            self.views, self.ends_s = await self.server.desk.list(), self.after_s
+            self.states = {view.row.id: await self.server.states(view.row.id) for view in self.views}
+            await self._settle()
+        finally:
+            await self.server.close()
+            self.trace.close()
+        return time.perf_counter() - began
+
+    async def _commission(self) -> None:
+        hardware = sorted({one.hardware for one in self.members.values()})
+        for counter, release in enumerate(self.world.releases, start=2):
+            await publish(
+                self.server.releases,
+                self.server.repository,
+                self.server.artifacts,
+                release,
+                product=self._product,
+                counter=counter,
+                hardware=hardware,
+                now=self.now(),
+            )
+        for name, member in self.members.items():
+            await self.server.enrol(member, self.fleet.signers[name])
+        await self.server.link()
+        self.fleet.each(lambda device: device.gather())
+        self.fleet.each(lambda device: device.power_on())
+        await self._go_on(COMMISSION_S, lambda: False)
+
+    def _plan(self) -> None:
+        self.timeline.pass_to(COMMISSION_S)
+        self.fleet.each(lambda device: device.disperse())
+        for start in self.world.campaigns:
+            self._at(start.after_s, lambda start=start: self._start(start))  # type: ignore[misc]
+        for act in self.world.acts:
+            self._at(act.after_s, lambda act=act: self._act(act))  # type: ignore[misc]
+        for deed in self.world.deeds:
+            self._at(deed.after_s, lambda deed=deed: self.deeds.do(deed))  # type: ignore[misc]
+        self._renew_again()
+
+    def _at(self, after_s: float, job: Job) -> None:
+        self.timeline.later(COMMISSION_S + after_s, lambda: self._todo.append(job))
+
+    def _renew_again(self) -> None:
+        async def renew() -> None:
+            await self.server.renew()
+            self._looks = True
+            self._renew_again()
+
+        self._at(self.after_s + RENEW_EVERY_S, renew)
+
+    async def _go_on(self, end: float, is_over: Callable[[], bool]) -> None:
+        timeline = self.timeline
+        while not is_over():
+            at = timeline.next_at
+            if at is None or at > end:
+                timeline.pass_to(end if end < float("inf") else timeline.now())
+                return
+            timeline.pass_to(at)
+            while (what := timeline.take()) is not None:
+                what()
+            while self._todo:
+                await self._todo.pop(0)()
+                self._looks = True
+            if self._looks:
+                self._looks = self._will_look = False
+                self._stands(await self.server.settle())
+
+    # The server's moments
+
+    def _look_soon(self) -> None:
+        if not self._will_look:
+            self._will_look = True
+            self.timeline.later(self.timeline.now() + SERVER_S, self._look)
+
+    def _look(self) -> None:
+        self._looks = True
+
+    def _stands(self, standing: Standing) -> None:
+        self._campaigns = standing.campaigns
+        self._look_for_rest()
+        if self.broker.heard:
+            self._look_soon()
+        if standing.wakes_at is not None:
+            at = max(standing.wakes_at - self.world.begins + COMMISSION_S, self.timeline.now()) + 1e-3
+            if at < self._wakes_at or self._wakes_at <= self.timeline.now():
+                self._wakes_at = at
+                self.timeline.later(at, self._look)
+
+    def _look_for_rest(self) -> None:
+        is_made = len(self._campaigns) >= len(self.world.campaigns)
+        rests = all(state in (*ENDED, CampaignState.PAUSED) for state in self._campaigns.values())
+        if not (is_made and rests) or self._acts_left:
+            self._rests_at = None
+        elif self._rests_at is None:
+            self._rests_at = self.timeline.now() + self._settles_s()
+            self.timeline.later(self._rests_at, lambda: None)
+
+    @property
+    def _has_rested(self) -> bool:
+        return self._rests_at is not None and self.timeline.now() >= self._rests_at
+
+    def _settles_s(self) -> float:
+        strategies = [start.spec.strategy for start in self.world.campaigns]
+        late = max((fault.after_s for release in self.world.releases for fault in release.faults), default=0.0)
+        return SETTLE_S + 2 * late + max(one.horizon_s + one.healthy_s for one in strategies)
+
+    # People
+
+    async def _start(self, start: Start) -> None:
+        name = start.spec.name
+        self._drawing = name
+        self.marks[name] = Marks()
+        view = await self.server.desk.create(self.server.desk.parse(start.text), by="sim")
+        self._sizes[name] = targets = sum(cohort.size for cohort in view.cohorts)
+        self._running[view.row.change_id] = Running(name, view.row.strategy.budgets, targets)
+        view = await self.server.desk.command(name, Verb.START, by="sim", reason="")
+        for number in range(8):
+            if view.row.state is not CampaignState.AWAITING_APPROVAL:
+                break
+            view = await self.server.desk.command(name, Verb.APPROVE, by=f"sim-{number}", reason="as the world says")
+
+    async def _act(self, act: Act) -> None:
+        self._acts_left -= 1
+        await self.server.desk.command(act.campaign, act.verb, by="sim", reason="as the world says")
+
+    def _answer_gates(self, loaded: Slice, row: CohortRow) -> None:
+        """People say that a cohort passes its external gates, a while after it opened."""
+        if loaded.campaign is None or row.index >= len(loaded.campaign.strategy.cohorts):
+            return
+        for gate in loaded.campaign.strategy.cohorts[row.index].gates:
+            if gate.kind == "external":
+                said = {"gate": gate.name, "by": "sim", "reason": "as the world says"}
+
+                async def answer(said: dict[str, str] = said) -> None:
+                    await self.server.desk.answer_gate(row.campaign, row.name, GateVerdict.PASS, **said)
+
+                self._at(self.after_s + ANSWER_S, answer)
+
+    # What is seen
+
+    def _decide(self, loaded: Slice, event: Event) -> Decision:
+        """The planner's own step, and a look at it."""
+        decision = step(loaded, event, checks=self._checks)
+        self.events += 1
+        target = getattr(event, "target", "")
+        rows = " ".join(f"{type(one.row).__name__}:{getattr(one.row, 'state', '')}" for one in decision.changes)
+        self.trace.note(self.timeline.now(), "planner", f"{type(event).__name__} {target}: {rows}")
+        self.books.observe(loaded, event, decision)
+        for command in decision.commands:
+            if isinstance(command, GrantPermit) and loaded.assignment is not None:
+                self.admitted.setdefault((loaded.assignment.campaign, loaded.assignment.target), self.after_s)
+            elif isinstance(command, TellWait):
+                self.waits[command.reason_kind] += 1
+        for change in decision.changes:
+            if isinstance(change.row, CohortRow):
+                self._mark_cohort(loaded, change.row)
+            elif isinstance(change.row, CampaignRow):
+                self._mark_campaign(loaded, change.row)
+        return decision
+
+    def _mark_cohort(self, loaded: Slice, row: CohortRow) -> None:
+        marks = self.marks.get(row.campaign)
+        before = next((one for one in loaded.cohorts if one.index == row.index), None)
+        if marks is None or before is None:
+            return
+        if before.counts.get(AssignmentState.VERIFIED, 0) < row.counts.get(AssignmentState.VERIFIED, 0):
+            marks.done_s = self.after_s
+        if before.state is not row.state:
+            marks.decided_s.pop(row.index, None)
+            if row.state in (CohortState.PASSED, CohortState.FAILED):
+                marks.decided_s[row.index] = self.after_s
+            elif row.state is CohortState.OPEN:
+                self._answer_gates(loaded, row)
+
+    def _mark_campaign(self, loaded: Slice, row: CampaignRow) -> None:
+        marks = self.marks.get(row.id)
+        if marks is None or (loaded.campaign is not None and loaded.campaign.state is row.state):
+            return
+        if row.state in STOPPED and marks.stopped_s is None:
+            marks.stopped_s, marks.admitted = self.after_s, sum(name == row.id for name, _ in self.admitted)
+        elif row.state is CampaignState.RUNNING:
+            marks.stopped_s = None
+
+    def _hear(self, moment: Moment) -> None:
+        self.moments.append(moment)
+        self.trace.note(moment.at, moment.member, f"{moment.kind} {moment.state}", moment.order[:16])
+        self.down.hear(moment, self.after_s)
+
+    # The end
+
+    async def _settle(self) -> None:
+        """Everybody is there until all is said and heard; then the server's word is held against theirs."""
+        self.fleet.each(lambda device: device.gather())
+        until = self.timeline.now() + QUIET_S
+        while self.timeline.now() < until:
+            end = self.timeline.now() + LOOK_S
+            await self._go_on(end, lambda: False)
+            if not quiet(one for one in self.fleet.truths().values() if not one.is_bricked) and not self.broker.heard:
+                break
+        truths = self.fleet.truths()
+        Reports(self.server.url, self.ledger).compare(truths.values(), self.after_s, {})
+        alive = {one.target: one for one in truths.values() if not one.is_bricked}
+        brings = {start.spec.name: start.spec.version for start in self.world.campaigns}
+        shown = [
+            {
+                "id": one.id,
+                "campaign": one.campaign,
+                "state": one.state,
+                "running_version": one.running_version,
+                "running_sha256": one.running_sha256,
+            }
+            for one in await self.server.fleet()
+        ]
+        compare_fleet(shown, alive, brings, self.ledger, self.after_s, {})
+
+
+def play(run: ExactRun) -> float:
+    """Let a run go to its end; the seconds it took here."""
+    return asyncio.run(run.play())

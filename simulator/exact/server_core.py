@@ -1,0 +1,198 @@
+"""The server's own core in this process: what `server.app` wires between database and broker, without listeners and tasks.
+
+Each part is told to settle where the server's tasks would have been woken. What people, scripts and other services would do
+beside it (webhooks, metrics, checks elsewhere, housekeeping) is left out: worlds have none of them.
+"""
+
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+from msgspec import Struct
+from securesystemslib.signer import Signer
+
+from firmware.catalogue.publish import Repository
+from firmware.protocol.topics import Leaf, parse
+from server.artifacts import ArtifactStore
+from server.campaigns.acks import Acks
+from server.campaigns.deltas import DeltaFactory
+from server.campaigns.director import Director
+from server.campaigns.engine import Engine
+from server.campaigns.ingest import Ingest
+from server.campaigns.preparation import Preparation
+from server.campaigns.presence_watch import PresenceWatch
+from server.campaigns.publisher import Publisher
+from server.campaigns.releases import ReleaseService
+from server.campaigns.renewal import renew
+from server.campaigns.service import CampaignService
+from server.campaigns.turn import Decide
+from server.planner.words import CampaignState
+from server.ports import AgentRecord, AgentStatus, Clock, ReleaseRecord, TargetView, Unit
+from server.storage.database import SqlDatabase
+from simulator.exact.broker import Broker, online
+from simulator.virtual.world import Member
+
+WATCH_S = 600.0
+PAGE = 1000
+
+
+class Standing(Struct, frozen=True, kw_only=True):
+    """How it is after a settlement: when the next deadline passes, POSIX seconds, and each campaign's state."""
+
+    wakes_at: float | None
+    campaigns: dict[str, CampaignState]
+
+
+class NoDeltas:
+    """`DeltaMaker` of a world: images take the time that the world says, whatever they are made of."""
+
+    async def make_delta(self, source: ReleaseRecord, release: ReleaseRecord, slot: str) -> str:
+        return "Exact runs load whole images."
+
+
+class ServerCore:
+    """`decide`: the planner's step, watched. `draw`: by which campaigns draw their seeds. `offline`: who is so by the broker's
+    word, as far as the server heard it."""
+
+    def __init__(
+        self,
+        directory: Path,
+        repository: Repository,
+        broker: Broker,
+        clock: Clock,
+        *,
+        decide: Decide,
+        draw: Callable[[int], int],
+    ) -> None:
+        self.url = f"sqlite:///{directory / 'otaria.db'}"
+        (directory / "otaria.db").write_bytes(empty_database())
+        self.artifacts = ArtifactStore(directory / "artifacts")
+        self.repository = repository
+        self.offline: set[str] = set()
+        self._broker, self._clock, self._decide, self._draw = broker, clock, decide, draw
+        self.database = SqlDatabase.open(self.url, aside=False)
+        self._noted_at = float("-inf")
+        self._is_preparing = False
+        self.boot()
+
+    def boot(self) -> None:
+        """Begin (again) on what is stored; what was only in memory is gone."""
+        database, clock, repository = self.database, self._clock, self.repository
+        director = Director(signer=repository.director_signer(), epoch=repository.director_epoch())
+        acks = Acks(director, self._broker)
+        self.ingest = Ingest(database, clock, director, answer=acks.send)
+        self._publisher = Publisher(database, clock, self._broker, epoch=director.epoch)
+        self._engine = Engine(database, clock, director, decide=self._decide)
+        self._preparation = Preparation(database=database, maker=NoDeltas(), engine=self._engine, clock=clock)
+        self._watch = PresenceWatch(database, clock, lambda: self._broker.connected)
+        self.releases = ReleaseService(
+            database=database, repository=repository, artifacts=self.artifacts, factory=DeltaFactory(), clock=clock
+        )
+        self.desk = CampaignService(database, clock, self._engine, on_started=self.prepare, draw=self._draw)
+
+    def die(self) -> None:
+        """Be killed, and begin again."""
+        self._broker.take()
+        self.boot()
+
+    def begin_with(self, repository: Repository) -> None:
+        """Begin again with another catalogue or other keys."""
+        self.repository = repository
+        self.boot()
+
+    def prepare(self) -> None:
+        """A campaign may need deltas."""
+        self._is_preparing = True
+
+    async def enrol(self, member: Member, signer: Signer) -> None:
+        """Know a device and its report key, as enrolment leaves it. Its target is called as the world calls it."""
+        key = signer.public_key
+        record = AgentRecord(
+            id=member.id,
+            status=AgentStatus.ACTIVE,
+            report_keyid=key.keyid,
+            report_key=key.to_dict(),
+            certificate_serial="1",
+            enrolled_at=self._clock.now(),
+        )
+        add = lambda unit: unit.identities.add_agent(record, hardware=member.hardware, labels=dict(member.labels))  # noqa: E731
+        await self.database.write(add)
+
+    async def link(self) -> None:
+        """A new connection to the broker: publish what is current again."""
+        await self._watch.linked()
+        self.offline.clear()
+        await self._publisher.republish()
+
+    async def settle(self) -> Standing:
+        """Take in, decide and publish until nothing is left to do at this time."""
+        heard = self._broker.take()
+        for topic, payload, retained in heard:
+            self._note_presence(topic, payload)
+            await self.ingest.on_message(topic, payload, retained)
+        if heard:
+            await self.ingest.settle()
+        await self._engine.settle()
+        if self._is_preparing:
+            self._is_preparing = False
+            await self._preparation.settle()
+            await self._engine.settle()
+        if self._broker.connected:
+            await self._publisher.drain()
+        if self._clock.now() - self._noted_at >= WATCH_S:
+            self._noted_at = self._clock.now()
+            await self._watch.note()
+        return await self.database.read(_standing)
+
+    async def renew(self) -> None:
+        """Keep the online roles of the catalogue fresh."""
+        await renew(self.database, self.repository, self._clock.now())
+
+    async def fleet(self) -> list[TargetView]:
+        """All targets as people see them."""
+        return await self.database.read(_fleet)
+
+    async def states(self, campaign: str) -> dict[str, str]:
+        """Of each of a campaign's targets."""
+        found: dict[str, str] = {}
+        cursor: str | None = None
+        while True:
+            page = await self.desk.assignments(campaign, cursor=cursor, limit=PAGE)
+            found |= {row.target: str(row.state) for row in page.rows}
+            cursor = page.next
+            if cursor is None:
+                return found
+
+    async def close(self) -> None:
+        await self.database.close()
+
+    def _note_presence(self, topic: str, payload: bytes) -> None:
+        if topic.endswith(Leaf.PRESENCE) and payload:
+            (self.offline.discard if online(payload) else self.offline.add)(parse(topic).agent)
+
+
+def _standing(unit: Unit) -> Standing:
+    campaigns = {view.row.id: view.row.state for view in unit.campaigns.list()}
+    return Standing(wakes_at=unit.campaigns.next_wake(), campaigns=campaigns)
+
+
+def _fleet(unit: Unit) -> list[TargetView]:
+    found: list[TargetView] = []
+    cursor: str | None = None
+    while True:
+        page = unit.fleet.page(cursor=cursor, limit=PAGE)
+        found += page.rows
+        cursor = page.next
+        if cursor is None:
+            return found
+
+
+@cache
+def empty_database() -> bytes:
+    """A database with all its tables and nothing in them: made once in a process."""
+    with tempfile.TemporaryDirectory(prefix="otaria-empty-") as directory:
+        path = Path(directory) / "empty.db"
+        database = SqlDatabase.open(f"sqlite:///{path}", aside=False)
+        database.dispose()
+        return path.read_bytes()
