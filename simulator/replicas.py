@@ -59,7 +59,7 @@ class Stage:
             campaigns=(Start(spec=self.spec),),
         )
         members = self.members if self.cast is None else self.cast.members(self.members, world.seed)
-        run = Run(world, members=members)
+        run = Run(world, members=members, is_hashed=False)
         outcome = run.play()
         if job.rate:
             return Replica(outcome.campaigns[0], outcome.broken, (), {})

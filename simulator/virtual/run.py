@@ -49,7 +49,7 @@ UNREACHED = (AssignmentState.PLANNED, AssignmentState.EXPIRED)
 class Run:
     """`members`: another fleet than the world's own. `checks`: the planner's, or fewer, to see that the books notice. `timing`:
     of its devices. `names`: by member, by which name the world knows it, whose luck it has. `seeds`: of campaigns that were made
-    elsewhere."""
+    elsewhere. `is_hashed`: somebody wants the digest."""
 
     def __init__(
         self,
@@ -61,6 +61,7 @@ class Run:
         timing: Timing = USUAL_TIMING,
         names: Mapping[str, str] | None = None,
         seeds: Mapping[str, int] | None = None,
+        is_hashed: bool = True,
     ) -> None:
         self.world = world
         self.seed = world.seed if seed is None else seed
@@ -71,7 +72,7 @@ class Run:
         self.now = world.begins
         self._queue: list[tuple[float, int, Any]] = []
         self._put = 0
-        self._digest = blake2b(digest_size=16)
+        self._digest = blake2b(digest_size=16) if is_hashed else None
         self._members = list(world.members(self.seed) if members is None else members)
         self.store = RowStore()
         self.shell = Shell(self.store, on_order=self._order, observe=self._observe, checks=checks)
@@ -268,9 +269,10 @@ class Run:
         device.ordered(order, at)
 
     def _observe(self, loaded: Slice, event: Event, decision: Decision) -> None:
-        said = [f"{type(change.row).__name__}{getattr(change.row, 'state', '')}" for change in decision.changes]
-        target = getattr(event, "target", "")
-        self._digest.update(f"{event.at:.6f}{type(event).__name__}{target}{said}{len(decision.commands)}".encode())
+        if self._digest is not None:
+            said = [f"{type(change.row).__name__}{getattr(change.row, 'state', '')}" for change in decision.changes]
+            target = getattr(event, "target", "")
+            self._digest.update(f"{event.at:.6f}{type(event).__name__}{target}{said}{len(decision.commands)}".encode())
         self.books.observe(loaded, event, decision)
         for command in decision.commands:
             if isinstance(command, GrantPermit) and loaded.assignment is not None:
@@ -351,7 +353,7 @@ class Run:
             virtual_days=(self.now - self.world.begins) / 86400,
             seconds=seconds,
             events=self.shell.events,
-            digest=self._digest.hexdigest(),
+            digest=self._digest.hexdigest() if self._digest else "",
             campaigns=tuple(self._campaign(name) for name in self.shell.campaigns),
             broken=self.books.broken,
             violations=tuple(self.books.violations),
