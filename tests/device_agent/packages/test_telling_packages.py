@@ -11,7 +11,7 @@ from sqlalchemy import Connection, create_engine
 from device_agent.packages.telling import SAY_AGAIN_S, TOLD_FILE, Teller
 from device_agent.runtime import Runtime
 from firmware.errors import OtariaError
-from firmware.host_packages import HostFacts, HostState, Offered, PackageHere, host_state
+from firmware.host_packages import HostFacts, HostState, Offered, PackageHere, host_state, pack, telling
 from firmware.protocol.packages import PackagesPart
 from firmware.protocol.report import Report
 from server.campaigns.packages import take_packages
@@ -175,7 +175,7 @@ def test_a_difference_that_does_not_fit_changes_nothing_and_the_whole_follows(wo
     assert holder.refused == []
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", None])
+@pytest.mark.parametrize("damage", [b"", b"{", None, pack(telling(None, state(5)))])
 def test_an_agent_that_lost_what_it_told_tells_the_whole(world: World, holder: Holder, damage: bytes | None) -> None:
     live(world, 2)
     if damage is None:
@@ -186,6 +186,7 @@ def test_an_agent_that_lost_what_it_told_tells_the_whole(world: World, holder: H
     live(world, 2)
     assert held(holder) == Seen.now.digest
     assert holder.parts[-1].base == ""
+    assert holder.refused == []
 
 
 def test_a_server_that_does_not_know_packages_is_told_and_goes_on(world: World, holder: Holder) -> None:
