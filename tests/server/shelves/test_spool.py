@@ -96,6 +96,17 @@ async def test_what_is_in_use_is_never_removed(spool: Spool, elsewhere: Elsewher
     assert len(files(tmp_path)) == 2
 
 
+async def test_what_is_idle_goes_before_what_is_older_and_in_use(
+    spool: Spool, elsewhere: Elsewhere, tmp_path: Path
+) -> None:
+    one, two, six = (elsewhere.make(number, 4 * KIB) for number in (1, 2, 6))
+    async with spool.held(*one, on_thread):
+        async with spool.held(*two, on_thread):
+            pass
+        async with spool.held(*six, on_thread):
+            assert files(tmp_path) == sorted([one[0], six[0]])
+
+
 async def test_what_can_never_fit_removes_nothing(spool: Spool, elsewhere: Elsewhere, tmp_path: Path) -> None:
     one = elsewhere.make(1, 4 * KIB)
     async with spool.held(*one, on_thread):
