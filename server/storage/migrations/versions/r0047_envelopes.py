@@ -1,6 +1,6 @@
 """The signed envelopes of orders, permits and reports, as evidence.
 
-Revision ID: 0045b
+Revision ID: 0047
 """
 
 import sqlalchemy as sa
@@ -8,7 +8,7 @@ from alembic import op
 
 from server.storage.tables import BIG
 
-revision = "0045b"
+revision = "0047"
 down_revision = "0046"
 
 
