@@ -17,24 +17,21 @@ from firmware.protocol.words import Action, AgentState, ReasonKind
 from server.planner.commands import GrantPermit, TellWait
 from server.planner.events import Asked, Event, Reported
 from simulator.virtual.chances import chance
+from simulator.virtual.fitted import FITTED
 from simulator.virtual.presence import NEVER, Presence
 
-RESEND_S = 30.0
-"""After how long what was lost is sent again."""
-ASK_AGAIN_S = 120.0
-"""After how long without an answer it asks again."""
 BOOT_S = 45.0
-TRIES = 3
-"""Boots of a slot that doesn't come up, before the boot loader goes back."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """How long things take on a device, in seconds."""
+    """How long things take on a device, in seconds: a boot by the world's word, the rest as real agents take it
+    (`simulator.virtual.fitted`)."""
 
     boot_s: float = BOOT_S
-    ask_again_s: float = ASK_AGAIN_S
-    resend_s: float = RESEND_S
+    ask_again_s: float = FITTED.ask_again_s
+    resend_s: float = FITTED.resend_s
+    staged_s: float = FITTED.staged_s
 
 
 USUAL_TIMING = Timing()
@@ -183,7 +180,7 @@ class Device:
             return
         self._report(order, AgentState.DOWNLOADING, at)
         rate = min(self.link.bytes_per_s, order.max_rate or self.link.bytes_per_s)
-        done = self.presence.done(at, order.image.size_bytes / rate)
+        done = self.presence.done(at, order.image.size_bytes / rate + self._timing.staged_s)
         if done < NEVER:
             self._later(done, lambda now: self._staged(order, now))
 
@@ -248,10 +245,10 @@ class Device:
         cut = self._chance(order.number, 2) < self.power_cuts
         if kind == "fails-boot" or cut:
             self._later(
-                at + self._timing.boot_s * (TRIES + 1), lambda now: self._back(order, now, ReasonKind.BOOT_FAILED)
+                at + self._timing.boot_s * FITTED.boots_back, lambda now: self._back(order, now, ReasonKind.BOOT_FAILED)
             )
             return
-        self._later(at + self._timing.boot_s, lambda now: self._try(order, after, defect, now))
+        self._later(at + self._timing.boot_s * FITTED.boots, lambda now: self._try(order, after, defect, now))
 
     def _try(self, order: Order, after: Image, defect: Defect | None, at: float) -> None:
         before, self.image = self.image, after
@@ -259,10 +256,11 @@ class Device:
         if defect and defect[0] == "fails-health":
             self.image = before
             self._later(
-                at + self.health_s + self._timing.boot_s, lambda now: self._back(order, now, ReasonKind.HEALTH_FAILED)
+                at + self._timing.boot_s * FITTED.boots_unwell,
+                lambda now: self._back(order, now, ReasonKind.HEALTH_FAILED),
             )
             return
-        self._later(at + self.health_s, lambda now: self._commit(order, before, defect, now))
+        self._later(at + self.health_s + FITTED.commit_s, lambda now: self._commit(order, before, defect, now))
 
     def _commit(self, order: Order, before: Image, defect: Defect | None, at: float) -> None:
         self.previous, self.is_down = before, False
