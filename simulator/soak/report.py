@@ -120,7 +120,7 @@ def _campaigns(outcome: Outcome) -> str:
         (
             one.campaign,
             one.version + (" (bad)" if one.is_bad else ""),
-            one.state,
+            f"{one.state}: {one.reason}" if one.reason else one.state,
             f"{one.began_s:.0f} s",
             "" if one.ended_s is None else f"{one.ended_s - one.began_s:.0f} s",
             ", ".join(f"{state} {number}" for state, number in one.counts.items()),
@@ -218,7 +218,7 @@ def plot(
 
 
 def _thinned(samples: Sequence[Sample]) -> Sequence[Sample]:
-    return samples[:: max(1, len(samples) // MOST_POINTS)]
+    return samples[:: max(1, -(-len(samples) // MOST_POINTS))]
 
 
 def _number(value: float) -> str:
