@@ -70,4 +70,4 @@ def test_no_budget_of_the_fleet_is_beyond_its_site_or_campaign() -> None:
         assert 1 <= fleet.site_limit(devices) <= devices
         assert 1 <= fleet.campaign_limit(devices) <= devices
         assert f"limit: {fleet.site_limit(devices)}" in fleet.campaign(0, devices)
-    assert [fleet.is_bad(number) for number in range(6)] == [False, False, True] * 2
+    assert [fleet.is_bad(number) for number in range(6)] == [False, True, False] * 2
