@@ -20,7 +20,7 @@ from simulator.hostile import Eve, Seen
 from simulator.lab import PRODUCT, Firmware, Lab
 from simulator.slow_link import SlowLink
 
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 PAYLOAD_BYTES = 4 << 20
 GOOD = (HealthCheck(kind="http", url="http://127.0.0.1:{port}/health", timeout_s=5.0, tries=20),)
 SLOW = (*GOOD, HealthCheck(kind="command", argv=["sleep", "3"], timeout_s=20.0, tries=1))

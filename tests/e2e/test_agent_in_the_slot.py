@@ -19,7 +19,7 @@ from simulator.lab import PRODUCT, Firmware, Lab, running
 from tests.e2e.rig import GOOD, INTERVALS, PROGRAMS
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 BAD = (HealthCheck(kind="command", argv=["false"], tries=1),)
 V1, V2 = installed("otaria"), "99.0.0"
 STEP = """

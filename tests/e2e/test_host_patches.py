@@ -25,7 +25,7 @@ from tests.device_agent.packages.bed import Bed, Beds, beds_in
 pytestmark = pytest.mark.xdist_group("host-patches")
 HARDWARE = "debian-12-amd64"
 OLD = {"alpha": "1.0", "beta": "1.0", "conf": "1.0", "gamma": "1.0"}
-PATIENCE_S = 40.0
+PATIENCE_S = 120.0
 SETTINGS = """\
 [target]
 kind = "host"

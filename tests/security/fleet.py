@@ -39,7 +39,7 @@ from tests.e2e.rig import GOOD, INTERVALS, PROGRAMS, STRATEGY
 from tests.renewals import load_key
 
 T = TypeVar("T")
-PATIENCE_S = 40.0
+PATIENCE_S = 120.0
 FACTORY, NEXT = "1.0.0", "2.0.0"
 UPKEEP = "upkeep_s = 5.0\nupkeep_cut_off_s = 0.5\nupkeep_least_s = 0.3\n"
 YEAR_S = 365 * 86400.0
