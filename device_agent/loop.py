@@ -63,6 +63,11 @@ class AgentLoop:
         """End `run` soon; may be called from a signal handler or another thread."""
         self._happened.put(None)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a job's thread has not ended, though `run` may have."""
+        return any(thread.is_alive() for thread in tuple(self._threads))
+
     def ask(self, ask: LocalAsk) -> None:
         """A request of somebody at the device; from any thread."""
         if self._happened.qsize() < MAX_WAITING:

@@ -151,6 +151,7 @@ class BoxBoot:
         self._restarting = threading.Lock()
         self._stopping = threading.Event()
         self.on_restarted: Callable[[], None] = lambda: None
+        self.on_defect: Callable[[BaseException], None] = lambda error: None
         self.facts: Facts | None = None
 
     def settle(self) -> None:
@@ -213,6 +214,11 @@ class BoxBoot:
         """Let waiting end."""
         self._stopping.set()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a restart is under way, in a thread of its own."""
+        return self._restarting.locked()
+
     def reboot(self) -> None:
         """Restart the box, or go back; returns at once. While that is under way it does nothing."""
         if self._restarting.acquire(blocking=False):
@@ -229,6 +235,9 @@ class BoxBoot:
                 except UnavailableError:
                     self._stopping.wait(AGAIN_S)
             self._look()
+        except BaseException as error:
+            self.on_defect(error)
+            raise
         finally:
             self._restarting.release()
         self.on_restarted()

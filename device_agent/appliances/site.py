@@ -11,8 +11,9 @@ import logging
 import secrets
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,8 @@ from firmware.protocol.topics import Leaf, of_target
 
 log = logging.getLogger(__name__)
 JOIN_S = 10.0
+AGAIN_S, AGAIN_AT_MOST_S = 1.0, 300.0
+"""Pauses after a defect of a box's agent."""
 ATTESTED = {"attested_by": "site-agent"}
 """In the evidence of every report: the box signed nothing of it."""
 
@@ -78,6 +81,11 @@ class BoxAgent:
     boot: BoxBoot
     pilot: Pilot
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether something of it still runs after `run` has ended."""
+        return self.loop.is_busy or self.boot.is_busy
+
     def run(self) -> None:
         """Run until stopped. Raises what ended it."""
         self.boot.settle()
@@ -93,44 +101,74 @@ class BoxAgent:
 
 
 def run_site(directory: Path, config: Config) -> None:
-    """Run the agents of all boxes until SIGTERM or SIGINT, or until one of them has a defect, which is raised. Raises
-    `RefusedError` (`bad-config`, `bad-dialect`) or `UnavailableError` (`agent-running`, `not-enrolled`)."""
+    """Run the agents of all boxes until SIGTERM or SIGINT. Raises `RefusedError` (`bad-config`, `bad-dialect`) or
+    `UnavailableError` (`agent-running`, `not-enrolled`) before any has begun."""
     logging.getLogger("device_agent").setLevel(config.log_level.upper())
     with contextlib.ExitStack() as held:
         held.enter_context(sole_agent(directory))
         call = Caller(held.enter_context(_shared_loop()))
-        boxes = [compose_box(directory, config, one, call) for one in config.appliances]
-        serve_boxes(boxes, call)
+        shifts = [Shift(partial(compose_box, directory, config, one, call)) for one in config.appliances]
+        ended = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: ended.set())
+        work(shifts, ended)
+        with contextlib.suppress(OtariaError, OSError):
+            call(_hang_up([shift.agent for shift in shifts]))
 
 
-def serve_boxes(boxes: list[BoxAgent], call: Caller) -> None:
-    """Run composed agents, a thread each."""
-    ended, defects = threading.Event(), list[Exception]()
-
-    def work(box: BoxAgent) -> None:
-        try:
-            box.run()
-        except Exception as error:  # noqa: BLE001 (whatever ends one box's agent ends the process, which is started again)
-            log.error("a box's agent ended", extra={"box": box.name, "reason": str(error)})
-            defects.append(error)
-        finally:
-            ended.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
-    threads = [threading.Thread(target=work, args=(box,), name=box.name, daemon=True) for box in boxes]
+def work(shifts: "Sequence[Shift]", ended: threading.Event) -> None:
+    """Let all shifts work, a thread each, until `ended` is set."""
+    threads = [threading.Thread(target=one.work, name=one.agent.name, daemon=True) for one in shifts]
     for thread in threads:
         thread.start()
     while not ended.wait(1.0):
         pass
-    for box in boxes:
-        box.stop()
+    for one in shifts:
+        one.stop()
     for thread in threads:
         thread.join(JOIN_S)
-    with contextlib.suppress(OtariaError, OSError):
-        call(_hang_up(boxes))
-    if defects:
-        raise defects[0]
+
+
+class Shift:
+    """One box's agent, and after a defect of it the next one: what a box provokes is no other box's trouble."""
+
+    def __init__(
+        self, compose: Callable[[], BoxAgent], *, first_s: float = AGAIN_S, last_s: float = AGAIN_AT_MOST_S
+    ) -> None:
+        """Composes the first one at once, and raises what that raises. `first_s`, `last_s`: the pauses after defects, doubled
+        from one to the other."""
+        self._compose, self._pause_s, self._last_s = compose, first_s, last_s
+        self._over = threading.Event()
+        self.agent = compose()
+
+    def work(self) -> None:
+        """Run one agent after the other until stopped."""
+        while not self._over.is_set():
+            try:
+                self.agent.run()
+            except Exception as error:
+                text = "a box's agent ended by a defect; it begins again from what it has stored"
+                log.exception(text, extra={"box": self.agent.name, "reason": str(error)})
+                self._follow()
+
+    def stop(self) -> None:
+        """End `work` soon; from any thread."""
+        self._over.set()
+        self.agent.stop()
+
+    def _follow(self) -> None:
+        """The next agent, once nothing of this one can touch what is stored."""
+        self.agent.stop()
+        while not self._over.wait(self._pause_s):
+            self._pause_s = min(self._pause_s * 2, self._last_s)
+            if self.agent.is_busy:
+                continue
+            try:
+                self.agent = self._compose()
+            except Exception as error:
+                log.exception("a box's agent can't begin", extra={"box": self.agent.name, "reason": str(error)})
+            else:
+                return
 
 
 async def _hang_up(boxes: list[BoxAgent]) -> None:
@@ -222,6 +260,7 @@ def compose_box(directory: Path, config: Config, box: Appliance, call: Caller) -
         evidence=lambda: {**ATTESTED, "box": _seen(box, boot)},
     )
     loop = AgentLoop(runtime, link, clock, on_online=upkeep.online)
+    boot.on_defect = loop.fail
     boot.on_restarted = lambda: loop.take(JobDone(lane=Lane.RESTART, event=Booted(status=boot.status())))
     return BoxAgent(name=box.name, loop=loop, upkeep=upkeep, boot=boot, pilot=pilot)
 

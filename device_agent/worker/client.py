@@ -43,6 +43,7 @@ from firmware.errors import OtariaError, RefusedError, UnavailableError
 from firmware.protocol.words import ReasonKind
 
 log = logging.getLogger(__name__)
+SIGNERS = ("azure", "boto3", "google.cloud", "hvac", "keylet", "pkcs11")
 T = TypeVar("T")
 TRIES = 2
 STOP_EVERY_S = 0.25
@@ -333,9 +334,10 @@ def _typed(said: Failed | Unfit) -> OtariaError:
 
 
 def worker_command(directory: Path) -> list[str]:
-    """The command of an agent's worker, less its socket's number. Tokens of PKCS#11 sign nothing here: their library, where
-    securesystemslib finds it, would only take memory."""
-    code = "import sys; sys.modules['pkcs11'] = None\nfrom device_agent.worker.app import main; main(sys.argv[2:])"
+    """The command of an agent's worker, less its socket's number. No token and no cloud signs anything here: their libraries,
+    which securesystemslib imports wherever it finds them, would only take memory and time."""
+    without = f"import sys; sys.modules.update(dict.fromkeys({SIGNERS!r}))"
+    code = f"{without}\nfrom device_agent.worker.app import main; main(sys.argv[2:])"
     return [sys.executable, "-c", code, "device_agent.worker.app", str(directory)]
 
 

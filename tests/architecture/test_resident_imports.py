@@ -1,13 +1,16 @@
 """What stays resident imports nothing that needs keys, the catalogue, HTTPS or patches: all that is the worker's."""
 
+import ast
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import securesystemslib.signer
 
-from device_agent.worker.client import worker_command
+from device_agent.worker.client import SIGNERS, worker_command
 
 HEAVY = {"cryptography", "tuf", "securesystemslib", "urllib3", "zstandard", "bsdiff4", "asyncio"}
 SHOW = "import json, sys; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
@@ -33,9 +36,34 @@ def test_the_worker_does_so_that_the_test_above_looks_for_the_right_thing(name: 
     assert name in modules("import device_agent.worker.app")
 
 
-def test_the_worker_leaves_out_what_only_tokens_need() -> None:
+def test_the_worker_leaves_out_what_only_tokens_and_clouds_need() -> None:
     command = worker_command(Path("/nowhere"))
     code = command[command.index("-c") + 1].replace("; main(sys.argv[2:])", "")
+    assert "botocore" in modules("import device_agent.worker.app"), "the environment has what is to be left out"
     loaded = modules(code)
     assert "tuf" in loaded
-    assert "asn1crypto" not in loaded  # what pkcs11 brings
+    assert loaded & {"asn1crypto", "botocore", "s3transfer"} == set()  # what pkcs11 and boto3 bring
+
+
+def test_whatever_securesystemslib_may_find_is_left_out() -> None:
+    known = {"cryptography", "securesystemslib", *sys.stdlib_module_names}
+    sources = Path(securesystemslib.signer.__file__).parent.glob("*.py")
+    found = {
+        name
+        for source in sources
+        for name in tried(ast.parse(source.read_text()))
+        if name.partition(".")[0] not in known
+    }
+    assert {"boto3", "pkcs11.util.ec"} <= found
+    left_out = {name for name in found if any(f"{name}.".startswith(f"{one}.") for one in SIGNERS)}
+    assert found - left_out == {"botocore.exceptions"}, "this comes after boto3, which isn't found"
+
+
+def tried(module: ast.Module) -> Iterator[str]:
+    """What a module imports on its own import, if it is there."""
+    for block in module.body:
+        for node in block.body if isinstance(block, ast.Try) else ():
+            if isinstance(node, ast.ImportFrom):
+                yield node.module or ""
+            elif isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
