@@ -1,6 +1,6 @@
 """The people's side put together: API, pages and forms on one app."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -36,7 +36,7 @@ from server.http.people import Ready, SystemRoutes, people_app
 from server.http.rehearsals import RehearsalRoutes, Rehearsals
 from server.http.releases import Judge, Publisher, ReleaseRoutes
 from server.http.revisions import RevisionDesk, RevisionRoutes
-from server.http.routes import Door
+from server.http.routes import Door, Route
 from server.http.signed import SignedRoutes
 from server.http.streams import STREAMS, Streams
 from server.http.uploads import UploadRoutes
@@ -105,70 +105,31 @@ class PeopleParts:
     on_brought: Callable[[], None] = lambda: None
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Shared:
+    """What API and pages both ask."""
+
+    templates: Templates
+    sessions: Sessions
+    streams: Streams
+    logs: LogService
+    standing: StandingService
+    decommissioning: DecommissionService
+
+
 def people_listener(parts: PeopleParts) -> web.Application:
     """The app of the people's listener."""
-    database, desk, director = parts.database, parts.desk, parts.director.signer.public_key
-    templates = Templates(clock=parts.clock)
-    logs = LogService(database, parts.clock, parts.director, on_outbox=parts.on_outbox)
-    streams = Streams(changes=parts.changes, most=parts.bounds.streams, most_per_caller=parts.bounds.streams_per_caller)
-    sessions = Sessions(tokens=parts.tokens, clock=parts.clock)
-    pages = Pages(
-        database=database,
-        sessions=sessions,
-        explainer=desk,
-        streams=streams,
-        templates=templates,
-        clock=parts.clock,
-        chains=parts.chains,
-        lists=parts.authorities.lists,
-    )
-    system = SystemRoutes(streams=streams, tokens=parts.tokens, ready=parts.ready)
-    releases = ReleaseRoutes(
-        database=database,
-        artifacts=parts.artifacts,
-        publisher=parts.publisher,
-        judge=parts.desk,
-        clock=parts.clock,
-        max_artifact_bytes=parts.max_artifact_bytes,
-    )
-    standing = StandingService(database, parts.clock, on_outbox=parts.on_outbox)
-    decommissioning = DecommissionService(database, parts.clock, parts.director)
-    fleet = FleetRoutes(
-        database=database,
-        claims=parts.claims,
-        explainer=desk,
-        standing=standing,
-        decommissioning=decommissioning,
-        on_shut_out=parts.on_shut_out,
-    )
-    routes = (
-        *fleet.routes(),
-        *HostRoutes(database).routes(),
-        *KnownDeviceRoutes(database=database, known=parts.known).routes(),
-        *AccountRoutes(accounts=parts.tokens).routes(),
-        *AuditRoutes(database=database, chains=parts.chains, clock=parts.clock).routes(),
-        *CaRoutes(database=database, authorities=parts.authorities).routes(),
-        *CampaignRoutes(database=database, desk=desk, clock=parts.clock).routes(),
-        *ForecastRoutes(parts.forecasts).routes(),
-        *RehearsalRoutes(parts.rehearsals).routes(),
-        *RevisionRoutes(desk).routes(),
-        *WordRoutes(WordService(database, parts.clock)).routes(),
-        *releases.routes(),
-        *UploadRoutes(uploads=parts.uploads, database=database, clock=parts.clock).routes(),
-        *WebhookRoutes(parts.webhooks).routes(),
-        *LogRoutes(database=database, desk=logs).routes(),
-        *SignedRoutes(database=database, director=director).routes(),
-        *BundleRoutes(bundles=parts.bundles, ingest=parts.ingest, wake=parts.on_brought).routes(),
-        *MetricsRoutes(parts.meters.text).routes(),
-        *system.routes(),
-    )
+    shared = _shared(parts)
+    pages = _pages(parts, shared)
+    system = SystemRoutes(streams=shared.streams, tokens=parts.tokens, ready=parts.ready)
+    routes = (*_fleet_routes(parts, shared), *_campaign_routes(parts), *_server_routes(parts), *system.routes())
     description = DescriptionRoutes(routes)
     app = people_app(
         door=Door(
             tokens=parts.tokens,
-            database=database,
+            database=parts.database,
             limits=parts.limits,
-            idempotency=Idempotency(database, parts.clock),
+            idempotency=Idempotency(parts.database, parts.clock),
         ),
         system=system,
         routes=[*routes, *description.routes()],
@@ -177,9 +138,98 @@ def people_listener(parts: PeopleParts) -> web.Application:
         bodies=bodies_from(parts.bounds),
     )
     app[DESCRIPTION] = description
-    app[STREAMS] = streams
+    app[STREAMS] = shared.streams
     pages.mount(app)
-    ApiPage(sessions=sessions, templates=templates, description=description).mount(app)
+    ApiPage(sessions=shared.sessions, templates=shared.templates, description=description).mount(app)
+    _mount_pages(app, parts, shared)
+    _mount_forms(app, parts, shared)
+    return app
+
+
+def _shared(parts: PeopleParts) -> _Shared:
+    database, clock, bounds = parts.database, parts.clock, parts.bounds
+    return _Shared(
+        templates=Templates(clock=clock),
+        sessions=Sessions(tokens=parts.tokens, clock=clock),
+        streams=Streams(changes=parts.changes, most=bounds.streams, most_per_caller=bounds.streams_per_caller),
+        logs=LogService(database, clock, parts.director, on_outbox=parts.on_outbox),
+        standing=StandingService(database, clock, on_outbox=parts.on_outbox),
+        decommissioning=DecommissionService(database, clock, parts.director),
+    )
+
+
+def _fleet_routes(parts: PeopleParts, shared: _Shared) -> Sequence[Route]:
+    """Targets, and what they have and said."""
+    database = parts.database
+    fleet = FleetRoutes(
+        database=database,
+        claims=parts.claims,
+        explainer=parts.desk,
+        standing=shared.standing,
+        decommissioning=shared.decommissioning,
+        on_shut_out=parts.on_shut_out,
+    )
+    return (
+        *fleet.routes(),
+        *HostRoutes(database).routes(),
+        *KnownDeviceRoutes(database=database, known=parts.known).routes(),
+        *LogRoutes(database=database, desk=shared.logs).routes(),
+        *SignedRoutes(database=database, director=parts.director.signer.public_key).routes(),
+        *BundleRoutes(bundles=parts.bundles, ingest=parts.ingest, wake=parts.on_brought).routes(),
+    )
+
+
+def _campaign_routes(parts: PeopleParts) -> Sequence[Route]:
+    """Campaigns, and the releases that they bring."""
+    database, desk, clock = parts.database, parts.desk, parts.clock
+    releases = ReleaseRoutes(
+        database=database,
+        artifacts=parts.artifacts,
+        publisher=parts.publisher,
+        judge=desk,
+        clock=clock,
+        max_artifact_bytes=parts.max_artifact_bytes,
+    )
+    return (
+        *CampaignRoutes(database=database, desk=desk, clock=clock).routes(),
+        *ForecastRoutes(parts.forecasts).routes(),
+        *RehearsalRoutes(parts.rehearsals).routes(),
+        *RevisionRoutes(desk).routes(),
+        *WordRoutes(WordService(database, clock)).routes(),
+        *releases.routes(),
+        *UploadRoutes(uploads=parts.uploads, database=database, clock=clock).routes(),
+    )
+
+
+def _server_routes(parts: PeopleParts) -> Sequence[Route]:
+    """Who has access, what happened, and how the server is."""
+    database = parts.database
+    return (
+        *AccountRoutes(accounts=parts.tokens).routes(),
+        *AuditRoutes(database=database, chains=parts.chains, clock=parts.clock).routes(),
+        *CaRoutes(database=database, authorities=parts.authorities).routes(),
+        *WebhookRoutes(parts.webhooks).routes(),
+        *MetricsRoutes(parts.meters.text).routes(),
+    )
+
+
+def _pages(parts: PeopleParts, shared: _Shared) -> Pages:
+    return Pages(
+        database=parts.database,
+        sessions=shared.sessions,
+        explainer=parts.desk,
+        streams=shared.streams,
+        templates=shared.templates,
+        clock=parts.clock,
+        chains=parts.chains,
+        lists=parts.authorities.lists,
+    )
+
+
+def _mount_pages(app: web.Application, parts: PeopleParts, shared: _Shared) -> None:
+    """What is looked at, with what is done there."""
+    database, desk, clock = parts.database, parts.desk, parts.clock
+    sessions, templates, director = shared.sessions, shared.templates, parts.director.signer.public_key
     CampaignPage(
         database=database,
         sessions=sessions,
@@ -187,7 +237,7 @@ def people_listener(parts: PeopleParts) -> web.Application:
         forecasts=parts.forecasts,
         rehearsals=parts.rehearsals,
         templates=templates,
-        clock=parts.clock,
+        clock=clock,
     ).mount(app)
     SignedPages(database=database, sessions=sessions, director=director, templates=templates).mount(app)
     RehearsalForms(rehearsals=parts.rehearsals, sessions=sessions).mount(app)
@@ -199,25 +249,29 @@ def people_listener(parts: PeopleParts) -> web.Application:
         authorities=parts.authorities,
         premises=parts.premises,
         templates=templates,
-        clock=parts.clock,
+        clock=clock,
     ).mount(app)
-    PeoplePages(accounts=parts.tokens, sessions=sessions, templates=templates, clock=parts.clock).mount(app)
+    PeoplePages(accounts=parts.tokens, sessions=sessions, templates=templates, clock=clock).mount(app)
+    WebhookPages(desk=parts.webhooks, sessions=sessions, templates=templates).mount(app)
+
+
+def _mount_forms(app: web.Application, parts: PeopleParts, shared: _Shared) -> None:
+    """What is done to targets and campaigns, each after a question. `Forms` comes last: its verbs take any word."""
+    database, desk, sessions, templates = parts.database, parts.desk, shared.sessions, shared.templates
     BulkActs(database=database, sessions=sessions, desk=desk, templates=templates).mount(app)
     Acts(
         database=database,
         sessions=sessions,
         desk=desk,
         judge=desk,
-        standings=standings(standing, decommissioning, parts.on_shut_out),
+        standings=standings(shared.standing, shared.decommissioning, parts.on_shut_out),
         templates=templates,
     ).mount(app)
     Forms(
         database=database,
         sessions=sessions,
         desk=desk,
-        logs=logs,
+        logs=shared.logs,
         templates=templates,
         clock=parts.clock,
     ).mount(app)
-    WebhookPages(desk=parts.webhooks, sessions=sessions, templates=templates).mount(app)
-    return app
