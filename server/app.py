@@ -20,36 +20,15 @@ from typing import Any
 from aiohttp import web
 
 from firmware.errors import OtariaError, UnavailableError
-from firmware.protocol.topics import Leaf, parse
-from server.campaigns.acks import Acks
-from server.campaigns.blocks import BlockService
-from server.campaigns.bundles import BundleService
-from server.campaigns.checks import Checks
 from server.campaigns.chronicle import Chronicle
-from server.campaigns.comparing import Comparer
-from server.campaigns.deltas import DeltaFactory
-from server.campaigns.engine import Engine
-from server.campaigns.enlisting import Enlisting
-from server.campaigns.eviction import Evictions
-from server.campaigns.forecasting import Forecaster
 from server.campaigns.housekeeping import Housekeeping
-from server.campaigns.indicators import Indicators
-from server.campaigns.ingest import Ingest
-from server.campaigns.preparation import Preparation
-from server.campaigns.presence_watch import PresenceWatch
 from server.campaigns.proposals import Proposals
 from server.campaigns.publisher import Publisher
-from server.campaigns.rehearsal_process import RehearsalProcess
-from server.campaigns.rehearsing import RehearsalService
-from server.campaigns.releases import ReleaseService
 from server.campaigns.reminders import Reminders
 from server.campaigns.renewal import renew
-from server.campaigns.rousing import Rousing
-from server.campaigns.service import CampaignService
-from server.campaigns.standing import Step, change_standing
 from server.campaigns.trust import roles_of
 from server.config import Settings
-from server.config_shown import shown
+from server.core import Core, core_of
 from server.errors import NotLeaderError
 from server.foundation import (
     ADMIN_TOKEN,
@@ -61,41 +40,15 @@ from server.foundation import (
     open_foundation,
     repository_of,
 )
-from server.http.bodies import bodies_from
-from server.http.callers import Proxies
-from server.http.devices import DeviceRoutes, tls_peer
-from server.http.limits import limits_from
 from server.http.tls import devices_context, people_context
-from server.identity.authorities_service import AuthoritiesService
-from server.identity.authority_keys import keys_at
-from server.identity.challenges import Challenges
-from server.identity.claims import Claims
-from server.identity.enrolment import EnrolmentOverHttp, EnrolmentService
-from server.identity.factory import open_factory
-from server.identity.key_enrolment import KeyEnrolmentOverHttp, KeyEnrolmentService
-from server.identity.known_devices import KnownDevices
 from server.identity.private_files import write_private
-from server.identity.renewal import RenewalOverHttp, RenewalService
-from server.identity.roots import Roots
-from server.leadership import FencedTransport, Leadership
-from server.observe.checks import open_checks
+from server.leadership import Leadership
+from server.listeners import devices_listener_of, people_listener_of
 from server.observe.list_age import ListAge
-from server.observe.prometheus import PrometheusSli
 from server.observe.watching import Watching
-from server.people import PeopleParts, people_listener
-from server.ports import Unit
 from server.premises import bound, listening, make_state, name_of, only_one
 from server.shelves.opening import check_artifacts
 from server.standby import refuse_strangers, standby_app
-from server.transport.mqtt import AiomqttTransport, OnMessage
-from server.transport.takeover import Takeover
-from server.ui.trust_pages import Premises
-from server.uploads import Uploads
-from server.webhooks.addresses import Addresses
-from server.webhooks.delivery import Deliveries
-from server.webhooks.desk import WebhookDesk
-from server.webhooks.post import Poster
-from server.webhooks.signing import WebhookSecrets
 
 log = logging.getLogger(__name__)
 RENEW_EVERY_S = 3600.0
@@ -105,8 +58,6 @@ TIDY_EVERY_S = 6 * 3600.0
 TIDY_RETRY_S = 60.0
 BACKLOG = 1024
 RUN_FILE = "run.json"
-REHEARSE = ("-m", "simulator.rehearse_process")
-"""What rehearses, as a process of its own: the server imports nothing of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,38 +84,6 @@ class Doors:
     people_url: str
     devices: socket.socket
     devices_url: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Core:
-    """The parts that work by themselves, between the database and the broker."""
-
-    transport: FencedTransport
-    watch: PresenceWatch
-    ingest: Ingest
-    engine: Engine
-    publisher: Publisher
-    blocks: BlockService
-    releases: ReleaseService
-    preparation: Preparation
-    indicators: Indicators
-    checks: Checks
-    rousing: Rousing
-    enlisting: Enlisting
-    comparer: Comparer
-    desk: CampaignService
-    evictions: Evictions
-    forecaster: Forecaster
-    rehearsals: RehearsalService
-    deliveries: Deliveries
-    poster: Poster
-    webhooks: WebhookDesk
-    uploads: Uploads
-
-    def look_who_is_shut_out(self) -> None:
-        """Somebody may have been quarantined, released or shut out for ever."""
-        self.publisher.wake()
-        self.evictions.wake()
 
 
 class Server:
@@ -296,14 +215,14 @@ class Server:
             leadership=self._leadership,
             stack=self._stack,
         )
-        core = _core(foundation)
-        await self._stack.enter_async_context(core.poster)
+        core = core_of(foundation)
+        await self._stack.enter_async_context(core.hooks.poster)
         self._stack.push_async_callback(self._cancel)
         self._spawn(core, foundation)
         doors = self._doors
         tls = devices_context(foundation.authorities.https_for_devices)
-        await self._serve(_devices(foundation, core.look_who_is_shut_out), doors.devices, tls, self._stack)
-        people = _people(foundation, core)
+        await self._serve(devices_listener_of(foundation, core.look_who_is_shut_out), doors.devices, tls, self._stack)
+        people = people_listener_of(foundation, core)
         await self._serve(people, doors.people, doors.people_tls, self._stack)
         self._stack.callback(foundation.changes.close)
         self._announce("leader", foundation)
@@ -313,10 +232,10 @@ class Server:
         parts: tuple[tuple[str, Coroutine[Any, Any, None]], ...] = (
             ("publisher", core.publisher.run()),
             ("engine", core.engine.run()),
-            ("ingest", core.ingest.run()),
-            ("block service", core.blocks.run()),
-            ("transport", core.transport.run()),
-            ("watch of presence", core.watch.run()),
+            ("ingest", core.line.ingest.run()),
+            ("block service", core.line.blocks.run()),
+            ("transport", core.line.transport.run()),
+            ("watch of presence", core.line.watch.run()),
             ("release service", core.releases.run()),
             ("eviction", core.evictions.run()),
             ("preparation of deltas", core.preparation.run()),
@@ -327,10 +246,11 @@ class Server:
             ("comparison of metrics", core.comparer.run()),
             ("catalogue renewal", _renewals(foundation, core.publisher)),
             ("proposals", Proposals(core.desk).run()),
-            ("webhooks", core.deliveries.run()),
+            ("webhooks", core.hooks.deliveries.run()),
             ("rehearsals", core.rehearsals.run()),
             ("uploads", core.uploads.run()),
             ("artifact store", _tidying(foundation)),
+            ("lookout for the artifact store", core.lookout.run()),
             ("reminders", Reminders(foundation.database, foundation.clock, core.engine).run()),
             ("chronicle", Chronicle(foundation.database, foundation.clock, core.forecaster).run()),
             ("audit trail", foundation.keeper.run()),
@@ -403,216 +323,13 @@ async def run(settings: Settings, *, started: Callable[[Running], None] = lambda
         await server.wait()
 
 
-def _core(base: Foundation) -> Core:
-    """Wire the parts to each other: what is stored wakes the engine, what is decided wakes the publisher."""
-    ingest = Ingest(
-        base.database,
-        base.clock,
-        base.director,
-        answer=lambda acks: answers.send(acks),
-        on_stored=lambda: wake(),
-    )
-    watch = PresenceWatch(base.database, base.clock, lambda: transport.connected)
-    leadership = base.leadership
-    link = AiomqttTransport(
-        base.endpoint,
-        _hand_out(ingest, lambda: blocks),
-        on_link=watch.linked,
-        may_connect=lambda: leadership.leads,
-    )
-    transport = FencedTransport(link, leadership)
-    answers = Acks(base.director, transport)
-    blocks = BlockService(
-        database=base.database,
-        artifacts=base.artifacts,
-        metadata=base.repository.metadata,
-        publish=transport.publish,
-        rates=base.settings.blocks,
-    )
-    publisher = Publisher(base.database, base.clock, transport, epoch=base.director.epoch)
-    engine = Engine(base.database, base.clock, base.director, on_outbox=publisher.wake)
-
-    copies = 0
-
-    def wake() -> None:
-        nonlocal copies
-        engine.wake()
-        publisher.wake()
-        if ingest.dropped.get("clone", 0) != copies:
-            copies = ingest.dropped["clone"]
-            evictions.wake()
-
-    releases = ReleaseService(
-        database=base.database,
-        repository=base.repository,
-        artifacts=base.artifacts,
-        factory=DeltaFactory(),
-        release_keys=base.director.release_keys,
-        clock=base.clock,
-        on_outbox=publisher.wake,
-    )
-    preparation = Preparation(database=base.database, maker=releases, engine=engine, clock=base.clock)
-    evictions = Evictions(
-        base.database,
-        base.clock,
-        Takeover(base.addresses.mqtt_host, base.addresses.mqtt_port, base.authorities),
-        renew_lists=base.renew_revocations,
-        on_outbox=publisher.wake,
-    )
-    addresses = Addresses(base.settings.webhooks.private)
-    secrets = WebhookSecrets(base.settings.online_keys)
-    poster = Poster(addresses, ca_file=base.settings.webhooks.ca_file, timeout_s=base.settings.webhooks.timeout_s)
-    deliveries = Deliveries(
-        database=base.database, clock=base.clock, secrets=secrets, posts=poster, source=base.settings.webhooks.source
-    )
-    return Core(
-        transport=transport,
-        watch=watch,
-        ingest=ingest,
-        engine=engine,
-        publisher=publisher,
-        blocks=blocks,
-        releases=releases,
-        preparation=preparation,
-        indicators=Indicators(database=base.database, port=_monitor(base), engine=engine, clock=base.clock),
-        rousing=Rousing(base.database, base.clock, base.director, engine, on_outbox=publisher.wake),
-        checks=Checks(database=base.database, port=open_checks(base.settings.checks, base.clock), clock=base.clock),
-        enlisting=Enlisting(base.database, engine),
-        comparer=Comparer(base.database, engine, base.clock),
-        desk=CampaignService(
-            base.database, base.clock, engine, on_started=preparation.wake, checks=base.settings.checks.urls
-        ),
-        evictions=evictions,
-        forecaster=Forecaster(base.database, base.clock),
-        rehearsals=RehearsalService(base.database, base.clock, RehearsalProcess(REHEARSE)),
-        deliveries=deliveries,
-        poster=poster,
-        uploads=Uploads(
-            base.artifacts,
-            base.clock,
-            base.settings.limits,
-            max_bytes=base.settings.http.max_artifact_bytes,
-        ),
-        webhooks=WebhookDesk(
-            database=base.database, clock=base.clock, secrets=secrets, addresses=addresses, wake=deliveries.wake
-        ),
-    )
-
-
-def _monitor(base: Foundation) -> PrometheusSli:
-    """Where indicators are read; where nothing is configured none is known."""
-    sli = base.settings.sli
-    return PrometheusSli(sli.url or "", sli.queries if sli.url else {})
-
-
-def _hand_out(ingest: Ingest, blocks: Callable[[], BlockService]) -> OnMessage:
-    """Wants go to the block service, everything else to the inbox."""
-
-    async def hand_out(topic: str, payload: bytes, retained: bool) -> None:
-        taker = blocks().on_want if parse(topic).leaf is Leaf.WANT else ingest.on_message
-        await taker(topic, payload, retained)
-
-    return hand_out
-
-
-def _devices(base: Foundation, on_shut_out: Callable[[], None]) -> web.Application:
-    roots = Roots(base.repository.metadata)
-    enrolment = EnrolmentService(
-        base.database, base.authorities, roots=roots, addresses=base.addresses, clock=base.clock
-    )
-    challenges = Challenges()
-
-    def change(unit: Unit, agent: str, step: Step, reason: str) -> None:
-        change_standing(unit, agent, step, "enrolment", reason, base.clock.now())
-
-    known = KeyEnrolmentService(
-        enrolment.admission,
-        factory=open_factory(base.settings.enrolment),
-        challenges=challenges,
-        quarantine=lambda unit, agent, reason: change(unit, agent, Step.QUARANTINE, reason),
-        revoke=lambda unit, agent, reason: change(unit, agent, Step.REVOKE, reason),
-        on_shut_out=on_shut_out,
-    )
-    renewal = RenewalService(base.database, base.authorities, clock=base.clock, challenges=challenges)
-    return DeviceRoutes(
-        enrolment=EnrolmentOverHttp(enrolment),
-        known=KeyEnrolmentOverHttp(known),
-        renewal=RenewalOverHttp(renewal),
-        database=base.database,
-        artifacts=base.artifacts,
-        metadata=base.repository.metadata,
-        peer=tls_peer,
-        bodies=bodies_from(base.settings.limits),
-        downloads=base.settings.artifacts.downloads,
-    ).app()
-
-
-def _people(base: Foundation, core: Core) -> web.Application:
-    claims = Claims(
-        base.database,
-        url=base.addresses.https_url,
-        services_ca=base.services_ca_sha256,
-        roots=Roots(base.repository.metadata),
-        clock=base.clock,
-    )
-
-    def brought() -> None:
-        core.engine.wake()
-        core.publisher.wake()
-
-    return people_listener(
-        PeopleParts(
-            database=base.database,
-            tokens=base.tokens,
-            claims=claims,
-            known=KnownDevices(
-                base.database,
-                url=base.addresses.https_url,
-                services_ca=base.services_ca_sha256,
-                roots=Roots(base.repository.metadata),
-                clock=base.clock,
-            ),
-            authorities=AuthoritiesService(
-                base.database,
-                base.authorities.directory,
-                in_force=base.authorities.fingerprints,
-                clock=base.clock,
-                fleet_keys=keys_at(base.settings.fleet_key),
-            ),
-            desk=core.desk,
-            forecasts=core.forecaster,
-            rehearsals=core.rehearsals,
-            premises=Premises(roles=lambda: roles_of(base.repository), settings=shown(base.settings)),
-            publisher=core.releases,
-            artifacts=base.artifacts,
-            changes=base.changes,
-            clock=base.clock,
-            ready=lambda: _waiting_for(base, core),
-            max_artifact_bytes=base.settings.http.max_artifact_bytes,
-            director=base.director,
-            bundles=BundleService(base.database, base.clock, base.director, base.repository, base.artifacts),
-            ingest=core.ingest,
-            chains=base.keeper,
-            on_brought=brought,
-            webhooks=core.webhooks,
-            meters=base.meters,
-            uploads=core.uploads,
-            limits=limits_from(base.settings.limits),
-            bounds=base.settings.limits,
-            proxies=Proxies(networks=base.settings.http.trusted_proxies, header=base.settings.http.forwarded_header),
-            on_outbox=core.publisher.wake,
-            on_shut_out=core.look_who_is_shut_out,
-        )
-    )
-
-
 def _list_age(base: Foundation) -> ListAge:
     return ListAge(base.database, base.clock, base.authorities.revocation_file)
 
 
 def _watching(base: Foundation, core: Core) -> Watching:
     base.meters.count_messages(
-        lambda: core.ingest.stored, lambda: dict(core.ingest.dropped), lambda: core.ingest.waiting
+        lambda: core.line.ingest.stored, lambda: dict(core.line.ingest.dropped), lambda: core.line.ingest.waiting
     )
     return Watching(
         base.database,
@@ -622,17 +339,9 @@ def _watching(base: Foundation, core: Core) -> Watching:
         identity=base.authorities.directory,
         revocation_lists=base.authorities.revocation_file,
         expiries=lambda: {role.name: role.expires_at for role in roles_of(base.repository) if role.expires_at},
-        connected=lambda: core.transport.connected,
+        connected=lambda: core.line.transport.connected,
+        store_reached=lambda: core.lookout.is_reached,
     )
-
-
-def _waiting_for(base: Foundation, core: Core) -> list[str]:
-    parts = {
-        "the connection to the broker": core.transport.connected,
-        "a clock that is right": base.clock.is_followed,
-        "a database that answers": base.leadership.leads,
-    }
-    return [name for name, is_there in parts.items() if not is_there]
 
 
 async def _tidying(base: Foundation) -> None:

@@ -153,6 +153,10 @@ class ArtifactStore:
         """Take a file of `on_their_way` as it is, whole and with this hash; again the same changes nothing."""
         await self._on_thread(self._shelf.put, path, named(sha256))
 
+    def reach(self) -> None:
+        """Ask whether the shelf is there (blocking). Raises `OSError` too."""
+        self._shelf.reach()
+
     async def tidy(self, now: float) -> int:
         """Remove what broken attempts left on the shelf; how many there were."""
         return await self._on_thread(self._shelf.tidy, now)

@@ -43,7 +43,8 @@ class SystemRoutes:
     async def readyz(self, request: web.Request) -> web.StreamResponse:
         """The process does all of its work; 503 with the reasons while it does not."""
         missing = self._ready()
-        return web.json_response({"ready": not missing, "waiting_for": list(missing)}, status=503 if missing else 200)
+        said = {"ready": not missing, "role": "leader", "waiting_for": list(missing)}
+        return web.json_response(said, status=503 if missing else 200)
 
 
 def people_app(

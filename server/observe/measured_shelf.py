@@ -37,6 +37,10 @@ class MeasuredShelf:
     def check(self) -> None:
         self._inner.check()
 
+    def reach(self) -> None:
+        with self._measured("reach"):
+            self._inner.reach()
+
     def tidy(self, now: float) -> int:
         with self._measured("tidy"):
             return self._inner.tidy(now)

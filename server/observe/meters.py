@@ -75,6 +75,9 @@ class Meters:
         self.artifact_seconds = self._histogram(
             "artifact_store_seconds", "How long the artifact store took, with all attempts.", SHORT_S, "operation"
         )
+        self.artifacts_reached = self._gauge(
+            "artifact_store_reached", "1 while the artifact store is reached; asked every ten seconds."
+        )
         self.inbox = self._gauge(
             "inbox_messages", "Messages that the planner hasn't taken yet; 10000 and more are 10000."
         )

@@ -47,10 +47,11 @@ class Watching:
         revocation_lists: Path,
         expiries: Expiries,
         connected: Callable[[], bool],
+        store_reached: Callable[[], bool],
     ) -> None:
         self._database, self._meters, self._chains, self._clock = database, meters, chains, clock
         self._identity, self._lists = identity, revocation_lists
-        self._expiries, self._connected = expiries, connected
+        self._expiries, self._connected, self._store_reached = expiries, connected, store_reached
         self._follower = TrailFollower(database, meters)
         self._outbox_first: tuple[int, float] | None = None
         self._slow_at = float("-inf")
@@ -69,6 +70,7 @@ class Watching:
         now = self._clock.now()
         self._meters.leader.set(1)
         self._meters.broker_connected.set(self._connected())
+        self._meters.artifacts_reached.set(self._store_reached())
         await self._follower.follow()
         await self._database.read(lambda unit: self._quick(unit, now))
         if now - self._slow_at >= SLOW_EVERY_S or now < self._slow_at:

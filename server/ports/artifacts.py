@@ -46,6 +46,10 @@ class Shelf(Protocol):
         """Prove that artifacts can be written, read and removed."""
         ...
 
+    def reach(self) -> None:
+        """Ask whether it is there, and would give and take artifacts. Costs little and changes nothing."""
+        ...
+
     def tidy(self, now: float) -> int:
         """Remove what broken attempts left behind; how many there were."""
         ...

@@ -61,6 +61,11 @@ class FileShelf:
     def check(self) -> None:
         """Nothing to prove: the state directory was made and locked before."""
 
+    def reach(self) -> None:
+        """The directory is there and can be read."""
+        with os.scandir(self._root) as entries:
+            next(entries, None)
+
     def tidy(self, now: float) -> int:
         return 0
 

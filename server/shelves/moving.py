@@ -40,6 +40,9 @@ class MovingShelf:
     def check(self) -> None:
         self._new.check()
 
+    def reach(self) -> None:
+        self._new.reach()
+
     def tidy(self, now: float) -> int:
         for one in self._old.listed():
             self._new.put(self._old.path(one.sha256), one.sha256)

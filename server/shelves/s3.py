@@ -96,6 +96,10 @@ class S3Shelf:
             text = f"The bucket {self._settings.bucket} doesn't give back what was written to it; use another one."
             raise StoreError("store-refused", text)
 
+    def reach(self) -> None:
+        """The bucket is there and lets us in."""
+        self._require_bucket()
+
     def tidy(self, now: float) -> int:
         """Abort multipart uploads of processes that have ended; how many there were."""
         count = 0

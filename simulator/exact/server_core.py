@@ -1,4 +1,4 @@
-"""The server's own core in this process: what `server.app` wires between database and broker, without listeners and tasks.
+"""The server's own core in this process: what `server.core` wires between database and broker, without listeners and tasks.
 
 Each part is told to settle where the server's tasks would have been woken. What people, scripts and other services would do
 beside it (webhooks, metrics, checks elsewhere, housekeeping) is left out: worlds have none of them.

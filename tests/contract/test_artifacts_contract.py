@@ -97,6 +97,12 @@ def test_many_are_listed_by_hash(shelf: Shelf, tmp_path: Path) -> None:
     assert [one.sha256 for one in shelf.listed()] == sorted(names)
 
 
+def test_a_shelf_that_works_is_reached_and_keeps_nothing_of_it(shelf: Shelf, store: ArtifactStore) -> None:
+    for _ in range(2):
+        store.reach()
+    assert list(shelf.listed()) == []
+
+
 def test_a_shelf_that_works_passes_its_check_and_keeps_nothing_of_it(shelf: Shelf) -> None:
     shelf.check()
     assert list(shelf.listed()) == []

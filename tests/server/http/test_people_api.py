@@ -236,7 +236,8 @@ async def test_readiness_says_what_it_waits_for(people: PeopleSide) -> None:
     assert (await people.client.get("/readyz")).status == 200
     people.waiting_for.append("the connection to the broker")
     answer = await people.client.get("/readyz")
-    assert (answer.status, (await answer.json())["waiting_for"]) == (503, ["the connection to the broker"])
+    waits = {"ready": False, "role": "leader", "waiting_for": ["the connection to the broker"]}
+    assert (answer.status, await answer.json()) == (503, waits)
     assert (await people.client.get("/healthz")).status == 200
 
 

@@ -47,6 +47,7 @@ def watching(people: PeopleSide, meters: Meters, tmp_path: Path, connected: bool
         revocation_lists=tmp_path / "identity" / "fleet-crl.pem",
         expiries=lambda: {"timestamp": 5000.0},
         connected=lambda: connected,
+        store_reached=lambda: connected,
     )
 
 
@@ -121,7 +122,7 @@ async def test_the_gauges_are_what_the_server_is(people: PeopleSide, tmp_path: P
     people.clock.at += 7.0
     await look.look()
     found = values(meters)
-    assert found["otaria_leader",] == found["otaria_broker_connected",] == 1
+    assert found["otaria_leader",] == found["otaria_broker_connected",] == found["otaria_artifact_store_reached",] == 1
     assert (found["otaria_targets", "online"], found["otaria_targets", "offline"]) == (1, 5)
     assert (found["otaria_outbox_messages",], found["otaria_outbox_age_seconds",]) == (1, 7)
     assert found["otaria_catalogue_role_expiry_timestamp_seconds", "timestamp"] == 5000

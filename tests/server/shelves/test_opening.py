@@ -3,18 +3,24 @@
 import asyncio
 import json
 import sys
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from firmware.errors import RefusedError
+from server.app import Server
 from server.cli import run
 from server.config import load_settings
 from server.config_shown import shown
 from server.shelves.files import FileShelf
 from server.shelves.opening import check_artifacts, open_artifacts, open_shelf
 from tests.s3_store import KEY, SECRET, Store, spoilt_line
+
+REQUESTS_OF_THE_CHECK = 4
+"""The bucket is asked for; a probe is put, read and removed."""
 
 
 def settings_file(folder: Path, store: Store, bucket: str, *, port: int | None = None, more: str = "") -> Path:
@@ -53,6 +59,24 @@ def test_a_server_does_not_start_without_its_bucket_and_says_what_to_do(
         assert word in said["text"]
     assert not (folder / "state" / "otaria.db").exists()
     assert not (folder / "state" / "run.json").exists()
+
+
+async def test_a_running_server_whose_store_breaks_off_is_not_ready_and_says_why(folder: Path, s3_store: Store) -> None:
+    def spoil(number: int, head: bytes) -> Callable[[Iterator[bytes]], Iterator[bytes]] | None:
+        return None if number < REQUESTS_OF_THE_CHECK else lambda pieces: iter(())
+
+    with spoilt_line(s3_store, spoil) as line:
+        keys = f'credentials_file = "{s3_store.keys}"\n'
+        path = settings_file(folder, s3_store, s3_store.make_bucket(), port=line.port, more=keys)
+        async with Server(load_settings(path)) as server, aiohttp.ClientSession() as session, asyncio.timeout(60):
+            said, status = list[str](), 503
+            while "the artifact store, which is not reached" not in said:
+                async with session.get(f"{server.running.people_url}/readyz") as answer:
+                    said, status = (await answer.json())["waiting_for"], answer.status
+            assert status == 503
+            assert str(line.port) not in str(said)
+            async with session.get(f"{server.running.people_url}/healthz") as answer:
+                assert answer.status == 200
 
 
 def test_without_the_library_it_says_what_to_install(
