@@ -5,7 +5,7 @@ touched. More than `MOST` are not taken; a narrower filter, or labels in a campa
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import yaml
 from aiohttp import web
@@ -31,6 +31,8 @@ FILTERS = ("version", "hardware", "campaign", "state")
 MOST = MAX_TARGETS
 MOST_PAGES = 100
 PAGE = 500
+NAME_CHARS = 56
+"""What a name may have, and room for a number."""
 UNDER_WAY = (CampaignState.SCHEDULED, CampaignState.RUNNING, CampaignState.PAUSED, CampaignState.WATCHING)
 
 
@@ -83,11 +85,17 @@ class BulkActs:
         session = await self._sessions.of(request)
         require(session.caller, Need.OPERATE)
         fitting = await self._fitting(request)
-        releases = await self._database.read(lambda unit: unit.releases.list())
+        releases, names = await self._database.read(
+            lambda unit: (unit.releases.list(), {view.name for view in unit.campaigns.list()})
+        )
         active = [one for one in releases if one.state is ReleaseState.ACTIVE]
         newest = sorted(active, key=lambda one: (one.product, -one.counter))
         texts = [
-            (one, sum(view.hardware in one.hardware for view in fitting), _file(one.product, one.version, fitting))
+            (
+                one,
+                sum(view.hardware in one.hardware for view in fitting),
+                file_for(one.product, one.version, fitting, name=free_name(f"{one.product}-{one.version}", names)),
+            )
             for one in newest
         ]
         back = f"/fleet?{request.query_string}"
@@ -100,10 +108,8 @@ class BulkActs:
         query, is_filtered = fleet_query(request)
         if not is_filtered:
             raise RefusedError("no-filter", "Filter the fleet first: this is done to those that fit.")
-        found = await self._database.read(lambda unit: _all_of(unit, query))
-        if not found:
-            raise RefusedError("nothing-selected", "No target fits these filters any more.")
-        return found
+        none = "No target fits these filters any more."
+        return await self._database.read(lambda unit: all_that_fit(unit, query, none))
 
 
 def fleet_query(request: web.Request) -> tuple[Query, bool]:
@@ -122,7 +128,8 @@ def filters(request: web.Request) -> dict[str, str]:
     return {name: text for name, text in found.items() if text}
 
 
-def _all_of(unit: Unit, query: Query) -> list[TargetView]:
+def all_that_fit(unit: Unit, query: Query, none: str) -> Sequence[TargetView]:
+    """The targets that fit. Raises `RefusedError`: `nothing-selected` with the sentence `none`, `too-large` above `MOST`."""
     found, cursor = list[TargetView](), None
     for _ in range(MOST_PAGES):
         page = unit.fleet.page(cursor=cursor, limit=PAGE, query=query)
@@ -130,10 +137,28 @@ def _all_of(unit: Unit, query: Query) -> list[TargetView]:
         if len(found) > MOST:
             break
         if page.next is None:
+            if not found:
+                raise RefusedError("nothing-selected", none)
             return found
         cursor = page.next
     text = f"More than {plural(MOST, 'target')} fit, too many to act on at once; make the filter narrower."
     raise RefusedError(ReasonKind.TOO_LARGE, text)
+
+
+def file_for(
+    product: str, version: str, targets: Sequence[TargetView], *, name: str, strategy: str = "standard"
+) -> str:
+    """The campaign file that brings these targets to a release."""
+    selection = {"targets": [view.id for view in targets]}
+    whole = {"name": name, "product": product, "version": version, "selection": selection, "strategy": strategy}
+    return yaml.safe_dump(whole, sort_keys=False)
+
+
+def free_name(wanted: str, taken: Collection[str]) -> str:
+    """A name for a campaign that none has yet: this one, as names are written, or with a number behind it."""
+    plain = wanted.lower().replace(".", "-").replace("+", "-")[:NAME_CHARS]
+    names = (plain, *(f"{plain}-{number}" for number in range(2, len(taken) + 3)))
+    return next(name for name in names if name not in taken)
 
 
 def _waiting(unit: Unit, targets: Sequence[str]) -> list[tuple[str, str]]:
@@ -146,10 +171,3 @@ def _waiting(unit: Unit, targets: Sequence[str]) -> list[tuple[str, str]]:
             if row is not None and row.state in UNTRIED:
                 found.append((campaign, target))
     return found
-
-
-def _file(product: str, version: str, targets: Sequence[TargetView]) -> str:
-    """The campaign file that brings these targets to a release."""
-    selection = {"targets": [view.id for view in targets]}
-    whole = {"name": f"{product}-{version}".lower().replace(".", "-")[:63], "product": product, "version": version}
-    return yaml.safe_dump({**whole, "selection": selection, "strategy": "standard"}, sort_keys=False)

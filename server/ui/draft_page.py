@@ -7,11 +7,12 @@ from aiohttp import web
 
 from firmware.errors import OtariaError
 from server.http.access import Need, require
-from server.http.bodies import query_text
+from server.http.bodies import path_id, query_text
 from server.http.campaigns import Desk
 from server.http.revisions import RevisionDesk
 from server.planner.words import LATE
 from server.ports import CampaignSpec, CampaignView, Database, ReleaseRecord
+from server.ui.again import file_again
 from server.ui.draft import Filled, choices, file_of, first, gate_of, read, refusals
 from server.ui.rendering import Templates
 from server.ui.sessions import Session, Sessions
@@ -47,9 +48,10 @@ class DraftPage:
         self._templates = templates
 
     def mount(self, app: web.Application) -> None:
-        """Add the page and its form. Its path is no campaign's: those may have any name."""
+        """Add the page and its form. Its own path is no campaign's: those may have any name."""
         app.router.add_get("/draft", self.form)
         app.router.add_post("/draft", self.send)
+        app.router.add_get("/campaigns/{campaign}/again", self.again)
 
     async def form(self, request: web.Request) -> web.StreamResponse:
         """An untouched form; `release`, `labels` and `name` of the query are filled in."""
@@ -58,6 +60,18 @@ class DraftPage:
         releases, count = await self._database.read(lambda unit: (unit.releases.list(), unit.fleet.count()))
         asked = read({name: query_text(request, name) or "" for name in ("release", "labels", "name")})
         return self._page(request, session, releases, first(releases, count, asked))
+
+    async def again(self, request: web.Request) -> web.StreamResponse:
+        """What a campaign for those that failed in this one would do; nothing is kept yet."""
+        session, name = await self._sessions.of(request), path_id(request, "campaign")
+        require(session.caller, Need.OPERATE)
+        releases, text = await self._database.read(lambda unit: (unit.releases.list(), file_again(unit, name)))
+        filled = Filled(mode="file", file=text)
+        try:
+            seen = await self._look(self._desk.parse(text))
+        except OtariaError as error:
+            return self._page(request, session, releases, filled, status=400, wrong=refusals(error, filled, 0))
+        return self._page(request, session, releases, filled, seen=seen, text=text)
 
     async def send(self, request: web.Request) -> web.StreamResponse:
         """Look at it (`preview`), go on in the file (`file`), or keep it (`keep`); what is refused is said beside its field."""

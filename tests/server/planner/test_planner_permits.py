@@ -23,7 +23,7 @@ from server.planner.strategy import (
     TogetherPolicy,
 )
 from server.planner.surroundings import BehindRow
-from server.planner.words import AssignmentState, CampaignState, TokenKind, Verb
+from server.planner.words import AssignmentState, CampaignState, GateVerdict, TokenKind, Verb
 from tests.server.planner.playbook import (
     HEALTHY_S,
     HORIZON_S,
@@ -184,6 +184,22 @@ def test_a_counted_target_can_be_repaired_under_a_full_budget() -> None:
     board.report("t0", "committed", runs=NEW)
     assert board.tokens() == []
     assert board.group(SITE).used == 0
+
+
+def test_trying_a_failed_target_again_in_a_new_campaign_leaves_its_failure_in_the_first_ones_evidence() -> None:
+    board = one_at_a_time()
+    board.activate("t0")
+    board.report("t0", "failed", runs=OLD, reason_kind="boot-failed", reason="It did not boot.")
+    failed = board.assignment("t0"), board.cohort("all"), board.campaign().state
+    assert failed[1].verdict == GateVerdict.FAIL
+    board.add_campaign("again", ["t0"], strategy(cohorts=ALL))
+    board.start("again")
+    board.activate("t0")
+    board.report("t0", "committed", runs=NEW)
+    board.wait(HEALTHY_S)
+    assert board.state("t0", "again") is A.VERIFIED
+    assert (board.assignment("t0"), board.cohort("all"), board.campaign().state) == failed
+    assert board.cohort("all", "again").verdict == GateVerdict.PASS
 
 
 def test_a_failure_before_activation_does_not_free_an_older_token() -> None:

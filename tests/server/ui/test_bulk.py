@@ -33,16 +33,17 @@ async def started(people: PeopleSide) -> PeopleSide:
     return people
 
 
-async def rows(people: PeopleSide) -> Sequence[AssignmentRow]:
-    return (await people.database.read(lambda unit: unit.campaigns.assignments("spring"))).rows
+async def rows(people: PeopleSide, campaign: str = "spring") -> Sequence[AssignmentRow]:
+    return (await people.database.read(lambda unit: unit.campaigns.assignments(campaign))).rows
 
 
-async def become(people: PeopleSide, state: A, *targets: str, kind: str = "none") -> None:
-    changed = [replace(row, state=state, reason_kind=kind) for row in await rows(people) if row.target in targets]
+async def become(people: PeopleSide, state: A, *targets: str, kind: str = "none", campaign: str = "spring") -> None:
+    part = [row for row in await rows(people, campaign) if row.target in targets]
+    changed = [replace(row, state=state, reason_kind=kind) for row in part]
 
     def work(unit: Unit) -> None:
         unit.campaigns.commit(Decision(changes=tuple(Put(row=row) for row in changed)))
-        held = update(TARGET).where(TARGET.c.id.in_(targets)).values(last_campaign="spring")
+        held = update(TARGET).where(TARGET.c.id.in_(targets)).values(last_campaign=campaign)
         unit.audit._db.execute(held)  # type: ignore[attr-defined]
 
     await people.database.write(work)

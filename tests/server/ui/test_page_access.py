@@ -38,6 +38,7 @@ OPERATE = {
     "POST /bulk/skip",
     "GET /bulk/campaign",
     "POST /views/remove",
+    f"GET {ONE}/again",
     *(
         f"{method} {ONE}/{act}"
         for method in ("GET", "POST")
