@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -206,15 +206,20 @@ def rules() -> Iterator[tuple[str, str]]:
                 assert rule["annotations"].keys() == {"summary", "action"}
 
 
+def asked_of(expression: str, known: Mapping[str, set[str]]) -> set[str]:
+    """The metrics that an expression asks for. Each must be known, with the labels that it is chosen by."""
+    asked = re.findall(r"\b((?:otaria|process)_\w+)(?:\{([^}]*)\})?", expression)
+    for metric, matchers in asked:
+        assert metric in known, f"{metric}: {expression}"
+        for label in re.findall(r"(\w+)[=!]", matchers):
+            assert label in known[metric], f"{metric} has no label {label}: {expression}"
+    return {metric for metric, _ in asked}
+
+
 def test_each_rule_asks_for_what_there_is() -> None:
     known = samples()
     for name, expression in rules():
-        asked = re.findall(r"\b(otaria_\w+)(?:\{([^}]*)\})?", expression)
-        assert asked, name
-        for metric, matchers in asked:
-            assert metric in known, f"{name}: {metric}"
-            for label in re.findall(r"(\w+)[=!]", matchers):
-                assert label in known[metric], f"{name}: {metric} has no label {label}"
+        assert asked_of(expression, known), name
     assert len(dict(rules())) >= 15
 
 
