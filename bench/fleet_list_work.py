@@ -1,26 +1,30 @@
 """Pages of a large fleet, filtered and not, in this process: `python -m bench.fleet_list_work URL TARGETS`.
 
 Prints `p50_ms` and `p95_ms` of a page with its count as the API reads them, from the query's text to the JSON of the page, over
-all queries and the pages that follow each; `slowest`, the slowest query, with its `slowest_ms`; and `pages`.
+all queries and the pages that follow each; `slowest`, the slowest query, with its `slowest_ms`; and `pages`. Besides, what the
+metrics cost in the middle: `quick_ms` for what is looked at every 5 s, `fleet_ms` for what is once a minute, and `scrape_ms`.
 """
 
 import asyncio
 import json
 import sys
 import time
-from statistics import quantiles
+from statistics import median, quantiles
 
 import msgspec
 from sqlalchemy import Connection, Engine, event, text
 
 from bench.crowd import Device, enrol
+from server.observe.following import PAGE
+from server.observe.meters import Meters
+from server.ports import Unit
 from server.ports.querying import parse
 from server.storage import SqlDatabase
 from server.storage.engines import make_engine, parse_url
 
 FIRST = "d-0000000"
 LIMIT = 100
-ROUNDS, FOLLOWED = 3, 4
+ROUNDS, FOLLOWED, LOOKS = 3, 4, 9
 QUERIES = (
     "",
     "site:s-00007",
@@ -56,6 +60,15 @@ _STATE = (
     "WHEN n % 300 = 6 THEN 'ordered' ELSE 'verified' END"
 )
 _NAME = "'d-' || substr('0000000' || n, -7)"
+BUSY = 20_000
+"""Messages that wait to be published, which is more than are counted."""
+_GROUP = {
+    "key": "'site=' || n",
+    **dict.fromkeys(("limit", "used", "version"), "1"),
+    **dict.fromkeys(("paced_at", "reserved_until", "reservable_at", "bandwidth", "keep"), "0"),
+    **dict.fromkeys(("reserved_by", "reserved_for"), "''"),
+    "counts_offline": "1 = 0",
+}
 _VALUES: dict[str, dict[str, str]] = {
     "agent": {
         "id": _NAME,
@@ -78,18 +91,61 @@ async def measured(url: str, targets: int) -> dict[str, float | str]:
     database = SqlDatabase.open(url)
     try:
         await database.write(lambda unit: enrol(unit, [Device(name=FIRST)]))
+        await database.write(_fill_outbox)
         _multiply(make_engine(parse_url(url), writer=False, size=1), targets)
         took: list[tuple[float, str]] = []
         for turn in range(ROUNDS + 1):
             for query in QUERIES:
                 found = await _paged(database, query)
                 took += [(one, query) for one in found if turn]  # the first turn fills caches, as a server's are
+        watched = await _watched(database)
     finally:
         await database.close()
     times = [one for one, _ in took]
     slowest_ms, slowest = max(took)
     cuts = quantiles(times, n=20)
-    return {"p50_ms": cuts[9], "p95_ms": cuts[18], "slowest_ms": slowest_ms, "slowest": slowest, "pages": len(times)}
+    return {
+        "p50_ms": cuts[9],
+        "p95_ms": cuts[18],
+        "slowest_ms": slowest_ms,
+        "slowest": slowest,
+        "pages": len(times),
+        **watched,
+    }
+
+
+def _fill_outbox(unit: Unit) -> None:
+    for _ in range(BUSY):
+        unit.outbox.add("t", b"x")
+
+
+async def _watched(database: SqlDatabase) -> dict[str, float]:
+    """Milliseconds of what the server looks at for its metrics, and of writing them down for a scrape."""
+    meters = Meters()
+    for role in ("root", "targets", "snapshot", "timestamp"):
+        meters.role_expiry.labels(role).set(1)
+    took: dict[str, list[float]] = {"quick_ms": [], "fleet_ms": [], "scrape_ms": []}
+    for _ in range(LOOKS):
+        for name, work in (("quick_ms", _quick), ("fleet_ms", _fleet)):
+            began = time.perf_counter()
+            await database.read(work)
+            took[name].append((time.perf_counter() - began) * 1000)
+        began = time.perf_counter()
+        meters.text()
+        took["scrape_ms"].append((time.perf_counter() - began) * 1000)
+    return {name: median(found) for name, found in took.items()}
+
+
+def _quick(unit: Unit) -> None:
+    """As `server.observe.watching` does every few seconds."""
+    seen = unit.observations
+    seen.queues(), seen.budgets(), seen.campaigns(), seen.cohorts()
+    seen.trail(seen.trail_end(), PAGE)
+
+
+def _fleet(unit: Unit) -> None:
+    """As it does once a minute."""
+    unit.observations.fleet(), unit.fleet.drifted()
 
 
 async def _paged(database: SqlDatabase, query: str) -> list[float]:
@@ -134,6 +190,7 @@ def _multiply(engine: Engine, targets: int) -> None:
         for campaign in ("bench-0", "bench-1"):
             state = "CASE WHEN n % 200 = 3 THEN 'failed' ELSE 'verified' END" if campaign == "bench-0" else _STATE
             _insert(db, "assignment", _assignment(campaign, state), targets, "1 = 1")
+        _insert(db, "budget_group", _GROUP, targets // 20, "1 = 1")
     with engine.connect() as db:
         if db.dialect.name == "postgresql":
             db.execution_options(isolation_level="AUTOCOMMIT").execute(text("VACUUM ANALYZE"))
