@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.agent import agent
+from bench.appliances import appliances
 from bench.catalogue import catalogue
 from bench.connect import connecting
 from bench.delta import delta
@@ -51,6 +52,7 @@ BENCHMARKS: dict[str, Callable[[Plan], list[Outcome]]] = {
     "catalogue": catalogue,
     "virtual": virtual,
     "rehearsal": rehearsal,
+    "appliances": appliances,
 }
 _TOP = Path(__file__).parent.parent
 RESULTS = _TOP / "bench" / "results.json"

@@ -9,9 +9,9 @@ class Faults:
 
     `deny`: nobody is let in. `banner_bytes`: printed before the login; `chatter_bytes`: after it. `noise`: put before every
     answer. `flood`, `hang`, `garble`, `drop`: commands that begin so print without end, never end, print nonsense, or end the
-    connection (`drop` once). `strange_prompt`: another one than documented. `cut_at`, `stall_at`: bytes of an upload after
-    which the connection ends, or nothing more is taken (once). `flip_at`: a byte of an upload that is stored wrongly (once;
-    `flip_always`).
+    connection (`drop` once). `slow_s`: seconds before every answer. `strange_prompt`: another one than documented. `cut_at`,
+    `stall_at`: bytes of an upload after which the connection ends, or nothing more is taken (once). `flip_at`: a byte of an
+    upload that is stored wrongly (once; `flip_always`).
     `full`: no room. `install_fails`, `arm_fails`, `restart_refused`, `commit_refused`: the box says no. `half_install`: it says
     yes to an image of which half was unpacked. `commit_forgotten`, `restart_forgotten`: it says yes, and does nothing.
     `default_forgotten`: it says yes to its running image as default, and would boot the other (once).
@@ -26,6 +26,7 @@ class Faults:
     hang: str = ""
     garble: str = ""
     drop: str = ""
+    slow_s: float = 0.0
     strange_prompt: bool = False
     cut_at: int | None = None
     stall_at: int | None = None

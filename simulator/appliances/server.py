@@ -98,6 +98,8 @@ class BoxServer:
     async def _command(self, dialogue: Dialogue, command: str, terminal: "_Terminal") -> int:
         faults = self.box.faults
         faults.said.append(command)
+        if faults.slow_s:
+            await asyncio.sleep(faults.slow_s)
         if faults.noise:
             terminal.raw(faults.noise)
         if faults.flood and command.startswith(faults.flood):
