@@ -1,5 +1,6 @@
 """Emulated appliances of four kinds are upgraded over SSH by a site agent's own code, fifty at once: how long for all, what
-memory a session takes at the peak, and whether one that is slow makes the others wait. The boxes are in processes of their own."""
+memory a session takes at the peak, and whether one that is slow makes the others wait. The boxes are in
+processes of their own."""
 
 import shutil
 import subprocess

@@ -48,7 +48,11 @@ def dialect_of(kind: str, **changes: object) -> Dialect:
     dialect = _built_in(kind)
     install = tuple(structs.replace(one, every_s=0.02) for one in dialect.install)
     session = structs.replace(dialect.session, login_s=5.0)
+    standby, back = (
+        tuple(structs.replace(one, every_s=0.02) for one in some) for some in (dialect.standby, dialect.standby_back)
+    )
     patient = {"session": session, "install": install, "leave_s": 1.0, "return_s": 5.0}
+    patient |= {"standby": standby, "standby_back": back}
     return structs.replace(dialect, **(patient | changes))
 
 

@@ -20,7 +20,8 @@ from firmware.errors import OtariaError
 
 class Step(StrEnum):
     """`IDLE`, `STAGED`, `ARMED`, `TRIAL`, `GIVEN_UP`, `COMMITTED`, `FELL_BACK` and `STRANDED` wait for somebody's word; at all
-    others there is work to do. `STRANDED`: the new image runs, is not wanted, and there is no way back."""
+    others there is work to do. `STANDBY_BACK`: the box runs its old image, and a second supervisor that was brought to the new
+    one goes back, too. `STRANDED`: the new image runs, is not wanted, and there is no way back."""
 
     IDLE = "idle"
     IDENTIFY = "identify"
@@ -40,6 +41,7 @@ class Step(StrEnum):
     ACTIVATING = "activating"
     AWAITING = "awaiting"
     CALLING_OFF = "calling-off"
+    STANDBY_BACK = "standby-back"
     TRIAL = "trial"
     COMMITTING = "committing"
     COMMITTED = "committed"
@@ -82,6 +84,7 @@ class Work(StrEnum):
     ARM = "arm"
     DISARM = "disarm"
     STANDBY = "standby"
+    STANDBY_BACK = "standby_back"
     ACTIVATE = "activate"
     AWAIT_RETURN = "await_return"
     COMMIT = "commit"
@@ -104,6 +107,7 @@ WORK: Mapping[Step, Work] = {
     Step.ACTIVATING: Work.ACTIVATE,
     Step.AWAITING: Work.AWAIT_RETURN,
     Step.CALLING_OFF: Work.DISARM,
+    Step.STANDBY_BACK: Work.STANDBY_BACK,
     Step.COMMITTING: Work.COMMIT,
     Step.ROLLING_BACK: Work.ROLLBACK,
     Step.AWAITING_OLD: Work.AWAIT_RETURN,
@@ -129,7 +133,7 @@ TABLE: Mapping[tuple[Step, Turn], Step] = {
     (Step.DISARMING, Turn.DONE): Step.STAGED,
     (Step.ARMED, Turn.LEAVE): Step.DISARMING,
     (Step.ARMED, Turn.GO): Step.STANDBY,
-    (Step.ARMED, Turn.OLD): Step.FELL_BACK,
+    (Step.ARMED, Turn.OLD): Step.STANDBY_BACK,
     (Step.ARMED, Turn.NEW): Step.TRIAL,
     (Step.ARMED, Turn.OTHER): Step.FELL_BACK,
     (Step.STANDBY, Turn.DONE): Step.ACTIVATING,
@@ -137,24 +141,26 @@ TABLE: Mapping[tuple[Step, Turn], Step] = {
     (Step.ACTIVATING, Turn.DONE): Step.AWAITING,
     (Step.ACTIVATING, Turn.FAILED): Step.CALLING_OFF,
     (Step.AWAITING, Turn.NEW): Step.TRIAL,
-    (Step.AWAITING, Turn.OLD): Step.FELL_BACK,
+    (Step.AWAITING, Turn.OLD): Step.STANDBY_BACK,
     (Step.AWAITING, Turn.OTHER): Step.STRANDED,
     (Step.AWAITING, Turn.STAYED): Step.CALLING_OFF,
-    (Step.CALLING_OFF, Turn.DONE): Step.FELL_BACK,
+    (Step.CALLING_OFF, Turn.DONE): Step.STANDBY_BACK,
+    (Step.STANDBY_BACK, Turn.DONE): Step.FELL_BACK,
+    (Step.STANDBY_BACK, Turn.FAILED): Step.FELL_BACK,
     (Step.TRIAL, Turn.KEEP): Step.COMMITTING,
     (Step.TRIAL, Turn.LEAVE): Step.GIVEN_UP,
     (Step.TRIAL, Turn.NEW): Step.TRIAL,
-    (Step.TRIAL, Turn.OLD): Step.FELL_BACK,
+    (Step.TRIAL, Turn.OLD): Step.STANDBY_BACK,
     (Step.TRIAL, Turn.OTHER): Step.STRANDED,
     (Step.COMMITTING, Turn.DONE): Step.COMMITTED,
     (Step.COMMITTING, Turn.FAILED): Step.TRIAL,
-    (Step.COMMITTING, Turn.OLD): Step.FELL_BACK,
+    (Step.COMMITTING, Turn.OLD): Step.STANDBY_BACK,
     (Step.GIVEN_UP, Turn.GO): Step.ROLLING_BACK,
     (Step.GIVEN_UP, Turn.FAILED): Step.STRANDED,
-    (Step.GIVEN_UP, Turn.OLD): Step.FELL_BACK,
+    (Step.GIVEN_UP, Turn.OLD): Step.STANDBY_BACK,
     (Step.ROLLING_BACK, Turn.DONE): Step.AWAITING_OLD,
     (Step.ROLLING_BACK, Turn.FAILED): Step.STRANDED,
-    (Step.AWAITING_OLD, Turn.OLD): Step.FELL_BACK,
+    (Step.AWAITING_OLD, Turn.OLD): Step.STANDBY_BACK,
     (Step.AWAITING_OLD, Turn.NEW): Step.STRANDED,
     (Step.AWAITING_OLD, Turn.OTHER): Step.STRANDED,
     (Step.AWAITING_OLD, Turn.STAYED): Step.STRANDED,
@@ -173,7 +179,15 @@ _RUN_NEW = frozenset(
     }
 )
 SWITCHING = frozenset(
-    {Step.STANDBY, Step.ACTIVATING, Step.AWAITING, Step.CALLING_OFF, Step.ROLLING_BACK, Step.AWAITING_OLD}
+    {
+        Step.STANDBY,
+        Step.ACTIVATING,
+        Step.AWAITING,
+        Step.CALLING_OFF,
+        Step.STANDBY_BACK,
+        Step.ROLLING_BACK,
+        Step.AWAITING_OLD,
+    }
 )
 """The steps of a restart. Whoever comes upon one goes on with it before anything else."""
 

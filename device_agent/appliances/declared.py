@@ -125,6 +125,9 @@ class DeclaredDriver:
     async def standby(self, image: BoxImage, old: str) -> None:
         await self._do("standby", self._dialect.standby, _values(image, old, 0, self._dialect))
 
+    async def standby_back(self, image: BoxImage, old: str) -> None:
+        await self._do("standby_back", self._dialect.standby_back, _values(image, old, 0, self._dialect))
+
     async def activate(self, image: BoxImage, old: str, trial_s: int) -> None:
         await self._do("activate", self._dialect.activate, _values(image, old, trial_s, self._dialect))
 

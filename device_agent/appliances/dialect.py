@@ -88,8 +88,8 @@ class Dialect(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A kind of box. `facts` finds `running`, `boot` and, where there is more than one image, `permanent`; each of `installed`
     and of `standby` may be found by it; `identify` finds `serial` and `model`; `precheck` may find `free_kib` or `free_bytes`,
     of which an image needs `room` times its length. `backup` prints the running configuration, of which lines that fit `ignore`
-    may differ. `compare`: what may be looked at before and after, by name. A box that was told to restart does so within
-    `leave_s`, and is back within `return_s`."""
+    may differ. `standby` brings the second supervisor to `{version}`, `standby_back` to `{old}`. `compare`: what may be looked
+    at before and after, by name. A box that was told to restart does so within `leave_s`, and is back within `return_s`."""
 
     dialect: Id
     about: Annotated[str, Meta(max_length=1024)] = ""
@@ -108,6 +108,7 @@ class Dialect(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     arm: Exchanges = ()
     disarm: Exchanges = ()
     standby: Exchanges = ()
+    standby_back: Exchanges = ()
     activate: Exchanges
     commit: Exchanges = ()
     rollback: Exchanges = ()

@@ -28,6 +28,7 @@ _PARTS = (
     "arm",
     "disarm",
     "standby",
+    "standby_back",
     "activate",
     "commit",
     "rollback",
@@ -150,8 +151,8 @@ def _whole(dialect: Dialect) -> Iterator[tuple[str, str]]:
         yield "$.capabilities.dual_image", "a box that keeps the old image needs a `rollback`"
     if not can.dual_image and can.no_return != "activate":
         yield "$.capabilities.no_return", "a box with one image can't go back after `activate`"
-    if can.standby and not dialect.standby:
-        yield "$.capabilities.standby", "a second supervisor needs a `standby`"
+    if can.standby and not (dialect.standby and dialect.standby_back):
+        yield "$.capabilities.standby", "a second supervisor needs a `standby` and a `standby_back`"
     if (can.trial_boot or can.auto_revert) and not dialect.commit:
         yield "$.commit", "a box that goes back by itself needs a `commit`"
     if not any(one.drops for one in dialect.activate):

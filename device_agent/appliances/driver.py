@@ -114,6 +114,10 @@ class Driver(Protocol):
         """Bring the second supervisor to the new image, and wait until it is ready."""
         ...
 
+    async def standby_back(self, image: BoxImage, old: str) -> None:
+        """Bring it back to the old one, and wait until it is ready."""
+        ...
+
     async def activate(self, image: BoxImage, old: str, trial_s: int) -> None:
         """Restart into the new image. The connection ends by it."""
         ...

@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 FIRST_LOOK_S, LAST_LOOK_S = 0.5, 20.0
 
 
+_BUSY = frozenset({*SWITCHING, Step.TRIAL, Step.COMMITTING, Step.GIVEN_UP} - {Step.STANDBY_BACK})
 _BEFORE_ARMED = (Step.STAGED, Step.SNAPSHOT, Step.ARMING, Step.DISARMING)
 
 
@@ -95,6 +96,7 @@ class Pilot:
             Work.ARM: self._done(lambda driver: driver.arm(self._image, self._old, self.course.trial_s)),
             Work.DISARM: self._done(lambda driver: driver.disarm(self._image, self._old)),
             Work.STANDBY: self._standby,
+            Work.STANDBY_BACK: self._standby_back,
             Work.ACTIVATE: self._activate,
             Work.COMMIT: self._commit,
             Work.ROLLBACK: self._roll_back,
@@ -112,10 +114,10 @@ class Pilot:
         """Bring the image to the box and beside the running one; the box goes on running what it runs. What it said before."""
         async with self._busy:
             self._on_bytes, self._stop = on_bytes, stop
-            if self.course.step in SWITCHING or self.course.step in (Step.TRIAL, Step.COMMITTING, Step.GIVEN_UP):
+            if self.course.step in _BUSY:
                 raise UnavailableError("box-busy", f"The box is {self.course.step.value}; it is staged to afterwards.")
-            await self._call_off()
             same = self.course.image is not None and self.course.image.digests == image.digests
+            await self._call_off(same)
             if same and self.course.step is Step.STAGED:
                 await self._store(turned(self.course, Turn.CHECK))
             elif not (same and is_under_way(self.course)):
@@ -184,6 +186,9 @@ class Pilot:
             if self.course.step is Step.ARMED and facts.boot != self._before.boot and turn is not None:
                 text = f"The box was restarted by somebody else, and runs {facts.running}."
                 await self._store(turned(self.course, turn, error=RefusedError("boot-failed", text)))
+            if self.course.step is Step.STANDBY_BACK:
+                with contextlib.suppress(RefusedError):  # the course tells
+                    await self._run()
             return facts
 
     async def judge(self) -> list[str]:
@@ -205,9 +210,13 @@ class Pilot:
         if driver is not None:
             await driver.close()
 
-    async def _call_off(self) -> None:
-        """Finish what another order began, so that the box boots what it runs."""
-        if self.course.step in (Step.SNAPSHOT, Step.ARMING, Step.DISARMING):
+    async def _call_off(self, same: bool) -> None:
+        """Finish what another order began, so that the box boots what it runs. `same`: it was about the same image."""
+        if not same and self.course.step in (Step.INSTALL, Step.VERIFY_STAGED):
+            await self._store(turned(self.course, Turn.FAILED))
+        if not same and self.course.step is Step.UNDOING:
+            await self._run()
+        if self.course.step in (Step.SNAPSHOT, Step.ARMING, Step.DISARMING, Step.STANDBY_BACK):
             with contextlib.suppress(RefusedError):
                 await self._run()
         if self.course.step is Step.ARMED:
@@ -330,9 +339,22 @@ class Pilot:
 
     async def _standby(self, driver: Driver) -> Turn:
         """The second supervisor first; a box that has none goes on."""
-        if driver.capabilities.standby and self._before.standby is not None:
+        if self._has_standby(driver):
             await driver.standby(self._image, self._old)
         return Turn.DONE
+
+    async def _standby_back(self, driver: Driver) -> Turn:
+        """The second supervisor as it was, if it is not; when it won't, that is told beside what went wrong before."""
+        if self._has_standby(driver) and (await driver.facts()).standby != self._before.standby:
+            try:
+                await driver.standby_back(self._image, self._old)
+            except RefusedError as error:
+                text = f"{self.course.why} The second supervisor did not go back: {error.text}"
+                raise RefusedError(self.course.cause or error.kind, text[:1024]) from error
+        return Turn.DONE
+
+    def _has_standby(self, driver: Driver) -> bool:
+        return driver.capabilities.standby and self._before.standby is not None
 
     async def _activate(self, driver: Driver) -> Turn:
         """Restart the box, unless it was restarted since it was armed."""
@@ -358,6 +380,8 @@ class Pilot:
         """Restart into the old image, unless the box is there already."""
         facts = await driver.facts()
         if found(self.course, facts) is Turn.NEW:
+            if self._has_standby(driver) and facts.standby != self._before.standby:
+                await driver.standby_back(self._image, self._old)
             self.course = replace(self.course, left=facts.boot)
             await self._leave_box(driver.rollback(self._image, self._old), facts.boot)
         await self.close()
@@ -416,7 +440,7 @@ class Pilot:
             self._require(await driver.identify())
             facts = await driver.facts()
             said = [] if facts.running == self._image.version else [f"the box runs {facts.running}"]
-            if driver.capabilities.standby and self._before.standby is not None and facts.standby != facts.running:
+            if self._has_standby(driver) and facts.standby != facts.running:
                 said.append(f"the second supervisor runs {facts.standby}")
             after = await driver.backup() if not self._expected.config_may_change else self.course.config
             return said + differences(

@@ -58,12 +58,15 @@ class Times:
 
 @dataclass(kw_only=True)
 class Box:
-    """A box in a folder. `power`: what the SSH server does when the box goes down and comes up."""
+    """A box in a folder. `on_down`, `on_up`: what the SSH server does then. `standby_up`: whether the second supervisor runs,
+    where there is one; `both_down`: whether the box was ever told to restart while it did not."""
 
     directory: Path
     times: Times = field(default_factory=Times)
     faults: Faults = field(default_factory=Faults)
     alive: bool = False
+    standby_up: bool = True
+    both_down: bool = False
     on_down: Callable[[], Awaitable[None]] | None = None
     on_up: Callable[[], Awaitable[None]] | None = None
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -132,7 +135,21 @@ class Box:
     def restart(self) -> None:
         """Go down now and come up again, on a task that outlives the session which asked for it."""
         if self.alive and not self.faults.restart_forgotten:
+            self.both_down |= not self.standby_up
             self._reboot = asyncio.ensure_future(self._restart())
+
+    def restart_standby(self, version: str) -> None:
+        """Restart the second supervisor into this image; where that does not boot, it comes back with the one it had."""
+
+        async def boot() -> None:
+            await asyncio.sleep(self.times.boot_s)
+            image = read_image(self.directory / "images" / self.flash.installed[version])
+            if image is not None and image.boots and not self.faults.standby_fails:
+                self.keep(replace(self.flash, standby=version))
+            self.standby_up = True
+
+        self.standby_up = False
+        self.spawn(boot())
 
     def _revert_after(self, minutes: float) -> None:
         """Go back by itself unless it is committed until then."""
@@ -187,7 +204,7 @@ class Box:
             flash, running=wanted, on_trial=wanted != flash.permanent, uncommitted=flash.uncommitted and not goes_back
         )
         self.keep(replace(flash, config=(*flash.config, *(one for one in image.rewrites if one not in flash.config))))
-        self.alive = True
+        self.alive = self.standby_up = True
         if self.flash.uncommitted:
             self._revert_after(self.flash.revert_min)
         if self.on_up is not None:

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from simulator.appliances.box import Box, hash_of
 from simulator.appliances.dialogue import Terminal, present, restart
 
+_NO_SECOND = "no second supervisor"
 _NOT_WRITTEN = "error: the boot block can't be written\n"
 
 
@@ -39,9 +40,16 @@ def _chassis(box: Box) -> str:
 
 def _images(box: Box) -> str:
     flash = box.flash
-    standby = f"standby {flash.standby}\n" if flash.standby else "no second supervisor\n"
+    second = flash.standby if box.standby_up else "booting"
+    standby = f"standby {second}\n" if flash.standby else f"{_NO_SECOND}\n"
     installed = "".join(f"image {one}\n" for one in flash.installed)
     return f"running {flash.running}\nnext {flash.once or flash.permanent}\n{standby}{installed}"
+
+
+def _second(box: Box) -> str:
+    if not box.flash.standby:
+        return _NO_SECOND
+    return f"ready {box.flash.standby}" if box.standby_up else "booting"
 
 
 _SHOWS: Mapping[str, Callable[[Box], str]] = {
@@ -51,7 +59,7 @@ _SHOWS: Mapping[str, Callable[[Box], str]] = {
     "show configuration": lambda box: "\n".join(box.flash.config) + "\n",
     "show neighbours": lambda box: "\n".join(present(box, box.flash.neighbours)) + "\n",
     "show interfaces": lambda box: "".join(f"{one} up\n" for one in present(box, box.flash.interfaces)),
-    "show standby": lambda box: f"ready {box.flash.standby}\n",
+    "show standby": lambda box: f"{_second(box)}\n",
 }
 
 
@@ -66,8 +74,9 @@ def _install(box: Box, name: str) -> str:
 
 
 def _standby(box: Box, version: str) -> str:
-    if not box.faults.standby_fails:
-        box.keep(replace(box.flash, standby=version))
+    if not box.flash.standby or version not in box.flash.installed:
+        return "error: no such supervisor or image\n"
+    box.restart_standby(version)
     return ""
 
 

@@ -54,7 +54,13 @@ def test_whoever_leaves_the_staged_image_says_what_the_box_runs() -> None:
     for (step, turn), after in TABLE.items():
         if step in (Step.AWAITING, Step.AWAITING_OLD):
             assert turn in told
-            assert after in RESTS | {Step.CALLING_OFF}
+            assert after in RESTS | {Step.CALLING_OFF, Step.STANDBY_BACK}
+
+
+def test_whoever_fell_back_has_looked_after_the_second_supervisor() -> None:
+    """A box that runs what somebody else put on it is left as it is."""
+    ways = {(step, turn) for (step, turn), after in TABLE.items() if after is Step.FELL_BACK}
+    assert ways == {(Step.STANDBY_BACK, Turn.DONE), (Step.STANDBY_BACK, Turn.FAILED), (Step.ARMED, Turn.OTHER)}
 
 
 @pytest.mark.parametrize("step", Step)

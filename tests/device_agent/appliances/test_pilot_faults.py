@@ -91,7 +91,7 @@ CASES = [
     ),
     Case(
         name="does not boot",
-        kinds=TWO_IMAGES,
+        kinds=("sonic", "iosxe"),
         image={"boots": False},
         end=Step.FELL_BACK,
         told="boot-failed",
@@ -325,14 +325,6 @@ async def test_a_box_that_somebody_else_updates_is_left_alone(kind: str, build: 
         (["box-busy"], Step.IDLE, OLD[kind]),
         (["box-output"], Step.IDLE, OLD[kind]),
     )
-
-
-async def test_the_second_supervisor_is_brought_first(build: Build) -> None:
-    stand = await build("dual-image")
-    await upgrade(stand.pilot(), stand.image)
-    said = stand.box.faults.said
-    assert said.index("standby upgrade 2.0") < said.index("restart")
-    assert stand.box.flash.standby == "2.0"
 
 
 async def test_an_upload_goes_on_where_it_broke_off(build: Build) -> None:
