@@ -51,29 +51,39 @@ class SshLines:
         self._address, self._session = address, session
 
     async def open(self) -> "SshLine":
-        where = f"{self._address.host}:{self._address.port}"
+        where, shown_keys = f"{self._address.host}:{self._address.port}", _ShownKeys()
         try:
             async with asyncio.timeout(self._session.login_s):
-                return await self._open()
+                return await self._open(shown_keys)
         except TimeoutError as error:
             text = f"{where} did not let us in within {self._session.login_s:g} s."
             raise UnavailableError("box-unreachable", text) from error
         except asyncssh.HostKeyNotVerifiable as error:
-            text = f"{where} shows another host key than the settings give. Find out why before you change them."
-            raise RefusedError("box-host-key", text) from error
+            seen = ", ".join(map(_fingerprint, shown_keys.seen)) or "that can't be read"
+            raise self._other_key(f"{where} shows the host key {seen}") from error
         except (asyncssh.PermissionDenied, asyncssh.KeyImportError) as error:
             text = f"{where} does not let {self._address.user} in; check the credential and the box's users."
             raise RefusedError("box-login", text) from error
+        except asyncssh.KeyExchangeFailed as error:
+            if "server host key" in str(error):
+                raise self._other_key(f"{where} has host keys of other kinds only") from error
+            raise UnavailableError("box-unreachable", f"{where} can't be spoken to: {_why(error)}.") from error
         except _GONE as error:
             raise UnavailableError("box-unreachable", f"{where} can't be reached: {_why(error)}.") from error
 
-    async def _open(self) -> "SshLine":
+    def _other_key(self, seen: str) -> RefusedError:
+        expected = ", ".join(_fingerprint(asyncssh.import_public_key(key)) for key in self._address.host_keys)
+        text = f"{seen}; the settings give {expected}. Nothing was said to it. Find out why before you change them."
+        return RefusedError("box-host-key", text[:1024])
+
+    async def _open(self, shown_keys: "_ShownKeys") -> "SshLine":
         address = self._address
         keys = [asyncssh.import_private_key((await _secret(address.key)).reveal())] if address.key else []
         password = (await _secret(address.password)).reveal() if address.password else None
         connection = await asyncssh.connect(
             address.host,
             address.port,
+            client_factory=lambda: shown_keys,
             username=address.user,
             password=password,
             client_keys=keys,
@@ -95,6 +105,17 @@ class SshLines:
             connection.abort()
             raise
         return line
+
+
+class _ShownKeys(asyncssh.SSHClient):
+    """Remembers the host key that is not among the trusted ones, and trusts it no more for that."""
+
+    def __init__(self) -> None:
+        self.seen: list[asyncssh.SSHKey] = []
+
+    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+        self.seen.append(key)
+        return False
 
 
 class SshLine:
@@ -270,6 +291,11 @@ def _transfer(
         raise UnavailableError("box-transfer", f"The upload of {remote} {why}; it goes on later.") from error
     finally:
         timer.cancel()
+
+
+def _fingerprint(key: asyncssh.SSHKey) -> str:
+    """As OpenSSH shows it."""
+    return f"{key.get_algorithm()} {key.get_fingerprint()}"
 
 
 def _length(local: Path) -> int:

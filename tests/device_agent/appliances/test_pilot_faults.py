@@ -14,7 +14,7 @@ from device_agent.appliances.course import Step
 from firmware.errors import UnavailableError
 from simulator.appliances.box import Times
 from simulator.appliances.upgrade import Story, upgrade
-from tests.appliances import KINDS, NEW, OLD, Stand, make_stand
+from tests.appliances import KINDS, NEW, OLD, SERIAL, Stand, make_stand
 
 TERMINALS = ("iosxe", "dual-image")
 SHELLS = ("sonic", "openwrt")
@@ -231,19 +231,24 @@ def tell_the_truth(case: Case, story: Story) -> None:
         assert story.refused == []
 
 
+def fingerprint(key: asyncssh.SSHKey) -> str:
+    return f"{key.get_algorithm()} {key.get_fingerprint()}"
+
+
+@pytest.mark.parametrize("algorithm", ["ssh-ed25519", "ecdsa-sha2-nistp256"])
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_changed_host_key_is_not_spoken_to(kind: str, build: Build) -> None:
+async def test_a_changed_host_key_is_not_spoken_to(kind: str, algorithm: str, build: Build) -> None:
     stand = await build(kind)
-    stand.server.key = asyncssh.generate_private_key("ssh-ed25519")
-    pilot = stand.pilot()
     await stand.server.stop()
-    old_key = stand.address().host_keys
-    stand.server.key = asyncssh.generate_private_key("ssh-ed25519")
+    known = stand.server.key
+    stand.server.key = asyncssh.generate_private_key(algorithm)
     await stand.server.start()
-    pilot = stand.pilot(host_keys=old_key)
-    story = await upgrade(pilot, stand.image)
+    story = await upgrade(stand.pilot(host_keys=[known.export_public_key("openssh").decode()]), stand.image)
     assert (story.refused, story.course.step) == (["box-host-key"], Step.IDLE)
     assert stand.box.faults.said == []
+    same_kind = algorithm == "ssh-ed25519"
+    seen = f"shows the host key {fingerprint(stand.server.key)}" if same_kind else "has host keys of other kinds only"
+    assert f"127.0.0.1:{stand.server.port} {seen}; the settings give {fingerprint(known)}." in story.texts[0]
 
 
 @pytest.mark.parametrize("field", ["serial", "model"])
@@ -255,7 +260,19 @@ async def test_another_box_is_left_alone(kind: str, field: str, build: Build) ->
     )
     story = await upgrade(stand.pilot(), stand.image)
     assert (story.refused, story.course.step, stand.runs) == (["box-not-it"], Step.IDLE, OLD[kind])
-    assert "the settings say M-1" in story.texts[0]
+    flash = stand.box.flash
+    seen, expected = f"{flash.model} with serial {flash.serial}", f"M-1 with serial {SERIAL[kind]}"
+    assert f"The box says that it is {seen}; the settings say {expected}." in story.texts[0]
+
+
+FACTS = {
+    "sonic": "sudo sonic-installer list",
+    "iosxe": "show install summary",
+    "openwrt": "ubus call system board",
+    "dual-image": "show images",
+}
+SEEN = {"flood": "printed more than 4 MiB", "hang": "had no end after 1 s", "garble": "expected was "}
+"""What is told of each, beside the command."""
 
 
 @pytest.mark.parametrize(("fault", "told"), [("flood", "box-flood"), ("hang", "box-timeout"), ("garble", "box-output")])
@@ -263,16 +280,14 @@ async def test_another_box_is_left_alone(kind: str, field: str, build: Build) ->
 async def test_output_without_end_or_sense_has_an_end(kind: str, fault: str, told: str, build: Build) -> None:
     stand = await build(kind)
     impatient(stand, of="backup" if fault == "hang" else "")
-    begins = {
-        "sonic": "sudo sonic-installer list",
-        "iosxe": "show install summary",
-        "openwrt": "ubus",
-        "dual-image": "show images",
-    }
-    setattr(stand.box.faults, fault, (BACKUP if fault == "hang" else begins)[kind])
+    begins = BACKUP if fault == "hang" else FACTS
+    setattr(stand.box.faults, fault, begins[kind])
     story = await upgrade(stand.pilot(), stand.image, tries=1)
     assert {*story.delayed, *story.refused} == {told}
-    assert stand.runs == OLD[kind]
+    assert f"`{begins[kind]}" in story.texts[0]
+    assert SEEN[fault] in story.texts[0]
+    flash = stand.box.flash
+    assert (flash.running, flash.permanent, flash.once, flash.boots) == (OLD[kind], OLD[kind], "", 1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
