@@ -59,6 +59,11 @@ async def sonic(box: Box, command: str, terminal: Terminal) -> int:
             state = "up" if one in present(box, box.flash.interfaces) else "down"
             terminal.say(f"  {one}    1,2    100G    9100    {state}    up\n")
         return 0
+    if words == ["show", "ip", "route"]:
+        terminal.say("Codes: K - kernel route, C - connected, S - static,\n       > - selected route, * - FIB route\n\n")
+        terminal.say("K>*0.0.0.0/0 [0/202] via 192.0.2.1, eth0, 00:10:00\n")
+        terminal.say("C>*198.51.100.0/24 is directly connected, eth1, 00:10:00\n")
+        return 0
     return _shell(box, words, terminal)
 
 
@@ -184,7 +189,7 @@ def _shell(box: Box, words: list[str], terminal: Terminal) -> int:
         for name in words[2:]:
             box.file(name).unlink(missing_ok=True)
         return 0
-    if words == ["ip", "route", "show"] or words == ["show", "ip", "route"]:
+    if words == ["ip", "route", "show"]:
         terminal.say("default via 192.0.2.1 dev eth0\n198.51.100.0/24 dev eth1\n")
         return 0
     terminal.say(f"sh: {' '.join(words)}: not found\n")
