@@ -9,6 +9,7 @@ import contextlib
 import logging
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -320,8 +321,12 @@ def _reply_to(line: str, replies: Sequence[Reply]) -> Reply | None:
 
 
 async def _secret(read: Callable[[], Secret]) -> Secret:
-    """Off the loop: a vault's command may take a while."""
-    return await asyncio.to_thread(read)
+    """On a thread of its own: a vault's command may take a while, and the threads that all boxes share are not to wait for it."""
+    thread = ThreadPoolExecutor(1, thread_name_prefix="credential")
+    try:
+        return await asyncio.get_running_loop().run_in_executor(thread, read)
+    finally:
+        thread.shutdown(wait=False)
 
 
 def _why(error: BaseException) -> str:

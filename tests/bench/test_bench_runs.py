@@ -111,3 +111,14 @@ def test_devices_really_connect(tmp_path: Path) -> None:
     found = {one["name"].split(".")[1]: one for one in json.loads(done.stdout)["results"]}
     assert found["seconds"]["value"] > 1, "so many handshakes take longer"
     assert found["memory"]["value"] > 10, "a TLS connection and an agent are more than that"
+
+
+@pytest.mark.deep
+def test_appliances_are_really_upgraded(tmp_path: Path) -> None:
+    """The benchmark itself fails unless each box runs the new image and the slow one is the slowest."""
+    done = run("--quick", "--only", "appliances", "--json", "--out", tmp_path, timeout_s=600)
+    assert done.returncode == 0, done.stderr
+    found = {(one["name"].split(".")[1], one["peer"][:5]): one for one in json.loads(done.stdout)["results"]}
+    assert set(found) == {("seconds", "bare "), ("memory", "limit"), ("memory", "bare "), ("others", "witho")}
+    assert found["memory", "limit"]["peer_value"] == 1024
+    assert all(one["value"] > 0 for one in found.values())
