@@ -9,7 +9,7 @@ one. What a call could not do now is raised as `UnavailableError`, and the same 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -38,7 +38,10 @@ from firmware.errors import OtariaError, RefusedError, UnavailableError
 
 log = logging.getLogger(__name__)
 FIRST_LOOK_S, LAST_LOOK_S = 0.5, 20.0
-
+IDLE_S = 60.0
+"""A line that rested for longer is not used again: boxes end what is idle, some without a word."""
+_LONG_RESTS = frozenset({Step.IDLE, Step.STAGED, Step.COMMITTED, Step.FELL_BACK, Step.STRANDED})
+"""Where a box may wait for hours; no line is held meanwhile."""
 
 _BUSY = frozenset({*SWITCHING, Step.TRIAL, Step.COMMITTING, Step.GIVEN_UP} - {Step.STANDBY_BACK})
 _BEFORE_ARMED = (Step.STAGED, Step.SNAPSHOT, Step.ARMING, Step.DISARMING)
@@ -81,6 +84,7 @@ class Pilot:
         self._file, self._sleeper, self._on_step = file, sleeper, on_step
         self._driver: Driver | None = None
         self._busy = asyncio.Lock()
+        self._rests_since = 0.0
         self._on_bytes: Callable[[int], None] = lambda done: None
         self._stop: Callable[[], bool] = lambda: False
         self.course = file.load()
@@ -112,7 +116,7 @@ class Pilot:
         stop: Callable[[], bool] = lambda: False,
     ) -> Facts:
         """Bring the image to the box and beside the running one; the box goes on running what it runs. What it said before."""
-        async with self._busy:
+        async with self._word():
             self._on_bytes, self._stop = on_bytes, stop
             if self.course.step in _BUSY:
                 raise UnavailableError("box-busy", f"The box is {self.course.step.value}; it is staged to afterwards.")
@@ -127,7 +131,7 @@ class Pilot:
 
     async def arm(self, trial_id: str, trial_s: int) -> None:
         """Take the picture that is compared later, and ask for the trial where that is apart from the restart. Idempotent."""
-        async with self._busy:
+        async with self._word():
             if self.course.trial_id == trial_id and self.course.step not in _BEFORE_ARMED:
                 return
             if self.course.step not in _BEFORE_ARMED:
@@ -142,7 +146,7 @@ class Pilot:
     async def switch(self) -> None:
         """Restart the box: into the new image when it is armed, into the old one when it is given up. Returns when it is back and
         says what it runs."""
-        async with self._busy:
+        async with self._word():
             course = self.course
             if course.step is Step.GIVEN_UP and not self._dialect.rollback:
                 text = f"{course.why} This kind of box has one image, so there is no way back; the new one runs on."
@@ -153,7 +157,7 @@ class Pilot:
 
     async def keep(self, trial_id: str) -> None:
         """Commit the trial. Idempotent."""
-        async with self._busy:
+        async with self._word():
             if self.course.trial_id != trial_id:
                 raise RefusedError("not-committed", "Another trial runs on the box than the one to be committed.")
             if self.course.step is Step.TRIAL:
@@ -164,14 +168,14 @@ class Pilot:
 
     async def leave(self, trial_id: str, why: OtariaError) -> None:
         """Give the trial up, or take back that it was asked for. Idempotent; `switch` then goes back."""
-        async with self._busy:
+        async with self._word():
             if self.course.trial_id == trial_id and self.course.step in (Step.TRIAL, Step.ARMED):
                 await self._store(turned(self.course, Turn.LEAVE, error=why))
                 await self._run()
 
     async def look(self) -> Facts:
         """What the box says now. If it left a trial by itself, the course says so afterwards."""
-        async with self._busy:
+        async with self._word():
             driver = await self._open()
             try:
                 self._require(await driver.identify())
@@ -194,7 +198,7 @@ class Pilot:
     async def judge(self) -> list[str]:
         """What is different on the box now from before its restart; waits until it is as it was, or `settle_s` have passed.
         Raises when the box can't be asked, or is another one."""
-        async with self._busy:
+        async with self._word():
             until = self._sleeper.seconds() + self._expected.settle_s
             pause = FIRST_LOOK_S
             while True:
@@ -209,6 +213,24 @@ class Pilot:
         driver, self._driver = self._driver, None
         if driver is not None:
             await driver.close()
+
+    @contextlib.asynccontextmanager
+    async def _word(self) -> AsyncIterator[None]:
+        """One call at a time, over a line that is not older than it may be, and that is hung up where a long rest begins."""
+        async with self._busy:
+            if self._sleeper.seconds() - self._rests_since > IDLE_S:
+                await self.close()
+            try:
+                yield
+            except OtariaError:
+                await self._rest()
+                raise
+            await self._rest()
+
+    async def _rest(self) -> None:
+        self._rests_since = self._sleeper.seconds()
+        if self.course.step in _LONG_RESTS:
+            await self.close()
 
     async def _call_off(self, same: bool) -> None:
         """Finish what another order began, so that the box boots what it runs. `same`: it was about the same image."""
