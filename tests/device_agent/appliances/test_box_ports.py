@@ -41,6 +41,7 @@ def boot_of(pilot: Pilot, running: str = "1.0", mark: str = "b2") -> BoxBoot:
         (Step.STAGED, Slot.A, BootOutcome.NORMAL, None),
         (Step.ARMED, Slot.A, BootOutcome.NORMAL, None),
         (Step.AWAITING, Slot.A, BootOutcome.NORMAL, None),
+        (Step.STANDBY_BACK, Slot.A, BootOutcome.NORMAL, None),
         (Step.TRIAL, Slot.B, BootOutcome.TRIAL, "t1"),
         (Step.GIVEN_UP, Slot.B, BootOutcome.TRIAL, "t1"),
         (Step.COMMITTED, Slot.B, BootOutcome.NORMAL, None),

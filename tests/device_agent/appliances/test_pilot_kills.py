@@ -134,7 +134,7 @@ async def test_killed_at_a_command_it_goes_on(kind: str, after: bool, every: int
 
 @pytest.mark.parametrize("kind", ["sonic", "iosxe", "dual-image"])
 async def test_killed_on_the_way_back_it_goes_on_back(kind: str, tmp_path: Path) -> None:
-    steps = (Step.GIVEN_UP, Step.ROLLING_BACK, Step.AWAITING_OLD)
+    steps = (Step.GIVEN_UP, Step.ROLLING_BACK, Step.AWAITING_OLD, Step.STANDBY_BACK)
     for number, at in enumerate(steps):
         stand = make_stand(
             made(tmp_path / at.value), kind, standby=kind == "dual-image", length=20_000, loses=("eth1",)
