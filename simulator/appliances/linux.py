@@ -60,7 +60,9 @@ async def sonic(box: Box, command: str, terminal: Terminal) -> int:
             terminal.say(f"  {one}    1,2    100G    9100    {state}    up\n")
         return 0
     if words == ["show", "ip", "route"]:
-        terminal.say("Codes: K - kernel route, C - connected, S - static,\n       > - selected route, * - FIB route\n\n")
+        terminal.say(
+            "Codes: K - kernel route, C - connected, S - static,\n       > - selected route, * - FIB route\n\n"
+        )
         terminal.say("K>*0.0.0.0/0 [0/202] via 192.0.2.1, eth0, 00:10:00\n")
         terminal.say("C>*198.51.100.0/24 is directly connected, eth1, 00:10:00\n")
         return 0
