@@ -23,6 +23,7 @@ from server.planner.commands import GrantPermit, TellWait
 from server.planner.events import Asked
 from server.planner.ledger import Ledger
 from server.planner.preconditions import preconditions_hold
+from server.planner.rows import CohortRow
 from server.planner.states import WAITING, Move
 from server.planner.waits import LONGEST_RETRY_S, PATIENT_FACTOR, Wait
 from server.planner.waits import wait as _wait
@@ -92,11 +93,9 @@ def cohort_may_go(ledger: Ledger) -> Wait | None:
     """The target's cohort is open, or passed, and none before it was opened again; for `late`, the first cohort that wasn't taken
     back has passed."""
     cohort = ledger.cohort
-    first = next((row for row in ledger.cohorts.values() if row.state is not CohortState.ROLLED_BACK), cohort)
     if ledger.assignment.action is Action.ROLLBACK:
         return None
-    earlier = [row for row in ledger.cohorts.values() if row.index < cohort.index and row.state is CohortState.OPEN]
-    judged = first if ledger.is_late else next(iter(earlier), cohort)
+    judged = _judged(ledger)
     if judged is not cohort and judged.state is CohortState.OPEN:
         text = f"Cohort {judged.name} comes first. {judged.verdict_text}".strip()
         return _wait(ledger, "gate", text, f"cohort {judged.name} passes its gate")
@@ -104,6 +103,16 @@ def cohort_may_go(ledger: Ledger) -> Wait | None:
         return None
     text = f"Cohort {judged.name} is {judged.state}. {judged.verdict_text}".strip()
     return _wait(ledger, "gate", text, f"cohort {judged.name} passes its gate")
+
+
+def _judged(ledger: Ledger) -> CohortRow:
+    """The cohort whose gate says whether the target's own may go."""
+    cohort, is_late = ledger.cohort, ledger.is_late
+    for row in ledger.cohorts.values():
+        is_before = row.index < cohort.index and row.state is CohortState.OPEN
+        if row.state is not CohortState.ROLLED_BACK if is_late else is_before:
+            return row
+    return cohort
 
 
 def attempts_left(ledger: Ledger) -> Wait | None:
@@ -201,7 +210,11 @@ CHECKS: tuple[Check, ...] = (
 
 def binding(ledger: Ledger, checks: tuple[Check, ...] = CHECKS) -> Wait | None:
     """The first constraint that keeps the target from activating now, or None."""
-    return next((wait for check in checks if (wait := check(ledger)) is not None), None)
+    for check in checks:
+        wait = check(ledger)
+        if wait is not None:
+            return wait
+    return None
 
 
 def asked(ledger: Ledger, event: Asked, checks: tuple[Check, ...] = CHECKS) -> None:

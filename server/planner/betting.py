@@ -92,9 +92,11 @@ def missing_with(numbers: Numbers, number: int, bound: float, alpha: float) -> i
 
     if enough(0):
         return 0
-    low, high = 0, 1
-    while not enough(high) and high < _MOST_BLOCKS:
-        low, high = high, high * 2
+    low = _surely_too_few(logs, one, threshold(alpha))
+    first, step = low, 1
+    while not enough(first + step) and first + step < _MOST_BLOCKS:
+        low, step = first + step, step * 2
+    high = first + step
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)
@@ -183,6 +185,15 @@ def mean_of(numbers: Numbers) -> float | None:
     return sum(number * count for number, count in numbers) / LATTICE / blocks if blocks else None
 
 
+def _surely_too_few(logs: list[float], gains: list[float], wanted: float) -> int:
+    """A number of blocks more that is too few, and near to what is enough: the mean of the stakes is at most the largest of
+    them, and at least its share of it."""
+    if min(gains) <= 0:
+        return 0
+    least = min((wanted - start) / gain for start, gain in zip(logs, gains, strict=True))
+    return max(0, int(least) - 1) if least < _MOST_BLOCKS // 2 else 0
+
+
 def _failed(blocks: int) -> Numbers:
     return ((LATTICE, blocks),) if blocks else ()
 
@@ -199,13 +210,17 @@ def _bet(bound: float, factor: float) -> float:
 
 
 def _log_stake(numbers: Numbers, bound: float, bet: float) -> float:
-    total = 0.0
+    gains, total = _gains(bound, bet), 0.0
     for number, blocks in numbers:
-        gain = bet * (bound - number / LATTICE)
-        if gain <= -1.0 + 1e-12:
-            return -inf
-        total += blocks * log1p(gain)
+        total += blocks * gains[number]
     return total
+
+
+@lru_cache(maxsize=1024)
+def _gains(bound: float, bet: float) -> tuple[float, ...]:
+    """The log of what a block multiplies the stake by, for each number that it may have."""
+    gains = (bet * (bound - number / LATTICE) for number in range(LATTICE + 1))
+    return tuple(-inf if gain <= -1.0 + 1e-12 else log1p(gain) for gain in gains)
 
 
 def _log_mean(logs: list[float]) -> float:

@@ -194,7 +194,8 @@ def _hold(ledger: Ledger, key: str, demand: Demand, kind: TokenKind) -> None:
 
 def _all_full(ledger: Ledger) -> Iterator[Full]:
     members = _members(ledger)
-    for key, demand in _demands(ledger).items():
+    demands = demands_of(ledger.campaign.strategy, ledger.campaign.id, ledger.target, members)
+    for key, demand in demands.items():
         if key not in ledger.tokens:
             full = _full(ledger, key, demand, members.get(key, 0))
             if full is not None:

@@ -6,7 +6,6 @@ Rules
 - The decision holds a row only when it differs from the slice, with the version it was loaded with.
 """
 
-from collections.abc import Iterator
 from itertools import zip_longest
 from typing import Any
 
@@ -211,27 +210,27 @@ class Ledger:
 
     # The rest
 
-    def _changes(self) -> Iterator[Change]:
+    def _changes(self) -> list[Change]:
         loaded, kept = self._loaded, {**self.tokens, **self.places}
         pairs: list[tuple[Row | None, Row | None]] = [
             (loaded.campaign, self._campaign),
             (loaded.target, self._target),
             (loaded.assignment, self._assignment),
             (loaded.proposal, self.proposal),
+            *zip(loaded.cohorts, self.cohorts.values(), strict=True),
+            *zip_longest(loaded.groups, self.groups.values()),
+            *zip_longest(loaded.blocks, self.blocks.values()),
+            *zip(loaded.around.behind, self.behind.values(), strict=True),
         ]
-        pairs += zip(loaded.cohorts, self.cohorts.values(), strict=True)
-        pairs += zip_longest(loaded.groups, self.groups.values())
-        pairs += zip_longest(loaded.blocks, self.blocks.values())
-        pairs += zip(loaded.around.behind, self.behind.values(), strict=True)
         if kept:
             stored = {token.group: token for token in loaded.tokens}
             pairs += [(stored.get(key), row) for key, row in kept.items()]
-        for before, row in pairs:
-            if row is not before and row is not None and row != before:
-                yield Put(row=row)
-        for added in self._added:
-            yield Put(row=added)
-        yield from (Delete(row=row) for row in loaded.tokens if row.group not in kept)
+        found: list[Change] = [
+            Put(row=row) for before, row in pairs if row is not before and row is not None and row != before
+        ]
+        found += [Put(row=row) for row in self._added]
+        found += [Delete(row=row) for row in loaded.tokens if row.group not in kept]
+        return found
 
     def _recount(self, index: int, before: AssignmentRow | None, after: AssignmentRow | None) -> None:
         """Keep a cohort's counters in step with an assignment that leaves it, comes into it, or moves in it."""

@@ -54,9 +54,11 @@ from server.planner.slices import Footprint, Slice
 
 def footprint(event: Event) -> Footprint:
     """What to load for `event`."""
-    match event:
+    match event:  # the most frequent first, as below
         case Reported() | Asked():
             return Footprint(target=event.target)
+        case AssignmentDue() | Ordered() | Candidate():
+            return Footprint(campaign=event.campaign, target=event.target)
         case (
             Commanded()
             | CampaignDue()

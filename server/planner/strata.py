@@ -55,7 +55,7 @@ def place_of(policy: CohortPolicy, target: str, traits: Mapping[str, str]) -> tu
     gate = policy.grouping
     if gate is None:
         return None
-    stratum = ",".join(f"{name}={traits.get(name, UNKNOWN)}" for name in gate.by) or WHOLE
+    stratum = ",".join([f"{name}={traits.get(name, UNKNOWN)}" for name in gate.by]) or WHOLE
     site = traits.get(gate.block)
     return stratum, target if site is None else f"{gate.block}={site}"
 
@@ -63,9 +63,13 @@ def place_of(policy: CohortPolicy, target: str, traits: Mapping[str, str]) -> tu
 def keys(strategy: Strategy, assignment: AssignmentRow, open_cohort: int) -> tuple[Key, ...]:
     """The sites that an event about an assignment may touch: in its own cohort, and in the open one, to which it may come
     back."""
-    policies = strategy.cohorts
-    indexes = sorted(index for index in {assignment.cohort, open_cohort} if index < len(policies))
-    return tuple((index, *where) for index in indexes if (where := place(policies[index], assignment)))
+    found: list[Key] = []
+    policies, own = strategy.cohorts, assignment.cohort
+    for index in (own,) if own == open_cohort else sorted((own, open_cohort)):
+        where = place(policies[index], assignment) if index < len(policies) else None
+        if where is not None:
+            found.append((index, *where))
+    return tuple(found)
 
 
 def standing(assignment: AssignmentRow) -> Standing | None:

@@ -46,6 +46,19 @@ def test_a_block_with_the_mean_of_the_bound_in_expectation_wins_nothing(known: N
         assert isclose(bound * exp(up - before) + (1 - bound) * exp(down - before), 1.0, rel_tol=1e-6)
 
 
+@given(numbers, bounds, st.sampled_from([0.5, 0.05, 0.001]))
+def test_the_search_for_how_many_more_ends_at_the_first_that_are_enough(
+    known: Numbers, bound: float, alpha: float
+) -> None:
+    more = betting.missing(known, bound, alpha)
+
+    def short(blocks: int) -> float:
+        return betting.threshold(alpha) - betting.against_at_least(betting.added(known, 0, blocks), bound)
+
+    assert short(more) <= 1e-9
+    assert more == 0 or short(more - 1) > -1e-9
+
+
 @given(numbers, bounds, st.integers(0, LATTICE - 1))
 def test_a_worse_block_never_helps_to_pass_and_never_keeps_from_failing(known: Numbers, bound: float, at: int) -> None:
     better, worse = betting.added(known, at, 1), betting.added(known, at + 1, 1)
