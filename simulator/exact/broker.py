@@ -133,7 +133,7 @@ class Broker:
 
 
 class Cable:
-    """One device's (`simulator.wire.device.Cable`). `latency_s`: one way; a connection takes a few ways."""
+    """One device's (`simulator.wire.ports.Cable`). `latency_s`: one way; a connection takes a few ways."""
 
     needs_pings = False
 

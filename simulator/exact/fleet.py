@@ -20,8 +20,9 @@ from simulator.exact.timeline import Timeline
 from simulator.virtual.defects import Defects
 from simulator.virtual.device import BOOT_S
 from simulator.virtual.world import FACTORY, Member, World
-from simulator.wire.device import Common, Device
+from simulator.wire.device import Device
 from simulator.wire.plan import Tempo, Truth
+from simulator.wire.ports import Common
 from simulator.wire.site import Site
 
 NOWHERE = Path("/nowhere")

@@ -1,6 +1,6 @@
 """The clock of an exact run: nothing passes but from one moment that something is due to the next.
 
-It drives devices as the loop on the wire does (`simulator.wire.device.Hub`). A job runs when it is asked for, and its answer
+It drives devices as the loop on the wire does (`simulator.wire.ports.Hub`). A job runs when it is asked for, and its answer
 comes after the time that the world says: what is loaded as the link allows, what asks the server after a round trip.
 """
 

@@ -7,21 +7,18 @@ Rules
 - A permit is followed from the moment the agent says `activating`; from then on the device counts as down, until it can say that
   it is up again.
 - What is lost on the way is lost before the connection sees it; the agent's own timer sends it again.
-- Whose clock that is and what the cable is made of, hub and cable say: the wall's and a socket, or a simulated one and memory.
 """
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from securesystemslib.signer import Signer
 
-from device_agent.core.values import Content, OwnWatch, Tuning
+from device_agent.core.values import Content
 from device_agent.identity import Identity
-from device_agent.notary import CatalogueKeys
 from device_agent.ports import BootOutcome, Incoming, Slot, SlotSets
-from device_agent.post import Pace
-from device_agent.runtime import Connected, Input, Runtime, Settings
+from device_agent.runtime import Connected, Input, Runtime
 from device_agent.work import Job, JobDone, Lane, Ports
 from firmware.contents import ROOT_SET
 from firmware.protocol import topics
@@ -29,13 +26,13 @@ from firmware.protocol.unverified import DEFAULT_MAX_BYTES
 from firmware.protocol.words import AgentState
 from simulator.fakes import MemoryBoot, MemoryEffects
 from simulator.virtual.chances import chance, seeded
-from simulator.virtual.defects import Defect, Defects
+from simulator.virtual.defects import Defect
 from simulator.virtual.presence import NEVER, Presence
 from simulator.virtual.world import Member
 from simulator.wire.line import KEEPALIVE_S
 from simulator.wire.parts import Blob, Checks, Installer, Luck, Notary, Programs, Reachable, Slots
-from simulator.wire.plan import Moment, Tempo, Truth
-from simulator.wire.site import Site
+from simulator.wire.plan import Moment, Truth
+from simulator.wire.ports import Common
 
 ROOM = Path("/device")
 PING_S = KEEPALIVE_S * 0.75
@@ -43,94 +40,6 @@ CRASH_AGAIN_S = 0.5
 _UP = frozenset(
     {AgentState.COMMITTED, AgentState.FELL_BACK, AgentState.FAILED, AgentState.REFUSED, AgentState.CANCELLED}
 )
-
-
-class Cable(Protocol):
-    """A device's connection to the broker. `needs_pings`: whether it dies when nothing is said for a while."""
-
-    will: tuple[str, bytes] | None
-    needs_pings: bool
-
-    @property
-    def is_up(self) -> bool: ...
-    @property
-    def is_idle(self) -> bool: ...
-    def connect(self) -> None:
-        """Begin a connection, unless there is one."""
-        ...
-
-    def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool = False) -> bool: ...
-    def ping(self) -> None: ...
-    def cut(self) -> None:
-        """End it without a word; nobody is told."""
-        ...
-
-
-class Cables(Protocol):
-    """Makes a device's cable; see `Line` for what is called when."""
-
-    def __call__(
-        self,
-        *,
-        address: tuple[str, int],
-        name: str,
-        pem: Path,
-        topics: tuple[str, ...],
-        on_up: Callable[[], None],
-        on_down: Callable[[], None],
-        on_message: Callable[[str, bytes], None],
-    ) -> Cable: ...
-
-
-class Hub(Protocol):
-    """Who drives devices. Times are its own clock's, which counts seconds and is never set."""
-
-    def now(self) -> float: ...
-    def world_now(self) -> float:
-        """POSIX seconds of the world's own clock."""
-        ...
-
-    def wall_s(self, world_s: float) -> float:
-        """How long so much of the world's time takes here."""
-        ...
-
-    def later(self, at: float, what: Callable[[], None]) -> None: ...
-    def run(self, device: "Device", number: int, job: Job) -> None:
-        """Run a job, and hand its answer to `finished` with this number."""
-        ...
-
-    def connect(self, device: "Device") -> None:
-        """Call `dial` soon: not all at once."""
-        ...
-
-    def tell(self, moment: Moment) -> None: ...
-
-
-class Common:
-    """What devices of a process share."""
-
-    def __init__(
-        self,
-        *,
-        hub: Hub,
-        cable: Cables,
-        site: Site,
-        keys: CatalogueKeys,
-        tempo: Tempo,
-        factory: Blob,
-        product: str,
-        defects: dict[str, Defects],
-        sizes: dict[str, int],
-    ) -> None:
-        self.hub, self.cable, self.site, self.keys, self.tempo = hub, cable, site, keys, tempo
-        self.factory, self.product, self.defects, self.sizes = factory, product, defects, sizes
-        self._settings: dict[float, Settings] = {}
-
-    def settings(self, health_s: float) -> Settings:
-        """Of devices whose trials are watched so long."""
-        if health_s not in self._settings:
-            self._settings[health_s] = _settings(self.tempo, health_s)
-        return self._settings[health_s]
 
 
 class Device:
@@ -623,22 +532,3 @@ class Device:
 
     def _chance(self, about: int, what: int) -> float:
         return chance(self._own, about * 8 + what)
-
-
-def _settings(tempo: Tempo, health_s: float) -> Settings:
-    return Settings(
-        tuning=Tuning(
-            retry_min_s=tempo.retry_min_s,
-            retry_max_s=tempo.retry_max_s,
-            ask_min_s=tempo.ask_min_s,
-            ask_max_s=tempo.ask_max_s,
-            ask_spread_s=1.0,
-            soak_s=60.0,
-            own_watch=OwnWatch(min_uptime_s=health_s),
-        ),
-        agent_version="simulator",
-        pace=Pace(resend_min_s=tempo.resend_min_s, resend_max_s=tempo.resend_max_s),
-        doorbell_spread_s=1.0,
-        refresh_min_s=tempo.refresh_min_s,
-        min_uptime_s=10.0,
-    )

@@ -56,7 +56,7 @@ class Wheel:
 
 
 class Loop:
-    """`simulator.wire.device.Hub`. `begins`: when the world begins, on its own clock; it runs `hasten` times as fast as ours."""
+    """`simulator.wire.ports.Hub`. `begins`: when the world begins, on its own clock; it runs `hasten` times as fast as ours."""
 
     def __init__(self, site: Site, *, begins: float, hasten: float, number: int = 0) -> None:
         self.devices: dict[str, Device] = {}

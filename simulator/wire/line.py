@@ -58,7 +58,7 @@ class _Step(IntEnum):
 
 
 class Line:
-    """`simulator.wire.device.Cable` over a socket.
+    """`simulator.wire.ports.Cable` over a socket.
 
     `on_up` is told when subscribed, `on_down` when a connection was lost or not made; `on_message` topic and payload."""
 

@@ -32,11 +32,12 @@ from simulator.depot import Blob as FileBlob
 from simulator.depot import facts_of
 from simulator.fakes import MemoryEffects
 from simulator.virtual.defects import Defects
-from simulator.wire.device import Common, Device
+from simulator.wire.device import Device
 from simulator.wire.hub import Loop, allow_files
 from simulator.wire.line import Door, Line
 from simulator.wire.parts import Blob
 from simulator.wire.plan import Plan
+from simulator.wire.ports import Common
 from simulator.wire.site import Site
 
 FILES = 40_000
