@@ -35,7 +35,8 @@ from simulator.exact.fleet import Fleet, make_fleet, usual_tempo
 from simulator.exact.server_core import ServerCore, Standing
 from simulator.exact.timeline import Timeline
 from simulator.exact.trace import Trace
-from simulator.soak.books import Ledger
+from simulator.exact.trail import said
+from simulator.soak.books import Ledger, Violation
 from simulator.soak.evidence import Reports, compare_fleet, quiet
 from simulator.virtual.chances import chance, seeded
 from simulator.virtual.invariants import Books
@@ -113,6 +114,8 @@ class ExactRun:
             root_sha256=repository.root_sha256(),
             tempo=tempo or usual_tempo(),
         )
+        self.audited = 0
+        """How many records of the trail were verified in the end."""
         self.states: dict[str, dict[str, str]] = {}
         """By campaign and target, how all stood when it came to rest; `views`: the campaigns, `ends_s` after the beginning."""
         self.views: Sequence[CampaignView] = ()
@@ -158,6 +161,7 @@ class ExactRun:
         began = time.perf_counter()
         try:
             await self._commission()
+            await self.server.trail.sign()
             self._plan()
             await self._go_on(COMMISSION_S + self.world.days * 86400, lambda: self._has_rested)
             self.views, self.ends_s = await self.server.desk.list(), self.after_s
@@ -374,6 +378,10 @@ class ExactRun:
             for one in await self.server.fleet()
         ]
         compare_fleet(shown, alive, brings, self.ledger, self.after_s, {})
+        verdict = await self.server.trail.verify()
+        self.audited = verdict.records
+        if not verdict.is_whole:
+            self.ledger.add(Violation(kind="audit", at_s=self.after_s, text=said(verdict)))
 
 
 def play(run: ExactRun) -> float:

@@ -31,6 +31,7 @@ from server.planner.words import CampaignState
 from server.ports import AgentRecord, AgentStatus, Clock, ReleaseRecord, TargetView, Unit
 from server.storage.database import SqlDatabase
 from simulator.exact.broker import Broker, online
+from simulator.exact.trail import Trail
 from simulator.virtual.world import Member
 
 WATCH_S = 600.0
@@ -72,6 +73,7 @@ class ServerCore:
         self.offline: set[str] = set()
         self._broker, self._clock, self._decide, self._draw = broker, clock, decide, draw
         self.database = SqlDatabase.open(self.url, aside=False)
+        self.trail = Trail(self.database, clock, directory)
         self._noted_at = float("-inf")
         self._is_preparing = False
         self.boot()
@@ -94,6 +96,7 @@ class ServerCore:
     def die(self) -> None:
         """Be killed, and begin again."""
         self._broker.take()
+        self.trail.boot()
         self.boot()
 
     def begin_with(self, repository: Repository) -> None:
@@ -146,8 +149,9 @@ class ServerCore:
         return await self.database.read(_standing)
 
     async def renew(self) -> None:
-        """Keep the online roles of the catalogue fresh."""
+        """Keep the online roles of the catalogue fresh, and sign a checkpoint of the trail."""
         await renew(self.database, self.repository, self._clock.now())
+        await self.trail.sign()
 
     async def fleet(self) -> list[TargetView]:
         """All targets as people see them."""

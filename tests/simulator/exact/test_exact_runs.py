@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import logging
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,8 @@ def test_the_same_seed_gives_the_same_run_and_trace_and_another_seed_another(tmp
     assert first.outcome.digest == again.outcome.digest
     assert one.read_bytes() == two.read_bytes()
     assert again.difference is None
+    whole, _ = played(world)
+    assert whole.audited > 50
     assert run_exactly(world, seed=5).outcome.digest != first.outcome.digest
     assert (first.outcome.campaigns[0].state, first.outcome.violations) == ("completed", ())
     assert {json.loads(line)["what"].split()[0] for line in one.read_text().splitlines()[1:]} >= {
@@ -146,6 +150,65 @@ def test_a_device_that_is_not_what_the_server_says_is_a_violation() -> None:
         run.timeline.later(600.0, lambda: _forget(run))
         play(run)
     assert any("and the server says" in violation.text for violation in run.ledger.kept)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE audit SET text = 'It went well.' WHERE partition = 'planner' AND number = 3",
+        "DELETE FROM audit WHERE partition = 'people' AND number > 1",
+        "DELETE FROM audit_checkpoint",
+    ],
+)
+def test_a_trail_that_was_changed_cut_off_or_signed_anew_is_a_violation(statement: str) -> None:
+    world = small(devices=2)
+    with room() as directory:
+        run = ExactRun(world, directory, Trace(Head(world=world.name, seed=world.seed)))
+        run.timeline.later(3000.0, lambda: _tamper(run, statement))
+        play(run)
+    [found] = run.ledger.kept
+    assert (found.kind, found.text.startswith("The trail does not verify: ")) == ("audit", True)
+
+
+def _tamper(run: ExactRun, statement: str) -> None:
+    """Somebody with the database's file does as they like."""
+    with closing(sqlite3.connect(run.server.url.removeprefix("sqlite:///"))) as database:
+        assert database.execute(statement).rowcount
+        database.commit()
+
+
+OFFICE = """
+name: office
+days: 4
+fleet:
+  - name: till
+    devices: 2
+    hardware: till-r1
+    presence: {hours: 10-11}
+    link: {mbit: 1}
+releases:
+  - {version: "2.0.0", image: 675 MB}
+campaigns:
+  - file: |
+      name: spring
+      product: till
+      version: "2.0.0"
+      strategy: {name: s, cohorts: [{name: all, gate: {kind: all}}], patience: 3d, retry: 1m}
+expect:
+  - {campaign: spring, states: [completed], verified_at_least: 99%}
+"""
+
+
+def test_what_takes_longer_to_load_than_a_device_is_there_goes_on_when_it_is_there_again() -> None:
+    world = parse_world(OFFICE, "office.yaml")  # an hour a day, and an image of an hour and a half
+    run, outcome = played(world)
+    assert (outcome.violations, list(unmet(world, outcome))) == ((), [])
+    for name in run.members:
+        began, ended = (
+            next(one.at for one in run.moments if one.member == name and one.state == state and one.order)
+            for state in ("downloading", "staged")
+        )
+        assert ended - began > 22 * 3600
 
 
 def _forget(run: ExactRun) -> None:
