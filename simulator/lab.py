@@ -139,6 +139,11 @@ class Lab:
         if self._server is not None:
             self._server.send_signal(number)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the server that was started ended by itself."""
+        return self._server is not None and self._server.poll() is not None
+
     def await_end(self) -> int:
         """Wait until the server has ended by itself; its exit code."""
         if self._server is None:

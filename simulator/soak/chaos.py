@@ -19,6 +19,8 @@ class Kind(StrEnum):
     CLOCKS = "clocks"
     HOSTILE = "hostile-messages"
     WIPED = "wiped"
+    DISK_FULL = "disk-full"
+    DISK_SLOW = "disk-slow"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,8 @@ LOW: Level = {
     Kind.CLOCKS: Habit(every_s=300, least=1, share=0.02),
     Kind.HOSTILE: Habit(every_s=180, least=1, for_s=10),
     Kind.WIPED: Habit(every_s=400, least=1, share=0.002),
+    Kind.DISK_FULL: Habit(every_s=900, least=1, for_s=8),
+    Kind.DISK_SLOW: Habit(every_s=600, least=1, for_s=10),
 }
 HIGH: Level = {
     Kind.SERVER_KILLED: Habit(every_s=150, least=2),
@@ -49,6 +53,8 @@ HIGH: Level = {
     Kind.CLOCKS: Habit(every_s=90, least=2, share=0.05),
     Kind.HOSTILE: Habit(every_s=60, least=2, for_s=15),
     Kind.WIPED: Habit(every_s=90, least=2, share=0.01),
+    Kind.DISK_FULL: Habit(every_s=200, least=2, for_s=10),
+    Kind.DISK_SLOW: Habit(every_s=150, least=2, for_s=15),
 }
 LEVELS = {"low": LOW, "high": HIGH}
 

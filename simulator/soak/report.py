@@ -53,6 +53,7 @@ def value(outcome: Outcome) -> dict[str, Any]:
         "permits_followed": outcome.followed,
         "most_down": outcome.most_down,
         "hostile_messages": outcome.replayed,
+        "refused_on_a_full_disk": outcome.refused,
         "simulator": {
             "judgement": list(gauges.judgement()),
             "most_lag_s": round(gauges.most_lag_s, 2),
@@ -105,6 +106,7 @@ def _facts(outcome: Outcome) -> str:
         ("signed reports stored", f"{outcome.reports:,}"),
         ("records of the trail", f"{outcome.trail_records:,}, exported and verified"),
         ("messages of the hostile broker", f"{outcome.replayed:,}"),
+        ("changes refused, in words, on a full disk", f"{outcome.refused:,}"),
         ("the simulator itself", " ".join(gauges.judgement())),
     ]
     return _table(("", ""), rows)

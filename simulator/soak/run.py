@@ -49,6 +49,7 @@ class Outcome:
     followed: int
     most_down: int
     replayed: int
+    refused: int
     troubles: tuple[str, ...]
 
     @property
@@ -123,7 +124,7 @@ class Soak:
                 began=began,
             )
         conductor = Conductor(self._scene, self._devices, began, self._steady)
-        hands = Hands(self._scene, self._seed, self._steady)
+        hands = Hands(self._scene, self._seed, self._steady, lambda text: self._broke("server", began, text))
         reports = Reports(f"sqlite:///{self._scene.lab.state / 'otaria.db'}", self._ledger)
         trail = Trail(self._scene.lab, self._directory / "trail", self._ledger)
         self._say("the soak begins")
@@ -153,8 +154,13 @@ class Soak:
             followed=books.followed,
             most_down=books.most_down,
             replayed=hands.misused,
+            refused=hands.refused,
             troubles=(*self._troubles, *hands.failures),
         )
+
+    def _broke(self, kind: str, began: float, text: str) -> None:
+        with self._pulses:
+            self._ledger.add(Violation(kind=kind, at_s=time.monotonic() - began, text=text))
 
     def _hear(self, pulse: Pulse) -> None:
         with self._pulses:

@@ -24,7 +24,9 @@ def test_minutes_of_chaos_break_nothing(devices: int, chaos: str, tmp_path: Path
     assert (found["violations"], found["first_violations"]) == (0, [])
     assert done.return_value == 0
     assert found["permits_followed"] > devices // 20
-    assert {one["kind"] for one in found["strikes"]} >= {"server-killed", "broker-killed", "partition", "power-cut"}
+    done_to_it = {"server-killed", "broker-killed", "partition", "power-cut", "disk-full", "disk-slow"}
+    assert {one["kind"] for one in found["strikes"]} >= done_to_it
+    assert found["refused_on_a_full_disk"]
     page = out.with_name("soak.html").read_text()
     assert page.count("<svg") == 7
     assert "http" not in page.replace("http://www.w3.org", "")
