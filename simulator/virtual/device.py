@@ -39,7 +39,7 @@ Later = Callable[[float, Callable[[float], None]], None]
 """Call this at that time."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Link:
     """Bytes per second, seconds on the way, and the shares that are lost and that come twice."""
 

@@ -45,17 +45,19 @@ def make(strategy: Strategy, name: str, members: Sequence[Member], seed: int, *,
         cohorts, assignments, behind = dealt.cohorts, dealt.assignments, list(dealt.behind)
     elif values:
         cohorts, assignments = regroup(cohorts, assignments, values)
-    wanted = strata_names(strategy)
-    traits = {
-        one.id: {
-            key: value
-            for key, value in {**one.labels, "hardware": one.hardware, "version": one.version}.items()
-            if key in wanted
-        }
-        for one in (members if wanted else ())
-    }
-    rows, dealt_out = deal(strategy, cohorts, assignments, traits)
+    rows, dealt_out = deal(strategy, cohorts, assignments, _traits(members, strata_names(strategy)))
     return Made(cohorts=rows, assignments=dealt_out, behind=behind, targets=sum(row.size for row in rows))
+
+
+def _traits(members: Sequence[Member], wanted: Sequence[str]) -> dict[str, dict[str, str]]:
+    """By target what of it is wanted; those who have the same share it."""
+    found: dict[str, dict[str, str]] = {}
+    same: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
+    for one in members if wanted else ():
+        of = {**one.labels, "hardware": one.hardware, "version": one.version}
+        own = {key: value for key, value in of.items() if key in wanted}
+        found[one.id] = same.setdefault(tuple(own.items()), own)
+    return found
 
 
 def matches(match: Match, one: Member, runs: str) -> bool:

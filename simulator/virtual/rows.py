@@ -1,10 +1,12 @@
 """The planner's rows in memory: loads slices, commits decisions by compare-and-set, and counts the rows it touches.
 
-Every look-up is by key, as it is in SQL, so that what grows with the fleet would show.
+Every look-up is by key, as it is in SQL, so that what grows with the fleet would show. Each kind of row has a table of its own,
+so that a fleet's rows need no keys but the names that they hold anyway.
 """
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -20,7 +22,6 @@ from server.planner.rows import (
     CampaignRow,
     CohortRow,
     GroupRow,
-    Key,
     Row,
     TargetRow,
     TokenRow,
@@ -43,86 +44,89 @@ class RowStore:
         self.touched = 0
         self.around: Around | None = None
         self.is_offline: Callable[[str], bool] | None = None
-        self._rows: dict[Key, Row] = {}
-        self._cohorts: defaultdict[str, list[Key]] = defaultdict(list)
-        self._tokens: defaultdict[str, dict[Key, None]] = defaultdict(dict)
-        self._planned: defaultdict[tuple[str, int], deque[Key]] = defaultdict(deque)
-        self._in_state: defaultdict[tuple[str, AssignmentState], dict[Key, None]] = defaultdict(dict)
-        self._lines: defaultdict[str, dict[Key, None]] = defaultdict(dict)
+        self._campaigns: dict[str, CampaignRow] = {}
+        self._targets: dict[str, TargetRow] = {}
+        self._groups: dict[str, GroupRow] = {}
+        self._blocks: dict[tuple[str, int, str, str], BlockRow] = {}
+        self._behind: dict[tuple[str, str], BehindRow] = {}
+        self._cohorts: defaultdict[str, dict[int, CohortRow]] = defaultdict(dict)
+        """By campaign and index."""
+        self._assignments: defaultdict[str, dict[str, AssignmentRow]] = defaultdict(dict)
+        """By campaign and target."""
+        self._tokens: defaultdict[str, dict[str, TokenRow]] = defaultdict(dict)
+        """By target and group; a target that holds none has no entry."""
+        self._planned: defaultdict[tuple[str, int], deque[str]] = defaultdict(deque)
+        self._in_state: defaultdict[tuple[str, AssignmentState], dict[str, None]] = defaultdict(dict)
+        self._lines: defaultdict[str, dict[str, None]] = defaultdict(dict)
         self._has_places = False
 
     def add(self, rows: Iterable[Row]) -> None:
         """Store new rows; assignments in the order of their ranks."""
         for row in rows:
-            self._insert(key_of(row), replace(row, version=1))
+            self._insert(replace(row, version=1))
 
     def campaign(self, name: str) -> CampaignRow | None:
-        row = self._rows.get(("campaign", name))
-        return row if isinstance(row, CampaignRow) else None
+        return self._campaigns.get(name)
 
     def assignment(self, campaign: str, target: str) -> AssignmentRow | None:
-        row = self._rows.get(("assignment", campaign, target))
-        return row if isinstance(row, AssignmentRow) else None
+        rows = self._assignments.get(campaign)
+        return rows.get(target) if rows else None
 
     def target(self, name: str) -> TargetRow | None:
-        row = self._rows.get(("target", name))
-        return row if isinstance(row, TargetRow) else None
+        return self._targets.get(name)
 
     def cohorts(self, campaign: str) -> tuple[CohortRow, ...]:
         """A campaign's cohorts by their index."""
-        rows = [self._rows[key] for key in self._cohorts.get(campaign, ())]
-        return tuple(row for row in rows if isinstance(row, CohortRow))
+        rows = self._cohorts.get(campaign)
+        return tuple(rows.values()) if rows else ()
 
     def group(self, key: str) -> GroupRow | None:
-        row = self._rows.get(("group", key))
-        return row if isinstance(row, GroupRow) else None
+        return self._groups.get(key)
 
     def behind(self, campaign: str, gateways: Iterable[str]) -> tuple[BehindRow, ...]:
         """What is counted behind these gateways."""
-        rows = [self._rows.get(("behind", campaign, gateway)) for gateway in gateways]
-        return tuple(row for row in rows if isinstance(row, BehindRow))
+        rows = [self._behind.get((campaign, gateway)) for gateway in gateways]
+        return tuple(row for row in rows if row is not None)
 
     def tokens_of(self, target: str) -> tuple[TokenRow, ...]:
         """All tokens that a target holds."""
-        rows = [self._rows[key] for key in self._tokens.get(target, ())]
-        return tuple(row for row in rows if isinstance(row, TokenRow))
+        rows = self._tokens.get(target)
+        return tuple(rows.values()) if rows else ()
 
     def candidates(self, campaign: str, cohort: int, limit: int) -> list[AssignmentRow]:
         """Up to `limit` planned assignments of a cohort, by rank; none is given twice while it stays as it is."""
-        waiting, found = self._planned[campaign, cohort], list[AssignmentRow]()
+        waiting, rows, found = self._planned[campaign, cohort], self._assignments[campaign], list[AssignmentRow]()
         while waiting and len(found) < limit:
-            row = self._rows[waiting.popleft()]
-            if isinstance(row, AssignmentRow) and row.state is AssignmentState.PLANNED and row.cohort == cohort:
+            row = rows[waiting.popleft()]
+            if row.state is AssignmentState.PLANNED and row.cohort == cohort:
                 found.append(row)
         return found
 
     def in_states(self, campaign: str, states: Iterable[AssignmentState]) -> Iterator[AssignmentRow]:
         """The assignments of a campaign that are in one of `states`; no row may change meanwhile."""
+        rows = self._assignments[campaign]
         for state in states:
-            for key in self._in_state.get((campaign, state), ()):
-                row = self._rows[key]
-                if isinstance(row, AssignmentRow):
-                    yield row
+            for target in self._in_state.get((campaign, state), ()):
+                yield rows[target]
 
     def line(self, group: str) -> Iterator[TokenRow]:
         """Who waits for a place to download in `group`."""
-        for key in self._lines.get(line_of(group), ()):
-            row = self._rows[key]
-            if isinstance(row, TokenRow):
-                yield row
+        key = line_of(group)
+        for target in self._lines.get(key, ()):
+            yield self._tokens[target][key]
 
     def load(self, wanted: Footprint) -> Slice:
         """The rows an event touches."""
-        target = self.target(wanted.target or "")
+        target = self._targets.get(wanted.target) if wanted.target else None
         if target is not None and self.is_offline is not None:
             target = replace(target, offline=self.is_offline(target.id))
         name = wanted.campaign or (target.holder if target else None) or ""
-        campaign = self.campaign(name)
+        campaign = self._campaigns.get(name)
         assignment = self.assignment(name, target.id) if target else None
         cohorts = self.cohorts(name)
         held = self.tokens_of(target.id) if target else ()
-        groups = self._groups(target, held, name) if target else ()
-        blocks = self._blocks(campaign, assignment)
+        groups = self._groups_of(target, held, name) if target else ()
+        blocks = self._blocks_of(campaign, assignment) if campaign and assignment else ()
         around = self.around(target, campaign, assignment) if target and self.around else NOWHERE
         self.touched = len(cohorts) + len(groups) + len(held) + len(blocks)
         self.touched += (campaign is not None) + (target is not None) + (assignment is not None)
@@ -141,61 +145,84 @@ class RowStore:
         """Apply the changes; raises `ConflictError` when a row is at another version."""
         self.touched += len(decision.changes)
         for change in decision.changes:
-            key = key_of(change.row)
-            stored = self._rows.get(key)
-            if (stored.version if stored else 0) != change.row.version:
-                raise ConflictError(f"{key} is at another version.")
+            row = change.row
+            table, key = self._place(row)
+            stored = table.get(key)
+            if (0 if stored is None else stored.version) != row.version:
+                raise ConflictError(f"{key_of(row)} is at another version.")
             if isinstance(change, Delete):
-                self._remove(key, change.row)
+                self._remove(row)
             elif stored is None:
-                self._insert(key, replace(change.row, version=1))
+                self._insert(replace(row, version=1))
             else:
-                self._replace(key, stored, replace(change.row, version=change.row.version + 1))
+                table[key] = after = replace(row, version=row.version + 1)
+                if isinstance(after, AssignmentRow):
+                    self._moved(stored, after)
 
-    def _blocks(self, campaign: CampaignRow | None, assignment: AssignmentRow | None) -> tuple[BlockRow, ...]:
-        if campaign is None or assignment is None:
-            return ()
+    def _place(self, row: Row) -> tuple[dict[Any, Any], Any]:
+        """The table of a row, and its key there."""
+        match row:
+            case AssignmentRow():
+                return self._assignments[row.campaign], row.target
+            case CohortRow():
+                return self._cohorts[row.campaign], row.index
+            case TargetRow():
+                return self._targets, row.id
+            case GroupRow():
+                return self._groups, row.key
+            case TokenRow():
+                return self._tokens[row.target], row.group
+            case CampaignRow():
+                return self._campaigns, row.id
+            case BlockRow():
+                return self._blocks, (row.campaign, row.cohort, row.stratum, row.site)
+            case BehindRow():
+                return self._behind, (row.campaign, row.gateway)
+            case _:
+                raise TypeError(f"Worlds keep no {type(row).__name__}.")
+
+    def _blocks_of(self, campaign: CampaignRow, assignment: AssignmentRow) -> tuple[BlockRow, ...]:
         wanted = strata.keys(campaign.strategy, assignment, campaign.cohort)
-        rows = [self._rows.get(("block", campaign.id, str(cohort), *where)) for cohort, *where in wanted]
-        return tuple(row for row in rows if isinstance(row, BlockRow))
+        rows = [self._blocks.get((campaign.id, *key)) for key in wanted]
+        return tuple(row for row in rows if row is not None)
 
-    def _groups(self, target: TargetRow, tokens: tuple[TokenRow, ...], campaign: str) -> tuple[GroupRow, ...]:
-        keys = {*target.groups, campaign_group(campaign), *(token.group for token in tokens)}
+    def _groups_of(self, target: TargetRow, tokens: tuple[TokenRow, ...], campaign: str) -> tuple[GroupRow, ...]:
+        keys = {*target.groups, campaign_group(campaign)}
+        for token in tokens:
+            keys.add(token.group)
         if target.gateways or target.is_gateway:
             keys.update(path_groups(target))
         if self._has_places:
             keys.update(groups_of(target, campaign))
-        rows = [self._rows.get(("group", key)) for key in sorted(keys)]
-        return tuple(row for row in rows if isinstance(row, GroupRow))
+        known = self._groups
+        return tuple([known[key] for key in sorted(keys) if key in known])
 
-    def _insert(self, key: Key, row: Row) -> None:
-        self._rows[key] = row
+    def _insert(self, row: Row) -> None:
+        table, key = self._place(row)
+        table[key] = row
         match row:
             case TokenRow():
-                self._tokens[row.target][key] = None
                 if row.kind is TokenKind.IN_LINE:
-                    self._lines[row.group][key] = None
+                    self._lines[row.group][row.target] = None
             case AssignmentRow():
-                self._in_state[row.campaign, row.state][key] = None
+                self._in_state[row.campaign, row.state][row.target] = None
                 if row.state is AssignmentState.PLANNED:
-                    self._planned[row.campaign, row.cohort].append(key)
+                    self._planned[row.campaign, row.cohort].append(row.target)
             case GroupRow():
                 self._has_places = self._has_places or row.key.startswith("download:")
-            case CohortRow():
-                self._cohorts[row.campaign].append(key)
 
-    def _replace(self, key: Key, before: Row, after: Row) -> None:
-        self._rows[key] = after
-        if not (isinstance(after, AssignmentRow) and isinstance(before, AssignmentRow)):
-            return
+    def _moved(self, before: AssignmentRow, after: AssignmentRow) -> None:
         if before.state is not after.state:
-            del self._in_state[before.campaign, before.state][key]
-            self._in_state[after.campaign, after.state][key] = None
+            del self._in_state[before.campaign, before.state][before.target]
+            self._in_state[after.campaign, after.state][after.target] = None
         if after.state is AssignmentState.PLANNED and after.wake_at is None:
-            self._planned[after.campaign, after.cohort].append(key)
+            self._planned[after.campaign, after.cohort].append(after.target)
 
-    def _remove(self, key: Key, row: Row) -> None:
-        del self._rows[key]
+    def _remove(self, row: Row) -> None:
+        table, key = self._place(row)
+        del table[key]
         if isinstance(row, TokenRow):
-            del self._tokens[row.target][key]
-            self._lines[row.group].pop(key, None)
+            if row.kind is TokenKind.IN_LINE:
+                del self._lines[row.group][row.target]
+            if not table:
+                del self._tokens[row.target]

@@ -10,6 +10,7 @@ Rules
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from hashlib import blake2b
 from heapq import heappop, heappush
 from typing import Any
@@ -21,7 +22,7 @@ from server.planner.decision import Decision
 from server.planner.events import Commanded, Event, GateAnswered
 from server.planner.gateways import Path, named
 from server.planner.grouping import paths_of
-from server.planner.rows import AssignmentRow, CampaignRow, CohortRow, ReleaseKey, TargetRow
+from server.planner.rows import AssignmentRow, CampaignRow, CohortRow, ReleaseKey, Row, TargetRow
 from server.planner.selection import Selection
 from server.planner.slices import Slice
 from server.planner.states import FAILURES
@@ -120,11 +121,16 @@ class Run:
 
     def _enrol(self, counters: dict[str, int]) -> list[TargetRow]:
         targets = []
+        sites: dict[str, int] = {}
+        groups: dict[tuple[str, ...], tuple[str, ...]] = {}
         above = {gateway for one in self._members for gateway in named(one.labels)}
         paths = paths_of([one.id for one in self._members], {one.id: one.labels for one in self._members})
         for one in self._members:
             own = seeded(self.seed, self._names.get(one.id, one.id))
             image = self._images.get(one.version) or self._factory(one.version)
+            if one.site not in sites:
+                sites[one.site] = seeded(self.seed, one.site)
+            named_groups = tuple(sorted(f"{name}={value}" for name, value in one.labels.items()))
             self.devices[one.id] = Device(
                 id=one.id,
                 seed=own,
@@ -135,7 +141,7 @@ class Run:
                     seed=own,
                     week=one.week,
                     spell_h=one.spell_h,
-                    site_seed=seeded(self.seed, one.site),
+                    site_seed=sites[one.site],
                     outages=one.outages,
                     wakes_at=self.world.begins + one.asleep_s if one.asleep_s else 0.0,
                     stays_until=self.world.begins + one.asleep_s + one.there_s if one.there_s else 0.0,
@@ -159,7 +165,7 @@ class Run:
                     running_sha256=image.sha256,
                     rollback_available=True,
                     product=image.product,
-                    groups=tuple(sorted(f"{name}={value}" for name, value in one.labels.items())),
+                    groups=groups.setdefault(named_groups, named_groups),
                     gateways=path.gateways,
                     path_fault=path.fault,
                     is_gateway=one.id in above,
@@ -270,9 +276,11 @@ class Run:
 
     def _observe(self, loaded: Slice, event: Event, decision: Decision) -> None:
         if self._digest is not None:
-            said = [f"{type(change.row).__name__}{getattr(change.row, 'state', '')}" for change in decision.changes]
+            rows = [change.row for change in decision.changes]
+            said = ", ".join([_word(type(row), getattr(row, "state", "")) for row in rows])
             target = getattr(event, "target", "")
-            self._digest.update(f"{event.at:.6f}{type(event).__name__}{target}{said}{len(decision.commands)}".encode())
+            told = f"{event.at:.6f}{type(event).__name__}{target}[{said}]{len(decision.commands)}"
+            self._digest.update(told.encode())
         self.books.observe(loaded, event, decision)
         for command in decision.commands:
             if isinstance(command, GrantPermit) and loaded.assignment is not None:
@@ -427,6 +435,12 @@ class _Marks:
             self.stopped_at, self.admitted = at, admitted
         elif state is CampaignState.RUNNING:
             self.stopped_at = None
+
+
+@cache
+def _word(kind: type[Row], state: str) -> str:
+    """A kind of row and its state, if it has one, as the digest has them."""
+    return repr(f"{kind.__name__}{state}")
 
 
 def _sha(version: str) -> str:

@@ -73,7 +73,7 @@ class Shell:
         self._checks = checks
         self._on_order = on_order
         self._observe = observe
-        self._due: list[tuple[float, int, tuple[str, str]]] = []
+        self._due: list[tuple[float, int, str, str]] = []
         self._order = 0
         self._pushed = 0
         self._following: deque[Event] = deque()
@@ -98,7 +98,7 @@ class Shell:
 
     def due(self, now: float) -> None:
         """Feed the deadline that passes first, unless it was moved. One that nothing handles is postponed."""
-        at, _, (campaign, target) = heappop(self._due)
+        at, _, campaign, target = heappop(self._due)
         row = self._row(campaign, target)
         if row is None or row.wake_at != at:
             return
@@ -140,7 +140,7 @@ class Shell:
 
     def _push(self, at: float, campaign: str, target: str) -> None:
         self._pushed += 1
-        heappush(self._due, (at, self._pushed, (campaign, target)))
+        heappush(self._due, (at, self._pushed, campaign, target))
 
     def _carry_out(self, command: Command, at: float) -> None:
         match command:

@@ -1,7 +1,7 @@
 """What a run is about: a fleet, its releases and their defects, campaigns, and what people do meanwhile. Values only."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -115,7 +115,7 @@ class Expectation:
     harmed_at_most: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Member:
     """One device of the fleet, as it is at the beginning. `week`: by hour of the week in UTC, the share that it is there.
     It sleeps for `asleep_s`, and then stays for `there_s` at least."""
@@ -164,17 +164,12 @@ class World:
 
 def _members(lot: Lot, seed: int, begins: float) -> Iterator[Member]:
     week = week_of(lot.habit, lot.zone, begins)
+    same: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
     for number in range(lot.devices):
         name = f"{lot.name}-{number:06}"
         own = seeded(seed, name)
-        place = number % lot.sites
-        labels = {**lot.labels, "site": f"{lot.name}-s{place:05}"}
-        if lot.zone != "UTC":
-            labels["timezone"] = lot.zone
-        if lot.pairs:
-            labels["pair"] = f"{lot.name}-p{number // (2 * lot.sites)}-{place:05}"
-        if lot.gateway and number >= lot.sites:
-            labels["gateway"] = f"{lot.name}-{place:06}"
+        labels = _labels(lot, number)
+        labels = same.setdefault(tuple(labels.items()), labels)  # or they would fill the memory of a large fleet
         habit, link = lot.habit, lot.link
         factor = lot.link_spread ** (2 * chance(own, 101) - 1)
         yield Member(
@@ -185,16 +180,24 @@ def _members(lot: Lot, seed: int, begins: float) -> Iterator[Member]:
             spell_h=habit.spell_h,
             outages=habit.outages,
             asleep_s=habit.asleep_s if chance(own, 102) < habit.asleep else 0.0,
-            link=Link(
-                bytes_per_s=link.bytes_per_s * factor,
-                latency_s=link.latency_s,
-                loss=link.loss,
-                duplication=link.duplication,
-            ),
+            link=link if factor == 1.0 else replace(link, bytes_per_s=link.bytes_per_s * factor),
             flash_faults=lot.flash_faults,
             power_cuts=lot.power_cuts,
             health_s=lot.health_s,
         )
+
+
+def _labels(lot: Lot, number: int) -> dict[str, str]:
+    """Those of the lot's device of this number."""
+    place = number % lot.sites
+    labels = {**lot.labels, "site": f"{lot.name}-s{place:05}"}
+    if lot.zone != "UTC":
+        labels["timezone"] = lot.zone
+    if lot.pairs:
+        labels["pair"] = f"{lot.name}-p{number // (2 * lot.sites)}-{place:05}"
+    if lot.gateway and number >= lot.sites:
+        labels["gateway"] = f"{lot.name}-{place:06}"
+    return labels
 
 
 def week_of(habit: Habit, zone: str, begins: float) -> tuple[float, ...]:
