@@ -21,8 +21,17 @@ class Groups:
         self.members: defaultdict[str, list[str]] = defaultdict(list)
         self._offline = offline
         for one in members:
-            for key in keys_of(one):
-                self.members[key].append(one.id)
+            self.join(one)
+
+    def join(self, one: Member) -> None:
+        """It is in the fleet from now on."""
+        for key in keys_of(one):
+            self.members[key].append(one.id)
+
+    def leave(self, one: Member) -> None:
+        """It was taken out of the fleet."""
+        for key in keys_of(one):
+            self.members[key].remove(one.id)
 
     def away(self, key: str) -> Sequence[str]:
         offline = self._offline()
@@ -51,10 +60,14 @@ class DownBooks:
     def hear(self, moment: Moment, at_s: float) -> None:
         """Look at what a device did."""
         if moment.kind == "up":
-            for key in self._keys.pop(moment.member, ()):
-                self._down[key].discard(moment.member)
+            self.left(moment.member)
         elif moment.kind == "down" and moment.member not in self._keys:
             self._goes_down(moment, at_s)
+
+    def left(self, member: str) -> None:
+        """It was taken out of the fleet: it is not down in it."""
+        for key in self._keys.pop(member, ()):
+            self._down[key].discard(member)
 
     def _goes_down(self, moment: Moment, at_s: float) -> None:
         campaign = self._campaigns.get(moment.change)

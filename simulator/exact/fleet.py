@@ -14,6 +14,10 @@ from device_agent.identity import Identity
 from device_agent.notary import CatalogueKeys
 from device_agent.post import Pace
 from device_agent.runtime import Settings
+from firmware.protocol.envelope import seal
+from firmware.protocol.report import REPORT_KIND, Report, Running
+from firmware.protocol.topics import Leaf, of_target
+from firmware.protocol.words import AgentState
 from simulator.exact.broker import Broker, Cable
 from simulator.exact.catalogue import blob_of
 from simulator.exact.timeline import Timeline
@@ -21,6 +25,7 @@ from simulator.virtual.defects import Defects
 from simulator.virtual.device import BOOT_S
 from simulator.virtual.world import FACTORY, Member, World
 from simulator.wire.device import Device
+from simulator.wire.parts import HASH_BYTES
 from simulator.wire.plan import Tempo, Truth
 from simulator.wire.ports import Common
 from simulator.wire.site import Site
@@ -61,6 +66,23 @@ class Fleet:
     def each(self, do: Callable[[Device], None]) -> None:
         for device in self.devices.values():
             do(device)
+
+    def copied(self, name: str, *, at: float) -> tuple[str, bytes]:
+        """What another device says first that has this one's keys and all that it remembered: the topic, and a report with the
+        number of this one's last, of other words."""
+        truth = self.devices[name].truth()
+        word = Report(
+            target=truth.target,
+            agent=truth.target,
+            journal=truth.journal,
+            seq=len(truth.said) // HASH_BYTES,
+            oldest=1,
+            boot_id="0" * 32,
+            at=int(at),
+            state=AgentState.IDLE,
+            running=Running(slot="A"),
+        )
+        return of_target(truth.target, truth.target, Leaf.REPORT), seal(word, REPORT_KIND, self.signers[name])
 
     def truths(self) -> Mapping[str, Truth]:
         """What each device is, by itself."""

@@ -26,7 +26,7 @@ from server.planner.rows import CampaignRow, CohortRow
 from server.planner.slices import Slice
 from server.planner.step import step
 from server.planner.words import AssignmentState, CampaignState, CohortState, GateVerdict, Verb
-from server.ports import CampaignView
+from server.ports import CampaignView, TargetView
 from simulator.exact.books import DownBooks, Groups, Running
 from simulator.exact.broker import Broker
 from simulator.exact.catalogue import NearFiles, open_catalogue, publish
@@ -39,9 +39,10 @@ from simulator.exact.trail import said
 from simulator.soak.books import Ledger, Violation
 from simulator.soak.evidence import Reports, compare_fleet, quiet
 from simulator.virtual.chances import chance, seeded
+from simulator.virtual.churn import Happening, happenings, successor
 from simulator.virtual.invariants import Books
-from simulator.virtual.world import Act, Start, World
-from simulator.wire.plan import Moment, Tempo
+from simulator.virtual.world import Act, Member, Start, World
+from simulator.wire.plan import Moment, Tempo, Truth
 from simulator.wire.site import Site
 
 COMMISSION_S = 600.0
@@ -85,7 +86,16 @@ class ExactRun:
             text = f"{world.name} begins before this agent was built, and no agent believes in such a time; set a later `begins`."
             raise RefusedError("too-early", text)
         self.world, self.seed, self.trace, self._checks = world, seed, trace, checks
-        self.members = {one.id: one for one in sorted(world.members(seed), key=lambda one: one.id)}
+        everybody = sorted(world.members(seed), key=lambda one: one.id)
+        self._happenings = happenings(world.churn, everybody, seed)
+        self._happenings_left = len(self._happenings)
+        self._absent = {one.member.id for one in self._happenings if one.kind == "join"}
+        """Who isn't in the fleet: not yet, or not any more."""
+        self._unheard: set[str] = set()
+        """Who was copied: the server listens to it no more."""
+        new = [successor(one.member) for one in self._happenings if one.kind == "replace"]
+        self._absent |= {one.id for one in new}
+        self.members = {one.id: one for one in (*everybody, *new)}
         self.marks: dict[str, Marks] = {}
         self.admitted: dict[tuple[str, str], float] = {}
         """When each target got its first permit of a campaign, in their order: seconds after the beginning."""
@@ -97,7 +107,7 @@ class ExactRun:
         self._product = world.campaigns[0].spec.product
         repository = open_catalogue(directory / "catalogue", self._product, now=self.now())
         self.server = ServerCore(directory, repository, self.broker, self, decide=self._decide, draw=self._draw)
-        self.groups = Groups(self.members.values(), lambda: self.server.offline)
+        self.groups = Groups(self._present(), lambda: self.server.offline)
         self._sizes: dict[str, int] = {}
         self._running: dict[str, Running] = {}
         self.books = Books(self.groups, self._sizes)
@@ -114,6 +124,8 @@ class ExactRun:
             root_sha256=repository.root_sha256(),
             tempo=tempo or usual_tempo(),
         )
+        self.shown: Sequence[TargetView] = ()
+        """The fleet as the server shows it in the end."""
         self.audited = 0
         """How many records of the trail were verified in the end."""
         self.states: dict[str, dict[str, str]] = {}
@@ -154,6 +166,36 @@ class ExactRun:
         self._drawn += 1
         return int(chance(seeded(self.seed, f"change/{self._drawing}"), self._drawn) * (1 << bits))
 
+    # The fleet
+
+    def _present(self) -> list[Member]:
+        return [one for one in self.members.values() if one.id not in self._absent]
+
+    async def _happen(self, one: Happening) -> None:
+        self._happenings_left -= 1
+        name = one.member.id
+        if one.kind == "reflash":
+            self.fleet.devices[name].wipe()
+            return
+        if one.kind == "clone":
+            self._unheard.add(name)
+            self.broker.inject(*self.fleet.copied(name, at=self.now()), who="copy")
+            return
+        if one.kind == "replace":
+            self.fleet.devices[name].power_cut(again=False)
+            await self.server.take_out(name)
+            self.books.left(name)
+            self.down.left(name)
+            self.groups.leave(one.member)
+            self._absent.add(name)
+        await self._join(one.member if one.kind == "join" else successor(one.member))
+
+    async def _join(self, member: Member) -> None:
+        await self.server.enrol(member, self.fleet.signers[member.id])
+        self.groups.join(member)
+        self._absent.discard(member.id)
+        self.fleet.devices[member.id].power_on()
+
     # Playing
 
     async def play(self) -> float:
@@ -185,11 +227,12 @@ class ExactRun:
                 hardware=hardware,
                 now=self.now(),
             )
-        for name, member in self.members.items():
-            await self.server.enrol(member, self.fleet.signers[name])
+        for member in self._present():
+            await self.server.enrol(member, self.fleet.signers[member.id])
         await self.server.link()
         self.fleet.each(lambda device: device.gather())
-        self.fleet.each(lambda device: device.power_on())
+        for member in self._present():
+            self.fleet.devices[member.id].power_on()
         await self._go_on(COMMISSION_S, lambda: False)
 
     def _plan(self) -> None:
@@ -199,6 +242,8 @@ class ExactRun:
             self._at(start.after_s, lambda start=start: self._start(start))  # type: ignore[misc]
         for act in self.world.acts:
             self._at(act.after_s, lambda act=act: self._act(act))  # type: ignore[misc]
+        for happening in self._happenings:
+            self._at(happening.at_s, lambda one=happening: self._happen(one))  # type: ignore[misc]
         for deed in self.world.deeds:
             self._at(deed.after_s, lambda deed=deed: self.deeds.do(deed))  # type: ignore[misc]
         self._renew_again()
@@ -255,7 +300,7 @@ class ExactRun:
     def _look_for_rest(self) -> None:
         is_made = len(self._campaigns) >= len(self.world.campaigns)
         rests = all(state in (*ENDED, CampaignState.PAUSED) for state in self._campaigns.values())
-        if not (is_made and rests) or self._acts_left:
+        if not (is_made and rests) or self._acts_left or self._happenings_left:
             self._rests_at = None
         elif self._rests_at is None:
             self._rests_at = self.timeline.now() + self._settles_s()
@@ -361,12 +406,13 @@ class ExactRun:
         while self.timeline.now() < until:
             end = self.timeline.now() + LOOK_S
             await self._go_on(end, lambda: False)
-            if not quiet(one for one in self.fleet.truths().values() if not one.is_bricked) and not self.broker.heard:
+            if not quiet(one for one in self._truths().values() if not one.is_bricked) and not self.broker.heard:
                 break
-        truths = self.fleet.truths()
+        truths = self._truths()
         Reports(self.server.url, self.ledger).compare(truths.values(), self.after_s, {})
         alive = {one.target: one for one in truths.values() if not one.is_bricked}
         brings = {start.spec.name: start.spec.version for start in self.world.campaigns}
+        self.shown = await self.server.fleet()
         shown = [
             {
                 "id": one.id,
@@ -375,13 +421,18 @@ class ExactRun:
                 "running_version": one.running_version,
                 "running_sha256": one.running_sha256,
             }
-            for one in await self.server.fleet()
+            for one in self.shown
         ]
         compare_fleet(shown, alive, brings, self.ledger, self.after_s, {})
         verdict = await self.server.trail.verify()
         self.audited = verdict.records
         if not verdict.is_whole:
             self.ledger.add(Violation(kind="audit", at_s=self.after_s, text=said(verdict)))
+
+    def _truths(self) -> dict[str, Truth]:
+        """Of those who are in the fleet and heard."""
+        missing = self._absent | self._unheard
+        return {name: truth for name, truth in self.fleet.truths().items() if name not in missing}
 
 
 def play(run: ExactRun) -> float:

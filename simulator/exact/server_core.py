@@ -16,6 +16,7 @@ from firmware.catalogue.publish import Repository
 from firmware.protocol.topics import Leaf, parse
 from server.artifacts import ArtifactStore
 from server.campaigns.acks import Acks
+from server.campaigns.decommission import DecommissionService
 from server.campaigns.deltas import DeltaFactory
 from server.campaigns.director import Director
 from server.campaigns.engine import Engine
@@ -121,6 +122,13 @@ class ServerCore:
         )
         add = lambda unit: unit.identities.add_agent(record, hardware=member.hardware, labels=dict(member.labels))  # noqa: E731
         await self.database.write(add)
+
+    async def take_out(self, target: str) -> None:
+        """Take a target out of the fleet for ever, as a person does whose device was replaced."""
+        repository = self.repository
+        director = Director(signer=repository.director_signer(), epoch=repository.director_epoch())
+        service = DecommissionService(self.database, self._clock, director)
+        await service.decommission(target, by="sim", reason="It is replaced.")
 
     async def link(self) -> None:
         """A new connection to the broker: publish what is current again."""

@@ -33,14 +33,13 @@ class Neighbourhood:
         is_there: Callable[[str], bool],
     ) -> None:
         self.members: dict[str, list[str]] = defaultdict(list)
+        self._sizes: dict[tuple[str, ...], tuple[GroupSize, ...]] = {}
         for row in targets:
-            for key in row.groups:
-                self.members[key].append(row.id)
+            self.join(row)
         self._store = store
         self._campaigns = campaigns
         self._counters = counters
         self._is_there = is_there
-        self._sizes: dict[tuple[str, ...], tuple[GroupSize, ...]] = {}
         self._watched: set[str] = set()
         """Names of labels whose budgets count who is offline."""
         self._rows = tuple(sorted(counters.values()))
@@ -49,6 +48,18 @@ class Neighbourhood:
     def watches(self) -> bool:
         """Whether any campaign counts who is offline."""
         return bool(self._watched)
+
+    def join(self, row: TargetRow) -> None:
+        """A target is in the fleet from now on."""
+        for key in row.groups:
+            self.members[key].append(row.id)
+        self._sizes.clear()
+
+    def leave(self, row: TargetRow) -> None:
+        """A target was taken out of the fleet."""
+        for key in row.groups:
+            self.members[key].remove(row.id)
+        self._sizes.clear()
 
     def watch(self, strategy: Strategy) -> None:
         """A campaign with this strategy begins."""

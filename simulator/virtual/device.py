@@ -10,7 +10,7 @@ Rules
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from firmware.protocol.words import Action, AgentState, ReasonKind
@@ -66,7 +66,8 @@ class Image:
 
 @dataclass(kw_only=True, slots=True)
 class Order:
-    """What it was told to do. `number` counts the device's orders; `is_done`: it was followed, or failed."""
+    """What it was told to do. `number` counts the device's orders; `life`: how often it had been flashed anew or unplugged when
+    it came; `is_done`: it was followed, or failed."""
 
     hash: str
     action: Action
@@ -74,6 +75,7 @@ class Order:
     campaign: str
     max_rate: int | None
     number: int = 0
+    life: int = 0
     is_done: bool = False
 
 
@@ -83,6 +85,7 @@ class Device:
     __slots__ = (
         "_asked",
         "_later",
+        "_life",
         "_order",
         "_orders",
         "_said",
@@ -97,6 +100,7 @@ class Device:
         "image",
         "is_bricked",
         "is_down",
+        "is_shut_out",
         "link",
         "power_cuts",
         "presence",
@@ -131,6 +135,8 @@ class Device:
         self.health_s, self.flash_faults, self.power_cuts = health_s, flash_faults, power_cuts
         self.silences = silences
         self.is_down = self.is_bricked = False
+        self.is_shut_out = False
+        """The server doesn't listen to it (any more)."""
         self.harmed_by: frozenset[str] = frozenset()
         """The campaigns whose release hurt it."""
         self.by = ""
@@ -138,7 +144,7 @@ class Device:
         self._later, self._say = later, say
         self._order: Order | None = None
         self._said = 0.0
-        self._asked = self._orders = 0
+        self._asked = self._orders = self._life = 0
 
     @property
     def is_up(self) -> bool:
@@ -155,7 +161,7 @@ class Device:
     def ordered(self, order: Order, at: float) -> None:
         """An order was stored for it; it comes once the device is there. A later order replaces it on the way."""
         self._orders += 1
-        self._order, order.number = order, self._orders
+        self._order, order.number, order.life = order, self._orders, self._life
         self._later(self._reached(at), lambda now: self._take(order, now))
 
     def answered(self, answer: GrantPermit | TellWait, at: float) -> None:
@@ -166,6 +172,23 @@ class Device:
         elif order is not None:
             again = at + self._timing.ask_again_s
             self._later(again, lambda now: self._ask(order, now) if number == self._asked else None)
+
+    def reflash(self, image: Image, at: float) -> None:
+        """Be flashed anew: run `image`, and know nothing but who it is. The order that the broker keeps for it comes again."""
+        if self.is_bricked or self.is_shut_out:
+            return
+        kept, self._order = self._order, None
+        self._life += 1
+        self.is_down = False
+        self.image, self.previous = image, None
+        self._report(None, AgentState.IDLE, at)
+        if kept is not None:
+            self.ordered(replace(kept, is_done=False), at)
+
+    def unplug(self) -> None:
+        """Be gone for ever."""
+        self._order, self.is_shut_out = None, True
+        self._life += 1
 
     def _take(self, order: Order, at: float) -> None:
         if order is not self._order or self.is_bricked or self.is_down:
@@ -251,6 +274,8 @@ class Device:
         self._later(at + self._timing.boot_s * FITTED.boots, lambda now: self._try(order, after, defect, now))
 
     def _try(self, order: Order, after: Image, defect: Defect | None, at: float) -> None:
+        if order.life != self._life:
+            return
         before, self.image = self.image, after
         self._report(order, AgentState.TRIAL, at)
         if defect and defect[0] == "fails-health":
@@ -263,6 +288,8 @@ class Device:
         self._later(at + self.health_s + FITTED.commit_s, lambda now: self._commit(order, before, defect, now))
 
     def _commit(self, order: Order, before: Image, defect: Defect | None, at: float) -> None:
+        if order.life != self._life:
+            return
         self.previous, self.is_down = before, False
         self._report(order, AgentState.COMMITTED, at)
         if defect and defect[0] == "crashes":
@@ -271,13 +298,15 @@ class Device:
 
     def _crash(self, order: Order, before: Image, at: float) -> None:
         """Leaked until it couldn't go on: the boot loader's count brings it back."""
-        if self.image is before or self.is_down:
+        if self.image is before or self.is_down or order.life != self._life:
             return
         self.harmed_by |= {order.campaign}
         self.image, self.previous = before, None
         self._report(order, AgentState.FELL_BACK, at, ReasonKind.HEALTH_REGRESSED)
 
     def _back(self, order: Order, at: float, kind: ReasonKind) -> None:
+        if order.life != self._life:
+            return
         self.is_down = False
         self._report(order, AgentState.FELL_BACK, at, kind)
         self._follow_up(at)
@@ -290,22 +319,23 @@ class Device:
 
     # Words
 
-    def _report(self, order: Order, state: AgentState, at: float, kind: ReasonKind | None = None) -> None:
-        """Say where it is with an order, once it is there."""
-        self._said = comes = max(self._said, self._sent(self.presence.comes(at), order.number + ord(state[0])))
+    def _report(self, order: Order | None, state: AgentState, at: float, kind: ReasonKind | None = None) -> None:
+        """Say where it is with an order, or what it runs, once it is there."""
+        number, life = order.number if order else self._orders, self._life
+        self._said = comes = max(self._said, self._sent(self.presence.comes(at), number + ord(state[0])))
         if comes == NEVER:
             return
         said: dict[str, Any] = {
             "target": self.id,
             "state": state,
-            "order_hash": order.hash,
+            "order_hash": order.hash if order else None,
             "running_version": self.image.version,
             "running_sha256": self.image.sha256,
-            "rollback_available": self.previous is not None or state is not AgentState.COMMITTED,
+            "rollback_available": self.previous is not None or state not in _FRESH,
             "reason_kind": kind or "none",
             "reason": _SENTENCES[kind] if kind else "",
         }
-        self._later(comes, lambda now: self._say(self, Reported(**said, at=now)))
+        self._later(comes, lambda now: self._say(self, Reported(**said, at=now)) if life == self._life else None)
 
     def _reached(self, at: float) -> float:
         return self.presence.comes(at + self.link.latency_s)
@@ -322,6 +352,8 @@ class Device:
         return chance(self.seed, about * 8 + what)
 
 
+_FRESH = (AgentState.COMMITTED, AgentState.IDLE)
+"""Words of a device whose other slot holds what it was told before, if anything."""
 _SENTENCES: dict[str, str] = {
     ReasonKind.WITHDRAWN: "The order was withdrawn.",
     ReasonKind.STORAGE_FAULT: "Its flash failed.",

@@ -1,7 +1,8 @@
 """What must hold whatever happens, checked while a run goes on, by books of its own and not by the planner's counters.
 
 Rules
-- Who got a permit may be down from then on, until a signed report says that it is up; bricked devices are so for ever. No permit
+- Who got a permit may be down from then on, until a signed report says that it is up, or it is taken out of the fleet; bricked
+  devices are so for ever. No permit
   may bring more of a group down than the strategy's budgets allow, or leave fewer up than they keep.
 - After a cohort failed, or a person paused or ended the campaign, nobody gets a permit to install for it.
 - In the end every target's state agrees with what its device is, as far as the device could say.
@@ -15,7 +16,7 @@ from firmware.protocol.words import Action, AgentState
 from server.planner.budgets import CAMPAIGN, UNLIMITED
 from server.planner.commands import GrantPermit
 from server.planner.decision import Decision
-from server.planner.events import Event, Reported
+from server.planner.events import Decommissioned, Event, Reported
 from server.planner.rows import AssignmentRow, CampaignRow, CohortRow, campaign_group
 from server.planner.slices import Slice
 from server.planner.states import IN_FLIGHT
@@ -54,15 +55,21 @@ class Books:
     def observe(self, loaded: Slice, event: Event, decision: Decision) -> None:
         """Look at one decision."""
         if isinstance(event, Reported):
-            if event.state in _UP and event.target in self._groups:
+            if event.state in _UP:
                 self._is_up(event.target)
             return
+        if isinstance(event, Decommissioned):
+            self.left(event.target)
         for change in decision.changes:
             if isinstance(change.row, CohortRow):
                 self._note(change.row)
         for command in decision.commands:
             if isinstance(command, GrantPermit):
                 self._granted(loaded, decision, command, event.at)
+
+    def left(self, target: str) -> None:
+        """A target was taken out of the fleet: it is not down in it."""
+        self._is_up(target)
 
     def _note(self, row: CohortRow) -> None:
         if row.state is CohortState.FAILED:
@@ -71,7 +78,7 @@ class Books:
             self._failed[row.campaign].discard(row.index)
 
     def _is_up(self, target: str) -> None:
-        for key in self._groups.pop(target):
+        for key in self._groups.pop(target, ()):
             self._down[key].discard(target)
 
     def _granted(self, loaded: Slice, decision: Decision, permit: GrantPermit, at: float) -> None:
@@ -125,8 +132,8 @@ class Books:
         """Hold every assignment against its device's own truth; `rows` with the sha256 of what each installs."""
         for row, sha256 in rows:
             device = devices[row.target]
-            if device.said_until > now:
-                continue  # its last word is still on the way
+            if device.said_until > now or device.is_shut_out:
+                continue  # its last word is still on the way, or nobody listens
             runs_it = device.image.sha256 == sha256
             if row.state in _ON_RELEASE and not (runs_it and device.is_up):
                 self._broke(now, f"{row.target} is {row.state} and runs {device.image.version} ({_how(device)}).")

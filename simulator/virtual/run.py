@@ -13,14 +13,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from hashlib import blake2b
 from heapq import heappop, heappush
+from itertools import chain
 from typing import Any
+
+from msgspec.structs import replace
 
 from firmware.errors import RefusedError
 from server.planner.ask_events import CHECKS, Check
 from server.planner.commands import GrantPermit, SendOrder
-from server.planner.decision import Decision
-from server.planner.events import Commanded, Event, GateAnswered
-from server.planner.gateways import Path, named
+from server.planner.decision import Decision, Put
+from server.planner.events import Commanded, Decommissioned, Event, GateAnswered
+from server.planner.gateways import Path
 from server.planner.grouping import paths_of
 from server.planner.rows import AssignmentRow, CampaignRow, CohortRow, ReleaseKey, Row, TargetRow
 from server.planner.selection import Selection
@@ -29,15 +32,16 @@ from server.planner.states import FAILURES
 from server.planner.words import AssignmentState, CampaignState, CohortState, GateVerdict, Verb
 from simulator.virtual.around import Neighbourhood
 from simulator.virtual.chances import seeded
+from simulator.virtual.churn import Happening, happenings, successor
 from simulator.virtual.defects import Defects
 from simulator.virtual.device import USUAL_TIMING, Device, Image, Order, Timing
+from simulator.virtual.enrolment import Enrolment
 from simulator.virtual.invariants import Books
 from simulator.virtual.making import make, matches
 from simulator.virtual.outcome import CampaignOutcome, CohortOutcome, Outcome
-from simulator.virtual.presence import Presence
 from simulator.virtual.rows import RowStore
 from simulator.virtual.shell import Shell
-from simulator.virtual.world import Act, Member, Release, Start, World
+from simulator.virtual.world import FACTORY, Act, Member, Release, Start, World
 
 ENDED = (CampaignState.COMPLETED, CampaignState.ABORTED, CampaignState.ROLLED_BACK)
 SETTLE_S = 3600.0
@@ -68,18 +72,34 @@ class Run:
         self.seed = world.seed if seed is None else seed
         self.admitted: dict[tuple[str, str], None] = {}
         """Campaign and target of each first permit, in their order."""
-        self._timing, self._names, self._seeds = timing, names or {}, seeds or {}
+        self._seeds = seeds or {}
         self.devices: dict[str, Device] = {}
         self.now = world.begins
         self._queue: list[tuple[float, int, Any]] = []
         self._put = 0
         self._digest = blake2b(digest_size=16) if is_hashed else None
-        self._members = list(world.members(self.seed) if members is None else members)
+        everybody = list(world.members(self.seed) if members is None else members)
+        self._happenings = happenings(world.churn, everybody, self.seed)
+        self._happenings_left = len(self._happenings)
+        later = {one.member.id for one in self._happenings if one.kind == "join"}
+        new = [successor(one.member) for one in self._happenings if one.kind == "replace"]
+        self._enrolment = Enrolment(
+            [*everybody, *new],
+            seed=self.seed,
+            begins=world.begins,
+            names=names or {},
+            timing=timing,
+            later=self._later,
+            say=self._say,
+        )
+        self._members: dict[str, Member] = {}
+        """Those who are in the fleet now, as long as campaigns are to be made of them."""
         self.store = RowStore()
         self.shell = Shell(self.store, on_order=self._order, observe=self._observe, checks=checks)
         self._images = {one.version: self._image(one) for one in world.releases}
         counters = {version: place for place, version in enumerate(self._images, start=1)}
-        targets = self._enrol(counters)
+        targets = [self._enrol(one) for one in everybody if one.id not in later]
+        self.store.add(targets)
         self._sizes: dict[str, int] = {}
         self.around = Neighbourhood(
             self.store, targets, campaigns=self.shell.campaigns, counters=counters, is_there=self._is_there
@@ -99,6 +119,8 @@ class Run:
             self._later(at, lambda now, start=start: self._start(start, now))
         for act in self.world.acts:
             self._later(self.world.begins + act.after_s, lambda now, act=act: self._act(act, now))
+        for one in self._happenings:
+            self._later(self.world.begins + one.at_s, lambda now, one=one: self._happen(one, now))
         end = self.world.begins + self.world.days * 86400
         queue, shell = self._queue, self.shell
         while True:
@@ -119,61 +141,51 @@ class Run:
 
     # The fleet
 
-    def _enrol(self, counters: dict[str, int]) -> list[TargetRow]:
-        targets = []
-        sites: dict[str, int] = {}
-        groups: dict[tuple[str, ...], tuple[str, ...]] = {}
-        above = {gateway for one in self._members for gateway in named(one.labels)}
-        paths = paths_of([one.id for one in self._members], {one.id: one.labels for one in self._members})
-        for one in self._members:
-            own = seeded(self.seed, self._names.get(one.id, one.id))
-            image = self._images.get(one.version) or self._factory(one.version)
-            if one.site not in sites:
-                sites[one.site] = seeded(self.seed, one.site)
-            named_groups = tuple(sorted(f"{name}={value}" for name, value in one.labels.items()))
-            self.devices[one.id] = Device(
-                id=one.id,
-                seed=own,
-                hardware=one.hardware,
-                site=one.site,
-                image=image,
-                presence=Presence(
-                    seed=own,
-                    week=one.week,
-                    spell_h=one.spell_h,
-                    site_seed=sites[one.site],
-                    outages=one.outages,
-                    wakes_at=self.world.begins + one.asleep_s if one.asleep_s else 0.0,
-                    stays_until=self.world.begins + one.asleep_s + one.there_s if one.there_s else 0.0,
-                ),
-                link=one.link,
-                later=self._later,
-                say=self._say,
-                health_s=one.health_s,
-                flash_faults=one.flash_faults,
-                power_cuts=one.power_cuts,
-                silences=one.silences,
-                timing=self._timing,
-            )
-            path = paths.get(one.id, Path())
-            targets.append(
-                TargetRow(
-                    id=one.id,
-                    agent=one.id,
-                    hardware=one.hardware,
-                    running_version=image.version,
-                    running_sha256=image.sha256,
-                    rollback_available=True,
-                    product=image.product,
-                    groups=groups.setdefault(named_groups, named_groups),
-                    gateways=path.gateways,
-                    path_fault=path.fault,
-                    is_gateway=one.id in above,
-                    zone=one.labels.get("timezone"),
-                )
-            )
-        self.store.add(targets)
-        return targets
+    def _enrol(self, one: Member) -> TargetRow:
+        image = self._images.get(one.version) or self._factory(one.version)
+        self._members[one.id] = one
+        self.devices[one.id] = self._enrolment.device(one, image)
+        return self._enrolment.target(one, image)
+
+    def _happen(self, one: Happening, now: float) -> None:
+        self._happenings_left -= 1
+        self._rests_at = None
+        name = one.member.id
+        if one.kind == "join":
+            self._join(one.member)
+        elif one.kind == "replace":
+            self._take_out(name, now)
+            self._join(successor(one.member))
+        elif one.kind == "reflash":
+            self.devices[name].reflash(self._images.get(FACTORY) or self._factory(FACTORY), now)
+        else:
+            self.devices[name].is_shut_out = True
+            self._stand(name, quarantined=True)
+            self._members.pop(name, None)  # no campaign selects it
+        self._look_for_rest(now)
+
+    def _join(self, one: Member) -> None:
+        row = self._enrol(one)
+        self.store.add([row])
+        self.around.join(row)
+
+    def _take_out(self, name: str, now: float) -> None:
+        """A person takes a target out of the fleet, as `server.campaigns.decommission` does."""
+        why = "sim took it out of the fleet. It is replaced."
+        for campaign in self.shell.campaigns:
+            if self.store.assignment(campaign, name) is not None:
+                self.shell.feed(Decommissioned(campaign=campaign, target=name, reason=why, at=now))
+        self.devices[name].unplug()
+        self.around.leave(self._stand(name, quarantined=True, gone=True))
+        self._members.pop(name, None)
+
+    def _stand(self, name: str, **values: bool) -> TargetRow:
+        before = self.store.target(name)
+        if before is None:
+            raise RefusedError("not-found", f"There is no target {name}.")
+        after = replace(before, **values)
+        self.store.commit(Decision(changes=(Put(row=after),)))
+        return after
 
     def _factory(self, version: str) -> Image:
         self._images[version] = image = Image(
@@ -197,14 +209,15 @@ class Run:
 
     def _is_there(self, name: str) -> bool:
         device = self.devices[name]
-        return device.is_up and device.presence.is_there(self.now)
+        return device.is_up and not device.is_shut_out and device.presence.is_there(self.now)
 
     # Campaigns and people
 
     def _start(self, start: Start, now: float) -> None:
         spec = start.spec
-        members = [one for one in self._members if self._fits(spec.selection, one, spec.version)]
-        rows = make(spec.strategy, spec.name, members, self._seed_of(spec.name), gates=self._gates_of(members))
+        members = [one for one in self._members.values() if self._fits(spec.selection, one, spec.version)]
+        gates = self._gates_of(members) if spec.strategy.leaves_first else {}
+        rows = make(spec.strategy, spec.name, members, self._seed_of(spec.name), gates=gates)
         if not rows.targets:
             raise RefusedError("nothing-selected", f"Campaign {spec.name} selects no device of this world.")
         image = self._images[spec.version]
@@ -221,10 +234,12 @@ class Run:
             start_at=spec.start_at,
             changed_at=now,
         )
-        self.store.add([row, *rows.cohorts, *rows.assignments, *rows.behind])
+        self.store.add(chain((row, *rows.cohorts), rows.assignments, rows.behind))
         self._sizes[spec.name] = rows.targets
         self._marks[spec.name] = _Marks()
         self.shell.campaigns.append(spec.name)
+        if len(self.shell.campaigns) == len(self.world.campaigns):
+            self._members.clear()
         self.around.watch(spec.strategy)
         if self.around.watches:
             self.store.is_offline = lambda name: not self._is_there(name)
@@ -257,6 +272,8 @@ class Run:
         heappush(self._queue, (at, self._put, what))
 
     def _say(self, device: Device, event: Event) -> None:
+        if device.is_shut_out:
+            return
         answer = self.shell.feed(event)
         if answer is not None:
             device.answered(answer, event.at)
@@ -333,7 +350,9 @@ class Run:
             return
         rows = [self.store.campaign(name) for name in self.shell.campaigns]
         states = [changed.state if changed and row and row.id == changed.id else row.state for row in rows if row]
-        if all(state in (*ENDED, CampaignState.PAUSED) for state in states):
+        if self._happenings_left:
+            self._rests_at = None
+        elif all(state in (*ENDED, CampaignState.PAUSED) for state in states):
             self._rests_at = now + self._settles_s()
         else:
             self._rests_at = None

@@ -13,6 +13,7 @@ from simulator.virtual.device import Link
 from simulator.virtual.presence import Outages
 
 DEFECTS = ("fails-boot", "fails-health", "crashes", "bricks")
+CHURN = ("clone", "join", "reflash", "replace")
 DEEDS = ("hostile", "kill-broker", "kill-server", "rotate-director")
 FACTORY = "0.9.0"
 """What devices run before, unless a world says."""
@@ -106,6 +107,18 @@ class Deed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Churn:
+    """What becomes of a `share` of a lot's devices (one of `CHURN`), of each at a time of its own, from `after_s` on and within
+    `within_s` (`simulator.virtual.churn`)."""
+
+    kind: str
+    lot: str
+    share: float
+    after_s: float = 0.0
+    within_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Expectation:
     """How a campaign should end: in one of `states`, with so many verified at least (a share) and harmed at most (a number)."""
 
@@ -155,6 +168,7 @@ class World:
     acts: tuple[Act, ...] = ()
     expectations: tuple[Expectation, ...] = ()
     deeds: tuple[Deed, ...] = ()
+    churn: tuple[Churn, ...] = ()
 
     def members(self, seed: int) -> Iterator[Member]:
         """The fleet; who sleeps and how quick a link is come by chance."""

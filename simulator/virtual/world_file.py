@@ -36,7 +36,21 @@ from server.planner.words import CampaignState, Verb
 from server.ports import CampaignSpec
 from simulator.virtual.device import Link
 from simulator.virtual.presence import Outages
-from simulator.virtual.world import DEEDS, DEFECTS, Act, Deed, Expectation, Fault, Habit, Lot, Release, Start, World
+from simulator.virtual.world import (
+    CHURN,
+    DEEDS,
+    DEFECTS,
+    Act,
+    Churn,
+    Deed,
+    Expectation,
+    Fault,
+    Habit,
+    Lot,
+    Release,
+    Start,
+    World,
+)
 
 KIND = "bad-scenario"
 MAX_BYTES = 256 * 1024
@@ -133,7 +147,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-_KEYS = ("name", "about", "seed", "begins", "days", "fleet", "releases", "campaigns", "acts", "wire", "expect")
+_KEYS = ("name", "about", "seed", "begins", "days", "fleet", "releases", "campaigns", "acts", "churn", "wire", "expect")
 
 
 def _world(fields: Mapping[str, Any], root: Node) -> World:
@@ -149,6 +163,7 @@ def _world(fields: Mapping[str, Any], root: Node) -> World:
         releases=_list(fields["releases"], "releases", 1, 16, _release),
         campaigns=_list(fields["campaigns"], "campaigns", 1, 16, lambda one, at: _start(one, at, root)),
         acts=_list(fields.get("acts", []), "acts", 0, 64, _act),
+        churn=_list(fields.get("churn", []), "churn", 0, 16, _churn),
         deeds=_list(fields.get("wire", []), "wire", 0, 64, _deed),
         expectations=_list(fields.get("expect", []), "expect", 0, 16, _expectation),
     )
@@ -306,6 +321,19 @@ def _act(value: object, where: str) -> Act:
     )
 
 
+def _churn(value: object, where: str) -> Churn:
+    fields = plain.mapping(value, where)
+    plain.known(fields, ("do", "fleet", "share", "after", "within"), where)
+    _needed(fields, ("do", "fleet", "share"), where)
+    return Churn(
+        kind=plain.one_of(fields["do"], f"{where}.do", CHURN),
+        lot=plain.name(fields["fleet"], f"{where}.fleet"),
+        share=_share(fields, "share", where),
+        after_s=plain.duration(fields.get("after", 0), f"{where}.after"),
+        within_s=plain.duration(fields.get("within", 0), f"{where}.within"),
+    )
+
+
 def _deed(value: object, where: str) -> Deed:
     fields = plain.mapping(value, where)
     plain.known(fields, ("do", "after", "for"), where)
@@ -358,7 +386,16 @@ def _possible(world: World) -> None:
         for fault in release.faults:
             if fault.hardware and fault.hardware not in hardware:
                 raise bad(f"releases[{n}].defects", f"be about hardware of the fleet, not {fault.hardware}")
+    _possible_churn(world, names)
     _possible_campaigns(world, versions)
+
+
+def _possible_churn(world: World, lots: Sequence[str]) -> None:
+    for n, one in enumerate(world.churn):
+        if one.lot not in lots:
+            raise bad(f"churn[{n}].fleet", f"be one of {', '.join(lots)}")
+        if one.after_s + one.within_s > world.days * 86400:
+            raise bad(f"churn[{n}]", "be over before the world's days are")
 
 
 def _possible_campaigns(world: World, versions: Sequence[str]) -> None:
@@ -375,7 +412,7 @@ def _possible_campaigns(world: World, versions: Sequence[str]) -> None:
         if start.after_s > world.days * 86400:
             raise bad(f"campaigns[{n}].after", "be before the world's days are over")
         if start.spec.selection.is_live:
-            raise bad(where, "have a frozen selection: nobody joins a fleet in virtual time")
+            raise bad(where, "have a frozen selection: in virtual time campaigns take in nobody who comes later")
         if (what := unsupported(start.spec.strategy)) is not None:
             raise bad(where, f"do without {what}: virtual time has nobody to ask")
     named = {f"acts[{n}]": act.campaign for n, act in enumerate(world.acts)}

@@ -21,6 +21,7 @@ from simulator.soak.books import Ledger
 from simulator.soak.evidence import Reports, Trail, compare_fleet, quiet
 from simulator.soak.gauges import Gauges
 from simulator.virtual.chances import seeded
+from simulator.virtual.churn import happenings, require_only
 from simulator.virtual.defects import Defects
 from simulator.virtual.outcome import CampaignOutcome, CohortOutcome, Outcome
 from simulator.virtual.world import Act, Deed, World
@@ -67,10 +68,12 @@ class Play:
         processes: int = 1,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
+        require_only(world, ("reflash",), "the wire")
         self._world, self._pace, self._say = world, pace, say
         self._seed = world.seed if seed is None else seed
         self._texts = [(start.after_s / pace, hastened(start.text, pace), start.spec.name) for start in world.campaigns]
         self._members = {one.id: one for one in world.members(self._seed)}
+        self._happenings = happenings(world.churn, self._members.values(), self._seed)
         self._ledger, self._gauges, self._lock = Ledger(), Gauges(time.monotonic()), threading.Lock()
         self._moments: list[Moment] = []
         self._made: dict[str, dict[str, Any]] = {}
@@ -134,6 +137,10 @@ class Play:
         ]
         todo += [(act.after_s / self._pace, lambda act=act: self._act(act)) for act in self._world.acts]  # type: ignore[misc]
         todo += [(one.after_s / self._pace, lambda one=one: self._do(one)) for one in self._world.deeds]  # type: ignore[misc]
+        todo += [
+            (one.at_s / self._pace, lambda one=one: self._scene.crew.wipe((one.member.id,)))  # type: ignore[misc]
+            for one in self._happenings
+        ]
         todo.sort(key=lambda one: one[0])
         lasts_s = self._world.days * 86400 / self._pace
         rests_since: float | None = None
