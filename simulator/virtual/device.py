@@ -11,7 +11,6 @@ Rules
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from firmware.protocol.words import Action, AgentState, ReasonKind
 from server.planner.commands import GrantPermit, TellWait
@@ -225,11 +224,14 @@ class Device:
             return
         self._asked += 1
         number = self._asked
-        ask = {"target": self.id, "order_hash": order.hash, "boot_id": "boot", "nonce": f"{number}"}
         comes = max(self._sent(at, number), self._said)
-        self._later(comes, lambda now: self._say(self, Asked(**ask, at=now)))
+        self._later_ask(order, number, comes)
         if self.link.duplication and self._chance(number, 6) < self.link.duplication:
-            self._later(comes + self.link.latency_s + 1.0, lambda now: self._say(self, Asked(**ask, at=now)))
+            self._later_ask(order, number, comes + self.link.latency_s + 1.0)
+
+    def _later_ask(self, order: Order, number: int, comes: float) -> None:
+        ask = Asked(target=self.id, order_hash=order.hash, boot_id="boot", nonce=f"{number}", at=comes)
+        self._later(comes, lambda _: self._say(self, ask))
 
     def _heed(self, answer: GrantPermit | TellWait, at: float) -> None:
         order = self._order
@@ -325,17 +327,18 @@ class Device:
         self._said = comes = max(self._said, self._sent(self.presence.comes(at), number + ord(state[0])))
         if comes == NEVER:
             return
-        said: dict[str, Any] = {
-            "target": self.id,
-            "state": state,
-            "order_hash": order.hash if order else None,
-            "running_version": self.image.version,
-            "running_sha256": self.image.sha256,
-            "rollback_available": self.previous is not None or state not in _FRESH,
-            "reason_kind": kind or "none",
-            "reason": _SENTENCES[kind] if kind else "",
-        }
-        self._later(comes, lambda now: self._say(self, Reported(**said, at=now)) if life == self._life else None)
+        said = Reported(
+            target=self.id,
+            state=state,
+            order_hash=order.hash if order else None,
+            running_version=self.image.version,
+            running_sha256=self.image.sha256,
+            rollback_available=self.previous is not None or state not in _FRESH,
+            reason_kind=kind or "none",
+            reason=_SENTENCES[kind] if kind else "",
+            at=comes,
+        )
+        self._later(comes, lambda _: self._say(self, said) if life == self._life else None)
 
     def _reached(self, at: float) -> float:
         return self.presence.comes(at + self.link.latency_s)

@@ -7,12 +7,13 @@ Rules
 - Everything that is decided is hashed (`digest`): the same world, seed and code give the same digest.
 """
 
+import gc
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from hashlib import blake2b
-from heapq import heappop, heappush
 from itertools import chain
 from typing import Any
 
@@ -30,6 +31,7 @@ from server.planner.selection import Selection
 from server.planner.slices import Slice
 from server.planner.states import FAILURES
 from server.planner.words import AssignmentState, CampaignState, CohortState, GateVerdict, Verb
+from simulator.virtual.agenda import Agenda
 from simulator.virtual.around import Neighbourhood
 from simulator.virtual.chances import seeded
 from simulator.virtual.churn import Happening, happenings, successor
@@ -75,7 +77,7 @@ class Run:
         self._seeds = seeds or {}
         self.devices: dict[str, Device] = {}
         self.now = world.begins
-        self._queue: list[tuple[float, int, Any]] = []
+        self._queue = Agenda[tuple[float, int, Any]]()
         self._put = 0
         self._digest = blake2b(digest_size=16) if is_hashed else None
         everybody = list(world.members(self.seed) if members is None else members)
@@ -122,10 +124,14 @@ class Run:
         for one in self._happenings:
             self._later(self.world.begins + one.at_s, lambda now, one=one: self._happen(one, now))
         end = self.world.begins + self.world.days * 86400
+        with _uncollected():
+            self._go_on(end)
+        return self._outcome(time.perf_counter() - began)
+
+    def _go_on(self, end: float) -> None:
         queue, shell = self._queue, self.shell
         while True:
-            due = shell.next_due
-            first: float | None = queue[0][0] if queue else None
+            due, first = shell.next_due(), queue.next_at()
             if first is None and due is None:
                 break
             is_deadline = due is not None and (first is None or due <= first)
@@ -136,8 +142,7 @@ class Run:
             if is_deadline:
                 shell.due(self.now)
             else:
-                heappop(queue)[2](self.now)
-        return self._outcome(time.perf_counter() - began)
+                queue.take()[2](self.now)
 
     # The fleet
 
@@ -269,7 +274,7 @@ class Run:
 
     def _later(self, at: float, what: Any) -> None:
         self._put += 1
-        heappush(self._queue, (at, self._put, what))
+        self._queue.put((at, self._put, what))
 
     def _say(self, device: Device, event: Event) -> None:
         if device.is_shut_out:
@@ -454,6 +459,18 @@ class _Marks:
             self.stopped_at, self.admitted = at, admitted
         elif state is CampaignState.RUNNING:
             self.stopped_at = None
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Let the collector of cycles rest: a run leaves none behind, and would be gone through again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @cache

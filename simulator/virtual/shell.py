@@ -7,7 +7,6 @@ when a world is made.
 
 from collections import Counter, deque
 from collections.abc import Callable
-from heapq import heappop, heappush
 from typing import Any
 
 from msgspec.structs import replace
@@ -23,6 +22,7 @@ from server.planner.commands import (
     GrantPermit,
     PrepareDeltas,
     Recall,
+    Record,
     SendOrder,
     TellWait,
 )
@@ -40,15 +40,18 @@ from server.planner.events import (
     Ordered,
     Recalled,
 )
-from server.planner.rows import AssignmentRow, CampaignRow, Row
+from server.planner.rows import AssignmentRow, CampaignRow
 from server.planner.slices import Slice
 from server.planner.step import footprint, step
 from server.planner.words import CampaignState
+from simulator.virtual.agenda import Agenda
 from simulator.virtual.rows import RowStore
 
 PAGE = 100
 """Most assignments that one `Admit` or `Recall` touches, as in `server.campaigns.turn`."""
 POSTPONE_S = 60.0
+_TIMED = (AssignmentRow, CampaignRow)
+"""Rows that have deadlines."""
 Answer = GrantPermit | TellWait
 
 
@@ -73,16 +76,15 @@ class Shell:
         self._checks = checks
         self._on_order = on_order
         self._observe = observe
-        self._due: list[tuple[float, int, str, str]] = []
+        self._due = Agenda[tuple[float, int, str, str]]()
         self._order = 0
         self._pushed = 0
         self._following: deque[Event] = deque()
         self._answer: Answer | None = None
 
-    @property
     def next_due(self) -> float | None:
         """When the next deadline passes; it may have been moved since."""
-        return self._due[0][0] if self._due else None
+        return self._due.next_at()
 
     def feed(self, event: Event) -> Answer | None:
         """Feed an event and all that follows from it; what an ask is answered. One that is refused moves nothing."""
@@ -97,8 +99,8 @@ class Shell:
         return self._answer
 
     def due(self, now: float) -> None:
-        """Feed the deadline that passes first, unless it was moved. One that nothing handles is postponed."""
-        at, _, campaign, target = heappop(self._due)
+        """Feed the deadline that passes first (`next_due`), unless it was moved. One that nothing handles is postponed."""
+        at, _, campaign, target = self._due.take()
         row = self._row(campaign, target)
         if row is None or row.wake_at != at:
             return
@@ -121,29 +123,31 @@ class Shell:
         self.events += 1
         self._observe(loaded, event, decision)
         for change in decision.changes:
-            self._note_deadline(loaded, change.row)
+            row = change.row
+            if isinstance(row, _TIMED) and row.wake_at is not None:
+                self._note_deadline(loaded, row, row.wake_at)
         for command in decision.commands:
             self._carry_out(command, event.at)
 
-    def _note_deadline(self, loaded: Slice, row: Row) -> None:
+    def _note_deadline(self, loaded: Slice, row: AssignmentRow | CampaignRow, wake_at: float) -> None:
         """Remember when a row is due, if that is new."""
-        if not isinstance(row, AssignmentRow | CampaignRow) or row.wake_at is None:
-            return
         if isinstance(row, AssignmentRow):
             before, campaign, target = loaded.assignment, row.campaign, row.target
-            is_same = before is not None and (before.campaign, before.target) == (campaign, target)
+            is_same = before is not None and before.campaign == campaign and before.target == target
         else:
             before, campaign, target = loaded.campaign, row.id, ""  # type: ignore[assignment]
             is_same = before is not None
-        if not (is_same and before is not None and before.wake_at == row.wake_at):
-            self._push(row.wake_at, campaign, target)
+        if not (is_same and before is not None and before.wake_at == wake_at):
+            self._push(wake_at, campaign, target)
 
     def _push(self, at: float, campaign: str, target: str) -> None:
         self._pushed += 1
-        heappush(self._due, (at, self._pushed, campaign, target))
+        self._due.put((at, self._pushed, campaign, target))
 
     def _carry_out(self, command: Command, at: float) -> None:
         match command:
+            case Record():
+                pass  # worlds have no trail
             case GrantPermit():
                 self._answer = command
             case TellWait():

@@ -1,5 +1,6 @@
 """Worlds in virtual time: what the library promises, the same again by the same seed, and books that notice what is broken."""
 
+import gc
 import json
 import re
 from collections.abc import Iterator
@@ -87,6 +88,20 @@ def test_the_same_seed_gives_the_same_run_bit_for_bit_and_another_seed_another()
     first, again, other = (Run(small(share="3%"), seed=seed).play() for seed in (5, 5, 6))
     assert first.digest == again.digest != other.digest
     assert first.campaigns == again.campaigns
+
+
+def test_a_run_leaves_nothing_for_the_collector_of_cycles_which_rests_meanwhile() -> None:
+    run = Run(small(share="3%"))
+    gc.collect()
+    gc.disable()  # or it might come between the run and the look
+    try:
+        run.play()
+        assert not gc.isenabled()
+        assert gc.collect() < 50  # of the hundreds of events that there were
+    finally:
+        gc.enable()
+    Run(small()).play()
+    assert gc.isenabled()
 
 
 @pytest.mark.parametrize(
