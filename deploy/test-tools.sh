@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes sure the real programs that the tests use are here: installs them from Debian when it may, otherwise says what to do.
-# With the word `boots` also what real boots need; where that can't be installed they are skipped, and say so.
+# What needs the tools below `required`, and with the word `boots` what real boots need, is skipped where they can't be
+# installed, and says so.
 set -eu
 
 missing=""
@@ -22,10 +23,12 @@ has bootctl || missing="$missing systemd-boot"
 has mcopy || missing="$missing mtools"
 has strace || missing="$missing strace"
 required=$missing
+has mmdebstrap || missing="$missing mmdebstrap"
+has mkfs.btrfs || missing="$missing btrfs-progs"
+has grub-reboot || missing="$missing grub2-common"
 if [ "${1:-}" = boots ]; then
     has qemu-system-x86_64 || missing="$missing qemu-system-x86"
     has qemu-system-aarch64 || missing="$missing qemu-system-arm"
-    has mmdebstrap || missing="$missing mmdebstrap"
     has depmod || missing="$missing kmod"
     has mkimage || missing="$missing u-boot-tools"
     [ -e /usr/share/OVMF/OVMF_CODE.fd ] || missing="$missing ovmf"

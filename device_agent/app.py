@@ -147,6 +147,7 @@ def compose(directory: Path, *, clock: MonotonicClock | None = None) -> Agent:
         installer=host.installer(images) if host else images,
         switch=host.boot if host else None,
         survey=host.survey.look if host else None,
+        bring_back=host.transactions.bring_back if host else None,
         packages=host.tell if host else None,
         kind=KIND if host else "firmware",
         health=health,

@@ -42,7 +42,7 @@ from device_agent.lineage import OWN, Lineage
 from device_agent.local.hooks import Point
 from device_agent.ports import HealthResult, Incoming, Slot, SlotSets, Switch, WayTaken
 from device_agent.post import Pace, Post
-from device_agent.timer import Timer
+from device_agent.timer import Again, Timer
 from device_agent.trusted_time import BUILD_TIME, TrustedTime
 from device_agent.watchdog import Leave
 from device_agent.work import Job, JobDone, Lane, Ports, StopFlag
@@ -60,6 +60,7 @@ if TYPE_CHECKING:  # few devices measure
 
 log = logging.getLogger(__name__)
 RETURN_AGAIN_S = 60.0
+BRING_BACK_S, MOST_BRING_BACK_S = 5.0, 3600.0
 CAPABILITIES = ("delta-otd1",)
 _LANES = {
     do.Stage: Lane.SLOT,
@@ -145,6 +146,7 @@ class Runtime:
         self._lanes = Lanes()
         self._uptime, self._returning = Timer(settings.min_uptime_s), Timer(RETURN_AGAIN_S)
         self._surveying = Timer(settings.survey_s)
+        self._bringing_back = Again(BRING_BACK_S, settings.survey_s or MOST_BRING_BACK_S)
         self._stops: dict[Lane, StopFlag] = {}
         self._hooks_stop = StopFlag()
         self._progressed_at = float("-inf")
@@ -199,6 +201,8 @@ class Runtime:
             self._return_reports()
         if self._surveying.take(now):
             self._survey()
+        if self._bringing_back.take(now) and self._ports.bring_back is not None:
+            self._bring_back(self._ports.bring_back)
         logs = self._ports.logs
         if logs is not None and logs.send_at is not None and logs.send_at <= now:
             logs.send(self._send_log_part, now)
@@ -210,7 +214,7 @@ class Runtime:
     def next_wake(self) -> float | None:
         """Monotonic seconds at which to call `due`, or None; a time that has passed means now."""
         times = [wake_at(self.standing), self._post.resend_at, self._uptime.due_at, self._returning.due_at]
-        times.append(self._surveying.due_at)
+        times += [self._surveying.due_at, self._bringing_back.due_at]
         times.append(self._ports.logs.send_at if self._ports.logs is not None else None)
         if self._ports.metrics is not None:
             times += [self._ports.metrics.sample_at, self._ports.metrics.tell_at]
@@ -547,12 +551,24 @@ class Runtime:
             return
 
         def run() -> JobDone:
-            survey()
-            return JobDone(lane=Lane.DATA, then=self._tell_surveyed)
+            in_service = survey()
+            return JobDone(lane=Lane.DATA, then=lambda: self._surveyed(in_service))
 
         self._surveying.begin(self._now())
         self._lanes.drop(Lane.DATA)
         self._lanes.add(Job(lane=Lane.DATA, run=run))
+
+    def _bring_back(self, bring_back: Callable[[], bool]) -> None:
+        """Try once more to bring the host back into service; when it is, the labels say so."""
+
+        def run() -> JobDone:
+            in_service = bring_back()
+            return JobDone(lane=Lane.DATA, then=self._survey if in_service else self._try_again_later)
+
+        self._lanes.add(Job(lane=Lane.DATA, run=run))
+
+    def _try_again_later(self) -> None:
+        self._bringing_back.failed(self._now(), self._ports.chance.jitter())
 
     def _switch(self, switch: Switch) -> None:
         """A host's packages change while the agent goes on; asking again while they do changes nothing."""
@@ -613,7 +629,11 @@ class Runtime:
         self._store(replace(self._record, outbox=box, inventory_hash=digest))
         self._post.send(box, self._now(), self._ports.chance.jitter())
 
-    def _tell_surveyed(self) -> None:
+    def _surveyed(self, in_service: bool) -> None:
+        if in_service:
+            self._bringing_back.succeeded()
+        elif self._bringing_back.due_at is None:
+            self._try_again_later()
         self._tell_inventory(None)
         self._tell_packages()
 

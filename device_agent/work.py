@@ -64,8 +64,9 @@ class Ports:
     server answers, for the checks that ask. `policy`: the device's own say. `bundles`: None where none are installed from.
     `data`: what is kept beside the slots; None where nothing is. `logs`: who keeps and gives out the agent's own lines.
     `metrics`: who measures; None where nothing is. `switch`: what takes the place of a reboot, on hosts. `kind`: of the releases
-    that are taken here. `survey`: looks anew at what the labels say, on hosts; `packages`: what to tell of
-    these to somebody who was told so much (its hash), at this monotonic time."""
+    that are taken here. `survey`: looks anew at what the labels say, on hosts; `bring_back`: brings the host back into service;
+    both say whether it is where it should be. `packages`: what to tell of these to somebody who was told so much (its hash), at
+    this monotonic time."""
 
     effects: Effects
     slots: SlotSets
@@ -82,7 +83,8 @@ class Ports:
     metrics: "MetricDesk | None" = None
     switch: Switch | None = None
     kind: Literal["firmware", "os-patch-set"] = "firmware"
-    survey: Callable[[], None] | None = None
+    survey: Callable[[], bool] | None = None
+    bring_back: Callable[[], bool] | None = None
     packages: Callable[[str, float], list[PackagesPart]] | None = None
     reach: Reach = field(default_factory=Reach)
     policy: LocalPolicy = field(default_factory=LocalPolicy)

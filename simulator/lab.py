@@ -226,6 +226,11 @@ class Lab:
         listed, document = folder / f"packages-{version}.txt", folder / f"patch-set-{version}.json"
         listed.write_text("".join(f"{line}\n" for line in packages))
         self.otaria("release", "patch-set", "--list", str(listed), "--index", str(index), "-o", str(document))
+        self.publish_patch_set(version, counter, document, product=product, hardware=hardware)
+
+    def publish_patch_set(self, version: str, counter: int, document: Path, *, product: str, hardware: str) -> None:
+        """Build, sign and publish a patch set that is there."""
+        (self.directory / "releases").mkdir(exist_ok=True)
         self._publish(product, version, counter, [hardware], ["--patch-set", str(document)])
 
     def _publish(self, product: str, version: str, counter: int, hardware: Sequence[str], what: Sequence[str]) -> None:

@@ -4,9 +4,11 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 
 from device_agent.boot.restart import REBOOT, restart
+from device_agent.packages.port import Waiting
 from device_agent.packages.programs import run_program
 from device_agent.ports import Effects
 from firmware.errors import RefusedError
@@ -16,6 +18,7 @@ log = logging.getLogger(__name__)
 TOOL_S = 120.0
 MAX_SERVICES = 256
 _VERSION_PARTS = re.compile(r"\d+|\D+")
+_RELEASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,63}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,27 +51,45 @@ class Host:
         found = [name.removeprefix("vmlinuz-") for name in names if name.startswith("vmlinuz-")]
         return max(found, key=_by_version, default=None)
 
-    def restart_needed(self) -> str | None:
-        """A package asked for it, or the newest kernel doesn't run. Each kernel counts only where its like is installed: a
-        container runs its host's."""
+    def waiting(self) -> Waiting:
+        """By what packages asked for, the kernels in `/boot`, and `needrestart`, where it is installed."""
+        needs, why = self._needs(), self._why_restart()
+        return Waiting(
+            restart=why or self._why_by_needrestart(needs), is_certain=why is not None, services=needs.services
+        )
+
+    def _why_restart(self) -> str | None:
+        """A package asked for it, or the newest kernel doesn't run."""
         if self._effects.size(self._tools.root / "run/reboot-required") is not None:
             return "a package asks for a restart (/run/reboot-required)"
         newest, running = self.newest_kernel(), self.kernel()
-        names = self._effects.names(self._tools.root / "boot")
-        known = f"vmlinuz-{running}" in names or (self._tools.root / "lib/modules" / running).is_dir()
-        if newest is not None and known and newest != running:
+        if newest is not None and newest != running and self._is_own(running):
             return f"kernel {running} runs and {newest} is installed"
         return None
 
-    def services_to_restart(self) -> list[str]:
-        """By `needrestart`, where it is installed."""
+    def _why_by_needrestart(self, needs: "Needs") -> str | None:
+        """It sees another build of the same release, by words in the kernel's file which it may take for others; which release is
+        the newest is ours to say wherever `/boot` tells."""
+        running = self.kernel()
+        if needs.kernel is KernelState.NEWER_BUILD and self._is_own(running):
+            return f"kernel {running} runs in an older build than the installed one"
+        if needs.kernel is KernelState.NEWER_RELEASE and self._is_own(running) and self.newest_kernel() is None:
+            return f"kernel {running} runs and {needs.expected or 'a newer one'} is installed"
+        return None
+
+    def _is_own(self, kernel: str) -> bool:
+        """Whether it is installed here. A container runs its host's."""
+        names = self._effects.names(self._tools.root / "boot")
+        return f"vmlinuz-{kernel}" in names or (self._tools.root / "lib/modules" / kernel).is_dir()
+
+    def _needs(self) -> "Needs":
         if not self._tools.needrestart:
-            return []
-        ran = self._run(self._tools.needrestart, {})
-        if ran[0] != 0:
-            log.info("needrestart can't tell", extra={"reason": ran[1]})
-            return []
-        return parse_needrestart(ran[1]).services
+            return Needs()
+        code, said = self._run(self._tools.needrestart, {})
+        if code != 0:
+            log.info("needrestart can't tell", extra={"reason": said})
+            return Needs()
+        return parse_needrestart(said)
 
     def restart_services(self, names: Sequence[str]) -> None:
         """Raises `RefusedError` (`package-failed`)."""
@@ -93,25 +114,37 @@ class Host:
         return self._effects.read_at(path, 0, 256).decode(errors="replace").strip()
 
 
+class KernelState(IntEnum):
+    """needrestart's KSTA: whether a kernel waits for a restart."""
+
+    UNKNOWN = 0
+    CURRENT = 1
+    NEWER_BUILD = 2
+    NEWER_RELEASE = 3
+
+
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What needrestart says. `kernel_state`: its KSTA (0 unknown, 1 none, 2 ABI-compatible, 3 an upgrade waits)."""
+    """What needrestart says. `expected`: the release of the kernel that it expects to run (KEXP)."""
 
-    kernel_state: int
-    services: list[str]
+    kernel: KernelState = KernelState.UNKNOWN
+    expected: str = ""
+    services: tuple[str, ...] = ()
 
 
 def parse_needrestart(text: str) -> Needs:
-    """Its batch output: `NEEDRESTART-KSTA: 1`, `NEEDRESTART-SVC: name.service`, a line each."""
-    state, services = 0, []
+    """Its batch output: `NEEDRESTART-KSTA: 1`, `NEEDRESTART-SVC: name.service`, a line each. A state that isn't known is none."""
+    kernel, expected, services = KernelState.UNKNOWN, "", []
     for line in text.splitlines():
         name, _, value = line.partition(":")
         value = value.strip()
-        if name == "NEEDRESTART-KSTA" and value.isdecimal():
-            state = int(value)
+        if name == "NEEDRESTART-KSTA":
+            kernel = next((one for one in KernelState if str(one.value) == value), KernelState.UNKNOWN)
+        elif name == "NEEDRESTART-KEXP" and _RELEASE.fullmatch(value):
+            expected = value
         elif name == "NEEDRESTART-SVC" and re.fullmatch(r"[A-Za-z0-9:_.@\\-]{1,255}", value) and value[0] != "-":
             services.append(value)
-    return Needs(kernel_state=state, services=services[:MAX_SERVICES])
+    return Needs(kernel=kernel, expected=expected, services=tuple(services[:MAX_SERVICES]))
 
 
 def _by_version(name: str) -> list[tuple[int, int, str]]:

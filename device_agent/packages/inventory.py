@@ -20,14 +20,14 @@ class HostInventory(Struct, frozen=True, kw_only=True):
     pending: dict[str, Offered]
 
 
-def take_inventory(system: PackageSystem, host: HostSystem, *, services: bool = True) -> HostInventory:
-    """Look now. Without `services`, running programs aren't looked at, which takes longest. Raises as the port does."""
-    installed = system.installed()
+def take_inventory(system: PackageSystem, host: HostSystem) -> HostInventory:
+    """Look now. Raises as the port does."""
+    installed, waiting = system.installed(), host.waiting()
     return HostInventory(
         kernel=host.kernel(),
         newest_kernel=host.newest_kernel(),
-        restart_needed=host.restart_needed(),
-        services_to_restart=host.services_to_restart() if services else [],
+        restart_needed=waiting.restart,
+        services_to_restart=list(waiting.services),
         packages={key: _here(one) for key, one in sorted(installed.items()) if one.is_there},
         pending={one.key: one for one in system.offered()},
     )

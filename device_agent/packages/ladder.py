@@ -136,7 +136,8 @@ class Trouble(Struct, frozen=True, kw_only=True):
 
 
 class Transaction(Struct, frozen=True, kw_only=True):
-    """One change of packages under way. `boot_id`: of the boot in which a restart was asked for, `asked` times, the `restarts`th.
+    """One change of packages under way. `boot_id`: of the boot in which the snapshot was to be taken; later of that in which a
+    restart was asked for, `asked` times, the `restarts`th.
     `unwell`: why it is turned back. `rungs`: those of the ladder that failed, and why."""
 
     trial_id: str

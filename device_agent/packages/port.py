@@ -26,6 +26,17 @@ class PackageFile:
     installed_bytes: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Waiting:
+    """What was installed and doesn't run yet. `restart`: why the whole host has to be restarted for it; None when it needn't.
+    `is_certain`: whether a restart that doesn't cure it has failed. `services`: those that run files which are not there any
+    more."""
+
+    restart: str | None = None
+    is_certain: bool = False
+    services: tuple[str, ...] = ()
+
+
 class PackageSystem(Protocol):
     """One host's packages. Each verb blocks. What passes raises `UnavailableError` (`packages-locked`, `unreachable`), what
     doesn't `RefusedError`."""
@@ -101,12 +112,8 @@ class HostSystem(Protocol):
         """The release of the newest kernel that is installed, if that can be told."""
         ...
 
-    def restart_needed(self) -> str | None:
-        """Why the host has to be restarted for what is installed to run; None when it needn't."""
-        ...
-
-    def services_to_restart(self) -> list[str]:
-        """Services that run files which are not there any more."""
+    def waiting(self) -> Waiting:
+        """Look at what waits for a restart."""
         ...
 
     def restart_services(self, names: Sequence[str]) -> None:

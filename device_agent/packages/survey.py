@@ -28,12 +28,12 @@ class Survey:
         self._seen: dict[str, str] = {}
         self.state: HostState | None = None
 
-    def look(self) -> None:
+    def look(self) -> bool:
         """Look now; blocks. What can't be read leaves what was seen before. A host that was out of service for what is over is
-        brought back first."""
+        brought back first; False when that failed."""
         one = self._transactions
         if one.ledger.transaction is not None:
-            return
+            return True
         in_service = one.bring_back()
         try:
             found = take_inventory(one.system, one.host)
@@ -43,6 +43,7 @@ class Survey:
                 self._seen = {"drained": "no" if in_service else "yes", **self._seen}
         except (OtariaError, OSError) as error:
             log.warning("the host's packages can't be looked at", extra={"reason": str(error)})
+        return in_service
 
     def labels(self, given: Mapping[str, str]) -> dict[str, str]:
         """The operator's labels, and as many of the host's as fit beside them; the operator's word counts."""

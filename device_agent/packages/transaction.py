@@ -189,7 +189,8 @@ class Transactions:
 
     def bring_back(self) -> bool:
         """Bring the host back into service, if it is out of it for a change of packages that is over; whether it is in service.
-        One whose packages are neither the new set nor the old stays out. Blocks, up to the drainer's time."""
+        One whose packages are neither the new set nor the old stays out, and so does one that is out of it for a change that
+        isn't over. Blocks, up to the drainer's time."""
         with self._draining:
             ledger = self.ledger
             is_stuck = ledger.ended is not None and ledger.ended.phase is Phase.STUCK
@@ -246,6 +247,8 @@ class Transactions:
             after = replace(one, phase=phase)
             if phase in RESTARTS:
                 after = replace(after, boot_id=self.host.boot_id(), restarts=one.restarts + 1, asked=0)
+            if phase is Phase.SNAPSHOT:
+                after = replace(after, boot_id=self.host.boot_id())
             if phase in (Phase.FELL_BACK, Phase.STUCK):
                 way = ledger.way if phase is Phase.FELL_BACK else None
                 return replace(ledger, transaction=None, staged=None, way=way, ended=after)
@@ -294,6 +297,10 @@ class Transactions:
     def _snapshot(self, one: Transaction, on_progress: OnProgress) -> Happened:
         del on_progress
         if self.policy.snapshot:
+            if one.boot_id != self.host.boot_id():
+                # A ledger that was taken back with everything else says this for ever, and would install and go back for ever.
+                text = "The host was restarted before anything was installed, or taken back to then; order it again."
+                raise RefusedError(ReasonKind.SNAPSHOT_FAILED, text)
             said = self.host.hook(self.policy.snapshot, _facts(one), timeout_s=self.policy.hook_s)
             if said is not None:
                 raise RefusedError(ReasonKind.SNAPSHOT_FAILED, f"No snapshot could be made: {said}")
@@ -316,15 +323,15 @@ class Transactions:
     def _settle(self, one: Transaction, on_progress: OnProgress) -> Happened:
         """The new set runs: services, or the whole host, start anew. A kernel that should run and doesn't is a failure."""
         del on_progress
-        needed = self.host.restart_needed()
-        if needed is not None and self.policy.restart == "if-needed":
+        waiting = self.host.waiting()
+        if waiting.restart is not None and self.policy.restart == "if-needed":
             if one.restarts < 1:
                 return Happened.RESTART
-            raise RefusedError(ReasonKind.BOOT_FAILED, f"The host was restarted and still has to be: {needed}")
-        if self.policy.restart_services:
-            names = self.host.services_to_restart()
-            if names:
-                self.host.restart_services(names)
+            if waiting.is_certain:
+                text = f"The host was restarted and still has to be: {waiting.restart}"
+                raise RefusedError(ReasonKind.BOOT_FAILED, text)
+        if waiting.services and self.policy.restart_services:
+            self.host.restart_services(waiting.services)
         return Happened.DONE
 
     def _restarted(self, one: Transaction, on_progress: OnProgress) -> Happened:

@@ -16,6 +16,7 @@ from device_agent.drain.port import Drainer
 from device_agent.effects import FileEffects
 from device_agent.packages.apt import Apt, AptSettings
 from device_agent.packages.boot import PackageBoot
+from device_agent.packages.port import Waiting
 from device_agent.packages.staging import Stager
 from device_agent.packages.store import PackageStore
 from device_agent.packages.transaction import HostPolicy, Transactions
@@ -32,6 +33,7 @@ class ToyHost:
     running: str = "6.1.0-1"
     newest: str | None = None
     why_restart: str | None = None
+    is_certain: bool = True
     services: list[str] = field(default_factory=list)
     restarts: int = 0
     restarted: list[str] = field(default_factory=list)
@@ -47,11 +49,8 @@ class ToyHost:
     def newest_kernel(self) -> str | None:
         return self.newest
 
-    def restart_needed(self) -> str | None:
-        return self.why_restart
-
-    def services_to_restart(self) -> list[str]:
-        return self.services
+    def waiting(self) -> Waiting:
+        return Waiting(restart=self.why_restart, is_certain=self.is_certain, services=tuple(self.services))
 
     def restart_services(self, names: Sequence[str]) -> None:
         self.restarted += names

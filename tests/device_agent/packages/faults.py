@@ -1,6 +1,7 @@
 """Faults of package changes as a table: which maintainer script, of which package and side, does what, and when."""
 
 import itertools
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +9,13 @@ from pathlib import Path
 from device_agent.effects import FileEffects
 from device_agent.packages.ladder import Phase
 from device_agent.packages.store import LEDGER_FILE
+from device_agent.ports import Slot
 from simulator.debs import Deb, build_deb
 from tests.device_agent.packages.bed import Bed
 
+OLD = {"alpha": "1.5", "beta": "1.5", "conf": "1.0", "gamma": "1.0"}
+NEW = OLD | {"alpha": "3.0", "beta": "3.0", "extra": "3.0"}
+"""The two sets that a prepared host may end at."""
 SCRIPTS = ("preinst", "postinst", "prerm", "postrm")
 ONCE = '[ ! -e "{once}" ] || exit 0; touch "{once}"'
 HOWS = {
@@ -61,6 +66,27 @@ def faulty_deb(bed: Bed, fault: Fault, name: str, version: str) -> Deb:
     body = f'[ -e "{bed.folder / "armed"}" ] || exit 0\n{HOWS[fault.how].format(**paths)}'
     fields = f"Depends: alpha (>= {version})\n" if name == "beta" else ""
     return build_deb(bed.folder, name, version, fields=fields, scripts={fault.script: body})
+
+
+def prepare(bed: Bed, fault: Fault | None) -> None:
+    """A host at 1.5, with a staged set at 3.0 in which one package's script is at fault."""
+    debs = []
+    for name, version in (("alpha", "1.5"), ("beta", "1.5"), ("alpha", "3.0"), ("beta", "3.0"), ("extra", "3.0")):
+        side = "old" if version == "1.5" else "new"
+        if fault is not None and (fault.package, fault.side) == (name, side):
+            debs.append(faulty_deb(bed, fault, name, version))
+        else:
+            fields = f"Depends: alpha (>= {version})\n" if name == "beta" else ""
+            debs.append(build_deb(bed.folder, name, version, fields=fields))
+    bed.offer(*debs)
+    old = [str(one.path) for one in debs if one.version == "1.5"]
+    subprocess.run(
+        ["dpkg", f"--root={bed.root}", "--force-script-chrootless", "--force-unsafe-io", "--install", *old],
+        check=True,
+        capture_output=True,
+    )
+    bed.stage(bed.set_of("alpha=3.0", "beta=3.0", "extra=3.0", install=["extra"]))
+    bed.boot.try_slot(Slot.B, "one", deadline_s=60)
 
 
 class CutEffects(FileEffects):

@@ -64,7 +64,7 @@ def begun(bed: Bed) -> None:
 def test_it_goes_before_anything_changes_and_comes_back_after_the_commit(bed: Bed, service: Service) -> None:
     begun(bed)
     assert (service.is_in, bed.versions()) == (False, NEW)
-    look(bed)
+    assert Survey(bed.transactions).look(), "nothing is to be brought back"
     assert not service.is_in, "the trial isn't over"
     bed.boot.commit("one")
     assert look(bed)["drained"] == "no"
@@ -99,6 +99,7 @@ def test_what_can_not_be_brought_back_is_tried_again_and_shows(bed: Bed, service
     bed.boot.commit("one")
     service.fails = {"undrain"}
     assert look(bed)["drained"] == "yes"
+    assert not Survey(bed.transactions).look(), "it is to be tried again soon"
     service.fails = set()
     bed.open()
     assert look(bed)["drained"] == "no"

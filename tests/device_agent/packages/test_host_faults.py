@@ -14,13 +14,15 @@ from firmware.errors import RefusedError, UnavailableError
 from simulator.debs import build_deb, describe_deb
 from tests.device_agent.packages.bed import Bed, Beds
 from tests.device_agent.packages.faults import (
+    NEW,
+    OLD,
     CutEffects,
     Fault,
     PowerCut,
     carry_on,
     end_of,
     faults,
-    faulty_deb,
+    prepare,
 )
 
 pytestmark = pytest.mark.timeout(600)  # dozens of programs each, on whatever machine
@@ -33,8 +35,6 @@ QUICK = {
     "back-new-beta-prerm-cuts-power",
     "back-old-beta-postinst-fails",
 }
-OLD = {"alpha": "1.5", "beta": "1.5", "conf": "1.0", "gamma": "1.0"}
-NEW = OLD | {"alpha": "3.0", "beta": "3.0", "extra": "3.0"}
 
 
 def assert_ends_well(bed: Bed, *, may_get_stuck: bool = False) -> str:
@@ -50,27 +50,6 @@ def assert_ends_well(bed: Bed, *, may_get_stuck: bool = False) -> str:
     assert status.outcome is (BootOutcome.TRIAL if end == "new" else BootOutcome.FELL_BACK)
     assert status.slot is (Slot.B if end == "new" else Slot.A)
     return end
-
-
-def prepare(bed: Bed, fault: Fault | None) -> None:
-    """A host at 1.5, with a staged set at 3.0 in which one package's script is at fault."""
-    debs = []
-    for name, version in (("alpha", "1.5"), ("beta", "1.5"), ("alpha", "3.0"), ("beta", "3.0"), ("extra", "3.0")):
-        side = "old" if version == "1.5" else "new"
-        if fault is not None and (fault.package, fault.side) == (name, side):
-            debs.append(faulty_deb(bed, fault, name, version))
-        else:
-            fields = f"Depends: alpha (>= {version})\n" if name == "beta" else ""
-            debs.append(build_deb(bed.folder, name, version, fields=fields))
-    bed.offer(*debs)
-    old = [str(one.path) for one in debs if one.version == "1.5"]
-    subprocess.run(
-        ["dpkg", f"--root={bed.root}", "--force-script-chrootless", "--force-unsafe-io", "--install", *old],
-        check=True,
-        capture_output=True,
-    )
-    bed.stage(bed.set_of("alpha=3.0", "beta=3.0", "extra=3.0", install=["extra"]))
-    bed.boot.try_slot(Slot.B, "one", deadline_s=60)
 
 
 @pytest.mark.parametrize(

@@ -76,3 +76,18 @@ def test_what_wants_more_than_the_set_is_refused_before_anything_is_fetched(
     assert caught.value.kind == kind
     assert bed.store.names() == []
     assert bed.versions() == OLD
+
+
+@pytest.mark.parametrize(("is_certain", "outcome"), [(True, BootOutcome.FELL_BACK), (False, BootOutcome.TRIAL)])
+def test_a_restart_in_vain_counts_only_where_it_is_certain(bed: Bed, is_certain: bool, outcome: BootOutcome) -> None:
+    bed.host.why_restart, bed.host.is_certain, bed.host.services = "a new kernel", is_certain, ["ssh.service"]
+    bed.stage(bed.set_of("alpha=2.0"))
+    bed.boot.try_slot(Slot.B, "one", deadline_s=60)
+    assert not bed.boot.switch(lambda share, text: None)
+    assert bed.host.restarted == []
+    bed.host.boot += 1
+    bed.open()
+    assert bed.boot.resume()
+    assert bed.boot.status().outcome is outcome
+    assert bed.host.restarted == ([] if is_certain else ["ssh.service"])
+    assert bed.host.restarts == 1

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from device_agent.packages.apt_index import parse_offers, with_files
-from device_agent.packages.host import parse_needrestart
+from device_agent.packages.host import KernelState, parse_needrestart
 from device_agent.packages.plan import (
     Change,
     Installed,
@@ -146,4 +146,4 @@ def test_needrestart_is_read() -> None:
     text = "NEEDRESTART-VER: 3.6\nNEEDRESTART-KSTA: 3\n"
     text += "".join(f"NEEDRESTART-SVC: {name}\n" for name in ("ssh.service", "--all", "a b"))
     found = parse_needrestart(text)
-    assert (found.kernel_state, found.services) == (3, ["ssh.service"])
+    assert (found.kernel, found.services) == (KernelState.NEWER_RELEASE, ("ssh.service",))

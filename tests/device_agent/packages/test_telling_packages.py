@@ -42,7 +42,7 @@ class HostAgent(Runtime):
     def __init__(self, **fields: Any) -> None:
         ports, settings = fields["ports"], fields["settings"]
         teller = Teller(ports.effects, AGENT)
-        ports = replace(ports, survey=lambda: None, packages=lambda told, now: teller.next(Seen.now, told, now))
+        ports = replace(ports, survey=lambda: True, packages=lambda told, now: teller.next(Seen.now, told, now))
         super().__init__(**{**fields, "ports": ports, "settings": replace(settings, survey_s=SURVEY_S)})
 
 
