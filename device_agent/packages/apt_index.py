@@ -9,13 +9,13 @@ from firmware.deb_index import paragraphs, source_of
 from firmware.host_packages import Offered
 
 _UPGRADE = re.compile(
-    r"Inst (?P<name>[^\s:]+)(?::\S+)? \[(?P<before>[^\]\s]+)\] \((?P<after>\S+) (?P<origins>[^)]*?)\[(?P<arch>[^\]\s]+)\]\)"
+    r"(?P<name>[^\s/:]+)/(?P<suites>\S+) (?P<after>\S+) (?P<arch>\S+) \[upgradable from: (?P<before>[^\]\s]+)\]"
 )
 _SECURITY = re.compile(r"security", re.I)
 
 
-def parse_offers(text: str, native: str) -> list[Offered]:
-    """The upgrades in `apt-get --simulate dist-upgrade`, without those of what isn't installed."""
+def parse_offers(text: str) -> list[Offered]:
+    """The lines of `apt list --upgradable`: what is installed and has a newer candidate."""
     found = []
     for line in text.splitlines():
         match = _UPGRADE.match(line)
@@ -23,10 +23,10 @@ def parse_offers(text: str, native: str) -> list[Offered]:
             found.append(
                 Offered(
                     name=match["name"],
-                    arch=match["arch"] or native,
+                    arch=match["arch"],
                     before=match["before"],
                     version=match["after"],
-                    is_security=_SECURITY.search(match["origins"]) is not None,
+                    is_security=_SECURITY.search(match["suites"]) is not None,
                 )
             )
     return found

@@ -4,7 +4,7 @@ from typing import Any
 
 from msgspec import Struct, to_builtins
 
-from device_agent.packages.plan import Change, Installed
+from device_agent.packages.plan import Change, Installed, key_of
 from device_agent.packages.port import HostSystem, PackageSystem
 from firmware.host_packages import MAX_DRIFT, Drifted, HostFacts, HostState, Offered, PackageHere, host_state
 
@@ -21,15 +21,16 @@ class HostInventory(Struct, frozen=True, kw_only=True):
 
 
 def take_inventory(system: PackageSystem, host: HostSystem) -> HostInventory:
-    """Look now. Raises as the port does."""
-    installed, waiting = system.installed(), host.waiting()
+    """Look now; what a person holds is not pending. Raises as the port does."""
+    installed, waiting, native = system.installed(), host.waiting(), system.native
+    held = {key for key, one in installed.items() if one.is_held}
     return HostInventory(
         kernel=host.kernel(),
         newest_kernel=host.newest_kernel(),
         restart_needed=waiting.restart,
         services_to_restart=list(waiting.services),
         packages={key: _here(one) for key, one in sorted(installed.items()) if one.is_there},
-        pending={one.key: one for one in system.offered()},
+        pending={one.key: one for one in system.offered() if key_of(one.name, one.arch, native) not in held},
     )
 
 

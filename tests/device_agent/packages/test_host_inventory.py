@@ -25,6 +25,8 @@ def test_a_host_says_what_it_has_and_what_is_pending(bed: Bed) -> None:
     offered = found.pending["alpha:all"]
     assert (offered.before, offered.version, offered.sha256) == ("1.0", "2.0", bed.debs["alpha", "2.0"].sha256)
     assert not offered.is_security
+    bed.mark("hold", "gamma")
+    assert "gamma:all" not in take_inventory(bed.system, bed.host).pending, "it is not for us to change"
 
 
 def test_what_is_pending_becomes_a_set_by_the_commands_that_people_use(

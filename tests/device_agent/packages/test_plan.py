@@ -33,6 +33,15 @@ Remv exim4 [4.96-15]
 Purg gone [1.0]
 Conf openssl (3.0.17-1~deb12u2 Debian:12.12/oldstable [amd64])
 """
+UPGRADABLE = """\
+
+WARNING: apt does not have a stable CLI interface. Use with caution in scripts.
+
+Listing...
+libssl3/oldstable-security 3.0.17-1~deb12u2 i386 [upgradable from: 3.0.15-1~deb12u1]
+openssl/oldstable,oldstable-security 3.0.17-1~deb12u2 amd64 [upgradable from: 3.0.15-1~deb12u1]
+gone/now 1.0 amd64 [residual-config]
+"""
 
 
 def test_a_simulation_is_read() -> None:
@@ -136,10 +145,12 @@ def test_offers_have_their_files_and_whether_they_are_for_security() -> None:
         "Package: openssl\nVersion: 3.0.17-1~deb12u2\nArchitecture: amd64\nSource: openssl-src (3.0.17)\nSize: 77\n"
         f"SHA256: {'c' * 64}\nDescription: long\n with Size: 9 in it\n\n"
     )
-    offers = with_files(parse_offers(SIMULATED, "amd64"), shown)
+    offers = with_files(parse_offers(UPGRADABLE), shown)
     assert [(one.name, one.is_security, one.length) for one in offers] == [("libssl3", True, 0), ("openssl", True, 77)]
     assert (offers[1].source, offers[1].source_version, offers[1].sha256) == ("openssl-src", "3.0.17", "c" * 64)
-    assert not parse_offers("Inst a [1] (2 Debian:12/stable [all])\n", "amd64")[0].is_security
+    assert [one.before for one in offers] == ["3.0.15-1~deb12u1"] * 2
+    assert [one.arch for one in offers] == ["i386", "amd64"]
+    assert not parse_offers("a/stable 2 all [upgradable from: 1]\n")[0].is_security
 
 
 def test_needrestart_is_read() -> None:
