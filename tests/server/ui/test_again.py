@@ -9,7 +9,7 @@ import yaml
 from server.planner.words import AssignmentState as A
 from server.ports import ReleaseState, Role
 from server.ui.bulk import free_name
-from tests.people_side import PeopleSide
+from tests.people_side import CAMPAIGN, PeopleSide
 from tests.server.ui.test_bulk import become, hidden, rows, started, text_of
 
 __all__ = ["started"]
@@ -66,6 +66,13 @@ async def test_the_name_is_free_and_who_is_in_another_campaign_by_now_is_left_to
     await become(started, A.FAILED, "gw-0", campaign="spring-again")
     seen = yaml.safe_load(file_in(await text_of(started, AGAIN)))
     assert (seen["name"], seen["selection"]) == ("spring-again-2", {"targets": ["gw-1"]})
+
+
+async def test_a_ready_made_strategy_is_kept(people: PeopleSide) -> None:
+    await people.desk.create(people.desk.parse(CAMPAIGN.replace("standard", "cautious")), by="mara")
+    await become(people, A.REFUSED, "gw-5")
+    await people.sign_in(Role.OPERATOR)
+    assert yaml.safe_load(file_in(await text_of(people, AGAIN)))["strategy"] == "cautious"
 
 
 async def test_a_campaign_without_failures_offers_nothing(started: PeopleSide) -> None:
