@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from aiohttp import web
+from jinja2 import BytecodeCache
 
 from server.artifacts import ArtifactStore
 from server.campaigns.bundles import BundleService
@@ -100,6 +101,7 @@ class PeopleParts:
     limits: Limits = field(default_factory=Limits)
     bounds: LimitSettings = field(default_factory=LimitSettings)
     proxies: Proxies = field(default_factory=Proxies)
+    compiled: BytecodeCache | None = None
     on_outbox: Callable[[], None] = lambda: None
     on_shut_out: Callable[[], None] = lambda: None
     on_brought: Callable[[], None] = lambda: None
@@ -149,7 +151,7 @@ def people_listener(parts: PeopleParts) -> web.Application:
 def _shared(parts: PeopleParts) -> _Shared:
     database, clock, bounds = parts.database, parts.clock, parts.bounds
     return _Shared(
-        templates=Templates(clock=clock),
+        templates=Templates(clock=clock, compiled=parts.compiled),
         sessions=Sessions(tokens=parts.tokens, clock=clock),
         streams=Streams(changes=parts.changes, most=bounds.streams, most_per_caller=bounds.streams_per_caller),
         logs=LogService(database, clock, parts.director, on_outbox=parts.on_outbox),

@@ -1,5 +1,6 @@
 """The schema's version: migrations run under the writer's lock, and, once there is a lease, by whoever leads."""
 
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -28,17 +29,29 @@ def upgrade(engine: Engine, *, unless_led: bool = False) -> None:
         _check_order(connection)
         if unless_led and inspect(connection).has_table(LEASE.name):
             return
-        config = _config(connection)
-        scripts = ScriptDirectory.from_config(config)
-        known = {script.revision for script in scripts.walk_revisions()}
         present = set(MigrationContext.configure(connection).get_current_heads())
-        if present - known:
+        if present - _known():
             raise RefusedError(
                 "database-newer",
                 "The database was made by a later version of Otaria; install that version, or restore a backup.",
             )
-        if present != set(scripts.get_heads()):
-            command.upgrade(config, "head")
+        if present != _newest():
+            command.upgrade(_config(connection), "head")
+
+
+@cache
+def _known() -> frozenset[str]:
+    """The revisions that this code has: files, which a process reads once."""
+    return frozenset(script.revision for script in _scripts().walk_revisions())
+
+
+@cache
+def _newest() -> frozenset[str]:
+    return frozenset(_scripts().get_heads())
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory(str(MIGRATIONS))
 
 
 def _check_order(connection: Connection) -> None:

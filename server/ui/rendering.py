@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import BytecodeCache, Environment, FileSystemLoader, StrictUndefined
 
 from server.ports import Clock
 from server.ui import wording
@@ -26,7 +26,8 @@ CSP = (
 class Templates:
     """Renders the pages of this folder."""
 
-    def __init__(self, *, clock: Clock) -> None:
+    def __init__(self, *, clock: Clock, compiled: BytecodeCache | None = None) -> None:
+        """`compiled`: keeps compiled templates for others than this one, too."""
         self._clock = clock
         self._environment = Environment(
             loader=FileSystemLoader(HERE / "templates"),
@@ -34,6 +35,7 @@ class Templates:
             undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
+            bytecode_cache=compiled,
         )
         self._environment.filters.update(
             spoken=wording.spoken,
