@@ -135,11 +135,12 @@ class Kept:
 
 
 def _words(payload: bytes) -> tuple[str, bytes]:
-    """What a message says, without its signatures; and `ask` where it is one, as these share a topic with reports."""
+    """What a message says, without its signatures; and `ask` where it is one, as these share a topic with reports. A signed one
+    that was spoiled says nothing: what is left of its signature is in there."""
     try:
         envelope, words = read_envelope(payload)
     except OtariaError:
-        return "", payload
+        return "", b"" if b'"sig' in payload else payload
     return ASK_KIND if envelope.get("payloadType") == payload_type(ASK_KIND) else "", words
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import sqlite3
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -89,6 +90,22 @@ def test_the_same_seed_gives_the_same_run_and_trace_and_another_seed_another(tmp
         "up",
         "Asked",
     }
+
+
+@pytest.mark.parametrize("spoiled", [b'{"p', b'"pay', b'"sign', b'"si', b"}]}"])
+def test_a_trace_is_of_words_however_they_are_signed_and_wherever_they_are_spoiled(spoiled: bytes) -> None:
+    """By one byte, as somebody on the broker does."""
+
+    def line_of(signature: str) -> str:
+        payload = b64encode(b"{}").decode()
+        whole = json.dumps({"payload": payload, "payloadType": "x", "signatures": [{"keyid": "k", "sig": signature}]})
+        data = whole.replace(" ", "").encode()
+        at = data.index(spoiled) + len(spoiled) - 1
+        trace = Trace(Head(world="w", seed=1))
+        trace.message(1.0, "eve", "ack", "d-1", data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        return trace.digest
+
+    assert line_of("QUFB") == line_of("QkJC")
 
 
 def test_a_replay_names_the_first_line_that_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -232,6 +249,7 @@ def test_what_is_done_to_server_and_broker_breaks_nothing(name: str) -> None:
     if name == "hostile-broker":
         assert run.deeds.misused >= 30
         assert outcome.ignored
+        assert played(world)[1].digest == outcome.digest, "spoiled signatures are no words"
     else:
         assert run.deeds.rotations == 2
 
