@@ -22,7 +22,7 @@ from simulator.appliances.image import ImageFacts, make_image
 
 BOXES, AT_ONCE, PROCESSES = 500, 50, 2
 IMAGE_BYTES = 2 << 20
-ROUNDS, SLOW_ROUNDS = 3, 3
+ROUNDS, SLOW_ROUNDS = 1, 3
 LIMIT_KIB = 1024.0
 SLOW_S = 0.5
 """For each answer of a slow box, some dozens of which an upgrade takes."""
