@@ -28,8 +28,8 @@ PROJECT = Path(__file__).parents[3]
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TOOLS = ("mmdebstrap", "unshare", "nsenter", "chroot", "apt-get")
 NAMESPACES = ("unshare", "--mount", "--pid", "--uts", "--fork", "--kill-child")
-PACKAGES = ("ca-certificates", "openssl", "libexpat1", "libffi8", "libsqlite3-0", "libbz2-1.0", "needrestart")
-"""Besides the least that a Debian has: what the agent's Python stands on, and what has security updates now and then."""
+PACKAGES = ("ca-certificates", "openssl", "libexpat1", "libffi8", "libsqlite3-0", "libbz2-1.0", "needrestart", "cron")
+"""Besides the least that a Debian has: what the agent's Python stands on, what has security updates at times, and a daemon."""
 OPTIONS = """
 --variant=minbase --quiet --dpkgopt=force-unsafe-io --dpkgopt=path-exclude=/usr/share/doc/*
 --dpkgopt=path-exclude=/usr/share/man/* --dpkgopt=path-exclude=/usr/share/locale/*

@@ -1,4 +1,4 @@
-"""The real needrestart, on a real Debian: what it prints of kernels is understood."""
+"""The real needrestart, on a real Debian: what it prints of kernels and services is understood."""
 
 import platform
 from pathlib import Path
@@ -17,6 +17,10 @@ pytestmark = [
     pytest.mark.skipif(LACK is not None, reason=str(LACK)),
     pytest.mark.skipif(platform.machine() != "x86_64", reason="the kernel's file is made as on x86-64"),
 ]
+REPLACE = (
+    "file=$(readlink -f $(ldd {program} | grep -o '/[^ ]*{library}[^ ]*')); cp $file $file.new; mv $file.new $file"
+)
+"""As dpkg does: another file under the same name."""
 NAME_AT, POINTER_AT, LEAST_BYTES = 0x400, 0x20E, 1_000_000
 
 
@@ -41,3 +45,21 @@ def test_a_kernel_that_was_built_anew_under_its_name_is_seen(tmp_path: Path) -> 
         write_kernel(kernel, f"{release} (one@example.org) #77 SMP of another day")
         assert "NEEDRESTART-KSTA: 2" in debian.run("needrestart", "-b")
         assert host.waiting() == Waiting(restart=f"kernel {release} runs in an older build than the installed one")
+
+
+def test_a_daemon_that_runs_a_library_which_was_replaced_is_named_and_started_again(tmp_path: Path) -> None:
+    with debian_in(tmp_path) as debian:
+        tools = HostTools(
+            root=debian.root,
+            needrestart=(*debian.enter, "needrestart", "-b"),
+            restart_service=(*debian.enter, "sh", "-c", 'service "$1" restart', "sh"),
+        )
+        host = Host(FileEffects(), tools)
+        debian.run("service", "cron", "start")
+        before = debian.run("cat", "/run/crond.pid")
+        assert host.waiting().services == ()
+        debian.run("sh", "-ec", REPLACE.format(program="/usr/sbin/cron", library="libselinux"))
+        assert host.waiting().services == ("cron",)
+        host.restart_services(host.waiting().services)
+        assert host.waiting().services == ()
+        assert debian.run("cat", "/run/crond.pid") != before
