@@ -42,6 +42,7 @@ class Templates:
             span=wording.span,
             stamp=wording.stamp,
             clock_time=wording.clock_time,
+            clock_times=wording.clock_times,
             day=wording.day,
             size=wording.size,
             plural=wording.plural,

@@ -13,8 +13,9 @@ TOGETHER_S = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One thing that happened: when it last did, in words, by whom, and to which targets."""
+    """One thing that happened: when it first and last did, in words, by whom, and to which targets."""
 
+    since: float
     at: float
     kind: str
     text: str
@@ -72,6 +73,7 @@ def _alike(stretch: Sequence[AuditRecord]) -> list[Entry]:
 def _entry(run: list[AuditRecord]) -> Entry:
     newest = run[0]
     return Entry(
+        since=run[-1].at,
         at=newest.at,
         kind=newest.kind,
         text=newest.text,

@@ -109,6 +109,13 @@ def clock_time(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%d %b %H:%M:%S")
 
 
+def clock_times(since: float, until: float) -> str:
+    """From when to when, in words: as one time where both fall into the same second."""
+    first, last = clock_time(since), clock_time(until)
+    date, _, hour = last.rpartition(" ")
+    return first if first == last else f"{first} – {hour if first.startswith(date) else last}"
+
+
 def day(at: float) -> str:
     """The day, UTC, as ISO 8601."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d")

@@ -13,7 +13,7 @@ from server.ports import AuditRecord, CampaignView, Webhook, WebhookState
 from server.ui.attention import needs, webhook_needs
 from server.ui.pictures import picture
 from server.ui.timeline import TOGETHER_S, entries, gathered
-from server.ui.wording import campaign_tone
+from server.ui.wording import campaign_tone, clock_times
 
 NOW = 1_800_000_000.0
 
@@ -125,15 +125,27 @@ def test_the_same_of_many_targets_is_one_entry_but_not_across_what_concerns_all_
         _record(5, "c", "committed", 196.0),
         _record(4, "d", "committed", 196.0 - TOGETHER_S - 1),
     ]
-    told = [(entry.text, entry.targets, entry.at) for entry in gathered(records)]
+    told = [(entry.text, entry.targets, entry.since, entry.at) for entry in gathered(records)]
     assert told == [
-        ("committed", ("a", "b"), 200.0),
-        ("trial", ("b",), 199.0),
-        ("gate passed", (), 197.0),
-        ("committed", ("c",), 196.0),
-        ("committed", ("d",), 196.0 - TOGETHER_S - 1),
+        ("committed", ("a", "b"), 198.0, 200.0),
+        ("trial", ("b",), 199.0, 199.0),
+        ("gate passed", (), 197.0, 197.0),
+        ("committed", ("c",), 196.0, 196.0),
+        ("committed", ("d",), 196.0 - TOGETHER_S - 1, 196.0 - TOGETHER_S - 1),
     ]
     assert len(entries(records)) == len(records)
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "text"),
+    [
+        (1_700_000_000.2, 1_700_000_000.9, "14 Nov 22:13:20"),
+        (1_700_000_000.0, 1_700_000_006.0, "14 Nov 22:13:20 – 22:13:26"),
+        (1_700_006_399.0, 1_700_006_401.0, "14 Nov 23:59:59 – 15 Nov 00:00:01"),
+    ],
+)
+def test_an_entry_says_from_when_to_when(since: float, until: float, text: str) -> None:
+    assert clock_times(since, until) == text
 
 
 @pytest.mark.parametrize(
