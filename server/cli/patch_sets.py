@@ -156,13 +156,19 @@ def review_of(found: object) -> list[str]:
     """What somebody should read before signing: each package with how many hosts get it, and where hosts were offered less."""
     group = convert(found, _Group)
     silent = f"; {group.silent} told none and are not counted" if group.silent else ""
-    lines = [f"{group.hosts} hosts of {group.hardware} told what is pending{silent}:"]
+    lines = [f"{_hosts(group.hosts)} of {group.hardware} told what is pending{silent}:"]
     for one in group.pending:
         mark = " security" if one.offer.is_security else ""
-        line = f"  {one.offer.name}:{one.offer.arch} {one.offer.before} to {one.offer.version}{mark}, {one.hosts} hosts"
+        line = (
+            f"  {one.offer.name}:{one.offer.arch} {one.offer.before} to {one.offer.version}{mark}, {_hosts(one.hosts)}"
+        )
         lower = ", ".join(f"{number} are offered only {version}" for version, number in one.others.items())
         lines.append(f"{line}; {lower}" if lower else line)
     return lines
+
+
+def _hosts(number: int) -> str:
+    return "1 host" if number == 1 else f"{number} hosts"
 
 
 class _Offer(msgspec.Struct, frozen=True, kw_only=True):
