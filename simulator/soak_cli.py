@@ -63,15 +63,18 @@ def soak(
     """
     if directory is not None and directory.exists() and any(directory.iterdir()):
         raise RefusedError("directory-in-use", f"{directory} is not empty; name a new directory for this soak.")
+    if out is not None:
+        _prepare(out)
     number = seed if seed is not None else random.SystemRandom().randrange(1 << 31)
     with tempfile.TemporaryDirectory(prefix="otaria-soak-", ignore_cleanup_errors=True) as made:
         outcome = _run(directory or Path(made), devices, hours, chaos, number, as_json)
-    if out is not None:
-        _write(outcome, out)
     shown = {key: found for key, found in report.value(outcome).items() if key != "samples"}
-    emit(shown, as_json=as_json, text=_summary(outcome, out))
+    emit(shown, as_json=as_json, text=_summary(outcome))
     if not as_json:
         _complain(outcome)
+    if out is not None:
+        _write(outcome, out)
+        click.echo(f"The report is in {out}.html and {out}.json.", err=as_json)
     return 0 if outcome.is_whole else 1
 
 
@@ -112,15 +115,14 @@ def _line(sample: Sample, conductor: Conductor | None, ledger: Ledger, hours: fl
     )
 
 
-def _summary(outcome: Outcome, out: Path | None) -> str:
+def _summary(outcome: Outcome) -> str:
     said = [
         f"{outcome.devices} devices for {outcome.seconds:.0f} s, chaos {outcome.chaos}, seed {outcome.seed}: connected in "
         f"{outcome.connected_s:.1f} s, {outcome.kb_per_device:.0f} KB each; {len(outcome.conductor.rounds)} campaigns, "
         f"{outcome.followed} permits followed, {outcome.reports} reports, {len(outcome.strikes)} faults.",
         *outcome.gauges.judgement(),
+        *outcome.gauges.flatness(),
     ]
-    if out is not None:
-        said.append(f"The report is in {out}.html and {out}.json.")
     if outcome.is_whole:
         said.append("Nothing that must hold was broken.")
     return "\n".join(said)
@@ -135,7 +137,24 @@ def _complain(outcome: Outcome) -> None:
         click.echo(f"{outcome.ledger.broken} violations. The same again (seed {outcome.seed}): {report.again(outcome)}")
 
 
-def _write(outcome: Outcome, out: Path) -> None:
+def _prepare(out: Path) -> None:
+    """See that the report can be written before hours are spent on it."""
+    if not out.name:
+        raise RefusedError("no-name", f"--report wants a name, such as {out / 'soak'}; {out} is a directory.")
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_name(f"{out.name}.html").write_text(report.page(outcome))
-    out.with_name(f"{out.name}.json").write_text(json.dumps(report.value(outcome), indent=1) + "\n")
+    for name in _names(out):
+        is_new = not name.exists()
+        with name.open("ab"):
+            pass
+        if is_new:
+            name.unlink()
+
+
+def _names(out: Path) -> tuple[Path, Path]:
+    return out.with_name(f"{out.name}.html"), out.with_name(f"{out.name}.json")
+
+
+def _write(outcome: Outcome, out: Path) -> None:
+    page, value = _names(out)
+    page.write_text(report.page(outcome))
+    value.write_text(json.dumps(report.value(outcome), indent=1) + "\n")

@@ -62,14 +62,14 @@ class Books:
         began: float,
     ) -> None:
         self._members, self._ledger, self._began = members, ledger, began
-        self._limits = {"site": site_limit, "campaign": campaign_limit}
+        self.limits = {"site": site_limit, "campaign": campaign_limit}
         self._heard = dict.fromkeys(range(processes), 0.0)
         self._waiting: list[tuple[float, int, Moment]] = []
         self._count = count()
         self._down: defaultdict[str, dict[str, Moment]] = defaultdict(dict)
         self._groups: dict[str, tuple[str, ...]] = {}
         self._last: defaultdict[str, deque[str]] = defaultdict(lambda: deque(maxlen=LAST))
-        self.most_down = 0
+        self.most_down = {"site": 0, "campaign": 0, "fleet": 0}
         self.followed = 0
 
     def hear(self, number: int, at: float, moments: tuple[Moment, ...]) -> None:
@@ -108,10 +108,11 @@ class Books:
         self._groups[moment.member] = groups
         for group in groups:
             self._down[group][moment.member] = moment
-            limit = self._limits[group.split("=")[0]]
-            if len(self._down[group]) > limit:
-                self._broke(group, limit, moment)
-        self.most_down = max(self.most_down, len(self._groups))
+            kind, down = group.split("=")[0], len(self._down[group])
+            self.most_down[kind] = max(self.most_down[kind], down)
+            if down > self.limits[kind]:
+                self._broke(group, self.limits[kind], moment)
+        self.most_down["fleet"] = max(self.most_down["fleet"], len(self._groups))
 
     def _broke(self, group: str, limit: int, moment: Moment) -> None:
         down = self._down[group]

@@ -17,8 +17,13 @@ DECIDED = ("completed", "aborted", "rolled_back", "paused")
 WATCHED_S = 20.0
 """For how long a campaign may watch before the next one begins."""
 LOOK_S = 1.0
+PATIENCE_S = 240.0
+"""For how long the server may be away, one way or another."""
 ROUND_S, ROUND_S_EACH = 1500.0, 0.3
 """How long a campaign may take: at least so long, or so long for each device."""
+
+_AWAY = (OtariaError, OSError, ValueError, KeyError)
+"""What comes of asking a server that is being killed: also half an answer, and a `run.json` that isn't there."""
 
 
 @dataclass(kw_only=True)
@@ -44,7 +49,8 @@ class Conductor:
         self._scene, self._devices, self._began, self._steady = scene, devices, began, steady
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="conductor", daemon=True)
-        self.failure = ""
+        self.failures: list[str] = []
+        """Why rounds were not played to their end."""
 
     def start(self) -> None:
         self._thread.start()
@@ -69,8 +75,8 @@ class Conductor:
                 return
             try:
                 self._play(number)
-            except OtariaError as error:
-                self.failure = f"{error.text} ({error.kind})"
+            except _AWAY as error:
+                self.failures.append(f"round {number}: {error}")
 
     def _play(self, number: int) -> None:
         release = fleet.release(number)
@@ -137,14 +143,13 @@ class Conductor:
 
     def _patiently(self, call: Callable[[], Any]) -> Any:
         """What a call gives, asked again while the server is away."""
-        until = time.monotonic() + 240.0
+        until = time.monotonic() + PATIENCE_S
         while True:
             try:
                 return call()
-            except (OtariaError, OSError, ValueError, KeyError) as error:
+            except _AWAY:
                 if time.monotonic() > until:
                     raise
-                self.failure = str(error)[:300]
                 time.sleep(LOOK_S)
 
 

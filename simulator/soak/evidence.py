@@ -14,17 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from securesystemslib.signer import Key
 
 from firmware.catalogue.signers import read_key_file
-from firmware.errors import OtariaError
+from firmware.errors import RefusedError
 from server.audit.verify import Verifier
 from server.planner.words import AssignmentState
-from server.storage.evidence import KeptReport, kept_reports
+from server.storage.evidence import KeptReport, kept_reports, pending_reports
 from simulator.lab import Lab
 from simulator.soak.books import Ledger, Violation
 from simulator.wire.plan import Truth
 
 HASH_HEX = 32
+PERMIT = b'"permit-granted"'
+"""What a record of a permit has in its line."""
 ON_RELEASE = (AssignmentState.VERIFIED, AssignmentState.COMMITTED)
 OFF_RELEASE = (AssignmentState.FELL_BACK, AssignmentState.ROLLED_BACK)
 
@@ -38,30 +41,29 @@ class Reports:
         self._kept: defaultdict[tuple[str, str], dict[int, str]] = defaultdict(dict)
         self._told: set[tuple[str, str, int]] = set()
         self.stored = 0
-        self.pending = 0
+
+    @property
+    def pending(self) -> int:
+        """How many the server has still to handle."""
+        return pending_reports(self._url)
 
     def compare(self, truths: Iterable[Truth], at_s: float, trace: Mapping[str, Sequence[str]]) -> None:
         """Look at all that is stored now; the truths must be older than this call."""
-        self.pending = 0
-        for row in kept_reports(self._url, after=self._after):
-            self._take(row, at_s)
+        self.take(kept_reports(self._url, after=self._after), at_s)
         for truth in truths:
             if truth.waiting >= 0 and truth.journal:
                 self._of(truth, at_s, tuple(trace.get(truth.member, ())))
 
-    def look(self) -> None:
-        """Count what is new."""
-        self.compare((), 0.0, {})
-
-    def _take(self, row: KeptReport, at_s: float) -> None:
-        self._after, self.stored = row.id, self.stored + 1
-        self.pending += row.is_pending
-        kept = self._kept[(row.target, row.journal)]
-        if row.seq in kept:
-            self._broke("doubled-report", at_s, row.target, row.journal, row.seq, "is stored twice.")
-        elif row.seq != (last := next(reversed(kept), row.seq - 1)) + 1:
-            self._broke("reordered-report", at_s, row.target, row.journal, row.seq, f"follows {last}.")
-        kept[row.seq] = row.hash
+    def take(self, rows: Iterable[KeptReport], at_s: float) -> None:
+        """Look at what was stored since, in its order."""
+        for row in rows:
+            self._after, self.stored = row.id, self.stored + 1
+            kept = self._kept[(row.target, row.journal)]
+            if row.seq in kept:
+                self._broke("doubled-report", at_s, row.target, row.journal, row.seq, "is stored twice.")
+            elif row.seq != (last := next(reversed(kept), row.seq - 1)) + 1:
+                self._broke("reordered-report", at_s, row.target, row.journal, row.seq, f"follows {last}.")
+            kept[row.seq] = row.hash
 
     def _of(self, truth: Truth, at_s: float, trace: tuple[str, ...]) -> None:
         kept, said = self._kept[(truth.target, truth.journal)], truth.said.hex()
@@ -92,28 +94,50 @@ class Trail:
         self._number = 0
         self._pins: list[bytes] = []
         self.records = 0
+        self.permits = 0
+        """How many it says were granted."""
         directory.mkdir(parents=True, exist_ok=True)
 
     def verify(self, at_s: float) -> None:
-        """Raises what the export raises while the server is away."""
+        """Export it and look. Raises what the commands raise while the server is away."""
         self._number += 1
         access = self._lab.access
         key, export, pin = (self._directory / f"{name}-{self._number}" for name in ("key", "trail.jsonl", "checkpoint"))
         self._lab.otaria("audit", "key", "-o", str(key), *access)
         self._lab.otaria("audit", "export", "-o", str(export), *access)
-        held = read_key_file(key)[0]
-        verifier = Verifier({held.keyid: held}, self._pins)
-        with export.open("rb") as file:
-            for line in file:
-                verifier.feed(line.rstrip(b"\n"))
-        verdict = verifier.finish()
-        self.records = max(self.records, verdict.records)
-        if not verdict.is_whole:
-            text = f"The trail does not verify: {msgspec.json.encode(verdict).decode()[:600]}"
-            self._ledger.add(Violation(kind="audit", at_s=at_s, text=text))
-        export.unlink()
+        try:
+            with export.open("rb") as file:
+                self.look(read_key_file(key)[0], file, at_s)
+        finally:
+            export.unlink()
         self._lab.otaria("audit", "checkpoint", "-o", str(pin), *access)
         self._pins = [pin.read_bytes()]
+
+    def look(self, key: Key, lines: Iterable[bytes], at_s: float) -> None:
+        """Verify an export's lines by the server's public key, and by what was kept the time before."""
+        try:
+            verifier = Verifier({key.keyid: key}, self._pins)
+        except RefusedError as error:
+            self._broke(f"What it signed earlier doesn't verify any more: {error.text}", at_s)
+            return
+        permits = 0
+        for line in lines:
+            verifier.feed(line.rstrip(b"\n"))
+            permits += PERMIT in line
+        verdict = verifier.finish()
+        if not verdict.is_whole:
+            self._broke(f"It does not verify: {msgspec.json.encode(verdict).decode()[:600]}", at_s)
+        self.records, self.permits = max(self.records, verdict.records), max(self.permits, permits)
+
+    def end(self, followed: int, at_s: float) -> None:
+        """It was verified at all, and every permit that a device followed is in it."""
+        if not self.records:
+            self._broke("It was never verified.", at_s)
+        elif self.permits < followed:
+            self._broke(f"It has {self.permits} permits, and devices followed {followed}.", at_s)
+
+    def _broke(self, text: str, at_s: float) -> None:
+        self._ledger.add(Violation(kind="audit", at_s=at_s, text=f"The trail: {text}"))
 
 
 def compare_fleet(
@@ -158,8 +182,3 @@ def quiet(truths: Iterable[Truth]) -> str:
     if waiting or away or down:
         return f"{waiting} devices wait for acks, {away} are not connected, {down} are down"
     return ""
-
-
-def unreachable(error: OtariaError) -> bool:
-    """Whether the server was only away."""
-    return error.kind in ("unreachable", "command-failed", "http")

@@ -1,6 +1,6 @@
 """The fleet of a soak, the releases that its campaigns bring, and the campaigns: all by the seed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from simulator.virtual.device import Link
 from simulator.virtual.world import Fault, Habit, Lot, Member, Release, World
@@ -9,6 +9,10 @@ PRODUCT = "soak"
 BEGINS = 1772409600.0
 SITE_DEVICES = 20
 SITE_LIMIT = 4
+MANY = 2000
+"""From so many devices on a site may have one of its devices down: else no site would ever have as many down as it may."""
+CAMPAIGN_LIMIT = 60
+"""As many as the pace below brings down at once, so that the budget binds."""
 ROUNDS = 500
 RESTARTS_PER_S, DOWNLOADS = 12, 300
 """A campaign's pace: what a server on two processors handles beside 10,000 devices that are simulated there. An update is a
@@ -58,12 +62,12 @@ def is_bad(number: int) -> bool:
 
 def site_limit(devices: int) -> int:
     """How many devices of a site may be down at a time."""
-    return min(SITE_LIMIT, max(1, devices // 4))
+    return 1 if devices >= MANY else min(SITE_LIMIT, max(1, devices // 4))
 
 
 def campaign_limit(devices: int) -> int:
     """How many of a campaign may be down at a time."""
-    return max(2, devices // 5)
+    return max(2, min(CAMPAIGN_LIMIT, devices // 5))
 
 
 def campaign(number: int, devices: int) -> str:
@@ -94,11 +98,6 @@ strategy:
   late_max_failures: {max(1, devices // 100)}
   on_failure: abort
 """
-
-
-def groups(member: Member) -> Iterator[str]:
-    """The groups that its budgets are about."""
-    yield f"site={member.site}"
 
 
 def _lot(name: str, devices: int) -> Lot:

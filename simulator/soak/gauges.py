@@ -15,11 +15,15 @@ from simulator.wire.plan import Pulse
 
 MIB = 1 << 20
 TICKS = os.sysconf("SC_CLK_TCK")
+SAMPLE_S = 5.0
+"""How often is looked."""
 LATE_S = 2.0
 """A lag beyond which the simulated devices were not those of the world."""
 BUSY = 0.95
 SETTLED_S = 120.0
 """How old a process must be before its memory should be flat."""
+LEAST_SAMPLES = 20
+"""With fewer of a settled process nobody can tell whether it grows."""
 GROWTH, GROWTH_MIB = 1.3, 64.0
 FILES_MORE = 60
 
@@ -42,6 +46,33 @@ class Sample(Struct, frozen=True, kw_only=True):
     broker_mib: float
     broker_files: int
     stored: int
+    broker_pid: int = 0
+
+
+class Course(Struct, frozen=True, kw_only=True):
+    """What a process took early and late in its longest life, of `seconds`, once it had settled: memory in MiB, open files."""
+
+    who: str
+    seconds: float
+    mib: tuple[float, float]
+    files: tuple[float, float]
+
+    def growth(self) -> Sequence[str]:
+        """What grew, in sentences."""
+        said = []
+        (before, after), (opened, open_now) = self.mib, self.files
+        if after > before * GROWTH and after > before + GROWTH_MIB:
+            said.append(f"The {self.who}'s memory grew from {before:.0f} to {after:.0f} MiB in one life.")
+        if open_now > opened + FILES_MORE:
+            said.append(f"The {self.who}'s open files grew from {opened:.0f} to {open_now:.0f} in one life.")
+        return said
+
+    @property
+    def text(self) -> str:
+        return (
+            f"The {self.who} took {self.mib[0]:.0f} MiB early and {self.mib[1]:.0f} MiB late in its longest life of "
+            f"{self.seconds / 60:.0f} min, and had {self.files[0]:.0f} and {self.files[1]:.0f} files open."
+        )
 
 
 @dataclass
@@ -84,6 +115,7 @@ class Gauges:
             broker_mib=rss_bytes(broker) / MIB if broker else 0.0,
             broker_files=files(broker) if broker else 0,
             stored=stored,
+            broker_pid=broker,
         )
         self.samples.append(found)
         return found
@@ -97,25 +129,25 @@ class Gauges:
     def devices(self) -> int:
         return sum(one.devices for one in self.pulses.values())
 
+    def courses(self) -> Sequence[Course]:
+        """How server and broker went; one whose lives were all too short to tell is left out."""
+        seen = {
+            "server": [(one.pid, one.at_s, one.server_mib, one.server_files) for one in self.samples],
+            "broker": [(one.broker_pid, one.at_s, one.broker_mib, one.broker_files) for one in self.samples],
+        }
+        found = (_course(who, [look for look in looks if look[0]]) for who, looks in seen.items())
+        return [one for one in found if one is not None]
+
     def growth(self) -> Sequence[str]:
-        """What grew in the longest life of a server, in sentences; nothing when it was too short to tell."""
-        lives: dict[int, list[Sample]] = {}
-        for one in self.samples:
-            lives.setdefault(one.pid, []).append(one)
-        longest = max(lives.values(), key=lambda life: life[-1].at_s - life[0].at_s, default=[])
-        settled = [one for one in longest if one.at_s >= longest[0].at_s + SETTLED_S]
-        if len(settled) < 20:
-            return []
-        fifth = len(settled) // 5
-        first, last = settled[:fifth], settled[-fifth:]
-        before, after = (median(one.server_mib for one in part) for part in (first, last))
-        said = []
-        if after > before * GROWTH and after > before + GROWTH_MIB:
-            said.append(f"The server's memory grew from {before:.0f} to {after:.0f} MiB in one life.")
-        opened, open_now = (median(one.server_files for one in part) for part in (first, last))
-        if open_now > opened + FILES_MORE:
-            said.append(f"The server's open files grew from {opened:.0f} to {open_now:.0f} in one life.")
-        return said
+        """What grew, in sentences."""
+        return [text for one in self.courses() for text in one.growth()]
+
+    def flatness(self) -> Sequence[str]:
+        """What server and broker took, or that they didn't live long enough to tell, in sentences."""
+        told = {one.who: one.text for one in self.courses()}
+        least_s = SETTLED_S + LEAST_SAMPLES * SAMPLE_S
+        short = "No life of the {} reached the {:.0f} s that it takes to judge its memory and files."
+        return [told.get(who) or short.format(who, least_s) for who in ("server", "broker")]
 
     def judgement(self) -> Sequence[str]:
         """Whether the simulator was the bottleneck, in sentences."""
@@ -139,6 +171,28 @@ class Gauges:
         at, before = self._spent.get(pid, (now, spent))
         self._spent[pid] = (now, spent)
         return (spent - before) / (now - at) if now > at else 0.0
+
+
+_Look = tuple[int, float, float, int]
+"""Process id, when, MiB, open files."""
+
+
+def _course(who: str, looks: Sequence[_Look]) -> Course | None:
+    lives: dict[int, list[_Look]] = {}
+    for one in looks:
+        lives.setdefault(one[0], []).append(one)
+    longest = max(lives.values(), key=lambda life: life[-1][1] - life[0][1], default=[])
+    settled = [one for one in longest if one[1] >= longest[0][1] + SETTLED_S]
+    if len(settled) < LEAST_SAMPLES:
+        return None
+    fifth = len(settled) // 5
+    first, last = settled[:fifth], settled[-fifth:]
+    return Course(
+        who=who,
+        seconds=longest[-1][1] - longest[0][1],
+        mib=(median(one[2] for one in first), median(one[2] for one in last)),
+        files=(median(one[3] for one in first), median(one[3] for one in last)),
+    )
 
 
 def cpu_s(pid: int) -> float:

@@ -51,7 +51,11 @@ def value(outcome: Outcome) -> dict[str, Any]:
         "reports": outcome.reports,
         "trail_records": outcome.trail_records,
         "permits_followed": outcome.followed,
-        "most_down": outcome.most_down,
+        "most_down": outcome.most_down["fleet"],
+        "most_down_by": {by: outcome.most_down[by] for by in outcome.limits},
+        "budgets": dict(outcome.limits),
+        "flatness": list(gauges.flatness()),
+        "permits_in_the_trail": outcome.permits,
         "hostile_messages": outcome.replayed,
         "refused_on_a_full_disk": outcome.refused,
         "simulator": {
@@ -102,14 +106,24 @@ def _facts(outcome: Outcome) -> str:
             "campaigns",
             f"{len(outcome.conductor.rounds)}, of which {sum(one.is_bad for one in outcome.conductor.rounds)} bad",
         ),
-        ("permits followed", f"{outcome.followed:,}; at most {outcome.most_down:,} devices were down at once"),
+        ("permits followed", f"{outcome.followed:,}"),
+        ("down at once by permits, at most", _most_down(outcome)),
         ("signed reports stored", f"{outcome.reports:,}"),
-        ("records of the trail", f"{outcome.trail_records:,}, exported and verified"),
+        ("records of the trail", f"{outcome.trail_records:,}, exported and verified; {outcome.permits:,} are permits"),
+        ("memory and open files", " ".join(gauges.flatness())),
         ("messages of the hostile broker", f"{outcome.replayed:,}"),
         ("changes refused, in words, on a full disk", f"{outcome.refused:,}"),
         ("the simulator itself", " ".join(gauges.judgement())),
     ]
     return _table(("", ""), rows)
+
+
+def _most_down(outcome: Outcome) -> str:
+    most, limits = outcome.most_down, outcome.limits
+    return (
+        f"{most['campaign']:,} of a campaign, where {limits['campaign']:,} may; {most['site']} of a site, "
+        f"where {limits['site']} may; {most['fleet']:,} in all"
+    )
 
 
 def _violation(one: Violation) -> str:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,27 +11,27 @@ from firmware.errors import OtariaError
 from simulator.soak import fleet
 from simulator.soak.books import Books, Ledger, Violation
 from simulator.soak.chaos import CALM_S, LEVELS, Strike, strikes
-from simulator.soak.conductor import Conductor
+from simulator.soak.conductor import Conductor, Round
 from simulator.soak.connecting import connect
 from simulator.soak.evidence import Reports, Trail, compare_fleet, quiet
-from simulator.soak.gauges import Gauges, Sample
+from simulator.soak.gauges import SAMPLE_S, Gauges, Sample
 from simulator.soak.hands import Hands
 from simulator.wire.plan import Pulse, Tempo, Truth
 from simulator.wire.scene import Scene
 
 TURN_S = 0.5
-SAMPLE_S = 5.0
 CHECK_S = 60.0
 TRAIL_S = 600.0
 ROUND_ENDS_S = 300.0
 QUIET_S = 300.0
+TRAIL_TRIES = 5
 PROCESSES = 2
 """Of simulated devices: one for each processor of the machine that this is meant for."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """All that came of a soak; `sentences` for people."""
+    """All that came of a soak. `most_down`: at once, by site, by campaign, and of the whole fleet; `limits`: of the first two."""
 
     devices: int
     hours: float
@@ -46,8 +46,10 @@ class Outcome:
     strikes: tuple[Strike, ...]
     reports: int
     trail_records: int
+    permits: int
     followed: int
-    most_down: int
+    most_down: Mapping[str, int]
+    limits: Mapping[str, int]
     replayed: int
     refused: int
     troubles: tuple[str, ...]
@@ -102,7 +104,8 @@ class Soak:
         )
 
     def run(self) -> Outcome:
-        """All of it. Raises `UnavailableError` when it can't even begin, or the simulator ends."""
+        """All of it. Raises `UnavailableError` when it can't even begin. One that is ended by hand, or by an error, is told as
+        far as it came."""
         try:
             self._scene.open(self._on_enrolled)
             return self._run()
@@ -132,11 +135,16 @@ class Soak:
         try:
             self._go_on(began, conductor, hands, reports, trail)
             self._settle(began, conductor, hands, reports, trail)
+        except (OtariaError, KeyboardInterrupt) as error:
+            why = error.text if isinstance(error, OtariaError) else "by hand"
+            self._broke("ended", began, f"It was ended before its time, and not compared with its devices: {why}")
         finally:
             conductor.stop()
             hands.close()
         for text in self._gauges.growth():
-            self._ledger.add(Violation(kind="growth", at_s=time.monotonic() - began, text=text))
+            self._broke("growth", began, text)
+        for text in idle(conductor.rounds, conductor.failures, books.followed):
+            self._broke("idle", began, text)
         return Outcome(
             devices=self._devices,
             hours=self._lasts_s / 3600,
@@ -151,11 +159,13 @@ class Soak:
             strikes=tuple(self._strikes),
             reports=reports.stored,
             trail_records=trail.records,
+            permits=trail.permits,
             followed=books.followed,
             most_down=books.most_down,
+            limits=books.limits,
             replayed=hands.misused,
             refused=hands.refused,
-            troubles=(*self._troubles, *hands.failures),
+            troubles=(*self._troubles, *conductor.failures, *hands.failures),
         )
 
     def _broke(self, kind: str, began: float, text: str) -> None:
@@ -178,6 +188,7 @@ class Soak:
             while todo and todo[0].at_s <= at_s:
                 self._strike(todo.pop(0), hands)
             hands.tend()
+            self._look_after_server(began)
             if at_s - sampled >= SAMPLE_S:
                 sampled = at_s
                 self._sample(conductor, reports)
@@ -188,6 +199,17 @@ class Soak:
                 trails = at_s + TRAIL_S
                 self._check_trail(trail, began)
             time.sleep(TURN_S)
+
+    def _look_after_server(self, began: float) -> None:
+        """A server that nobody killed goes on running; else that is told, and it is started again."""
+        if not self._steady.acquire(blocking=False):
+            return  # it is being killed just now, or used: the next look will do
+        try:
+            if self._scene.lab.has_ended:
+                self._broke("server", began, f"The server ended by itself: {self._scene.lab.server_log()[-800:]}")
+                self._scene.lab.start_server()
+        finally:
+            self._steady.release()
 
     def _strike(self, strike: Strike, hands: Hands) -> None:
         with self._pulses:
@@ -213,12 +235,18 @@ class Soak:
         reports.compare(truths, time.monotonic() - began, self._traces())
         return truths
 
-    def _check_trail(self, trail: Trail, began: float) -> None:
-        try:
-            with self._steady:
-                trail.verify(time.monotonic() - began)
-        except OtariaError as error:
-            self._troubles.append(f"The trail could not be exported: {error.text}")
+    def _check_trail(self, trail: Trail, began: float, tries: int = 1) -> None:
+        for _ in range(tries):
+            try:
+                with self._steady:
+                    trail.verify(time.monotonic() - began)
+                return
+            except OtariaError as error:
+                why = error.text
+                self._troubles.append(f"The trail could not be exported: {why}")
+                time.sleep(TURN_S * tries)
+        if tries > 1:
+            self._broke("audit", began, f"The trail could not be exported in {tries} tries: {why}")
 
     def _settle(self, began: float, conductor: Conductor, hands: Hands, reports: Reports, trail: Trail) -> None:
         """End the campaign and the faults, wait until all is said and heard, and hold every target against its device."""
@@ -226,21 +254,22 @@ class Soak:
         hands.rest()
         self._scene.crew.gather()
         conductor.stop()
-        conductor.join(ROUND_ENDS_S)
+        if not conductor.join(ROUND_ENDS_S):
+            self._broke("idle", began, f"The last campaign did not end within {ROUND_ENDS_S:g} s.")
         why, until = "", time.monotonic() + QUIET_S
         while time.monotonic() < until:
             time.sleep(CALM_S / 4)
             self._sample(conductor, reports)
             truths = self._check_reports(reports, began)
-            why = quiet(truths) or (
-                "" if not reports.pending else f"the server has {reports.pending} reports to handle"
-            )
+            pending = reports.pending
+            why = quiet(truths) or (f"the server has {pending} reports to handle" if pending else "")
             if not why:
                 break
         at_s = time.monotonic() - began
         if why:
             self._ledger.add(Violation(kind="not-quiet", at_s=at_s, text=f"After {QUIET_S:g} s of quiet, {why}."))
-        self._check_trail(trail, began)
+        self._check_trail(trail, began, TRAIL_TRIES)
+        trail.end(self._books.followed if self._books is not None else 0, at_s)
         by_target = {one.target: one for one in self._scene.crew.truths().values()}
         compare_fleet(self._fleet(), by_target, conductor.versions, self._ledger, at_s, self._traces())
 
@@ -252,3 +281,10 @@ class Soak:
                 Violation(kind="server", at_s=0, text=f"The server does not tell of its fleet: {error.text}")
             )
             return []
+
+
+def idle(rounds: Sequence[Round], failures: Sequence[str], followed: int) -> Sequence[str]:
+    """Why a soak showed nothing, in sentences."""
+    if not rounds:
+        return [f"No campaign was begun. {' '.join(failures[-1:])}".strip()]
+    return [] if followed else ["No device followed a permit."]

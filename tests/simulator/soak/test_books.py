@@ -22,7 +22,7 @@ def test_as_many_as_may_be_down_are_no_violation() -> None:
     made = books(ledger)
     made.hear(0, 110.0, (moment(101, SITE[0], "down"), moment(102, SITE[1], "down"), moment(103, SITE[0], "up")))
     made.hear(0, 120.0, (moment(111, SITE[2], "down"),))
-    assert (ledger.broken, made.down, made.most_down, made.followed) == (0, 2, 2, 3)
+    assert (ledger.broken, made.down, made.most_down["fleet"], made.followed) == (0, 2, 2, 3)
 
 
 def test_one_more_of_a_site_is_told_with_all_that_are_down_and_what_was_done_to_them() -> None:

@@ -1,17 +1,22 @@
 """What is stored held against what was said: a lost, doubled, changed or reordered report is noticed, and so is a false state."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from securesystemslib.signer import CryptoSigner
 
 from server.storage import SqlDatabase
+from server.storage.evidence import KeptReport
+from simulator.lab import Lab
 from simulator.soak.books import Ledger
-from simulator.soak.evidence import Reports, compare_fleet, quiet
+from simulator.soak.evidence import Reports, Trail, compare_fleet, quiet
 from simulator.wire.plan import Truth
+from tests.server.audit.chains import SIGNER, is_record, made
 
 HASHES = [hashlib.sha256(bytes([number])).hexdigest() for number in range(4)]
 
@@ -50,6 +55,68 @@ async def compared(directory: Path, rows: Sequence[tuple[int, str]], said: Truth
         reports.compare([said], 1.0, {"m-1": ("what it did",)})
     assert reports.stored == len(rows)
     return dict(ledger.counts)
+
+
+async def test_what_the_planner_has_still_to_see_is_counted_each_time(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'otaria.db'}"
+    database = SqlDatabase.open(url)
+    await database.write(lambda unit: unit.inbox.add_report("d-1", "d-1", "j", 1, HASHES[0], {}, 0.0))
+    reports = Reports(url, Ledger())
+    for _ in range(3):
+        reports.compare([], 1.0, {})
+        assert reports.pending == 1
+    await database.close()
+
+
+def test_a_report_that_is_there_twice_is_noticed() -> None:
+    ledger = Ledger()
+    rows = [KeptReport(number, "d-1", "j", seq, HASHES[seq]) for number, seq in enumerate((1, 2, 2), start=1)]
+    Reports("sqlite://", ledger).take(rows, 1.0)
+    assert dict(ledger.counts) == {"doubled-report": 1}
+
+
+class TestTrail:
+    """Over exports that the server's own parts made."""
+
+    def trail(self, folder: Path, *pins: bytes) -> tuple[Trail, Ledger]:
+        ledger = Ledger()
+        made = Trail(Lab(folder / "lab"), folder / "trail", ledger)
+        made._pins = list(pins)
+        return made, ledger
+
+    def test_one_that_is_whole_is_held(self, tmp_path: Path) -> None:
+        trail, ledger = self.trail(tmp_path)
+        trail.look(SIGNER.public_key, made(tmp_path), 1.0)
+        trail.end(0, 2.0)
+        assert (trail.records, dict(ledger.counts)) == (9, {})
+
+    def test_a_record_that_is_missing_is_noticed(self, tmp_path: Path) -> None:
+        trail, ledger = self.trail(tmp_path)
+        lines = made(tmp_path)
+        del lines[next(place for place, line in enumerate(lines) if is_record(line)) + 1]
+        trail.look(SIGNER.public_key, lines, 1.0)
+        assert dict(ledger.counts) == {"audit": 1}
+
+    def test_another_key_than_before_is_noticed(self, tmp_path: Path) -> None:
+        """What was kept of it earlier doesn't verify by the key that the server shows now."""
+        other, again = CryptoSigner.generate_ecdsa(), tmp_path / "again"
+        again.mkdir()
+        pin = next(
+            json.dumps(json.loads(line)["checkpoint"]).encode() for line in made(tmp_path) if b'"checkpoint"' in line
+        )
+        trail, ledger = self.trail(tmp_path, pin)
+        trail.look(other.public_key, made(again), 1.0)
+        assert dict(ledger.counts) == {"audit": 1}
+
+    def test_one_that_was_never_read_or_lacks_permits_is_noticed(self, tmp_path: Path) -> None:
+        trail, ledger = self.trail(tmp_path)
+        trail.end(0, 1.0)
+        trail.look(SIGNER.public_key, made(tmp_path), 1.0)
+        trail.end(1, 2.0)
+        assert [one.text for one in ledger.kept] == [
+            "The trail: It was never verified.",
+            "The trail: It has 0 permits, and devices followed 1.",
+        ]
 
 
 ALL = list(enumerate(HASHES, start=1))
