@@ -6,14 +6,11 @@ Looked for every minute, a page a time, so that a thousand devices that enrol at
 import logging
 
 from server.campaigns.engine import Engine
-from server.campaigns.members import Membership, membership
+from server.campaigns.members import LOOK_EVERY_S, PAGES, Membership, membership
 from server.campaigns.rounds import forever
 from server.planner.states import LIVE
 from server.ports import CampaignView, Database, Unit
 
-EVERY_S = 60.0
-PAGES = 100
-"""So many for one campaign in a round, then it is the next one's turn."""
 _log = logging.getLogger(__name__)
 
 
@@ -26,7 +23,7 @@ class Enlisting:
 
     async def run(self) -> None:
         """Bring live campaigns up to date every minute, until cancelled."""
-        await forever(self.settle, EVERY_S, _log, "live selections")
+        await forever(self.settle, LOOK_EVERY_S, _log, "live selections")
 
     async def settle(self) -> None:
         """Bring every live campaign up to date."""

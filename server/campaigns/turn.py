@@ -16,7 +16,7 @@ from firmware.protocol.words import Action
 from server.campaigns.director import Director
 from server.campaigns.legs import plan_legs
 from server.campaigns.logs import capture
-from server.campaigns.members import Membership, membership
+from server.campaigns.members import ENLIST_PAGE, membership, told
 from server.campaigns.orders import holds_old_key, make_order, sign_again
 from server.campaigns.signed import file_order, file_permit
 from server.errors import ConflictError
@@ -44,15 +44,12 @@ from server.planner.events import (
     Cleared,
     CohortDrained,
     DeltasReady,
-    Deselected,
     Displaced,
     Doubted,
-    Enlisted,
     Event,
     Ordered,
     OrderImpossible,
     Recalled,
-    Reselected,
 )
 from server.planner.rows import AssignmentRow, CampaignRow, TargetRow
 from server.planner.selection import Selection
@@ -240,7 +237,8 @@ class Turn:
         """Bring a campaign with a live selection up to a page of who fits by now, and who doesn't any more."""
         row = self._unit.campaigns.load(Footprint(campaign=campaign)).campaign
         if row is not None:
-            self._join(row, membership(self._unit, row, selection, PAGE), revision=0)
+            change = membership(self._unit, row, selection, ENLIST_PAGE)
+            self._events.extend(told(row.id, change, revision=0, at=self.now))
 
     def drain(self) -> None:
         """Feed what is left to tell."""
@@ -281,15 +279,7 @@ class Turn:
             raise RefusedError("not-found", f"There is no campaign {command.campaign} to select targets for.")
         change = membership(self._unit, row, command.selection)
         self._unit.campaigns.set_selection(row.id, command.selection)
-        self._join(row, change, revision=command.revision)
-
-    def _join(self, row: CampaignRow, change: Membership, *, revision: int) -> None:
-        if change.gained:
-            self._events.append(Enlisted(campaign=row.id, targets=tuple(change.gained), at=self.now))
-        self._events.extend(Reselected(campaign=row.id, target=target, at=self.now) for target in change.back)
-        self._events.extend(
-            Deselected(campaign=row.id, target=target, revision=revision, at=self.now) for target in change.lost
-        )
+        self._events.extend(told(row.id, change, revision=command.revision, at=self.now))
 
     def _prepare(self, command: PrepareDeltas) -> None:
         row = self._unit.campaigns.load(Footprint(campaign=command.campaign)).campaign
