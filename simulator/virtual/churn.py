@@ -3,7 +3,7 @@
 Rules
 - Who it happens to, and when, comes by chance from the run's seed and the device's name; to each device one thing at most, the
   first of the scenario that meets it.
-- Who joins is not there before, and part of no campaign that was made before.
+- Who joins is not there before, and part of no campaign that was made before, unless its selection is live.
 - Who is replaced is taken out of the fleet by a person and never heard again; another one with the same labels comes in its
   place, under a name of its own.
 - Who is flashed anew runs the factory's image and remembers nothing but who it is. A bricked device stays so.

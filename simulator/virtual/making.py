@@ -9,7 +9,7 @@ from server.planner.dealing import deal
 from server.planner.gateways import Path
 from server.planner.grouping import leaves_first, regroup, whole_groups
 from server.planner.rows import AssignmentRow, CohortRow
-from server.planner.selection import Match
+from server.planner.selection import Match, Selection
 from server.planner.strata import names as strata_names
 from server.planner.strategy import Strategy
 from server.planner.surroundings import BehindRow
@@ -58,6 +58,11 @@ def _traits(members: Sequence[Member], wanted: Sequence[str]) -> dict[str, dict[
         own = {key: value for key, value in of.items() if key in wanted}
         found[one.id] = same.setdefault(tuple(own.items()), own)
     return found
+
+
+def selects(selection: Selection, one: Member, runs: str) -> bool:
+    """Whether a selection takes a member that runs this version."""
+    return matches(selection, one, runs) and not any(matches(match, one, runs) for match in selection.exclude)
 
 
 def matches(match: Match, one: Member, runs: str) -> bool:

@@ -206,7 +206,7 @@ class RowStore:
                     self._lines[row.group][row.target] = None
             case AssignmentRow():
                 self._in_state[row.campaign, row.state][row.target] = None
-                if row.state is AssignmentState.PLANNED:
+                if row.state is AssignmentState.PLANNED and row.wake_at is None:
                     self._planned[row.campaign, row.cohort].append(row.target)
             case GroupRow():
                 self._has_places = self._has_places or row.key.startswith("download:")
@@ -216,7 +216,17 @@ class RowStore:
             del self._in_state[before.campaign, before.state][before.target]
             self._in_state[after.campaign, after.state][after.target] = None
         if after.state is AssignmentState.PLANNED and after.wake_at is None:
-            self._planned[after.campaign, after.cohort].append(after.target)
+            if before.state is AssignmentState.SKIPPED:
+                self._plan_again(after)
+            else:
+                self._planned[after.campaign, after.cohort].append(after.target)
+
+    def _plan_again(self, row: AssignmentRow) -> None:
+        """Put one that was selected again where its rank has it, unless it still waits there."""
+        waiting, rows = self._planned[row.campaign, row.cohort], self._assignments[row.campaign]
+        if row.target not in waiting:
+            behind = (place for place, target in enumerate(waiting) if rows[target].rank > row.rank)
+            waiting.insert(next(behind, len(waiting)), row.target)
 
     def _remove(self, row: Row) -> None:
         table, key = self._place(row)

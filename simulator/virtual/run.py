@@ -37,9 +37,10 @@ from simulator.virtual.chances import seeded
 from simulator.virtual.churn import Happening, happenings, successor
 from simulator.virtual.defects import Defects
 from simulator.virtual.device import USUAL_TIMING, Device, Image, Order, Timing
+from simulator.virtual.enlisting import Enlisting
 from simulator.virtual.enrolment import Enrolment
 from simulator.virtual.invariants import Books
-from simulator.virtual.making import make, matches
+from simulator.virtual.making import make, selects
 from simulator.virtual.outcome import CampaignOutcome, CohortOutcome, Outcome
 from simulator.virtual.rows import RowStore
 from simulator.virtual.shell import Shell
@@ -97,12 +98,22 @@ class Run:
         self._members: dict[str, Member] = {}
         """Those who are in the fleet now, as long as campaigns are to be made of them."""
         self.store = RowStore()
-        self.shell = Shell(self.store, on_order=self._order, observe=self._observe, checks=checks)
+        is_live = any(start.spec.selection.is_live for start in world.campaigns)
+        observe = self._observe_live if is_live else self._observe
+        self.shell = Shell(self.store, on_order=self._order, observe=observe, checks=checks)
         self._images = {one.version: self._image(one) for one in world.releases}
         counters = {version: place for place, version in enumerate(self._images, start=1)}
         targets = [self._enrol(one) for one in everybody if one.id not in later]
         self.store.add(targets)
         self._sizes: dict[str, int] = {}
+        self._enlisting = Enlisting(
+            self.store,
+            dict(self._members) if is_live else {},
+            sizes=self._sizes,
+            begins=world.begins,
+            later=self._later,
+            tell=self.shell.tell,
+        )
         self.around = Neighbourhood(
             self.store, targets, campaigns=self.shell.campaigns, counters=counters, is_there=self._is_there
         )
@@ -157,10 +168,10 @@ class Run:
         self._rests_at = None
         name = one.member.id
         if one.kind == "join":
-            self._join(one.member)
+            self._join(one.member, now)
         elif one.kind == "replace":
             self._take_out(name, now)
-            self._join(successor(one.member))
+            self._join(successor(one.member), now)
         elif one.kind == "reflash":
             self.devices[name].reflash(self._images.get(FACTORY) or self._factory(FACTORY), now)
         else:
@@ -169,10 +180,11 @@ class Run:
             self._members.pop(name, None)  # no campaign selects it
         self._look_for_rest(now)
 
-    def _join(self, one: Member) -> None:
+    def _join(self, one: Member, now: float) -> None:
         row = self._enrol(one)
         self.store.add([row])
         self.around.join(row)
+        self._enlisting.came(one, now)
 
     def _take_out(self, name: str, now: float) -> None:
         """A person takes a target out of the fleet, as `server.campaigns.decommission` does."""
@@ -245,17 +257,18 @@ class Run:
         self.shell.campaigns.append(spec.name)
         if len(self.shell.campaigns) == len(self.world.campaigns):
             self._members.clear()
+        if spec.selection.is_live:
+            self._enlisting.begin(spec.name, spec.selection, self.world.hardware_of(spec.version))
         self.around.watch(spec.strategy)
         if self.around.watches:
             self.store.is_offline = lambda name: not self._is_there(name)
         self.shell.feed(Commanded(campaign=spec.name, verb=Verb.START, by="sim", reason="", at=now))
 
     def _fits(self, selection: Selection, one: Member, version: str) -> bool:
-        release = next((found for found in self.world.releases if found.version == version), None)
-        if release is not None and release.hardware and one.hardware not in release.hardware:
-            return False
-        runs = self.devices[one.id].image.version
-        return matches(selection, one, runs) and not any(matches(match, one, runs) for match in selection.exclude)
+        hardware = self.world.hardware_of(version)
+        return (not hardware or one.hardware in hardware) and selects(
+            selection, one, self.devices[one.id].image.version
+        )
 
     def _gates_of(self, members: Sequence[Member]) -> dict[str, Path]:
         labels = {one.id: one.labels for one in members}
@@ -318,6 +331,10 @@ class Run:
                     row.state, event.at, sum(one.attempted for one in self._cohorts(loaded, row.id))
                 )
                 self._look_for_rest(event.at, row)
+
+    def _observe_live(self, loaded: Slice, event: Event, decision: Decision) -> None:
+        self._observe(loaded, event, decision)
+        self._enlisting.observe(loaded, event, decision)
 
     def _cohorts(self, loaded: Slice, campaign: str) -> tuple[CohortRow, ...]:
         return loaded.cohorts or self.store.cohorts(campaign)

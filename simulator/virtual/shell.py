@@ -1,12 +1,12 @@
 """The planner's shell in virtual time: feeds events, commits what is decided, and carries commands out.
 
 It does what `server.campaigns.turn` does, over rows in memory. People answer at once: a campaign that asks for approvals is taken
-to have them, and deltas are made at once. What needs the world outside (checks, evidence, indicators, live selections) is refused
-when a world is made.
+to have them, and deltas are made at once. What needs the world outside (checks, evidence, indicators) is refused when a world is
+made. Nobody revises a campaign, so nothing asks to `Enlist`; live selections are looked after beside (`enlisting`).
 """
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -97,6 +97,12 @@ class Shell:
             except RefusedError as error:
                 self.ignored[f"{type(following).__name__}: {error.kind}"] += 1
         return self._answer
+
+    def tell(self, events: Sequence[Event]) -> None:
+        """Feed events that one transaction found out, in the order in which `server.campaigns.turn.Turn.drain` does."""
+        first, *others = events
+        self._following.extend(others)
+        self.feed(first)
 
     def due(self, now: float) -> None:
         """Feed the deadline that passes first (`next_due`), unless it was moved. One that nothing handles is postponed."""

@@ -175,6 +175,10 @@ class World:
         for lot in self.lots:
             yield from _members(lot, seed, self.begins)
 
+    def hardware_of(self, version: str) -> tuple[str, ...]:
+        """What a release is for; empty: all."""
+        return next((one.hardware for one in self.releases if one.version == version), ())
+
 
 def _members(lot: Lot, seed: int, begins: float) -> Iterator[Member]:
     week = week_of(lot.habit, lot.zone, begins)

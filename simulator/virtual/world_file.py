@@ -411,8 +411,6 @@ def _possible_campaigns(world: World, versions: Sequence[str]) -> None:
             raise bad(where, f"name one of the releases {', '.join(versions)}, not {start.spec.version}")
         if start.after_s > world.days * 86400:
             raise bad(f"campaigns[{n}].after", "be before the world's days are over")
-        if start.spec.selection.is_live:
-            raise bad(where, "have a frozen selection: in virtual time campaigns take in nobody who comes later")
         if (what := unsupported(start.spec.strategy)) is not None:
             raise bad(where, f"do without {what}: virtual time has nobody to ask")
     named = {f"acts[{n}]": act.campaign for n, act in enumerate(world.acts)}

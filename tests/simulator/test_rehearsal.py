@@ -57,6 +57,18 @@ def test_a_rehearsal_tells_when_it_is_through_and_how_far_a_bad_release_gets() -
     assert found == played()
 
 
+def test_a_live_selection_is_rehearsed_over_the_fleet_as_it_is() -> None:
+    mars = "selection: {labels: {site: [s0, s1, s2, s3, s4, s5]}, membership: %s}"
+    found = [
+        rehearse(
+            parse_campaign(CAMPAIGN % "healthy: 1m" + mars % how), members(60), begins=BEGINS, days=10, effort=FOUR
+        )
+        for how in ("live", "frozen")
+    ]
+    assert found[0] == found[1]
+    assert (found[0].targets, found[0].verified.p50, found[0].broken) == (24, 1.0, 0)
+
+
 def test_a_sample_takes_whole_sites_and_shrinks_what_the_campaign_limits() -> None:
     fleet = members(100)
     some = sample(fleet, seed=3, most=42)
