@@ -21,7 +21,7 @@ from firmware.errors import RefusedError
 from server.planner.ask_events import CHECKS, Check
 from server.planner.commands import GrantPermit, TellWait
 from server.planner.decision import Decision
-from server.planner.events import Event
+from server.planner.events import Enlisted, Event
 from server.planner.rows import CampaignRow, CohortRow
 from server.planner.slices import Slice
 from server.planner.step import step
@@ -40,6 +40,7 @@ from simulator.soak.books import Ledger, Violation
 from simulator.soak.evidence import Reports, compare_fleet, quiet
 from simulator.virtual.chances import chance, seeded
 from simulator.virtual.churn import Happening, happenings, successor
+from simulator.virtual.enlisting import next_look
 from simulator.virtual.invariants import Books
 from simulator.virtual.world import Act, Member, Start, World
 from simulator.wire.plan import Moment, Tempo, Truth
@@ -143,6 +144,8 @@ class ExactRun:
         )
         self._looks = self._will_look = False
         self._wakes_at = float("inf")
+        self._is_live = any(start.spec.selection.is_live for start in world.campaigns)
+        self._will_enlist = False
         self._campaigns: dict[str, CampaignState] = {}
         self._acts_left = len(world.acts)
         self._rests_at: float | None = None
@@ -195,6 +198,17 @@ class ExactRun:
         self.groups.join(member)
         self._absent.discard(member.id)
         self.fleet.devices[member.id].power_on()
+        self._enlist_soon()
+
+    def _enlist_soon(self) -> None:
+        """Something may be different about who fits a live selection: the server looks at the next full minute."""
+        if self._is_live and not self._will_enlist:
+            self._will_enlist = True
+            self._at(next_look(0.0, self.after_s), self._enlist)
+
+    async def _enlist(self) -> None:
+        self._will_enlist = False
+        await self.server.enlist()
 
     # Playing
 
@@ -357,6 +371,10 @@ class ExactRun:
         rows = " ".join(f"{type(one.row).__name__}:{getattr(one.row, 'state', '')}" for one in decision.changes)
         self.trace.note(self.timeline.now(), "planner", f"{type(event).__name__} {target}: {rows}")
         self.books.observe(loaded, event, decision)
+        self._enlist_soon()
+        if isinstance(event, Enlisted) and loaded.campaign is not None:
+            self._sizes[event.campaign] += len(event.targets)
+            self._running[loaded.campaign.change_id].targets += len(event.targets)
         for command in decision.commands:
             if isinstance(command, GrantPermit) and loaded.assignment is not None:
                 self.admitted.setdefault((loaded.assignment.campaign, loaded.assignment.target), self.after_s)

@@ -20,6 +20,7 @@ from server.campaigns.decommission import DecommissionService
 from server.campaigns.deltas import DeltaFactory
 from server.campaigns.director import Director
 from server.campaigns.engine import Engine
+from server.campaigns.enlisting import Enlisting
 from server.campaigns.ingest import Ingest
 from server.campaigns.preparation import Preparation
 from server.campaigns.presence_watch import PresenceWatch
@@ -88,6 +89,7 @@ class ServerCore:
         self._publisher = Publisher(database, clock, self._broker, epoch=director.epoch)
         self._engine = Engine(database, clock, director, decide=self._decide)
         self._preparation = Preparation(database=database, maker=NoDeltas(), engine=self._engine, clock=clock)
+        self._enlisting = Enlisting(database, self._engine)
         self._watch = PresenceWatch(database, clock, lambda: self._broker.connected)
         self.releases = ReleaseService(
             database=database, repository=repository, artifacts=self.artifacts, factory=DeltaFactory(), clock=clock
@@ -155,6 +157,10 @@ class ServerCore:
             self._noted_at = self._clock.now()
             await self._watch.note()
         return await self.database.read(_standing)
+
+    async def enlist(self) -> None:
+        """Bring live selections up to date."""
+        await self._enlisting.settle()
 
     async def renew(self) -> None:
         """Keep the online roles of the catalogue fresh, and sign a checkpoint of the trail."""
