@@ -42,6 +42,12 @@ class MemoryEffects:
     def __init__(self) -> None:
         self._files: dict[Path, bytes] = {}
 
+    def copy(self) -> "MemoryEffects":
+        """Another storage with the same files."""
+        other = MemoryEffects()
+        other._files = dict(self._files)
+        return other
+
     def replace(self, path: Path, data: bytes) -> None:
         self._files[path] = data
 
@@ -144,12 +150,18 @@ class MemoryBoot:
     """`BootControl` with the real boot loader's decisions; the state is in memory and the reboot is carried out by the swarm."""
 
     def __init__(
-        self, slots: Holding, depot: Running, clock: Callable[[], float] = time.monotonic, *, name: str | None = None
+        self,
+        slots: Holding,
+        depot: Running,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        name: str | None = None,
+        state: LoaderState | None = None,
     ) -> None:
-        """`name`: what its boots are called, with a number; drawn unless given."""
+        """`name`: what its boots are called, with a number; drawn unless given. `state`: what it remembers from before."""
         self._slots, self._depot, self._clock = slots, depot, clock
         self._lock = threading.Lock()
-        self._state = LoaderState()
+        self._state = state or LoaderState()
         self._request: Request | None = None
         self._boot = Boot(slot=Slot.A, outcome=BootOutcome.NORMAL)
         self._boots = 0
@@ -186,6 +198,11 @@ class MemoryBoot:
                 self._state = attempt_failed(self._state)
                 return True
             return False
+
+    @property
+    def state(self) -> LoaderState:
+        """What it remembers."""
+        return self._state
 
     @property
     def deadline_at(self) -> float | None:

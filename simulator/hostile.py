@@ -6,6 +6,7 @@ she does not have: a director key, or any report key.
 
 import contextlib
 import getpass
+import signal
 import socket
 import ssl
 import subprocess
@@ -61,10 +62,12 @@ class HostileBroker:
         directory.mkdir(parents=True, exist_ok=True)
         self.agents_port = agents
         self.services_port = services
-        self._directory = directory
+        self.revocation_lists = authorities.revocation_file
+        self._directory, self._kind = directory, kind
         self._authorities, self._most_agents = authorities, most_agents
         self._command = (self._mosquitto if kind == "mosquitto" else self._embedded)()
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_up = False
 
     def start(self) -> None:
         """Start it and wait until it accepts TLS connections."""
@@ -75,9 +78,17 @@ class HostileBroker:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise UnavailableError("broker-failed", (self._directory / "broker.log").read_text()[-2000:])
             time.sleep(POLL_S)
+        self._is_up = True
+
+    def read_lists(self) -> None:
+        """Have it read its revocation lists again, as its owner must when they are new; the embedded one does so by itself."""
+        process = self._process
+        if self._kind == "mosquitto" and self._is_up and process is not None:
+            process.send_signal(signal.SIGHUP)
 
     def kill(self) -> None:
         """`kill -9`: retained messages are gone."""
+        self._is_up = False
         if self._process is not None:
             self._process.kill()
             self._process.wait()

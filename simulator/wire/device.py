@@ -24,13 +24,13 @@ from firmware.contents import ROOT_SET
 from firmware.protocol import topics
 from firmware.protocol.unverified import DEFAULT_MAX_BYTES
 from firmware.protocol.words import AgentState
-from simulator.fakes import MemoryBoot, MemoryEffects
+from simulator.fakes import MemoryBoot
 from simulator.virtual.chances import chance, seeded
 from simulator.virtual.defects import Defect
 from simulator.virtual.presence import NEVER, Presence
 from simulator.virtual.world import Member
 from simulator.wire.line import KEEPALIVE_S
-from simulator.wire.parts import Blob, Checks, Installer, Luck, Notary, Programs, Reachable, Slots
+from simulator.wire.parts import Blob, Checks, Flash, Installer, Luck, Notary, Programs, Reachable
 from simulator.wire.plan import Moment, Truth
 from simulator.wire.ports import Common
 
@@ -58,6 +58,7 @@ class Device:
         "_identity",
         "_installer",
         "_is_there",
+        "_is_unplugged",
         "_line",
         "_luck",
         "_messages",
@@ -68,6 +69,7 @@ class Device:
         "_pace",
         "_paced_at",
         "_paced_from",
+        "_pem",
         "_ports",
         "_power",
         "_presence",
@@ -91,12 +93,16 @@ class Device:
         *,
         seed: int,
         begins: float,
+        like: str = "",
+        flash: Flash | None = None,
     ) -> None:
+        """`like`: by whose chances its hardware fails, unless by its own; `flash`: what it keeps already."""
         self.member, self._identity, self._common, self._hub = member, identity, common, common.hub
-        own = self._own = seeded(seed, member.id)
+        self._pem = pem
+        own = self._own = seeded(seed, like or member.id)
         self._pace, self._paced_at, self._paced_from = 1.0, 0.0, 0.0
         self.boots = 0
-        self.is_bricked = self.is_down = False
+        self.is_bricked = self.is_down = self._is_unplugged = False
         self._presence = Presence(
             seed=own,
             week=member.week,
@@ -105,12 +111,10 @@ class Device:
             outages=member.outages,
             wakes_at=begins + member.asleep_s if member.asleep_s else 0.0,
         )
-        self._luck = Luck(own)
-        self._effects, self._slots = MemoryEffects(), Slots(common.factory)
-        self._boot = self._new_boot()
+        self._luck = Luck(seeded(own, member.id) if like else own)
+        self._keep(flash or Flash.new(common.factory))
         self._notary = Notary(common.keys, signer)
         self._checks = Checks(self._is_well)
-        self._installer = self._new_installer()
         self._line = common.cable(
             address=(identity.mqtt_host, identity.mqtt_port),
             name=identity.agent,
@@ -150,7 +154,7 @@ class Device:
 
     def power_on(self) -> None:
         """Boot: a new agent on what was durable."""
-        if self._power or self.is_bricked:
+        if self._power or self.is_bricked or self._is_unplugged:
             return
         self._boot.power_on()
         self._power = True
@@ -199,14 +203,27 @@ class Device:
             boot_s = self._common.tempo.boot_s * (0.5 + self._luck.jitter())
             self._hub.later(self._hub.now() + boot_s, self.power_on)
 
+    def unplug(self) -> None:
+        """Lose power for good."""
+        self._is_unplugged = True
+        self.power_cut(again=False)
+
+    def twin(self, member: Member, flash: Flash, *, seed: int, begins: float) -> "Device":
+        """Another device with this one's keys and hardware, which the world calls otherwise; it has no power yet."""
+        common, identity, signer = self._common, self._identity, self._notary.signer
+        like = self.member.id
+        return Device(common, member, identity, self._pem, signer, seed=seed, begins=begins, like=like, flash=flash)
+
+    def flash(self) -> Flash:
+        """A copy of what it keeps."""
+        return Flash(effects=self._effects.copy(), slots=self._slots.copy(), loader=self._boot.state)
+
     def wipe(self) -> None:
         """Be flashed anew: the factory's image, and nothing remembered but who it is."""
         if self.is_bricked:
             return
         self.power_cut()
-        self._effects, self._slots = MemoryEffects(), Slots(self._common.factory)
-        self._boot = self._new_boot()
-        self._installer = self._new_installer()
+        self._keep(Flash.new(self._common.factory))
         self._crashed, self._order = frozenset(), ""
         if self.is_down:
             self.is_down = False
@@ -448,12 +465,13 @@ class Device:
             return "bricked"
         return "off" if self._runtime is None else str(type(self._runtime.standing.state).__name__).lower()
 
-    def _new_boot(self) -> MemoryBoot:
-        return MemoryBoot(self._slots, Programs(self._program_runs), self.seconds, name=self._luck.nonce()[:16])
-
-    def _new_installer(self) -> Installer:
+    def _keep(self, flash: Flash) -> None:
+        """From now on this is what it keeps."""
+        self._effects, self._slots = flash.effects, flash.slots
+        programs, name = Programs(self._program_runs), self._luck.nonce()[:16]
+        self._boot = MemoryBoot(self._slots, programs, self.seconds, name=name, state=flash.loader)
         site, place = self._common.site, self.member.site
-        return Installer(site, place, self._slots, fails=self._flash_fails, takes=self._download_s)
+        self._installer = Installer(site, place, self._slots, fails=self._flash_fails, takes=self._download_s)
 
     def _new_ports(self) -> Ports:
         common = self._common

@@ -67,7 +67,7 @@ class Loop:
         self._to_dial: deque[Device] = deque()
         self._dialling: set[Device] = set()
         self._jobs = ThreadPoolExecutor(THREADS, thread_name_prefix="job")
-        self._done: queue.SimpleQueue[tuple[Device, int, Job, JobDone | Exception]] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._bell_out, self._bell_in = socket.socketpair()
         self._bell_out.setblocking(False)
         self._bell_in.setblocking(False)
@@ -115,21 +115,30 @@ class Loop:
 
     def run(self, device: Device, number: int, job: Job) -> None:
         if job.lane in (Lane.CATALOGUE, Lane.SLOT):
-            self._jobs.submit(self._work, device, number, job, time.monotonic())
+            asked_at = time.monotonic()
+            self.aside(lambda: self._work(device, number, job, asked_at))
         else:
             self._answer(device, number, job, job.run())
 
-    def _work(self, device: Device, number: int, job: Job, asked_at: float) -> None:
-        self._site.asked(asked_at)
-        try:
-            answer: JobDone | Exception = job.run()
-        except Exception as error:  # noqa: BLE001 (told to the hub, which restarts the device)
-            answer = error
-        self._done.put((device, number, job, answer))
+    def aside(self, work: Callable[[], Callable[[], None]]) -> None:
+        """Let this, which may wait for the network, run on another thread; what it returns is called on ours then."""
+        self._jobs.submit(self._run_aside, work)
+
+    def _run_aside(self, work: Callable[[], Callable[[], None]]) -> None:
+        self._done.put(work())
         try:
             self._bell_in.send(b"!")
         except (BlockingIOError, OSError):
             return  # it rings already, or nobody listens any more
+
+    def _work(self, device: Device, number: int, job: Job, asked_at: float) -> Callable[[], None]:
+        self._site.asked(asked_at)
+        try:
+            done = job.run()
+        except Exception as error:  # noqa: BLE001 (told to the hub, which restarts the device)
+            trouble = error
+            return lambda: self._trouble(device, trouble)
+        return lambda: self._answer(device, number, job, done)
 
     def _ring(self) -> None:
         try:
@@ -137,11 +146,7 @@ class Loop:
         except BlockingIOError:
             return
         while not self._done.empty():
-            device, number, job, answer = self._done.get()
-            if isinstance(answer, Exception):
-                self._trouble(device, answer)
-            else:
-                self._answer(device, number, job, answer)
+            self._guarded(self._done.get())
 
     def _answer(self, device: Device, number: int, job: Job, done: JobDone) -> None:
         """Hand it back: later, and never within the call that asked for the job."""
@@ -225,6 +230,9 @@ class Loop:
         for device in self.devices.values():
             device.power_cut(again=False)
         self._jobs.shutdown(wait=False, cancel_futures=True)
+        self.forget(self._bell_out)
+        self._bell_out.close()
+        self._bell_in.close()
 
 
 def rss_bytes(pid: int | str = "self") -> int:

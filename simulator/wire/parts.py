@@ -3,12 +3,14 @@
 import errno
 import hashlib
 from collections.abc import Callable, Sequence
+from copy import copy
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 from securesystemslib.signer import Signer
 
+from device_agent.boot.loader import LoaderState
 from device_agent.notary import CatalogueKeys
 from device_agent.ports import Director, HealthResult, Slot, Verified
 from device_agent.verify import ordered_images
@@ -19,6 +21,7 @@ from firmware.protocol.envelope import seal_payload
 from firmware.protocol.order import FileRef, Order
 from firmware.protocol.report import REPORT_KIND
 from firmware.protocol.words import ReasonKind
+from simulator.fakes import MemoryEffects
 from simulator.virtual.chances import chance
 from simulator.wire.site import Site, Stop
 
@@ -42,6 +45,12 @@ class Slots:
 
     def __init__(self, factory: Blob) -> None:
         self._content: dict[Slot, Blob | None] = {Slot.A: factory, Slot.B: None}
+
+    def copy(self) -> "Slots":
+        """Others that hold the same."""
+        other = copy(self)
+        other._content = dict(self._content)
+        return other
 
     def holds(self, slot: Slot) -> Blob | None:
         return self._content[slot]
@@ -74,6 +83,19 @@ class Slots:
         raise OSError(errno.EIO, "a simulated slot has no bytes to read")
 
 
+class Flash(Struct, frozen=True, kw_only=True):
+    """All that a device keeps without power: its files, its slots, and what its boot loader remembers."""
+
+    effects: MemoryEffects
+    slots: Slots
+    loader: LoaderState
+
+    @classmethod
+    def new(cls, factory: Blob) -> "Flash":
+        """As it comes from the factory."""
+        return cls(effects=MemoryEffects(), slots=Slots(factory), loader=LoaderState())
+
+
 class Luck:
     """Nonces and jitter of one device, from its seed: the same again by the same seed, and no random state to keep."""
 
@@ -98,10 +120,10 @@ class _Numbered(Struct, frozen=True, kw_only=True):
 class Notary:
     """`Notary` that keeps what it signed: `said` has, of `journal`, the first half of each report's sha256 by its number."""
 
-    __slots__ = ("_keys", "_signer", "journal", "said")
+    __slots__ = ("_keys", "journal", "said", "signer")
 
     def __init__(self, keys: CatalogueKeys, signer: Signer) -> None:
-        self._keys, self._signer = keys, signer
+        self._keys, self.signer = keys, signer
         self.journal = ""
         self.said = bytearray()
 
@@ -119,7 +141,7 @@ class Notary:
                 self.said.clear()
             del self.said[(numbered.seq - 1) * HASH_BYTES :]
             self.said += hashlib.sha256(payload).digest()[:HASH_BYTES]
-        return seal_payload(payload, kind, self._signer)
+        return seal_payload(payload, kind, self.signer)
 
 
 class Programs:

@@ -46,8 +46,8 @@ class Site:
             MemoryEffects(),
             ROOM,
             root=root,
-            fetch_metadata=files.metadata,
-            fetch_target=files.target,
+            fetch_metadata=lambda name, most: self._http.metadata(name, most),
+            fetch_target=lambda address, most: self._http.target(address, most),
             trusted_time=BUILD_TIME,
         )
         self._thread = threading.local()
@@ -60,6 +60,10 @@ class Site:
     def asked(self, at: float) -> None:
         """What runs next on this thread was asked for then."""
         self._thread.asked_at = at
+
+    def fetch_by(self, files: Files) -> None:
+        """From now on it comes from there; may be called on any thread."""
+        self._http = files
 
     # The catalogue's port
 
