@@ -39,7 +39,7 @@ from simulator.exact.trail import said
 from simulator.soak.books import Ledger, Violation
 from simulator.soak.evidence import Reports, compare_fleet, quiet
 from simulator.virtual.chances import chance, seeded
-from simulator.virtual.churn import Happening, happenings, successor
+from simulator.virtual.churn import Happening, Turnover, successor
 from simulator.virtual.enlisting import next_look
 from simulator.virtual.invariants import Books
 from simulator.virtual.world import Act, Member, Start, World
@@ -87,16 +87,9 @@ class ExactRun:
             text = f"{world.name} begins before this agent was built, and no agent believes in such a time; set a later `begins`."
             raise RefusedError("too-early", text)
         self.world, self.seed, self.trace, self._checks = world, seed, trace, checks
-        everybody = sorted(world.members(seed), key=lambda one: one.id)
-        self._happenings = happenings(world.churn, everybody, seed)
-        self._happenings_left = len(self._happenings)
-        self._absent = {one.member.id for one in self._happenings if one.kind == "join"}
-        """Who isn't in the fleet: not yet, or not any more."""
-        self._unheard: set[str] = set()
-        """Who was copied: the server listens to it no more."""
-        new = [successor(one.member) for one in self._happenings if one.kind == "replace"]
-        self._absent |= {one.id for one in new}
-        self.members = {one.id: one for one in (*everybody, *new)}
+        self._turnover = Turnover(world.churn, sorted(world.members(seed), key=lambda one: one.id), seed)
+        self._happenings_left = len(self._turnover.happenings)
+        self.members = self._turnover.members
         self.marks: dict[str, Marks] = {}
         self.admitted: dict[tuple[str, str], float] = {}
         """When each target got its first permit of a campaign, in their order: seconds after the beginning."""
@@ -108,7 +101,7 @@ class ExactRun:
         self._product = world.campaigns[0].spec.product
         repository = open_catalogue(directory / "catalogue", self._product, now=self.now())
         self.server = ServerCore(directory, repository, self.broker, self, decide=self._decide, draw=self._draw)
-        self.groups = Groups(self._present(), lambda: self.server.offline)
+        self.groups = Groups(self._turnover.present, lambda: self.server.offline)
         self._sizes: dict[str, int] = {}
         self._running: dict[str, Running] = {}
         self.books = Books(self.groups, self._sizes)
@@ -171,9 +164,6 @@ class ExactRun:
 
     # The fleet
 
-    def _present(self) -> list[Member]:
-        return [one for one in self.members.values() if one.id not in self._absent]
-
     async def _happen(self, one: Happening) -> None:
         self._happenings_left -= 1
         name = one.member.id
@@ -181,22 +171,22 @@ class ExactRun:
             self.fleet.devices[name].wipe()
             return
         if one.kind == "clone":
-            self._unheard.add(name)
+            self._turnover.was_copied(name)
             self.broker.inject(*self.fleet.copied(name, at=self.now()), who="copy")
             return
         if one.kind == "replace":
-            self.fleet.devices[name].power_cut(again=False)
+            self.fleet.devices[name].unplug()
             await self.server.take_out(name)
             self.books.left(name)
             self.down.left(name)
             self.groups.leave(one.member)
-            self._absent.add(name)
+            self._turnover.went(name)
         await self._join(one.member if one.kind == "join" else successor(one.member))
 
     async def _join(self, member: Member) -> None:
         await self.server.enrol(member, self.fleet.signers[member.id])
         self.groups.join(member)
-        self._absent.discard(member.id)
+        self._turnover.came(member.id)
         self.fleet.devices[member.id].power_on()
         self._enlist_soon()
 
@@ -241,11 +231,11 @@ class ExactRun:
                 hardware=hardware,
                 now=self.now(),
             )
-        for member in self._present():
+        for member in self._turnover.present:
             await self.server.enrol(member, self.fleet.signers[member.id])
         await self.server.link()
         self.fleet.each(lambda device: device.gather())
-        for member in self._present():
+        for member in self._turnover.present:
             self.fleet.devices[member.id].power_on()
         await self._go_on(COMMISSION_S, lambda: False)
 
@@ -256,7 +246,7 @@ class ExactRun:
             self._at(start.after_s, lambda start=start: self._start(start))  # type: ignore[misc]
         for act in self.world.acts:
             self._at(act.after_s, lambda act=act: self._act(act))  # type: ignore[misc]
-        for happening in self._happenings:
+        for happening in self._turnover.happenings:
             self._at(happening.at_s, lambda one=happening: self._happen(one))  # type: ignore[misc]
         for deed in self.world.deeds:
             self._at(deed.after_s, lambda deed=deed: self.deeds.do(deed))  # type: ignore[misc]
@@ -449,8 +439,7 @@ class ExactRun:
 
     def _truths(self) -> dict[str, Truth]:
         """Of those who are in the fleet and heard."""
-        missing = self._absent | self._unheard
-        return {name: truth for name, truth in self.fleet.truths().items() if name not in missing}
+        return {name: truth for name, truth in self.fleet.truths().items() if self._turnover.is_heard(name)}
 
 
 def play(run: ExactRun) -> float:

@@ -11,12 +11,11 @@ Rules
   until a person has looked.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from firmware.errors import RefusedError
 from simulator.virtual.chances import chance, seeded
-from simulator.virtual.world import FACTORY, Churn, Member, World
+from simulator.virtual.world import FACTORY, Churn, Member
 
 _WHO, _WHEN = 200, 300
 
@@ -41,14 +40,38 @@ def successor(member: Member) -> Member:
     return replace(member, id=f"{member.id}-new", version=FACTORY, asleep_s=0.0, there_s=0.0)
 
 
-def require_only(world: World, kinds: Collection[str], how: str) -> None:
-    """Raise `RefusedError` (`cannot-happen`) for a world with churn that can't be carried in this way of running."""
-    other = next((one.kind for one in world.churn if one.kind not in kinds), None)
-    if other is not None:
-        raise RefusedError("cannot-happen", f"{world.name} has devices that {_WORDS[other]}, which {how} can't carry.")
+class Turnover:
+    """Who of a run's devices is in the fleet, and whom the server hears, as that changes. `members`: all that ever come, by name,
+    in the order given and then those that come in somebody's place. `happenings`: what is to happen, by its time."""
 
+    def __init__(self, churn: Sequence[Churn], members: Iterable[Member], seed: int) -> None:
+        everybody = list(members)
+        self.happenings = happenings(churn, everybody, seed)
+        new = [successor(one.member) for one in self.happenings if one.kind == "replace"]
+        self.members = {one.id: one for one in (*everybody, *new)}
+        self._absent = {one.id for one in new} | {one.member.id for one in self.happenings if one.kind == "join"}
+        self._unheard: set[str] = set()
 
-_WORDS = {"clone": "are copied", "join": "join", "reflash": "are flashed anew", "replace": "are replaced"}
+    @property
+    def present(self) -> list[Member]:
+        """Who is in the fleet now."""
+        return [one for one in self.members.values() if one.id not in self._absent]
+
+    def is_heard(self, name: str) -> bool:
+        """Whether it is in the fleet, and no copy of it is about."""
+        return name in self.members and name not in self._absent | self._unheard
+
+    def came(self, name: str) -> None:
+        """It joined."""
+        self._absent.discard(name)
+
+    def went(self, name: str) -> None:
+        """It was taken out of the fleet."""
+        self._absent.add(name)
+
+    def was_copied(self, name: str) -> None:
+        """Another one has its keys."""
+        self._unheard.add(name)
 
 
 def _of(churn: Sequence[Churn], member: Member, seed: int) -> Happening | None:

@@ -12,6 +12,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, cast
 
 from firmware.errors import UnavailableError
+from simulator.virtual.world import Member
 from simulator.wire.plan import Plan, Pulse, Truth
 from simulator.wire.worker import work
 
@@ -22,10 +23,13 @@ LOOK_S = 0.5
 
 
 class Crew:
-    """`on_pulse` is told each pulse, on the reading thread. `targets`: by member, the id that the server gave."""
+    """`on_pulse` is told each pulse, on the reading thread. `targets`: by member, the id that the server gave. `joining`: who is
+    being enrolled while all goes on; `refused`: by member, why it was not."""
 
     def __init__(self, plans: Sequence[Plan], on_pulse: Callable[[Pulse], None]) -> None:
         self.targets: dict[str, str] = {}
+        self.joining: set[str] = set()
+        self.refused: dict[str, str] = {}
         self._plans, self._on_pulse = plans, on_pulse
         self._place: dict[str, int] = {}
         self._pipes: list[Connection] = []
@@ -77,6 +81,22 @@ class Crew:
     def wipe(self, members: Sequence[str]) -> None:
         """Flash these devices anew: they come with the factory's image, and remember nothing but who they are."""
         self._each(members, "wipe")
+
+    def join(self, member: Member, claim: str) -> None:
+        """Enrol one more device with this claim, and then give it power; returns at once."""
+        with self._changed:
+            place = min(range(len(self._pipes)), key=list(self._place.values()).count)
+            self._place[member.id] = place
+            self.joining.add(member.id)
+            self._pipes[place].send(("join", member, claim))
+
+    def leave(self, members: Sequence[str]) -> None:
+        """Take these devices away for good."""
+        self._each(members, "leave")
+
+    def copy(self, members: Sequence[str]) -> None:
+        """Let a copy of each of these devices come up beside it."""
+        self._each(members, "copy")
 
     def gather(self) -> None:
         """Let all devices be there from now on."""
@@ -144,6 +164,13 @@ class Crew:
                     continue
                 self._take(places[pipe], said)
 
+    def _note_join(self, member: str, target: str, why: str) -> None:
+        if target:
+            self.targets[member] = target
+        else:
+            self.refused[member] = why
+        self.joining.discard(member)
+
     def _note_end(self) -> None:
         with self._changed:
             self._ended = self._ended or not self._is_over
@@ -156,6 +183,8 @@ class Crew:
         with self._changed:
             if said[0] == "enrolling":
                 self._enrolling[place] = said[1]
+            elif said[0] == "joined":
+                self._note_join(*said[1:])
             else:
                 self._answers[(place, said[0])] = said[1] if len(said) > 1 else None
             self._changed.notify_all()

@@ -15,16 +15,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from firmware.errors import OtariaError
+from firmware.errors import OtariaError, RefusedError
 from server.planner.words import AssignmentState, CampaignState
 from simulator.soak.books import Ledger
 from simulator.soak.evidence import Reports, Trail, compare_fleet, quiet
 from simulator.soak.gauges import Gauges
 from simulator.virtual.chances import seeded
-from simulator.virtual.churn import happenings, require_only
+from simulator.virtual.churn import Turnover
 from simulator.virtual.defects import Defects
 from simulator.virtual.outcome import CampaignOutcome, CohortOutcome, Outcome
 from simulator.virtual.world import Act, Deed, World
+from simulator.wire.changes import Changes
 from simulator.wire.hasten import hastened
 from simulator.wire.mischief import Mischief
 from simulator.wire.plan import Moment, Pulse, Tempo, Truth
@@ -42,12 +43,15 @@ FEW = 0.9
 
 @dataclass
 class Played:
-    """What came of it, and more than an `Outcome` has: `truths` and `targets` by member; the target's `states`; by campaign
-    `admitted`, the members in the order in which they followed their first permit, and `seeds`, which the server drew."""
+    """What came of it, and more than an `Outcome` has, by member: `truths`, `targets`, and by the server's word the target's
+    `states`, its `standing` in the fleet and the `versions` that run. By campaign: `admitted`, the members in the order in which
+    they followed their first permit, and `seeds`, which the server drew."""
 
     outcome: Outcome
     truths: Mapping[str, Truth]
     states: Mapping[str, str]
+    standing: Mapping[str, str]
+    versions: Mapping[str, str]
     targets: Mapping[str, str]
     admitted: Mapping[str, Sequence[str]]
     seeds: Mapping[str, int]
@@ -68,12 +72,17 @@ class Play:
         processes: int = 1,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
-        require_only(world, ("reflash",), "the wire")
         self._world, self._pace, self._say = world, pace, say
         self._seed = world.seed if seed is None else seed
         self._texts = [(start.after_s / pace, hastened(start.text, pace), start.spec.name) for start in world.campaigns]
-        self._members = {one.id: one for one in world.members(self._seed)}
-        self._happenings = happenings(world.churn, self._members.values(), self._seed)
+        self._turnover = Turnover(world.churn, world.members(self._seed), self._seed)
+        self._members = self._turnover.members
+        there = {one.id: one for one in self._turnover.present}
+        if not there:
+            raise RefusedError(
+                "cannot-happen", f"Nobody of {world.name} is there when it begins; on the wire some must be."
+            )
+        self._first = len(there)
         self._ledger, self._gauges, self._lock = Ledger(), Gauges(time.monotonic()), threading.Lock()
         self._moments: list[Moment] = []
         self._made: dict[str, dict[str, Any]] = {}
@@ -83,16 +92,19 @@ class Play:
         self._scene = Scene(
             directory,
             product=world.campaigns[0].spec.product,
-            members=list(self._members.values()),
+            members=list(there.values()),
+            later=[one for one in self._members.values() if one.id not in there],
             releases=world.releases,
             seed=self._seed,
             begins=world.begins,
             tempo=replace(given, hasten=pace),
             processes=processes,
+            shuts_out=bool(self._turnover.happenings),
             on_pulse=self._hear,
             say=say,
         )
         self._mischief = Mischief(self._scene, self._seed)
+        self._changes = Changes(self._scene, self._turnover, self._ledger)
 
     def run(self) -> Played:
         """All of it. Raises `UnavailableError` when it can't even begin."""
@@ -111,7 +123,7 @@ class Play:
         self._say("connecting the devices")
         self._scene.crew.start()
         began = time.monotonic()
-        while time.monotonic() - began < CONNECT_S and self._connected() < len(self._members) * FEW:
+        while time.monotonic() - began < CONNECT_S and self._connected() < self._first * FEW:
             time.sleep(TURN_S)
             if self._connected() >= self._there(time.monotonic() - began):
                 break
@@ -126,7 +138,7 @@ class Play:
 
     def _there(self, waited_s: float) -> float:
         """How many must be connected before it begins: fewer, the longer it waited, as some may be away by habit."""
-        return len(self._members) * FEW * max(0.0, 1 - waited_s / 20)
+        return self._first * FEW * max(0.0, 1 - waited_s / 20)
 
     # While it goes on
 
@@ -138,8 +150,8 @@ class Play:
         todo += [(act.after_s / self._pace, lambda act=act: self._act(act)) for act in self._world.acts]  # type: ignore[misc]
         todo += [(one.after_s / self._pace, lambda one=one: self._do(one)) for one in self._world.deeds]  # type: ignore[misc]
         todo += [
-            (one.at_s / self._pace, lambda one=one: self._scene.crew.wipe((one.member.id,)))  # type: ignore[misc]
-            for one in self._happenings
+            (one.at_s / self._pace, lambda one=one: self._changes.do(one))  # type: ignore[misc]
+            for one in self._turnover.happenings
         ]
         todo.sort(key=lambda one: one[0])
         lasts_s = self._world.days * 86400 / self._pace
@@ -147,7 +159,7 @@ class Play:
         while (at_s := time.monotonic() - began) < lasts_s:
             while todo and todo[0][0] <= at_s:
                 todo.pop(0)[1]()
-            rests = not todo and self._rests(at_s)
+            rests = not todo and not self._changes.is_joining and self._rests(at_s)
             rests_since = (rests_since or at_s) if rests else None
             if rests_since is not None and at_s - rests_since > self._late_s():
                 return
@@ -204,25 +216,29 @@ class Play:
         until = time.monotonic() + QUIET_S
         while True:
             truths = self._scene.crew.truths()
-            reports.compare(truths.values(), time.monotonic() - began, {})
-            lively = [one for one in truths.values() if not one.is_bricked]
-            if (not quiet(lively) and not reports.pending) or time.monotonic() > until:
+            heard = [one for name, one in truths.items() if self._turnover.is_heard(name)]
+            reports.compare(heard, time.monotonic() - began, {})
+            lively = [one for one in heard if not one.is_bricked]
+            is_quiet = not quiet(lively) and not reports.pending and not self._changes.waits(truths)
+            if is_quiet or time.monotonic() > until:
                 break
             time.sleep(TURN_S)
         self._rests(time.monotonic() - began)
         Trail(self._scene.lab, self._directory / "trail", self._ledger).verify(time.monotonic() - began)
-        by_target = {one.target: one for one in truths.values() if not one.is_bricked}
+        by_target = {one.target: one for one in lively}
         brings = {
             view["id"]: start.spec.version
             for start in self._world.campaigns
             if (view := self._made.get(start.spec.name))
         }
         compare_fleet(self._scene.lab.rest.fleet(), by_target, brings, self._ledger, time.monotonic() - began, {})
+        self._changes.compare(truths, time.monotonic() - began)
         return truths
 
     def _told(self, began: float, truths: Mapping[str, Truth]) -> Played:
         seconds = time.monotonic() - began
-        fleet = self._scene.lab.rest.fleet()
+        names = self._scene.names
+        fleet = {names.get(one["id"], one["id"]): one for one in self._scene.lab.rest.fleet()}
         broken = self._ledger
         outcome = Outcome(
             world=self._world.name,
@@ -239,18 +255,20 @@ class Play:
         return Played(
             outcome=outcome,
             truths=truths,
-            states={self._scene.member(one["id"]): one["state"] or "" for one in fleet},
+            states={name: one["state"] or "" for name, one in fleet.items()},
+            standing={name: one["status"] for name, one in fleet.items()},
+            versions={name: one["running_version"] or "" for name, one in fleet.items()},
             targets=self._scene.crew.targets,
             admitted=self._admitted(),
             seeds={name: view["seed"] for name, view in self._made.items()},
-            judgement=self._gauges.judgement(),
+            judgement=[*self._gauges.judgement(), *self._changes.notes],
         )
 
     def _admitted(self) -> Mapping[str, Sequence[str]]:
         changes = {view["change_id"]: name for name, view in self._made.items()}
         found: dict[str, dict[str, None]] = {name: {} for name in self._made}
         for moment in sorted(self._moments, key=lambda one: one.at):
-            if moment.kind == "down" and moment.change in changes:
+            if moment.kind == "down" and moment.change in changes and moment.member in self._members:
                 found[changes[moment.change]].setdefault(moment.member)
         return {name: list(members) for name, members in found.items()}
 

@@ -13,6 +13,7 @@ from simulator.lab import Firmware, Lab
 from simulator.virtual.world import FACTORY, Member, Release
 from simulator.wire.crew import Crew
 from simulator.wire.hub import allow_files
+from simulator.wire.keeper import Keeper
 from simulator.wire.plan import Plan, Pulse, Tempo
 
 PROGRAM = b"# a simulated device has no processor for this\n"
@@ -26,8 +27,9 @@ FILES = 60_000
 
 
 class Scene:
-    """`say` is told what is done; `published`: how many of the releases are from the beginning, all unless given. Nothing runs
-    before `open`."""
+    """`members`: who is there from the beginning, and `later` who may join. `say` is told what is done; `published`: how many of
+    the releases are from the beginning, all unless given. `shuts_out`: whether somebody will be, who then has to stay away from
+    the broker. Nothing runs before `open`."""
 
     def __init__(
         self,
@@ -35,12 +37,14 @@ class Scene:
         *,
         product: str,
         members: Sequence[Member],
+        later: Sequence[Member] = (),
         releases: Sequence[Release],
         seed: int,
         begins: float,
         tempo: Tempo,
         processes: int = 1,
         published: int | None = None,
+        shuts_out: bool = False,
         on_pulse: Callable[[Pulse], None] = lambda _: None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -50,13 +54,16 @@ class Scene:
             )
         self.directory, self.product, self.releases = directory, product, list(releases)
         self.members = {one.id: one for one in members}
-        self.lab = Lab(directory / "server", broker="mosquitto", hostile=True, most_agents=len(members) + 100)
+        self._hardware = sorted({one.hardware for one in (*members, *later)})
+        most = len(members) + len(later)
+        self.lab = Lab(directory / "server", broker="mosquitto", hostile=True, most_agents=most + 100)
         self._seed, self._begins, self._tempo = seed, begins, tempo
-        self._processes = max(processes, -(-len(members) // DEVICES_EACH))
+        self._processes = max(processes, -(-most // DEVICES_EACH))
         self._on_pulse, self._say = on_pulse, say
         self._published = len(releases) if published is None else published
         self._crew: Crew | None = None
-        self._member_of: dict[str, str] = {}
+        self._shuts_out = shuts_out
+        self._keeper: Keeper | None = None
 
     @property
     def crew(self) -> Crew:
@@ -70,9 +77,10 @@ class Scene:
             raise RefusedError("not-open", "The scene has no broker yet.")
         return self.lab.broker
 
-    def member(self, target: str) -> str:
-        """The world's name of a target; the target's own when it has none."""
-        return self._member_of.get(target, target)
+    @property
+    def names(self) -> Mapping[str, str]:
+        """By target, the world's name of it."""
+        return {target: member for member, target in [*self.crew.targets.items()]}
 
     def open(self, on_enrolled: Callable[[int], None] = lambda _: None) -> None:
         """Start the server, publish the releases, enrol the devices. They have no power yet."""
@@ -80,6 +88,9 @@ class Scene:
         self._say("starting the server and Mosquitto")
         self.lab.prepare(self.product)
         self.lab.start_server()
+        if self._shuts_out:
+            self._keeper = Keeper(self.broker.revocation_lists, self.broker.read_lists)
+            self._keeper.start()
         if self._published:
             self._say("publishing the releases")
         self._build(FACTORY, 1)
@@ -88,19 +99,29 @@ class Scene:
         self._say("enrolling the devices")
         self._crew = Crew(list(self._plans()), self._on_pulse)
         self._crew.enrol(on_enrolled)
-        self._member_of = {target: member for member, target in self._crew.targets.items()}
 
     def publish(self, release: Release, number: int) -> None:
         """Build, sign and publish a release under this counter; the devices know what it does to them if the scene's releases
         have it."""
-        hardware = release.hardware or sorted({one.hardware for one in self.members.values()})
+        hardware = release.hardware or self._hardware
         path = self._build(release.version, number)
         firmware = Firmware(version=release.version, counter=number, path=path)
         self.lab.publish(firmware, product=self.product, hardware=hardware)
 
+    def join(self, member: Member) -> None:
+        """Let somebody with a claim token of its own enrol one more device; returns at once."""
+        self.crew.join(member, self.lab.claim(uses=1, labels=dict(member.labels)))
+
+    def take_out(self, member: str) -> None:
+        """Take a device away, and its target out of the fleet for ever, as a person does whose device is replaced."""
+        self.crew.leave((member,))
+        self.lab.rest.post(f"/fleet/{self.crew.targets[member]}/decommission", {"reason": "It is replaced."})
+
     def close(self) -> None:
         if self._crew is not None:
             self._crew.close()
+        if self._keeper is not None:
+            self._keeper.stop()
         self.lab.close()
 
     def _build(self, version: str, counter: int) -> Path:

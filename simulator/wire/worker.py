@@ -1,15 +1,19 @@
 """A process of simulated devices: does what comes through its pipe, and says how it is once a second.
 
 Commands are tuples: `("enrol",)`, `("start",)`, `("cut", members)`, `("freeze", members, seconds)`, `("pace", members, factor)`,
-`("wipe", members)`, `("gather",)`, `("truth",)` and `("stop",)`. `enrol`, `truth` and `stop` are answered by a tuple that begins
-with their name.
+`("wipe", members)`, `("join", member, claim)`, `("leave", members)`, `("copy", members)`, `("gather",)`, `("truth",)` and
+`("stop",)`. `enrol`, `truth` and `stop` are answered by a tuple that begins with their name, `join` some time later by
+`("joined", name, target, "")`, or with no target and why not.
+
+What the devices share is fetched with the certificate of one of them, which is always one that the server serves.
 """
 
 import logging
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -28,10 +32,13 @@ from device_agent.identity import (
 from device_agent.keys import report_signer
 from device_agent.notary import CatalogueKeys
 from device_agent.transport.http import DeviceHttp
+from firmware.errors import UnavailableError
 from simulator.depot import Blob as FileBlob
 from simulator.depot import facts_of
 from simulator.fakes import MemoryEffects
 from simulator.virtual.defects import Defects
+from simulator.virtual.world import Member
+from simulator.wire.copies import turned_back
 from simulator.wire.device import Device
 from simulator.wire.hub import Loop, allow_files
 from simulator.wire.line import Door, Line
@@ -43,6 +50,7 @@ from simulator.wire.site import Site
 FILES = 40_000
 ENROL_THREADS = 4
 PULSE_S = 1.0
+JOIN_AGAIN_S = 2.0
 
 
 def work(plan: Plan, pipe: Connection) -> None:
@@ -61,8 +69,13 @@ class Worker:
     def __init__(self, plan: Plan, pipe: Connection) -> None:
         self._plan, self._pipe = plan, pipe
         self._loop: Loop | None = None
-        self._made: list[tuple[Identity, MemoryEffects, Path]] = []
-        self._is_over = False
+        self._made: list[tuple[Identity, MemoryEffects]] = []
+        self._common: Common | None = None
+        self._https_url = ""
+        self._carrier = ""
+        """With whose certificate the site fetches."""
+        self._shut_out: set[str] = set()
+        self._gathers = self._is_over = False
 
     def run(self) -> None:
         """Until the end."""
@@ -80,40 +93,40 @@ class Worker:
     def _do_enrol(self) -> None:
         """Enrol all, over the real API, some at a time."""
         with ThreadPoolExecutor(ENROL_THREADS) as pool:
-            jobs = [pool.submit(self._enrol_one, place) for place in range(len(self._plan.members))]
+            each = zip(self._plan.members, self._plan.claims, strict=True)
+            jobs = [pool.submit(self._enrol_one, member, claim, MemoryEffects()) for member, claim in each]
             for done, job in enumerate(jobs, start=1):
                 self._made.append(job.result())
                 if done % 50 == 0:
                     self._pipe.send(("enrolling", done))
-        self._pipe.send(("enrol", [identity.target for identity, _, _ in self._made]))
+        self._pipe.send(("enrol", [identity.target for identity, _ in self._made]))
 
-    def _enrol_one(self, place: int) -> tuple[Identity, MemoryEffects, Path]:
-        member, effects = self._plan.members[place], MemoryEffects()
-        room = self._plan.directory / "enrolling" / f"{place:06}"
-        identity = enrol(room, self._plan.claims[place], member.hardware, effects=effects)
+    def _enrol_one(self, member: Member, claim: str, effects: MemoryEffects) -> tuple[Identity, MemoryEffects]:
+        """Its identity, and its report key; the other keys are in files. With the same `effects` it goes on where it failed."""
+        room = self._plan.directory / "enrolling" / member.id
+        identity = enrol(room, claim, member.hardware, effects=effects)
         kept = {path.name: effects.read(path) or b"" for path in [room.absolute() / name for name in _KEPT]}
-        pem = self._plan.directory / f"{place:06}.pem"
-        pem.write_bytes(kept[TLS_CERTIFICATE_FILE] + kept[TLS_KEY_FILE])
+        self._pem(member.id).write_bytes(kept[TLS_CERTIFICATE_FILE] + kept[TLS_KEY_FILE])
         memory = MemoryEffects()
         memory.replace(Path(REPORT_KEY_FILE), kept[REPORT_KEY_FILE])
-        for name in (ROOT_FILE, SERVICES_CA_FILE) if place == 0 else ():
+        for name in (ROOT_FILE, SERVICES_CA_FILE) if member is self._plan.members[0] else ():
             (self._plan.directory / name).write_bytes(kept[name])
-        return identity, memory, pem
+        return identity, memory
+
+    def _pem(self, name: str) -> Path:
+        return self._plan.directory / f"{name}.pem"
 
     def _do_start(self) -> None:
         plan = self._plan
-        first, _, pem = self._made[0]
-        ca = plan.directory / SERVICES_CA_FILE
-        context = ssl.create_default_context(cafile=ca)
-        context.load_cert_chain(pem)
-        site = Site(DeviceHttp(first.https_url, context), (plan.directory / ROOT_FILE).read_bytes())
+        self._https_url, self._carrier = self._made[0][0].https_url, plan.members[0].id
+        site = Site(self._files_for(self._carrier), (plan.directory / ROOT_FILE).read_bytes())
         image = FileBlob.of(plan.factory)
         site.keep(plan.factory.read_bytes())
         facts = facts_of(image)
         self._loop = loop = Loop(site, begins=plan.begins, hasten=plan.tempo.hasten, number=plan.number)
-        common = Common(
+        self._common = Common(
             hub=loop,
-            cable=partial(Line, watcher=loop, door=Door(ca)),
+            cable=partial(Line, watcher=loop, door=Door(plan.directory / SERVICES_CA_FILE)),
             site=site,
             keys=CatalogueKeys(site),
             tempo=plan.tempo,
@@ -122,15 +135,23 @@ class Worker:
             defects={release.version: Defects(release, plan.seed) for release in plan.releases},
             sizes={release.version: release.size_bytes for release in plan.releases},
         )
-        for member, (identity, memory, own_pem) in zip(plan.members, self._made, strict=True):
-            signer = report_signer(memory.read(Path(REPORT_KEY_FILE)) or b"")
-            device = Device(common, member, identity, own_pem, signer, seed=plan.seed, begins=plan.begins)
-            loop.devices[member.id] = device
+        for member, (identity, memory) in zip(plan.members, self._made, strict=True):
+            loop.devices[member.id] = self._make(self._common, member, identity, memory)
         self._made.clear()
         loop.watch(self._pipe, EVENT_READ, lambda _: self._hear())
         for device in loop.devices.values():
             device.power_on()
         self._pulse_again()
+
+    def _make(self, common: Common, member: Member, identity: Identity, memory: MemoryEffects) -> Device:
+        plan, signer = self._plan, report_signer(memory.read(Path(REPORT_KEY_FILE)) or b"")
+        pem = self._pem(member.id)
+        return Device(common, member, identity, pem, signer, seed=plan.seed, begins=plan.begins)
+
+    def _files_for(self, name: str) -> DeviceHttp:
+        context = ssl.create_default_context(cafile=self._plan.directory / SERVICES_CA_FILE)
+        context.load_cert_chain(self._pem(name))
+        return DeviceHttp(self._https_url, context)
 
     def _hear(self) -> None:
         try:
@@ -145,9 +166,12 @@ class Worker:
             self._pipe.send(("pulse", loop.pulse()))
             loop.later(time.monotonic() + PULSE_S, self._pulse_again)
 
+    @property
+    def _devices(self) -> dict[str, Device]:
+        return self._loop.devices if self._loop is not None else {}
+
     def _chosen(self, members: Sequence[str]) -> list[Device]:
-        loop = self._loop
-        return [] if loop is None else [loop.devices[name] for name in members if name in loop.devices]
+        return [self._devices[name] for name in members if name in self._devices]
 
     def _do_cut(self, members: Sequence[str]) -> None:
         for device in self._chosen(members):
@@ -165,13 +189,71 @@ class Worker:
         for device in self._chosen(members):
             device.wipe()
 
+    def _do_join(self, member: Member, claim: str) -> None:
+        self._join(member, claim, MemoryEffects())
+
+    def _join(self, member: Member, claim: str, effects: MemoryEffects) -> None:
+        if self._loop is not None:
+            self._loop.aside(lambda: self._joined(member, claim, effects))
+
+    def _joined(self, member: Member, claim: str, effects: MemoryEffects) -> Callable[[], None]:
+        """Enrol it, on a thread of its own; what is to be done then."""
+        try:
+            identity, memory = self._enrol_one(member, claim, effects)
+        except UnavailableError:
+            return lambda: self._join_later(member, claim, effects)
+        except Exception as error:  # noqa: BLE001 (told to whoever let it join)
+            why = f"{type(error).__name__}: {error}"
+            return lambda: self._pipe.send(("joined", member.id, "", why))
+        return lambda: self._come(member, identity, memory)
+
+    def _join_later(self, member: Member, claim: str, effects: MemoryEffects) -> None:
+        """The server is away; by its files the device goes on where it was."""
+        if self._loop is not None:
+            self._loop.later(time.monotonic() + JOIN_AGAIN_S, lambda: self._join(member, claim, effects))
+
+    def _come(self, member: Member, identity: Identity, memory: MemoryEffects) -> None:
+        if self._loop is None or self._common is None:
+            return
+        device = self._loop.devices[member.id] = self._make(self._common, member, identity, memory)
+        self._see_site_served()
+        if self._gathers:
+            device.gather()
+        device.power_on()
+        self._pipe.send(("joined", member.id, identity.target, ""))
+
+    def _do_leave(self, members: Sequence[str]) -> None:
+        for device in self._chosen(members):
+            device.unplug()
+            self._shut_out.add(device.member.id)
+            del self._devices[device.member.id]
+        self._see_site_served()
+
+    def _do_copy(self, members: Sequence[str]) -> None:
+        plan = self._plan
+        for device in self._chosen(members):
+            other = replace(device.member, id=f"{device.member.id}-copy")
+            copy = device.twin(other, turned_back(device.flash()), seed=plan.seed, begins=plan.begins)
+            self._shut_out |= {device.member.id, other.id}
+            self._devices[other.id] = copy
+            copy.gather()
+            copy.power_on()
+        self._see_site_served()
+
+    def _see_site_served(self) -> None:
+        """Let the site fetch with another device's certificate, when its own is of one that the server serves no more."""
+        other = next((name for name in self._devices if name not in self._shut_out), None)
+        if self._common is not None and self._carrier in self._shut_out and other is not None:
+            self._carrier = other
+            self._common.site.fetch_by(self._files_for(other))
+
     def _do_gather(self) -> None:
-        for device in self._loop.devices.values() if self._loop is not None else ():
+        self._gathers = True
+        for device in self._devices.values():
             device.gather()
 
     def _do_truth(self) -> None:
-        loop = self._loop
-        self._pipe.send(("truth", [] if loop is None else [one.truth() for one in loop.devices.values()]))
+        self._pipe.send(("truth", [one.truth() for one in self._devices.values()]))
 
     def _do_stop(self) -> None:
         self._is_over = True

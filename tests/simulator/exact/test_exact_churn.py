@@ -1,14 +1,12 @@
 """Churn with real agents: who comes late is enrolled then, who is replaced leaves the fleet in order, who is flashed anew
-remembers nothing but its keys; and what can't be carried is refused."""
+remembers nothing but its keys."""
 
 import dataclasses
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from firmware.errors import RefusedError
 from server.ports import AgentStatus
 from simulator.exact.run import ExactRun, play
 from simulator.exact.telling import outcome_of, room
@@ -17,8 +15,6 @@ from simulator.virtual.churn import happenings
 from simulator.virtual.library import load
 from simulator.virtual.outcome import Outcome
 from simulator.virtual.world import Churn, World
-from simulator.wire.play import Play
-from tests.simulator.virtual.test_churn import place
 
 
 @pytest.fixture(autouse=True)
@@ -84,8 +80,3 @@ def test_the_server_finds_a_copy_by_its_first_word_and_listens_to_neither_any_mo
     assert {run.states["spring"][name] for name in copied} == {"verified"}
     assert not copied & set(run.states["summer"])
     assert {run.fleet.devices[name].truth().version for name in copied} == {"2.0.0"}
-
-
-def test_what_the_wire_cannot_carry_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RefusedError, match="join, which the wire"):
-        Play(place("{do: join, fleet: lamp, share: 10%}"), tmp_path)

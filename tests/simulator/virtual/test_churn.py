@@ -8,7 +8,7 @@ import pytest
 from firmware.errors import RefusedError
 from server.planner.rows import AssignmentRow
 from server.planner.words import AssignmentState
-from simulator.virtual.churn import happenings
+from simulator.virtual.churn import Turnover, happenings
 from simulator.virtual.run import Run
 from simulator.virtual.world import FACTORY, World
 from simulator.virtual.world_file import parse_world
@@ -51,6 +51,37 @@ def met(churn: str) -> set[str]:
     """The names of those whom it meets."""
     world = place(churn)
     return {one.member.id for one in happenings(world.churn, world.members(world.seed), world.seed)}
+
+
+def test_who_is_in_the_fleet_changes_with_what_happens() -> None:
+    kinds = ", ".join(f"{{do: {kind}, fleet: lamp, share: 25%, within: 1d}}" for kind in ("join", "replace", "clone"))
+    world = place(kinds)
+    members = list(world.members(world.seed))
+    turnover = Turnover(world.churn, members, world.seed)
+    of = {
+        kind: [one.member.id for one in turnover.happenings if one.kind == kind]
+        for kind in ("join", "replace", "clone")
+    }
+    new = [f"{name}-new" for name in of["replace"]]
+    assert all(of.values())
+    assert {*turnover.members} == {one.id for one in members} | {*new}
+    assert turnover.present == [one for one in members if one.id not in of["join"]]
+    later, gone, copied = of["join"][0], of["replace"][0], of["clone"][0]
+    assert [turnover.is_heard(name) for name in (later, gone, new[0], copied, "lamp-000000-copy")] == [
+        False,
+        True,
+        False,
+        True,
+        False,
+    ]
+    turnover.came(later)
+    turnover.went(gone)
+    turnover.came(new[0])
+    turnover.was_copied(copied)
+    assert [turnover.is_heard(name) for name in (later, gone, new[0], copied)] == [True, False, True, False]
+    there = {one.id for one in turnover.present}
+    assert {later, new[0], copied} < there
+    assert gone not in there
 
 
 def test_who_joins_is_part_of_later_campaigns_only() -> None:
