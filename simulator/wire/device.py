@@ -6,10 +6,8 @@ Rules
 - A reboot throws the agent away and makes a new one from what was durable.
 - A permit is followed from the moment the agent says `activating`; from then on the device counts as down, until it can say that
   it is up again.
-- What is lost on the way is lost before the connection sees it; the agent's own timer sends it again.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +15,22 @@ from securesystemslib.signer import Signer
 
 from device_agent.core.values import Content
 from device_agent.identity import Identity
-from device_agent.ports import BootOutcome, Incoming, Slot, SlotSets
-from device_agent.runtime import Connected, Input, Runtime
+from device_agent.ports import BootOutcome, Slot, SlotSets
+from device_agent.runtime import Input, Runtime
 from device_agent.work import Job, JobDone, Lane, Ports
 from firmware.contents import ROOT_SET
-from firmware.protocol import topics
-from firmware.protocol.unverified import DEFAULT_MAX_BYTES
 from firmware.protocol.words import AgentState
 from simulator.fakes import MemoryBoot
 from simulator.virtual.chances import chance, seeded
 from simulator.virtual.defects import Defect
 from simulator.virtual.presence import NEVER, Presence
 from simulator.virtual.world import Member
-from simulator.wire.line import KEEPALIVE_S
 from simulator.wire.parts import Blob, Checks, Flash, Installer, Luck, Notary, Programs, Reachable
 from simulator.wire.plan import Moment, Truth
 from simulator.wire.ports import Common
+from simulator.wire.reach import Reach
 
 ROOM = Path("/device")
-PING_S = KEEPALIVE_S * 0.75
 CRASH_AGAIN_S = 0.5
 _UP = frozenset(
     {AgentState.COMMITTED, AgentState.FELL_BACK, AgentState.FAILED, AgentState.REFUSED, AgentState.CANCELLED}
@@ -46,22 +41,17 @@ class Device:
     """All calls come on the hub's thread."""
 
     __slots__ = (
-        "_attempts",
         "_boot",
         "_checks",
         "_common",
         "_crashed",
         "_effects",
-        "_frozen",
-        "_heard",
         "_hub",
         "_identity",
         "_installer",
         "_is_there",
         "_is_unplugged",
-        "_line",
         "_luck",
-        "_messages",
         "_notary",
         "_order",
         "_orders",
@@ -73,6 +63,7 @@ class Device:
         "_ports",
         "_power",
         "_presence",
+        "_reach",
         "_runtime",
         "_slots",
         "_stays",
@@ -115,28 +106,19 @@ class Device:
         self._keep(flash or Flash.new(common.factory))
         self._notary = Notary(common.keys, signer)
         self._checks = Checks(self._is_well)
-        self._line = common.cable(
-            address=(identity.mqtt_host, identity.mqtt_port),
-            name=identity.agent,
-            pem=pem,
-            topics=topics.for_agent(identity.agent),
-            on_up=self._line_up,
-            on_down=self._line_down,
-            on_message=self._came,
-        )
+        self._reach = Reach(self, common, identity, pem, self._luck, own)
         self._ports: Ports | None = None
         self._runtime: Runtime | None = None
-        self._power = self._is_there = self._frozen = self._stays = False
+        self._power = self._is_there = self._stays = False
         self._crashed: frozenset[str] = frozenset()
-        self._order, self._orders, self._messages, self._attempts = "", 0, 0, 0
-        self._heard = 0
+        self._order, self._orders = "", 0
         self._wakes_at = NEVER
 
     # The hub's calls
 
     @property
     def is_connected(self) -> bool:
-        return self._line.is_up and not self._frozen
+        return self._reach.is_up
 
     def seconds(self) -> float:
         """The device's monotonic clock."""
@@ -183,7 +165,7 @@ class Device:
             notice=self._notice,
         )
         topic, _, will = runtime.presence
-        self._line.will = (topic, will)
+        self._reach.promise(topic, will)
         runtime.start()
         self._after()
         self.look()
@@ -197,8 +179,7 @@ class Device:
         if self._runtime is not None:
             self._runtime.stop()
         self._runtime, self._power, self._wakes_at = None, False, NEVER
-        self._line.cut()
-        self._frozen = False
+        self._reach.cut()
         if again and not self.is_bricked:
             boot_s = self._common.tempo.boot_s * (0.5 + self._luck.jitter())
             self._hub.later(self._hub.now() + boot_s, self.power_on)
@@ -240,9 +221,8 @@ class Device:
             self._hub.later(self._hub.now() + in_s, lambda: self.look() if number == self.boots else None)
         if self._is_there:
             self._hub.connect(self)
-        elif not self._line.is_idle:
-            self._line.cut()
-            self._line_down()
+        elif not self._reach.is_idle:
+            self._reach.go_away()
 
     def gather(self) -> None:
         """Be there from now on, whatever its habit."""
@@ -258,21 +238,25 @@ class Device:
 
     def dial(self) -> bool:
         """Begin to connect; False when it need not."""
-        if not (self._power and self._is_there and self._line.is_idle) or self._frozen:
-            return False
-        self._line.connect()
-        return True
+        return self._power and self._is_there and self._reach.dial()
 
     @property
     def is_dialling(self) -> bool:
-        return not (self._line.is_up or self._line.is_idle)
+        return self._reach.is_dialling
+
+    @property
+    def is_running(self) -> bool:
+        return self._runtime is not None
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether it has power, and is there."""
+        return self._power and self._is_there
 
     def freeze(self, for_s: float) -> None:
         """A partition: nothing comes, nothing goes, and nobody is told. Ends after a while, with a new connection."""
-        if self._frozen or not self._power:
-            return
-        self._frozen, number = True, self.boots
-        self._hub.later(self._hub.now() + for_s, lambda: self._thaw() if number == self.boots else None)
+        if self._power:
+            self._reach.freeze(for_s)
 
     def wake(self) -> None:
         """Do what the device's clock makes due."""
@@ -322,93 +306,10 @@ class Device:
             orders=self._orders,
         )
 
-    # The cable
-
-    def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool = False) -> bool:
-        """`Link.publish`, over a cable that loses, doubles and delays."""
-        if not self._line.is_up:
-            return False
-        link = self.member.link
-        copies = 1
-        if qos and not retain:
-            self._messages += 1
-            if link.loss and self._chance(self._messages, 4) < link.loss:
-                return True
-            copies += bool(link.duplication) and self._chance(self._messages, 6) < link.duplication
-        for _ in range(copies if not self._frozen else 0):
-            self._delayed(lambda: self._line.publish(topic, payload, qos=qos, retain=retain))
-        return True
-
-    def start(self, on_message: Any, on_connected: Any) -> None:
-        """`Link.start`: the device owns its line."""
-
-    def stop(self) -> None:
-        """`Link.stop`: the device owns its line."""
-
-    def _came(self, topic: str, payload: bytes) -> None:
-        if self._frozen or len(payload) > DEFAULT_MAX_BYTES:
-            return
-        self._heard += 1
-        link = self.member.link
-        if link.loss and topic != topics.CATALOGUE and self._chance(self._heard, 5) < link.loss:
-            return
-        self._delayed(lambda: self._receive(topic, payload))
-
-    def _delayed(self, what: Callable[[], Any]) -> None:
-        latency_s = self._hub.wall_s(self.member.link.latency_s)
-        if latency_s < 0.01:
-            what()
-            return
-        number = self.boots
-        self._hub.later(self._hub.now() + latency_s, lambda: what() if number == self.boots else None)
-
-    def _receive(self, topic: str, payload: bytes) -> None:
-        if self._runtime is None:
-            return
-        if topic == topics.CATALOGUE:
-            self._handle(Incoming(leaf="catalogue", target=None, payload=payload))
-            return
-        parsed = topics.parse(topic)
-        if parsed.leaf in topics.SENT_BY_SERVER and parsed.leaf is not topics.Leaf.BLOCK:
-            self._handle(Incoming(leaf=parsed.leaf.value, target=parsed.target, payload=payload))
-
-    def _line_up(self) -> None:
-        self._attempts = 0
-        self._ping_later()
-        self._handle(Connected(online=True))
-
-    def _line_down(self) -> None:
-        self._frozen = False
-        self._handle(Connected(online=False))
-        if not (self._power and self._is_there):
-            return
-        tempo, number = self._common.tempo, self.boots
-        wait_s = min(tempo.reconnect_min_s * 2.0 ** min(self._attempts, 16), tempo.reconnect_max_s)
-        self._attempts += 1
-        again = lambda: self._hub.connect(self) if number == self.boots else None  # noqa: E731
-        self._hub.later(self._hub.now() + wait_s * (0.5 + self._luck.jitter()), again)
-
-    def _ping_later(self) -> None:
-        line, number, attempts = self._line, self.boots, self._attempts
-        if not line.needs_pings:
-            return
-
-        def ping() -> None:
-            if number == self.boots and attempts == self._attempts and line.is_up:
-                if not self._frozen:
-                    line.ping()
-                self._ping_later()
-
-        self._hub.later(self._hub.now() + PING_S * (0.7 + 0.3 * self._luck.jitter()), ping)
-
-    def _thaw(self) -> None:
-        self._frozen = False
-        self._line.cut()
-        self._line_down()
-
     # The agent
 
-    def _handle(self, happened: Input) -> None:
+    def handle(self, happened: Input) -> None:
+        """Something came over its cable, or the cable itself did."""
         if self._runtime is not None:
             self._runtime.handle(happened)
             self._runtime.due()
@@ -479,11 +380,11 @@ class Device:
             effects=self._effects,
             slots={ROOT_SET: self._slots},
             boot=self._boot,
-            catalogue=Reachable(common.site, lambda: self._is_there and not self._frozen),
+            catalogue=Reachable(common.site, lambda: self._is_there and not self._reach.is_frozen),
             notary=self._notary,
             installer=self._installer,
             health=self._checks,
-            link=self,
+            link=self._reach,
             clock=self,
             chance=self._luck,
         )
