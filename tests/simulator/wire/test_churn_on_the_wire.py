@@ -34,14 +34,14 @@ releases: [{version: "2.0.0", image: 500 kB}, {version: "2.1.0", image: 500 kB}]
 campaigns:
   - file: |
       {name: spring, product: lamp, version: "2.0.0", strategy: STRATEGY}
-  - after: 55s
+  - after: 42s
     file: |
       {name: summer, product: lamp, version: "2.1.0", strategy: STRATEGY}
 churn:
-  - {do: join, fleet: lamp, share: 17%, after: 35s, within: 8s}
-  - {do: replace, fleet: lamp, share: 20%, after: 35s, within: 8s}
-  - {do: reflash, fleet: lamp, share: 25%, after: 35s, within: 8s}
-  - {do: clone, fleet: lamp, share: 30%, after: 35s, within: 8s}
+  - {do: join, fleet: lamp, share: 17%, after: 25s, within: 8s}
+  - {do: replace, fleet: lamp, share: 20%, after: 25s, within: 8s}
+  - {do: reflash, fleet: lamp, share: 25%, after: 25s, within: 8s}
+  - {do: clone, fleet: lamp, share: 30%, after: 25s, within: 8s}
 """.replace("STRATEGY", STRATEGY)
 End = tuple[str, str, str]
 """Of a target: its standing in the fleet, its state in its campaign, and what the server says that it runs."""
@@ -127,7 +127,7 @@ def test_each_kind_ends_as_it_should_and_as_in_an_exact_run(tmp_path: Path) -> N
 
 
 def test_a_world_in_which_nobody_is_there_at_first_is_refused(tmp_path: Path) -> None:
-    everybody = "  - {do: join, fleet: lamp, share: 100%, after: 35s}\n"
+    everybody = "  - {do: join, fleet: lamp, share: 100%, after: 25s}\n"
     made = world(WORLD[: WORLD.index("  - {do: join")] + everybody)
     with pytest.raises(RefusedError, match="Nobody of comings-and-goings is there when it begins") as refused:
         Play(made, tmp_path)
