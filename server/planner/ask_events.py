@@ -237,7 +237,8 @@ def asked(ledger: Ledger, event: Asked, checks: tuple[Check, ...] = CHECKS) -> N
 def _hear(ledger: Ledger) -> None:
     """Only who has the order can ask about it: it was reached."""
     if ledger.assignment.state in WAITING:
-        ledger.set_assignment(heard=True)
+        if not ledger.assignment.heard:
+            ledger.set_assignment(heard=True)
         if not ledger.is_late:
             return
         waits = (group_checks.group_goes_together(ledger), budgets_have_room(ledger))

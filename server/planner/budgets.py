@@ -47,11 +47,16 @@ class Demand(Struct, frozen=True, kw_only=True, gc=False):
 
     def stricter(self, other: "Demand") -> "Demand":
         """What satisfies both."""
+        if self is NOTHING:
+            return other
         return Demand(
             limit=min(self.limit, other.limit),
             keep=max(self.keep, other.keep),
             counts_offline=self.counts_offline or other.counts_offline,
         )
+
+
+NOTHING = Demand()
 
 
 class Full(Struct, frozen=True, kw_only=True, gc=False):
@@ -100,13 +105,14 @@ def limits_of(strategy: Strategy, campaign: str, target: TargetRow, sizes: Itera
 def demands_of(strategy: Strategy, campaign: str, target: TargetRow, members: Mapping[str, int]) -> dict[str, Demand]:
     """Every group the target counts in, with what this campaign demands of it. `members`: of each group, the campaign's own
     among them."""
-    demands = {key: Demand() for key in target.groups}
+    demands = dict.fromkeys(target.groups, NOTHING)
     for budget in strategy.budgets:
         if budget.by == CAMPAIGN:
             key = campaign_group(campaign)
             demands[key] = _demand(budget, members.get(key, 0))
+        prefix = f"{budget.by}="
         for key in target.groups:
-            if key.startswith(f"{budget.by}="):
+            if key.startswith(prefix):
                 demands[key] = demands[key].stricter(_demand(budget, members.get(key, 0)))
     return demands
 
@@ -132,7 +138,7 @@ def reserve(ledger: Ledger) -> None:
 def take(ledger: Ledger) -> None:
     """Count the target as in flight in all of its groups. Whether there is room was asked before (`first_full`)."""
     reservations.served(ledger)
-    demands = dict.fromkeys(gateways.own_groups(ledger.target), Demand()) | _demands(ledger)
+    demands = dict.fromkeys(gateways.own_groups(ledger.target), NOTHING) | _demands(ledger)
     for key, demand in demands.items():
         _hold(ledger, key, demand, TokenKind.IN_FLIGHT)
 
@@ -143,9 +149,9 @@ def count_unasked(ledger: Ledger, kind: TokenKind) -> None:
     if ledger.tokens:
         return
     is_ours = ledger.known and ledger.campaign.state in LIVE
-    demands = _demands(ledger) if is_ours else {key: Demand() for key in ledger.target.groups}
+    demands = _demands(ledger) if is_ours else dict.fromkeys(ledger.target.groups, NOTHING)
     if ledger.target.is_gateway:
-        demands[gateways.gate_group(ledger.target.id)] = Demand()
+        demands[gateways.gate_group(ledger.target.id)] = NOTHING
     for key, demand in demands.items():
         _hold(ledger, key, demand, kind)
 
@@ -208,12 +214,14 @@ def _full(ledger: Ledger, key: str, demand: Demand, members: int) -> Full | None
     both = _strictest(ledger, key, demand, group) if group else demand
     offline = _others_offline(ledger, key) if both.counts_offline else 0
     allowed = both.allowed(members)
-    found = Full(key=key, used=used, limit=allowed, members=members, offline=offline, keep=both.keep)
-    if used + offline + 1 > allowed:
-        is_next = group is not None and ledger.known and reservations.is_next(ledger, group)
-        return replace(found, is_next=is_next)
-    if group is None or not reservations.binds(ledger, group):
+    is_full = used + offline + 1 > allowed
+    if not is_full and (group is None or not reservations.binds(ledger, group)):
         return None
+    found = Full(key=key, used=used, limit=allowed, members=members, offline=offline, keep=both.keep)
+    if group is None:
+        return found
+    if is_full:
+        return replace(found, is_next=True) if ledger.known and reservations.is_next(ledger, group) else found
     return replace(found, reserved_by=group.reserved_by, reserved_until=group.reserved_until)
 
 

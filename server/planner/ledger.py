@@ -7,7 +7,7 @@ Rules
 """
 
 from itertools import zip_longest
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
@@ -26,58 +26,54 @@ from server.planner.words import LATE, AssignmentState, CohortState, TokenKind
 _NO_DISRUPTION = (TokenKind.DOWNLOADING, TokenKind.IN_LINE)
 
 
+_NOT_THERE = {
+    "campaign": "There is no such campaign.",
+    "assignment": "The target isn't part of this campaign.",
+    "target": "There is no such target.",
+}
+
+
 class Ledger:
-    """The working copy of a slice at time `at`; `decision()` says what became of it."""
+    """The working copy of a slice at time `at`; `decision()` says what became of it. Its `campaign`, `assignment` and `target`
+    are the event's; asking for one that the slice doesn't hold raises `NotFoundError`."""
+
+    campaign: CampaignRow
+    assignment: AssignmentRow
+    target: TargetRow
 
     def __init__(self, loaded: Slice, at: float) -> None:
         self.at = at
         self.groups: dict[str, GroupRow] = {group.key: group for group in loaded.groups}
-        places = {token.group: token for token in loaded.tokens if token.kind in _NO_DISRUPTION}
-        self.places: dict[str, TokenRow] = places
-        self.tokens: dict[str, TokenRow] = {token.group: token for token in loaded.tokens if token.group not in places}
+        self.places: dict[str, TokenRow] = {}
+        self.tokens: dict[str, TokenRow] = {}
+        for token in loaded.tokens:
+            (self.places if token.kind in _NO_DISRUPTION else self.tokens)[token.group] = token
         self.cohorts: dict[int, CohortRow] = {cohort.index: cohort for cohort in loaded.cohorts}
         self.blocks: dict[strata.Key, BlockRow] = {(row.cohort, row.stratum, row.site): row for row in loaded.blocks}
         self.commands: list[Command] = []
         self.around = loaded.around
         self.behind: dict[str, BehindRow] = {row.gateway: row for row in loaded.around.behind}
         self.proposal = loaded.proposal
+        self.knows_target = loaded.target is not None
+        self.known = self.knows_target and loaded.campaign is not None and loaded.assignment is not None
+        """Whether the slice holds an assignment with its campaign and target."""
         self._added: list[Row] = []
-        self._campaign = loaded.campaign
-        self._assignment = loaded.assignment
-        self._target = loaded.target
         self._loaded = loaded
+        if loaded.campaign is not None:
+            self.campaign = loaded.campaign
+        if loaded.assignment is not None:
+            self.assignment = loaded.assignment
+        if loaded.target is not None:
+            self.target = loaded.target
+
+    if not TYPE_CHECKING:  # a property that is read forty times an event would cost more than what it reads
+
+        def __getattr__(self, name: str) -> Any:
+            if name in _NOT_THERE:
+                raise NotFoundError(_NOT_THERE[name])
+            raise AttributeError(name)
 
     # What is there
-
-    @property
-    def campaign(self) -> CampaignRow:
-        """The event's campaign; raises `NotFoundError`."""
-        if self._campaign is None:
-            raise NotFoundError("There is no such campaign.")
-        return self._campaign
-
-    @property
-    def assignment(self) -> AssignmentRow:
-        """The event's assignment; raises `NotFoundError`."""
-        if self._assignment is None:
-            raise NotFoundError("The target isn't part of this campaign.")
-        return self._assignment
-
-    @property
-    def target(self) -> TargetRow:
-        """The event's target; raises `NotFoundError`."""
-        if self._target is None:
-            raise NotFoundError("There is no such target.")
-        return self._target
-
-    @property
-    def knows_target(self) -> bool:
-        return self._target is not None
-
-    @property
-    def known(self) -> bool:
-        """Whether the slice holds an assignment with its campaign and target."""
-        return self._campaign is not None and self._assignment is not None and self._target is not None
 
     @property
     def cohort(self) -> CohortRow:
@@ -112,6 +108,14 @@ class Ledger:
                     found += counts[state]
         return found
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether this event has changed neither the campaign nor any of its cohorts, so that nothing follows for them."""
+        loaded = self._loaded
+        if self.campaign is not loaded.campaign:
+            return False
+        return all(now is before for before, now in zip(loaded.cohorts, self.cohorts.values(), strict=True))
+
     def changed_cohorts(self) -> list[tuple[CohortRow, CohortRow]]:
         """The cohorts that this event has changed so far: as loaded, and as they are now."""
         return [(before, now) for before in self._loaded.cohorts if (now := self.cohorts[before.index]) is not before]
@@ -119,7 +123,7 @@ class Ledger:
     # Changes
 
     def set_campaign(self, **values: Any) -> None:
-        self._campaign = replace(self.campaign, **values)
+        self.campaign = replace(self.campaign, **values)
 
     def set_cohort(self, index: int, **values: Any) -> None:
         self.cohorts[index] = replace(self.cohorts[index], **values)
@@ -129,24 +133,26 @@ class Ledger:
         self.set_cohort(index, state=states.next_cohort(self.cohorts[index].state, state), **values)
 
     def set_target(self, **values: Any) -> None:
-        self._target = replace(self.target, **values)
+        self.target = replace(self.target, **values)
 
     def set_assignment(self, **values: Any) -> None:
         """Change anything but state and cohort."""
-        self._assignment = replace(self.assignment, **values)
+        self.assignment = replace(self.assignment, **values)
 
     def move(self, cause: str, *, reason_kind: str = "none", reason: str = "", **values: Any) -> AssignmentState:
         """Move the assignment by its table; returns the new state. `values` are set with it, before its deadline is."""
         before = self.assignment
         state = states.next_assignment(before.state, cause)
-        same = state is before.state and reason_kind == before.reason_kind
-        since = before.state_since if same else self.at
-        changes = {"state": state, "state_since": since, "reason_kind": reason_kind, "reason": reason, **values}
-        self._assignment = after = replace(before, **changes)
-        if state is not before.state or after.action is not before.action:
+        stays = state is before.state
+        since = before.state_since if stays and reason_kind == before.reason_kind else self.at
+        self.assignment = after = replace(
+            before, state=state, state_since=since, reason_kind=reason_kind, reason=reason, **values
+        )
+        if not stays or after.action is not before.action:
             self._recount(before.cohort, before, after)
-        if state is not before.state:
-            self._weigh(before.cohort, self._assignment, strata.standing(before), strata.standing(self._assignment))
+        stood, stands = strata.standing(before), strata.standing(after)
+        if stood is not stands or (not stays and before.state is AssignmentState.PLANNED):
+            self._weigh(before.cohort, after, stood, stands)
         self._count_behind(before)
         self._hold()
         self.rewake()
@@ -160,8 +166,8 @@ class Ledger:
         self._resize(before.cohort, -1)
         self._resize(index, +1)
         self._weigh(before.cohort, before, standing, None, late=+1)
-        self._assignment = replace(before, cohort=index, block_size=0)
-        self._weigh(index, self._assignment, None, standing, late=-1)
+        self.assignment = replace(before, cohort=index, block_size=0)
+        self._weigh(index, self.assignment, None, standing, late=-1)
         self._count_behind(before)
         self.rewake()
 
@@ -169,7 +175,7 @@ class Ledger:
         """Set the assignment's deadline to what its state calls for."""
         wake_at = wake_of(self.campaign.strategy, self.assignment, late=self.is_late, at=self.at)
         if wake_at != self.assignment.wake_at:
-            self._assignment = replace(self.assignment, wake_at=wake_at)
+            self.assignment = replace(self.assignment, wake_at=wake_at)
 
     def set_proposal(self, **values: Any) -> None:
         """Change the revision that waits for approvals."""
@@ -200,8 +206,8 @@ class Ledger:
 
     def record(self, kind: str, text: str, *, target: bool = False) -> None:
         """Add a line to the trail, about the campaign or (`target`) about this target in it."""
-        campaign = self._campaign.id if self._campaign else None
-        name = self._target.id if target and self._target else None
+        campaign = self.campaign.id if self._loaded.campaign is not None else None
+        name = self.target.id if target and self.knows_target else None
         self.command(Record(kind=kind, text=text, campaign=campaign, target=name))
 
     def decision(self) -> Decision:
@@ -211,25 +217,30 @@ class Ledger:
     # The rest
 
     def _changes(self) -> list[Change]:
-        loaded, kept = self._loaded, {**self.tokens, **self.places}
+        loaded, rows = self._loaded, vars(self)
         pairs: list[tuple[Row | None, Row | None]] = [
-            (loaded.campaign, self._campaign),
-            (loaded.target, self._target),
-            (loaded.assignment, self._assignment),
+            (loaded.campaign, rows.get("campaign")),
+            (loaded.target, rows.get("target")),
+            (loaded.assignment, rows.get("assignment")),
             (loaded.proposal, self.proposal),
             *zip(loaded.cohorts, self.cohorts.values(), strict=True),
             *zip_longest(loaded.groups, self.groups.values()),
-            *zip_longest(loaded.blocks, self.blocks.values()),
-            *zip(loaded.around.behind, self.behind.values(), strict=True),
         ]
+        if self.blocks:
+            pairs += zip_longest(loaded.blocks, self.blocks.values())
+        if self.behind:
+            pairs += zip(loaded.around.behind, self.behind.values(), strict=True)
+        kept = {**self.tokens, **self.places} if self.tokens or self.places else {}
         if kept:
             stored = {token.group: token for token in loaded.tokens}
             pairs += [(stored.get(key), row) for key, row in kept.items()]
         found: list[Change] = [
             Put(row=row) for before, row in pairs if row is not before and row is not None and row != before
         ]
-        found += [Put(row=row) for row in self._added]
-        found += [Delete(row=row) for row in loaded.tokens if row.group not in kept]
+        if self._added:
+            found += [Put(row=row) for row in self._added]
+        if loaded.tokens:
+            found += [Delete(row=row) for row in loaded.tokens if row.group not in kept]
         return found
 
     def _recount(self, index: int, before: AssignmentRow | None, after: AssignmentRow | None) -> None:
@@ -289,9 +300,9 @@ class Ledger:
         return int(row.state in states.UNDECIDED and self.cohorts[row.cohort].name != LATE)
 
     def _hold(self) -> None:
-        if self._target is not None and self._target.holder == self.campaign.id:
+        if self.knows_target and self.target.holder == self.campaign.id:
             settled = self.assignment.state not in states.UNDECIDED
-            if settled is not self._target.settled:
+            if settled is not self.target.settled:
                 self.set_target(settled=settled)
 
 

@@ -36,6 +36,8 @@ _ON_FAILURE = {"pause": Verb.PAUSE, "abort": Verb.ABORT, "rollback": Verb.ROLLBA
 
 def settle(ledger: Ledger) -> None:
     """Judge the cohorts that this event changed and draw the consequences; the last thing an event's handler does."""
+    if ledger.is_settled:
+        return
     for before, cohort in ledger.changed_cohorts():
         if ledger.campaign.state in LIVE:
             _trip(ledger, before, cohort) if cohort.name == LATE else _judge_if_told(ledger, before, cohort)

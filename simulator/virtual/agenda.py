@@ -40,11 +40,11 @@ class Agenda(Generic[Entry]):
         else:
             drawer.append(entry)
 
-    def next_at(self) -> float | None:
-        """When the next one comes; None when none does."""
+    def next_at(self) -> float:
+        """When the next one comes; `NEVER` when none does."""
         if not self._open:
             if not self._numbers:
-                return None
+                return NEVER
             self._opened = heappop(self._numbers)
             self._open = self._drawers.pop(self._opened)
             heapify(self._open)

@@ -4,7 +4,7 @@ Rules
 - Time is dealt into spells of `spell_h` hours. Within a spell a device has one chance, and is there in each hour whose share is
   above it; so it stays or stays away (autocorrelation), and its mean in each hour of the week is that hour's share exactly.
 - A site's outage takes everybody there away for a spell of its own. Who sleeps is away until it wakes up.
-- Nothing is remembered: any moment can be asked about, in any order, and answers the same (`chances`).
+- Any moment can be asked about, in any order, and answers the same (`chances`); only the last spell's chance is remembered.
 """
 
 from dataclasses import dataclass
@@ -33,10 +33,12 @@ class Presence:
 
     __slots__ = (
         "_always",
+        "_luck",
         "_outages",
         "_phase",
         "_seed",
         "_site_seed",
+        "_spell",
         "_spell_h",
         "shift_s",
         "stays_until",
@@ -59,6 +61,7 @@ class Presence:
         self._seed = seed
         self._phase = seed % spell_h
         self._spell_h = spell_h
+        self._spell, self._luck = -1, 0.0
         self._site_seed = site_seed
         self._outages = outages if outages is not None and outages.share > 0 else None
         self._always = min(week) >= 1 and self._outages is None
@@ -115,7 +118,11 @@ class Presence:
 
     def _hour(self, hour: int) -> bool:
         share = self.week[(hour - _MONDAY_H) % HOURS]
-        if share < 1 and chance(self._seed, (hour + self._phase) // self._spell_h) >= share:
-            return False
+        if share < 1:
+            spell = (hour + self._phase) // self._spell_h
+            if spell != self._spell:
+                self._spell, self._luck = spell, chance(self._seed, spell)
+            if self._luck >= share:
+                return False
         outages = self._outages
         return outages is None or chance(self._site_seed, hour // outages.spell_h) >= outages.share

@@ -59,6 +59,7 @@ class RowStore:
         self._in_state: defaultdict[tuple[str, AssignmentState], dict[str, None]] = defaultdict(dict)
         self._lines: defaultdict[str, dict[str, None]] = defaultdict(dict)
         self._has_places = False
+        self._keys: dict[tuple[tuple[str, ...], str], tuple[str, ...]] = {}
 
     def add(self, rows: Iterable[Row]) -> None:
         """Store new rows; assignments in the order of their ranks."""
@@ -187,15 +188,20 @@ class RowStore:
         return tuple(row for row in rows if row is not None)
 
     def _groups_of(self, target: TargetRow, tokens: tuple[TokenRow, ...], campaign: str) -> tuple[GroupRow, ...]:
-        keys = {*target.groups, campaign_group(campaign)}
-        for token in tokens:
-            keys.add(token.group)
-        if target.gateways or target.is_gateway:
-            keys.update(path_groups(target))
-        if self._has_places:
-            keys.update(groups_of(target, campaign))
+        keys = self._usual_keys(target.groups, campaign)
+        is_usual = not (target.gateways or target.is_gateway or self._has_places)
+        if not is_usual or any(token.group not in keys for token in tokens):
+            more = {*keys, *path_groups(target), *(token.group for token in tokens)}
+            keys = tuple(sorted(more.union(groups_of(target, campaign) if self._has_places else ())))
         known = self._groups
-        return tuple([known[key] for key in sorted(keys) if key in known])
+        return tuple([known[key] for key in keys if key in known])
+
+    def _usual_keys(self, groups: tuple[str, ...], campaign: str) -> tuple[str, ...]:
+        """The keys of a target's own groups and its campaign's, in order; many targets have the same."""
+        keys = self._keys.get((groups, campaign))
+        if keys is None:
+            keys = self._keys[groups, campaign] = tuple(sorted({*groups, campaign_group(campaign)}))
+        return keys
 
     def _insert(self, row: Row) -> None:
         table, key = self._place(row)

@@ -140,17 +140,14 @@ class Run:
         return self._outcome(time.perf_counter() - began)
 
     def _go_on(self, end: float) -> None:
-        queue, shell = self._queue, self.shell
+        queue, deadlines, shell = self._queue, self.shell.deadlines, self.shell
         while True:
-            due, first = shell.next_due(), queue.next_at()
-            if first is None and due is None:
-                break
-            is_deadline = due is not None and (first is None or due <= first)
-            at = due if due is not None and is_deadline else first if first is not None else end
+            due, first = deadlines.next_at(), queue.next_at()
+            at = min(due, first)
             if at > end or (self._rests_at is not None and at > self._rests_at):
                 break
             self.now = max(self.now, at)
-            if is_deadline:
+            if due <= first:
                 shell.due(self.now)
             else:
                 queue.take()[2](self.now)

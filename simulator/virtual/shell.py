@@ -76,15 +76,12 @@ class Shell:
         self._checks = checks
         self._on_order = on_order
         self._observe = observe
-        self._due = Agenda[tuple[float, int, str, str]]()
+        self.deadlines = Agenda[tuple[float, int, str, str]]()
+        """When rows are due, each with its campaign and target; one may have been moved since."""
         self._order = 0
         self._pushed = 0
         self._following: deque[Event] = deque()
         self._answer: Answer | None = None
-
-    def next_due(self) -> float | None:
-        """When the next deadline passes; it may have been moved since."""
-        return self._due.next_at()
 
     def feed(self, event: Event) -> Answer | None:
         """Feed an event and all that follows from it; what an ask is answered. One that is refused moves nothing."""
@@ -105,8 +102,8 @@ class Shell:
         self.feed(first)
 
     def due(self, now: float) -> None:
-        """Feed the deadline that passes first (`next_due`), unless it was moved. One that nothing handles is postponed."""
-        at, _, campaign, target = self._due.take()
+        """Feed the deadline that passes first (`deadlines`), unless it was moved. One that nothing handles is postponed."""
+        at, _, campaign, target = self.deadlines.take()
         row = self._row(campaign, target)
         if row is None or row.wake_at != at:
             return
@@ -148,7 +145,7 @@ class Shell:
 
     def _push(self, at: float, campaign: str, target: str) -> None:
         self._pushed += 1
-        self._due.put((at, self._pushed, campaign, target))
+        self.deadlines.put((at, self._pushed, campaign, target))
 
     def _carry_out(self, command: Command, at: float) -> None:
         match command:

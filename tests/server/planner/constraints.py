@@ -75,7 +75,7 @@ CONSTRAINTS: dict[str, Constraint] = {
     **_in(
         "budgets",
         "budgets",
-        offline_counts=("if used + offline + 1 > allowed", "if used + 1 > allowed"),
+        offline_counts=("is_full = used + offline + 1 > allowed", "is_full = used + 1 > allowed"),
         keep=("return min(self.limit, members - self.keep) if self.keep else self.limit", "return self.limit"),
         percent=("limit=max(share, budget.at_least)", "limit=UNLIMITED"),
         limit=("UNLIMITED if budget.limit is None else budget.limit", "UNLIMITED"),

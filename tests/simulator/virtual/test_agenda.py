@@ -21,10 +21,10 @@ def test_it_is_a_heap_in_which_what_never_comes_is_not_kept(steps: list[float | 
             agenda.put((at, number))
             if at != NEVER:
                 heappush(heap, (at, number))
-        assert agenda.next_at() == (heap[0][0] if heap else None)
+        assert agenda.next_at() == (heap[0][0] if heap else NEVER)
         if at is TAKE and heap:
             assert agenda.take() == heappop(heap)
-    assert agenda.next_at() is None
+    assert agenda.next_at() == NEVER
 
 
 def test_what_is_put_before_the_drawer_that_is_open_comes_first() -> None:
@@ -34,6 +34,6 @@ def test_what_is_put_before_the_drawer_that_is_open_comes_first() -> None:
     agenda.put((10 * DRAWER_S, 2))
     agenda.put((60 * DRAWER_S, 3))
     taken = []
-    while agenda.next_at() is not None:
+    while agenda.next_at() < NEVER:
         taken.append(agenda.take()[1])
     assert taken == [2, 1, 3]
