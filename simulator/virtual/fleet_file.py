@@ -1,0 +1,86 @@
+"""A scenario's fleet: lots of devices that are alike, when they are there, and what befalls them."""
+
+from server.planner import plain
+from server.planner.plain import bad
+from simulator.virtual import world_values as values
+from simulator.virtual.device import Link
+from simulator.virtual.presence import Outages
+from simulator.virtual.world import Habit, Lot
+
+MOST_DEVICES = 2_000_000
+
+
+def lot_of(value: object, where: str) -> Lot:
+    """Devices that are alike. Raises `RefusedError` (`bad-strategy`, as all of `plain`)."""
+    fields = plain.mapping(value, where)
+    keys = (
+        "name",
+        "devices",
+        "hardware",
+        "sites",
+        "labels",
+        "timezone",
+        "pairs",
+        "gateway",
+        "presence",
+        "link",
+        "faults",
+    )
+    plain.known(fields, (*keys, "health"), where)
+    values.needed(fields, ("name", "devices", "hardware"), where)
+    faults = plain.mapping(fields.get("faults", {}), f"{where}.faults")
+    plain.known(faults, ("flash", "power_cut"), f"{where}.faults")
+    link, spread = _link(fields.get("link", {}), f"{where}.link")
+    return Lot(
+        name=plain.name(fields["name"], f"{where}.name"),
+        devices=plain.integer(fields["devices"], f"{where}.devices", 1, MOST_DEVICES),
+        hardware=plain.name(fields["hardware"], f"{where}.hardware"),
+        sites=plain.integer(fields.get("sites", 1), f"{where}.sites", 1, MOST_DEVICES),
+        labels=plain.labels(fields.get("labels", {}), f"{where}.labels"),
+        zone=values.zone(fields.get("timezone", "UTC"), f"{where}.timezone"),
+        pairs=plain.flag(fields.get("pairs", False), f"{where}.pairs"),
+        gateway=plain.flag(fields.get("gateway", False), f"{where}.gateway"),
+        habit=_habit(fields.get("presence", {}), f"{where}.presence"),
+        link=link,
+        link_spread=spread,
+        flash_faults=values.share(faults, "flash", f"{where}.faults"),
+        power_cuts=values.share(faults, "power_cut", f"{where}.faults"),
+        health_s=plain.positive_duration(fields.get("health", 60), f"{where}.health"),
+    )
+
+
+def _habit(value: object, where: str) -> Habit:
+    fields = plain.mapping(value, where)
+    plain.known(fields, ("share", "hours", "else", "spell", "outages", "asleep"), where)
+    outages = plain.mapping(fields.get("outages", {}), f"{where}.outages")
+    plain.known(outages, ("share", "spell"), f"{where}.outages")
+    asleep = plain.mapping(fields.get("asleep", {}), f"{where}.asleep")
+    plain.known(asleep, ("share", "until"), f"{where}.asleep")
+    if asleep:
+        values.needed(asleep, ("share", "until"), f"{where}.asleep")
+    if "else" in fields and "hours" not in fields:
+        raise bad(f"{where}.else", "be left out where there are no hours")
+    return Habit(
+        share=values.share(fields, "share", where, 1.0),
+        hours=values.hours_of(fields["hours"], f"{where}.hours") if "hours" in fields else (),
+        rest=values.share(fields, "else", where),
+        spell_h=values.whole_hours(fields.get("spell", "6h"), f"{where}.spell"),
+        outages=Outages(
+            share=values.share(outages, "share", f"{where}.outages"),
+            spell_h=values.whole_hours(outages.get("spell", "8h"), f"{where}.outages.spell"),
+        ),
+        asleep=values.share(asleep, "share", f"{where}.asleep"),
+        asleep_s=plain.duration(asleep.get("until", 0), f"{where}.asleep.until"),
+    )
+
+
+def _link(value: object, where: str) -> tuple[Link, float]:
+    fields = plain.mapping(value, where)
+    plain.known(fields, ("mbit", "spread", "latency", "loss", "duplication"), where)
+    link = Link(
+        bytes_per_s=plain.number(fields.get("mbit", 20), f"{where}.mbit", 0.001, 100_000) * 1e6 / 8,
+        latency_s=plain.duration(fields.get("latency", 0.2), f"{where}.latency"),
+        loss=values.share(fields, "loss", where, most=0.9),
+        duplication=values.share(fields, "duplication", where),
+    )
+    return link, plain.number(fields.get("spread", 1), f"{where}.spread", 1, 100)
