@@ -21,10 +21,10 @@ from device_agent.work import Job, JobDone, Lane, Ports
 from firmware.contents import ROOT_SET
 from firmware.protocol.words import AgentState
 from simulator.fakes import MemoryBoot
-from simulator.virtual.chances import chance, seeded
-from simulator.virtual.defects import Defect
+from simulator.virtual.chances import seeded
 from simulator.virtual.presence import NEVER, Presence
 from simulator.virtual.world import Member
+from simulator.wire.fate import Fate
 from simulator.wire.parts import Blob, Checks, Flash, Installer, Luck, Notary, Programs, Reachable
 from simulator.wire.plan import Moment, Truth
 from simulator.wire.ports import Common
@@ -44,8 +44,8 @@ class Device:
         "_boot",
         "_checks",
         "_common",
-        "_crashed",
         "_effects",
+        "_fate",
         "_hub",
         "_identity",
         "_installer",
@@ -55,7 +55,6 @@ class Device:
         "_notary",
         "_order",
         "_orders",
-        "_own",
         "_pace",
         "_paced_at",
         "_paced_from",
@@ -90,7 +89,8 @@ class Device:
         """`like`: by whose chances its hardware fails, unless by its own; `flash`: what it keeps already."""
         self.member, self._identity, self._common, self._hub = member, identity, common, common.hub
         self._pem = pem
-        own = self._own = seeded(seed, like or member.id)
+        own = seeded(seed, like or member.id)
+        self._fate = Fate(member, own, common.defects, common.sizes)
         self._pace, self._paced_at, self._paced_from = 1.0, 0.0, 0.0
         self.boots = 0
         self.is_bricked = self.is_down = self._is_unplugged = False
@@ -105,12 +105,11 @@ class Device:
         self._luck = Luck(seeded(own, member.id) if like else own)
         self._keep(flash or Flash.new(common.factory))
         self._notary = Notary(common.keys, signer)
-        self._checks = Checks(self._is_well)
+        self._checks = Checks(lambda: self._fate.harm(self._running()) != "fails-health")
         self._reach = Reach(self, common, identity, pem, self._luck, own)
         self._ports: Ports | None = None
         self._runtime: Runtime | None = None
         self._power = self._is_there = self._stays = False
-        self._crashed: frozenset[str] = frozenset()
         self._order, self._orders = "", 0
         self._wakes_at = NEVER
 
@@ -141,7 +140,7 @@ class Device:
         self._boot.power_on()
         self._power = True
         self.boots += 1
-        if self._defect(self._slots.holds(self._boot.status().slot)) == "bricks":
+        if self._fate.harm(self._running()) == "bricks":
             self.is_bricked = True
             self.power_cut(again=False)
         elif self._boot.tried > 1:  # each boot that came to nothing took its time
@@ -171,7 +170,7 @@ class Device:
         self.look()
         if status.outcome is BootOutcome.TRIAL and self._boot.deadline_at is not None:
             self._hub.later(self._true(self._boot.deadline_at), self._look_at_trial)
-        if self._runs_crashing():
+        if self._fate.is_crashing(self._running()):
             self._hub.later(self._hub.now() + CRASH_AGAIN_S, self._crash_again)
 
     def power_cut(self, *, again: bool = True) -> None:
@@ -205,7 +204,8 @@ class Device:
             return
         self.power_cut()
         self._keep(Flash.new(self._common.factory))
-        self._crashed, self._order = frozenset(), ""
+        self._fate.forget()
+        self._order = ""
         if self.is_down:
             self.is_down = False
             self._tell("up", "", AgentState.IDLE)
@@ -372,7 +372,9 @@ class Device:
         programs, name = Programs(self._program_runs), self._luck.nonce()[:16]
         self._boot = MemoryBoot(self._slots, programs, self.seconds, name=name, state=flash.loader)
         site, place = self._common.site, self.member.site
-        self._installer = Installer(site, place, self._slots, fails=self._flash_fails, takes=self._download_s)
+        self._installer = Installer(
+            site, place, self._slots, fails=lambda: self._fate.flash_fails(self._orders), takes=self._fate.staging_s
+        )
 
     def _new_ports(self) -> Ports:
         common = self._common
@@ -404,50 +406,25 @@ class Device:
 
     # What the world does to it
 
-    def _defect(self, blob: Blob | None) -> str:
-        found = self._found(blob)
-        return found[0] if found is not None else ""
-
-    def _found(self, blob: Blob | None) -> Defect | None:
-        defects = self._common.defects.get(blob.version) if blob is not None else None
-        return defects.of(self.member.hardware, self._own) if defects is not None else None
+    def _running(self) -> Blob | None:
+        return self._slots.holds(self._boot.status().slot)
 
     def _program_runs(self, blob: Blob) -> bool:
-        if self._defect(blob) == "fails-boot":
-            return False
-        return not (self._boot.is_trial and self._chance(self._orders, 2) < self.member.power_cuts)
-
-    def _is_well(self) -> bool:
-        return self._defect(self._slots.holds(self._boot.status().slot)) != "fails-health"
-
-    def _flash_fails(self) -> bool:
-        return self._chance(self._orders, 1) < self.member.flash_faults
-
-    def _download_s(self, version: str, max_rate: int | None) -> float:
-        rate = min(self.member.link.bytes_per_s, max_rate or self.member.link.bytes_per_s)
-        return self._common.sizes.get(version, 0) / rate
+        return self._fate.comes_up(blob, self._orders, is_trial=self._boot.is_trial)
 
     def _leak(self) -> None:
         """What it committed may go on until it crashes."""
-        blob = self._slots.holds(self._boot.status().slot)
-        found = self._found(blob)
+        blob = self._running()
+        found = self._fate.defect(blob)
         if blob is not None and found is not None and found[0] == "crashes":
             in_s = self._hub.wall_s(found[1])
             self._hub.later(self._hub.now() + in_s, lambda: self._crash(blob.sha256))
 
     def _crash(self, sha256: str) -> None:
-        self._crashed |= {sha256}
-        if self._power and self._runs_crashing():
-            self.power_cut()
+        self._fate.crashes(sha256)
+        self._crash_again()
 
     def _crash_again(self) -> None:
         """From now on it crashes soon after each boot, until the boot loader goes back."""
-        if self._power and self._runs_crashing():
+        if self._power and self._fate.is_crashing(self._running()):
             self.power_cut()
-
-    def _runs_crashing(self) -> bool:
-        blob = self._slots.holds(self._boot.status().slot)
-        return blob is not None and blob.sha256 in self._crashed
-
-    def _chance(self, about: int, what: int) -> float:
-        return chance(self._own, about * 8 + what)
