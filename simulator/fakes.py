@@ -168,7 +168,7 @@ class MemoryBoot:
         self._name = name or secrets.token_hex(8)
         self._deadline_at: float | None = None
         self.tried = 0
-        """How many boots the last power-on took: more than one when a slot on trial did not come up."""
+        """How many boots the last power-on took: more than one when a slot did not come up, and there was another one."""
         self.reboot_asked = False
 
     def power_on(self) -> None:
@@ -179,9 +179,11 @@ class MemoryBoot:
                 self.tried += 1
                 self._state, self._boot = decide(self._state, self._request)
                 self._request = None
-                if self._program_runs() or self._boot.outcome is not BootOutcome.TRIAL:
+                is_trial = self._boot.outcome is BootOutcome.TRIAL
+                if self._program_runs() or not (is_trial or self._state.fallback):
                     break
-                self._state = attempt_failed(self._state)
+                if is_trial:
+                    self._state = attempt_failed(self._state)
             self._boots += 1
             wait_s = self._boot.deadline_s
             self._deadline_at = None if wait_s is None else self._clock() + wait_s

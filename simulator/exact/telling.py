@@ -16,6 +16,7 @@ from simulator.exact.run import ExactRun, play
 from simulator.exact.trace import Difference, Head, Trace
 from simulator.virtual.chances import seeded
 from simulator.virtual.defects import Defects
+from simulator.virtual.device import LATE_DEFECTS
 from simulator.virtual.outcome import CampaignOutcome, CohortOutcome, Outcome
 from simulator.virtual.world import World
 
@@ -125,5 +126,5 @@ def harmed(run: ExactRun, campaign: str) -> int:
     found = 0
     for name, member in run.down.followed:
         defect = defects.of(run.members[member].hardware, seeded(run.seed, member)) if name == campaign else None
-        found += defect is not None and (defect[0] != "crashes" or member in fell_back)
+        found += defect is not None and (defect[0] not in LATE_DEFECTS or member in fell_back)
     return found

@@ -4,7 +4,7 @@ from simulator.virtual.chances import chance, seeded
 from simulator.virtual.world import Fault, Release
 
 Defect = tuple[str, float]
-"""What a release does to a device (`fails-boot`, `fails-health`, `crashes`, `bricks`), and how many seconds after its commit."""
+"""What a release does to a device (`simulator.virtual.world.DEFECTS`), and how many seconds after its commit."""
 
 
 class Defects:

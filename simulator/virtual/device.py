@@ -12,6 +12,7 @@ Rules
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from device_agent.boot.loader import Limits
 from firmware.protocol.words import Action, AgentState, ReasonKind
 from server.planner.commands import GrantPermit, TellWait
 from server.planner.events import Asked, Event, Reported
@@ -49,7 +50,11 @@ class Link:
 
 
 Defect = tuple[str, float]
-"""What a release does to a device (`fails-boot`, `fails-health`, `crashes`, `bricks`), and how many seconds after its commit."""
+"""What a release does to a device (`simulator.virtual.world.DEFECTS`), and how many seconds after its commit."""
+LATE_DEFECTS = ("crashes", "fails-second-boot")
+"""Those that come after the commit."""
+LOOPED_BOOTS = Limits().max_boots + 1
+"""How many boots it takes until the boot loader leaves a slot that was committed and comes up no more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,7 +264,7 @@ class Device:
         defect = after.defect_of(self) if order.action is Action.INSTALL else None
         kind = defect[0] if defect else ""
         self.by = order.campaign
-        if kind and kind != "crashes":
+        if kind and kind not in LATE_DEFECTS:
             self.harmed_by |= {order.campaign}
         if kind == "bricks":
             self.is_bricked = True
@@ -296,6 +301,8 @@ class Device:
         self._report(order, AgentState.COMMITTED, at)
         if defect and defect[0] == "crashes":
             self._later(at + defect[1], lambda now: self._crash(order, before, now))
+        elif defect and defect[0] == "fails-second-boot":
+            self._later(at + defect[1], lambda now: self._restart(order, before, now))
         self._follow_up(at)
 
     def _crash(self, order: Order, before: Image, at: float) -> None:
@@ -305,6 +312,15 @@ class Device:
         self.harmed_by |= {order.campaign}
         self.image, self.previous = before, None
         self._report(order, AgentState.FELL_BACK, at, ReasonKind.HEALTH_REGRESSED)
+
+    def _restart(self, order: Order, before: Image, at: float) -> None:
+        """What it committed comes up no more, so the boot loader brings the slot before back."""
+        if self.image is not order.image or not self.is_up or order.life != self._life:
+            return
+        self.harmed_by |= {order.campaign}
+        self.is_down = True
+        self.image, self.previous = before, None
+        self._later(at + self._timing.boot_s * LOOPED_BOOTS, lambda now: self._back(order, now, ReasonKind.BOOT_LOOP))
 
     def _back(self, order: Order, at: float, kind: ReasonKind) -> None:
         if order.life != self._life:
@@ -362,6 +378,7 @@ _SENTENCES: dict[str, str] = {
     ReasonKind.STORAGE_FAULT: "Its flash failed.",
     ReasonKind.SLOT_MISSING: "No slot is left to go back to.",
     ReasonKind.BOOT_FAILED: "It did not boot.",
+    ReasonKind.BOOT_LOOP: "The committed slot never came up again.",
     ReasonKind.HEALTH_FAILED: "Its health check failed.",
     ReasonKind.HEALTH_REGRESSED: "It crashed too often.",
 }

@@ -12,7 +12,7 @@ from simulator.virtual.chances import chance, seeded
 from simulator.virtual.device import Link
 from simulator.virtual.presence import Outages
 
-DEFECTS = ("fails-boot", "fails-health", "crashes", "bricks")
+DEFECTS = ("fails-boot", "fails-health", "crashes", "fails-second-boot", "bricks")
 CHURN = ("clone", "join", "reflash", "replace")
 DEEDS = ("hostile", "kill-broker", "kill-server", "rotate-director")
 FACTORY = "0.9.0"

@@ -31,6 +31,7 @@ from server.planner.strategy import Strategy
 from server.planner.words import CampaignState, Verb
 from server.ports import CampaignSpec
 from simulator.virtual import world_values as values
+from simulator.virtual.device import LATE_DEFECTS
 from simulator.virtual.fleet_file import MOST_DEVICES, lot_of
 from simulator.virtual.world import (
     CHURN,
@@ -127,8 +128,9 @@ def _fault(value: object, where: str) -> Fault:
     plain.known(fields, ("kind", "share", "hardware", "after"), where)
     values.needed(fields, ("kind",), where)
     kind = plain.one_of(fields["kind"], f"{where}.kind", DEFECTS)
-    if ("after" in fields) != (kind == "crashes"):
-        raise bad(f"{where}.after" if "after" in fields else where, "say `after` for crashes, and for nothing else")
+    if ("after" in fields) != (kind in LATE_DEFECTS):
+        late = " and ".join(LATE_DEFECTS)
+        raise bad(f"{where}.after" if "after" in fields else where, f"say `after` for {late}, and for nothing else")
     return Fault(
         kind=kind,
         share=values.share(fields, "share", where, 1.0),

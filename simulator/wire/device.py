@@ -22,6 +22,7 @@ from firmware.contents import ROOT_SET
 from firmware.protocol.words import AgentState
 from simulator.fakes import MemoryBoot
 from simulator.virtual.chances import seeded
+from simulator.virtual.device import LATE_DEFECTS
 from simulator.virtual.presence import NEVER, Presence
 from simulator.virtual.world import Member
 from simulator.wire.fate import Fate
@@ -177,6 +178,8 @@ class Device:
         """Lose everything that isn't durable; it boots again after a while, unless it may not."""
         if self._runtime is not None:
             self._runtime.stop()
+        if self._power and self._boot.state.trial is None:
+            self._fate.spend(self._running())
         self._runtime, self._power, self._wakes_at = None, False, NEVER
         self._reach.cut()
         if again and not self.is_bricked:
@@ -413,12 +416,22 @@ class Device:
         return self._fate.comes_up(blob, self._orders, is_trial=self._boot.is_trial)
 
     def _leak(self) -> None:
-        """What it committed may go on until it crashes."""
+        """What it committed may crash later, or not outlive its next restart."""
         blob = self._running()
         found = self._fate.defect(blob)
-        if blob is not None and found is not None and found[0] == "crashes":
-            in_s = self._hub.wall_s(found[1])
-            self._hub.later(self._hub.now() + in_s, lambda: self._crash(blob.sha256))
+        if blob is None or found is None or found[0] not in LATE_DEFECTS:
+            return
+        at = self._hub.now() + self._hub.wall_s(found[1])
+        if found[0] == "crashes":
+            self._hub.later(at, lambda: self._crash(blob.sha256))
+        else:
+            self._hub.later(at, lambda: self._restart(blob.sha256))
+
+    def _restart(self, sha256: str) -> None:
+        """Somebody restarts it, if it still runs this."""
+        running = self._running()
+        if self._power and running is not None and running.sha256 == sha256:
+            self.power_cut()
 
     def _crash(self, sha256: str) -> None:
         self._fate.crashes(sha256)

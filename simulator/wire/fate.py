@@ -14,15 +14,16 @@ from simulator.wire.parts import Blob
 class Fate:
     """`own`: the device's seed. `defects` and `sizes`: by version, what a release does, and its bytes in the world."""
 
-    __slots__ = ("_crashing", "_defects", "_member", "_own", "_sizes")
+    __slots__ = ("_crashing", "_defects", "_member", "_own", "_sizes", "_spent")
 
     def __init__(self, member: Member, own: int, defects: Mapping[str, Defects], sizes: Mapping[str, int]) -> None:
         self._member, self._own, self._defects, self._sizes = member, own, defects, sizes
-        self._crashing: frozenset[str] = frozenset()
+        self.forget()
 
     def forget(self) -> None:
         """The device was flashed anew: what went wrong is no more."""
-        self._crashing = frozenset()
+        self._crashing: frozenset[str] = frozenset()
+        self._spent: frozenset[str] = frozenset()
 
     def defect(self, blob: Blob | None) -> Defect | None:
         """What this image does to it."""
@@ -36,9 +37,14 @@ class Fate:
 
     def comes_up(self, blob: Blob, order: int, *, is_trial: bool) -> bool:
         """Whether this image boots, during the device's order of this number."""
-        if self.harm(blob) == "fails-boot":
+        if self.harm(blob) == "fails-boot" or blob.sha256 in self._spent:
             return False
         return not (is_trial and self._chance(order, 2) < self._member.power_cuts)
+
+    def spend(self, blob: Blob | None) -> None:
+        """The power goes while this image runs, committed: some don't come up a second time."""
+        if blob is not None and self.harm(blob) == "fails-second-boot":
+            self._spent |= {blob.sha256}
 
     def crashes(self, sha256: str) -> None:
         """From now on this image crashes soon after each boot."""

@@ -1,0 +1,52 @@
+"""What befalls devices in a scenario, with real agents: the same end as with devices that answer from chances."""
+
+import logging
+from collections.abc import Iterator, Mapping
+
+import pytest
+
+from server.planner.words import AssignmentState
+from simulator.exact.run import ExactRun, play
+from simulator.exact.telling import outcome_of, room
+from simulator.exact.trace import Head, Trace
+from simulator.virtual.outcome import Outcome
+from simulator.virtual.run import Run
+from simulator.virtual.world import World
+from tests.simulator.virtual.test_second_boot import twice
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    logging.disable(logging.WARNING)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def played(world: World) -> tuple[ExactRun, Outcome]:
+    with room() as directory:
+        run = ExactRun(world, directory, Trace(Head(world=world.name, seed=world.seed)))
+        outcome = outcome_of(run, play(run))
+        assert outcome.violations == ()
+        return run, outcome
+
+
+def from_chances(world: World, run: ExactRun) -> tuple[Mapping[str, str], Outcome]:
+    """How each target of the first campaign ends, and all, with what the exact run drew for its campaigns."""
+    members = sorted(world.members(world.seed), key=lambda one: one.id)
+    other = Run(world, members=members, seeds={view.row.id: view.row.seed for view in run.views})
+    outcome = other.play()
+    assert outcome.violations == ()
+    first = world.campaigns[0].spec.name
+    return {row.target: str(row.state) for row in other.store.in_states(first, tuple(AssignmentState))}, outcome
+
+
+@pytest.mark.timeout(180)
+def test_a_release_that_is_bad_after_a_second_boot_is_left_by_the_boot_loader() -> None:
+    world = twice()
+    run, outcome = played(world)
+    states, other = from_chances(world, run)
+    assert run.states["spring"] == states
+    assert set(states.values()) == {"regressed", "verified"}
+    assert outcome.campaigns[0].harmed == other.campaigns[0].harmed
+    for name, state in states.items():
+        assert run.fleet.devices[name].truth().version == ("0.9.0" if state == "regressed" else "2.0.0")
