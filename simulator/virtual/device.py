@@ -97,6 +97,7 @@ class Device:
         "_timing",
         "by",
         "flash_faults",
+        "flash_rate",
         "hardware",
         "harmed_by",
         "health_s",
@@ -128,6 +129,7 @@ class Device:
         say: Callable[["Device", Event], None],
         health_s: float = 60.0,
         flash_faults: float = 0.0,
+        flash_rate: float = NEVER,
         power_cuts: float = 0.0,
         silences: float = 0.0,
         timing: Timing = USUAL_TIMING,
@@ -137,7 +139,7 @@ class Device:
         self.image, self.previous = image, None  # type: Image, Image | None
         self.presence, self.link = presence, link
         self.health_s, self.flash_faults, self.power_cuts = health_s, flash_faults, power_cuts
-        self.silences = silences
+        self.silences, self.flash_rate = silences, flash_rate
         self.is_down = self.is_bricked = False
         self.is_shut_out = False
         """The server doesn't listen to it (any more)."""
@@ -206,8 +208,9 @@ class Device:
             self._ask(order, at)
             return
         self._report(order, AgentState.DOWNLOADING, at)
-        rate = min(self.link.bytes_per_s, order.max_rate or self.link.bytes_per_s)
-        done = self.presence.done(at, order.image.size_bytes / rate + self._timing.staged_s)
+        size = order.image.size_bytes
+        rate = min(self.link.bytes_per_s, order.max_rate or self.link.bytes_per_s, self.flash_rate)
+        done = self.presence.done(at, size / rate + self._timing.staged_s) + size / self.flash_rate
         if done < NEVER:
             self._later(done, lambda now: self._staged(order, now))
 

@@ -62,6 +62,7 @@ class Enrolment:
             say=self._say,
             health_s=one.health_s,
             flash_faults=one.flash_faults,
+            flash_rate=one.flash_rate,
             power_cuts=one.power_cuts,
             silences=one.silences,
             timing=self._timing,

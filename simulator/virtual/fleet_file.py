@@ -1,11 +1,14 @@
 """A scenario's fleet: lots of devices that are alike, when they are there, and what befalls them."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from server.planner import plain
 from server.planner.plain import bad
 from simulator.virtual import world_values as values
 from simulator.virtual.device import Link
 from simulator.virtual.presence import Outages
-from simulator.virtual.world import Habit, Lot
+from simulator.virtual.world import UNBOUND, Habit, Lot
 
 MOST_DEVICES = 2_000_000
 
@@ -25,11 +28,14 @@ def lot_of(value: object, where: str) -> Lot:
         "presence",
         "link",
         "faults",
+        "flash",
     )
     plain.known(fields, (*keys, "health"), where)
     values.needed(fields, ("name", "devices", "hardware"), where)
     faults = plain.mapping(fields.get("faults", {}), f"{where}.faults")
     plain.known(faults, ("flash", "power_cut"), f"{where}.faults")
+    flash = plain.mapping(fields.get("flash", {}), f"{where}.flash")
+    plain.known(flash, ("bytes_per_s",), f"{where}.flash")
     link, spread = _link(fields.get("link", {}), f"{where}.link")
     return Lot(
         name=plain.name(fields["name"], f"{where}.name"),
@@ -44,9 +50,17 @@ def lot_of(value: object, where: str) -> Lot:
         link=link,
         link_spread=spread,
         flash_faults=values.share(faults, "flash", f"{where}.faults"),
+        flash_rate=_flash_rate(flash, f"{where}.flash.bytes_per_s"),
         power_cuts=values.share(faults, "power_cut", f"{where}.faults"),
         health_s=plain.positive_duration(fields.get("health", 60), f"{where}.health"),
     )
+
+
+def _flash_rate(fields: Mapping[str, Any], where: str) -> float:
+    rate = values.size(fields["bytes_per_s"], where) if fields else UNBOUND
+    if not rate:
+        raise bad(where, "be more than nothing, or no image is ever written")
+    return rate
 
 
 def _habit(value: object, where: str) -> Habit:

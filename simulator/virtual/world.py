@@ -19,6 +19,7 @@ FACTORY = "0.9.0"
 """What devices run before, unless a world says."""
 NO_OUTAGES = Outages()
 USUAL_LINK = Link()
+UNBOUND = float("inf")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,8 @@ ALWAYS = Habit()
 @dataclass(frozen=True, kw_only=True)
 class Lot:
     """Devices that are alike, over `sites` sites. `pairs`: two and two have a label `pair`. `gateway`: the first of each site is
-    the others' gateway. `link_spread`: links are faster or slower by up to this factor."""
+    the others' gateway. `link_spread`: links are faster or slower by up to this factor. `flash_rate`: bytes per
+    second that are written, or read back."""
 
     name: str
     devices: int
@@ -55,6 +57,7 @@ class Lot:
     link: Link = USUAL_LINK
     link_spread: float = 1.0
     flash_faults: float = 0.0
+    flash_rate: float = UNBOUND
     power_cuts: float = 0.0
     health_s: float = 60.0
 
@@ -144,6 +147,7 @@ class Member:
     there_s: float = 0.0
     link: Link = USUAL_LINK
     flash_faults: float = 0.0
+    flash_rate: float = UNBOUND
     power_cuts: float = 0.0
     silences: float = 0.0
     health_s: float = 60.0
@@ -200,6 +204,7 @@ def _members(lot: Lot, seed: int, begins: float) -> Iterator[Member]:
             asleep_s=habit.asleep_s if chance(own, 102) < habit.asleep else 0.0,
             link=link if factor == 1.0 else replace(link, bytes_per_s=link.bytes_per_s * factor),
             flash_faults=lot.flash_faults,
+            flash_rate=lot.flash_rate,
             power_cuts=lot.power_cuts,
             health_s=lot.health_s,
         )

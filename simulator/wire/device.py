@@ -279,13 +279,13 @@ class Device:
 
     def staged_after_s(self, job: Job) -> float:
         """How long the job that just ran takes the device, beside what it took here; what it loads comes while it is there."""
-        takes_s, self._installer.takes_s = self._installer.takes_s, 0.0
-        if job.lane is not Lane.SLOT or not takes_s:
+        loads_s, reads_s = self._installer.took() if job.lane is Lane.SLOT else (0.0, 0.0)
+        if not loads_s:
             return 0.0
         if self._stays:
-            return self._hub.wall_s(takes_s)
+            return self._hub.wall_s(loads_s + reads_s)
         begins = self._hub.world_now()
-        return self._hub.wall_s(self._presence.done(begins, takes_s) - begins)
+        return self._hub.wall_s(self._presence.done(begins, loads_s) + reads_s - begins)
 
     def truth(self) -> Truth:
         """What it is."""
@@ -376,7 +376,12 @@ class Device:
         self._boot = MemoryBoot(self._slots, programs, self.seconds, name=name, state=flash.loader)
         site, place = self._common.site, self.member.site
         self._installer = Installer(
-            site, place, self._slots, fails=lambda: self._fate.flash_fails(self._orders), takes=self._fate.staging_s
+            site,
+            place,
+            self._slots,
+            fails=lambda: self._fate.flash_fails(self._orders),
+            loads=self._fate.loading_s,
+            reads=self._fate.reading_s,
         )
 
     def _new_ports(self) -> Ports:

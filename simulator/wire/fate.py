@@ -57,10 +57,14 @@ class Fate:
         """Whether its flash fails while it follows the order of this number."""
         return self._chance(order, 1) < self._member.flash_faults
 
-    def staging_s(self, version: str, max_rate: int | None) -> float:
-        """How long it takes to have a version staged, at so many bytes per second at most."""
-        rate = min(self._member.link.bytes_per_s, max_rate or self._member.link.bytes_per_s)
+    def loading_s(self, version: str, max_rate: int | None) -> float:
+        """How long it takes to load a version and write it meanwhile, at so many bytes per second at most."""
+        rate = min(self._member.link.bytes_per_s, max_rate or self._member.link.bytes_per_s, self._member.flash_rate)
         return self._sizes.get(version, 0) / rate
+
+    def reading_s(self, version: str) -> float:
+        """How long it takes to read it back."""
+        return self._sizes.get(version, 0) / self._member.flash_rate
 
     def _chance(self, about: int, what: int) -> float:
         return chance(self._own, about * 8 + what)

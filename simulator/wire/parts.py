@@ -205,10 +205,9 @@ class Reachable:
 
 
 class Installer:
-    """`Installer` that takes images from the site. `takes_s`: how long the last one takes over this device's link, which whoever
-    runs the job waits before telling its end."""
+    """`Installer` that takes images from the site."""
 
-    __slots__ = ("_fails", "_place", "_site", "_slots", "_takes", "takes_s")
+    __slots__ = ("_fails", "_loads", "_place", "_reads", "_site", "_slots", "_took")
 
     def __init__(
         self,
@@ -217,11 +216,20 @@ class Installer:
         slots: Slots,
         *,
         fails: Callable[[], bool],
-        takes: Callable[[str, int | None], float],
+        loads: Callable[[str, int | None], float],
+        reads: Callable[[str], float],
     ) -> None:
-        """`place`: where the device is. `fails`: whether the flash does now. `takes`: seconds for a version at a rate at most."""
-        self._site, self._place, self._slots, self._fails, self._takes = site, place, slots, fails, takes
-        self.takes_s = 0.0
+        """`place`: where the device is. `fails`: whether the flash does now. `loads`: seconds for a version at a rate at most,
+        which `reads` back in so many."""
+        self._site, self._place, self._slots, self._fails = site, place, slots, fails
+        self._loads, self._reads = loads, reads
+        self._took = (0.0, 0.0)
+
+    def took(self) -> tuple[float, float]:
+        """In seconds, how long the last image takes to load over this device's link, and to be read back: whoever runs the job
+        waits so long before telling its end. Said once."""
+        took, self._took = self._took, (0.0, 0.0)
+        return took
 
     def stage(
         self,
@@ -241,7 +249,7 @@ class Installer:
             self._site.patched(self._place, delta, image, stop)
         else:
             self._site.full(self._place, said.file, image, stop)
-        self.takes_s = self._takes(manifest.version, order.max_rate)
+        self._took = self._loads(manifest.version, order.max_rate), self._reads(manifest.version)
         blob = Blob(sha256=image.sha256, length=image.length, version=manifest.version, counter=manifest.counter)
         self._slots.put(active.other, blob)
         return {}

@@ -12,6 +12,7 @@ from simulator.exact.trace import Head, Trace
 from simulator.virtual.outcome import Outcome
 from simulator.virtual.run import Run
 from simulator.virtual.world import World
+from tests.simulator.virtual.test_befalls import befalls, done_s
 from tests.simulator.virtual.test_second_boot import twice
 
 
@@ -50,3 +51,13 @@ def test_a_release_that_is_bad_after_a_second_boot_is_left_by_the_boot_loader() 
     assert outcome.campaigns[0].harmed == other.campaigns[0].harmed
     for name, state in states.items():
         assert run.fleet.devices[name].truth().version == ("0.9.0" if state == "regressed" else "2.0.0")
+
+
+@pytest.mark.timeout(180)
+def test_slow_flash_takes_as_long_as_from_chances() -> None:
+    world = befalls("flash: {bytes_per_s: 50 kB}")
+    run, outcome = played(world)
+    states, other = from_chances(world, run)
+    assert run.states["spring"] == states
+    assert done_s(outcome) == pytest.approx(done_s(other), abs=60)
+    assert done_s(outcome) > 1200
