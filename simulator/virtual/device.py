@@ -13,14 +13,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from device_agent.boot.loader import Limits
+from device_agent.local.policy import VALID_S
 from firmware.protocol.words import Action, AgentState, ReasonKind
 from server.planner.commands import GrantPermit, TellWait
 from server.planner.events import Asked, Event, Reported
+from simulator.virtual.battery import LOOK_S, Battery
 from simulator.virtual.chances import chance
 from simulator.virtual.fitted import FITTED
 from simulator.virtual.presence import NEVER, Presence
 
 BOOT_S = 45.0
+_LOOKS = 0x6C6F6F6B73
+"""Apart from its other chances."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +75,7 @@ class Image:
 @dataclass(kw_only=True, slots=True)
 class Order:
     """What it was told to do. `number` counts the device's orders; `life`: how often it had been flashed anew or unplugged when
-    it came; `is_done`: it was followed, or failed."""
+    it came; `is_done`: it was followed, or failed. `cleared_until`: the device's own yes holds."""
 
     hash: str
     action: Action
@@ -81,6 +85,8 @@ class Order:
     number: int = 0
     life: int = 0
     is_done: bool = False
+    staged_at: float = 0.0
+    cleared_until: float = 0.0
 
 
 class Device:
@@ -95,6 +101,7 @@ class Device:
         "_said",
         "_say",
         "_timing",
+        "battery",
         "by",
         "flash_faults",
         "flash_rate",
@@ -132,6 +139,7 @@ class Device:
         flash_rate: float = NEVER,
         power_cuts: float = 0.0,
         silences: float = 0.0,
+        battery: Battery | None = None,
         timing: Timing = USUAL_TIMING,
     ) -> None:
         self._timing = timing
@@ -139,7 +147,7 @@ class Device:
         self.image, self.previous = image, None  # type: Image, Image | None
         self.presence, self.link = presence, link
         self.health_s, self.flash_faults, self.power_cuts = health_s, flash_faults, power_cuts
-        self.silences, self.flash_rate = silences, flash_rate
+        self.silences, self.flash_rate, self.battery = silences, flash_rate, battery
         self.is_down = self.is_bricked = False
         self.is_shut_out = False
         """The server doesn't listen to it (any more)."""
@@ -204,8 +212,7 @@ class Device:
             self._report(order, AgentState.CANCELLED, at, ReasonKind.WITHDRAWN)
             return
         if order.action is Action.ROLLBACK:
-            self._report(order, AgentState.STAGED, at)
-            self._ask(order, at)
+            self._is_staged(order, at)
             return
         self._report(order, AgentState.DOWNLOADING, at)
         size = order.image.size_bytes
@@ -221,14 +228,31 @@ class Device:
             order.is_done = True
             self._report(order, AgentState.FAILED, at, ReasonKind.STORAGE_FAULT)
             return
+        self._is_staged(order, at)
+
+    def _is_staged(self, order: Order, at: float) -> None:
+        order.staged_at = order.staged_at or at
         self._report(order, AgentState.STAGED, at)
         self._ask(order, at)
+
+    def _puts_off(self, order: Order, at: float) -> bool:
+        """Whether its battery is too low now, of which it tells; then it goes on by itself when there is enough."""
+        if self.battery is None or at < order.cleared_until:
+            return False
+        enough_at = self.battery.enough_at(at, order.staged_at)
+        if enough_at <= at:
+            order.cleared_until = at + VALID_S
+            return False
+        self._report(order, AgentState.DEFERRED, at, ReasonKind.CONDITION_NOT_MET)
+        looks_at = enough_at + LOOK_S * chance(self.seed ^ _LOOKS, order.number)
+        self._later(looks_at, lambda now: self._is_staged(order, now) if order is self._order and self.is_up else None)
+        return True
 
     def _ask(self, order: Order, at: float) -> None:
         if order is not self._order or order.is_done or not self.is_up:
             return
         at = self.presence.comes(at)
-        if at == NEVER:
+        if at == NEVER or self._puts_off(order, at):
             return
         self._asked += 1
         number = self._asked
@@ -378,6 +402,7 @@ _FRESH = (AgentState.COMMITTED, AgentState.IDLE)
 """Words of a device whose other slot holds what it was told before, if anything."""
 _SENTENCES: dict[str, str] = {
     ReasonKind.WITHDRAWN: "The order was withdrawn.",
+    ReasonKind.CONDITION_NOT_MET: "Condition battery is not met.",
     ReasonKind.STORAGE_FAULT: "Its flash failed.",
     ReasonKind.SLOT_MISSING: "No slot is left to go back to.",
     ReasonKind.BOOT_FAILED: "It did not boot.",

@@ -64,6 +64,7 @@ class Enrolment:
             flash_faults=one.flash_faults,
             flash_rate=one.flash_rate,
             power_cuts=one.power_cuts,
+            battery=one.battery,
             silences=one.silences,
             timing=self._timing,
         )

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from server.planner import plain
+from server.planner.availability import HOURS
 from server.planner.plain import bad
 from simulator.virtual import world_values as values
 from simulator.virtual.device import Link
 from simulator.virtual.presence import Outages
-from simulator.virtual.world import UNBOUND, Habit, Lot
+from simulator.virtual.world import MAINS, UNBOUND, Habit, Lot, Power
 
 MOST_DEVICES = 2_000_000
 
@@ -29,6 +30,7 @@ def lot_of(value: object, where: str) -> Lot:
         "link",
         "faults",
         "flash",
+        "battery",
     )
     plain.known(fields, (*keys, "health"), where)
     values.needed(fields, ("name", "devices", "hardware"), where)
@@ -52,6 +54,7 @@ def lot_of(value: object, where: str) -> Lot:
         flash_faults=values.share(faults, "flash", f"{where}.faults"),
         flash_rate=_flash_rate(flash, f"{where}.flash.bytes_per_s"),
         power_cuts=values.share(faults, "power_cut", f"{where}.faults"),
+        power=_power(fields.get("battery", {}), f"{where}.battery"),
         health_s=plain.positive_duration(fields.get("health", 60), f"{where}.health"),
     )
 
@@ -61,6 +64,24 @@ def _flash_rate(fields: Mapping[str, Any], where: str) -> float:
     if not rate:
         raise bad(where, "be more than nothing, or no image is ever written")
     return rate
+
+
+def _power(value: object, where: str) -> Power:
+    fields = plain.mapping(value, where)
+    if not fields:
+        return MAINS
+    plain.known(fields, ("share", "low", "for"), where)
+    values.needed(fields, ("share",), where)
+    if ("low" in fields) == ("for" in fields):
+        raise bad(where, "have either `low`, hours of the week, or `for`, how long it takes to charge")
+    hours = values.hours_of(fields["low"], f"{where}.low") if "low" in fields else ()
+    if len(hours) == HOURS:
+        raise bad(f"{where}.low", "leave some hours in which there is enough")
+    return Power(
+        share=values.share(fields, "share", where),
+        hours=hours,
+        low_s=plain.positive_duration(fields["for"], f"{where}.for") if "for" in fields else 0.0,
+    )
 
 
 def _habit(value: object, where: str) -> Habit:

@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 from server.planner.availability import HOURS
 from server.planner.words import Verb
 from server.ports import CampaignSpec
+from simulator.virtual.battery import Battery, battery
 from simulator.virtual.chances import chance, seeded
 from simulator.virtual.device import Link
 from simulator.virtual.presence import Outages
@@ -40,6 +41,19 @@ ALWAYS = Habit()
 
 
 @dataclass(frozen=True, kw_only=True)
+class Power:
+    """A `share` of the devices has a battery that is too low for a restart in these `hours` of the local week (0: Monday 00), or
+    for `low_s` from when an update is staged."""
+
+    share: float = 0.0
+    hours: tuple[int, ...] = ()
+    low_s: float = 0.0
+
+
+MAINS = Power()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Lot:
     """Devices that are alike, over `sites` sites. `pairs`: two and two have a label `pair`. `gateway`: the first of each site is
     the others' gateway. `link_spread`: links are faster or slower by up to this factor. `flash_rate`: bytes per
@@ -59,6 +73,7 @@ class Lot:
     flash_faults: float = 0.0
     flash_rate: float = UNBOUND
     power_cuts: float = 0.0
+    power: Power = MAINS
     health_s: float = 60.0
 
 
@@ -150,6 +165,7 @@ class Member:
     flash_rate: float = UNBOUND
     power_cuts: float = 0.0
     silences: float = 0.0
+    battery: Battery | None = None
     health_s: float = 60.0
 
     @property
@@ -186,6 +202,7 @@ class World:
 
 def _members(lot: Lot, seed: int, begins: float) -> Iterator[Member]:
     week = week_of(lot.habit, lot.zone, begins)
+    low = battery(lot.power.hours, lot.power.low_s, _ahead_h(lot.zone, begins))
     same: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
     for number in range(lot.devices):
         name = f"{lot.name}-{number:06}"
@@ -206,6 +223,7 @@ def _members(lot: Lot, seed: int, begins: float) -> Iterator[Member]:
             flash_faults=lot.flash_faults,
             flash_rate=lot.flash_rate,
             power_cuts=lot.power_cuts,
+            battery=low if chance(own, 103) < lot.power.share else None,
             health_s=lot.health_s,
         )
 
@@ -227,7 +245,11 @@ def week_of(habit: Habit, zone: str, begins: float) -> tuple[float, ...]:
     """The shares by hour of the week in UTC; the zone's offset is that of the beginning, as devices don't keep summer time."""
     if not habit.hours:
         return (habit.share,) * HOURS
-    offset = datetime.fromtimestamp(begins, ZoneInfo(zone)).utcoffset() or timedelta()
-    hours = round(offset.total_seconds() / 3600)
+    hours = _ahead_h(zone, begins)
     there = set(habit.hours)
     return tuple(habit.share if (hour + hours) % HOURS in there else habit.rest for hour in range(HOURS))
+
+
+def _ahead_h(zone: str, begins: float) -> int:
+    offset = datetime.fromtimestamp(begins, ZoneInfo(zone)).utcoffset() or timedelta()
+    return round(offset.total_seconds() / 3600)

@@ -15,16 +15,19 @@ from securesystemslib.signer import Signer
 
 from device_agent.core.values import Content
 from device_agent.identity import Identity
+from device_agent.local.policy import LocalPolicy
 from device_agent.ports import BootOutcome, Slot, SlotSets
 from device_agent.runtime import Input, Runtime
 from device_agent.work import Job, JobDone, Lane, Ports
 from firmware.contents import ROOT_SET
 from firmware.protocol.words import AgentState
 from simulator.fakes import MemoryBoot
+from simulator.virtual.battery import LOOK_S
 from simulator.virtual.chances import seeded
 from simulator.virtual.device import LATE_DEFECTS
 from simulator.virtual.presence import NEVER, Presence
 from simulator.virtual.world import Member
+from simulator.wire.charge import Charge
 from simulator.wire.fate import Fate
 from simulator.wire.parts import Blob, Checks, Flash, Installer, Luck, Notary, Programs, Reachable
 from simulator.wire.plan import Moment, Truth
@@ -60,12 +63,14 @@ class Device:
         "_paced_at",
         "_paced_from",
         "_pem",
+        "_policy",
         "_ports",
         "_power",
         "_presence",
         "_reach",
         "_runtime",
         "_slots",
+        "_staged_at",
         "_stays",
         "_wakes_at",
         "boots",
@@ -112,6 +117,10 @@ class Device:
         self._runtime: Runtime | None = None
         self._power = self._is_there = self._stays = False
         self._order, self._orders = "", 0
+        self._staged_at = 0.0
+        self._policy = LocalPolicy()
+        if member.battery is not None:
+            self._policy = Charge(self._has_charge, retry_s=self._hub.wall_s(LOOK_S))
         self._wakes_at = NEVER
 
     # The hub's calls
@@ -159,7 +168,9 @@ class Device:
             identity=self._identity,
             ports=self._new_ports(),
             directory=ROOM,
-            settings=self._common.settings(self._common.hub.wall_s(self.member.health_s)),
+            settings=self._common.settings(
+                self._hub.wall_s(self.member.health_s), clear_first=self._policy.asks_before_activation
+            ),
             identify_slot=self._identify,
             session=self._luck.nonce(),
             notice=self._notice,
@@ -344,7 +355,9 @@ class Device:
             return
         state, order = AgentState(event["state"]), event.get("order") or ""
         if order and order != self._order and state in (AgentState.ORDERED, AgentState.DOWNLOADING, AgentState.STAGED):
-            self._order, self._orders = order, self._orders + 1
+            self._order, self._orders, self._staged_at = order, self._orders + 1, 0.0
+        if state is AgentState.STAGED and not self._staged_at:
+            self._staged_at = self._hub.world_now()
         if state is AgentState.ACTIVATING and not self.is_down:
             self.is_down = True
             self._tell("down", order, state, event.get("change_id") or "")
@@ -397,20 +410,12 @@ class Device:
             link=self._reach,
             clock=self,
             chance=self._luck,
+            policy=self._policy,
         )
 
     def _identify(self, sets: SlotSets, slot: Slot) -> Content | None:
         blob = self._slots.holds(slot)
-        if blob is None:
-            return None
-        return Content(
-            product=self._common.product,
-            version=blob.version,
-            counter=blob.counter,
-            sha256=blob.sha256,
-            length=blob.length,
-            good=True,
-        )
+        return None if blob is None else blob.content(self._common.product)
 
     # What the world does to it
 
@@ -419,6 +424,10 @@ class Device:
 
     def _program_runs(self, blob: Blob) -> bool:
         return self._fate.comes_up(blob, self._orders, is_trial=self._boot.is_trial)
+
+    def _has_charge(self) -> bool:
+        battery, now = self.member.battery, self._hub.world_now()
+        return battery is None or battery.enough_at(now, self._staged_at or now) <= now
 
     def _leak(self) -> None:
         """What it committed may crash later, or not outlive its next restart."""

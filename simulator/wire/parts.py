@@ -11,6 +11,7 @@ from msgspec import Struct
 from securesystemslib.signer import Signer
 
 from device_agent.boot.loader import LoaderState
+from device_agent.core.values import Content
 from device_agent.notary import CatalogueKeys
 from device_agent.ports import Director, HealthResult, Slot, Verified
 from device_agent.verify import ordered_images
@@ -36,6 +37,13 @@ class Blob(Struct, frozen=True, kw_only=True):
     length: int
     version: str
     counter: int
+
+    def content(self, product: str) -> Content:
+        """What an agent finds that looks at it."""
+        length, sha256 = self.length, self.sha256
+        return Content(
+            product=product, version=self.version, counter=self.counter, sha256=sha256, length=length, good=True
+        )
 
 
 class Slots:

@@ -102,16 +102,17 @@ class Common:
     ) -> None:
         self.hub, self.cable, self.site, self.keys, self.tempo = hub, cable, site, keys, tempo
         self.factory, self.product, self.defects, self.sizes = factory, product, defects, sizes
-        self._settings: dict[float, Settings] = {}
+        self._settings: dict[tuple[float, bool], Settings] = {}
 
-    def settings(self, health_s: float) -> Settings:
-        """Of devices whose trials are watched so long."""
-        if health_s not in self._settings:
-            self._settings[health_s] = _settings(self.tempo, health_s)
-        return self._settings[health_s]
+    def settings(self, health_s: float, *, clear_first: bool) -> Settings:
+        """Of devices whose trials are watched so long, and which ask themselves first whether they may restart."""
+        key = (health_s, clear_first)
+        if key not in self._settings:
+            self._settings[key] = _settings(self.tempo, health_s, clear_first)
+        return self._settings[key]
 
 
-def _settings(tempo: Tempo, health_s: float) -> Settings:
+def _settings(tempo: Tempo, health_s: float, clear_first: bool) -> Settings:
     return Settings(
         tuning=Tuning(
             retry_min_s=tempo.retry_min_s,
@@ -120,6 +121,7 @@ def _settings(tempo: Tempo, health_s: float) -> Settings:
             ask_max_s=tempo.ask_max_s,
             ask_spread_s=1.0,
             soak_s=60.0,
+            clear_first=clear_first,
             own_watch=OwnWatch(min_uptime_s=health_s),
         ),
         agent_version="simulator",

@@ -61,3 +61,18 @@ def test_slow_flash_takes_as_long_as_from_chances() -> None:
     assert run.states["spring"] == states
     assert done_s(outcome) == pytest.approx(done_s(other), abs=60)
     assert done_s(outcome) > 1200
+
+
+@pytest.mark.timeout(180)
+def test_real_agents_put_their_restart_off_for_a_low_battery_as_from_chances() -> None:
+    world = befalls("battery: {share: 50%, for: 4h}")
+    run, outcome = played(world)
+    states, other = from_chances(world, run)
+    assert run.states["spring"] == states
+    assert set(states.values()) == {"verified"}
+    assert done_s(outcome) == pytest.approx(done_s(other), abs=600)
+    deferred = {one.member for one in run.moments if one.state == "deferred"}
+    low = {one.id for one in world.members(world.seed) if one.battery is not None}
+    assert deferred == low
+    quick = [at for (_, name), at in run.admitted.items() if name not in low]
+    assert max(quick) < 1800 < 4 * 3600 < min(at for (_, name), at in run.admitted.items() if name in low)

@@ -1,16 +1,20 @@
 """What befalls devices in a scenario, from chances: slow flash, low battery, wrong clocks, messages out of order, false words."""
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 
 import pytest
 
 from firmware.errors import RefusedError
+from server.planner.availability import HOUR_S
+from server.planner.events import Event, Reported
 from server.planner.rows import AssignmentRow
-from server.planner.words import AssignmentState
+from server.planner.words import AssignmentState, Verb
+from simulator.virtual.device import Device
 from simulator.virtual.outcome import Outcome
 from simulator.virtual.run import Run
-from simulator.virtual.world import World
+from simulator.virtual.world import Act, World
 from simulator.virtual.world_file import parse_world
 
 BEFALLS = """
@@ -76,4 +80,55 @@ def test_an_image_is_written_as_slowly_as_the_flash_is_and_read_back_as_slowly()
     ],
 )
 def test_flash_that_cannot_be_is_refused(more: str, what: Sequence[str]) -> None:
+    refused(more, what)
+
+
+def test_who_has_a_low_battery_puts_its_restart_off_and_says_so_until_it_is_charged() -> None:
+    words: dict[str, list[str]] = {}
+
+    class Listening(Run):
+        def _say(self, device: Device, event: Event) -> None:
+            if isinstance(event, Reported):
+                words.setdefault(device.id, []).append(f"{event.state} {event.reason_kind}")
+            super()._say(device, event)
+
+    run = Listening(befalls("battery: {share: 50%, for: 8h}"))
+    outcome = run.play()
+    assert outcome.violations == ()
+    low = {name for name, said in words.items() if "deferred condition-not-met" in said}
+    assert 0 < len(low) < 12
+    for name, row in rows(run).items():
+        assert row.state is AssignmentState.VERIFIED
+        took_s = (row.committed_at or 0.0) - run.world.begins
+        assert (8 * HOUR_S < took_s < 8.5 * HOUR_S) if name in low else took_s < 0.5 * HOUR_S
+        told = ["downloading none", "staged none"]
+        wanted = [*told, "deferred condition-not-met", "staged none"] if name in low else told
+        assert words[name] == [*wanted, "activating none", "trial none", "committed none"]
+
+
+def test_low_hours_are_those_of_the_place() -> None:
+    _, there = played(befalls("timezone: Asia/Tokyo, battery: {share: 100%, low: 08-20}"))
+    assert 11 * HOUR_S < done_s(there) < 11.5 * HOUR_S  # it begins at 9 in the morning there
+
+
+def test_an_order_to_go_back_waits_for_the_battery_too_and_a_gate_that_is_over_for_nobody() -> None:
+    world = befalls("battery: {share: 100%, for: 3h}")
+    back = dataclasses.replace(world, acts=(Act(campaign="spring", verb=Verb.ROLLBACK, after_s=10 * HOUR_S),))
+    run = Run(back)
+    assert run.play().violations == ()
+    assert {row.state for row in rows(run).values()} == {AssignmentState.ROLLED_BACK}
+    assert run.now > run.world.begins + 13 * HOUR_S
+
+
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        ("battery: {share: 5%}", ["fleet[0].battery", "either `low`", "or `for`"]),
+        ("battery: {share: 5%, low: 08-10, for: 2h}", ["fleet[0].battery", "either `low`"]),
+        ("battery: {for: 2h}", ["fleet[0].battery", "the key share"]),
+        ("battery: {share: 5%, low: 00-24}", ["fleet[0].battery.low", "leave some hours"]),
+        ("battery: {share: 5%, low: always}", ["fleet[0].battery.low", "hours such as"]),
+    ],
+)
+def test_a_battery_that_cannot_be_is_refused(more: str, what: Sequence[str]) -> None:
     refused(more, what)
