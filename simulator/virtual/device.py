@@ -114,6 +114,7 @@ class Device:
         "is_down",
         "is_shut_out",
         "link",
+        "pace",
         "power_cuts",
         "presence",
         "previous",
@@ -140,6 +141,7 @@ class Device:
         power_cuts: float = 0.0,
         silences: float = 0.0,
         battery: Battery | None = None,
+        pace: float = 1.0,
         timing: Timing = USUAL_TIMING,
     ) -> None:
         self._timing = timing
@@ -148,6 +150,7 @@ class Device:
         self.presence, self.link = presence, link
         self.health_s, self.flash_faults, self.power_cuts = health_s, flash_faults, power_cuts
         self.silences, self.flash_rate, self.battery = silences, flash_rate, battery
+        self.pace = pace
         self.is_down = self.is_bricked = False
         self.is_shut_out = False
         """The server doesn't listen to it (any more)."""
@@ -184,8 +187,7 @@ class Device:
         if self.presence.is_there(comes) and (not self.link.loss or self._chance(number, 5) >= self.link.loss):
             self._later(comes, lambda now: self._heed(answer, now))
         elif order is not None:
-            again = at + self._timing.ask_again_s
-            self._later(again, lambda now: self._ask(order, now) if number == self._asked else None)
+            self._ask_again(order, number, at)
 
     def reflash(self, image: Image, at: float) -> None:
         """Be flashed anew: run `image`, and know nothing but who it is. The order that the broker keeps for it comes again."""
@@ -261,6 +263,11 @@ class Device:
         if self.link.duplication and self._chance(number, 6) < self.link.duplication:
             self._later_ask(order, number, comes + self.link.latency_s + 1.0)
 
+    def _ask_again(self, order: Order, number: int, at: float) -> None:
+        """Unless there is an answer until then."""
+        again = at + self._timing.ask_again_s / self.pace
+        self._later(again, lambda now: self._ask(order, now) if number == self._asked else None)
+
     def _later_ask(self, order: Order, number: int, comes: float) -> None:
         ask = Asked(target=self.id, order_hash=order.hash, boot_id="boot", nonce=f"{number}", at=comes)
         self._later(comes, lambda _: self._say(self, ask))
@@ -270,9 +277,12 @@ class Device:
         is_last = order is not None and answer.order_hash == order.hash and answer.nonce == f"{self._asked}"
         if order is None or not is_last or order.is_done or not self.is_up:
             return
+        if isinstance(answer, GrantPermit) and 2 * self.link.latency_s * self.pace > answer.valid_s:
+            self._ask_again(order, self._asked, at)  # by its own clock the permit died on its way
+            return
         self._asked += 1  # it waits for no answer any more
         if isinstance(answer, TellWait):
-            again = at + answer.retry_after_s * (1 + 0.1 * self._chance(self._asked, 7))
+            again = at + answer.retry_after_s * (1 + 0.1 * self._chance(self._asked, 7)) / self.pace
             self._later(again, lambda now: self._ask(order, now))
             return
         order.is_done = True
@@ -319,7 +329,9 @@ class Device:
                 lambda now: self._back(order, now, ReasonKind.HEALTH_FAILED),
             )
             return
-        self._later(at + self.health_s + FITTED.commit_s, lambda now: self._commit(order, before, defect, now))
+        self._later(
+            at + self.health_s / self.pace + FITTED.commit_s, lambda now: self._commit(order, before, defect, now)
+        )
 
     def _commit(self, order: Order, before: Image, defect: Defect | None, at: float) -> None:
         if order.life != self._life:
@@ -392,7 +404,7 @@ class Device:
         tries = 0
         while self.link.loss and tries < 20 and self._chance(number * 32 + tries, 4) < self.link.loss:
             tries += 1
-        return at if not tries else self.presence.comes(at + tries * self._timing.resend_s)
+        return at if not tries else self.presence.comes(at + tries * self._timing.resend_s / self.pace)
 
     def _chance(self, about: int, what: int) -> float:
         return chance(self.seed, about * 8 + what)

@@ -65,6 +65,7 @@ class Enrolment:
             flash_rate=one.flash_rate,
             power_cuts=one.power_cuts,
             battery=one.battery,
+            pace=one.pace,
             silences=one.silences,
             timing=self._timing,
         )

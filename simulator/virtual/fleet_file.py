@@ -9,9 +9,10 @@ from server.planner.plain import bad
 from simulator.virtual import world_values as values
 from simulator.virtual.device import Link
 from simulator.virtual.presence import Outages
-from simulator.virtual.world import MAINS, UNBOUND, Habit, Lot, Power
+from simulator.virtual.world import MAINS, RIGHT, UNBOUND, Clocks, Habit, Lot, Power
 
 MOST_DEVICES = 2_000_000
+MOST_DRIFT = 0.5
 
 
 def lot_of(value: object, where: str) -> Lot:
@@ -31,6 +32,7 @@ def lot_of(value: object, where: str) -> Lot:
         "faults",
         "flash",
         "battery",
+        "clock",
     )
     plain.known(fields, (*keys, "health"), where)
     values.needed(fields, ("name", "devices", "hardware"), where)
@@ -55,6 +57,7 @@ def lot_of(value: object, where: str) -> Lot:
         flash_rate=_flash_rate(flash, f"{where}.flash.bytes_per_s"),
         power_cuts=values.share(faults, "power_cut", f"{where}.faults"),
         power=_power(fields.get("battery", {}), f"{where}.battery"),
+        clocks=_clocks(fields.get("clock", {}), f"{where}.clock"),
         health_s=plain.positive_duration(fields.get("health", 60), f"{where}.health"),
     )
 
@@ -81,6 +84,17 @@ def _power(value: object, where: str) -> Power:
         share=values.share(fields, "share", where),
         hours=hours,
         low_s=plain.positive_duration(fields["for"], f"{where}.for") if "for" in fields else 0.0,
+    )
+
+
+def _clocks(value: object, where: str) -> Clocks:
+    fields = plain.mapping(value, where)
+    if not fields:
+        return RIGHT
+    plain.known(fields, ("share", "drift"), where)
+    values.needed(fields, ("drift",), where)
+    return Clocks(
+        share=values.share(fields, "share", where, 1.0), drift=values.share(fields, "drift", where, most=MOST_DRIFT)
     )
 
 

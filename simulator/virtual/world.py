@@ -54,6 +54,17 @@ MAINS = Power()
 
 
 @dataclass(frozen=True, kw_only=True)
+class Clocks:
+    """A `share` of the devices has a clock that counts too fast or too slowly, by up to `drift` of what is right."""
+
+    share: float = 0.0
+    drift: float = 0.0
+
+
+RIGHT = Clocks()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Lot:
     """Devices that are alike, over `sites` sites. `pairs`: two and two have a label `pair`. `gateway`: the first of each site is
     the others' gateway. `link_spread`: links are faster or slower by up to this factor. `flash_rate`: bytes per
@@ -74,6 +85,7 @@ class Lot:
     flash_rate: float = UNBOUND
     power_cuts: float = 0.0
     power: Power = MAINS
+    clocks: Clocks = RIGHT
     health_s: float = 60.0
 
 
@@ -166,6 +178,8 @@ class Member:
     power_cuts: float = 0.0
     silences: float = 0.0
     battery: Battery | None = None
+    pace: float = 1.0
+    """How fast its clock counts, of what is right."""
     health_s: float = 60.0
 
     @property
@@ -224,6 +238,7 @@ def _members(lot: Lot, seed: int, begins: float) -> Iterator[Member]:
             flash_rate=lot.flash_rate,
             power_cuts=lot.power_cuts,
             battery=low if chance(own, 103) < lot.power.share else None,
+            pace=1 + lot.clocks.drift * (2 * chance(own, 105) - 1) if chance(own, 104) < lot.clocks.share else 1.0,
             health_s=lot.health_s,
         )
 

@@ -36,6 +36,7 @@ from simulator.wire.reach import Reach
 
 ROOM = Path("/device")
 CRASH_AGAIN_S = 0.5
+ROUNDING_S = 1e-6
 _UP = frozenset(
     {AgentState.COMMITTED, AgentState.FELL_BACK, AgentState.FAILED, AgentState.REFUSED, AgentState.CANCELLED}
 )
@@ -97,7 +98,7 @@ class Device:
         self._pem = pem
         own = seeded(seed, like or member.id)
         self._fate = Fate(member, own, common.defects, common.sizes)
-        self._pace, self._paced_at, self._paced_from = 1.0, 0.0, 0.0
+        self._pace, self._paced_at, self._paced_from = member.pace, 0.0, 0.0
         self.boots = 0
         self.is_bricked = self.is_down = self._is_unplugged = False
         self._presence = Presence(
@@ -134,14 +135,14 @@ class Device:
         return self._paced_from + (self._hub.now() - self._paced_at) * self._pace
 
     def keep_time(self, pace: float) -> None:
-        """Let its clock go so fast, of what is right, from now on."""
-        self._paced_from, self._paced_at, self._pace = self.seconds(), self._hub.now(), pace
+        """Let its clock go so fast, of what is usual for it, from now on."""
+        self._paced_from, self._paced_at, self._pace = self.seconds(), self._hub.now(), pace * self.member.pace
         self._wakes_at = NEVER
         self._after()
 
     def _true(self, at: float) -> float:
-        """When its clock will show this."""
-        return self._paced_at + (at - self._paced_from) / self._pace
+        """When its clock will show this, for certain: rounding must not call it a moment before, again and again."""
+        return self._paced_at + (at - self._paced_from) / self._pace + (ROUNDING_S if self._pace != 1 else 0.0)
 
     def power_on(self) -> None:
         """Boot: a new agent on what was durable."""

@@ -1,5 +1,6 @@
 """What befalls devices in a scenario, with real agents: the same end as with devices that answer from chances."""
 
+import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
 
@@ -11,7 +12,7 @@ from simulator.exact.telling import outcome_of, room
 from simulator.exact.trace import Head, Trace
 from simulator.virtual.outcome import Outcome
 from simulator.virtual.run import Run
-from simulator.virtual.world import World
+from simulator.virtual.world import Member, World
 from tests.simulator.virtual.test_befalls import befalls, done_s
 from tests.simulator.virtual.test_second_boot import twice
 
@@ -76,3 +77,38 @@ def test_real_agents_put_their_restart_off_for_a_low_battery_as_from_chances() -
     assert deferred == low
     quick = [at for (_, name), at in run.admitted.items() if name not in low]
     assert max(quick) < 1800 < 4 * 3600 < min(at for (_, name), at in run.admitted.items() if name in low)
+
+
+@pytest.mark.timeout(180)
+def test_real_agents_with_wrong_clocks_commit_when_they_do_from_chances() -> None:
+    world = befalls("clock: {share: 60%, drift: 30%}, health: 5m")
+    run, outcome = played(world)
+    states, other = from_chances(world, run)
+    assert run.states["spring"] == states
+    assert done_s(outcome) == pytest.approx(done_s(other), abs=90)
+    paces = {one.id: one.pace for one in world.members(world.seed)}
+    trial, up = (
+        {one.member: one.at for one in run.moments if (one.kind, one.state) == what}
+        for what in (("said", "trial"), ("up", "committed"))
+    )
+    for name, pace in paces.items():
+        assert up[name] - trial[name] == pytest.approx(300 / pace, abs=5)
+
+
+@pytest.mark.timeout(180)
+def test_a_real_agent_lets_a_permit_die_by_its_own_clock() -> None:
+    for pace, state in ((1.0, "verified"), (1.4, "missing")):
+        slow = befalls(link="latency: 2m, loss: 0%")
+        lot = dataclasses.replace(slow.lots[0], devices=3, sites=1)
+        run, _ = played(Paced(**{**vars(slow), "lots": (lot,)}, pace=pace))
+        assert set(run.states["spring"].values()) == {state}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Paced(World):
+    """All of whose devices' clocks count alike."""
+
+    pace: float
+
+    def members(self, seed: int) -> Iterator[Member]:
+        return (dataclasses.replace(one, pace=self.pace) for one in super().members(seed))

@@ -132,3 +132,36 @@ def test_an_order_to_go_back_waits_for_the_battery_too_and_a_gate_that_is_over_f
 )
 def test_a_battery_that_cannot_be_is_refused(more: str, what: Sequence[str]) -> None:
     refused(more, what)
+
+
+def test_a_clock_that_counts_wrongly_watches_trials_for_longer_or_shorter() -> None:
+    world = befalls("clock: {share: 60%, drift: 30%}, health: 5m")
+    run, _ = played(world)
+    members = {one.id: one for one in world.members(world.seed)}
+    assert {min(max(one.pace, 0.99), 1.01) for one in members.values()} == {0.99, 1.0, 1.01}
+    right = next(name for name, one in members.items() if one.pace == 1)
+    found = {name: row.committed_at or 0.0 for name, row in rows(run).items()}
+    for name, at in found.items():
+        assert at - found[right] == pytest.approx(300 / members[name].pace - 300, abs=15)
+
+
+def test_a_permit_dies_by_the_clock_of_who_gets_it() -> None:
+    """Its way and the ask's take four minutes together, and it lives for five."""
+    slow, quick = "latency: 2m, loss: 0%", {1.0: AssignmentState.VERIFIED, 1.4: AssignmentState.MISSING}
+    for pace, state in quick.items():
+        world = befalls(link=slow)
+        run = Run(world, members=[dataclasses.replace(one, pace=pace) for one in world.members(world.seed)])
+        assert run.play().violations == ()
+        assert {row.state for row in rows(run).values()} == {state}
+
+
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        ("clock: {share: 5%}", ["fleet[0].clock", "the key drift"]),
+        ("clock: {drift: 80%}", ["fleet[0].clock.drift", "0% to 50%"]),
+        ("clock: {drift: 5%, error: 2h}", ["fleet[0].clock.error", "no key of a scenario"]),
+    ],
+)
+def test_a_clock_that_cannot_be_is_refused(more: str, what: Sequence[str]) -> None:
+    refused(more, what)
