@@ -24,6 +24,7 @@ from server.planner.decision import Decision
 from server.planner.events import Enlisted, Event
 from server.planner.rows import CampaignRow, CohortRow
 from server.planner.slices import Slice
+from server.planner.states import TransitionError
 from server.planner.step import step
 from server.planner.words import AssignmentState, CampaignState, CohortState, GateVerdict, Verb
 from server.ports import CampaignView, TargetView
@@ -38,6 +39,7 @@ from simulator.exact.trace import Trace
 from simulator.exact.trail import said
 from simulator.soak.books import Ledger, Violation
 from simulator.soak.evidence import Reports, compare_fleet, quiet
+from simulator.virtual.approving import Approvers
 from simulator.virtual.chances import chance, seeded
 from simulator.virtual.churn import Happening, Turnover, successor
 from simulator.virtual.enlisting import next_look
@@ -141,6 +143,9 @@ class ExactRun:
         self._will_enlist = False
         self._campaigns: dict[str, CampaignState] = {}
         self._acts_left = len(world.acts)
+        self._approvers = Approvers(world)
+        self.refused: Counter[str] = Counter()
+        """What people said and was refused, by kind."""
         self._rests_at: float | None = None
         self._drawing, self._drawn = "", 0
 
@@ -329,14 +334,18 @@ class ExactRun:
         self._sizes[name] = targets = sum(cohort.size for cohort in view.cohorts)
         self._running[view.row.change_id] = Running(name, view.row.strategy.budgets, targets)
         view = await self.server.desk.command(name, Verb.START, by="sim", reason="")
-        for number in range(8):
+        for number in range(0 if self._approvers.are_late(name) else 8):
             if view.row.state is not CampaignState.AWAITING_APPROVAL:
                 break
             view = await self.server.desk.command(name, Verb.APPROVE, by=f"sim-{number}", reason="as the world says")
 
     async def _act(self, act: Act) -> None:
         self._acts_left -= 1
-        await self.server.desk.command(act.campaign, act.verb, by="sim", reason="as the world says")
+        by = self._approvers.who(act)
+        try:
+            await self.server.desk.command(act.campaign, act.verb, by=by, reason="as the world says")
+        except TransitionError as error:
+            self.refused[f"Commanded: {error.kind}"] += 1
 
     def _answer_gates(self, loaded: Slice, row: CohortRow) -> None:
         """People say that a cohort passes its external gates, a while after it opened."""

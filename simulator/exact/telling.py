@@ -80,7 +80,7 @@ def outcome_of(run: ExactRun, seconds: float) -> Outcome:
         campaigns=tuple(_campaign(run, view) for view in reversed(run.views)),
         broken=run.ledger.broken + run.books.broken,
         violations=(*run.books.violations, *told),
-        ignored=dict(sorted(run.server.ingest.dropped.items())),
+        ignored=dict(sorted((run.refused + Counter(run.server.ingest.dropped)).items())),
     )
 
 

@@ -23,6 +23,8 @@ from simulator.virtual.fitted import FITTED
 from simulator.virtual.presence import NEVER, Presence
 
 BOOT_S = 45.0
+HELD_S = 5.0
+_HELD = 0x68656C64
 _LOOKS = 0x6C6F6F6B73
 """Apart from its other chances."""
 
@@ -45,12 +47,19 @@ Later = Callable[[float, Callable[[float], None]], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Link:
-    """Bytes per second, seconds on the way, and the shares that are lost and that come twice."""
+    """Bytes per second, seconds on the way, and the shares that are lost, that come twice, and that others overtake."""
 
     bytes_per_s: float = 1e6
     latency_s: float = 0.2
     loss: float = 0.0
     duplication: float = 0.0
+    reordering: float = 0.0
+
+    def held_s(self, seed: int, number: int) -> float:
+        """For how long the message of this number is held back, while others pass it: some seconds, and most not at all."""
+        if not self.reordering or chance(seed ^ _HELD, 2 * number) >= self.reordering:
+            return 0.0
+        return HELD_S * (0.2 + chance(seed ^ _HELD, 2 * number + 1))
 
 
 Defect = tuple[str, float]
@@ -400,7 +409,7 @@ class Device:
 
     def _sent(self, at: float, number: int) -> float:
         """When what is sent `at` arrives."""
-        at += self.link.latency_s * (0.5 + self._chance(number, 3))
+        at += self.link.latency_s * (0.5 + self._chance(number, 3)) + self.link.held_s(self.seed, number)
         tries = 0
         while self.link.loss and tries < 20 and self._chance(number * 32 + tries, 4) < self.link.loss:
             tries += 1

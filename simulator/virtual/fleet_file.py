@@ -125,11 +125,12 @@ def _habit(value: object, where: str) -> Habit:
 
 def _link(value: object, where: str) -> tuple[Link, float]:
     fields = plain.mapping(value, where)
-    plain.known(fields, ("mbit", "spread", "latency", "loss", "duplication"), where)
+    plain.known(fields, ("mbit", "spread", "latency", "loss", "duplication", "reordering"), where)
     link = Link(
         bytes_per_s=plain.number(fields.get("mbit", 20), f"{where}.mbit", 0.001, 100_000) * 1e6 / 8,
         latency_s=plain.duration(fields.get("latency", 0.2), f"{where}.latency"),
         loss=values.share(fields, "loss", where, most=0.9),
         duplication=values.share(fields, "duplication", where),
+        reordering=values.share(fields, "reordering", where),
     )
     return link, plain.number(fields.get("spread", 1), f"{where}.spread", 1, 100)

@@ -32,6 +32,7 @@ from server.planner.slices import Slice
 from server.planner.states import FAILURES
 from server.planner.words import AssignmentState, CampaignState, CohortState, GateVerdict, Verb
 from simulator.virtual.agenda import Agenda
+from simulator.virtual.approving import Approvers
 from simulator.virtual.around import Neighbourhood
 from simulator.virtual.chances import seeded
 from simulator.virtual.churn import Happening, happenings, successor
@@ -122,6 +123,7 @@ class Run:
         self._counters = counters
         self._marks: dict[str, _Marks] = {}
         self._acts_left = len(world.acts)
+        self._approvers = Approvers(world)
         self._rests_at: float | None = None
 
     def play(self) -> Outcome:
@@ -248,6 +250,7 @@ class Run:
             start_at=spec.start_at,
             changed_at=now,
         )
+        row = self._approvers.asked(row, members)
         self.store.add(chain((row, *rows.cohorts), rows.assignments, rows.behind))
         self._sizes[spec.name] = rows.targets
         self._marks[spec.name] = _Marks()
@@ -277,7 +280,8 @@ class Run:
     def _act(self, act: Act, now: float) -> None:
         self._acts_left -= 1
         self._rests_at = None
-        self.shell.feed(Commanded(campaign=act.campaign, verb=act.verb, by="sim", reason="as the world says", at=now))
+        by = self._approvers.who(act)
+        self.shell.feed(Commanded(campaign=act.campaign, verb=act.verb, by=by, reason="as the world says", at=now))
         self._look_for_rest(now)
 
     # Between devices and planner

@@ -1,8 +1,9 @@
 """The planner's shell in virtual time: feeds events, commits what is decided, and carries commands out.
 
 It does what `server.campaigns.turn` does, over rows in memory. People answer at once: a campaign that asks for approvals is taken
-to have them, and deltas are made at once. What needs the world outside (checks, evidence, indicators) is refused when a world is
-made. Nobody revises a campaign, so nothing asks to `Enlist`; live selections are looked after beside (`enlisting`).
+to have them (or `approving` says when), and deltas are made at once. What needs the world outside (checks, evidence, indicators)
+is refused when a world is made. Nobody revises a campaign, so nothing asks to `Enlist`; live selections are looked after beside
+(`enlisting`).
 """
 
 from collections import Counter, deque

@@ -30,6 +30,7 @@ from server.planner.plain import StrategyError, bad
 from server.planner.strategy import Strategy
 from server.planner.words import CampaignState, Verb
 from server.ports import CampaignSpec
+from simulator.virtual import approving
 from simulator.virtual import world_values as values
 from simulator.virtual.device import LATE_DEFECTS
 from simulator.virtual.fleet_file import MOST_DEVICES, lot_of
@@ -164,7 +165,7 @@ def _act(value: object, where: str) -> Act:
     fields = plain.mapping(value, where)
     plain.known(fields, ("campaign", "verb", "after"), where)
     values.needed(fields, ("campaign", "verb", "after"), where)
-    verbs = [str(verb) for verb in (Verb.PAUSE, Verb.RESUME, Verb.ABORT, Verb.ROLLBACK)]
+    verbs = [str(verb) for verb in (Verb.APPROVE, Verb.PAUSE, Verb.RESUME, Verb.ABORT, Verb.ROLLBACK)]
     return Act(
         campaign=plain.name(fields["campaign"], f"{where}.campaign"),
         verb=Verb(plain.one_of(fields["verb"], f"{where}.verb", verbs)),
@@ -269,3 +270,4 @@ def _possible_campaigns(world: World, versions: Sequence[str]) -> None:
     for place, name in named.items():
         if name not in names:
             raise bad(f"{place}.campaign", f"be one of {', '.join(names)}")
+    approving.require_possible(world)

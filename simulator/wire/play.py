@@ -20,6 +20,7 @@ from server.planner.words import AssignmentState, CampaignState
 from simulator.soak.books import Ledger
 from simulator.soak.evidence import Reports, Trail, compare_fleet, quiet
 from simulator.soak.gauges import Gauges
+from simulator.virtual.approving import require_at_once
 from simulator.virtual.chances import seeded
 from simulator.virtual.churn import Turnover
 from simulator.virtual.defects import Defects
@@ -72,6 +73,7 @@ class Play:
         processes: int = 1,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
+        require_at_once(world, "the wire")
         self._world, self._pace, self._say = world, pace, say
         self._seed = world.seed if seed is None else seed
         self._texts = [(start.after_s / pace, hastened(start.text, pace), start.spec.name) for start in world.campaigns]

@@ -1,5 +1,5 @@
-"""How far a device reaches: its cable to the broker, over which messages are lost, doubled and late, and partitions, in which
-nothing passes.
+"""How far a device reaches: its cable to the broker, over which messages are lost, doubled, late and out of order, and
+partitions, in which nothing passes.
 
 Rules
 - What is lost on the way is lost before the connection sees it; the agent's own timer sends it again.
@@ -117,8 +117,9 @@ class Reach:
             if link.loss and self._chance(self._messages, 4) < link.loss:
                 return True
             copies += bool(link.duplication) and self._chance(self._messages, 6) < link.duplication
+        held_s = link.held_s(self._own, 2 * self._messages) if qos and not retain else 0.0
         for _ in range(copies if not self.is_frozen else 0):
-            self._delayed(lambda: self._cable.publish(topic, payload, qos=qos, retain=retain))
+            self._delayed(lambda: self._cable.publish(topic, payload, qos=qos, retain=retain), held_s)
         return True
 
     def start(self, on_message: Any, on_connected: Any) -> None:
@@ -152,7 +153,7 @@ class Reach:
         link = self._link
         if link.loss and topic != topics.CATALOGUE and self._chance(self._heard, 5) < link.loss:
             return
-        self._delayed(lambda: self._receive(topic, payload))
+        self._delayed(lambda: self._receive(topic, payload), link.held_s(self._own, 2 * self._heard + 1))
 
     def _receive(self, topic: str, payload: bytes) -> None:
         if not self._device.is_running:
@@ -164,8 +165,8 @@ class Reach:
         if parsed.leaf in topics.SENT_BY_SERVER and parsed.leaf is not topics.Leaf.BLOCK:
             self._device.handle(Incoming(leaf=parsed.leaf.value, target=parsed.target, payload=payload))
 
-    def _delayed(self, what: Callable[[], Any]) -> None:
-        latency_s = self._hub.wall_s(self._link.latency_s)
+    def _delayed(self, what: Callable[[], Any], held_s: float) -> None:
+        latency_s = self._hub.wall_s(self._link.latency_s + held_s)
         if latency_s < 0.01:
             what()
             return

@@ -13,6 +13,7 @@ from simulator.exact.trace import Head, Trace
 from simulator.virtual.outcome import Outcome
 from simulator.virtual.run import Run
 from simulator.virtual.world import Member, World
+from tests.simulator.virtual.test_approving import slowly
 from tests.simulator.virtual.test_befalls import befalls, done_s
 from tests.simulator.virtual.test_second_boot import twice
 
@@ -102,6 +103,29 @@ def test_a_real_agent_lets_a_permit_die_by_its_own_clock() -> None:
         lot = dataclasses.replace(slow.lots[0], devices=3, sites=1)
         run, _ = played(Paced(**{**vars(slow), "lots": (lot,)}, pace=pace))
         assert set(run.states["spring"].values()) == {state}
+
+
+@pytest.mark.timeout(180)
+def test_real_agents_whose_messages_come_out_of_order_end_as_from_chances_and_no_report_is_lost_or_doubled() -> None:
+    world = befalls(link="reordering: 40%, duplication: 30%")
+    lot = dataclasses.replace(world.lots[0], devices=6, sites=2)
+    run, outcome = played(dataclasses.replace(world, lots=(lot,)))
+    assert set(run.states["spring"].values()) == {"verified"}
+    assert outcome.ignored["early"] > 5  # reports that came before the one before them
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(("after", "state"), [(("2h", "5h"), "completed"), (("2h", "30h"), "draft")])
+def test_a_campaign_waits_for_people_of_the_real_desk(after: tuple[str, ...], state: str) -> None:
+    run, outcome = played(slowly("approvals: {need: 2, expires: 1d}", *after))
+    [campaign] = outcome.campaigns
+    assert campaign.state == state
+    if state == "completed":
+        assert set(run.states["spring"].values()) == {"verified"}
+        assert campaign.cohorts[0].opened_s == pytest.approx(5 * 3600, abs=60)
+    else:
+        assert outcome.ignored["Commanded: wrong-state"] == 1
+        assert not run.admitted
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -165,3 +165,15 @@ def test_a_permit_dies_by_the_clock_of_who_gets_it() -> None:
 )
 def test_a_clock_that_cannot_be_is_refused(more: str, what: Sequence[str]) -> None:
     refused(more, what)
+
+
+def test_messages_out_of_order_are_late_and_change_no_end() -> None:
+    run, late = played(befalls(link="reordering: 80%"))
+    assert {row.state for row in rows(run).values()} == {AssignmentState.VERIFIED}
+    _, quick = played(befalls())
+    assert 2 < done_s(late) - done_s(quick) < 60
+
+
+def test_a_share_out_of_order_is_a_share() -> None:
+    with pytest.raises(RefusedError, match=re.escape("line 5: fleet[0].link.reordering must be a share")):
+        befalls(link="reordering: often")
