@@ -120,6 +120,7 @@ class Device:
         "id",
         "image",
         "is_bricked",
+        "is_captive",
         "is_down",
         "is_shut_out",
         "link",
@@ -151,6 +152,7 @@ class Device:
         silences: float = 0.0,
         battery: Battery | None = None,
         pace: float = 1.0,
+        is_captive: bool = False,
         timing: Timing = USUAL_TIMING,
     ) -> None:
         self._timing = timing
@@ -159,7 +161,7 @@ class Device:
         self.presence, self.link = presence, link
         self.health_s, self.flash_faults, self.power_cuts = health_s, flash_faults, power_cuts
         self.silences, self.flash_rate, self.battery = silences, flash_rate, battery
-        self.pace = pace
+        self.pace, self.is_captive = pace, is_captive
         self.is_down = self.is_bricked = False
         self.is_shut_out = False
         """The server doesn't listen to it (any more)."""
@@ -224,6 +226,9 @@ class Device:
             return
         if order.action is Action.ROLLBACK:
             self._is_staged(order, at)
+            return
+        if self.is_captive:  # it can't look at the catalogue, nor load
+            self._report(order, AgentState.ORDERED, at, ReasonKind.UNREACHABLE)
             return
         self._report(order, AgentState.DOWNLOADING, at)
         size = order.image.size_bytes
@@ -425,6 +430,7 @@ _SENTENCES: dict[str, str] = {
     ReasonKind.WITHDRAWN: "The order was withdrawn.",
     ReasonKind.CONDITION_NOT_MET: "Condition battery is not met.",
     ReasonKind.STORAGE_FAULT: "Its flash failed.",
+    ReasonKind.UNREACHABLE: "It reaches no server.",
     ReasonKind.SLOT_MISSING: "No slot is left to go back to.",
     ReasonKind.BOOT_FAILED: "It did not boot.",
     ReasonKind.BOOT_LOOP: "The committed slot never came up again.",

@@ -66,6 +66,7 @@ class Enrolment:
             power_cuts=one.power_cuts,
             battery=one.battery,
             pace=one.pace,
+            is_captive=one.is_captive,
             silences=one.silences,
             timing=self._timing,
         )

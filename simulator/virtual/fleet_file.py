@@ -40,6 +40,8 @@ def lot_of(value: object, where: str) -> Lot:
     plain.known(faults, ("flash", "power_cut"), f"{where}.faults")
     flash = plain.mapping(fields.get("flash", {}), f"{where}.flash")
     plain.known(flash, ("bytes_per_s",), f"{where}.flash")
+    net = plain.mapping(fields.get("link", {}), f"{where}.link")
+    captive = values.share(net, "captive", f"{where}.link")
     link, spread = _link(fields.get("link", {}), f"{where}.link")
     return Lot(
         name=plain.name(fields["name"], f"{where}.name"),
@@ -53,6 +55,7 @@ def lot_of(value: object, where: str) -> Lot:
         habit=_habit(fields.get("presence", {}), f"{where}.presence"),
         link=link,
         link_spread=spread,
+        captive=captive,
         flash_faults=values.share(faults, "flash", f"{where}.faults"),
         flash_rate=_flash_rate(flash, f"{where}.flash.bytes_per_s"),
         power_cuts=values.share(faults, "power_cut", f"{where}.faults"),
@@ -125,7 +128,7 @@ def _habit(value: object, where: str) -> Habit:
 
 def _link(value: object, where: str) -> tuple[Link, float]:
     fields = plain.mapping(value, where)
-    plain.known(fields, ("mbit", "spread", "latency", "loss", "duplication", "reordering"), where)
+    plain.known(fields, ("mbit", "spread", "latency", "loss", "duplication", "reordering", "captive"), where)
     link = Link(
         bytes_per_s=plain.number(fields.get("mbit", 20), f"{where}.mbit", 0.001, 100_000) * 1e6 / 8,
         latency_s=plain.duration(fields.get("latency", 0.2), f"{where}.latency"),

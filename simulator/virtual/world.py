@@ -68,7 +68,7 @@ RIGHT = Clocks()
 class Lot:
     """Devices that are alike, over `sites` sites. `pairs`: two and two have a label `pair`. `gateway`: the first of each site is
     the others' gateway. `link_spread`: links are faster or slower by up to this factor. `flash_rate`: bytes per
-    second that are written, or read back."""
+    second that are written, or read back. `captive`: at this share of the sites the broker is reached and HTTP isn't."""
 
     name: str
     devices: int
@@ -81,6 +81,7 @@ class Lot:
     habit: Habit = ALWAYS
     link: Link = USUAL_LINK
     link_spread: float = 1.0
+    captive: float = 0.0
     flash_faults: float = 0.0
     flash_rate: float = UNBOUND
     power_cuts: float = 0.0
@@ -178,6 +179,7 @@ class Member:
     power_cuts: float = 0.0
     silences: float = 0.0
     battery: Battery | None = None
+    is_captive: bool = False
     pace: float = 1.0
     """How fast its clock counts, of what is right."""
     health_s: float = 60.0
@@ -239,6 +241,7 @@ def _members(lot: Lot, seed: int, begins: float) -> Iterator[Member]:
             power_cuts=lot.power_cuts,
             battery=low if chance(own, 103) < lot.power.share else None,
             pace=1 + lot.clocks.drift * (2 * chance(own, 105) - 1) if chance(own, 104) < lot.clocks.share else 1.0,
+            is_captive=lot.captive > 0 and chance(seeded(seed, labels["site"]), 106) < lot.captive,
             health_s=lot.health_s,
         )
 

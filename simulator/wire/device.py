@@ -46,6 +46,7 @@ class Device:
     """All calls come on the hub's thread."""
 
     __slots__ = (
+        "_begins",
         "_boot",
         "_checks",
         "_common",
@@ -119,7 +120,7 @@ class Device:
         self._power = self._is_there = self._stays = False
         self._order, self._orders = "", 0
         self._staged_at = 0.0
-        self._policy = LocalPolicy()
+        self._policy, self._begins = LocalPolicy(), begins
         if member.battery is not None:
             self._policy = Charge(self._has_charge, retry_s=self._hub.wall_s(LOOK_S))
         self._wakes_at = NEVER
@@ -404,7 +405,7 @@ class Device:
             effects=self._effects,
             slots={ROOT_SET: self._slots},
             boot=self._boot,
-            catalogue=Reachable(common.site, lambda: self._is_there and not self._reach.is_frozen),
+            catalogue=Reachable(common.site, self._loads),
             notary=self._notary,
             installer=self._installer,
             health=self._checks,
@@ -425,6 +426,11 @@ class Device:
 
     def _program_runs(self, blob: Blob) -> bool:
         return self._fate.comes_up(blob, self._orders, is_trial=self._boot.is_trial)
+
+    def _loads(self) -> bool:
+        """Whether it reaches anything by HTTP. Before the world begins everybody does."""
+        is_held = self.member.is_captive and self._hub.world_now() >= self._begins
+        return self._is_there and not (is_held or self._reach.is_frozen)
 
     def _has_charge(self) -> bool:
         battery, now = self.member.battery, self._hub.world_now()

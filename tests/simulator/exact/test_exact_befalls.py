@@ -14,7 +14,7 @@ from simulator.virtual.outcome import Outcome
 from simulator.virtual.run import Run
 from simulator.virtual.world import Member, World
 from tests.simulator.virtual.test_approving import slowly
-from tests.simulator.virtual.test_befalls import befalls, done_s
+from tests.simulator.virtual.test_befalls import befalls, captives, done_s
 from tests.simulator.virtual.test_second_boot import twice
 
 
@@ -126,6 +126,17 @@ def test_a_campaign_waits_for_people_of_the_real_desk(after: tuple[str, ...], st
     else:
         assert outcome.ignored["Commanded: wrong-state"] == 1
         assert not run.admitted
+
+
+@pytest.mark.timeout(180)
+def test_a_real_agent_without_http_says_so_and_keeps_what_it_runs() -> None:
+    world = befalls(link="captive: 50%")
+    held = captives(world)
+    run, outcome = played(world)
+    states, other = from_chances(world, run)
+    assert run.states["spring"] == states
+    assert outcome.campaigns[0].unreached == other.campaigns[0].unreached == len(held)
+    assert not {name for _, name in run.admitted} & held
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -177,3 +177,24 @@ def test_messages_out_of_order_are_late_and_change_no_end() -> None:
 def test_a_share_out_of_order_is_a_share() -> None:
     with pytest.raises(RefusedError, match=re.escape("line 5: fleet[0].link.reordering must be a share")):
         befalls(link="reordering: often")
+
+
+def captives(world: World) -> set[str]:
+    return {one.id for one in world.members(world.seed) if one.is_captive}
+
+
+def test_where_http_is_not_reached_nobody_loads_and_the_campaign_goes_on_without_them() -> None:
+    world = befalls(link="captive: 50%")
+    held = captives(world)
+    sites = {one.id: one.site for one in world.members(world.seed)}
+    assert 0 < len(held) < 12
+    assert not {sites[name] for name in held} & {sites[name] for name in sites if name not in held}
+    run, outcome = played(world)
+    for name, row in rows(run).items():
+        assert (row.state is AssignmentState.VERIFIED) is (name not in held)
+    assert {(row.state, row.reason_kind) for name, row in rows(run).items() if name in held} == {
+        ("ordered", "unreached")
+    }
+    assert {row.heard for row in rows(run).values()} == {True}
+    assert outcome.campaigns[0].unreached == len(held)
+    assert {run.devices[name].image.version for name in held} == {"0.9.0"}
