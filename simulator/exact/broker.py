@@ -26,11 +26,11 @@ Heard = tuple[str, bytes, bool]
 
 
 class Broker:
-    """`heard`: what waits for the server; `on_heard` is told when there is something. `passed` is told each message."""
+    """`heard`: what waits for the server; `on_heard` is told when there is something. `listeners` are told each message."""
 
     def __init__(self, timeline: Timeline, trace: Trace, on_heard: Callable[[], None]) -> None:
         self.heard: list[Heard] = []
-        self.passed: Callable[[str, bytes], None] = lambda _topic, _payload: None
+        self.listeners: list[Callable[[str, bytes], None]] = []
         self.is_up = True
         self._timeline, self._trace, self._on_heard = timeline, trace, on_heard
         self._sessions: dict[str, Cable] = {}
@@ -76,7 +76,8 @@ class Broker:
         leaf = topic.rpartition("/")[2]
         agent = "" if topic == topics.CATALOGUE else _agent(topic)
         self._trace.message(self._timeline.now(), who, leaf, agent, payload)
-        self.passed(topic, payload)
+        for listen in self.listeners:
+            listen(topic, payload)
         if retain:
             self._keep(agent, topic, payload)
         if leaf in topics.SENT_BY_AGENT:
@@ -122,14 +123,20 @@ class Broker:
             self.inject(will[0], will[1], retain=True, who="broker")
 
     def die(self) -> None:
-        """Be killed and start again: retained messages, sessions and last wills are gone, and everybody is told of the end of
-        its connection."""
+        """Be killed: retained messages, sessions and last wills are gone, everybody is told of the end of its connection, and
+        nobody gets one before it rises."""
         self._trace.note(self._timeline.now(), "broker", "killed")
+        self.is_up = False
         sessions = [*self._sessions.values()]
         self._sessions.clear()
         self._retained.clear()
         for session in sessions:
             session.break_off()
+
+    def rise(self) -> None:
+        """Take connections again."""
+        self.is_up = True
+        self._trace.note(self._timeline.now(), "broker", "up")
 
 
 class Cable:

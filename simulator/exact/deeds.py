@@ -1,7 +1,7 @@
 """What a scenario does to server and broker, in an exact run: killed, its director's key replaced, its broker an attacker's."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from simulator.exact.broker import Broker
 from simulator.exact.catalogue import rotate_director
@@ -10,10 +10,13 @@ from simulator.virtual.world import Deed
 from simulator.wire.mischief import REPLAYS, misused
 
 EVE = "eve"
+BROKER_DOWN_S = 5.0
+"""From when the broker is killed until it takes connections again."""
 
 
 class Deeds:
-    """Does them at their time. `later` calls something so many seconds from now; `now`: the world's clock."""
+    """Does them at their time. `later` awaits something so many seconds from now; `now`: the world's clock. `misused`: how many
+    messages an attacker who held the broker said."""
 
     def __init__(
         self,
@@ -22,36 +25,57 @@ class Deeds:
         targets: Sequence[str],
         *,
         seed: int,
-        later: Callable[[float, Callable[[], None]], None],
+        later: Callable[[float, Callable[[], Awaitable[None]]], None],
         now: Callable[[], float],
     ) -> None:
         self.misused = 0
         self._server, self._broker, self._targets = server, broker, targets[:50]
         self._chances = random.Random(seed)  # noqa: S311 - what happens, not secrets
-        self._later, self._now, self.rotations = later, now, 0
+        self._later, self._now = later, now
+        self.rotations = self._kills = 0
 
     async def do(self, deed: Deed) -> None:
         """One of `simulator.virtual.world.DEEDS`."""
         if deed.kind == "hostile":
             self._listen(deed.for_s)
-            return
-        if deed.kind == "kill-broker":
+        elif deed.kind == "kill-broker":
             self._broker.die()
+            self._kills += 1
+            number = self._kills
+            self._later(BROKER_DOWN_S, lambda: self._raise_broker(number))
         elif deed.kind == "kill-server":
             self._server.die()
+            await self._link()
         elif deed.kind == "rotate-director":
             self.rotations += 1
             self._server.begin_with(rotate_director(self._server.repository, self.rotations, now=self._now()))
-        await self._server.link()
+            await self._link()
+
+    async def _raise_broker(self, number: int) -> None:
+        if number == self._kills:  # or it was killed again meanwhile
+            self._broker.rise()
+            await self._link()
+
+    async def _link(self) -> None:
+        """Where there is no broker, the server finds it when it is up again."""
+        if self._broker.is_up:
+            await self._server.link()
 
     def _listen(self, for_s: float) -> None:
         """Hear all that passes for a while, then say again, change, misdirect and make up."""
         seen: list[tuple[str, bytes]] = []
-        self._broker.passed = lambda topic, payload: seen.append((topic, payload))
-        self._later(for_s, lambda: self._misuse(seen))
+
+        def hear(topic: str, payload: bytes) -> None:
+            seen.append((topic, payload))
+
+        async def end() -> None:
+            self._broker.listeners.remove(hear)
+            self._misuse(seen)
+
+        self._broker.listeners.append(hear)
+        self._later(for_s, end)
 
     def _misuse(self, seen: Sequence[tuple[str, bytes]]) -> None:
-        self._broker.passed = lambda _topic, _payload: None
         for topic, payload in self._chances.sample(seen, min(REPLAYS, len(seen))):
             self._broker.inject(*misused(topic, payload, self._chances, self._targets), who=EVE)
             self.misused += 1

@@ -4,8 +4,8 @@ Rules
 - The next moment at which anything is due comes at once; nothing else passes time. What the server hears waits `SERVER_S`
   before it looks, so that what comes together is taken in together, as by a server that is awake.
 - Before the world begins all devices are commissioned: powered, connected and heard. Then they follow their habits.
-- When all rests everybody is there until all is said and heard, and what the server has is held against what devices are and
-  said.
+- When all rests, or the days are over, everybody is there until all is said and heard, and what the server has is held against
+  what devices are and said (`simulator.exact.ending`).
 - All that is drawn by chance comes from the seed, but for the catalogue's keys, whose signatures no decision depends on.
 """
 
@@ -32,13 +32,14 @@ from simulator.exact.books import DownBooks, Groups, Running
 from simulator.exact.broker import Broker
 from simulator.exact.catalogue import NearFiles, open_catalogue, publish
 from simulator.exact.deeds import Deeds
+from simulator.exact.ending import hold_against, nobody, quiet_within_s, unrest
 from simulator.exact.fleet import Fleet, make_fleet, usual_tempo
 from simulator.exact.server_core import ServerCore, Standing
 from simulator.exact.timeline import Timeline
 from simulator.exact.trace import Trace
 from simulator.exact.trail import said
 from simulator.soak.books import Ledger, Violation
-from simulator.soak.evidence import Reports, compare_fleet, quiet
+from simulator.soak.evidence import Reports
 from simulator.virtual.approving import Approvers
 from simulator.virtual.chances import chance, seeded
 from simulator.virtual.churn import Happening, Turnover, successor
@@ -53,7 +54,6 @@ SERVER_S = 0.05
 ANSWER_S = 600.0
 RENEW_EVERY_S = 6 * 3600.0
 SETTLE_S = 3600.0
-QUIET_S = 4 * 3600.0
 LOOK_S = 30.0
 ENDED = (CampaignState.COMPLETED, CampaignState.ABORTED, CampaignState.ROLLED_BACK)
 STOPPED = (CampaignState.PAUSED, CampaignState.ABORTED, CampaignState.ROLLING_BACK, CampaignState.ROLLED_BACK)
@@ -128,13 +128,14 @@ class ExactRun:
         """By campaign and target, how all stood when it came to rest; `views`: the campaigns, `ends_s` after the beginning."""
         self.views: Sequence[CampaignView] = ()
         self.ends_s = 0.0
+        self.is_over = False
         self._todo: list[Job] = []
         self.deeds = Deeds(
             self.server,
             self.broker,
             list(self.members),
             seed=seed,
-            later=lambda in_s, what: self.timeline.later(self.timeline.now() + in_s, what),
+            later=lambda in_s, job: self._at(self.after_s + in_s, job),
             now=self.now,
         )
         self._looks = self._will_look = False
@@ -218,9 +219,9 @@ class ExactRun:
             self.views, self.ends_s = await self.server.desk.list(), self.after_s
             self.states = {view.row.id: await self.server.states(view.row.id) for view in self.views}
             await self._settle()
+            self.trace.close()
         finally:
             await self.server.close()
-            self.trace.close()
         return time.perf_counter() - began
 
     async def _commission(self) -> None:
@@ -364,7 +365,7 @@ class ExactRun:
 
     def _decide(self, loaded: Slice, event: Event) -> Decision:
         """The planner's own step, and a look at it."""
-        decision = step(loaded, event, checks=self._checks)
+        decision = step(loaded, event, checks=(nobody, *self._checks) if self.is_over else self._checks)
         self.events += 1
         target = getattr(event, "target", "")
         rows = " ".join(f"{type(one.row).__name__}:{getattr(one.row, 'state', '')}" for one in decision.changes)
@@ -377,7 +378,7 @@ class ExactRun:
         for command in decision.commands:
             if isinstance(command, GrantPermit) and loaded.assignment is not None:
                 self.admitted.setdefault((loaded.assignment.campaign, loaded.assignment.target), self.after_s)
-            elif isinstance(command, TellWait):
+            elif isinstance(command, TellWait) and not self.is_over:
                 self.waits[command.reason_kind] += 1
         for change in decision.changes:
             if isinstance(change.row, CohortRow):
@@ -417,30 +418,25 @@ class ExactRun:
     # The end
 
     async def _settle(self) -> None:
-        """Everybody is there until all is said and heard; then the server's word is held against theirs."""
+        """Everybody is there until all is said and heard, and nobody gets a permit any more; then the server's word is held
+        against theirs."""
+        self.is_over = True
         self.fleet.each(lambda device: device.gather())
-        until = self.timeline.now() + QUIET_S
-        while self.timeline.now() < until:
+        within_s = quiet_within_s(self.members.values())
+        until = self.timeline.now() + within_s
+        why = "nobody looked"
+        while why and self.timeline.now() < until:
             end = self.timeline.now() + LOOK_S
             await self._go_on(end, lambda: False)
-            if not quiet(one for one in self._truths().values() if not one.is_bricked) and not self.broker.heard:
-                break
-        truths = self._truths()
-        Reports(self.server.url, self.ledger).compare(truths.values(), self.after_s, {})
-        alive = {one.target: one for one in truths.values() if not one.is_bricked}
-        brings = {start.spec.name: start.spec.version for start in self.world.campaigns}
+            why = unrest(self._truths().values(), len(self.broker.heard))
+        if why:
+            self.ledger.add(
+                Violation(kind="not-quiet", at_s=self.after_s, text=f"After {within_s:.0f} s of quiet, {why}.")
+            )
         self.shown = await self.server.fleet()
-        shown = [
-            {
-                "id": one.id,
-                "campaign": one.campaign,
-                "state": one.state,
-                "running_version": one.running_version,
-                "running_sha256": one.running_sha256,
-            }
-            for one in self.shown
-        ]
-        compare_fleet(shown, alive, brings, self.ledger, self.after_s, {})
+        hold_against(
+            self.world, self._truths(), self.shown, Reports(self.server.url, self.ledger), self.ledger, self.after_s
+        )
         verdict = await self.server.trail.verify()
         self.audited = verdict.records
         if not verdict.is_whole:

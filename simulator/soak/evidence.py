@@ -176,6 +176,7 @@ def _differences(shown: Mapping[str, Any] | None, truth: Truth, versions: Mappin
 
 def quiet(truths: Iterable[Truth]) -> str:
     """What keeps the devices from being quiet; empty when all is said and heard."""
+    truths = list(truths)
     waiting = sum(one.waiting > 0 for one in truths)
     away = sum(not one.is_connected for one in truths)
     down = sum(not one.is_up for one in truths)

@@ -178,3 +178,4 @@ def test_quiet_is_when_all_is_said_and_heard() -> None:
     assert quiet([truth()]) == ""
     for given in ({"waiting": 1}, {"is_connected": False}, {"is_up": False}):
         assert quiet([truth(), truth(**given)])
+        assert quiet(one for one in (truth(), truth(**given))), "whatever they come in"

@@ -1,0 +1,72 @@
+"""The end of an exact run: what the server has is held against what the devices are and said, once all is quiet.
+
+Rules
+- A world whose days are over before its campaigns are goes on only as far as it is under way: nobody gets a permit any more.
+- Who is bricked says nothing, so the server can't know what it runs; but it is neither verified nor back on what it ran.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from server.planner.ledger import Ledger as PlannersLedger
+from server.planner.waits import Wait, wait
+from server.ports import TargetView
+from simulator.soak.books import Ledger, Violation
+from simulator.soak.evidence import OFF_RELEASE, ON_RELEASE, Reports, compare_fleet, quiet
+from simulator.virtual.world import Member, World
+from simulator.wire.plan import Truth
+
+QUIET_S = 4 * 3600.0
+"""How long it may take until all is said and heard, over links that lose nothing and are quick."""
+
+
+def quiet_within_s(members: Iterable[Member]) -> float:
+    """The same for these members' links, and for who is in the middle of a trial."""
+    some = list(members)
+    latency_s, health_s = max(one.link.latency_s for one in some), max(one.health_s for one in some)
+    arrives = min(1 - one.link.loss for one in some)
+    return (QUIET_S + 8 * latency_s + 2 * health_s) / arrives**2
+
+
+def nobody(ledger: PlannersLedger) -> Wait | None:
+    """`server.planner.ask_events.Check`: nobody may activate any more."""
+    return wait(ledger, "over", "The world's days are over.", "nothing")
+
+
+def unrest(truths: Iterable[Truth], unheard: int) -> str:
+    """What keeps a run from being quiet, of those who can still come up; empty when nothing does. `unheard`: messages that the
+    server has not taken in."""
+    why = quiet(one for one in truths if not one.is_bricked)
+    return why or (f"the server has {unheard} messages to take in" if unheard else "")
+
+
+def hold_against(
+    world: World,
+    truths: Mapping[str, Truth],
+    shown: Sequence[TargetView],
+    reports: Reports,
+    ledger: Ledger,
+    at_s: float,
+) -> None:
+    """Note in the ledger where reports that are stored, or targets as the server shows them, are not what these devices said
+    and are."""
+    reports.compare(truths.values(), at_s, {})
+    brings = {start.spec.name: start.spec.version for start in world.campaigns}
+    alive = {one.target: one for one in truths.values() if not one.is_bricked}
+    compare_fleet([_of(one) for one in shown], alive, brings, ledger, at_s, {})
+    known = {one.id: one for one in shown}
+    for truth in truths.values():
+        if truth.is_bricked and (text := _of_bricked(known.get(truth.target))):
+            ledger.add(Violation(kind="bricked", at_s=at_s, text=f"{truth.member} {text}"))
+
+
+def _of(one: TargetView) -> Mapping[str, str | None]:
+    names = ("id", "campaign", "state", "running_version", "running_sha256")
+    return {name: getattr(one, name) for name in names}
+
+
+def _of_bricked(shown: TargetView | None) -> str:
+    if shown is None:
+        return "is not in the fleet."
+    if shown.state in (*ON_RELEASE, *OFF_RELEASE):
+        return f"is {shown.state} in {shown.campaign} and bricked."
+    return ""
