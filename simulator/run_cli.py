@@ -1,7 +1,9 @@
 """`otaria sim run`: scenarios in virtual time or on the wire, from the library or files; what must hold is checked on the way."""
 
+import shlex
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import msgspec
 from rich.progress import Progress
 from rich.table import Table
 
+from firmware.errors import OtariaError
 from server.cli.output import emit, fitting, json_option, table
 from simulator.exact.telling import run_exactly
 from simulator.exact.trace import Difference
@@ -54,12 +57,14 @@ NARROW = ("scenario", "ended", "verified", "back", "failed", "away", "stopped", 
     is_flag=True,
     help="In virtual time, but with real agents, real messages and the server's own core and database.",
 )
-@click.option("--trace", "out", type=TRACE, help="With --exact: write each message and event, as JSON lines.")
+@click.option(
+    "--trace", "out", type=TRACE, help="With --exact: write each message and event, as JSON lines, once all is done."
+)
 @click.option(
     "--replay",
     "kept",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="With --exact: run again what a trace is of, and name the first line that differs.",
+    help="With --exact: run a scenario again with the seed of this trace of it, and name the first line that differs.",
 )
 @json_option
 def run(
@@ -74,8 +79,9 @@ def run(
 ) -> int:
     """Run scenarios in virtual time: the server's own planner over simulated devices, weeks within seconds.
 
-    Without a name: the whole library. The same scenario and seed give the same run, bit for bit (`digest`). Exit code 1 when
-    something that must hold did not, or a campaign did not end as the scenario expects.
+    Without a name: the whole library; what needs a server and a broker is run as with --exact. The same scenario and seed give
+    the same run, bit for bit (`digest`). Exit code 1 when something that must hold did not, or a campaign did not end as the
+    scenario expects.
 
     With --exact each device is the real agent, and the server's own core answers it: slower, for some hundreds of devices.
 
@@ -86,48 +92,117 @@ def run(
     """
     if pace is not None and not wire:
         raise click.UsageError("--pace is for --wire: virtual time takes none.")
-    _require_exact(exact, wire, traced=bool(out or kept), scenarios=len(scenarios))
-    library = [*names(), *names(wire=True)] if exact else names(wire=wire)
-    worlds = [load(name, deeds=wire or exact) for name in scenarios or library]
-    differences: list[Difference] = []
-    found: list[tuple[World, Outcome, list[str]]] = []
-    judgements: list[Sequence[str]] = []
+    _require_exact(exact, wire, out, kept, scenarios=len(scenarios))
+    jobs = list(jobs_of(scenarios, wire=wire, exact=exact))
+    done: list[Done] = []
+    refused: list[tuple[Job, OtariaError | OSError]] = []
     with Progress(disable=as_json, transient=True) as progress:
-        task = progress.add_task("running", total=len(worlds))
-        for world in worlds:
-            if wire:
-                say = lambda text, name=world.name: progress.update(task, description=f"{name}: {text}")  # noqa: E731
-                outcome, judgement = on_the_wire(world, seed, pace or 1.0, say)
-                judgements.append(judgement)
-            elif exact:
-                told = run_exactly(world, seed=seed, out=out, kept=kept)
-                outcome, differences = told.outcome, [*differences, *([told.difference] if told.difference else [])]
-            else:
-                outcome = Run(world, seed=seed).play()
-            found.append((world, outcome, list(unmet(world, outcome))))
+        task = progress.add_task("running", total=len(jobs))
+        for job in jobs:
+            say = lambda text, name=job.world.name: progress.update(task, description=f"{name}: {text}")  # noqa: E731
+            try:
+                done.append(_done(job, seed, pace or 1.0, out, kept, say))
+            except (OtariaError, OSError) as error:  # what the others came to is told all the same
+                if len(jobs) == 1:
+                    raise
+                refused.append((job, error))
             progress.advance(task)
-    shown = [{**msgspec.to_builtins(outcome), "unmet": missed} for _, outcome, missed in found]
-    for place, judgement in enumerate(judgements):
-        shown[place] |= {"simulator": list(judgement), "pace": pace or 1.0}
-    if exact:
-        shown = [{**one, "differs": msgspec.to_builtins(differences)} for one in shown]
-    emit({"runs": shown}, as_json=as_json, text=summary([outcome for _, outcome, _ in found]))
-    more = f" --wire --pace {pace or 1:g}" if wire else " --exact" if exact else ""
-    for _, outcome, missed in found if not as_json else ():
-        for line in _complaints(outcome, missed, more):
+    starred = [one.job.world.name for one in done if one.job.how == EXACT and not exact]
+    value = {"runs": [one.shown for one in done]} | (
+        {"refused": [{"scenario": job.given, "text": _text(error)} for job, error in refused]} if refused else {}
+    )
+    emit(value, as_json=as_json, text=summary([one.outcome for one in done], starred))
+    if not as_json:
+        for line in (
+            *_remarks(done, starred),
+            *(f"{job.given}: was not run: {_text(error)}" for job, error in refused),
+        ):
             click.echo(line)
-    for judgement in judgements if not as_json else ():
-        click.echo(" ".join(judgement))
-    for difference in differences if not as_json else ():
-        click.echo(difference.text)
-    return 1 if differences or any(outcome.broken or missed for _, outcome, missed in found) else 0
+    return 1 if refused or any(one.is_bad for one in done) else 0
 
 
-def _require_exact(exact: bool, wire: bool, *, traced: bool, scenarios: int) -> None:
-    if traced and not (exact and scenarios == 1):
+CHANCES, EXACT, WIRE = "chances", "exact", "wire"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A scenario to run, `given` by its name or file; `how`: from chances, exactly, or on the wire."""
+
+    given: str
+    world: World
+    how: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """What came of it. `unmet`: what the scenario expects and did not happen; `judgement`: whether the simulator kept time."""
+
+    job: Job
+    outcome: Outcome
+    pace: float
+    judgement: Sequence[str] = ()
+    difference: Difference | None = None
+
+    @property
+    def unmet(self) -> Sequence[str]:
+        return list(unmet(self.job.world, self.outcome))
+
+    @property
+    def is_bad(self) -> bool:
+        return bool(self.outcome.broken or self.unmet or self.difference)
+
+    @property
+    def again(self) -> str:
+        """The command that shows it again."""
+        more = {WIRE: f" --wire --pace {self.pace:g}", EXACT: " --exact"}.get(self.job.how, "")
+        return f"otaria sim run {shlex.quote(self.job.given)} --seed {self.outcome.seed}{more}"
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """As JSON."""
+        value = {**msgspec.to_builtins(self.outcome), "unmet": self.unmet, "how": self.job.how}
+        if self.job.how == WIRE:
+            value |= {"simulator": list(self.judgement), "pace": self.pace}
+        elif self.job.how == EXACT:
+            value |= {"differs": msgspec.to_builtins([self.difference] if self.difference else [])}
+        return value
+
+
+def jobs_of(given: Sequence[str], *, wire: bool, exact: bool) -> Iterator[Job]:
+    """What is to be run, and how. Without names: the library, of which some can't be run from chances."""
+    how = WIRE if wire else EXACT if exact else CHANCES
+    named = [(name, how) for name in given]
+    if not given:
+        named = [] if wire else [(name, how) for name in names()]
+        named += [(name, WIRE if wire else EXACT) for name in names(wire=True)]
+    for name, way in named:
+        yield Job(given=name, world=load(name, deeds=way != CHANCES), how=way)
+
+
+def _done(
+    job: Job, seed: int | None, pace: float, out: Path | None, kept: Path | None, say: Callable[[str], None]
+) -> Done:
+    """Run it. Raises what the way of running does."""
+    if job.how == WIRE:
+        outcome, judgement = on_the_wire(job.world, seed, pace, say)
+        return Done(job=job, outcome=outcome, pace=pace, judgement=judgement)
+    if job.how == EXACT:
+        told = run_exactly(job.world, seed=seed, out=out, kept=kept)
+        return Done(job=job, outcome=told.outcome, pace=pace, difference=told.difference)
+    return Done(job=job, outcome=Run(job.world, seed=seed).play(), pace=pace)
+
+
+def _require_exact(exact: bool, wire: bool, out: Path | None, kept: Path | None, *, scenarios: int) -> None:
+    if (out or kept) and not (exact and scenarios == 1):
         raise click.UsageError("--trace and --replay are for --exact and one scenario.")
     if exact and wire:
         raise click.UsageError("--exact is virtual time, --wire is not: choose one.")
+    if out and kept and out.exists() and out.samefile(kept):
+        raise click.UsageError(f"--trace would write over {kept}, which --replay reads: name another file.")
+
+
+def _text(error: OtariaError | OSError) -> str:
+    return error.text if isinstance(error, OtariaError) else str(error)
 
 
 def on_the_wire(
@@ -155,8 +230,21 @@ def unmet(world: World, outcome: Outcome) -> Iterator[str]:
             yield f"{one.harmed} devices were harmed by {one.campaign}, and {wanted.harmed_at_most} may be."
 
 
-def _complaints(outcome: Outcome, missed: Sequence[str], more: str = "") -> Iterator[str]:
-    again = f"otaria sim run {outcome.world} --seed {outcome.seed}{more}"
+def _remarks(done: Sequence[Done], starred: Collection[str]) -> Iterator[str]:
+    """What is said below the table."""
+    if starred:
+        yield "* Run with real agents, as by --exact: it is about what is done to a server and a broker."
+    for one in done:
+        yield from _complaints(one)
+    for one in done:
+        if one.judgement:
+            yield " ".join(one.judgement)
+        if one.difference:
+            yield one.difference.text
+
+
+def _complaints(one: Done) -> Iterator[str]:
+    outcome, missed = one.outcome, one.unmet
     for text in outcome.violations:
         yield f"{outcome.world}: VIOLATION: {text}"
     if outcome.broken > len(outcome.violations):
@@ -164,30 +252,31 @@ def _complaints(outcome: Outcome, missed: Sequence[str], more: str = "") -> Iter
     for text in missed:
         yield f"{outcome.world}: not as expected: {text}"
     if outcome.broken or missed:
-        yield f"The same again (seed {outcome.seed}): {again}"
+        yield f"The same again (seed {outcome.seed}): {one.again}"
 
 
-def summary(outcomes: Sequence[Outcome]) -> Table:
-    """A row for each campaign, with as many columns as the terminal has room for."""
-    whole = table(COLUMNS, (row for outcome in outcomes for row in _rows(outcome)))
-    few = table(NARROW, (row for outcome in outcomes for row in _few(outcome)))
+def summary(outcomes: Sequence[Outcome], starred: Collection[str] = ()) -> Table:
+    """A row for each campaign, with as many columns as the terminal has room for. `starred`: worlds that get a star."""
+    named = [(f"{one.world}*" if one.world in starred else one.world, one) for one in outcomes]
+    whole = table(COLUMNS, (row for name, outcome in named for row in _rows(name, outcome)))
+    few = table(NARROW, (row for name, outcome in named for row in _few(name, outcome)))
     few.padding = (0, 1, 0, 0)
     return fitting(whole, few)
 
 
-def _few(outcome: Outcome) -> Iterator[tuple[Any, ...]]:
+def _few(world: str, outcome: Outcome) -> Iterator[tuple[Any, ...]]:
     for place, one in enumerate(outcome.campaigns):
-        name = outcome.world if place == 0 else f"+ {one.campaign}"
+        name = world if place == 0 else f"+ {one.campaign}"
         stopped = "" if one.stopped_s is None else f"{one.stopped_s / HOUR_S:.1f} h"
         days = f"{outcome.virtual_days:.1f}" if place == 0 else ""
         yield (name, one.state, one.verified, one.fell_back, one.failed, one.unreached, stopped, days)
 
 
-def _rows(outcome: Outcome) -> Iterator[tuple[Any, ...]]:
+def _rows(world: str, outcome: Outcome) -> Iterator[tuple[Any, ...]]:
     for place, one in enumerate(outcome.campaigns):
         once = (f"{outcome.virtual_days:.1f}", f"{outcome.seconds:.1f}", outcome.broken) if place == 0 else ("", "", "")
         numbers = (one.verified, one.fell_back, one.failed, one.unreached)
-        yield (outcome.world if place == 0 else "", one.campaign, one.state, *numbers, _stopped(one), *once)
+        yield (world if place == 0 else "", one.campaign, one.state, *numbers, _stopped(one), *once)
 
 
 def _stopped(one: CampaignOutcome) -> str:

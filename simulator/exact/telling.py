@@ -13,7 +13,7 @@ from server.planner.states import FAILURES
 from server.planner.words import AssignmentState
 from server.ports import CampaignView
 from simulator.exact.run import ExactRun, play
-from simulator.exact.trace import Difference, Head, Trace
+from simulator.exact.trace import Difference, Head, Trace, head_of
 from simulator.virtual.chances import seeded
 from simulator.virtual.defects import Defects
 from simulator.virtual.device import LATE_DEFECTS
@@ -38,13 +38,18 @@ class Told(Struct, frozen=True, kw_only=True):
 
 
 def run_exactly(world: World, *, seed: int | None = None, out: Path | None = None, kept: Path | None = None) -> Told:
-    """Run a world with real agents and the server's own core. `out`: where its trace is written; `kept`: an earlier one that it
-    is held against. Raises `RefusedError` (`too-early`, `no-trace`, `other-trace`)."""
-    head = Head(world=world.name, seed=world.seed if seed is None else seed)
-    trace = Trace(head, out=out, kept=kept)
-    with room() as directory, _quietly():
-        run = ExactRun(world, directory, trace, seed=seed)
-        seconds = play(run)
+    """Run a world with real agents and the server's own core. `out`: where its trace is written once it is whole; `kept`: an
+    earlier one that it is held against, and whose seed it has unless one is given. Raises `RefusedError` (`too-early`,
+    `no-trace`, `other-trace`)."""
+    if seed is None:
+        seed = world.seed if kept is None else head_of(kept).seed
+    trace = Trace(Head(world=world.name, seed=seed), out=out, kept=kept)
+    try:
+        with room() as directory, _quietly():
+            run = ExactRun(world, directory, trace, seed=seed)
+            seconds = play(run)
+    finally:
+        trace.drop()
     return Told(outcome=outcome_of(run, seconds), lines=trace.lines, difference=trace.difference)
 
 

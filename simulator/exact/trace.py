@@ -8,6 +8,7 @@ Rules
 
 import hashlib
 import json
+import os
 from hashlib import blake2b
 from pathlib import Path
 from typing import TextIO
@@ -20,6 +21,7 @@ from firmware.protocol.permit import ASK_KIND
 from firmware.protocol.unverified import payload_type, read_envelope
 
 HASH_CHARS = 16
+VERSION = 1
 
 
 class Head(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -27,10 +29,16 @@ class Head(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     world: str
     seed: int
-    trace: int = 1
+    trace: int = VERSION
 
 
-class Line(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class _Version(Struct, frozen=True, kw_only=True):
+    """What the first line of every trace has, whatever else."""
+
+    trace: int
+
+
+class Line(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """Something that happened `t` seconds after the beginning."""
 
     t: float
@@ -52,12 +60,14 @@ class Difference(Struct, frozen=True, kw_only=True):
 
 
 class Trace:
-    """`note` what happens, then `close`. `out`: written as JSON lines. `kept`: an earlier trace that it is held against."""
+    """`note` what happens, then `close`; or `drop` it. `out`: written as JSON lines, there as a whole or not at all. `kept`: an
+    earlier trace that it is held against."""
 
     def __init__(self, head: Head, *, out: Path | None = None, kept: Path | None = None) -> None:
         self._digest = blake2b(digest_size=16)
         self._kept = Kept(kept, head) if kept is not None else None
-        self._out: TextIO | None = out.open("w", encoding="utf-8") if out is not None else None
+        self._draft = Draft(out) if out is not None else None
+        self._out: TextIO | None = self._draft.file if self._draft is not None else None
         self._write(head)
         self.lines = 0
         self.difference: Difference | None = None
@@ -86,8 +96,15 @@ class Trace:
             self.difference = Difference(line=self.lines + 1, kept=more, now=None)
         if self._kept is not None:
             self._kept.close()
-        if self._out is not None:
-            self._out.close()
+        if self._draft is not None:
+            self._draft.keep()
+
+    def drop(self) -> None:
+        """What is not closed by now never will be: what was written of it is thrown away."""
+        if self._kept is not None:
+            self._kept.close()
+        if self._draft is not None:
+            self._draft.drop()
 
     def _compare(self, kept: Line | None, now: Line) -> None:
         if kept != now:
@@ -98,24 +115,68 @@ class Trace:
             self._out.write(f"{msgspec.json.encode(line).decode()}\n")
 
 
-class Kept:
-    """A trace of an earlier run, line by line. Raises `RefusedError` (`no-trace`, `other-trace`)."""
+class Draft:
+    """A file that is written beside `path` and takes its place when it is whole: what stood there stays until then. What is no
+    regular file (a pipe, a terminal) is written to at once."""
 
-    def __init__(self, path: Path, wanted: Head) -> None:
+    def __init__(self, path: Path) -> None:
+        self._path = path.resolve()
+        is_plain = self._path.is_file() or not self._path.exists()
+        self._part = self._path.with_name(f".{self._path.name}.{os.getpid()}.part") if is_plain else None
+        self.file: TextIO = (self._part or self._path).open("w", encoding="utf-8")
+
+    def keep(self) -> None:
+        """All is written."""
+        self.file.close()
+        if self._part is not None:
+            self._part.replace(self._path)
+            self._part = None
+
+    def drop(self) -> None:
+        """Nothing of it is wanted, if it wasn't kept."""
+        self.file.close()
+        if self._part is not None:
+            self._part.unlink(missing_ok=True)
+
+
+def head_of(path: Path) -> Head:
+    """Of which run a trace is. Raises `RefusedError` (`no-trace`, `other-trace`)."""
+    kept = Kept(path)
+    kept.close()
+    return kept.head
+
+
+class Kept:
+    """A trace of an earlier run, line by line: of the `wanted` one, if that is given. Raises `RefusedError` (`no-trace`,
+    `other-trace`)."""
+
+    def __init__(self, path: Path, wanted: Head | None = None) -> None:
         self._path, self._number = path, 1
         try:
             self._file = path.open("rb")
         except OSError as error:
             raise self._refusal() from error
         try:
-            head = msgspec.json.decode(self._file.readline(), type=Head)
+            self.head = self._head(self._file.readline(), wanted)
+        except BaseException:
+            self.close()
+            raise
+
+    def _head(self, text: bytes, wanted: Head | None) -> Head:
+        try:
+            version = msgspec.json.decode(text, type=_Version).trace
+            head = msgspec.json.decode(text, type=Head) if version == VERSION else None
         except msgspec.MsgspecError as error:
-            self.close()
             raise self._refusal() from error
-        if head != wanted:
-            self.close()
-            text = f"{path} is of {head.world} with seed {head.seed}; run that scenario and seed."
-            raise RefusedError("other-trace", text)
+        if head is None:
+            why = (
+                f"{self._path} is a trace of version {version}, and this Otaria reads version {VERSION}: write it anew."
+            )
+            raise RefusedError("other-trace", why)
+        if wanted is not None and head != wanted:
+            why = f"{self._path} is of {head.world} with seed {head.seed}; run that scenario and seed."
+            raise RefusedError("other-trace", why)
+        return head
 
     def next(self) -> Line | None:
         """None at the end."""

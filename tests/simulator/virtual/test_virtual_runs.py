@@ -3,6 +3,7 @@
 import gc
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,8 +22,8 @@ from server.planner.ask_events import (
     cohort_may_go,
 )
 from server.planner.words import AssignmentState
+from simulator.run_cli import jobs_of, summary, unmet
 from simulator.run_cli import run as command
-from simulator.run_cli import summary, unmet
 from simulator.virtual.library import load, names
 from simulator.virtual.outcome import CampaignOutcome, Outcome
 from simulator.virtual.presence import Outages, Presence
@@ -176,14 +177,28 @@ def test_the_command_says_how_each_campaign_ended() -> None:
     assert one["campaigns"][0]["stopped_s"] > 0
 
 
-def test_a_run_that_ends_otherwise_exits_with_1_and_names_the_seed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("name", ["small", "calm"])
+def test_a_run_that_ends_otherwise_exits_with_1_and_names_a_command_that_shows_it_again(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = tmp_path / "mine.yaml"
+    file = tmp_path / "my world.yaml"
     text = SMALL.format(devices=20, defect="bricks", share="50%", budget="{by: site, limit: 1}", pairs="false")
-    file.write_text(text + "expect: [{campaign: spring, states: [completed]}]\n")
+    file.write_text(text.replace("small", name) + "expect: [{campaign: spring, states: [completed]}]\n")
     assert otaria(["sim", "run", str(file), "--seed", "3"]) == 1
-    assert "otaria sim run small --seed 3" in capsys.readouterr().out.replace("\n", " ")
+    first = capsys.readouterr().out
+    (again,) = re.findall(r"otaria (sim run .* --seed 3)$", first, re.MULTILINE)
+    assert otaria(shlex.split(again)) == 1
+    same = capsys.readouterr().out
+    assert [line for line in same.splitlines() if ":" in line] == [line for line in first.splitlines() if ":" in line]
+
+
+def test_without_a_name_all_of_the_library_is_run_each_in_a_way_that_it_can() -> None:
+    def ways(*, wire: bool = False, exact: bool = False) -> dict[str, str]:
+        return {one.given: one.how for one in jobs_of((), wire=wire, exact=exact)}
+
+    assert ways() == dict.fromkeys(names(), "chances") | dict.fromkeys(names(wire=True), "exact")
+    assert ways(exact=True) == dict.fromkeys((*names(), *names(wire=True)), "exact")
+    assert ways(wire=True) == dict.fromkeys(names(wire=True), "wire")
 
 
 def refusals() -> Iterator[tuple[str, str, str]]:
@@ -272,5 +287,7 @@ def test_the_table_breaks_no_word_in_80_columns(
     ]
     assert second.split()[:3] == ["+", outcome.campaigns[1].campaign, outcome.campaigns[1].state]
     monkeypatch.setenv("COLUMNS", "200")
-    emit(None, as_json=False, text=summary([outcome]))
-    assert "fell back" in capsys.readouterr().out
+    emit(None, as_json=False, text=summary([outcome], ["two-campaigns-one-pair"]))
+    told = capsys.readouterr().out
+    assert "fell back" in told
+    assert "two-campaigns-one-pair* " in told
