@@ -75,7 +75,8 @@ def sequence(value: object, where: str, least: int, most: int) -> Sequence[Any]:
 def known(fields: Mapping[str, Any], allowed: Sequence[str], where: str) -> None:
     for key in fields:
         if key not in allowed:
-            place = f"{where}.{key[:64]}" if where else key[:64]
+            word = str(key)[:64]
+            place = f"{where}.{word}" if where else word
             raise StrategyError(place, f"{place} is no key of a strategy{suggest(key, allowed)}.")
 
 

@@ -223,7 +223,7 @@ def _members(lot: Lot, seed: int, begins: float) -> Iterator[Member]:
     for number in range(lot.devices):
         name = f"{lot.name}-{number:06}"
         own = seeded(seed, name)
-        labels = _labels(lot, number)
+        labels = labels_of(lot, number)
         labels = same.setdefault(tuple(labels.items()), labels)  # or they would fill the memory of a large fleet
         habit, link = lot.habit, lot.link
         factor = lot.link_spread ** (2 * chance(own, 101) - 1)
@@ -246,7 +246,7 @@ def _members(lot: Lot, seed: int, begins: float) -> Iterator[Member]:
         )
 
 
-def _labels(lot: Lot, number: int) -> dict[str, str]:
+def labels_of(lot: Lot, number: int) -> dict[str, str]:
     """Those of the lot's device of this number."""
     place = number % lot.sites
     labels = {**lot.labels, "site": f"{lot.name}-s{place:05}"}

@@ -26,11 +26,12 @@ from firmware.errors import RefusedError
 from server.campaigns.places import line_of
 from server.campaigns.strategy_file import parse_campaign
 from server.planner import plain
+from server.planner.calendar import zone_of
 from server.planner.plain import StrategyError, bad
 from server.planner.strategy import Strategy
 from server.planner.words import CampaignState, Verb
 from server.ports import CampaignSpec
-from simulator.virtual import approving
+from simulator.virtual import approving, world_checks
 from simulator.virtual import world_values as values
 from simulator.virtual.device import LATE_DEFECTS
 from simulator.virtual.fleet_file import MOST_DEVICES, lot_of
@@ -62,6 +63,7 @@ def parse_world(text: str, source: str) -> World:
     try:
         world = _world(fields, root)
         _possible(world)
+        world_checks.check(world)
     except StrategyError as error:
         line = line_of(root, error.where)
         said = error.text.replace("no key of a strategy", "no key of a scenario")

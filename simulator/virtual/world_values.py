@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from server.planner import plain
+from server.planner.calendar import zone_of
 from server.planner.plain import bad
 
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -27,6 +27,8 @@ def hours_of(text: object, where: str) -> tuple[int, ...]:
         if match is None or first not in DAYS or last not in DAYS or not (int(match[3]) < 24 and int(match[4]) <= 24):
             raise bad(where, "be hours such as '22-06', 'Mon-Fri 07-18', or several with commas")
         begin, end = int(match[3]), int(match[4])
+        if begin == end:
+            raise bad(where, f"say '00-24' for all day: {match[3]}-{match[4]} is no time at all")
         length = (end - begin) % 24 or 24
         days = (DAYS.index(last) - DAYS.index(first)) % 7
         for day in range(DAYS.index(first), DAYS.index(first) + days + 1):
@@ -71,10 +73,8 @@ def text(value: object, where: str) -> str:
 
 
 def zone(value: object, where: str) -> str:
-    try:
-        ZoneInfo(str(value))
-    except (ZoneInfoNotFoundError, ValueError) as error:
-        raise bad(where, "be the name of a time zone, such as Europe/Berlin") from error
+    if zone_of(str(value)) is None:
+        raise bad(where, "be the name of a time zone, such as Europe/Berlin")
     return str(value)
 
 

@@ -72,11 +72,18 @@ def test_a_trace_takes_its_place_when_it_is_whole_and_through_a_symlink_the_plac
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_trace_may_go_to_what_is_no_file() -> None:
-    trace = Trace(Head(world="w", seed=2), out=Path(os.devnull))
-    trace.note(1.0, "a", "y")
-    trace.close()
-    assert Path(os.devnull).is_char_device()
+def test_a_trace_may_go_into_a_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    end = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        trace = Trace(Head(world="w", seed=2), out=pipe)
+        trace.note(1.0, "a", "y")
+        trace.close()
+        assert len(os.read(end, 4096).splitlines()) == 2
+    finally:
+        os.close(end)
+    assert pipe.is_fifo()
 
 
 @pytest.mark.parametrize(
