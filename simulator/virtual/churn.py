@@ -5,7 +5,7 @@ Rules
   first of the scenario that meets it.
 - Who joins is not there before, and part of no campaign that was made before, unless its selection is live.
 - Who is replaced is taken out of the fleet by a person and never heard again; another one with the same labels comes in its
-  place, under a name of its own.
+  place, under a name of its own. Whom others name as their gateway is not replaced: nobody would tell those of the new one.
 - Who is flashed anew runs the factory's image and remembers nothing but who it is. A bricked device stays so.
 - Who is copied, keys and all, is heard no more: two devices give their reports the same numbers, and the server shuts both out
   until a person has looked.
@@ -31,7 +31,9 @@ class Happening:
 
 def happenings(churn: Sequence[Churn], members: Iterable[Member], seed: int) -> list[Happening]:
     """All of a run's, by their time."""
-    found = [one for member in (members if churn else ()) if (one := _of(churn, member, seed)) is not None]
+    everybody = list(members) if churn else []
+    gateways = {one.labels.get("gateway") for one in everybody}
+    found = [one for member in everybody if (one := _of(churn, member, seed, member.id in gateways)) is not None]
     return sorted(found, key=lambda one: (one.at_s, one.member.id))
 
 
@@ -74,9 +76,11 @@ class Turnover:
         self._unheard.add(name)
 
 
-def _of(churn: Sequence[Churn], member: Member, seed: int) -> Happening | None:
+def _of(churn: Sequence[Churn], member: Member, seed: int, is_gateway: bool) -> Happening | None:
     own, lot = seeded(seed, member.id), member.id.rpartition("-")[0]
     for number, one in enumerate(churn):
+        if is_gateway and one.kind == "replace":
+            continue
         if one.lot == lot and chance(own, _WHO + number) < one.share:
             at_s = one.after_s + one.within_s * chance(own, _WHEN + number)
             return Happening(at_s=at_s, kind=one.kind, member=member)

@@ -113,6 +113,21 @@ def test_another_takes_the_place_of_who_is_replaced_and_nobody_waits_for_that_on
     assert {len(of) for key, of in run.around.members.items() if key.startswith("site=lamp")} == {5}
 
 
+def test_whom_others_name_as_their_gateway_is_not_replaced() -> None:
+    text = PLACE.replace("sites: 8}", "sites: 8, gateway: true}")
+    churn = "{do: replace, fleet: lamp, share: 100%, after: 2d}, {do: reflash, fleet: lamp, share: 100%, after: 2d}"
+    run = Run(parse_world(text.replace("CHURN", churn), "place.yaml"))
+    assert run.play().broken == 0
+    members = list(run.world.members(run.seed))
+    gateways = {one.labels["gateway"] for one in members if "gateway" in one.labels}
+    found = {one.member.id: one.kind for one in happenings(run.world.churn, members, run.seed)}
+    assert {name for name, kind in found.items() if kind == "reflash"} == gateways
+    assert sum(kind == "replace" for kind in found.values()) == 32
+    second = [run.store.target(name) for name in rows(run, "second")]
+    assert {path for row in second if row is not None for path in row.gateways} == gateways
+    assert gateways <= set(rows(run, "second"))
+
+
 def test_who_is_flashed_anew_after_its_update_has_regressed_and_gets_the_next_one() -> None:
     churn = "{do: reflash, fleet: lamp, share: 40%, after: 2d, within: 1d}"
     run, names = played(churn), met(churn)
