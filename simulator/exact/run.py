@@ -365,7 +365,7 @@ class ExactRun:
 
     def _decide(self, loaded: Slice, event: Event) -> Decision:
         """The planner's own step, and a look at it."""
-        decision = step(loaded, event, checks=(nobody, *self._checks) if self.is_over else self._checks)
+        decision = step(loaded, event, checks=(*self._checks, nobody) if self.is_over else self._checks)
         self.events += 1
         target = getattr(event, "target", "")
         rows = " ".join(f"{type(one.row).__name__}:{getattr(one.row, 'state', '')}" for one in decision.changes)

@@ -112,10 +112,10 @@ CASES = [
     ),
     (["limit: 1}] -> keep: 2}]"], 16, "no site has more than 2, so with keep 2", ["limit: 1}] -> keep: 1}]"]),
     (
-        ["by: site, limit: 1 -> by: pair, keep: 2", "    sites: 4 -> \x20   sites: 4\n    pairs: true"],
+        ["by: site, limit: 1 -> by: pair, keep: 2", "    sites: 4 -> \x20   sites: 2\n    pairs: true"],
         17,
         "no pair has more than 2",
-        ["by: site, limit: 1 -> by: pair, keep: 1", "    sites: 4 -> \x20   sites: 4\n    pairs: true"],
+        ["by: site, limit: 1 -> by: pair, keep: 1", "    sites: 4 -> \x20   sites: 2\n    pairs: true"],
     ),
     (
         ["by: site, limit: 1 -> by: gateway, keep: 1", "    sites: 4 -> \x20   sites: 4\n    gateway: true"],
