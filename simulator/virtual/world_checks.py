@@ -187,7 +187,7 @@ def _selected(world: World, start: Start) -> Iterator[Member]:
         )
 
     for lot in _lots_for(world, _release_of(world, start)):
-        if selection.is_live or not _is_out(world, lot, start.after_s):
+        if not _is_out(world, lot, start.after_s):
             for one in _members(world, lot):
                 if fits(one) or (lot.name in replaced and fits(successor(one))):
                     yield one
