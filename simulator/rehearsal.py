@@ -1,8 +1,8 @@
 """Rehearsals: a campaign file over the real fleet's inventory, several times in virtual time, each with other chances.
 
 Rules
-- Of a fleet larger than `MOST` whole sites are taken, so that budgets of sites bind as they will. What is limited for the whole
-  campaign shrinks by as much.
+- Of a fleet larger than `MOST` a sample is played (`simulator.sampling`), and what comes out is told of the whole fleet
+  (`simulator.tally`); but who is missed, and what sites download, of those who were played.
 - What a site downloads is told without deltas and without what is fetched twice.
 - Then a defect is put into the release, at several rates: how many devices it harms before the campaign stops is its blast
   radius.
@@ -13,25 +13,20 @@ Rules
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
-from typing import Protocol, TypeVar
 
 from firmware.errors import RefusedError
 from server.campaigns.rehearsal import Band, Blast, Missed, Rehearsal, Stage
-from server.planner.budgets import CAMPAIGN
-from server.planner.strategy import Strategy
 from server.ports import CampaignSpec
 from simulator.casting import Cast
 from simulator.replicas import Job, Player, Replica, players
 from simulator.replicas import Stage as World
-from simulator.virtual.chances import chance, seeded
-from simulator.virtual.outcome import CampaignOutcome
+from simulator.sampling import ALL, SITE, Part, sample
 from simulator.virtual.world import Member
 from simulator.virtual.world_file import unsupported
 
-MOST = 10_000
 REPLICAS = 20
 EARLY = (5, 10)
 """After so many runs of the first round there is a rough band."""
@@ -43,15 +38,6 @@ STABLE_S, STABLE_SHARE = 900.0, 0.05
 """A band is stable when neither of its ends may move by more than this, or by this share of its middle."""
 Told = Callable[[int, Rehearsal | None], None]
 """How many runs are through, and what they gave so far, when there is news of that."""
-
-
-class Sited(Protocol):
-    """Who belongs to a site, or to none but its own."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def labels(self) -> Mapping[str, str]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,21 +64,28 @@ def rehearse(
     begins: float,
     days: float,
     seed: int = 1,
-    of: int | None = None,
+    part: Part | None = None,
     cast: Cast | None = None,
     image_bytes: int = USUAL_BYTES,
     effort: Effort = USUAL_EFFORT,
     told: Told = lambda done, found: None,
 ) -> Rehearsal:
-    """Let the campaign run many times over the fleet; `of`: how large the fleet is of which this is a sample; `cast`: what
-    is drawn anew for each run. Raises `RefusedError` (`not-rehearsable`, `nothing-selected`)."""
+    """Let the campaign run many times over the fleet; `part`: what part of one that is, when a sample was drawn already;
+    `cast`: what is drawn anew for each run. Raises `RefusedError` (`not-rehearsable`, `nothing-selected`)."""
     if (what := unsupported(spec.strategy)) is not None:
         raise RefusedError("not-rehearsable", f"A rehearsal has nobody to ask, so it can't do {what}; leave that out.")
-    some = sample(fleet, seed)
-    part = len(some) / max(1, len(fleet) if of is None else of)
-    spec = replace(spec, strategy=shrunk(spec.strategy, part), start_at=None)
+    spec = replace(spec, start_at=None)
+    if part is None:
+        fleet, part = sample(fleet, spec, seed)
     world = World(
-        spec=spec, members=tuple(some), begins=begins, days=days, seed=seed, image_bytes=image_bytes, cast=cast
+        spec=spec,
+        part=part,
+        members=tuple(fleet),
+        begins=begins,
+        days=days,
+        seed=seed,
+        image_bytes=image_bytes,
+        cast=cast,
     )
     with players(world, effort.processes) as player:
         return _Course(spec.name, part, image_bytes, effort, told).run(player)
@@ -103,7 +96,7 @@ class _Course:
     """A rehearsal under way."""
 
     campaign: str
-    part: float
+    part: Part
     image_bytes: int
     effort: Effort
     told: Told
@@ -139,9 +132,9 @@ class _Course:
         jobs = [Job(run, rate) for rate in self.effort.rates for run in range(number)]
         played = list(player(jobs))
         for place, rate in enumerate(self.effort.rates):
-            runs = [one.outcome for one in played[place * number : (place + 1) * number]]
-            stopped = sum(one.stopped_s is not None for one in runs) / number
-            yield Blast(rate=rate, harmed=band([one.harmed / self.part for one in runs]), stopped=stopped)
+            runs = played[place * number : (place + 1) * number]
+            stopped = sum(one.outcome.stopped_s is not None for one in runs) / number
+            yield Blast(rate=rate, harmed=band([one.whole.harmed for one in runs]), stopped=stopped)
 
     def _summed(self) -> Rehearsal:
         """What the runs gave so far."""
@@ -152,59 +145,24 @@ class _Course:
             fetched.update(one.fetched)
         runs, done = len(firsts), band([one.done_s for one in firsts])
         return Rehearsal(
-            targets=round(firsts[0].targets / self.part),
+            targets=round(firsts[0].targets / self.part.share),
             sampled=firsts[0].targets,
             replicas=runs,
             done_s=done,
-            verified=band([one.verified / one.targets for one in firsts]),
-            unreached=band([one.unreached / self.part for one in firsts]),
-            cohorts=tuple(_stages(firsts)),
+            verified=band([one.whole.verified for one in self.good]),
+            unreached=band([one.whole.unreached for one in self.good]),
+            cohorts=tuple(_stages(self.good)),
             blast=self.blast,
-            binds=_binds(firsts),
+            binds=_binds(self.good),
             broken=sum(one.broken for one in self.good),
             missed=tuple(Missed(target=name, share=times / runs) for name, times in _most(missed, MOST_MISSED)),
-            site_bytes={site: times * self.image_bytes // runs for site, times in _most(fetched, MOST_SITES)},
+            site_bytes={site: self._bytes(site, times / runs) for site, times in _most(fetched, MOST_SITES)},
             is_stable=stable(done),
         )
 
-
-S = TypeVar("S", bound=Sited)
-
-
-def sample(fleet: Sequence[S], seed: int, most: int = MOST) -> list[S]:
-    """Whole sites, in a random order, until there are `most` devices; all of a fleet that is no larger."""
-    if len(fleet) <= most:
-        return list(fleet)
-    sites: dict[str, list[S]] = defaultdict(list)
-    for one in fleet:
-        sites[one.labels.get("site", one.id)].append(one)
-    found: list[S] = []
-    for name in sorted(sites, key=lambda name: chance(seeded(seed, name), 0)):
-        if len(found) + len(sites[name]) <= most:
-            found += sites[name]
-    return found
-
-
-def shrunk(strategy: Strategy, part: float) -> Strategy:
-    """The strategy for a part of the fleet: what is limited for the whole campaign is so for the part."""
-
-    def less(number: int) -> int:
-        return max(1, math.floor(number * part + 0.5))
-
-    if part >= 1:
-        return strategy
-    return replace(
-        strategy,
-        budgets=tuple(
-            replace(one, limit=less(one.limit)) if one.by == CAMPAIGN and one.limit is not None else one
-            for one in strategy.budgets
-        ),
-        rates=tuple(replace(one, every_s=one.every_s / part) if one.by == CAMPAIGN else one for one in strategy.rates),
-        downloads=tuple(
-            replace(one, limit=less(one.limit)) if one.by == CAMPAIGN else one for one in strategy.downloads
-        ),
-        late_max_failures=less(strategy.late_max_failures) if strategy.late_max_failures else 0,
-    )
+    def _bytes(self, site: str, times: float) -> int:
+        """What so many downloads come to: of a site of which only a part was played, those of all of it."""
+        return round(times * self.image_bytes / (self.part.shares.get(SITE, ALL).chosen if site else 1))
 
 
 def band(values: Sequence[float | None]) -> Band:
@@ -252,21 +210,21 @@ def _most(counted: Counter[str], number: int) -> list[tuple[str, int]]:
     return sorted(counted.items(), key=lambda pair: (-pair[1], pair[0]))[:number]
 
 
-def _binds(runs: Sequence[CampaignOutcome]) -> dict[str, float]:
-    waits: dict[str, int] = defaultdict(int)
+def _binds(runs: Sequence[Replica]) -> dict[str, float]:
+    waits: dict[str, float] = defaultdict(float)
     for one in runs:
-        for kind, number in one.waits.items():
+        for kind, number in one.whole.waits.items():
             waits[kind] += number
     total = sum(waits.values())
     return {kind: number / total for kind, number in sorted(waits.items(), key=lambda pair: (-pair[1], pair[0]))}
 
 
-def _stages(runs: Sequence[CampaignOutcome]) -> Iterator[Stage]:
-    for place, first in enumerate(runs[0].cohorts):
-        same = [outcome.cohorts[place] for outcome in runs]
+def _stages(runs: Sequence[Replica]) -> Iterator[Stage]:
+    for place, first in enumerate(runs[0].outcome.cohorts):
+        same = [one.outcome.cohorts[place] for one in runs]
         yield Stage(
             name=first.name,
-            size=first.size,
+            size=round(runs[0].whole.sizes[place]),
             opened_s=band([one.opened_s for one in same]),
             decided_s=band([one.decided_s for one in same]),
         )

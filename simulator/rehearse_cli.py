@@ -18,10 +18,11 @@ from server.cli.rest import RestClient, connect, segment, server_options
 from server.cli.revisions import read_file
 from server.planner.availability import HOURS
 from server.ports import CampaignSpec, RehearsalState
-from simulator.rehearsal import MOST, REPLICAS, Effort
+from simulator.rehearsal import REPLICAS, Effort
 from simulator.rehearsal import rehearse as rehearse_over
 from simulator.rehearsal_words import end_of, lines
 from simulator.replicas import MOST_PROCESSES, usual_processes
+from simulator.sampling import MOST
 from simulator.virtual.world import FACTORY, Member
 
 MOST_DAYS = 60

@@ -14,8 +14,9 @@ from msgspec.structs import replace
 from firmware.errors import OtariaError
 from server.campaigns.rehearsal import Task, Understudy, Word, unpacked
 from simulator.casting import Cast
-from simulator.rehearsal import MOST, Effort, rehearse, sample
+from simulator.rehearsal import Effort, rehearse
 from simulator.replicas import usual_processes
+from simulator.sampling import MOST, sample
 from simulator.virtual.world import FACTORY, Member
 
 NICE = 10
@@ -41,7 +42,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _play(task: Task, limit_s: float) -> Word:
-    sampled = sample(task.fleet, task.seed, MOST)
+    sampled, part = sample(task.fleet, task.spec, task.seed)
     some = [member(one) for one in sampled]
     effort = Effort(
         replicas=task.replicas,
@@ -55,7 +56,7 @@ def _play(task: Task, limit_s: float) -> Word:
         begins=task.begins,
         days=task.days,
         seed=task.seed,
-        of=len(task.fleet),
+        part=part,
         cast=Cast.of(sampled, task.frailties),
         image_bytes=task.image_bytes,
         effort=effort,

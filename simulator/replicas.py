@@ -14,13 +14,15 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from firmware.errors import RefusedError, UnavailableError
 from server.planner.words import AssignmentState
 from server.ports import CampaignSpec
 from simulator.casting import Cast
+from simulator.sampling import Part, Scaled
+from simulator.tally import Tally, Whole
 from simulator.virtual.outcome import CampaignOutcome
 from simulator.virtual.run import UNREACHED, Run
 from simulator.virtual.world import Fault, Member, Release, Start, World
@@ -28,16 +30,17 @@ from simulator.virtual.world import Fault, Member, Release, Start, World
 DEFECT = "fails-health"
 MOST_PROCESSES = 4
 FEW = 200
-MISSED = (*UNREACHED, AssignmentState.ORDERED, AssignmentState.DOWNLOADING)
 NO_DOWNLOAD = (AssignmentState.PLANNED, AssignmentState.ORDERED, AssignmentState.EXPIRED, AssignmentState.SKIPPED)
 _FETCHED = tuple(state for state in AssignmentState if state not in NO_DOWNLOAD)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What every run has in common: the campaign, its fleet, and when."""
+    """What every run has in common: the campaign with its strategy for the whole fleet, who plays and what part of the fleet
+    they are, and when."""
 
     spec: CampaignSpec
+    part: Part
     members: tuple[Member, ...]
     begins: float
     days: float
@@ -48,6 +51,7 @@ class Stage:
     def play(self, job: "Job") -> "Replica":
         """One run. Raises `RefusedError` (`nothing-selected`)."""
         faults = (Fault(kind=DEFECT, share=job.rate),) if job.rate else ()
+        scaled = Scaled(self.spec.strategy, self.part)
         world = World(
             name="rehearsal",
             about="",
@@ -56,17 +60,20 @@ class Stage:
             days=self.days,
             lots=(),
             releases=(Release(version=self.spec.version, faults=faults, size_bytes=self.image_bytes),),
-            campaigns=(Start(spec=self.spec),),
+            campaigns=(Start(spec=replace(self.spec, strategy=scaled.strategy())),),
         )
         members = self.members if self.cast is None else self.cast.members(self.members, world.seed)
         run = Run(world, members=members, is_hashed=False)
+        tally = Tally(run, scaled)
         outcome = run.play()
+        (campaign,), cohorts = outcome.campaigns, tally.cohorts(self.spec.name)
+        whole = Whole(scaled, cohorts)
         if job.rate:
-            return Replica(outcome.campaigns[0], outcome.broken, (), {})
-        return Replica(outcome.campaigns[0], outcome.broken, self._missed(run), self._fetched(run))
+            return Replica(campaign, whole, outcome.broken, (), {})
+        return Replica(campaign, whole, outcome.broken, self._missed(run), self._fetched(run))
 
     def _missed(self, run: Run) -> tuple[str, ...]:
-        return tuple(row.target for row in run.store.in_states(self.spec.name, MISSED))
+        return tuple(row.target for row in run.store.in_states(self.spec.name, UNREACHED))
 
     def _fetched(self, run: Run) -> dict[str, int]:
         """How many targets of each site fetched the release; those without a site are under `""`."""
@@ -85,9 +92,11 @@ class Job(NamedTuple):
 
 
 class Replica(NamedTuple):
-    """What a run gave. `broken`: how often something that must hold did not; `fetched`: by site."""
+    """What a run gave, and what that says of the `whole` fleet. `broken`: how often something that must hold did not;
+    `fetched`: by site."""
 
     outcome: CampaignOutcome
+    whole: Whole
     broken: int
     missed: tuple[str, ...]
     fetched: dict[str, int]

@@ -1,6 +1,7 @@
 """Campaigns are made as `server.campaigns.service` makes them: the same pure functions, over members instead of tables."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 from msgspec import Struct
 
@@ -14,6 +15,17 @@ from server.planner.strata import names as strata_names
 from server.planner.strategy import Strategy
 from server.planner.surroundings import BehindRow
 from simulator.virtual.world import Member
+
+
+class Known(Protocol):
+    """A target, as far as it is selected by what it is."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def hardware(self) -> str: ...
+    @property
+    def labels(self) -> Mapping[str, str]: ...
 
 
 class Made(Struct, frozen=True, kw_only=True):
@@ -60,12 +72,12 @@ def _traits(members: Sequence[Member], wanted: Sequence[str]) -> dict[str, dict[
     return found
 
 
-def selects(selection: Selection, one: Member, runs: str) -> bool:
+def selects(selection: Selection, one: Known, runs: str) -> bool:
     """Whether a selection takes a member that runs this version."""
     return matches(selection, one, runs) and not any(matches(match, one, runs) for match in selection.exclude)
 
 
-def matches(match: Match, one: Member, runs: str) -> bool:
+def matches(match: Match, one: Known, runs: str) -> bool:
     for name, wanted in match.labels.items():
         if one.labels.get(name) not in ((wanted,) if isinstance(wanted, str) else wanted):
             return False

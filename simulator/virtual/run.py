@@ -10,7 +10,7 @@ Rules
 import gc
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from hashlib import blake2b
@@ -52,7 +52,7 @@ SETTLE_S = 3600.0
 """How long a run goes on after everything rests, beside what its strategies and releases take."""
 ANSWER_S = 600.0
 """After how long people answer an external gate: pass, since nothing here says otherwise."""
-UNREACHED = (AssignmentState.PLANNED, AssignmentState.EXPIRED)
+UNREACHED = (AssignmentState.PLANNED, AssignmentState.EXPIRED, AssignmentState.ORDERED, AssignmentState.DOWNLOADING)
 
 
 class Run:
@@ -76,6 +76,8 @@ class Run:
         self.seed = world.seed if seed is None else seed
         self.admitted: dict[tuple[str, str], None] = {}
         """Campaign and target of each first permit, in their order."""
+        self.observers: list[Callable[[Slice, Event, Decision], None]] = []
+        """Who is told of each decision, once it was committed and before it is carried out."""
         self._seeds = seeds or {}
         self.devices: dict[str, Device] = {}
         self.now = world.begins
@@ -318,6 +320,8 @@ class Run:
             told = f"{event.at:.6f}{type(event).__name__}{target}[{said}]{len(decision.commands)}"
             self._digest.update(told.encode())
         self.books.observe(loaded, event, decision)
+        for observer in self.observers:
+            observer(loaded, event, decision)
         for command in decision.commands:
             if isinstance(command, GrantPermit) and loaded.assignment is not None:
                 self.admitted.setdefault((loaded.assignment.campaign, loaded.assignment.target))
@@ -423,9 +427,6 @@ class Run:
         for cohort in cohorts:
             counts.update(cohort.counts)
         targets = self._sizes[name]
-        unreached = sum(counts[state] for state in UNREACHED) + sum(
-            counts[state] for state in (AssignmentState.ORDERED, AssignmentState.DOWNLOADING)
-        )
         begins = self.world.begins
 
         def after(at: float | None) -> float | None:
@@ -442,7 +443,7 @@ class Run:
             failed=sum(counts[state] for state in FAILURES)
             - counts[AssignmentState.FELL_BACK]
             - counts[AssignmentState.REGRESSED],
-            unreached=unreached,
+            unreached=sum(counts[state] for state in UNREACHED),
             harmed=sum(name in device.harmed_by for device in self.devices.values()),
             admitted=marks.admitted if marks.stopped_at is not None else sum(one.attempted for one in cohorts),
             stopped_s=after(marks.stopped_at),

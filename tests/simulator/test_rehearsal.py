@@ -1,4 +1,4 @@
-"""Rehearsals: a band of when a campaign is through, how far a bad release gets, and samples that bind as the whole does."""
+"""Rehearsals: a band of when a campaign is through, and how far a bad release gets."""
 
 from collections.abc import Iterator
 
@@ -8,9 +8,10 @@ from firmware.errors import RefusedError
 from server.campaigns.rehearsal import Rehearsal
 from server.campaigns.strategy_file import parse_campaign
 from server.planner.availability import HOURS
-from simulator.rehearsal import Effort, band, rehearse, sample, shrunk, stable
+from simulator.rehearsal import Effort, band, rehearse, stable
 from simulator.replicas import Job, players
 from simulator.replicas import Stage as World
+from simulator.sampling import Part
 from simulator.virtual.world import Member
 
 BEGINS = 1772409600.0
@@ -69,18 +70,6 @@ def test_a_live_selection_is_rehearsed_over_the_fleet_as_it_is() -> None:
     assert (found[0].targets, found[0].verified.p50, found[0].broken) == (24, 1.0, 0)
 
 
-def test_a_sample_takes_whole_sites_and_shrinks_what_the_campaign_limits() -> None:
-    fleet = members(100)
-    some = sample(fleet, seed=3, most=42)
-    assert 38 <= len(some) <= 42
-    sites = {one.site for one in some}
-    assert sum(one.site in sites for one in fleet) == len(some)
-    strategy = parse_campaign(CAMPAIGN % "rates: [{count: 6, every: 1h}]").strategy
-    half = shrunk(strategy, 0.5)
-    assert (half.budgets[0].limit, half.rates[0].every_s) == (5, 7200)
-    assert shrunk(strategy, 1.0) is strategy
-
-
 def test_it_is_the_same_on_any_number_of_processes() -> None:
     assert played(Effort(replicas=6, processes=2)) == played(Effort(replicas=6))
 
@@ -115,7 +104,8 @@ def test_a_band_says_how_far_its_ends_may_move() -> None:
 def test_downloads_are_counted_by_site_and_of_those_without_one_together() -> None:
     fleet = members(6) + [Member(id=f"lone{n}", hardware="r1", labels={}, week=(1.0,) * HOURS) for n in range(2)]
     spec = parse_campaign(CAMPAIGN % "healthy: 1m")
-    stage = World(spec=spec, members=tuple(fleet), begins=BEGINS, days=10, seed=1, image_bytes=10)
+    part = Part(whole=8, drawn=8, shares={})
+    stage = World(spec=spec, part=part, members=tuple(fleet), begins=BEGINS, days=10, seed=1, image_bytes=10)
     with players(stage, 1) as player:
         (replica,) = player([Job(0)])
     assert (replica.fetched, replica.missed) == ({"s0": 4, "s1": 2, "": 2}, ())
@@ -123,7 +113,8 @@ def test_downloads_are_counted_by_site_and_of_those_without_one_together() -> No
 
 def test_what_a_process_refuses_is_said_in_its_words() -> None:
     spec = parse_campaign(CAMPAIGN % "healthy: 1m" + "selection: {labels: {site: mars}}")
-    stage = World(spec=spec, members=tuple(members(3)), begins=BEGINS, days=1, seed=1, image_bytes=10)
+    part = Part(whole=0, drawn=0, shares={})
+    stage = World(spec=spec, part=part, members=tuple(members(3)), begins=BEGINS, days=1, seed=1, image_bytes=10)
     with players(stage, 2) as player, pytest.raises(RefusedError, match="selects no device"):
         list(player([Job(0)]))
 
