@@ -44,13 +44,14 @@ Told = Callable[[int, Rehearsal | None], None]
 class Effort:
     """How much is played: `replicas` for the first band, and as many again and again until the band is stable, there are `most`,
     or another round would end after `limit_s`. On how many `processes` it is played changes nothing of what comes out.
-    `rates`: on which shares of the devices a release is bad, to see how far it gets."""
+    `rates`: on which shares of the devices a release is bad, to see how far it gets; `defect_on`: of those of this hardware."""
 
     replicas: int = REPLICAS
     most: int = 0
     limit_s: float = math.inf
     processes: int = 1
     rates: tuple[float, ...] = RATES
+    defect_on: str = ""
     clock: Callable[[], float] = time.monotonic
 
 
@@ -85,6 +86,7 @@ def rehearse(
         days=days,
         seed=seed,
         image_bytes=image_bytes,
+        defect_on=effort.defect_on,
         cast=cast,
     )
     with players(world, effort.processes) as player:
@@ -158,6 +160,7 @@ class _Course:
             missed=tuple(Missed(target=name, share=times / runs) for name, times in _most(missed, MOST_MISSED)),
             site_bytes={site: self._bytes(site, times / runs) for site, times in _most(fetched, MOST_SITES)},
             is_stable=stable(done),
+            defect_on=self.effort.defect_on,
         )
 
     def _bytes(self, site: str, times: float) -> int:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from rich.filesize import decimal
 
 from server.campaigns.rehearsal import Band, Rehearsal, basis_lines
+from simulator.rehearsal import MOST_MISSED
 
 SHOWN = 8
 """So many sites and targets are named; `--json` has more."""
@@ -14,6 +15,7 @@ SHOWN = 8
 def lines(found: Rehearsal, begins: float, there: float | None = None) -> Iterator[str]:
     """All of it. `there`: how often targets were taken to be there; None when the server said what it had learned."""
     of = f" of {found.targets}" if found.sampled != found.targets else ""
+    played = ", of those that were played" if of else ""
     yield f"{found.replicas} runs over {found.sampled}{of} targets."
     yield f"The last that comes is verified by {_when(found.done_s, begins)}."
     if not found.is_stable and found.done_s.high is not None:
@@ -22,14 +24,15 @@ def lines(found: Rehearsal, begins: float, there: float | None = None) -> Iterat
         if one.size and one.decided_s.p50 is not None:
             yield f"Cohort {one.name} ({one.size}) is decided by {_when(one.decided_s, begins)}."
     if found.unreached.p50:
-        yield f"Never reached: {found.unreached.p50:.0f} (even chance)."
+        yield f"Not reached before the order expires: {found.unreached.p50:.0f} (even chance)."
     if found.missed:
         named = ", ".join(f"{one.target} {one.share:.0%}" for one in found.missed[:SHOWN])
-        yield f"Missed most often, in so many of the runs: {named}."
+        yield f"Missed most often over all its days{played}, in so many of the runs ({MOST_MISSED} are named at most): {named}."
     if found.site_bytes:
         named = ", ".join(f"{site or 'no site'} {decimal(size)}" for site, size in found.busiest[:SHOWN])
-        yield f"Downloads most, without deltas: {named}."
-    yield "A release that fails its health check on a share of the devices harms, before the campaign stops:"
+        yield f"Downloads most, without deltas{played}: {named}."
+    bad_on = f" of {found.defect_on}" if found.defect_on else ""
+    yield f"A release that fails its health check on a share of the devices{bad_on} harms, before the campaign stops:"
     for blast in found.blast:
         numbers = f"{blast.harmed.p50 or 0:.0f} (even chance), {blast.harmed.p90 or 0:.0f} (nine of ten)"
         yield f"  {blast.rate:.0%} bad: {numbers}; stopped in {blast.stopped:.0%} of the runs"
@@ -47,7 +50,8 @@ def end_of(found: Rehearsal, begins: float) -> str:
 def _granted(found: Rehearsal, there: float | None) -> str:
     known = "" if there is None else f"each target is there {there:.0%} of the time, "
     if found.basis is None:
-        return f"Taken for granted: {known}links are good, nothing fails by itself, and people answer at once."
+        said = f"Taken for granted: {known}links are good, nothing fails by itself, and people answer at once."
+        return said if there is None else f"{said} With --draft the server goes by what it has learned of that."
     return " ".join(basis_lines(found.basis))
 
 

@@ -43,6 +43,9 @@ LOOK_S = 1.0
     type=click.IntRange(1, MOST_PROCESSES),
     help="With a file: how many processes run.  [default: one a processor]",
 )
+@click.option(
+    "--defect-on", metavar="HARDWARE", help="With a file: on which hardware a bad release is bad.  [default: any]"
+)
 @server_options
 @json_option
 def rehearse(
@@ -52,6 +55,7 @@ def rehearse(
     replicas: int | None,
     seed: int | None,
     processes: int | None,
+    defect_on: str | None,
     server: str | None,
     token_file: Path | None,
     state: Path | None,
@@ -61,15 +65,17 @@ def rehearse(
 
     Says when it will be through, cohort by cohort, and how far a bad release would get before it is stopped.
 
-    With a FILE the runs are played here, and --there says how often targets are there. With --draft the server plays them, by
-    what it has learned of its targets, and keeps the result with the campaign.
+    With a FILE the runs are played here, and --there says how often targets are there; links are taken as good, and nothing
+    fails by itself. With --draft the server plays them, by what it has learned of its targets, their links and their failures,
+    and keeps the result with the campaign; `otaria campaign apply` makes a draft of a file.
 
     Example: otaria campaign rehearse --draft spring-1f3a
     """
     if (source is None) == (draft is None):
         raise click.UsageError("Name a campaign FILE, or a draft of the server with --draft CAMPAIGN.")
-    if draft is not None and (there, replicas, seed, processes) != (None, None, None, None):
-        raise click.UsageError("--there, --replicas, --seed and --processes are for a FILE: the server has its own.")
+    if draft is not None and any(one is not None for one in (there, replicas, seed, processes, defect_on)):
+        text = "--there, --replicas, --seed, --processes and --defect-on are for a FILE: the server has its own."
+        raise click.UsageError(text)
     client = connect(server, token_file, state)
     if source is None or draft is not None:
         shown = at_the_server(client, draft or "", quiet=as_json)
@@ -79,14 +85,29 @@ def rehearse(
     spec = parse_campaign(read_file(source))
     there = 0.9 if there is None else there
     begins = spec.start_at or time.time()
-    fleet = list(fleet_of(client, spec, there))
-    effort = Effort(replicas=replicas or REPLICAS, processes=processes or usual_processes(min(MOST, len(fleet))))
-    found = here(spec, fleet, begins, 1 if seed is None else seed, effort, quiet=as_json)
+    release = release_of(client, spec)
+    fleet = list(fleet_of(client, release, there))
+    if defect_on is not None and all(one.hardware != defect_on for one in fleet):
+        raise RefusedError("not-found", f"No active target that the release is for has the hardware {defect_on}.")
+    effort = Effort(
+        replicas=replicas or REPLICAS,
+        processes=processes or usual_processes(min(MOST, len(fleet))),
+        defect_on=defect_on or "",
+    )
+    size = sum(image["file"]["length"] for image in release["images"])
+    found = here(spec, fleet, begins, 1 if seed is None else seed, effort, image_bytes=size, quiet=as_json)
     emit(msgspec.to_builtins(found), as_json=as_json, text="\n".join(lines(found, begins, there)))
 
 
 def here(
-    spec: CampaignSpec, fleet: list[Member], begins: float, seed: int, effort: Effort, *, quiet: bool
+    spec: CampaignSpec,
+    fleet: list[Member],
+    begins: float,
+    seed: int,
+    effort: Effort,
+    *,
+    image_bytes: int,
+    quiet: bool,
 ) -> Rehearsal:
     """Rehearse with processes of our own."""
     days = min(MOST_DAYS, spec.strategy.order_ttl_s / 86400 + 1)
@@ -98,7 +119,9 @@ def here(
             if found is not None:
                 bar.update(task, description=f"through by {end_of(found, begins)}")
 
-        return rehearse_over(spec, fleet, begins=begins, days=days, seed=seed, effort=effort, told=told)
+        return rehearse_over(
+            spec, fleet, begins=begins, days=days, seed=seed, image_bytes=image_bytes, effort=effort, told=told
+        )
 
 
 def at_the_server(client: RestClient, campaign: str, *, quiet: bool) -> dict[str, Any]:
@@ -120,12 +143,17 @@ def at_the_server(client: RestClient, campaign: str, *, quiet: bool) -> dict[str
     return dict(shown)
 
 
-def fleet_of(client: RestClient, spec: CampaignSpec, there: float) -> Iterator[Member]:
-    """The active targets that the release is for, as the API tells them. Raises `RefusedError` (`not-found`)."""
+def release_of(client: RestClient, spec: CampaignSpec) -> Mapping[str, Any]:
+    """What the campaign is to install, as the API tells it. Raises `RefusedError` (`not-found`)."""
     releases = client.whole("/releases", "releases")
     release = next((one for one in releases if (one["product"], one["version"]) == (spec.product, spec.version)), None)
     if release is None:
         raise RefusedError("not-found", f"There is no release {spec.version} of {spec.product}; publish it first.")
+    return dict(release)
+
+
+def fleet_of(client: RestClient, release: Mapping[str, Any], there: float) -> Iterator[Member]:
+    """The active targets that the release is for, as the API tells them."""
     for row in client.whole("/fleet", "targets"):
         if row["status"] == "active" and row["hardware"] in release["hardware"]:
             yield _member(row, there)

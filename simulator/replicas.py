@@ -46,11 +46,13 @@ class Stage:
     days: float
     seed: int
     image_bytes: int
+    defect_on: str = ""
+    """Of which hardware the devices are that a bad release is bad on; empty: of any."""
     cast: Cast | None = None
 
     def play(self, job: "Job") -> "Replica":
         """One run. Raises `RefusedError` (`nothing-selected`)."""
-        faults = (Fault(kind=DEFECT, share=job.rate),) if job.rate else ()
+        faults = (Fault(kind=DEFECT, share=job.rate, hardware=self.defect_on),) if job.rate else ()
         scaled = Scaled(self.spec.strategy, self.part)
         world = World(
             name="rehearsal",

@@ -105,8 +105,9 @@ class Missed(Struct, frozen=True, kw_only=True):
 
 class Rehearsal(Struct, frozen=True, kw_only=True):
     """What is to be expected. `targets` of the fleet, `sampled` of them; `verified`: a share; `binds`: how often an ask was
-    told to wait, by kind, as shares. `missed`: those that are missed most often. `site_bytes`: what a site downloads without
-    deltas, of the sites that download most; `""` is who has no site. `is_stable`: more runs would hardly move the end. `basis`:
+    told to wait, by kind, as shares. `missed`: those of the sampled that are missed most often. `site_bytes`: what a site
+    downloads without deltas, of those of the sampled that download most; `""` is who has no site. `is_stable`: more runs would
+    hardly move the end. `defect_on`: of which hardware the devices are that a bad release is bad on; empty: of any. `basis`:
     what the server had learned; None when nobody was asked."""
 
     targets: int
@@ -122,6 +123,7 @@ class Rehearsal(Struct, frozen=True, kw_only=True):
     missed: tuple[Missed, ...] = ()
     site_bytes: dict[str, int] = {}
     is_stable: bool = False
+    defect_on: str = ""
     basis: Basis | None = None
 
     @property

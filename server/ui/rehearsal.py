@@ -51,7 +51,8 @@ class BlastBar:
 
 @dataclass(frozen=True, kw_only=True)
 class RehearsalPicture:
-    """All of it. `begins`, `ends`: of the line of time; `is_old`: another revision was rehearsed."""
+    """All of it. `begins`, `ends`: of the line of time; `is_sample`: a part of the fleet was played; `is_old`: another
+    revision was rehearsed."""
 
     sentence: str
     basis: str
@@ -62,6 +63,7 @@ class RehearsalPicture:
     waits: tuple[tuple[str, float], ...]
     missed: tuple[tuple[str, float], ...]
     sites: tuple[tuple[str, str], ...]
+    is_sample: bool
     is_old: bool
 
 
@@ -109,6 +111,7 @@ def rehearsal_picture(record: RehearsalRecord, revision: int) -> RehearsalPictur
         waits=tuple((WAITS_FOR.get(kind, kind), 100 * part) for kind, part in found.holds_up if part >= 0.01),
         missed=tuple((one.target, 100 * one.share) for one in found.missed[:MISSED]),
         sites=tuple((site or "no site", size(number)) for site, number in found.busiest[:SITES]),
+        is_sample=found.sampled != found.targets,
         is_old=record.revision != revision,
     )
 
@@ -140,7 +143,7 @@ def _sentence(found: Rehearsal, begins: float) -> str:
     if not found.is_stable:
         text += f" {_more(found, begins)}"
     if found.unreached.p50:
-        text += f" About {plural(round(found.unreached.p50), 'target')} would not be reached."
+        text += f" About {plural(round(found.unreached.p50), 'target')} would not be reached before the order expires."
     return text
 
 

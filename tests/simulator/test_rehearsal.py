@@ -1,6 +1,7 @@
 """Rehearsals: a band of when a campaign is through, and how far a bad release gets."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -68,6 +69,20 @@ def test_a_live_selection_is_rehearsed_over_the_fleet_as_it_is() -> None:
     ]
     assert found[0] == found[1]
     assert (found[0].targets, found[0].verified.p50, found[0].broken) == (24, 1.0, 0)
+
+
+def test_a_defect_may_be_of_one_hardware_only() -> None:
+    spec = parse_campaign(CAMPAIGN % "healthy: 1m")
+    fleet = [replace(one, hardware="r2") if number % 10 == 0 else one for number, one in enumerate(members(60))]
+
+    def harmed(defect_on: str) -> Rehearsal:
+        effort = Effort(replicas=4, rates=(1.0,), defect_on=defect_on)
+        return rehearse(spec, fleet, begins=BEGINS, days=10, effort=effort)
+
+    everywhere, on_few = harmed(""), harmed("r2")
+    assert (everywhere.defect_on, on_few.defect_on) == ("", "r2")
+    assert (everywhere.blast[0].harmed.p50, on_few.blast[0].harmed.p50) == (4.0, 1.0)  # most canaries; one of the six
+    assert harmed("r9").blast[0].harmed.p90 == 0
 
 
 def test_it_is_the_same_on_any_number_of_processes() -> None:

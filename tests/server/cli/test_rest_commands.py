@@ -383,11 +383,17 @@ async def test_a_campaign_is_rehearsed_over_the_fleet_and_changes_nothing(otaria
     found = await otaria.json("campaign", "rehearse", file, "--replicas", "4")
     assert (found["targets"], found["replicas"], found["broken"]) == (6, 4, 0)
     assert found["verified"]["p50"] == 1.0
+    assert sum(found["site_bytes"].values()) == 6 * (16 << 20)
     assert found["done_s"]["p90"] > found["cohorts"][0]["decided_s"]["p10"] > 0
     assert (await otaria.json("campaign", "list"))["campaigns"] == []
     code, out, _ = await otaria("campaign", "rehearse", file, "--replicas", "2", role=Role.VIEWER)
     assert code == 0
     assert "100% bad: " in out
+    assert "With --draft the server goes by what it has learned" in out
+    found = await otaria.json("campaign", "rehearse", file, "--replicas", "2", "--defect-on", "gateway-r1")
+    assert (found["defect_on"], found["blast"][-1]["harmed"]["p50"] >= 1) == ("gateway-r1", True)
+    code, _, err = await otaria("campaign", "rehearse", file, "--defect-on", "another")
+    assert (code, "has the hardware another" in err) == (1, True)
     (otaria.directory / "other.yaml").write_text(CAMPAIGN.replace("1.1.0", "9.9.9"))
     code, _, err = await otaria("campaign", "rehearse", str(otaria.directory / "other.yaml"))
     assert (code, "not-found" in err) == (1, True)
@@ -400,7 +406,7 @@ async def test_the_server_rehearses_a_draft_of_its_own(otaria: Shell) -> None:
     code, out, err = await otaria("campaign", "rehearse", "--draft", "spring")
     assert (code, err) == (0, "")
     assert "20 runs over 6 targets." in out
-    assert "Missed most often, in so many of the runs: gw-3 35%." in out
+    assert "Missed most often over all its days, in so many of the runs (50 are named at most): gw-3 35%." in out
     assert "Downloads most, without deltas: berlin 67.1 MB, no site 2.0 kB." in out
     shown = await otaria.json("campaign", "rehearse", "--draft", "spring")
     assert (shown["state"], shown["result"]["replicas"]) == ("done", 20)

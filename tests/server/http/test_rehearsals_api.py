@@ -165,12 +165,19 @@ async def test_the_page_has_a_button_and_draws_what_came_out(drafted: PeopleSide
     await ended(drafted, "done")
     text = await page()
     assert "as likely as not, by" in text
-    assert "About 1 target would not be reached." in text
+    assert "About 1 target would not be reached before the order expires." in text
+    assert "Missed most often over all its days</dt>" in text
     assert "1 harmed as likely as not, 3 in nine of ten runs; stopped in 50%" in text
     assert re.search(r'<a href="/fleet/gw-3">gw-3</a> 35 %', text)
-    assert "berlin 64.0 MiB" in text
+    assert re.search(r"Downloads most, without deltas</dt><dd>berlin 64.0 MiB", text)
     assert "too many are down at once 100 %" in text
     assert ">Rehearse it again<" in text
+    drafted.stage.gives = replace(FOUND, targets=20_000)
+    await press("rehearse")
+    await ended(drafted, "done")
+    text = await page()
+    assert "Missed most often over all its days, of those played</dt>" in text
+    assert "Downloads most, without deltas, of the sites played</dt>" in text
     await drafted.desk.create(drafted.desk.parse(CAMPAIGN.replace("standard", "cautious")), by="mara")
     assert "The campaign was changed since." in await page()
     await drafted.desk.command("spring", Verb.START, by="mara", reason="")
