@@ -102,8 +102,7 @@ class Run:
         """Those who are in the fleet now, as long as campaigns are to be made of them."""
         self.store = RowStore()
         is_live = any(start.spec.selection.is_live for start in world.campaigns)
-        observe = self._observe_live if is_live else self._observe
-        self.shell = Shell(self.store, on_order=self._order, observe=observe, checks=checks)
+        self.shell = Shell(self.store, on_order=self._order, observe=self._observe, checks=checks)
         self._images = {one.version: self._image(one) for one in world.releases}
         counters = {version: place for place, version in enumerate(self._images, start=1)}
         targets = [self._enrol(one) for one in everybody if one.id not in later]
@@ -117,6 +116,8 @@ class Run:
             later=self._later,
             tell=self.shell.tell,
         )
+        if is_live:
+            self.observers.append(self._enlisting.observe)
         self.around = Neighbourhood(
             self.store, targets, campaigns=self.shell.campaigns, counters=counters, is_there=self._is_there
         )
@@ -320,8 +321,6 @@ class Run:
             told = f"{event.at:.6f}{type(event).__name__}{target}[{said}]{len(decision.commands)}"
             self._digest.update(told.encode())
         self.books.observe(loaded, event, decision)
-        for observer in self.observers:
-            observer(loaded, event, decision)
         for command in decision.commands:
             if isinstance(command, GrantPermit) and loaded.assignment is not None:
                 self.admitted.setdefault((loaded.assignment.campaign, loaded.assignment.target))
@@ -336,10 +335,8 @@ class Run:
                     row.state, event.at, sum(one.attempted for one in self._cohorts(loaded, row.id))
                 )
                 self._look_for_rest(event.at, row)
-
-    def _observe_live(self, loaded: Slice, event: Event, decision: Decision) -> None:
-        self._observe(loaded, event, decision)
-        self._enlisting.observe(loaded, event, decision)
+        for observer in self.observers:
+            observer(loaded, event, decision)
 
     def _cohorts(self, loaded: Slice, campaign: str) -> tuple[CohortRow, ...]:
         return loaded.cohorts or self.store.cohorts(campaign)
