@@ -26,7 +26,6 @@ from firmware.errors import RefusedError
 from server.campaigns.places import line_of
 from server.campaigns.strategy_file import parse_campaign
 from server.planner import plain
-from server.planner.calendar import zone_of
 from server.planner.plain import StrategyError, bad
 from server.planner.strategy import Strategy
 from server.planner.words import CampaignState, Verb
