@@ -2,7 +2,6 @@
 
 Rules
 - A world whose days are over before its campaigns are goes on only as far as it is under way: nobody gets a permit any more.
-- Who is bricked says nothing, so the server can't know what it runs; but it is neither verified nor back on what it ran.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from server.planner.ledger import Ledger as PlannersLedger
 from server.planner.waits import Wait, wait
 from server.ports import TargetView
-from simulator.soak.books import Ledger, Violation
-from simulator.soak.evidence import OFF_RELEASE, ON_RELEASE, Reports, compare_fleet, quiet
+from simulator.soak.books import Ledger
+from simulator.soak.evidence import Reports, compare_bricked, compare_fleet, quiet
 from simulator.virtual.world import Member, World
 from simulator.wire.plan import Truth
 
@@ -52,21 +51,11 @@ def hold_against(
     reports.compare(truths.values(), at_s, {})
     brings = {start.spec.name: start.spec.version for start in world.campaigns}
     alive = {one.target: one for one in truths.values() if not one.is_bricked}
-    compare_fleet([_of(one) for one in shown], alive, brings, ledger, at_s, {})
-    known = {one.id: one for one in shown}
-    for truth in truths.values():
-        if truth.is_bricked and (text := _of_bricked(known.get(truth.target))):
-            ledger.add(Violation(kind="bricked", at_s=at_s, text=f"{truth.member} {text}"))
+    fleet = [_of(one) for one in shown]
+    compare_fleet(fleet, alive, brings, ledger, at_s, {})
+    compare_bricked(fleet, truths.values(), ledger, at_s)
 
 
 def _of(one: TargetView) -> Mapping[str, str | None]:
     names = ("id", "campaign", "state", "running_version", "running_sha256")
     return {name: getattr(one, name) for name in names}
-
-
-def _of_bricked(shown: TargetView | None) -> str:
-    if shown is None:
-        return "is not in the fleet."
-    if shown.state in (*ON_RELEASE, *OFF_RELEASE):
-        return f"is {shown.state} in {shown.campaign} and bricked."
-    return ""

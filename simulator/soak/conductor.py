@@ -20,7 +20,8 @@ LOOK_S = 1.0
 PATIENCE_S = 240.0
 """For how long the server may be away, one way or another."""
 ROUND_S, ROUND_S_EACH = 1500.0, 0.3
-"""How long a campaign may take: at least so long, or so long for each device."""
+"""How long a campaign may take: at least so long, or so long for each device; but half of the soak at most, so that a bad
+release comes, too."""
 
 _AWAY = (OtariaError, OSError, ValueError, KeyError)
 """What comes of asking a server that is being killed: also half an answer, and a `run.json` that isn't there."""
@@ -42,10 +43,11 @@ class Round:
 
 
 class Conductor:
-    """`steady` is held while commands run that a dying server would leave half done."""
+    """`lasts_s`: how long the soak goes on. `steady` is held while commands run that a dying server would leave half done."""
 
-    def __init__(self, scene: Scene, devices: int, began: float, steady: threading.Lock) -> None:
+    def __init__(self, scene: Scene, devices: int, began: float, lasts_s: float, steady: threading.Lock) -> None:
         self.rounds: list[Round] = []
+        self._most_s = min(max(ROUND_S, ROUND_S_EACH * devices), lasts_s / 2)
         self._scene, self._devices, self._began, self._steady = scene, devices, began, steady
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="conductor", daemon=True)
@@ -122,7 +124,7 @@ class Conductor:
             if played.state == "watching" and watched_since is None:
                 watched_since = now
             is_over = played.state in DECIDED or (watched_since is not None and now - watched_since > WATCHED_S)
-            if is_over or self._stopping.is_set() or now - begin > max(ROUND_S, ROUND_S_EACH * self._devices):
+            if is_over or self._stopping.is_set() or now - begin > self._most_s:
                 self._end(played)
                 return
             time.sleep(LOOK_S)

@@ -157,6 +157,19 @@ def compare_fleet(
             ledger.add(Violation(kind=kind, at_s=at_s, text=f"{truth.member} ({target}) {text}", trace=lines))
 
 
+def compare_bricked(fleet: Iterable[Mapping[str, Any]], truths: Iterable[Truth], ledger: Ledger, at_s: float) -> None:
+    """Where releases may brick: who is bricked says nothing, so the server can't know what it runs; but it is neither verified
+    nor back on what it ran."""
+    known = {one["id"]: one for one in fleet}
+    for truth in truths:
+        shown = known.get(truth.target)
+        if truth.is_bricked and shown is None:
+            ledger.add(Violation(kind="bricked", at_s=at_s, text=f"{truth.member} is not in the fleet."))
+        elif truth.is_bricked and shown is not None and shown["state"] in (*ON_RELEASE, *OFF_RELEASE):
+            text = f"{truth.member} is {shown['state']} in {shown['campaign']} and bricked."
+            ledger.add(Violation(kind="bricked", at_s=at_s, text=text))
+
+
 def _differences(shown: Mapping[str, Any] | None, truth: Truth, versions: Mapping[str, str]) -> Iterable[str]:
     if truth.is_bricked or truth.waiting < 0:
         yield "does not come up any more."

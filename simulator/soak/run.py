@@ -126,7 +126,7 @@ class Soak:
                 campaign_limit=fleet.campaign_limit(self._devices),
                 began=began,
             )
-        conductor = Conductor(self._scene, self._devices, began, self._steady)
+        conductor = Conductor(self._scene, self._devices, began, self._lasts_s, self._steady)
         hands = Hands(self._scene, self._seed, self._steady, lambda text: self._broke("server", began, text))
         reports = Reports(f"sqlite:///{self._scene.lab.state / 'otaria.db'}", self._ledger)
         trail = Trail(self._scene.lab, self._directory / "trail", self._ledger)

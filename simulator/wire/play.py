@@ -17,8 +17,8 @@ from typing import Any
 
 from firmware.errors import OtariaError, RefusedError
 from server.planner.words import AssignmentState, CampaignState
-from simulator.soak.books import Ledger
-from simulator.soak.evidence import Reports, Trail, compare_fleet, quiet
+from simulator.soak.books import Ledger, Violation
+from simulator.soak.evidence import Reports, Trail, compare_bricked, compare_fleet, quiet
 from simulator.soak.gauges import Gauges
 from simulator.virtual.approving import require_at_once
 from simulator.virtual.chances import seeded
@@ -37,7 +37,7 @@ RESTING = (*ENDED, CampaignState.PAUSED)
 ON_THE_WAY = ("permitted", "activating", "trial", "committed")
 TURN_S = 0.5
 CONNECT_S = 120.0
-QUIET_S = 90.0
+QUIET_S = 180.0
 FEW = 0.9
 """The share of the devices that must be connected before campaigns begin, at most."""
 
@@ -120,6 +120,8 @@ class Play:
         with self._lock:
             self._gauges.hear(pulse)
             self._moments += pulse.moments
+            for text in pulse.troubles:
+                self._ledger.add(Violation(kind="agent-broke", at_s=pulse.at - self._gauges.began, text=text))
 
     def _run(self) -> Played:
         self._say("connecting the devices")
@@ -225,6 +227,10 @@ class Play:
             if is_quiet or time.monotonic() > until:
                 break
             time.sleep(TURN_S)
+        if not is_quiet:
+            why = quiet(lively) or "the server has still to handle or to notice something"
+            text = f"After {QUIET_S:g} s of quiet, {why}."
+            self._ledger.add(Violation(kind="not-quiet", at_s=time.monotonic() - began, text=text))
         self._rests(time.monotonic() - began)
         Trail(self._scene.lab, self._directory / "trail", self._ledger).verify(time.monotonic() - began)
         by_target = {one.target: one for one in lively}
@@ -233,7 +239,9 @@ class Play:
             for start in self._world.campaigns
             if (view := self._made.get(start.spec.name))
         }
-        compare_fleet(self._scene.lab.rest.fleet(), by_target, brings, self._ledger, time.monotonic() - began, {})
+        fleet = self._scene.lab.rest.fleet()
+        compare_fleet(fleet, by_target, brings, self._ledger, time.monotonic() - began, {})
+        compare_bricked(fleet, heard, self._ledger, time.monotonic() - began)
         self._changes.compare(truths, time.monotonic() - began)
         return truths
 

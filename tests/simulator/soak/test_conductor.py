@@ -24,7 +24,7 @@ class NoServer:
 def test_a_server_that_never_answers_ends_no_round_in_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conducting, "PATIENCE_S", 0.0)
     monkeypatch.setattr(fleet, "ROUNDS", 2)
-    made = Conductor(cast(Scene, NoServer(tmp_path)), 10, 0.0, threading.Lock())
+    made = Conductor(cast(Scene, NoServer(tmp_path)), 10, 0.0, 60.0, threading.Lock())
     made.start()
     assert made.join(20.0)
     assert made.rounds == []

@@ -14,7 +14,7 @@ from server.storage import SqlDatabase
 from server.storage.evidence import KeptReport
 from simulator.lab import Lab
 from simulator.soak.books import Ledger
-from simulator.soak.evidence import Reports, Trail, compare_fleet, quiet
+from simulator.soak.evidence import Reports, Trail, compare_bricked, compare_fleet, quiet
 from simulator.wire.plan import Truth
 from tests.server.audit.chains import SIGNER, is_record, made
 
@@ -172,6 +172,22 @@ def test_a_target_is_held_against_its_device(shown: dict[str, Any], is_: dict[st
     compare_fleet([{**SHOWN, **shown}], {"d-1": truth(**is_)}, versions, ledger, 1.0, {"m-1": ("what it did",)})
     assert dict(ledger.counts) == kinds
     assert all(one.trace == ("what it did",) for one in ledger.kept)
+
+
+@pytest.mark.parametrize(
+    ("shown", "is_bricked", "broken"),
+    [
+        ({}, True, 1),
+        ({"state": "fell_back"}, True, 1),
+        ({"id": "d-2"}, True, 1),
+        ({"state": "missing"}, True, 0),
+        ({}, False, 0),
+    ],
+)
+def test_who_is_bricked_is_neither_verified_nor_back(shown: dict[str, Any], is_bricked: bool, broken: int) -> None:
+    ledger = Ledger()
+    compare_bricked([{**SHOWN, **shown}], [truth(is_bricked=is_bricked)], ledger, 1.0)
+    assert dict(ledger.counts) == ({"bricked": broken} if broken else {})
 
 
 def test_quiet_is_when_all_is_said_and_heard() -> None:

@@ -60,7 +60,7 @@ class Broken:
             connected_s=1.0,
             kb_per_device=40.0,
             ledger=ledger,
-            conductor=Conductor(scene, self._devices, 0.0, threading.Lock()),
+            conductor=Conductor(scene, self._devices, 0.0, 36.0, threading.Lock()),
             gauges=Gauges(0.0),
             strikes=(),
             reports=1,
