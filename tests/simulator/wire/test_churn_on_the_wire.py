@@ -128,7 +128,8 @@ def test_each_kind_ends_as_it_should_and_as_in_an_exact_run(tmp_path: Path) -> N
 
 def test_a_world_in_which_nobody_is_there_at_first_is_refused(tmp_path: Path) -> None:
     everybody = "  - {do: join, fleet: lamp, share: 100%, after: 25s}\n"
-    made = world(WORLD[: WORLD.index("  - {do: join")] + everybody)
+    later = WORLD.replace("campaigns:\n  - file: |", "campaigns:\n  - after: 41s\n    file: |")
+    made = world(later[: later.index("  - {do: join")] + everybody)
     with pytest.raises(RefusedError, match="Nobody of comings-and-goings is there when it begins") as refused:
         Play(made, tmp_path)
     assert refused.value.kind == "cannot-happen"
