@@ -10,7 +10,8 @@ BEGINS = 1772409600.0
 SITE_DEVICES = 20
 SITE_LIMIT = 4
 MANY = 2000
-"""From so many devices on a site may have one of its devices down: else no site would ever have as many down as it may."""
+"""From so many devices on a site may have two of its devices down: else hardly any would ever have as many down as it may; with
+one, a single device that stays silent holds up its site, and so its cohort."""
 CAMPAIGN_LIMIT = 60
 """As many as the pace below brings down at once, so that the budget binds."""
 ROUNDS = 500
@@ -62,7 +63,7 @@ def is_bad(number: int) -> bool:
 
 def site_limit(devices: int) -> int:
     """How many devices of a site may be down at a time."""
-    return 1 if devices >= MANY else min(SITE_LIMIT, max(1, devices // 4))
+    return 2 if devices >= MANY else min(SITE_LIMIT, max(1, devices // 4))
 
 
 def campaign_limit(devices: int) -> int:
