@@ -77,17 +77,8 @@ def _campaign(fields: Mapping[str, Any]) -> CampaignSpec:
     return spec
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """Plain values only; a repeated key is an error instead of the last one winning, and aliases are few."""
-
-    aliases = 0
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            self.aliases += 1
-            if self.aliases > MAX_ALIASES:
-                raise yaml.constructor.ConstructorError(None, None, "too many aliases", self.get_mark())
-        return super().compose_node(parent, index)
+class PlainLoader(yaml.SafeLoader):
+    """Plain values only; a key is plain text, and a repeated one is an error instead of the last one winning."""
 
     def construct_mapping(self, node: MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -98,6 +89,19 @@ class _StrictLoader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
+
+
+class _StrictLoader(PlainLoader):
+    """The same, with few aliases."""
+
+    aliases = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            self.aliases += 1
+            if self.aliases > MAX_ALIASES:
+                raise yaml.constructor.ConstructorError(None, None, "too many aliases", self.get_mark())
+        return super().compose_node(parent, index)
 
 
 def _load(text: str) -> tuple[Mapping[str, Any], Node]:

@@ -9,6 +9,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode
 
 from firmware.errors import RefusedError
 from server.campaigns.places import line_of
+from server.campaigns.strategy_file import PlainLoader
 
 KIND = "bad-scenario"
 MAX_BYTES = 256 * 1024
@@ -32,23 +33,13 @@ def load(text: str, source: str, keys: Sequence[str]) -> tuple[Mapping[str, Any]
     return value, root
 
 
-class _Loader(yaml.SafeLoader):
-    """Plain values; a repeated key is an error, and there are no aliases."""
+class _Loader(PlainLoader):
+    """Without aliases."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             raise yaml.constructor.ConstructorError(None, None, "a scenario has no aliases", self.get_mark())
         return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.tag != "tag:yaml.org,2002:str":
-                raise yaml.constructor.ConstructorError(None, None, "a key must be plain text", key.start_mark)
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep=deep)
 
 
 def line_in(root: Node, where: str) -> int:
