@@ -70,6 +70,15 @@ def commands_of(entries: Sequence[Entry]) -> list[str]:
     ]
 
 
+def polled_once(commands: Sequence[str]) -> list[str]:
+    """Without what is said again until its answer will do: the end of its time may come before an answer or after it."""
+    return [
+        one
+        for one, following in zip(commands, [*commands[1:], None], strict=True)
+        if one != following or not POLLED.match(one)
+    ]
+
+
 def written(entries: Sequence[Entry], title: str) -> str:
     """The text of a transcript."""
     marks: dict[str, str] = {}
