@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -21,6 +22,9 @@ from server.planner.ask_events import (
     campaign_grants,
     cohort_may_go,
 )
+from server.planner.decision import Decision
+from server.planner.events import Event, Ordered
+from server.planner.slices import Slice
 from server.planner.words import AssignmentState
 from simulator.run_cli import jobs_of, summary, unmet
 from simulator.run_cli import run as command
@@ -149,6 +153,41 @@ def test_silence_is_what_bricked_devices_answer() -> None:
     assert (spring.state, spring.verified, outcome.broken) == ("paused", 0, 0)
     assert 0 < spring.harmed <= 5
     assert spring.counts["missing"] >= 1
+
+
+class Watched:
+    """A device's presence that notes who asked for it."""
+
+    def __init__(self, name: str, presence: Presence, asked: set[str]) -> None:
+        self._name, self._presence, self._asked = name, presence, asked
+
+    def __getattr__(self, what: str) -> Any:
+        self._asked.add(self._name)
+        return getattr(self._presence, what)
+
+
+@pytest.mark.parametrize(("share", "is_stopped"), [("0%", False), ("100%", True)])
+def test_whether_a_device_is_there_is_asked_of_nobody_who_has_no_order(share: str, is_stopped: bool) -> None:
+    aside = "  - {name: aside, devices: 40, hardware: lamp-r2, sites: 5, presence: {share: 50%, spell: 1h}}\nreleases:"
+    text = SMALL.format(devices=60, defect="fails-boot", share=share, budget="{by: site, limit: 2}", pairs="false")
+    text = text.replace("releases:", aside).replace(
+        'version: "2.0.0", image', 'version: "2.0.0", hardware: [lamp-r1], image'
+    )
+    run = Run(parse_world(text, "small.yaml"))
+    asked: set[str] = set()
+    ordered: set[str] = set()
+
+    def observe(_loaded: Slice, event: Event, _decision: Decision) -> None:
+        if isinstance(event, Ordered):
+            ordered.add(event.target)
+
+    for name, device in run.devices.items():
+        device.presence = Watched(name, device.presence, asked)  # type: ignore[assignment]
+    run.observers.append(observe)
+    outcome = run.play()
+    assert not outcome.broken
+    assert asked == ordered
+    assert len(ordered) == (5 if is_stopped else 60)
 
 
 def test_who_is_there_in_each_hour_is_its_share_and_stays_for_spells() -> None:
