@@ -21,6 +21,7 @@ from server.campaigns.orders import holds_old_key, make_order, sign_again
 from server.campaigns.signed import file_order, file_permit
 from server.errors import ConflictError
 from server.planner.commands import (
+    PAGE,
     Admit,
     Capture,
     Command,
@@ -58,8 +59,6 @@ from server.planner.states import IN_FLIGHT, WAITING
 from server.planner.step import footprint, step
 from server.ports import DeltaNeed, OpenInquiry, ReleaseState, StoredOrder, Unit
 
-PAGE = 250
-"""Most assignments that one `Admit` or `Recall` touches in a transaction; the planner asks again by its deadline."""
 POSTPONE_S = 60.0
 NO_CHANGE = "none"
 Decide = Callable[[Slice, Event], Decision]

@@ -7,6 +7,9 @@ from server.planner.download_line import NextInLine
 from server.planner.selection import Selection
 from server.planner.words import AssignmentState
 
+PAGE = 250
+"""Most assignments that one `Admit` or `Recall` touches, in a transaction; the planner asks again by its deadline."""
+
 
 class Admit(Struct, frozen=True, kw_only=True, gc=False):
     """Load up to `limit` planned assignments of the cohort that have no `wake_at`, by rank; feed each as `Candidate`, and

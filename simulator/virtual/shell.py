@@ -16,6 +16,7 @@ from firmware.errors import RefusedError
 from firmware.protocol.words import Action
 from server.planner.ask_events import CHECKS, Check
 from server.planner.commands import (
+    PAGE,
     Admit,
     Command,
     Displace,
@@ -48,8 +49,6 @@ from server.planner.words import CampaignState
 from simulator.virtual.agenda import Agenda
 from simulator.virtual.rows import RowStore
 
-PAGE = 100
-"""Most assignments that one `Admit` or `Recall` touches, as in `server.campaigns.turn`."""
 POSTPONE_S = 60.0
 _TIMED = (AssignmentRow, CampaignRow)
 """Rows that have deadlines."""
