@@ -17,9 +17,8 @@ from server.campaigns.reckoning import Fell, fell
 from server.campaigns.rehearsal import Band, Rehearsal
 from server.campaigns.strategy_file import parse_campaign
 from server.ports import CampaignSpec
-from simulator.casting import Cast
+from simulator.casting import Cast, member
 from simulator.rehearsal import Effort, rehearse
-from simulator.rehearse_process import member
 from simulator.virtual.outcome import CampaignOutcome
 from simulator.virtual.run import Run
 from simulator.virtual.world import Release, Start, World

@@ -12,7 +12,7 @@ from statistics import NormalDist
 from server.campaigns.rehearsal import STEPS, Understudy, unpacked
 from server.planner.lessons import Frailties, Frailty, Line
 from simulator.virtual.chances import chance, seeded
-from simulator.virtual.world import USUAL_LINK, Member
+from simulator.virtual.world import FACTORY, USUAL_LINK, Member
 
 LINE, RETURN, SPELL, STAY = 201, 202, 203, 204
 USUALLY = 0.5
@@ -71,6 +71,17 @@ class Cast:
             chances = random.Random(seeded(seed, f"frailty/{hardware}/{site}"))  # noqa: S311 (the same again by its seed)
             share = chances.betavariate(share * weight, (1 - share) * weight)
         return _ways(frailty, share)
+
+
+def member(one: Understudy) -> Member:
+    """One of whom only its week is drawn from."""
+    return Member(
+        id=one.id,
+        hardware=one.hardware,
+        labels=one.labels,
+        week=unpacked(one.week),
+        version=one.version or FACTORY,
+    )
 
 
 def _ways(frailty: Frailty, share: float) -> tuple[float, float, float]:

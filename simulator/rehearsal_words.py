@@ -51,7 +51,7 @@ def _granted(found: Rehearsal, there: float | None) -> str:
     known = "" if there is None else f"each target is there {there:.0%} of the time, "
     if found.basis is None:
         said = f"Taken for granted: {known}links are good, nothing fails by itself, and people answer at once."
-        return said if there is None else f"{said} With --draft the server goes by what it has learned of that."
+        return said if there is None else f"{said} Without --there it goes by what the server has learned of that."
     return " ".join(basis_lines(found.basis))
 
 

@@ -1,7 +1,8 @@
 """`otaria campaign rehearse`: a campaign over the real fleet in virtual time, before it is started: here or at the server."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -10,7 +11,7 @@ import msgspec
 from rich.progress import Progress
 
 from firmware.errors import RefusedError
-from server.campaigns.rehearsal import Rehearsal
+from server.campaigns.rehearsal import Casting, Rehearsal, Understudy
 from server.campaigns.rehearsing import MOST_REPLICAS
 from server.campaigns.strategy_file import parse_campaign
 from server.cli.output import emit, json_option
@@ -18,12 +19,12 @@ from server.cli.rest import RestClient, connect, segment, server_options
 from server.cli.revisions import read_file
 from server.planner.availability import HOURS
 from server.ports import CampaignSpec, RehearsalState
+from simulator.casting import Cast, member
 from simulator.rehearsal import REPLICAS, Effort
 from simulator.rehearsal import rehearse as rehearse_over
 from simulator.rehearsal_words import end_of, lines
 from simulator.replicas import MOST_PROCESSES, usual_processes
-from simulator.sampling import MOST
-from simulator.virtual.world import FACTORY, Member
+from simulator.sampling import MOST, sample
 
 MOST_DAYS = 60
 LOOK_S = 1.0
@@ -34,7 +35,9 @@ LOOK_S = 1.0
 @click.argument("source", metavar="[FILE]", type=click.File("rb"), required=False)
 @click.option("--draft", metavar="CAMPAIGN", help="Let the server rehearse a draft of its own, by what it has learned.")
 @click.option(
-    "--there", type=click.FloatRange(0.01, 1), help="With a file: how often a target is there.  [default: 0.9]"
+    "--there",
+    type=click.FloatRange(0.01, 1),
+    help="With a file: how often a target is there.  [default: as the server learned]",
 )
 @click.option("--replicas", type=click.IntRange(1, 1000), help="With a file: how many runs.  [default: 20]")
 @click.option("--seed", type=click.IntRange(0), help="With a file: other chances.  [default: 1]")
@@ -65,11 +68,11 @@ def rehearse(
 
     Says when it will be through, cohort by cohort, and how far a bad release would get before it is stopped.
 
-    With a FILE the runs are played here, and --there says how often targets are there; links are taken as good, and nothing
-    fails by itself. With --draft the server plays them, by what it has learned of its targets, their links and their failures,
-    and keeps the result with the campaign; `otaria campaign apply` makes a draft of a file.
+    It goes by what the server has learned of its targets, their links and their failures. With a FILE the runs are played here;
+    --there takes targets to be there so often, links to be good and nothing to fail by itself instead. With --draft the server
+    plays them and keeps the result with the campaign; `otaria campaign apply` makes a draft of a file.
 
-    Example: otaria campaign rehearse --draft spring-1f3a
+    Example: otaria campaign rehearse spring.yaml
     """
     if (source is None) == (draft is None):
         raise click.UsageError("Name a campaign FILE, or a draft of the server with --draft CAMPAIGN.")
@@ -83,10 +86,7 @@ def rehearse(
         emit(shown, as_json=as_json, text="\n".join(lines(found, shown["begins"])))
         return
     spec = parse_campaign(read_file(source))
-    there = 0.9 if there is None else there
-    begins = spec.start_at or time.time()
-    release = release_of(client, spec)
-    fleet = list(fleet_of(client, release, there))
+    head, fleet = cast_of(client, spec)
     if defect_on is not None and all(one.hardware != defect_on for one in fleet):
         raise RefusedError("not-found", f"No active target that the release is for has the hardware {defect_on}.")
     effort = Effort(
@@ -94,23 +94,29 @@ def rehearse(
         processes=processes or usual_processes(min(MOST, len(fleet))),
         defect_on=defect_on or "",
     )
-    size = sum(image["file"]["length"] for image in release["images"])
-    found = here(spec, fleet, begins, 1 if seed is None else seed, effort, image_bytes=size, quiet=as_json)
+    begins = max(time.time(), spec.start_at or 0.0)
+    found = here(spec, head, fleet, begins, 1 if seed is None else seed, effort, there=there, quiet=as_json)
     emit(msgspec.to_builtins(found), as_json=as_json, text="\n".join(lines(found, begins, there)))
 
 
 def here(
     spec: CampaignSpec,
-    fleet: list[Member],
+    head: Casting,
+    fleet: list[Understudy],
     begins: float,
     seed: int,
     effort: Effort,
     *,
-    image_bytes: int,
+    there: float | None,
     quiet: bool,
 ) -> Rehearsal:
-    """Rehearse with processes of our own."""
+    """Rehearse with processes of our own: by what the server learned, or over targets that are `there` so often and know no
+    other trouble."""
     days = min(MOST_DAYS, spec.strategy.order_ttl_s / 86400 + 1)
+    sampled, part = sample(fleet, spec, seed)
+    some = [member(one) for one in sampled]
+    if there is not None:
+        some = [replace(one, week=(there,) * HOURS) for one in some]
     with Progress(disable=quiet, transient=True) as bar:
         task = bar.add_task("rehearsing", total=effort.replicas)
 
@@ -119,9 +125,19 @@ def here(
             if found is not None:
                 bar.update(task, description=f"through by {end_of(found, begins)}")
 
-        return rehearse_over(
-            spec, fleet, begins=begins, days=days, seed=seed, image_bytes=image_bytes, effort=effort, told=told
+        found = rehearse_over(
+            spec,
+            some,
+            begins=begins,
+            days=days,
+            seed=seed,
+            part=part,
+            cast=Cast.of(sampled, head.frailties) if there is None else None,
+            image_bytes=head.image_bytes,
+            effort=effort,
+            told=told,
         )
+        return found if there is not None else msgspec.structs.replace(found, basis=head.basis)
 
 
 def at_the_server(client: RestClient, campaign: str, *, quiet: bool) -> dict[str, Any]:
@@ -143,27 +159,24 @@ def at_the_server(client: RestClient, campaign: str, *, quiet: bool) -> dict[str
     return dict(shown)
 
 
-def release_of(client: RestClient, spec: CampaignSpec) -> Mapping[str, Any]:
-    """What the campaign is to install, as the API tells it. Raises `RefusedError` (`not-found`)."""
-    releases = client.whole("/releases", "releases")
-    release = next((one for one in releases if (one["product"], one["version"]) == (spec.product, spec.version)), None)
-    if release is None:
-        raise RefusedError("not-found", f"There is no release {spec.version} of {spec.product}; publish it first.")
-    return dict(release)
+def cast_of(client: RestClient, spec: CampaignSpec) -> tuple[Casting, list[Understudy]]:
+    """The active targets that the campaign's release is for, with what the server learned of them, as its API tells it. Raises
+    `RefusedError` (`bad-answer`, and what the server says)."""
+    lines = _lines(client.pieces(f"/releases/{segment(spec.product)}/{segment(spec.version)}/cast"))
+    try:
+        head = msgspec.json.decode(next(lines, b""), type=Casting)
+        fleet = [msgspec.json.decode(line, type=Understudy) for line in lines]
+    except msgspec.MsgspecError as error:
+        raise RefusedError("bad-answer", f"The server's answer is no cast of a rehearsal: {error}") from error
+    if len(fleet) != head.targets:
+        raise RefusedError("bad-answer", f"The server named {len(fleet)} targets of {head.targets}; try again.")
+    return head, fleet
 
 
-def fleet_of(client: RestClient, release: Mapping[str, Any], there: float) -> Iterator[Member]:
-    """The active targets that the release is for, as the API tells them."""
-    for row in client.whole("/fleet", "targets"):
-        if row["status"] == "active" and row["hardware"] in release["hardware"]:
-            yield _member(row, there)
-
-
-def _member(row: Mapping[str, Any], there: float) -> Member:
-    return Member(
-        id=row["id"],
-        hardware=row["hardware"],
-        labels=row["labels"],
-        week=(there,) * HOURS,
-        version=row["running_version"] or FACTORY,
-    )
+def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for piece in pieces:
+        *whole, rest = (rest + piece).split(b"\n")
+        yield from whole
+    if rest:
+        yield rest

@@ -12,12 +12,11 @@ import msgspec
 from msgspec.structs import replace
 
 from firmware.errors import OtariaError
-from server.campaigns.rehearsal import Task, Understudy, Word, unpacked
-from simulator.casting import Cast
+from server.campaigns.rehearsal import Task, Word
+from simulator.casting import Cast, member
 from simulator.rehearsal import Effort, rehearse
 from simulator.replicas import usual_processes
 from simulator.sampling import MOST, sample
-from simulator.virtual.world import FACTORY, Member
 
 NICE = 10
 ENOUGH = 0.8
@@ -63,16 +62,6 @@ def _play(task: Task, limit_s: float) -> Word:
         told=lambda done, found: _say(Word(done=done, result=replace(found, basis=task.basis) if found else None)),
     )
     return Word(done=found.replicas, result=replace(found, basis=task.basis), is_last=True)
-
-
-def member(one: Understudy) -> Member:
-    return Member(
-        id=one.id,
-        hardware=one.hardware,
-        labels=one.labels,
-        week=unpacked(one.week),
-        version=one.version or FACTORY,
-    )
 
 
 def _say(word: Word) -> None:

@@ -57,6 +57,15 @@ class Task(Struct, frozen=True, kw_only=True):
     basis: "Basis | None" = None
 
 
+class Casting(Struct, frozen=True, kw_only=True):
+    """What is known of the past of a release's `targets`, and what one of them downloads where no delta leads."""
+
+    targets: int
+    image_bytes: int
+    frailties: Frailties | None
+    basis: "Basis"
+
+
 class Basis(Struct, frozen=True, kw_only=True):
     """What the server had learned: of how many targets when they are there, from how many former downloads their links, from how
     many former attempts how often one fails by itself. Of what there is 0, targets are taken to be there nine hours in ten, links

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from firmware.errors import OtariaError, RefusedError
 from server.campaigns.casting import cast_of
 from server.campaigns.reckoning import Hindsight, Reckoned, hindsight, of_campaign
-from server.campaigns.rehearsal import Rehearsal, Task
+from server.campaigns.rehearsal import Casting, Rehearsal, Task, Understudy
 from server.campaigns.rehearsal_process import Progress
 from server.errors import NotFoundError
 from server.planner.words import CampaignState
@@ -27,6 +27,7 @@ from server.ports import (
     Database,
     RehearsalRecord,
     RehearsalState,
+    ReleaseRecord,
     Unit,
 )
 
@@ -51,6 +52,7 @@ class RehearsalService:
         self._clock = clock
         self._rehearser = rehearser
         self._one = asyncio.Lock()
+        self._casting = asyncio.Lock()
         self._now: tuple[str, asyncio.Task[None]] | None = None
         self._done = 0
 
@@ -73,6 +75,13 @@ class RehearsalService:
     async def hindsight(self) -> Hindsight:
         """How often reality fell in the bands of former rehearsals."""
         return await self._database.read(hindsight)
+
+    async def cast(self, product: str, version: str) -> tuple[Casting, Sequence[Understudy]]:
+        """All active targets that a release is for, as a rehearsal elsewhere takes them; for one who asks at a time. Raises
+        `NotFoundError`, or `RefusedError` (`too-large`)."""
+        now = self._clock.now()
+        async with self._casting:
+            return await self._database.read(lambda unit: _casting(unit, product, version, now))
 
     async def start(self, campaign: str, *, by: str) -> RehearsalRecord:
         """Begin one; it goes on by itself. Raises `NotFoundError`, or `RefusedError` (`rehearsal-late`, `rehearsal-running`,
@@ -183,6 +192,16 @@ def _begin(unit: Unit, record: RehearsalRecord, targets: int) -> None:
     unit.audit.add(at=record.at, kind="rehearsal-started", text=text, actor=record.by, campaign=record.campaign)
 
 
+def _casting(unit: Unit, product: str, version: str, now: float) -> tuple[Casting, Sequence[Understudy]]:
+    release = unit.releases.get(product, version)
+    if release is None:
+        raise NotFoundError(f"There is no release {version} of {product}; publish it first.")
+    cast = cast_of(unit, product, release.hardware, now)
+    size = _image_bytes(release)
+    head = Casting(targets=len(cast.fleet), image_bytes=size, frailties=cast.frailties, basis=cast.basis)
+    return head, cast.fleet
+
+
 def _task(unit: Unit, view: CampaignView, begins: float, now: float) -> Task:
     row = view.row
     release = unit.releases.get(row.release.product, row.release.version)
@@ -202,7 +221,11 @@ def _task(unit: Unit, view: CampaignView, begins: float, now: float) -> Task:
         days=min(MOST_DAYS, row.strategy.order_ttl_s / 86400 + 1),
         replicas=REPLICAS,
         most=MOST_REPLICAS,
-        image_bytes=sum(image.file.length for image in release.images),
+        image_bytes=_image_bytes(release),
         frailties=cast.frailties,
         basis=cast.basis,
     )
+
+
+def _image_bytes(release: ReleaseRecord) -> int:
+    return sum(image.file.length for image in release.images)

@@ -8,11 +8,14 @@ from aiohttp import web
 from msgspec import Struct
 
 from server.campaigns.reckoning import Hindsight, Reckoned
-from server.campaigns.rehearsal import Rehearsal
+from server.campaigns.rehearsal import Casting, Rehearsal, Understudy
 from server.http.access import Caller, Need
-from server.http.bodies import path_id
-from server.http.routes import Route, reply
+from server.http.bodies import path_id, path_version
+from server.http.routes import Raw, Route, reply
 from server.ports import RehearsalRecord, RehearsalState
+
+LINES = 500
+"""So many lines are written at once."""
 
 
 class Rehearsals(Protocol):
@@ -23,6 +26,7 @@ class Rehearsals(Protocol):
     async def show(self, campaign: str) -> RehearsalRecord: ...
     async def reality(self, record: RehearsalRecord) -> Sequence[Reckoned]: ...
     async def hindsight(self) -> Hindsight: ...
+    async def cast(self, product: str, version: str) -> tuple[Casting, Sequence[Understudy]]: ...
     async def start(self, campaign: str, *, by: str) -> RehearsalRecord: ...
     async def cancel(self, campaign: str, *, by: str) -> RehearsalRecord: ...
 
@@ -54,6 +58,15 @@ class RehearsalRoutes:
         path = "/campaigns/{campaign}/rehearsals"
         return (
             Route(method="GET", path="/rehearsals", need=Need.READ, action=self.hindsight, answer=Hindsight),
+            Route(
+                method="GET",
+                path="/releases/{product}/{version}/cast",
+                need=Need.READ,
+                action=self.cast,
+                answer=Raw(
+                    media="application/x-ndjson", text="What was learned, and each target in a line of its own."
+                ),
+            ),
             Route(method="GET", path=path, need=Need.READ, action=self.show, answer=RehearsalShown),
             Route(
                 method="POST",
@@ -69,6 +82,17 @@ class RehearsalRoutes:
     async def hindsight(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """How often reality fell in the bands of former rehearsals."""
         return reply(await self._rehearsals.hindsight())
+
+    async def cast(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """What a rehearsal elsewhere needs: the targets that a release is for, with what was learned of each."""
+        head, fleet = await self._rehearsals.cast(path_id(request, "product"), path_version(request))
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
+        await response.prepare(request)
+        await response.write(msgspec.json.encode(head) + b"\n")
+        for begin in range(0, len(fleet), LINES):
+            await response.write(_encoder.encode_lines(fleet[begin : begin + LINES]))
+        await response.write_eof()
+        return response
 
     async def show(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """The newest rehearsal of a campaign, with its result, which gets better while it is under way."""
@@ -94,3 +118,6 @@ def shown(record: RehearsalRecord, done: int, reality: Sequence[Reckoned] = ()) 
     result = msgspec.convert(record.result, Rehearsal) if record.result is not None else None
     runs_done = done if record.state is RehearsalState.RUNNING else None
     return RehearsalShown(**fields, result=result, runs_done=runs_done, reality=tuple(reality))
+
+
+_encoder = msgspec.json.Encoder()

@@ -389,7 +389,19 @@ async def test_a_campaign_is_rehearsed_over_the_fleet_and_changes_nothing(otaria
     code, out, _ = await otaria("campaign", "rehearse", file, "--replicas", "2", role=Role.VIEWER)
     assert code == 0
     assert "100% bad: " in out
-    assert "With --draft the server goes by what it has learned" in out
+    assert "Availability: no history; targets are taken to be there nine hours in ten." in out
+    await otaria.people.database.write(
+        lambda unit: [unit.presences.heard(f"gw-{n}", online=False, at=otaria.people.clock.now()) for n in range(6)]
+    )
+    code, out, _ = await otaria("campaign", "rehearse", file, "--replicas", "2")
+    assert (code, "Availability: as presence taught of 6 targets." in out) == (0, True)
+    learned = await otaria.json("campaign", "rehearse", file, "--replicas", "4")
+    always = await otaria.json("campaign", "rehearse", file, "--replicas", "4", "--there", "1")
+    assert learned["basis"] == {"presences": 6, "downloads": 0, "attempts": 0}
+    assert always["basis"] is None
+    assert learned["done_s"]["p10"] > always["done_s"]["p90"] > 0
+    code, out, _ = await otaria("campaign", "rehearse", file, "--replicas", "2", "--there", "1")
+    assert (code, "Without --there it goes by what the server has learned of that." in out) == (0, True)
     found = await otaria.json("campaign", "rehearse", file, "--replicas", "2", "--defect-on", "gateway-r1")
     assert (found["defect_on"], found["blast"][-1]["harmed"]["p50"] >= 1) == ("gateway-r1", True)
     code, _, err = await otaria("campaign", "rehearse", file, "--defect-on", "another")

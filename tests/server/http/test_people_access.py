@@ -31,6 +31,7 @@ READ = {
     "GET /release-key",
     "GET /releases",
     "GET /releases/{product}/{version}",
+    "GET /releases/{product}/{version}/cast",
     "GET /events",
     "GET /metrics",
     "GET /authorities",

@@ -3,11 +3,12 @@
 import asyncio
 import re
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from firmware.errors import RefusedError
-from server.campaigns.rehearsal import Basis, unpacked
+from server.campaigns.rehearsal import Basis, Casting, Understudy, unpacked
 from server.campaigns.rehearsing import note_band
 from server.planner.words import Verb
 from server.ports import RehearsalRecord, RehearsalState, Role
@@ -209,3 +210,22 @@ async def test_what_happened_stands_beside_what_was_foretold(drafted: PeopleSide
     assert "The last that came was verified: 116 min after the start, within the band (60 min to 3 h)." in page
     assert "Cohort canary was decided: 50 min after the start, before the band (60 min to 3 h)." in page
     assert "Of all campaigns, the end fell: 1 of 1 within the band" in page
+
+
+async def test_who_rehearses_elsewhere_is_told_what_the_servers_own_rehearsal_is(drafted: PeopleSide) -> None:
+    await drafted.database.write(
+        lambda unit: [unit.presences.heard(f"gw-{n}", online=n < 5, at=NOW - 3600) for n in range(6)]
+    )
+    await ask(drafted, "POST")
+    await ended(drafted, "failed")
+    (task,) = drafted.stage.tasks
+    path = "/api/v1/releases/gateway/{}/cast"
+    answer = await drafted.client.get(path.format("1.1.0"), headers=drafted.headers(Role.VIEWER))
+    head, *fleet = (await answer.text()).splitlines()
+    told = Casting(targets=6, image_bytes=task.image_bytes, frailties=task.frailties, basis=task.basis)
+    assert msgspec.json.decode(head, type=Casting) == told
+    assert told.basis == Basis(presences=6, downloads=0, attempts=0)
+    assert tuple(msgspec.json.decode(line, type=Understudy) for line in fleet) == task.fleet
+    assert [bool(one.returns_s) for one in task.fleet] == [False] * 5 + [True]
+    answer = await drafted.client.get(path.format("9.9.9"), headers=drafted.headers(Role.VIEWER))
+    assert answer.status == 404
