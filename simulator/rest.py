@@ -26,6 +26,10 @@ class RestClient:
         self._base = base_url.rstrip("/")
         self._token = token
 
+    def by(self, token: str) -> "RestClient":
+        """The same server's, with another token."""
+        return RestClient(self._base, token)
+
     def get(self, path: str) -> Any:
         """GET below `/api/v1`; the parsed JSON. Raises `RestError` or `UnavailableError`."""
         return self._call("GET", path, None)

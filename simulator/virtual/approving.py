@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from firmware.errors import RefusedError
 from server.planner.approvals import labels_of, with_needed
 from server.planner.plain import bad
 from server.planner.rows import CampaignRow
@@ -50,10 +49,3 @@ def require_possible(world: World) -> None:
         strategy = strategies[act.campaign]
         if act.verb is Verb.APPROVE and not (strategy.approvals.need or strategy.approvals.rules):
             raise bad(f"acts[{n}].verb", f"be another one: the strategy of {act.campaign} asks for no approvals")
-
-
-def require_at_once(world: World, how: str) -> None:
-    """Raise `RefusedError` (`cannot-happen`) for a world whose approvals come late, where only one person acts."""
-    if late(world):
-        why = "one person acts there, who asks for the start"
-        raise RefusedError("cannot-happen", f"{world.name} has acts that approve, which {how} can't carry: {why}.")

@@ -17,10 +17,11 @@ from typing import Any
 
 from firmware.errors import OtariaError, RefusedError
 from server.planner.words import AssignmentState, CampaignState
+from simulator.rest import RestError
 from simulator.soak.books import Ledger, Violation
 from simulator.soak.evidence import Reports, Trail, compare_bricked, compare_fleet, quiet
 from simulator.soak.gauges import Gauges
-from simulator.virtual.approving import require_at_once
+from simulator.virtual.approving import late
 from simulator.virtual.chances import seeded
 from simulator.virtual.churn import Turnover
 from simulator.virtual.defects import Defects
@@ -29,6 +30,7 @@ from simulator.virtual.world import Act, Deed, World
 from simulator.wire.changes import Changes
 from simulator.wire.hasten import hastened
 from simulator.wire.mischief import Mischief
+from simulator.wire.people import People
 from simulator.wire.plan import Moment, Pulse, Tempo, Truth
 from simulator.wire.scene import Scene
 
@@ -73,7 +75,6 @@ class Play:
         processes: int = 1,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
-        require_at_once(world, "the wire")
         self._world, self._pace, self._say = world, pace, say
         self._seed = world.seed if seed is None else seed
         self._texts = [(start.after_s / pace, hastened(start.text, pace), start.spec.name) for start in world.campaigns]
@@ -107,6 +108,8 @@ class Play:
         )
         self._mischief = Mischief(self._scene, self._seed)
         self._changes = Changes(self._scene, self._turnover, self._ledger)
+        self._people = People(lambda: self._scene.lab.rest)
+        self._refused = Counter[str]()
 
     def run(self) -> Played:
         """All of it. Raises `UnavailableError` when it can't even begin."""
@@ -177,10 +180,14 @@ class Play:
     def _begin(self, text: str, name: str) -> None:
         self._say(f"campaign {name} begins")
         self._made[name] = {"id": self._scene.lab.apply_campaign(text)}
+        if name not in late(self._world):
+            self._people.agree_at_once(self._made[name]["id"])
 
     def _act(self, act: Act) -> None:
-        made = self._made[act.campaign]
-        self._scene.lab.rest.post(f"/campaigns/{made['id']}/{act.verb}", {"reason": "as the world says"})
+        try:
+            self._people.act(self._made[act.campaign]["id"], act.verb)
+        except RestError as error:
+            self._refused[f"Commanded: {error.kind}"] += 1
 
     def _do(self, deed: Deed) -> None:
         self._say(deed.kind)
@@ -207,8 +214,10 @@ class Play:
             self._made[name] = view
             if view["state"] in (*RESTING, "rolling_back") and view["state"] != "completed":
                 self._stopped.setdefault(name, at_s)
+        waits = CampaignState.AWAITING_APPROVAL  # for nobody, once all acts are done
         return all(
-            view["state"] in RESTING and not any(_count(view, state) for state in ON_THE_WAY) for view in views.values()
+            view["state"] in (*RESTING, waits) and not any(_count(view, state) for state in ON_THE_WAY)
+            for view in views.values()
         )
 
     # The end
@@ -260,7 +269,7 @@ class Play:
             campaigns=tuple(self._campaign(name, view) for name, view in self._made.items()),
             broken=broken.broken,
             violations=tuple(f"After {one.at_s:.0f} s: {one.text}" for one in broken.kept),
-            ignored={},
+            ignored=dict(sorted(self._refused.items())),
         )
         return Played(
             outcome=outcome,

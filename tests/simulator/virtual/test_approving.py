@@ -1,7 +1,6 @@
 """Operators who approve late: a campaign waits for as many as its strategy wants, and for ever when they come too late."""
 
 import re
-from pathlib import Path
 
 import pytest
 
@@ -9,7 +8,6 @@ from firmware.errors import RefusedError
 from simulator.virtual.run import Run
 from simulator.virtual.world import World
 from simulator.virtual.world_file import parse_world
-from simulator.wire.play import Play
 
 WORLD = """
 name: slowly
@@ -65,8 +63,3 @@ def test_what_is_approved_too_late_is_a_draft_and_no_device_moves() -> None:
 def test_approving_what_nobody_has_to_agree_to_is_refused() -> None:
     with pytest.raises(RefusedError, match=re.escape("slowly.yaml, line 16: acts[0].verb must be another one")):
         slowly("retry: 10m", "2h")
-
-
-def test_the_wire_refuses_it_since_one_person_acts_there(tmp_path: Path) -> None:
-    with pytest.raises(RefusedError, match="acts that approve, which the wire can't carry"):
-        Play(slowly("approvals: {need: 1}", "2h"), tmp_path)
