@@ -61,7 +61,7 @@ class RehearsalRoutes:
             Route(
                 method="GET",
                 path="/releases/{product}/{version}/cast",
-                need=Need.READ,
+                need=Need.OPERATE,  # as to begin a rehearsal, which takes the server as long
                 action=self.cast,
                 answer=Raw(
                     media="application/x-ndjson", text="What was learned, and each target in a line of its own."

@@ -386,7 +386,7 @@ async def test_a_campaign_is_rehearsed_over_the_fleet_and_changes_nothing(otaria
     assert sum(found["site_bytes"].values()) == 6 * (16 << 20)
     assert found["done_s"]["p90"] > found["cohorts"][0]["decided_s"]["p10"] > 0
     assert (await otaria.json("campaign", "list"))["campaigns"] == []
-    code, out, _ = await otaria("campaign", "rehearse", file, "--replicas", "2", role=Role.VIEWER)
+    code, out, _ = await otaria("campaign", "rehearse", file, "--replicas", "2", role=Role.OPERATOR)
     assert code == 0
     assert "100% bad: " in out
     assert "Availability: no history; targets are taken to be there nine hours in ten." in out

@@ -31,7 +31,6 @@ READ = {
     "GET /release-key",
     "GET /releases",
     "GET /releases/{product}/{version}",
-    "GET /releases/{product}/{version}/cast",
     "GET /events",
     "GET /metrics",
     "GET /authorities",
@@ -47,6 +46,7 @@ READ = {
     "OPTIONS /uploads",
 }
 OPERATE = {
+    "GET /releases/{product}/{version}/cast",
     "POST /campaigns/{campaign}/bundle",
     "POST /campaigns/{campaign}/bundle/orders",
     "POST /fleet/{target}/code",

@@ -220,12 +220,12 @@ async def test_who_rehearses_elsewhere_is_told_what_the_servers_own_rehearsal_is
     await ended(drafted, "failed")
     (task,) = drafted.stage.tasks
     path = "/api/v1/releases/gateway/{}/cast"
-    answer = await drafted.client.get(path.format("1.1.0"), headers=drafted.headers(Role.VIEWER))
+    answer = await drafted.client.get(path.format("1.1.0"), headers=drafted.headers(Role.OPERATOR))
     head, *fleet = (await answer.text()).splitlines()
     told = Casting(targets=6, image_bytes=task.image_bytes, frailties=task.frailties, basis=task.basis)
     assert msgspec.json.decode(head, type=Casting) == told
     assert told.basis == Basis(presences=6, downloads=0, attempts=0)
     assert tuple(msgspec.json.decode(line, type=Understudy) for line in fleet) == task.fleet
     assert [bool(one.returns_s) for one in task.fleet] == [False] * 5 + [True]
-    answer = await drafted.client.get(path.format("9.9.9"), headers=drafted.headers(Role.VIEWER))
+    answer = await drafted.client.get(path.format("9.9.9"), headers=drafted.headers(Role.OPERATOR))
     assert answer.status == 404
