@@ -5,12 +5,16 @@ on another thread. A manifest that is held waits for nobody either: the checks o
 refresh slow must not make a good release miss its deadline. `refresh` and `file` take turns, and so do fetched manifests.
 
 The director is whom the metadata held now names. It outlives that metadata's expiry, but not a rotation of its keys.
+
+What came over the broker may have been changed, replayed or left out by whoever holds it, who may delay an order and not end it:
+so what is refused of it, or isn't listed, is no answer but a reason to ask again later.
 """
 
 import hashlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -77,8 +81,10 @@ class DeviceCatalogue:
         fetch_target: FetchTarget,
         trusted_time: float,
         on_refreshed: Callable[[], None] = lambda: None,
+        is_server: bool = True,
     ) -> None:
         """`directory` exists and is the catalogue's own; `root` is the TUF root that enrolment pinned, used while none is stored.
+        `is_server`: what is fetched was authenticated as the server's.
 
         `on_refreshed` is called after each refresh, on its thread. Raises `RefusedError` (`catalogue-refused`) when that root is
         not good.
@@ -90,7 +96,7 @@ class DeviceCatalogue:
         self._client = CatalogueClient(store, fetch_metadata, prefetch=())
         self._fetch_target, self._effects, self._directory = fetch_target, effects, directory
         self._lock, self._fetching = threading.Lock(), threading.Lock()
-        self._on_refreshed = on_refreshed
+        self._on_refreshed, self._is_server = on_refreshed, is_server
         self._endpoints: Endpoints | None = None
         self._parsed: dict[str, Manifest] = {}
         self._director = self._cached_director(trusted_time)
@@ -99,7 +105,8 @@ class DeviceCatalogue:
         """Fetch and verify new metadata at trusted time `now`; see `Catalogue.refresh`."""
         with self._lock:
             try:
-                self._client.refresh(now)
+                with self._doubting():
+                    self._client.refresh(now)
             finally:
                 self._director = self._read_director()
         self._on_refreshed()
@@ -135,9 +142,25 @@ class DeviceCatalogue:
         return director
 
     def file(self, path: str) -> FileRef | None:
-        """The signed length and hash of a path, or None."""
-        with self._lock:
-            return self._client.file(path)
+        """The signed length and hash of a path, or None; see `Catalogue.file`."""
+        with self._lock, self._doubting():
+            found = self._client.file(path)
+        if found is None and not self._is_server:
+            text = f"The catalogue that the broker gave does not list {path}; it is asked for again later."
+            raise UnavailableError(ReasonKind.CATALOGUE_MISMATCH, text)
+        return found
+
+    @contextmanager
+    def _doubting(self) -> Iterator[None]:
+        """Raise `UnavailableError` for what is refused, unless it is the server's own; that it expired is told as it is."""
+        try:
+            yield
+        except RefusedError as error:
+            if self._is_server or error.kind == ReasonKind.CATALOGUE_EXPIRED:
+                raise
+            raise UnavailableError(
+                error.kind, f"{error.text} It came over the broker, and is tried again later."
+            ) from error
 
     def manifest(self, file: FileRef) -> Manifest:
         """A release manifest whose hash was signed: from memory, from the cache, or fetched. Raises as `Catalogue.manifest`."""
@@ -210,10 +233,14 @@ class DeviceCatalogue:
 
 
 def open_catalogue(
-    directory: Path, files: CatalogueFiles | None, *, on_refreshed: Callable[[], None] = lambda: None
+    directory: Path,
+    files: CatalogueFiles | None,
+    *,
+    on_refreshed: Callable[[], None] = lambda: None,
+    is_server: bool = True,
 ) -> DeviceCatalogue:
-    """The catalogue of an agent's directory; without `files` only what is stored. Raises as `DeviceCatalogue`, and
-    `UnavailableError` (`not-enrolled`)."""
+    """The catalogue of an agent's directory; without `files` only what is stored. `is_server`: as of `DeviceCatalogue`, and it
+    raises as that does, and `UnavailableError` (`not-enrolled`)."""
     folder = directory / CATALOGUE_FOLDER
     folder.mkdir(mode=0o700, exist_ok=True)
     return DeviceCatalogue(
@@ -224,6 +251,7 @@ def open_catalogue(
         fetch_target=files.target if files else _offline,
         trusted_time=BUILD_TIME,
         on_refreshed=on_refreshed,
+        is_server=is_server,
     )
 
 

@@ -345,7 +345,7 @@ class Catalogue(Protocol):
 
     def refresh(self, now: float) -> None:
         """Fetch and verify new metadata at trusted time `now`. Raises `UnavailableError` or `RefusedError`
-        (`catalogue-expired`, `catalogue-refused`)."""
+        (`catalogue-expired`, `catalogue-refused`); `UnavailableError` for the latter, too, where it did not come from the server itself."""
         ...
 
     def use_held(self, now: float) -> None:
@@ -359,7 +359,8 @@ class Catalogue(Protocol):
         ...
 
     def file(self, path: str) -> FileRef | None:
-        """The signed length and hash of a catalogue path, or None when no trusted role lists it."""
+        """The signed length and hash of a catalogue path, or None when no trusted role lists it; then, too, `UnavailableError`
+        (`catalogue-mismatch`) where the catalogue did not come from the server itself."""
         ...
 
     def manifest(self, file: FileRef) -> Manifest:

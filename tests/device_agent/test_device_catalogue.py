@@ -24,7 +24,7 @@ class Device:
         self.fetch = lab.fetch
         self.catalogue = self.opened()
 
-    def opened(self) -> DeviceCatalogue:
+    def opened(self, *, is_server: bool = True) -> DeviceCatalogue:
         return DeviceCatalogue(
             FileEffects(),
             self.directory,
@@ -32,6 +32,7 @@ class Device:
             fetch_metadata=lambda name, limit: self.fetch(name, limit),
             fetch_target=lambda address, limit: self.targets.get(address),
             trusted_time=self.lab.NOW,
+            is_server=is_server,
         )
 
     def release(self, version: str) -> FileRef:
@@ -108,6 +109,44 @@ def test_security_director_of_several_signatures_is_not_weakened_to_one(lab: Any
     device.catalogue.refresh(lab.NOW)
     with pytest.raises(UnavailableError):
         device.catalogue.director()
+
+
+@pytest.mark.parametrize("lie", ["garbage", "endless", "older"])
+def test_security_what_a_broker_makes_of_the_catalogue_delays_an_order_and_ends_none(
+    lab: Any, device: Device, lie: str
+) -> None:
+    """Over TLS from the server itself the same is refused for good."""
+    device.catalogue.refresh(lab.NOW)
+    before = lab.fetch("timestamp.json", 1 << 20)
+    body = lab.repository.targets()
+    body.version += 1
+    lab.serve_targets("targets", body, "targets")
+    device.catalogue.refresh(lab.NOW)
+    lab.served["timestamp.json"] = {"garbage": b"{}", "endless": b" " * (1 << 20), "older": before}[lie]
+    for is_server, error in ((True, RefusedError), (False, UnavailableError)):
+        with pytest.raises(error) as caught:
+            device.opened(is_server=is_server).refresh(lab.NOW)
+        assert caught.value.kind == "catalogue-refused"
+
+
+def test_security_a_path_that_a_brokers_catalogue_does_not_list_may_be_in_one_that_it_holds_back(
+    lab: Any, device: Device
+) -> None:
+    found: list[object] = []
+    for is_server in (True, False):
+        catalogue = device.opened(is_server=is_server)
+        catalogue.refresh(lab.NOW)
+        try:
+            found.append(catalogue.file("releases/pump/9.9.9/manifest.json"))
+        except UnavailableError as error:
+            found.append(error.kind)
+    assert found == [None, "catalogue-mismatch"]
+
+
+def test_an_expired_catalogue_is_expired_whoever_brought_it(lab: Any, device: Device) -> None:
+    with pytest.raises(RefusedError) as caught:
+        device.opened(is_server=False).refresh(lab.NOW + 4000 * lab.DAY)
+    assert caught.value.kind == "catalogue-expired"
 
 
 @pytest.mark.parametrize("lie", [None, b"{}"], ids=["missing", "garbage"])
