@@ -18,6 +18,7 @@ from firmware.protocol.words import Action, AgentState, ReasonKind
 from server.planner.commands import GrantPermit, TellWait
 from server.planner.events import Asked, Event, Reported
 from simulator.virtual.battery import LOOK_S, Battery
+from simulator.virtual.blocks import BlockPace
 from simulator.virtual.chances import chance
 from simulator.virtual.fitted import FITTED
 from simulator.virtual.presence import NEVER, Presence
@@ -99,7 +100,8 @@ class Order:
 
 
 class Device:
-    """One device. `say` hands an event to the server; `images` has what orders may name, by campaign."""
+    """One device. `say` hands an event to the server; `images` has what orders may name, by campaign;
+    `blocks`: how quickly these come, where nothing else does."""
 
     __slots__ = (
         "_asked",
@@ -111,6 +113,7 @@ class Device:
         "_say",
         "_timing",
         "battery",
+        "blocks",
         "by",
         "flash_faults",
         "flash_rate",
@@ -153,6 +156,7 @@ class Device:
         battery: Battery | None = None,
         pace: float = 1.0,
         is_captive: bool = False,
+        blocks: BlockPace | None = None,
         timing: Timing = USUAL_TIMING,
     ) -> None:
         self._timing = timing
@@ -161,7 +165,7 @@ class Device:
         self.presence, self.link = presence, link
         self.health_s, self.flash_faults, self.power_cuts = health_s, flash_faults, power_cuts
         self.silences, self.flash_rate, self.battery = silences, flash_rate, battery
-        self.pace, self.is_captive = pace, is_captive
+        self.pace, self.is_captive, self.blocks = pace, is_captive, blocks
         self.is_down = self.is_bricked = False
         self.is_shut_out = False
         """The server doesn't listen to it (any more)."""
@@ -233,7 +237,10 @@ class Device:
         self._report(order, AgentState.DOWNLOADING, at)
         size = order.image.size_bytes
         rate = min(self.link.bytes_per_s, order.max_rate or self.link.bytes_per_s, self.flash_rate)
-        done = self.presence.done(at, size / rate + self._timing.staged_s) + size / self.flash_rate
+        loads_s = size / rate
+        if self.blocks is not None:
+            loads_s = max(loads_s, self.blocks.takes_s(self.site, self.link, size, at))
+        done = self.presence.done(at, loads_s + self._timing.staged_s) + size / self.flash_rate
         if done < NEVER:
             self._later(done, lambda now: self._staged(order, now))
 

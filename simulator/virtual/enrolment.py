@@ -6,6 +6,7 @@ from server.planner.events import Event
 from server.planner.gateways import Path, named
 from server.planner.grouping import paths_of
 from server.planner.rows import TargetRow
+from simulator.virtual.blocks import BlockPace
 from simulator.virtual.chances import seeded
 from simulator.virtual.device import Device, Image, Later, Timing
 from simulator.virtual.presence import Presence
@@ -34,6 +35,7 @@ class Enrolment:
         self._paths = {name: path for name, path in paths.items() if path.gateways or path.fault}
         self._above = {gateway for one in members for gateway in named(one.labels)}
         self._sites: dict[str, int] = {}
+        self._blocks = BlockPace()
         self._groups: dict[tuple[str, ...], tuple[str, ...]] = {}
         """Each once, however many devices are in them."""
 
@@ -67,6 +69,7 @@ class Enrolment:
             battery=one.battery,
             pace=one.pace,
             is_captive=one.is_captive,
+            blocks=self._blocks if one.is_mqtt_only else None,
             silences=one.silences,
             timing=self._timing,
         )

@@ -13,6 +13,7 @@ from simulator.virtual.world import MAINS, RIGHT, UNBOUND, Clocks, Habit, Lot, P
 
 MOST_DEVICES = 2_000_000
 MOST_DRIFT = 0.5
+ROUNDING = 1e-9
 
 
 def lot_of(value: object, where: str) -> Lot:
@@ -41,7 +42,9 @@ def lot_of(value: object, where: str) -> Lot:
     flash = plain.mapping(fields.get("flash", {}), f"{where}.flash")
     plain.known(flash, ("bytes_per_s",), f"{where}.flash")
     net = plain.mapping(fields.get("link", {}), f"{where}.link")
-    captive = values.share(net, "captive", f"{where}.link")
+    captive, mqtt_only = (values.share(net, key, f"{where}.link") for key in ("captive", "mqtt_only"))
+    if captive + mqtt_only > 1 + ROUNDING:
+        raise bad(f"{where}.link.mqtt_only", "leave `captive` its share of the sites: both are 100% at most")
     link, spread = _link(fields.get("link", {}), f"{where}.link")
     return Lot(
         name=plain.name(fields["name"], f"{where}.name"),
@@ -56,6 +59,7 @@ def lot_of(value: object, where: str) -> Lot:
         link=link,
         link_spread=spread,
         captive=captive,
+        mqtt_only=mqtt_only,
         flash_faults=values.share(faults, "flash", f"{where}.faults"),
         flash_rate=_flash_rate(flash, f"{where}.flash.bytes_per_s"),
         power_cuts=values.share(faults, "power_cut", f"{where}.faults"),
@@ -128,7 +132,8 @@ def _habit(value: object, where: str) -> Habit:
 
 def _link(value: object, where: str) -> tuple[Link, float]:
     fields = plain.mapping(value, where)
-    plain.known(fields, ("mbit", "spread", "latency", "loss", "duplication", "reordering", "captive"), where)
+    keys = ("mbit", "spread", "latency", "loss", "duplication", "reordering", "captive", "mqtt_only")
+    plain.known(fields, keys, where)
     link = Link(
         bytes_per_s=plain.number(fields.get("mbit", 20), f"{where}.mbit", 0.001, 100_000) * 1e6 / 8,
         latency_s=plain.duration(fields.get("latency", 0.2), f"{where}.latency"),

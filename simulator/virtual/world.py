@@ -68,7 +68,8 @@ RIGHT = Clocks()
 class Lot:
     """Devices that are alike, over `sites` sites. `pairs`: two and two have a label `pair`. `gateway`: the first of each site is
     the others' gateway. `link_spread`: links are faster or slower by up to this factor. `flash_rate`: bytes per
-    second that are written, or read back. `captive`: at this share of the sites the broker is reached and HTTP isn't."""
+    second that are written, or read back. `captive`: at this share of the sites the broker is reached and HTTP isn't; at another,
+    `mqtt_only`, that is known, and all comes in blocks over the broker."""
 
     name: str
     devices: int
@@ -82,6 +83,7 @@ class Lot:
     link: Link = USUAL_LINK
     link_spread: float = 1.0
     captive: float = 0.0
+    mqtt_only: float = 0.0
     flash_faults: float = 0.0
     flash_rate: float = UNBOUND
     power_cuts: float = 0.0
@@ -180,6 +182,7 @@ class Member:
     silences: float = 0.0
     battery: Battery | None = None
     is_captive: bool = False
+    is_mqtt_only: bool = False
     pace: float = 1.0
     """How fast its clock counts, of what is right."""
     health_s: float = 60.0
@@ -241,9 +244,15 @@ def _members(lot: Lot, seed: int, begins: float) -> Iterator[Member]:
             power_cuts=lot.power_cuts,
             battery=low if chance(own, 103) < lot.power.share else None,
             pace=1 + lot.clocks.drift * (2 * chance(own, 105) - 1) if chance(own, 104) < lot.clocks.share else 1.0,
-            is_captive=lot.captive > 0 and chance(seeded(seed, labels["site"]), 106) < lot.captive,
+            is_captive=lot.captive > 0 and _egress(seed, labels) < lot.captive,
+            is_mqtt_only=lot.mqtt_only > 0 and 0 <= _egress(seed, labels) - lot.captive < lot.mqtt_only,
             health_s=lot.health_s,
         )
+
+
+def _egress(seed: int, labels: Mapping[str, str]) -> float:
+    """By which it is drawn whether a site reaches HTTP, or is one of those that don't."""
+    return chance(seeded(seed, labels["site"]), 106)
 
 
 def labels_of(lot: Lot, number: int) -> dict[str, str]:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from server.planner.budgets import CAMPAIGN
 from server.planner.calendar import next_fit, zone_of
 from server.planner.plain import bad
+from simulator.virtual.blocks import best_rate
 from simulator.virtual.churn import successor
 from simulator.virtual.making import matches
 from simulator.virtual.world import Lot, Member, Release, Start, World, labels_of
@@ -63,7 +64,7 @@ def _check_release(world: World, release: Release, where: str) -> None:
         raise bad(f"{where}.hardware", f"name hardware of the fleet: nobody has {', '.join(release.hardware)}")
     starts = [one.after_s for one in world.campaigns if one.spec.version == release.version]
     left_s = world.days * DAY_S - min(starts, default=0.0)
-    quickest_s = min(release.size_bytes / (lot.link.bytes_per_s * lot.link_spread) for lot in lots)
+    quickest_s = min(release.size_bytes / _quickest(lot) for lot in lots)
     if quickest_s > left_s:
         text = f"be smaller: the quickest link of its devices takes {quickest_s / DAY_S:.1f} days for it"
         raise bad(f"{where}.image", f"{text}, and the world has {left_s / DAY_S:g}")
@@ -72,6 +73,12 @@ def _check_release(world: World, release: Release, where: str) -> None:
             raise bad(
                 f"{where}.defects[{n}].after", f"be shorter than the {left_s / DAY_S:g} days that are left for it"
             )
+
+
+def _quickest(lot: Lot) -> float:
+    """Bytes per second that the best of the lot's links may bring."""
+    rate = lot.link.bytes_per_s * lot.link_spread
+    return min(rate, best_rate(lot.link)) if lot.mqtt_only >= 1 else rate
 
 
 def _check_campaign(world: World, start: Start, where: str) -> None:
