@@ -345,7 +345,8 @@ class Catalogue(Protocol):
 
     def refresh(self, now: float) -> None:
         """Fetch and verify new metadata at trusted time `now`. Raises `UnavailableError` or `RefusedError`
-        (`catalogue-expired`, `catalogue-refused`); `UnavailableError` for the latter, too, where it did not come from the server itself."""
+        (`catalogue-expired`, `catalogue-refused`); where it did not come from the server itself, the latter is an
+        `UnavailableError`."""
         ...
 
     def use_held(self, now: float) -> None:

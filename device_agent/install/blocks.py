@@ -59,11 +59,13 @@ class BlockSource:
         seconds: Callable[[], float],
         patience: BlockPatience | None = None,
         number: Callable[[], int] = lambda: secrets.randbits(64),
+        changed: threading.Condition | None = None,
     ) -> None:
+        """`changed`: what is waited by, for who lets no real time pass."""
         self._send, self._seconds, self._number = send, seconds, number
         self._patience = patience or BlockPatience()
         self._streams: dict[int, _Stream] = {}
-        self._changed = threading.Condition()
+        self._changed = changed or threading.Condition()
 
     def receive(self, payload: bytes) -> None:
         """Take what came on the block topic, on any thread; drops whatever was not asked for."""

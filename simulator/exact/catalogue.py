@@ -10,7 +10,7 @@ from firmware.catalogue.adopt import adopt
 from firmware.catalogue.ceremony import Plan, begin
 from firmware.catalogue.changes import rotate
 from firmware.catalogue.client import DIRECTOR
-from firmware.catalogue.keyfiles import SUFFIX, generate
+from firmware.catalogue.keyfiles import ECDSA, SUFFIX, generate
 from firmware.catalogue.publish import Repository
 from firmware.errors import UnavailableError
 from firmware.manifest import Image, Manifest, describe, encode_manifest
@@ -23,11 +23,13 @@ from simulator.wire.parts import Blob
 
 IMAGE_BYTES = 4096
 """Of each image. How long it takes to load is the world's word."""
+BLOCKS_BYTES = 1_300_000
+"""The same where some reach nothing but the broker: twenty blocks, which are more than one window and one credit."""
 
 
-def open_catalogue(directory: Path, product: str, *, now: float) -> Repository:
+def open_catalogue(directory: Path, product: str, *, now: float, scheme: str = ECDSA) -> Repository:
     """Hold the ceremony: all keys and the first version of every role."""
-    repository, _ = begin(directory, Plan(products=[product]), now=now)
+    repository, _ = begin(directory, Plan(products=[product], scheme=scheme), now=now)
     return repository
 
 
@@ -42,15 +44,15 @@ def rotate_director(held: Repository, number: int, *, now: float) -> Repository:
     return Repository.workspace(directory)
 
 
-def image_of(product: str, version: str) -> bytes:
+def image_of(product: str, version: str, size: int = IMAGE_BYTES) -> bytes:
     """A release's image: bytes that are its own."""
     block = hashlib.sha256(f"{product} {version}".encode()).digest()
-    return block * (IMAGE_BYTES // len(block))
+    return block * (size // len(block))
 
 
-def blob_of(product: str, version: str, counter: int) -> Blob:
+def blob_of(product: str, version: str, counter: int, size: int = IMAGE_BYTES) -> Blob:
     """The same as it is in a device's slot."""
-    data = image_of(product, version)
+    data = image_of(product, version, size)
     return Blob(sha256=hashlib.sha256(data).hexdigest(), length=len(data), version=version, counter=counter)
 
 
@@ -64,9 +66,10 @@ async def publish(
     counter: int,
     hardware: Sequence[str],
     now: float,
+    size: int = IMAGE_BYTES,
 ) -> None:
     """Build, sign and publish a release, as `otaria release build`, `sign` and `publish` do."""
-    data = image_of(product, release.version)
+    data = image_of(product, release.version, size)
     artifacts.add([data])
     hashes = describe([data])
     draft = Manifest(

@@ -3,10 +3,12 @@
 import random
 from collections.abc import Awaitable, Callable, Sequence
 
+from firmware.protocol.topics import Leaf
 from simulator.exact.broker import Broker
 from simulator.exact.catalogue import rotate_director
 from simulator.exact.server_core import ServerCore
 from simulator.virtual.world import Deed
+from simulator.wire.forged import forged
 from simulator.wire.mischief import REPLAYS, misused
 
 EVE = "eve"
@@ -32,7 +34,9 @@ class Deeds:
         self._server, self._broker, self._targets = server, broker, targets[:50]
         self._chances = random.Random(seed)  # noqa: S311 - what happens, not secrets
         self._later, self._now = later, now
-        self.rotations = self._kills = 0
+        self._forging = random.Random(seed + 1)  # noqa: S311
+        self._blocks: list[bytes] = []
+        self.rotations = self._kills = self.forged = 0
 
     async def do(self, deed: Deed) -> None:
         """One of `simulator.virtual.world.DEEDS`."""
@@ -67,6 +71,8 @@ class Deeds:
 
         def hear(topic: str, payload: bytes) -> None:
             seen.append((topic, payload))
+            if topic.rpartition("/")[2] == Leaf.BLOCK:
+                self._say_first(topic, payload)
 
         async def end() -> None:
             self._broker.listeners.remove(hear)
@@ -74,6 +80,14 @@ class Deeds:
 
         self._broker.listeners.append(hear)
         self._later(for_s, end)
+
+    def _say_first(self, topic: str, payload: bytes) -> None:
+        """Who holds the broker may say a block of their own before the true one; `forged` counts them."""
+        false = None if payload in self._blocks[-1:] else forged(payload, self._blocks, self._forging)
+        self._blocks = [*self._blocks, false or payload][-20:]
+        if false is not None:
+            self.forged += 1
+            self._broker.inject(topic, false, who=EVE)
 
     def _misuse(self, seen: Sequence[tuple[str, bytes]]) -> None:
         for topic, payload in self._chances.sample(seen, min(REPLAYS, len(seen))):

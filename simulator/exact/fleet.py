@@ -100,6 +100,7 @@ def make_fleet(
     site: Site,
     root_sha256: str,
     tempo: Tempo,
+    image_bytes: int,
 ) -> Fleet:
     """Enrolled, and without power yet."""
     signers = {name: report_signer_of(seed, name) for name in members}
@@ -115,7 +116,7 @@ def make_fleet(
         site=site,
         keys=CatalogueKeys(site),
         tempo=tempo,
-        factory=blob_of(product, FACTORY, 1),
+        factory=blob_of(product, FACTORY, 1, image_bytes),
         product=product,
         defects={release.version: Defects(release, seed) for release in world.releases},
         sizes={release.version: release.size_bytes for release in world.releases},

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from device_agent.trusted_time import BUILD_TIME
+from firmware.catalogue.keyfiles import ECDSA
 from firmware.errors import RefusedError
 from server.planner.ask_events import CHECKS, Check
 from server.planner.commands import GrantPermit, TellWait
@@ -30,10 +31,11 @@ from server.planner.words import AssignmentState, CampaignState, CohortState, Ga
 from server.ports import CampaignView, TargetView
 from simulator.exact.books import DownBooks, Groups, Running
 from simulator.exact.broker import Broker
-from simulator.exact.catalogue import NearFiles, open_catalogue, publish
+from simulator.exact.catalogue import BLOCKS_BYTES, IMAGE_BYTES, NearFiles, open_catalogue, publish
 from simulator.exact.deeds import Deeds
 from simulator.exact.ending import hold_against, nobody, quiet_within_s, unrest
 from simulator.exact.fleet import Fleet, make_fleet, usual_tempo
+from simulator.exact.loop import TimelineLoop
 from simulator.exact.server_core import ServerCore, Standing
 from simulator.exact.timeline import Timeline
 from simulator.exact.trace import Trace
@@ -101,14 +103,20 @@ class ExactRun:
         self.timeline = Timeline(world.begins - COMMISSION_S, self._hear)
         self.broker = Broker(self.timeline, trace, self._look_soon)
         self._product = world.campaigns[0].spec.product
-        repository = open_catalogue(directory / "catalogue", self._product, now=self.now())
+        by_blocks = any(one.is_mqtt_only for one in self.members.values())
+        self._image_bytes = BLOCKS_BYTES if by_blocks else IMAGE_BYTES
+        repository = open_catalogue(
+            directory / "catalogue", self._product, now=self.now(), scheme="ed25519" if by_blocks else ECDSA
+        )  # of which all signatures are as long, so that blocks take as long in each run
         self.server = ServerCore(directory, repository, self.broker, self, decide=self._decide, draw=self._draw)
         self.groups = Groups(self._turnover.present, lambda: self.server.offline)
         self._sizes: dict[str, int] = {}
         self._running: dict[str, Running] = {}
         self.books = Books(self.groups, self._sizes)
         self.down = DownBooks(self.members, self.groups, self.ledger, self._running)
-        site = Site(NearFiles(repository.metadata, self.server.artifacts), repository.root_bytes(), apart_s=0.0)
+        self.site = site = Site(
+            NearFiles(repository.metadata, self.server.artifacts), repository.root_bytes(), apart_s=0.0
+        )
         self.fleet: Fleet = make_fleet(
             world,
             self.members,
@@ -119,6 +127,7 @@ class ExactRun:
             site=site,
             root_sha256=repository.root_sha256(),
             tempo=tempo or usual_tempo(),
+            image_bytes=self._image_bytes,
         )
         self.shown: Sequence[TargetView] = ()
         """The fleet as the server shows it in the end."""
@@ -221,6 +230,7 @@ class ExactRun:
             await self._settle()
             self.trace.close()
         finally:
+            self.timeline.close()
             await self.server.close()
         return time.perf_counter() - began
 
@@ -236,6 +246,7 @@ class ExactRun:
                 counter=counter,
                 hardware=hardware,
                 now=self.now(),
+                size=self._image_bytes,
             )
         for member in self._turnover.present:
             await self.server.enrol(member, self.fleet.signers[member.id])
@@ -282,9 +293,15 @@ class ExactRun:
             while self._todo:
                 await self._todo.pop(0)()
                 self._looks = True
+            if self._has_woken():
+                await self.server.serve()
             if self._looks:
                 self._looks = self._will_look = False
                 self._stands(await self.server.settle())
+
+    def _has_woken(self) -> bool:
+        loop = asyncio.get_running_loop()
+        return isinstance(loop, TimelineLoop) and loop.has_woken
 
     # The server's moments
 
@@ -449,4 +466,5 @@ class ExactRun:
 
 def play(run: ExactRun) -> float:
     """Let a run go to its end; the seconds it took here."""
-    return asyncio.run(run.play())
+    with asyncio.Runner(loop_factory=lambda: TimelineLoop(run.timeline)) as runner:
+        return runner.run(run.play())

@@ -4,6 +4,7 @@ Each part is told to settle where the server's tasks would have been woken. What
 beside it (webhooks, metrics, checks elsewhere, housekeeping) is left out: worlds have none of them.
 """
 
+import asyncio
 import tempfile
 from collections.abc import Callable
 from functools import cache
@@ -16,6 +17,7 @@ from firmware.catalogue.publish import Repository
 from firmware.protocol.topics import Leaf, parse
 from server.artifacts import ArtifactStore
 from server.campaigns.acks import Acks
+from server.campaigns.blocks import BlockService
 from server.campaigns.decommission import DecommissionService
 from server.campaigns.deltas import DeltaFactory
 from server.campaigns.director import Director
@@ -33,6 +35,7 @@ from server.planner.words import CampaignState
 from server.ports import AgentRecord, AgentStatus, Clock, ReleaseRecord, TargetView, Unit
 from server.storage.database import SqlDatabase
 from simulator.exact.broker import Broker, online
+from simulator.exact.loop import TimelineLoop
 from simulator.exact.trail import Trail
 from simulator.virtual.world import Member
 
@@ -78,6 +81,7 @@ class ServerCore:
         self.trail = Trail(self.database, clock, directory)
         self._noted_at = float("-inf")
         self._is_preparing = False
+        self._serving: asyncio.Task[None] | None = None
         self.boot()
 
     def boot(self) -> None:
@@ -95,6 +99,14 @@ class ServerCore:
             database=database, repository=repository, artifacts=self.artifacts, factory=DeltaFactory(), clock=clock
         )
         self.desk = CampaignService(database, clock, self._engine, on_started=self.prepare, draw=self._draw)
+        self.blocks = BlockService(
+            database=database,
+            artifacts=self.artifacts,
+            metadata=repository.metadata,
+            publish=self._broker.publish,
+            seconds=clock.now,
+        )
+        self._end_serving()
 
     def die(self) -> None:
         """Be killed, and begin again."""
@@ -143,9 +155,12 @@ class ServerCore:
         heard = self._broker.take()
         for topic, payload, retained in heard:
             self._note_presence(topic, payload)
-            await self.ingest.on_message(topic, payload, retained)
+            is_want = topic.rpartition("/")[2] == Leaf.WANT
+            taker = self.blocks.on_want if is_want else self.ingest.on_message
+            await taker(topic, payload, retained)
         if heard:
             await self.ingest.settle()
+            await self.serve()
         await self._engine.settle()
         if self._is_preparing:
             self._is_preparing = False
@@ -157,6 +172,22 @@ class ServerCore:
             self._noted_at = self._clock.now()
             await self._watch.note()
         return await self.database.read(_standing)
+
+    async def serve(self) -> None:
+        """Give out blocks as far as it goes at this time: the service is a task, as in the server, that sleeps on our loop."""
+        loop = asyncio.get_running_loop()
+        if not isinstance(loop, TimelineLoop):
+            raise RuntimeError("Blocks are given out on the run's own loop: use simulator.exact.run.play.")
+        if self._serving is None:
+            self._serving = loop.create_task(self.blocks.run(), name="block service")
+        await loop.rest()
+        if self._serving is not None and self._serving.done():
+            self._serving.result()
+
+    def _end_serving(self) -> None:
+        if self._serving is not None:
+            self._serving.cancel()
+            self._serving = None
 
     async def enlist(self) -> None:
         """Bring live selections up to date."""
@@ -183,6 +214,7 @@ class ServerCore:
                 return found
 
     async def close(self) -> None:
+        self._end_serving()
         await self.database.close()
 
     def _note_presence(self, topic: str, payload: bytes) -> None:

@@ -18,9 +18,12 @@ from msgspec import Struct
 
 from firmware.errors import OtariaError, RefusedError
 from firmware.protocol.permit import ASK_KIND
+from firmware.protocol.topics import Leaf
 from firmware.protocol.unverified import payload_type, read_envelope
 
 HASH_CHARS = 16
+BLOCK_PLACE = 20
+"""So many bytes of a block say of which stream it is, and where; what it brings may be the catalogue's, with its signatures."""
 VERSION = 1
 
 
@@ -78,7 +81,7 @@ class Trace:
 
     def message(self, at: float, who: str, leaf: str, agent: str, payload: bytes) -> None:
         """A message went on its way: of this topic's leaf, on this agent's topic."""
-        kind, words = _words(payload)
+        kind, words = ("", payload[:BLOCK_PLACE]) if leaf == Leaf.BLOCK else _words(payload)
         self.note(at, who, f"{kind or leaf} {agent}".rstrip(), hashlib.sha256(words).hexdigest()[:HASH_CHARS])
 
     def note(self, at: float, who: str, what: str, digest: str = "") -> None:

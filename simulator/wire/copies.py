@@ -7,8 +7,7 @@ report: so the copy gives its first word the number of a report that was said al
 from msgspec.structs import replace
 
 from device_agent.journal import Journal, Record
-from simulator.wire.device import ROOM
-from simulator.wire.parts import Flash
+from simulator.wire.parts import ROOM, Flash
 
 
 def turned_back(flash: Flash) -> Flash:

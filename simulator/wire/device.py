@@ -16,7 +16,7 @@ from securesystemslib.signer import Signer
 from device_agent.core.values import Content
 from device_agent.identity import Identity
 from device_agent.local.policy import LocalPolicy
-from device_agent.ports import BootOutcome, Slot, SlotSets
+from device_agent.ports import BootOutcome, Catalogue, Slot, SlotSets
 from device_agent.runtime import Input, Runtime
 from device_agent.work import Job, JobDone, Lane, Ports
 from firmware.contents import ROOT_SET
@@ -27,14 +27,14 @@ from simulator.virtual.chances import seeded
 from simulator.virtual.device import LATE_DEFECTS
 from simulator.virtual.presence import NEVER, Presence
 from simulator.virtual.world import Member
+from simulator.wire.by_blocks import BlockInstaller, ByBlocks, ByteSlots, WantedBy
 from simulator.wire.charge import Charge
 from simulator.wire.fate import Fate
-from simulator.wire.parts import Blob, Checks, Flash, Installer, Luck, Notary, Programs, Reachable
+from simulator.wire.parts import ROOM, Blob, Checks, Flash, Installer, Luck, Notary, Programs, Reachable, Slots
 from simulator.wire.plan import Moment, Truth
 from simulator.wire.ports import Common
 from simulator.wire.reach import Reach
 
-ROOM = Path("/device")
 CRASH_AGAIN_S = 0.5
 ROUNDING_S = 1e-6
 _UP = frozenset(
@@ -48,6 +48,7 @@ class Device:
     __slots__ = (
         "_begins",
         "_boot",
+        "_by_blocks",
         "_checks",
         "_common",
         "_effects",
@@ -111,7 +112,8 @@ class Device:
             wakes_at=begins + member.asleep_s if member.asleep_s else 0.0,
         )
         self._luck = Luck(seeded(own, member.id) if like else own)
-        self._keep(flash or Flash.new(common.factory))
+        self._by_blocks: ByBlocks | None = None
+        self._keep(flash or self._new_flash())
         self._notary = Notary(common.keys, signer)
         self._checks = Checks(lambda: self._fate.harm(self._running()) != "fails-health")
         self._reach = Reach(self, common, identity, pem, self._luck, own)
@@ -195,6 +197,9 @@ class Device:
             self._fate.spend(self._running())
         self._runtime, self._power, self._wakes_at = None, False, NEVER
         self._reach.cut()
+        if self._by_blocks is not None:
+            self._by_blocks.end()
+            self._by_blocks = None
         if again and not self.is_bricked:
             boot_s = self._common.tempo.boot_s * (0.5 + self._luck.jitter())
             self._hub.later(self._hub.now() + boot_s, self.power_on)
@@ -219,7 +224,7 @@ class Device:
         if self.is_bricked:
             return
         self.power_cut()
-        self._keep(Flash.new(self._common.factory))
+        self._keep(self._new_flash())
         self._fate.forget()
         self._order = ""
         if self.is_down:
@@ -324,6 +329,11 @@ class Device:
 
     # The agent
 
+    def took_block(self, payload: bytes) -> None:
+        """A block came over its cable."""
+        if self._by_blocks is not None:
+            self._by_blocks.receive(payload)
+
     def handle(self, happened: Input) -> None:
         """Something came over its cable, or the cable itself did."""
         if self._runtime is not None:
@@ -390,7 +400,7 @@ class Device:
         programs, name = Programs(self._program_runs), self._luck.nonce()[:16]
         self._boot = MemoryBoot(self._slots, programs, self.seconds, name=name, state=flash.loader)
         site, place = self._common.site, self.member.site
-        self._installer = Installer(
+        self._installer: Installer | BlockInstaller = Installer(
             site,
             place,
             self._slots,
@@ -399,13 +409,31 @@ class Device:
             reads=self._fate.reading_s,
         )
 
+    def _new_flash(self) -> Flash:
+        return Flash.new(self._common.factory, ByteSlots if self.member.is_mqtt_only else Slots)
+
     def _new_ports(self) -> Ports:
-        common = self._common
+        common, slots = self._common, self._slots
+        catalogue: Catalogue = Reachable(common.site, self._loads)
+        if isinstance(slots, ByteSlots):
+            self._by_blocks = own = ByBlocks(
+                common,
+                self.member,
+                slots,
+                wanted=WantedBy(self._reach, self._identity),
+                effects=self._effects,
+                luck=self._luck,
+                fate=self._fate,
+                seconds=self.seconds,
+                fails=lambda: self._fate.flash_fails(self._orders),
+            )
+            catalogue, self._installer = own.catalogue, own.installer
+            self._notary.go_by(own.keys)
         return Ports(
             effects=self._effects,
             slots={ROOT_SET: self._slots},
             boot=self._boot,
-            catalogue=Reachable(common.site, self._loads),
+            catalogue=catalogue,
             notary=self._notary,
             installer=self._installer,
             health=self._checks,

@@ -23,9 +23,12 @@ from simulator.wire.device import Device
 from simulator.wire.line import Endpoint
 from simulator.wire.plan import Moment, Pulse
 from simulator.wire.site import Site
+from simulator.wire.waiting import PowerLostError, Waiting
 
 log = logging.getLogger(__name__)
 THREADS = 3
+WAITING = 64
+"""Jobs at a time that wait for the broker, beside those on `THREADS`."""
 MOST_DIALLING = 96
 """Connections that are being made at a time: more of them only wait for each other."""
 MOST_WAIT_S = 0.5
@@ -67,6 +70,7 @@ class Loop:
         self._to_dial: deque[Device] = deque()
         self._dialling: set[Device] = set()
         self._jobs = ThreadPoolExecutor(THREADS, thread_name_prefix="job")
+        self._waiters = ThreadPoolExecutor(WAITING, thread_name_prefix="waits")
         self._done: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._bell_out, self._bell_in = socket.socketpair()
         self._bell_out.setblocking(False)
@@ -114,8 +118,10 @@ class Loop:
         self._moments.append(moment)
 
     def run(self, device: Device, number: int, job: Job) -> None:
-        if job.lane in (Lane.CATALOGUE, Lane.SLOT):
-            asked_at = time.monotonic()
+        asked_at = time.monotonic()
+        if device.member.is_mqtt_only:
+            self._waiters.submit(self._run_aside, lambda: self._work(device, number, job, asked_at))
+        elif job.lane in (Lane.CATALOGUE, Lane.SLOT):
             self.aside(lambda: self._work(device, number, job, asked_at))
         else:
             self._answer(device, number, job, job.run())
@@ -125,7 +131,13 @@ class Loop:
         self._jobs.submit(self._run_aside, work)
 
     def _run_aside(self, work: Callable[[], Callable[[], None]]) -> None:
-        self._done.put(work())
+        self.call(work())
+
+    def waiting(self) -> Waiting:
+        return Waiting()
+
+    def call(self, what: Callable[[], None]) -> None:
+        self._done.put(what)
         try:
             self._bell_in.send(b"!")
         except (BlockingIOError, OSError):
@@ -135,6 +147,8 @@ class Loop:
         self._site.asked(asked_at)
         try:
             done = job.run()
+        except PowerLostError:
+            return lambda: None
         except Exception as error:  # noqa: BLE001 (told to the hub, which restarts the device)
             trouble = error
             return lambda: self._trouble(device, trouble)
@@ -217,7 +231,7 @@ class Loop:
             cpu=(time.process_time() - self._cpu_s) / passed,
             rss_bytes=rss_bytes(),
             files=files(),
-            fetched_bytes=self._site.fetched_bytes,
+            fetched_bytes=self._site.fetched_bytes + self._site.block_bytes,
             states=dict(Counter(one.word for one in self.devices.values())),
             moments=moments,
             troubles=troubles,
@@ -229,7 +243,8 @@ class Loop:
     def close(self) -> None:
         for device in self.devices.values():
             device.power_cut(again=False)
-        self._jobs.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._jobs, self._waiters):
+            pool.shutdown(wait=False, cancel_futures=True)
         self.forget(self._bell_out)
         self._bell_out.close()
         self._bell_in.close()

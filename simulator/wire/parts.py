@@ -26,6 +26,8 @@ from simulator.fakes import MemoryEffects
 from simulator.virtual.chances import chance
 from simulator.wire.site import Site, Stop
 
+ROOM = Path("/device")
+"""A device's directory."""
 HASH_BYTES = 16
 NONCE_BITS = 1 << 64
 
@@ -99,9 +101,9 @@ class Flash(Struct, frozen=True, kw_only=True):
     loader: LoaderState
 
     @classmethod
-    def new(cls, factory: Blob) -> "Flash":
+    def new(cls, factory: Blob, slots: Callable[[Blob], Slots] = Slots) -> "Flash":
         """As it comes from the factory."""
-        return cls(effects=MemoryEffects(), slots=Slots(factory), loader=LoaderState())
+        return cls(effects=MemoryEffects(), slots=slots(factory), loader=LoaderState())
 
 
 class Luck:
@@ -134,6 +136,10 @@ class Notary:
         self._keys, self.signer = keys, signer
         self.journal = ""
         self.said = bytearray()
+
+    def go_by(self, keys: CatalogueKeys) -> None:
+        """From now on the director is whom this catalogue names."""
+        self._keys = keys
 
     def knows_director(self) -> bool:
         return self._keys.knows_director()

@@ -14,10 +14,12 @@ from device_agent.notary import CatalogueKeys
 from device_agent.post import Pace
 from device_agent.runtime import Settings
 from device_agent.work import Job
+from simulator.virtual.blocks import BlockPace
 from simulator.virtual.defects import Defects
 from simulator.wire.parts import Blob
 from simulator.wire.plan import Moment, Tempo
 from simulator.wire.site import Site
+from simulator.wire.waiting import Waiting
 
 if TYPE_CHECKING:
     from simulator.wire.device import Device
@@ -77,6 +79,14 @@ class Hub(Protocol):
         """Run a job, and hand its answer to `finished` with this number."""
         ...
 
+    def waiting(self) -> Waiting:
+        """What the jobs of a boot wait by."""
+        ...
+
+    def call(self, what: Callable[[], None]) -> None:
+        """Call this on the hub's own thread, soon or at once. May be asked for on any."""
+        ...
+
     def connect(self, device: "Device") -> None:
         """Call `dial` soon: not all at once."""
         ...
@@ -102,6 +112,7 @@ class Common:
     ) -> None:
         self.hub, self.cable, self.site, self.keys, self.tempo = hub, cable, site, keys, tempo
         self.factory, self.product, self.defects, self.sizes = factory, product, defects, sizes
+        self.blocks = BlockPace()
         self._settings: dict[tuple[float, bool], Settings] = {}
 
     def settings(self, health_s: float, *, clear_first: bool) -> Settings:

@@ -162,7 +162,9 @@ class Reach:
             self._device.handle(Incoming(leaf="catalogue", target=None, payload=payload))
             return
         parsed = topics.parse(topic)
-        if parsed.leaf in topics.SENT_BY_SERVER and parsed.leaf is not topics.Leaf.BLOCK:
+        if parsed.leaf is topics.Leaf.BLOCK:
+            self._device.took_block(payload)
+        elif parsed.leaf in topics.SENT_BY_SERVER:
             self._device.handle(Incoming(leaf=parsed.leaf.value, target=parsed.target, payload=payload))
 
     def _delayed(self, what: Callable[[], Any], held_s: float) -> None:

@@ -41,7 +41,7 @@ class Site:
 
     def __init__(self, files: Files, root: bytes, *, apart_s: float = APART_S) -> None:
         """`root`: the TUF root that enrolment pinned. `apart_s`: between two refreshes."""
-        self._http, self._apart_s = files, apart_s
+        self._http, self._apart_s, self.root = files, apart_s, root
         self._catalogue = DeviceCatalogue(
             MemoryEffects(),
             ROOM,
@@ -51,11 +51,11 @@ class Site:
             trusted_time=BUILD_TIME,
         )
         self._thread = threading.local()
-        self._refreshing, self._fetching = threading.Lock(), threading.Lock()
+        self._refreshing, self._fetching, self._counting = threading.Lock(), threading.Lock(), threading.Lock()
         self._began = float("-inf")
         self._have: set[tuple[str, str]] = set()
         self._images: dict[str, bytes] = {}
-        self.fetched_bytes = 0
+        self.fetched_bytes = self.block_bytes = 0
 
     def asked(self, at: float) -> None:
         """What runs next on this thread was asked for then."""
@@ -64,6 +64,11 @@ class Site:
     def fetch_by(self, files: Files) -> None:
         """From now on it comes from there; may be called on any thread."""
         self._http = files
+
+    def came_in_blocks(self, length: int) -> None:
+        """Somebody who reaches nothing but the broker loaded so much."""
+        with self._counting:
+            self.block_bytes += length
 
     # The catalogue's port
 

@@ -14,8 +14,8 @@ from simulator.exact.telling import room
 from simulator.exact.trace import Head, Trace
 from simulator.fakes import MemoryEffects
 from simulator.wire.copies import before_last_report, turned_back
-from simulator.wire.device import ROOM, Device
-from simulator.wire.parts import HASH_BYTES, Blob, Slots
+from simulator.wire.device import Device
+from simulator.wire.parts import HASH_BYTES, ROOM, Blob, Slots
 from tests.simulator.virtual.test_churn import place
 
 
