@@ -10,8 +10,8 @@ from dataclasses import replace
 from firmware.errors import RefusedError
 from firmware.protocol.blocks import Block, encode_block, parse_block
 
-SHARE = 0.05
-"""Of all blocks that pass."""
+SHARE, SMALL_SHARE = 0.05, 0.3
+"""Of all blocks that pass, and of those that are a whole file, as the catalogue's are."""
 
 
 def forged(payload: bytes, earlier: Sequence[bytes], chances: random.Random) -> bytes | None:
@@ -21,7 +21,8 @@ def forged(payload: bytes, earlier: Sequence[bytes], chances: random.Random) -> 
         block = parse_block(payload)
     except RefusedError:
         return None
-    if chances.random() >= SHARE or block.absent:
+    share = SMALL_SHARE if len(block.data) == block.total else SHARE
+    if chances.random() >= share or block.absent:
         return None
     kind = chances.randrange(4)
     if kind == 0:

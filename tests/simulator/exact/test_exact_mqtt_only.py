@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -16,6 +17,7 @@ from firmware.protocol.blocks import MAX_PAYLOAD_BYTES, Want, parse_block, parse
 from firmware.protocol.topics import Leaf
 from simulator.exact.catalogue import BLOCKS_BYTES, image_of
 from simulator.exact.run import ExactRun, play
+from simulator.exact.strand import Strand
 from simulator.exact.telling import outcome_of, room, run_exactly
 from simulator.exact.trace import Head, Trace
 from simulator.run_cli import unmet
@@ -30,6 +32,7 @@ from tests.simulator.virtual.test_mqtt_only import alone
 
 ALONE = "mqtt_only: 100%, latency: 0.2"
 VICTIM = "lamp-000001"
+CUT_AFTER_S = 0.5
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +51,7 @@ class Watched(ExactRun):
         super().__init__(*given, **more)  # type: ignore[arg-type]
         self.blocks: Counter[str] = Counter()
         self.wants: list[tuple[float, str, Want]] = []
-        self.middle_at = 0.0
+        self.middle_at, self.ended = 0.0, 0
         self._in_the_middle = in_the_middle
         self.broker.listeners.append(self._see)
 
@@ -129,7 +132,14 @@ def killed_broker(run: Watched) -> None:
 
 
 def cut_power(run: Watched) -> None:
-    run.timeline.later(run.timeline.now() + 0.5, lambda: run.fleet.devices[VICTIM].power_cut())
+    def cut() -> None:
+        jobs = [one for one in threading.enumerate() if isinstance(one, Strand)]
+        run.fleet.devices[VICTIM].power_cut()
+        for one in jobs:
+            one.join(0.05)
+        run.ended = sum(not one.is_alive() for one in jobs)
+
+    run.timeline.later(run.timeline.now() + CUT_AFTER_S, cut)
 
 
 @pytest.mark.timeout(180)
@@ -140,11 +150,12 @@ def test_a_transfer_that_is_cut_in_the_middle_goes_on_where_it_was(befall: Calla
     assert_all_hold_the_release(run)
     image = {want.name for _, name, want in run.wants if want.offset > WINDOW_BYTES}
     assert len(image) == 1
-    again = [
-        want.offset for at, name, want in run.wants if name == VICTIM and at > run.middle_at and {want.name} == image
-    ]
+    late = run.middle_at + (CUT_AFTER_S if befall is cut_power else 0)
+    again = [want for at, name, want in run.wants if name == VICTIM and at > late and {want.name} == image]
     assert again
-    assert min(again) >= WINDOW_BYTES, "it went on behind what it had"
+    assert min(want.offset for want in again) >= WINDOW_BYTES, "it went on behind what it had"
+    if befall is cut_power:
+        assert run.ended == 1, "what loaded before the cut is gone"
 
 
 @pytest.mark.timeout(180)
