@@ -224,8 +224,9 @@ def unmet(world: World, outcome: Outcome) -> Iterator[str]:
             continue
         if wanted.states and one.state not in wanted.states:
             yield f"Campaign {one.campaign} is {one.state} and should be {' or '.join(wanted.states)}: {one.reason}"
-        if one.verified < wanted.verified_at_least * one.targets:
-            yield f"{one.verified} of {one.targets} verified in {one.campaign}, and {wanted.verified_at_least:.0%} should."
+        verified, targets = one.verified - one.hostile.get("verified", 0), one.targets - sum(one.hostile.values())
+        if verified < wanted.verified_at_least * targets:
+            yield f"{verified} of {targets} verified in {one.campaign}, and {wanted.verified_at_least:.0%} should."
         if wanted.harmed_at_most is not None and one.harmed > wanted.harmed_at_most:
             yield f"{one.harmed} devices were harmed by {one.campaign}, and {wanted.harmed_at_most} may be."
 

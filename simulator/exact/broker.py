@@ -5,10 +5,12 @@ Rules
   messages are kept, and come to who connects; a last will is said once a connection is found to be dead, or taken over.
 - It forgets its retained messages when it is killed.
 - Each side hears what the other said in a call of its own, never within the call that published.
+- Who may publish, subscribe to and receive what is decided by the product's own function (`server.transport.access`), by the name
+  in a device's certificate. What isn't allowed is taken and dropped, as MQTT 3.1.1 has it; `refused` counts it.
 """
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from firmware.errors import OtariaError, RefusedError, UnavailableError
 from firmware.protocol import topics
 from firmware.protocol.codec import convert, parse_json
 from firmware.protocol.report import Presence
+from server.transport import access
 from simulator.exact.timeline import Timeline
 from simulator.exact.trace import Trace
 
@@ -31,9 +34,12 @@ class Broker:
     def __init__(self, timeline: Timeline, trace: Trace, on_heard: Callable[[], None]) -> None:
         self.heard: list[Heard] = []
         self.listeners: list[Callable[[str, bytes], None]] = []
+        self.refused: Counter[str] = Counter()
         self.is_up = True
         self._timeline, self._trace, self._on_heard = timeline, trace, on_heard
         self._sessions: dict[str, Cable] = {}
+        self._curious: dict[str, Cable] = {}
+        """Those who subscribed to more than their own, and may."""
         self._retained: defaultdict[str, dict[str, bytes]] = defaultdict(dict)
 
     # The server's side
@@ -86,6 +92,9 @@ class Broker:
         elif leaf in topics.SENT_BY_SERVER or topic == topics.CATALOGUE:
             for session in [*self._sessions.values()] if not agent else self._of(agent):
                 session.hear(topic, payload)
+        for session in self._curious.values():
+            if session.is_up and agent != session.name and session.listens_to(topic):
+                session.hear(topic, payload)
 
     def _keep(self, agent: str, topic: str, payload: bytes) -> None:
         if payload:
@@ -99,12 +108,23 @@ class Broker:
 
     # Devices' side
 
+    def say(self, name: str, topic: str, payload: bytes, *, retain: bool) -> None:
+        """A device publishes."""
+        if access.may_publish(name, topic):
+            self.inject(topic, payload, retain=retain, who=name)
+        else:
+            self.refused["broker: may not publish"] += 1
+            self._trace.message(self._timeline.now(), name, "refused", "", payload)
+
     def welcome(self, cable: "Cable") -> None:
         """A device's connection is made; an older one of its name is taken over."""
         old = self._sessions.pop(cable.name, None)
         if old is not None:
             self._say_will(old.said_will)
         self._sessions[cable.name] = cable
+        self.refused["broker: may not subscribe"] += cable.subscribe()
+        if cable.curious:
+            self._curious[cable.name] = cable
         for topic, payload in [*self._retained[cable.name].items(), *self._retained[""].items()]:
             if topic.rpartition("/")[2] not in topics.SENT_BY_AGENT:
                 cable.hear(topic, payload)
@@ -157,7 +177,10 @@ class Cable:
         on_down: Callable[[], None],
         on_message: Callable[[str, bytes], None],
     ) -> None:
-        """`address`, `pem` and `topics` are for cables that lead somewhere."""
+        """`address` and `pem` are for cables that lead somewhere."""
+        self.curious: tuple[str, ...] = ()
+        """Filters that are not only its own, and were granted."""
+        self._topics = topics
         self.will: tuple[str, bytes] | None = None
         self.said_will: tuple[str, bytes] | None = None
         self.name, self.number = name, 0
@@ -196,7 +219,7 @@ class Cable:
     def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool = False) -> bool:
         if not self._is_up:
             return False
-        self._broker.inject(topic, payload, retain=retain, who=self.name)
+        self._broker.say(self.name, topic, payload, retain=retain)
         return True
 
     def ping(self) -> None:
@@ -213,6 +236,17 @@ class Cable:
             self._is_up = False
             self._timeline.later(self._timeline.now(), self._on_down)
 
+    def subscribe(self) -> int:
+        """Subscribe to all that it wants; how much was refused."""
+        own = topics.for_agent(self.name)
+        wanted = [one for one in self._topics if one not in own]
+        self.curious = tuple(one for one in wanted if access.may_subscribe(self.name, one))
+        return len(wanted) - len(self.curious)
+
+    def listens_to(self, topic: str) -> bool:
+        """Whether a message comes by what it subscribed to beside its own."""
+        return any(matches(one, topic) for one in self.curious) and access.may_receive(self.name, topic)
+
     def hear(self, topic: str, payload: bytes) -> None:
         """A message for this connection."""
         number = self.number
@@ -221,6 +255,15 @@ class Cable:
     def _hear(self, number: int, topic: str, payload: bytes) -> None:
         if self._is_up and number == self.number:
             self._on_message(topic, payload)
+
+
+def matches(topic_filter: str, topic: str) -> bool:
+    """Whether a subscription to the filter has this topic."""
+    wanted, parts = topic_filter.split("/"), topic.split("/")
+    if wanted[-1] == "#":
+        wanted.pop()
+        parts = parts[: len(wanted)]
+    return len(wanted) == len(parts) and all(one in ("+", part) for one, part in zip(wanted, parts, strict=True))
 
 
 def _agent(topic: str) -> str:

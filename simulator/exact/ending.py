@@ -5,6 +5,7 @@ Rules
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from server.planner.ledger import Ledger as PlannersLedger
 from server.planner.waits import Wait, wait
@@ -51,11 +52,12 @@ def hold_against(
     reports.compare(truths.values(), at_s, {})
     brings = {start.spec.name: start.spec.version for start in world.campaigns}
     alive = {one.target: one for one in truths.values() if not one.is_bricked}
-    fleet = [_of(one) for one in shown]
+    fleet = [row_of(one) for one in shown]
     compare_fleet(fleet, alive, brings, ledger, at_s, {})
     compare_bricked(fleet, truths.values(), ledger, at_s)
 
 
-def _of(one: TargetView) -> Mapping[str, str | None]:
-    names = ("id", "campaign", "state", "running_version", "running_sha256")
+def row_of(one: TargetView) -> Mapping[str, Any]:
+    """What is held against devices, as the API has it."""
+    names = ("id", "campaign", "state", "running_version", "running_sha256", "status", "presence")
     return {name: getattr(one, name) for name in names}

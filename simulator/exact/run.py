@@ -33,7 +33,7 @@ from simulator.exact.books import DownBooks, Groups, Running
 from simulator.exact.broker import Broker
 from simulator.exact.catalogue import BLOCKS_BYTES, IMAGE_BYTES, NearFiles, open_catalogue, publish
 from simulator.exact.deeds import Deeds
-from simulator.exact.ending import hold_against, nobody, quiet_within_s, unrest
+from simulator.exact.ending import hold_against, nobody, quiet_within_s, row_of, unrest
 from simulator.exact.fleet import Fleet, make_fleet, usual_tempo
 from simulator.exact.loop import TimelineLoop
 from simulator.exact.server_core import ServerCore, Standing
@@ -48,6 +48,7 @@ from simulator.virtual.churn import Happening, Turnover, successor
 from simulator.virtual.enlisting import next_look
 from simulator.virtual.invariants import Books
 from simulator.virtual.world import Act, Member, Start, World
+from simulator.wire.hostile_books import HostileBooks
 from simulator.wire.plan import Moment, Tempo, Truth
 from simulator.wire.site import Site
 
@@ -129,6 +130,9 @@ class ExactRun:
             tempo=tempo or usual_tempo(),
             image_bytes=self._image_bytes,
         )
+        self.hostile = HostileBooks(self.members.values())
+        if self.hostile.does:
+            self.broker.listeners.append(self.hostile.hear)
         self.shown: Sequence[TargetView] = ()
         """The fleet as the server shows it in the end."""
         self.audited = 0
@@ -430,7 +434,8 @@ class ExactRun:
     def _hear(self, moment: Moment) -> None:
         self.moments.append(moment)
         self.trace.note(moment.at, moment.member, f"{moment.kind} {moment.state}", moment.order[:16])
-        self.down.hear(moment, self.after_s)
+        if moment.member not in self.hostile.liars:
+            self.down.hear(moment, self.after_s)
 
     # The end
 
@@ -445,15 +450,15 @@ class ExactRun:
         while why and self.timeline.now() < until:
             end = self.timeline.now() + LOOK_S
             await self._go_on(end, lambda: False)
-            why = unrest(self._truths().values(), len(self.broker.heard))
+            why = unrest(self.hostile.truthful(self._truths()).values(), len(self.broker.heard))
         if why:
             self.ledger.add(
                 Violation(kind="not-quiet", at_s=self.after_s, text=f"After {within_s:.0f} s of quiet, {why}.")
             )
         self.shown = await self.server.fleet()
-        hold_against(
-            self.world, self._truths(), self.shown, Reports(self.server.url, self.ledger), self.ledger, self.after_s
-        )
+        truths, reports = self._truths(), Reports(self.server.url, self.ledger, liars=self.hostile.liars)
+        hold_against(self.world, self.hostile.truthful(truths), self.shown, reports, self.ledger, self.after_s)
+        self.hostile.compare(map(row_of, self.shown), truths, reports, self.ledger, self.after_s)
         verdict = await self.server.trail.verify()
         self.audited = verdict.records
         if not verdict.is_whole:

@@ -85,7 +85,8 @@ def outcome_of(run: ExactRun, seconds: float) -> Outcome:
         campaigns=tuple(_campaign(run, view) for view in reversed(run.views)),
         broken=run.ledger.broken + run.books.broken,
         violations=(*run.books.violations, *told),
-        ignored=dict(sorted((run.refused + Counter(run.server.ingest.dropped)).items())),
+        ignored=dict(sorted((run.refused + run.broker.refused + Counter(run.server.ingest.dropped)).items())),
+        hostile=len(run.hostile.does),
     )
 
 
@@ -120,6 +121,7 @@ def _campaign(run: ExactRun, view: CampaignView) -> CampaignOutcome:
             for one in view.cohorts
         ),
         waits=dict(run.waits.most_common()),
+        hostile=run.hostile.counted(run.states[name]),
     )
 
 

@@ -38,8 +38,8 @@ def happenings(churn: Sequence[Churn], members: Iterable[Member], seed: int) -> 
 
 
 def successor(member: Member) -> Member:
-    """Who comes in the place of one that is replaced."""
-    return replace(member, id=f"{member.id}-new", version=FACTORY, asleep_s=0.0, there_s=0.0)
+    """Who comes in the place of one that is replaced: with keys of its own, which nobody misuses."""
+    return replace(member, id=f"{member.id}-new", version=FACTORY, asleep_s=0.0, there_s=0.0, does="")
 
 
 class Turnover:

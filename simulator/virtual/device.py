@@ -135,6 +135,8 @@ class Device:
         "silences",
         "site",
     )
+    is_liar = False
+    """Whether what it says need not be true."""
 
     def __init__(
         self,

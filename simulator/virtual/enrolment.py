@@ -9,6 +9,8 @@ from server.planner.rows import TargetRow
 from simulator.virtual.blocks import BlockPace
 from simulator.virtual.chances import seeded
 from simulator.virtual.device import Device, Image, Later, Timing
+from simulator.virtual.hostility import LIES
+from simulator.virtual.liar import Liar
 from simulator.virtual.presence import Presence
 from simulator.virtual.world import Member
 
@@ -44,7 +46,7 @@ class Enrolment:
         own = seeded(self._seed, self._names.get(one.id, one.id))
         if one.site not in self._sites:
             self._sites[one.site] = seeded(self._seed, one.site)
-        return Device(
+        return (Liar if one.does == LIES else Device)(
             id=one.id,
             seed=own,
             hardware=one.hardware,

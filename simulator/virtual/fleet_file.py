@@ -8,6 +8,7 @@ from server.planner.availability import HOURS
 from server.planner.plain import bad
 from simulator.virtual import world_values as values
 from simulator.virtual.device import Link
+from simulator.virtual.hostility import hostile_of
 from simulator.virtual.presence import Outages
 from simulator.virtual.world import MAINS, RIGHT, UNBOUND, Clocks, Habit, Lot, Power
 
@@ -34,6 +35,7 @@ def lot_of(value: object, where: str) -> Lot:
         "flash",
         "battery",
         "clock",
+        "hostile",
     )
     plain.known(fields, (*keys, "health"), where)
     values.needed(fields, ("name", "devices", "hardware"), where)
@@ -66,6 +68,7 @@ def lot_of(value: object, where: str) -> Lot:
         power=_power(fields.get("battery", {}), f"{where}.battery"),
         clocks=_clocks(fields.get("clock", {}), f"{where}.clock"),
         health_s=plain.positive_duration(fields.get("health", 60), f"{where}.health"),
+        hostile=hostile_of(fields.get("hostile", {}), f"{where}.hostile"),
     )
 
 

@@ -5,7 +5,7 @@ Rules
   devices are so for ever. No permit
   may bring more of a group down than the strategy's budgets allow, or leave fewer up than they keep.
 - After a cohort failed, or a person paused or ended the campaign, nobody gets a permit to install for it.
-- In the end every target's state agrees with what its device is, as far as the device could say.
+- In the end every target's state agrees with what its device is, as far as the device could say, and unless it lies.
 """
 
 from collections import defaultdict
@@ -132,8 +132,8 @@ class Books:
         """Hold every assignment against its device's own truth; `rows` with the sha256 of what each installs."""
         for row, sha256 in rows:
             device = devices[row.target]
-            if device.said_until > now or device.is_shut_out:
-                continue  # its last word is still on the way, or nobody listens
+            if device.said_until > now or device.is_shut_out or device.is_liar:
+                continue  # its last word is still on the way, or nobody listens, or it need not be true
             runs_it = device.image.sha256 == sha256
             if row.state in _ON_RELEASE and not (runs_it and device.is_up):
                 self._broke(now, f"{row.target} is {row.state} and runs {device.image.version} ({_how(device)}).")

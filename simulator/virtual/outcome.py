@@ -15,7 +15,8 @@ class CohortOutcome(Struct, frozen=True, kw_only=True):
 
 class CampaignOutcome(Struct, frozen=True, kw_only=True):
     """How a campaign went. `harmed`: devices that the release hurt, by their own truth; `stopped_s`: when it was stopped, and
-    `admitted` by then; `done_s`: when its last target verified. Seconds after the beginning."""
+    `admitted` by then; `done_s`: when its last target verified. Seconds after the beginning. `hostile`: of the targets in
+    each state, how many are hostile devices."""
 
     campaign: str
     state: str
@@ -32,10 +33,12 @@ class CampaignOutcome(Struct, frozen=True, kw_only=True):
     done_s: float | None
     cohorts: tuple[CohortOutcome, ...]
     waits: dict[str, int]
+    hostile: dict[str, int] = {}
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
-    """How a run went. `seconds` of this computer; all else is the same for the same world and seed."""
+    """How a run went. `seconds` of this computer; all else is the same for the same world and seed. `hostile`: how many of the
+    devices are."""
 
     world: str
     seed: int
@@ -47,3 +50,4 @@ class Outcome(Struct, frozen=True, kw_only=True):
     broken: int
     violations: tuple[str, ...]
     ignored: dict[str, int]
+    hostile: int = 0

@@ -40,6 +40,7 @@ from simulator.virtual.defects import Defects
 from simulator.virtual.device import USUAL_TIMING, Device, Image, Order, Timing
 from simulator.virtual.enlisting import Enlisting
 from simulator.virtual.enrolment import Enrolment
+from simulator.virtual.hostility import counted
 from simulator.virtual.invariants import Books
 from simulator.virtual.making import make, selects
 from simulator.virtual.outcome import CampaignOutcome, CohortOutcome, Outcome
@@ -87,6 +88,7 @@ class Run:
         everybody = list(world.members(self.seed) if members is None else members)
         self._happenings = happenings(world.churn, everybody, self.seed)
         self._happenings_left = len(self._happenings)
+        self._hostile = frozenset(one.id for one in everybody if one.does)
         later = {one.member.id for one in self._happenings if one.kind == "join"}
         new = [successor(one.member) for one in self._happenings if one.kind == "replace"]
         self._enrolment = Enrolment(
@@ -409,6 +411,7 @@ class Run:
             broken=self.books.broken,
             violations=tuple(self.books.violations),
             ignored=dict(sorted(self.shell.ignored.items())),
+            hostile=len(self._hostile),
         )
 
     def _is_its(self, row: AssignmentRow) -> bool:
@@ -456,6 +459,9 @@ class Run:
                 for one in cohorts
             ),
             waits=dict(self.shell.kinds.most_common()),
+            hostile=counted(
+                one.state for who in self._hostile if (one := self.store.assignment(name, who)) is not None
+            ),
         )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from itertools import cycle
 from zoneinfo import ZoneInfo
 
 from server.planner.availability import HOURS
@@ -11,6 +12,7 @@ from server.ports import CampaignSpec
 from simulator.virtual.battery import Battery, battery
 from simulator.virtual.chances import chance, seeded
 from simulator.virtual.device import Link
+from simulator.virtual.hostility import HARMLESS, Hostile
 from simulator.virtual.presence import Outages
 
 DEFECTS = ("fails-boot", "fails-health", "crashes", "fails-second-boot", "bricks")
@@ -90,6 +92,7 @@ class Lot:
     power: Power = MAINS
     clocks: Clocks = RIGHT
     health_s: float = 60.0
+    hostile: Hostile = HARMLESS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +189,8 @@ class Member:
     pace: float = 1.0
     """How fast its clock counts, of what is right."""
     health_s: float = 60.0
+    does: str = ""
+    """How whoever holds its keys misuses them (`simulator.virtual.hostility.MISDEEDS`); empty: it is honest."""
 
     @property
     def site(self) -> str:
@@ -223,6 +228,7 @@ def _members(lot: Lot, seed: int, begins: float) -> Iterator[Member]:
     week = week_of(lot.habit, lot.zone, begins)
     low = battery(lot.power.hours, lot.power.low_s, _ahead_h(lot.zone, begins))
     same: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
+    does = cycle(lot.hostile.does)
     for number in range(lot.devices):
         name = f"{lot.name}-{number:06}"
         own = seeded(seed, name)
@@ -247,6 +253,7 @@ def _members(lot: Lot, seed: int, begins: float) -> Iterator[Member]:
             is_captive=lot.captive > 0 and _egress(seed, labels) < lot.captive,
             is_mqtt_only=lot.mqtt_only > 0 and 0 <= _egress(seed, labels) - lot.captive < lot.mqtt_only,
             health_s=lot.health_s,
+            does=next(does) if lot.hostile.share and chance(own, 120) < lot.hostile.share else "",
         )
 
 

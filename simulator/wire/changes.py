@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from server.ports import AgentStatus
 from simulator.soak.books import Ledger, Violation
 from simulator.virtual.churn import Happening, Turnover, successor
+from simulator.virtual.hostility import LIES
 from simulator.virtual.world import Member
 from simulator.wire.plan import Truth
 from simulator.wire.scene import Scene
@@ -25,7 +26,7 @@ class Changes:
         self._scene, self._turnover, self._ledger = scene, turnover, ledger
         self._become: dict[str, AgentStatus] = {}
         self._left = len(turnover.happenings)
-        self._first = [one.id for one in turnover.present]
+        self._first = [one.id for one in turnover.present if one.does != LIES]  # who lies may well end in quarantine
 
     def do(self, one: Happening) -> None:
         """Do it, or begin it: whoever joins is enrolled meanwhile."""

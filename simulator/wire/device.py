@@ -116,7 +116,7 @@ class Device:
         self._keep(flash or self._new_flash())
         self._notary = Notary(common.keys, signer)
         self._checks = Checks(lambda: self._fate.harm(self._running()) != "fails-health")
-        self._reach = Reach(self, common, identity, pem, self._luck, own)
+        self._reach = Reach(self, common, identity, pem, signer, self._luck, own)
         self._ports: Ports | None = None
         self._runtime: Runtime | None = None
         self._power = self._is_there = self._stays = False
@@ -248,12 +248,14 @@ class Device:
     def gather(self) -> None:
         """Be there from now on, whatever its habit."""
         self._stays = True
+        self._reach.rest(True)
         if self._power:
             self.look()
 
     def disperse(self) -> None:
         """Be there by its habit again."""
         self._stays = False
+        self._reach.rest(False)
         if self._power:
             self.look()
 
@@ -325,6 +327,8 @@ class Device:
             acked=len(self._notary.said) // 16 - max(waiting, 0) if waiting >= 0 else -1,
             waiting=waiting,
             orders=self._orders,
+            earlier=self._notary.earlier,
+            misdeeds=self._reach.misdeeds,
         )
 
     # The agent

@@ -128,13 +128,14 @@ class _Numbered(Struct, frozen=True, kw_only=True):
 
 
 class Notary:
-    """`Notary` that keeps what it signed: `said` has, of `journal`, the first half of each report's sha256 by its number."""
+    """`Notary` that keeps what it signed: `said` has, of `journal`, the first half of each report's sha256 by its number.
+    `earlier`: journals that it had before."""
 
-    __slots__ = ("_keys", "journal", "said", "signer")
+    __slots__ = ("_keys", "earlier", "journal", "said", "signer")
 
     def __init__(self, keys: CatalogueKeys, signer: Signer) -> None:
         self._keys, self.signer = keys, signer
-        self.journal = ""
+        self.journal, self.earlier = "", frozenset[str]()
         self.said = bytearray()
 
     def go_by(self, keys: CatalogueKeys) -> None:
@@ -151,6 +152,7 @@ class Notary:
         if kind == REPORT_KIND:
             numbered = msgspec.json.decode(payload, type=_Numbered)
             if numbered.journal != self.journal:
+                self.earlier |= {self.journal}
                 self.journal = numbered.journal
                 self.said.clear()
             del self.said[(numbered.seq - 1) * HASH_BYTES :]

@@ -42,9 +42,22 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Misdeeds:
+    """The books of whoever misuses a device's keys. `forged`: the first half of the sha256 of what each message says that is not
+    genuine; `misplaced`: the same of each that went to a topic that isn't its own, whole; `overheard`: how many messages it heard
+    that weren't for it; `messages`: how many it said."""
+
+    forged: bytes
+    misplaced: frozenset[bytes]
+    overheard: int
+    messages: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Truth:
     """What a device is, by itself. `version` and `sha256`: of what it runs. `said`: the journal, and the first half of the
-    sha256 of each report by its number; `acked` of them are. `state`: the agent's word."""
+    sha256 of each report by its number; `acked` of them are; `earlier` are journals of before. `state`: the agent's word.
+    `misdeeds`: of a hostile one."""
 
     member: str
     target: str
@@ -60,6 +73,8 @@ class Truth:
     acked: int
     waiting: int
     orders: int
+    earlier: frozenset[str] = frozenset()
+    misdeeds: Misdeeds | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,13 +10,15 @@ Rules
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from firmware.errors import OtariaError, RefusedError
 from server.planner.words import AssignmentState, CampaignState
+from simulator.hostile import Eve
 from simulator.rest import RestError
 from simulator.soak.books import Ledger, Violation
 from simulator.soak.evidence import Reports, Trail, compare_bricked, compare_fleet, quiet
@@ -29,6 +31,7 @@ from simulator.virtual.outcome import CampaignOutcome, CohortOutcome, Outcome
 from simulator.virtual.world import Act, Deed, World
 from simulator.wire.changes import Changes
 from simulator.wire.hasten import hastened
+from simulator.wire.hostile_books import HostileBooks
 from simulator.wire.mischief import Mischief
 from simulator.wire.people import People
 from simulator.wire.plan import Moment, Pulse, Tempo, Truth
@@ -86,6 +89,7 @@ class Play:
                 "cannot-happen", f"Nobody of {world.name} is there when it begins; on the wire some must be."
             )
         self._first = len(there)
+        self._hostile = HostileBooks(self._members.values())
         self._ledger, self._gauges, self._lock = Ledger(), Gauges(time.monotonic()), threading.Lock()
         self._moments: list[Moment] = []
         self._made: dict[str, dict[str, Any]] = {}
@@ -106,6 +110,7 @@ class Play:
             on_pulse=self._hear,
             say=say,
         )
+        self._eve: Eve | None = None
         self._mischief = Mischief(self._scene, self._seed)
         self._changes = Changes(self._scene, self._turnover, self._ledger)
         self._people = People(lambda: self._scene.lab.rest)
@@ -115,9 +120,22 @@ class Play:
         """All of it. Raises `UnavailableError` when it can't even begin."""
         try:
             self._scene.open()
-            return self._run()
+            with self._overhearing():
+                return self._run()
         finally:
             self._scene.close()
+
+    @contextmanager
+    def _overhearing(self) -> Iterator[None]:
+        """Where devices are hostile, and the broker isn't (who holds it listens herself), hear all that passes it."""
+        if not self._hostile.does or any(deed.kind == "hostile" for deed in self._world.deeds):
+            yield
+            return
+        self._eve = self._scene.broker.eve()
+        try:
+            yield
+        finally:
+            self._eve.close()
 
     def _hear(self, pulse: Pulse) -> None:
         with self._lock:
@@ -225,11 +243,12 @@ class Play:
     def _settle(self, began: float) -> Mapping[str, Truth]:
         self._say("waiting until all is said and heard")
         self._scene.crew.gather()
-        reports = Reports(f"sqlite:///{self._scene.lab.state / 'otaria.db'}", self._ledger)
+        liars = [self._scene.crew.targets[name] for name in self._hostile.liars if name in self._scene.crew.targets]
+        reports = Reports(f"sqlite:///{self._scene.lab.state / 'otaria.db'}", self._ledger, liars=liars)
         until = time.monotonic() + QUIET_S
         while True:
             truths = self._scene.crew.truths()
-            heard = [one for name, one in truths.items() if self._turnover.is_heard(name)]
+            heard = [one for name, one in self._hostile.truthful(truths).items() if self._turnover.is_heard(name)]
             reports.compare(heard, time.monotonic() - began, {})
             lively = [one for one in heard if not one.is_bricked]
             is_quiet = not quiet(lively) and not reports.pending and not self._changes.waits(truths)
@@ -252,7 +271,15 @@ class Play:
         compare_fleet(fleet, by_target, brings, self._ledger, time.monotonic() - began, {})
         compare_bricked(fleet, heard, self._ledger, time.monotonic() - began)
         self._changes.compare(truths, time.monotonic() - began)
+        self._compare_hostile(fleet, reports, time.monotonic() - began)
         return truths
+
+    def _compare_hostile(self, fleet: Sequence[Mapping[str, Any]], reports: Reports, at_s: float) -> None:
+        if self._hostile.does:
+            for message in self._eve.seen if self._eve is not None else ():
+                self._hostile.hear(message.topic, message.payload)
+            truths = {name: one for name, one in self._scene.crew.truths().items() if self._turnover.is_heard(name)}
+            self._hostile.compare(fleet, truths, reports, self._ledger, at_s)
 
     def _told(self, began: float, truths: Mapping[str, Truth]) -> Played:
         seconds = time.monotonic() - began
@@ -270,6 +297,7 @@ class Play:
             broken=broken.broken,
             violations=tuple(f"After {one.at_s:.0f} s: {one.text}" for one in broken.kept),
             ignored=dict(sorted(self._refused.items())),
+            hostile=len(self._hostile.does),
         )
         return Played(
             outcome=outcome,
@@ -318,7 +346,18 @@ class Play:
                 for cohort in view["cohorts"]
             ),
             waits={},
+            hostile=self._hostile.counted(self._states(view["id"])) if self._hostile.does else {},
         )
+
+    def _states(self, campaign: str) -> Mapping[str, str]:
+        """Of each member in a campaign."""
+        names, found, cursor = self._scene.names, dict[str, str](), ""
+        while True:
+            page = self._scene.lab.rest.get(f"/campaigns/{campaign}/assignments?limit=500{cursor}")
+            found |= {names.get(one["target"], one["target"]): one["state"] for one in page["assignments"]}
+            if not page.get("next"):
+                return found
+            cursor = f"&cursor={page['next']}"
 
     def _harmed(self, name: str) -> int:
         """Devices that followed a permit of the campaign and meet a defect of its release."""

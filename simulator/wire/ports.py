@@ -16,6 +16,7 @@ from device_agent.runtime import Settings
 from device_agent.work import Job
 from simulator.virtual.blocks import BlockPace
 from simulator.virtual.defects import Defects
+from simulator.wire.grapevine import Grapevine
 from simulator.wire.parts import Blob
 from simulator.wire.plan import Moment, Tempo
 from simulator.wire.site import Site
@@ -110,6 +111,7 @@ class Common:
         defects: dict[str, Defects],
         sizes: dict[str, int],
     ) -> None:
+        self.grapevine = Grapevine()
         self.hub, self.cable, self.site, self.keys, self.tempo = hub, cable, site, keys, tempo
         self.factory, self.product, self.defects, self.sizes = factory, product, defects, sizes
         self.blocks = BlockPace()

@@ -7,18 +7,24 @@ Rules
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from securesystemslib.signer import Signer
 
 from device_agent.identity import Identity
 from device_agent.ports import Incoming
 from device_agent.runtime import Connected
 from firmware.protocol import topics
 from firmware.protocol.unverified import DEFAULT_MAX_BYTES
-from simulator.virtual.chances import chance
+from simulator.virtual.chances import chance, seeded
+from simulator.wire.hostile_cable import HostileCable
+from simulator.wire.hostile_device import attacker_of
 from simulator.wire.line import KEEPALIVE_S
 from simulator.wire.parts import Luck
-from simulator.wire.ports import Common
+from simulator.wire.plan import Misdeeds
+from simulator.wire.ports import Cables, Common
 
 if TYPE_CHECKING:
     from simulator.wire.device import Device
@@ -30,9 +36,11 @@ class Reach:
     """The agent's `Link`. `own`: the seed of what befalls its messages."""
 
     __slots__ = (
+        "_attacker",
         "_attempts",
         "_cable",
         "_device",
+        "_grapevine",
         "_heard",
         "_hub",
         "_link",
@@ -43,12 +51,27 @@ class Reach:
         "is_frozen",
     )
 
-    def __init__(self, device: "Device", common: Common, identity: Identity, pem: Path, luck: Luck, own: int) -> None:
+    def __init__(
+        self,
+        device: "Device",
+        common: Common,
+        identity: Identity,
+        pem: Path,
+        signer: Signer,
+        luck: Luck,
+        own: int,
+    ) -> None:
         self._device, self._hub, self._tempo = device, common.hub, common.tempo
         self._link, self._luck, self._own = device.member.link, luck, own
         self._messages = self._heard = self._attempts = 0
         self.is_frozen = False
-        self._cable = common.cable(
+        self._grapevine, does = common.grapevine, device.member.does
+        self._grapevine.names.append(identity.agent)
+        self._attacker = attacker_of(does, identity, signer, common.grapevine, seeded(own, does)) if does else None
+        cable: Cables = common.cable
+        if self._attacker is not None:
+            cable = partial(HostileCable, common.cable, self._attacker, common.hub)
+        self._cable = cable(
             address=(identity.mqtt_host, identity.mqtt_port),
             name=identity.agent,
             pem=pem,
@@ -71,6 +94,16 @@ class Reach:
     @property
     def is_dialling(self) -> bool:
         return not (self._cable.is_up or self._cable.is_idle)
+
+    @property
+    def misdeeds(self) -> Misdeeds | None:
+        """Of whoever misuses the device's keys."""
+        return self._attacker.misdeeds if self._attacker is not None else None
+
+    def rest(self, rests: bool) -> None:
+        """Let whoever misuses the device's keys rest, or go on."""
+        if self._attacker is not None:
+            self._attacker.rests = rests
 
     def promise(self, topic: str, will: bytes) -> None:
         """What the broker is to say of the next connections when they end."""
@@ -110,6 +143,8 @@ class Reach:
         """`Link.publish`, over a cable that loses, doubles and delays."""
         if not self._cable.is_up:
             return False
+        if self._attacker is None:
+            self._grapevine.hear(topic, payload)
         link = self._link
         copies = 1
         if qos and not retain:
