@@ -178,7 +178,13 @@ class Impersonator(Attacker):
         yield from next(self._ways)(victim, self._claims(report, order))
 
     def _as(self, victim: str, report: Report) -> bytes:
-        return seal(replace(report, agent=victim, target=victim), REPORT_KIND, self._signer)
+        """In a new journal, or under a number that the victim gave, which would look as if two had its key."""
+        report = replace(report, agent=victim, target=victim, journal=self._luck.nonce(), seq=1, oldest=1)
+        given = [said for topic, said in self._grapevine.said if is_of(topic, victim)]
+        last = report_in(given[-1]) if given and self._luck.jitter() < 0.5 else None
+        if last is not None:
+            report = replace(report, journal=last.journal, seq=last.seq, oldest=last.oldest)
+        return seal(report, REPORT_KIND, self._signer)
 
     def _speaks_there(self, victim: str, report: Report) -> Iterator[Message]:
         yield self._forge(self._of(victim, Leaf.REPORT), self._as(victim, report))

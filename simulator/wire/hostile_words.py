@@ -214,7 +214,6 @@ class Step:
 ASKS = Step()
 _S = AgentState
 LIES: Mapping[str, tuple[Step, ...]] = {
-    "committed at once": (Step(state=_S.COMMITTED, new=True),),
     "installed nothing": (
         Step(state=_S.DOWNLOADING),
         Step(state=_S.STAGED),
@@ -224,6 +223,7 @@ LIES: Mapping[str, tuple[Step, ...]] = {
         Step(state=_S.COMMITTED, new=True),
     ),
     "failed": (Step(state=_S.DOWNLOADING), Step(state=_S.FAILED)),
+    "committed at once": (Step(state=_S.COMMITTED, new=True),),
     "fell back": (Step(state=_S.STAGED), ASKS, Step(state=_S.ACTIVATING), Step(state=_S.FELL_BACK)),
     "goes unasked": (Step(state=_S.ACTIVATING), Step(state=_S.TRIAL)),
     "jumps": (
