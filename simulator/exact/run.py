@@ -434,8 +434,7 @@ class ExactRun:
     def _hear(self, moment: Moment) -> None:
         self.moments.append(moment)
         self.trace.note(moment.at, moment.member, f"{moment.kind} {moment.state}", moment.order[:16])
-        if moment.member not in self.hostile.liars:
-            self.down.hear(moment, self.after_s)
+        self.down.hear(moment, self.after_s)
 
     # The end
 

@@ -22,6 +22,7 @@ from simulator.virtual.library import load
 from simulator.virtual.outcome import Outcome
 from simulator.virtual.world import World
 from simulator.virtual.world_file import parse_world
+from simulator.wire.hostile_device import Attacker
 from simulator.wire.hostile_words import LIES
 
 WORLD = """\
@@ -189,9 +190,9 @@ def test_a_broker_that_lets_devices_listen_to_others_is_a_violation(monkeypatch:
     assert run.ledger.counts["overheard"] == len(hostile(run))
 
 
-@pytest.mark.timeout(180)
-@pytest.mark.parametrize("does", ["forges", "impersonates"])
-def test_a_server_that_believes_what_nobody_signed_is_a_violation(does: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def believe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the server take everything for signed."""
+
     def believed(data: bytes, kind: str, model: type[Any], keys: Any, *, max_bytes: int) -> Opened[Any]:
         _, payload = read_envelope(data, max_bytes=max_bytes)
         message = convert(parse_json(payload, max_bytes=max_bytes), model)
@@ -199,6 +200,21 @@ def test_a_server_that_believes_what_nobody_signed_is_a_violation(does: str, mon
 
     monkeypatch.setattr(reading, "open_envelope", believed)
     monkeypatch.setattr(reading, "_check_place", lambda place, message: None)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("does", ["forges", "impersonates"])
+def test_a_server_that_believes_what_nobody_signed_is_a_violation(does: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    believe(monkeypatch)
     run, _ = played(world(does))
     assert run.ledger.counts["forged-report"] > 0
     assert (run.ledger.counts["standing"] > 0) == (does == "impersonates")  # two seem to have one key
+
+
+@pytest.mark.timeout(180)
+def test_a_report_that_its_device_never_made_is_a_violation_whoever_made_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    believe(monkeypatch)
+    monkeypatch.setattr(Attacker, "_forge", lambda self, topic, payload, retain=False: (topic, payload, retain))
+    run, _ = played(world("impersonates"))
+    assert run.ledger.counts["forged-report"] == 0
+    assert run.ledger.counts["made-up-report"] > 0
