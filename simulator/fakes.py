@@ -188,6 +188,11 @@ class MemoryBoot:
             wait_s = self._boot.deadline_s
             self._deadline_at = None if wait_s is None else self._clock() + wait_s
 
+    @property
+    def will_try(self) -> bool:
+        """Whether its next boot is one of a trial."""
+        return decide(self._state, self._request)[1].outcome is BootOutcome.TRIAL
+
     def trial_is_lost(self) -> bool:
         """What a boot loader's watchdog sees: the trial's time is over, or its program has ended. Gives the attempt up."""
         with self._lock:

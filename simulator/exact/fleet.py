@@ -24,6 +24,7 @@ from simulator.exact.timeline import Timeline
 from simulator.virtual.defects import Defects
 from simulator.virtual.device import BOOT_S
 from simulator.virtual.world import FACTORY, Member, World
+from simulator.wire.cuts import device_of
 from simulator.wire.device import Device
 from simulator.wire.parts import HASH_BYTES
 from simulator.wire.plan import Tempo, Truth
@@ -122,7 +123,7 @@ def make_fleet(
         sizes={release.version: release.size_bytes for release in world.releases},
     )
     devices = {
-        name: Device(
+        name: device_of(member)(
             common,
             member,
             _identity(member, root_sha256),

@@ -19,6 +19,7 @@ from simulator.virtual.defects import Defects
 from simulator.virtual.device import LATE_DEFECTS
 from simulator.virtual.outcome import CampaignOutcome, CohortOutcome, Outcome
 from simulator.virtual.world import World
+from simulator.wire.cuts import cuts_of
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - a fresh directory in it, where there is one: nothing here has to outlive the run
 UNREACHED = (
@@ -87,6 +88,7 @@ def outcome_of(run: ExactRun, seconds: float) -> Outcome:
         violations=(*run.books.violations, *told),
         ignored=dict(sorted((run.refused + run.broker.refused + Counter(run.server.ingest.dropped)).items())),
         hostile=len(run.hostile.does),
+        cuts=cuts_of(run.world, run.moments),
     )
 
 

@@ -237,14 +237,18 @@ class Device:
             self._report(order, AgentState.ORDERED, at, ReasonKind.UNREACHABLE)
             return
         self._report(order, AgentState.DOWNLOADING, at)
-        size = order.image.size_bytes
-        rate = min(self.link.bytes_per_s, order.max_rate or self.link.bytes_per_s, self.flash_rate)
-        loads_s = size / rate
-        if self.blocks is not None:
-            loads_s = max(loads_s, self.blocks.takes_s(self.site, self.link, size, at))
-        done = self.presence.done(at, loads_s + self._timing.staged_s) + size / self.flash_rate
+        self._load(order, at)
+
+    def _load(self, order: Order, at: float) -> None:
+        reads_s = order.image.size_bytes / self.flash_rate
+        done = self.presence.done(at, self._loading_s(order, at) + self._timing.staged_s) + reads_s
         if done < NEVER:
             self._later(done, lambda now: self._staged(order, now))
+
+    def _loading_s(self, order: Order, at: float) -> float:
+        size = order.image.size_bytes
+        rate = min(self.link.bytes_per_s, order.max_rate or self.link.bytes_per_s, self.flash_rate)
+        return size / rate if self.blocks is None else max(size / rate, self.blocks.takes_s(self.site, self.link, size, at))
 
     def _staged(self, order: Order, at: float) -> None:
         if order is not self._order:
@@ -441,6 +445,8 @@ _SENTENCES: dict[str, str] = {
     ReasonKind.STORAGE_FAULT: "Its flash failed.",
     ReasonKind.UNREACHABLE: "It reaches no server.",
     ReasonKind.SLOT_MISSING: "No slot is left to go back to.",
+    ReasonKind.PERMIT_STALE: "The permit ended before the activation did.",
+    ReasonKind.ATTEMPTS_EXHAUSTED: "It used up its boot attempts.",
     ReasonKind.BOOT_FAILED: "It did not boot.",
     ReasonKind.BOOT_LOOP: "The committed slot never came up again.",
     ReasonKind.HEALTH_FAILED: "Its health check failed.",

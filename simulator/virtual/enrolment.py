@@ -1,6 +1,7 @@
 """A world's members made into devices that answer from chances, and into what the server knows of them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from server.planner.events import Event
 from server.planner.gateways import Path, named
@@ -8,6 +9,7 @@ from server.planner.grouping import paths_of
 from server.planner.rows import TargetRow
 from simulator.virtual.blocks import BlockPace
 from simulator.virtual.chances import seeded
+from simulator.virtual.cut_device import CutDevice
 from simulator.virtual.device import Device, Image, Later, Timing
 from simulator.virtual.hostility import LIES
 from simulator.virtual.liar import Liar
@@ -46,7 +48,10 @@ class Enrolment:
         own = seeded(self._seed, self._names.get(one.id, one.id))
         if one.site not in self._sites:
             self._sites[one.site] = seeded(self._seed, one.site)
-        return (Liar if one.does == LIES else Device)(
+        make: Callable[..., Device] = Liar if one.does == LIES else Device
+        if one.cuts and make is Device:
+            make = partial(CutDevice, cuts=one.cuts)
+        return make(
             id=one.id,
             seed=own,
             hardware=one.hardware,

@@ -7,6 +7,7 @@ from server.planner import plain
 from server.planner.availability import HOURS
 from server.planner.plain import bad
 from simulator.virtual import world_values as values
+from simulator.virtual.cuts_file import cuts_of
 from simulator.virtual.device import Link
 from simulator.virtual.hostility import hostile_of
 from simulator.virtual.presence import Outages
@@ -40,7 +41,7 @@ def lot_of(value: object, where: str) -> Lot:
     plain.known(fields, (*keys, "health"), where)
     values.needed(fields, ("name", "devices", "hardware"), where)
     faults = plain.mapping(fields.get("faults", {}), f"{where}.faults")
-    plain.known(faults, ("flash", "power_cut"), f"{where}.faults")
+    plain.known(faults, ("flash", "power_cut", "power_cuts"), f"{where}.faults")
     flash = plain.mapping(fields.get("flash", {}), f"{where}.flash")
     plain.known(flash, ("bytes_per_s",), f"{where}.flash")
     net = plain.mapping(fields.get("link", {}), f"{where}.link")
@@ -65,6 +66,7 @@ def lot_of(value: object, where: str) -> Lot:
         flash_faults=values.share(faults, "flash", f"{where}.faults"),
         flash_rate=_flash_rate(flash, f"{where}.flash.bytes_per_s"),
         power_cuts=values.share(faults, "power_cut", f"{where}.faults"),
+        cuts=cuts_of(faults.get("power_cuts", []), f"{where}.faults.power_cuts"),
         power=_power(fields.get("battery", {}), f"{where}.battery"),
         clocks=_clocks(fields.get("clock", {}), f"{where}.clock"),
         health_s=plain.positive_duration(fields.get("health", 60), f"{where}.health"),

@@ -38,7 +38,7 @@ class CampaignOutcome(Struct, frozen=True, kw_only=True):
 
 class Outcome(Struct, frozen=True, kw_only=True):
     """How a run went. `seconds` of this computer; all else is the same for the same world and seed. `hostile`: how many of the
-    devices are."""
+    devices are; `cuts`: how often the power went at each operation at which the world lets it go."""
 
     world: str
     seed: int
@@ -51,3 +51,4 @@ class Outcome(Struct, frozen=True, kw_only=True):
     violations: tuple[str, ...]
     ignored: dict[str, int]
     hostile: int = 0
+    cuts: dict[str, int] = {}

@@ -36,6 +36,7 @@ from simulator.virtual.approving import Approvers
 from simulator.virtual.around import Neighbourhood
 from simulator.virtual.chances import seeded
 from simulator.virtual.churn import Happening, happenings, successor
+from simulator.virtual.cut_device import cuts_of
 from simulator.virtual.defects import Defects
 from simulator.virtual.device import USUAL_TIMING, Device, Image, Order, Timing
 from simulator.virtual.enlisting import Enlisting
@@ -412,6 +413,7 @@ class Run:
             violations=tuple(self.books.violations),
             ignored=dict(sorted(self.shell.ignored.items())),
             hostile=len(self._hostile),
+            cuts=cuts_of(self.world, self.devices.values()),
         )
 
     def _is_its(self, row: AssignmentRow) -> bool:

@@ -11,6 +11,7 @@ from server.planner.words import Verb
 from server.ports import CampaignSpec
 from simulator.virtual.battery import Battery, battery
 from simulator.virtual.chances import chance, seeded
+from simulator.virtual.cuts import Cut, met
 from simulator.virtual.device import Link
 from simulator.virtual.hostility import HARMLESS, Hostile
 from simulator.virtual.presence import Outages
@@ -89,6 +90,7 @@ class Lot:
     flash_faults: float = 0.0
     flash_rate: float = UNBOUND
     power_cuts: float = 0.0
+    cuts: tuple[Cut, ...] = ()
     power: Power = MAINS
     clocks: Clocks = RIGHT
     health_s: float = 60.0
@@ -182,6 +184,7 @@ class Member:
     flash_faults: float = 0.0
     flash_rate: float = UNBOUND
     power_cuts: float = 0.0
+    cuts: tuple[Cut, ...] = ()
     silences: float = 0.0
     battery: Battery | None = None
     is_captive: bool = False
@@ -248,6 +251,7 @@ def _members(lot: Lot, seed: int, begins: float) -> Iterator[Member]:
             flash_faults=lot.flash_faults,
             flash_rate=lot.flash_rate,
             power_cuts=lot.power_cuts,
+            cuts=met(lot.cuts, own) if lot.cuts else (),
             battery=low if chance(own, 103) < lot.power.share else None,
             pace=1 + lot.clocks.drift * (2 * chance(own, 105) - 1) if chance(own, 104) < lot.clocks.share else 1.0,
             is_captive=lot.captive > 0 and _egress(seed, labels) < lot.captive,

@@ -351,7 +351,7 @@ class Device:
         if runtime is None:
             return
         for job in runtime.take_jobs():
-            self._hub.run(self, self.boots, job)
+            self._run(job)
         if self._runtime is not runtime:
             return
         if self._boot.reboot_asked or self._boot.trial_is_lost():
@@ -361,6 +361,9 @@ class Device:
         if wake is not None and self._true(wake) < self._wakes_at:
             self._wakes_at = self._true(wake)
             self._hub.later(self._wakes_at, self.wake)
+
+    def _run(self, job: Job) -> None:
+        self._hub.run(self, self.boots, job)
 
     def _look_at_trial(self) -> None:
         if self._runtime is not None and self._boot.trial_is_lost():

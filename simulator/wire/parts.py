@@ -68,6 +68,10 @@ class Slots:
     def put(self, slot: Slot, blob: Blob) -> None:
         self._content[slot] = blob
 
+    def spoil(self, slot: Slot) -> None:
+        """What is in the slot is no image any more."""
+        self._content[slot] = None
+
     def capacity(self, slot: Slot) -> int:
         return 1 << 40
 
@@ -246,6 +250,10 @@ class Installer:
         waits so long before telling its end. Said once."""
         took, self._took = self._took, (0.0, 0.0)
         return took
+
+    def break_off(self, done: float) -> None:
+        """Only so much of the last image was loaded, and nothing read back."""
+        self._took = self._took[0] * done, 0.0
 
     def stage(
         self,

@@ -30,6 +30,7 @@ from simulator.virtual.defects import Defects
 from simulator.virtual.outcome import CampaignOutcome, CohortOutcome, Outcome
 from simulator.virtual.world import Act, Deed, World
 from simulator.wire.changes import Changes
+from simulator.wire.cuts import cuts_of
 from simulator.wire.hasten import hastened
 from simulator.wire.hostile_books import HostileBooks
 from simulator.wire.mischief import Mischief
@@ -298,6 +299,7 @@ class Play:
             violations=tuple(f"After {one.at_s:.0f} s: {one.text}" for one in broken.kept),
             ignored=dict(sorted(self._refused.items())),
             hostile=len(self._hostile.does),
+            cuts=cuts_of(self._world, self._moments),
         )
         return Played(
             outcome=outcome,

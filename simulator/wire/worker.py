@@ -39,6 +39,7 @@ from simulator.fakes import MemoryEffects
 from simulator.virtual.defects import Defects
 from simulator.virtual.world import Member
 from simulator.wire.copies import turned_back
+from simulator.wire.cuts import device_of
 from simulator.wire.device import Device
 from simulator.wire.hub import Loop, allow_files
 from simulator.wire.line import Door, Line
@@ -146,7 +147,7 @@ class Worker:
     def _make(self, common: Common, member: Member, identity: Identity, memory: MemoryEffects) -> Device:
         plan, signer = self._plan, report_signer(memory.read(Path(REPORT_KEY_FILE)) or b"")
         pem = self._pem(member.id)
-        return Device(common, member, identity, pem, signer, seed=plan.seed, begins=plan.begins)
+        return device_of(member)(common, member, identity, pem, signer, seed=plan.seed, begins=plan.begins)
 
     def _files_for(self, name: str) -> DeviceHttp:
         context = ssl.create_default_context(cafile=self._plan.directory / SERVICES_CA_FILE)
