@@ -16,6 +16,7 @@ from firmware.errors import OtariaError
 from server.cli.output import emit, fitting, json_option, table
 from simulator.exact.telling import run_exactly
 from simulator.exact.trace import Difference
+from simulator.virtual.cuts import told as cuts_told
 from simulator.virtual.library import load, names
 from simulator.virtual.outcome import CampaignOutcome, Outcome
 from simulator.virtual.run import Run
@@ -237,6 +238,7 @@ def _remarks(done: Sequence[Done], starred: Collection[str]) -> Iterator[str]:
         yield "* Run with real agents, as by --exact: it is about what is done to a server and a broker."
     for one in done:
         yield from _complaints(one)
+        yield from cuts_told(one.outcome.world, one.outcome.cuts)
     for one in done:
         if one.judgement:
             yield " ".join(one.judgement)

@@ -35,6 +35,7 @@ def check(world: World) -> None:
         _check_campaign(world, start, f"campaigns[{n}].file")
     _check_acts(world)
     _check_deeds(world)
+    _check_cuts(world)
 
 
 def _check_lot(lot: Lot, where: str, lasts_s: float) -> None:
@@ -158,6 +159,16 @@ def _check_deeds(world: World) -> None:
     for n, deed in enumerate(world.deeds):
         if deed.after_s + deed.for_s >= world.days * DAY_S:
             raise bad(f"wire[{n}].after", "be so early that it is over before the world's days are")
+
+
+def _check_cuts(world: World) -> None:
+    """Who loses power at an operation of an update may get one."""
+    for n, lot in enumerate(world.lots):
+        alone = replace(world, lots=(lot,))
+        if lot.cuts and not any(
+            start.spec.selection.is_live or next(_selected(alone, start), None) for start in world.campaigns
+        ):
+            raise bad(f"fleet[{n}].faults.power_cuts", "be left out: no campaign is for these devices")
 
 
 def _members(world: World, lot: Lot) -> Iterator[Member]:

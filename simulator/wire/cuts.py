@@ -5,6 +5,7 @@ Rules
   every such port of that boot is dead; the device loses power, and boots again as after any power cut.
 - A job that takes its time ends, as far as it came, when that time has passed; the power goes then. An image that is half written
   is no image. It is loaded anew after the boot: slots here hold whole images, where a real one goes on from what is written.
+- A report that was signed and did not become durable was never said: its number is given to another one.
 - Devices without such cuts are none of these, and pay nothing.
 """
 
@@ -14,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from device_agent.journal import Journal
 from device_agent.ports import BootStatus, Incoming, Slot
 from device_agent.runtime import Input
 from device_agent.work import Job, JobDone, Lane, Ports
@@ -38,7 +40,7 @@ from simulator.virtual.cuts import (
     tally,
 )
 from simulator.virtual.world import Member, World
-from simulator.wire.device import Device
+from simulator.wire.device import ROOM, Device
 from simulator.wire.parts import Installer, Slots
 from simulator.wire.plan import Moment
 
@@ -219,6 +221,9 @@ class CutDevice(Device):
         self._fuse.blow(cut.at)
         self._hub.tell(Moment(at=self._hub.now(), member=self.member.id, kind=CUT, order=self._order, state=cut.at))
         self.power_cut()
+        record = Journal(self._effects, ROOM).load()
+        if record is not None and record.outbox.journal == self._notary.journal:
+            self._notary.unsay(record.outbox.next_seq)
 
 
 def device_of(member: Member) -> type[Device]:

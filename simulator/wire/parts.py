@@ -163,6 +163,10 @@ class Notary:
             self.said += hashlib.sha256(payload).digest()[:HASH_BYTES]
         return seal_payload(payload, kind, self.signer)
 
+    def unsay(self, seq: int) -> None:
+        """Reports from this number on were signed and never said, as they did not become durable."""
+        del self.said[(seq - 1) * HASH_BYTES :]
+
 
 class Programs:
     """Stands for the depot of `MemoryBoot`: whether the program of a slot's image runs."""
