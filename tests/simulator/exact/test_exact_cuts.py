@@ -2,10 +2,14 @@
 
 import dataclasses
 from collections.abc import Sequence
+from functools import cached_property
 
 import pytest
 
-from simulator.exact.run import ExactRun
+from device_agent.ports import Slot
+from simulator.exact.run import ExactRun, play
+from simulator.exact.telling import outcome_of, room
+from simulator.exact.trace import Head, Trace
 from simulator.run_cli import unmet
 from simulator.virtual.cuts import OPERATIONS, TAKES_TIME
 from simulator.virtual.library import load
@@ -61,9 +65,27 @@ def every_cut() -> World:
     return parse_world(WORLD.replace("LOTS", "".join(lots)), "every-cut.yaml")
 
 
+class Watched(ExactRun):
+    """Notes what the slot holds that is written when the power goes there, by lot."""
+
+    def _hear(self, moment: Moment) -> None:
+        super()._hear(moment)
+        if (moment.kind, moment.state) == ("cut", "slot-write"):
+            held = self.fleet.devices[moment.member]._slots.holds(Slot.B)
+            self.held.setdefault(moment.member.rpartition("-")[0], []).append("" if held is None else held.version)
+
+    @cached_property
+    def held(self) -> dict[str, list[str]]:
+        return {}
+
+
 @pytest.fixture(scope="module")
-def whole() -> tuple[ExactRun, Outcome]:
-    return played(every_cut())
+def whole() -> tuple[Watched, Outcome]:
+    with room() as directory:
+        run = Watched(every_cut(), directory, Trace(Head(world="every-cut", seed=1)))
+        outcome = outcome_of(run, play(run))
+    assert outcome.violations == ()
+    return run, outcome
 
 
 def moments(run: ExactRun, lot: str) -> list[Moment]:
@@ -74,7 +96,7 @@ def moments(run: ExactRun, lot: str) -> list[Moment]:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("at", "when"), WHENS)
 def test_the_power_really_goes_there_once_and_the_device_ends_well(
-    whole: tuple[ExactRun, Outcome], at: str, when: str
+    whole: tuple[Watched, Outcome], at: str, when: str
 ) -> None:
     run, _ = whole
     assert [one.state for one in moments(run, f"{at}-{when}") if one.kind == "cut"] == [at]
@@ -107,23 +129,29 @@ STORIES = [  # what is said in which order, and where the power goes
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("lot", "story"), STORIES)
 def test_what_had_an_effect_before_the_power_went_is_known_afterwards(
-    whole: tuple[ExactRun, Outcome], lot: str, story: Sequence[str]
+    whole: tuple[Watched, Outcome], lot: str, story: Sequence[str]
 ) -> None:
     assert [f"{one.kind} {one.state}" for one in moments(whole[0], lot)] == story
 
 
 @pytest.mark.timeout(300)
-def test_an_image_is_written_for_as_long_as_the_power_lasts(whole: tuple[ExactRun, Outcome]) -> None:
+def test_an_image_is_written_for_as_long_as_the_power_lasts(whole: tuple[Watched, Outcome]) -> None:
     run, _ = whole
     for when, loads_s in (("before", 0), ("within", 15), ("after", 30)):
         at = {f"{one.kind} {one.state}": one.at for one in moments(run, f"slot-write-{when}")}
         assert at["cut slot-write"] - at["said downloading"] == pytest.approx(loads_s, abs=1)
         boots_s = at["said staged"] - at["cut slot-write"] - 30
         assert 22 <= boots_s <= 70, "what was loaded is loaded anew, after a boot"
+    assert run.held == {
+        "slot-write-before": [""],
+        "slot-write-within": [""],
+        "slot-write-after": ["2.0.0"],
+        "again": ["", ""],
+    }
 
 
 @pytest.mark.timeout(300)
-def test_devices_that_answer_from_chances_lose_power_as_often_and_end_alike(whole: tuple[ExactRun, Outcome]) -> None:
+def test_devices_that_answer_from_chances_lose_power_as_often_and_end_alike(whole: tuple[Watched, Outcome]) -> None:
     run, exact = whole
     states, chances = from_chances(run.world, run)
     assert exact.cuts == chances.cuts

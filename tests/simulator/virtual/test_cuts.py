@@ -1,11 +1,13 @@
 """Power cuts at chosen operations: how they are written, and what they cost devices that answer from chances."""
 
+import json
 import re
 from collections.abc import Sequence
 
 import pytest
 
 from firmware.errors import RefusedError
+from server.cli import run as otaria
 from server.planner.words import AssignmentState
 from simulator.run_cli import unmet
 from simulator.virtual.cut_device import CutDevice
@@ -196,6 +198,15 @@ def test_it_is_told_where_the_power_went_and_where_it_never_did() -> None:
     assert sentence == ("w: power was cut at commit 2; no device that was to lose it there came to restart or give-up.")
     assert next(told("w", {"commit": 0})).startswith("w: power was never cut at an operation; no device")
     assert list(told("w", {})) == []
+
+
+def test_the_command_tells_of_every_operation(capsys: pytest.CaptureFixture[str]) -> None:
+    assert otaria(["sim", "run", "power-cuts", "--seed", "2"]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith("power-cuts: power was cut at journal-write ")
+    assert all(re.search(rf"\b{at} [1-9]", said) for at in OPERATIONS)
+    assert otaria(["sim", "run", "calm", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["runs"][0]["cuts"] == {}
 
 
 def test_the_scenario_of_the_library_cuts_at_every_operation_both_ways() -> None:
