@@ -248,7 +248,11 @@ class Device:
     def _loading_s(self, order: Order, at: float) -> float:
         size = order.image.size_bytes
         rate = min(self.link.bytes_per_s, order.max_rate or self.link.bytes_per_s, self.flash_rate)
-        return size / rate if self.blocks is None else max(size / rate, self.blocks.takes_s(self.site, self.link, size, at))
+        return (
+            size / rate
+            if self.blocks is None
+            else max(size / rate, self.blocks.takes_s(self.site, self.link, size, at))
+        )
 
     def _staged(self, order: Order, at: float) -> None:
         if order is not self._order:

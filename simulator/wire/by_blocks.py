@@ -82,6 +82,10 @@ class BlockInstaller:
         took, self._took = self._took, (0.0, 0.0)
         return took
 
+    def break_off(self, done: float) -> None:
+        """As of `Installer`."""
+        self._took = self._took[0] * done, 0.0
+
     def stage(
         self,
         order: Order,

@@ -40,8 +40,9 @@ from simulator.virtual.cuts import (
     tally,
 )
 from simulator.virtual.world import Member, World
-from simulator.wire.device import ROOM, Device
-from simulator.wire.parts import Installer, Slots
+from simulator.wire.by_blocks import BlockInstaller
+from simulator.wire.device import Device
+from simulator.wire.parts import ROOM, Installer, Slots
 from simulator.wire.plan import Moment
 
 CUT = "cut"
@@ -136,7 +137,7 @@ class CutBoot:
 class CutInstaller:
     """`Installer` whose writing ends where the power goes."""
 
-    def __init__(self, installer: Installer, slots: Slots, supply: Supply) -> None:
+    def __init__(self, installer: Installer | BlockInstaller, slots: Slots, supply: Supply) -> None:
         self._installer, self._slots, self._supply = installer, slots, supply
 
     def stage(
