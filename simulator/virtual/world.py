@@ -18,7 +18,17 @@ from simulator.virtual.presence import Outages
 
 DEFECTS = ("fails-boot", "fails-health", "crashes", "fails-second-boot", "bricks")
 CHURN = ("clone", "join", "reflash", "replace")
-DEEDS = ("hostile", "kill-broker", "kill-server", "rotate-director")
+DEEDS = (
+    "full-server",
+    "hostile",
+    "kill-broker",
+    "kill-server",
+    "partition",
+    "rotate-director",
+    "slow-broker",
+    "slow-database",
+    "slow-server",
+)
 FACTORY = "0.9.0"
 """What devices run before, unless a world says."""
 NO_OUTAGES = Outages()
@@ -137,11 +147,13 @@ class Act:
 
 @dataclass(frozen=True, kw_only=True)
 class Deed:
-    """What is done to a server and broker on the wire, `for_s` where it lasts: one of `DEEDS`. Runs from chances have neither."""
+    """What is done to a server and broker on the wire, `for_s` where it lasts: one of `DEEDS`. Runs from chances have neither.
+    `share`: of the devices that it meets."""
 
     kind: str
     after_s: float
     for_s: float = 0.0
+    share: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

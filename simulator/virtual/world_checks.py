@@ -13,6 +13,7 @@ from dataclasses import replace
 from server.planner.budgets import CAMPAIGN
 from server.planner.calendar import next_fit, zone_of
 from server.planner.plain import bad
+from simulator.virtual import deeds
 from simulator.virtual.blocks import best_rate
 from simulator.virtual.churn import successor
 from simulator.virtual.making import matches
@@ -34,8 +35,8 @@ def check(world: World) -> None:
     for n, start in enumerate(world.campaigns):
         _check_campaign(world, start, f"campaigns[{n}].file")
     _check_acts(world)
-    _check_deeds(world)
     _check_cuts(world)
+    deeds.check(world)
 
 
 def _check_lot(lot: Lot, where: str, lasts_s: float) -> None:
@@ -153,12 +154,6 @@ def _check_acts(world: World) -> None:
             raise bad(f"acts[{n}].after", f"be later than {act.campaign} begins ({begins[act.campaign]:g} s)")
         if act.after_s >= world.days * DAY_S:
             raise bad(f"acts[{n}].after", "be before the world's days are over")
-
-
-def _check_deeds(world: World) -> None:
-    for n, deed in enumerate(world.deeds):
-        if deed.after_s + deed.for_s >= world.days * DAY_S:
-            raise bad(f"wire[{n}].after", "be so early that it is over before the world's days are")
 
 
 def _check_cuts(world: World) -> None:

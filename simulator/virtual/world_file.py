@@ -32,15 +32,14 @@ from server.planner.words import CampaignState, Verb
 from server.ports import CampaignSpec
 from simulator.virtual import approving, world_checks
 from simulator.virtual import world_values as values
+from simulator.virtual.deeds import deed_of
 from simulator.virtual.device import LATE_DEFECTS
 from simulator.virtual.fleet_file import MOST_DEVICES, lot_of
 from simulator.virtual.world import (
     CHURN,
-    DEEDS,
     DEFECTS,
     Act,
     Churn,
-    Deed,
     Expectation,
     Fault,
     Release,
@@ -107,7 +106,7 @@ def _world(fields: Mapping[str, Any], root: Node) -> World:
         campaigns=values.listed(fields["campaigns"], "campaigns", 1, 16, lambda one, at: _start(one, at, root)),
         acts=values.listed(fields.get("acts", []), "acts", 0, 64, _act),
         churn=values.listed(fields.get("churn", []), "churn", 0, 16, _churn),
-        deeds=values.listed(fields.get("wire", []), "wire", 0, 64, _deed),
+        deeds=values.listed(fields.get("wire", []), "wire", 0, 64, deed_of),
         expectations=values.listed(fields.get("expect", []), "expect", 0, 16, _expectation),
     )
 
@@ -184,20 +183,6 @@ def _churn(value: object, where: str) -> Churn:
         share=values.share(fields, "share", where),
         after_s=plain.duration(fields.get("after", 0), f"{where}.after"),
         within_s=plain.duration(fields.get("within", 0), f"{where}.within"),
-    )
-
-
-def _deed(value: object, where: str) -> Deed:
-    fields = plain.mapping(value, where)
-    plain.known(fields, ("do", "after", "for"), where)
-    values.needed(fields, ("do", "after"), where)
-    kind = plain.one_of(fields["do"], f"{where}.do", DEEDS)
-    if ("for" in fields) != (kind == "hostile"):
-        raise bad(f"{where}.for" if "for" in fields else where, "say `for` for hostile, and for nothing else")
-    return Deed(
-        kind=kind,
-        after_s=plain.duration(fields["after"], f"{where}.after"),
-        for_s=plain.positive_duration(fields["for"], f"{where}.for") if "for" in fields else 0.0,
     )
 
 
