@@ -278,8 +278,7 @@ class Device:
 
     def freeze(self, for_s: float) -> None:
         """A partition: nothing comes, nothing goes, and nobody is told. Ends after a while, with a new connection."""
-        if self._power:
-            self._reach.freeze(for_s)
+        self._reach.freeze(for_s)
 
     def wake(self) -> None:
         """Do what the device's clock makes due."""
@@ -292,20 +291,27 @@ class Device:
 
     def finished(self, number: int, done: JobDone) -> None:
         """A job's answer, unless the device was restarted meanwhile."""
-        if self._runtime is not None and number == self.boots:
-            self._runtime.handle(done)
-            self._runtime.due()
-            self._after()
+        if self._runtime is None or number != self.boots:
+            return
+        if done.lane is Lane.SLOT and (late_s := self._reach.owed_s()):
+            self._hub.later(self._hub.now() + late_s, lambda: self.finished(number, done))
+            return
+        self._runtime.handle(done)
+        self._runtime.due()
+        self._after()
 
     def staged_after_s(self, job: Job) -> float:
         """How long the job that just ran takes the device, beside what it took here; what it loads comes while it is there."""
         loads_s, reads_s = self._installer.took() if job.lane is Lane.SLOT else (0.0, 0.0)
         if not loads_s:
             return 0.0
-        if self._stays:
-            return self._hub.wall_s(loads_s + reads_s)
-        begins = self._hub.world_now()
-        return self._hub.wall_s(self._presence.done(begins, loads_s) + reads_s - begins)
+        if not self._stays:
+            begins = self._hub.world_now()
+            takes_s = self._hub.wall_s(self._presence.done(begins, loads_s) + reads_s - begins)
+        else:
+            takes_s = self._hub.wall_s(loads_s + reads_s)
+        self._reach.loads(takes_s)
+        return takes_s
 
     def truth(self) -> Truth:
         """What it is."""

@@ -44,11 +44,13 @@ class Reach:
         "_heard",
         "_hub",
         "_link",
+        "_loads_until",
         "_luck",
         "_messages",
+        "_owed_s",
         "_own",
+        "_parted_until",
         "_tempo",
-        "is_frozen",
     )
 
     def __init__(
@@ -64,7 +66,8 @@ class Reach:
         self._device, self._hub, self._tempo = device, common.hub, common.tempo
         self._link, self._luck, self._own = device.member.link, luck, own
         self._messages = self._heard = self._attempts = 0
-        self.is_frozen = False
+        self._parted_until = self._loads_until = float("-inf")
+        self._owed_s = 0.0
         self._grapevine, does = common.grapevine, device.member.does
         self._grapevine.names.append(identity.agent)
         self._attacker = attacker_of(does, identity, signer, common.grapevine, seeded(own, does)) if does else None
@@ -86,6 +89,11 @@ class Reach:
     @property
     def is_up(self) -> bool:
         return self._cable.is_up and not self.is_frozen
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether a partition keeps all from it."""
+        return self._hub.now() < self._parted_until
 
     @property
     def is_idle(self) -> bool:
@@ -119,7 +127,16 @@ class Reach:
     def cut(self) -> None:
         """Lose the connection with the power: nobody is told."""
         self._cable.cut()
-        self.is_frozen = False
+        self._loads_until, self._owed_s = float("-inf"), 0.0
+
+    def loads(self, for_s: float) -> None:
+        """Something is loaded, which takes so long from now on, unless a partition comes."""
+        self._loads_until = self._hub.now() + for_s
+
+    def owed_s(self) -> float:
+        """How much longer that takes, for the partitions that came; asked once."""
+        owed_s, self._owed_s = self._owed_s, 0.0
+        return owed_s
 
     def go_away(self) -> None:
         """End the connection, as who goes away does; the agent hears of it."""
@@ -127,15 +144,20 @@ class Reach:
         self._down()
 
     def freeze(self, for_s: float) -> None:
-        """Let nothing pass for a while; then there is a new connection."""
-        if self.is_frozen:
+        """Let nothing pass for a while, whatever becomes of its connection and its power; then there is a new connection."""
+        now = self._hub.now()
+        more_s = now + for_s - max(now, self._parted_until)
+        if more_s <= 0:
             return
-        self.is_frozen, number = True, self._device.boots
-        self._hub.later(self._hub.now() + for_s, lambda: self._thaw() if number == self._device.boots else None)
+        if now < self._loads_until:
+            self._loads_until += more_s
+            self._owed_s += more_s
+        self._parted_until = now + for_s
+        self._hub.later(self._parted_until, self._thaw)
 
     def _thaw(self) -> None:
-        self.is_frozen = False
-        self.go_away()
+        if not self.is_frozen:
+            self.go_away()
 
     # The agent's calls
 
@@ -171,9 +193,8 @@ class Reach:
         self._device.handle(Connected(online=True))
 
     def _down(self) -> None:
-        self.is_frozen = False
         self._device.handle(Connected(online=False))
-        if not self._device.is_reachable:
+        if self.is_frozen or not self._device.is_reachable:
             return
         tempo, number = self._tempo, self._device.boots
         wait_s = min(tempo.reconnect_min_s * 2.0 ** min(self._attempts, 16), tempo.reconnect_max_s)
