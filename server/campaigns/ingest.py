@@ -39,7 +39,8 @@ _log = logging.getLogger(__name__)
 
 class Ingest:
     """Hand every message to `on_message`, and keep `run` running. `answer` is given the acks of what is committed; `on_stored` is
-    told when the planner has work or the outbox has messages. `dropped` counts dropped messages by reason."""
+    told when the planner has work or the outbox has messages. `dropped` counts dropped messages by reason. `pause_s`: how long it
+    waits after a fault of the storage."""
 
     def __init__(
         self,
@@ -50,6 +51,7 @@ class Ingest:
         answer: Answer,
         on_stored: Callable[[], None] = lambda: None,
         pace: Pace | None = None,
+        pause_s: float = PAUSE_S,
     ) -> None:
         self._database = database
         self._clock = clock
@@ -61,6 +63,7 @@ class Ingest:
         self._stored = 0
         self._logged_at: dict[str, float] = {}
         self._pace = pace or Pace()
+        self._pause_s = pause_s
 
     @property
     def dropped(self) -> Mapping[str, int]:
@@ -195,7 +198,7 @@ class Ingest:
 
     async def _failed(self, error: OtariaError, messages: int) -> None:
         self._drop([error] * messages)
-        await asyncio.sleep(PAUSE_S)
+        await asyncio.sleep(self._pause_s)
 
     def _take_in(self, unit: Unit, readings: Sequence[Reading]) -> Intake:
         intake = Intake(unit, self._director, self._clock.now())

@@ -7,10 +7,11 @@ Rules
 - Each side hears what the other said in a call of its own, never within the call that published.
 - Who may publish, subscribe to and receive what is decided by the product's own function (`server.transport.access`), by the name
   in a device's certificate. What isn't allowed is taken and dropped, as MQTT 3.1.1 has it; `refused` counts it.
+- While it stands still nothing passes and nobody gets a connection; what it was sent meanwhile comes after, in its order.
 """
 
 import asyncio
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -36,7 +37,11 @@ class Broker:
         self.listeners: list[Callable[[str, bytes], None]] = []
         self.refused: Counter[str] = Counter()
         self.is_up = True
+        self.waits_s: Callable[[], float] = lambda: 0.0
+        """For how long it stands still yet."""
         self._timeline, self._trace, self._on_heard = timeline, trace, on_heard
+        self._unread: deque[tuple[str, bytes, bool, str]] = deque()
+        self._passes = False
         self._sessions: dict[str, Cable] = {}
         self._curious: dict[str, Cable] = {}
         """Those who subscribed to more than their own, and may."""
@@ -76,7 +81,24 @@ class Broker:
     # Everybody's
 
     def inject(self, topic: str, payload: bytes, *, retain: bool = False, who: str) -> None:
-        """Somebody publishes."""
+        """Somebody publishes. What a listener says while it is told of a message passes before that."""
+        if self._passes:
+            self._pass(topic, payload, retain, who)
+            return
+        self._unread.append((topic, payload, retain, who))
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Pass on what it was sent, in its order, unless it stands still; then once it goes again."""
+        if (wait_s := self.waits_s()) > 0:
+            self._timeline.later(self._timeline.now() + wait_s, self.go_on)
+            return
+        self._passes = True
+        while self._unread:
+            self._pass(*self._unread.popleft())
+        self._passes = False
+
+    def _pass(self, topic: str, payload: bytes, retain: bool, who: str) -> None:
         if not self.is_up:
             return
         leaf = topic.rpartition("/")[2]
@@ -133,6 +155,19 @@ class Broker:
         """A device's connection broke without a word, which is noticed after a while."""
         self._timeline.later(self._timeline.now() + DEAD_AFTER_S, lambda: self._bury(cable, number))
 
+    def parted(self, name: str) -> None:
+        """Nothing comes from a device any more, which is noticed after a while, unless it has another connection by then."""
+        cable = self._sessions.get(name)
+        if cable is not None:
+            number = cable.number
+            self._timeline.later(self._timeline.now() + DEAD_AFTER_S, lambda: self._give_up(cable, number))
+
+    def _give_up(self, cable: "Cable", number: int) -> None:
+        if self._sessions.get(cable.name) is cable and cable.number == number:
+            del self._sessions[cable.name]
+            self._say_will(cable.said_will)
+            cable.break_off()
+
     def _bury(self, cable: "Cable", number: int) -> None:
         if self._sessions.get(cable.name) is cable and cable.number == number and not cable.is_up:
             del self._sessions[cable.name]
@@ -150,6 +185,7 @@ class Broker:
         sessions = [*self._sessions.values()]
         self._sessions.clear()
         self._retained.clear()
+        self._unread.clear()
         for session in sessions:
             session.break_off()
 
@@ -207,6 +243,9 @@ class Cable:
 
     def _arrive(self, number: int) -> None:
         if number != self.number or not self._is_connecting:
+            return
+        if (wait_s := self._broker.waits_s()) > 0:
+            self._timeline.later(self._timeline.now() + wait_s, lambda: self._arrive(number))
             return
         self._is_connecting = False
         if not self._broker.is_up:

@@ -1,4 +1,10 @@
-"""What a scenario does to server and broker, in an exact run: killed, its director's key replaced, its broker an attacker's."""
+"""What a scenario does to server, database, broker and network, in an exact run: killed, slow, full, parted, its director's key
+replaced, its broker an attacker's.
+
+Rules
+- Who is slow stands still and goes in the same turns as on the wire: what comes meanwhile waits for its next turn.
+- While the server's disk takes nothing it is asked for nothing: people come back when it is over.
+"""
 
 import random
 from collections.abc import Awaitable, Callable, Sequence
@@ -6,7 +12,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from firmware.protocol.topics import Leaf
 from simulator.exact.broker import Broker
 from simulator.exact.catalogue import rotate_director
+from simulator.exact.fleet import Fleet
 from simulator.exact.server_core import ServerCore
+from simulator.exact.trace import Trace
+from simulator.virtual.deeds import ABOUT, TURNS, Turns, parted
 from simulator.virtual.world import Deed
 from simulator.wire.forged import forged
 from simulator.wire.mischief import REPLAYS, misused
@@ -14,35 +23,114 @@ from simulator.wire.mischief import REPLAYS, misused
 EVE = "eve"
 BROKER_DOWN_S = 5.0
 """From when the broker is killed until it takes connections again."""
+Job = Callable[[], Awaitable[None]]
 
 
 class Deeds:
-    """Does them at their time. `later` awaits something so many seconds from now; `now`: the world's clock. `misused`: how many
-    messages an attacker who held the broker said."""
+    """Does them at their time. `left`: how many are still to be done, or to be over. `later` awaits something so many seconds
+    from now; `now`: the world's clock, and `clock` the timeline's. `misused`: how many messages an attacker who held the broker
+    said."""
 
     def __init__(
         self,
         server: ServerCore,
         broker: Broker,
-        targets: Sequence[str],
+        fleet: Fleet,
         *,
+        left: int,
         seed: int,
-        later: Callable[[float, Callable[[], Awaitable[None]]], None],
+        trace: Trace,
+        later: Callable[[float, Job], None],
         now: Callable[[], float],
+        clock: Callable[[], float],
     ) -> None:
         self.misused = 0
-        self._server, self._broker, self._targets = server, broker, targets[:50]
+        self._server, self._broker, self._fleet = server, broker, fleet
+        self._targets = [*fleet.devices][:50]
+        self._seed, self._trace = seed, trace
         self._chances = random.Random(seed)  # noqa: S311 - what happens, not secrets
-        self._later, self._now = later, now
         self._forging = random.Random(seed + 1)  # noqa: S311
         self._blocks: list[bytes] = []
+        self._later, self._now, self._clock = later, now, clock
+        self.left = left
         self.rotations = self._kills = self.forged = 0
+        self._slow: dict[str, tuple[float, Turns]] = {}
+        self._waiting: list[Job] = []
+        broker.waits_s = lambda: self._waits_s("the broker")
+
+    def server_waits_s(self) -> float:
+        """For how long the server stands still yet."""
+        return self._waits_s("the server")
+
+    async def ask(self, job: Job) -> None:
+        """Do what asks the server for a change: now, or once its disk takes something."""
+        if self._server.database.is_full:
+            self._waiting.append(job)
+        else:
+            await job()
+
+    def _waits_s(self, whom: str) -> float:
+        if whom not in self._slow:
+            return 0.0
+        since, turns = self._slow[whom]
+        return turns.waits_s(self._clock() - since)
 
     async def do(self, deed: Deed) -> None:
         """One of `simulator.virtual.world.DEEDS`."""
+        if not deed.for_s:
+            self.left -= 1
+            await self._do(deed)
+            return
+        end_it = self._begin(deed)
+
+        async def end() -> None:
+            self.left -= 1
+            end_it()
+
+        self._later(deed.for_s, end)
+
+    def _begin(self, deed: Deed) -> Callable[[], None]:
+        """Do what lasts; what ends it."""
         if deed.kind == "hostile":
-            self._listen(deed.for_s)
-        elif deed.kind == "kill-broker":
+            return self._listen()
+        if deed.kind == "partition":
+            return self._part(deed)
+        if deed.kind == "full-server":
+            return self._fill()
+        return self._slow_down(deed.kind)
+
+    def _part(self, deed: Deed) -> Callable[[], None]:
+        for name in parted(deed, self._fleet.devices, self._seed):
+            self._fleet.devices[name].freeze(deed.for_s)
+            self._broker.parted(name)
+            self._trace.note(self._clock(), name, "parted")
+        return lambda: None  # each device ends it by itself
+
+    def _fill(self) -> Callable[[], None]:
+        def end() -> None:
+            self._server.database.is_full = False
+            self._trace.note(self._clock(), "disk", "has room")
+            for job in self._waiting:
+                self._later(0.0, job)
+            self._waiting.clear()
+
+        self._server.database.is_full = True
+        self._trace.note(self._clock(), "disk", "full")
+        return end
+
+    def _slow_down(self, kind: str) -> Callable[[], None]:
+        def end() -> None:
+            del self._slow[ABOUT[kind]]
+            self._trace.note(self._clock(), kind, "ends")
+            self._broker.go_on()
+
+        self._slow[ABOUT[kind]] = self._clock(), TURNS[kind]
+        self._trace.note(self._clock(), kind, "begins")
+        return end
+
+    async def _do(self, deed: Deed) -> None:
+        """Do what is done at once."""
+        if deed.kind == "kill-broker":
             self._broker.die()
             self._kills += 1
             number = self._kills
@@ -65,7 +153,7 @@ class Deeds:
         if self._broker.is_up:
             await self._server.link()
 
-    def _listen(self, for_s: float) -> None:
+    def _listen(self) -> Callable[[], None]:
         """Hear all that passes for a while, then say again, change, misdirect and make up."""
         seen: list[tuple[str, bytes]] = []
 
@@ -74,12 +162,12 @@ class Deeds:
             if topic.rpartition("/")[2] == Leaf.BLOCK:
                 self._say_first(topic, payload)
 
-        async def end() -> None:
+        def end() -> None:
             self._broker.listeners.remove(hear)
             self._misuse(seen)
 
         self._broker.listeners.append(hear)
-        self._later(for_s, end)
+        return end
 
     def _say_first(self, topic: str, payload: bytes) -> None:
         """Who holds the broker may say a block of their own before the true one; `forged` counts them."""

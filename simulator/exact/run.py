@@ -13,7 +13,6 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from device_agent.trusted_time import BUILD_TIME
@@ -27,7 +26,7 @@ from server.planner.rows import CampaignRow, CohortRow
 from server.planner.slices import Slice
 from server.planner.states import TransitionError
 from server.planner.step import step
-from server.planner.words import AssignmentState, CampaignState, CohortState, GateVerdict, Verb
+from server.planner.words import CampaignState, GateVerdict, Verb
 from server.ports import CampaignView, TargetView
 from simulator.exact.books import DownBooks, Groups, Running
 from simulator.exact.broker import Broker
@@ -36,6 +35,7 @@ from simulator.exact.deeds import Deeds
 from simulator.exact.ending import hold_against, nobody, quiet_within_s, row_of, unrest
 from simulator.exact.fleet import Fleet, make_fleet, usual_tempo
 from simulator.exact.loop import TimelineLoop
+from simulator.exact.marks import Marks
 from simulator.exact.server_core import ServerCore, Standing
 from simulator.exact.timeline import Timeline
 from simulator.exact.trace import Trace
@@ -59,18 +59,7 @@ RENEW_EVERY_S = 6 * 3600.0
 SETTLE_S = 3600.0
 LOOK_S = 30.0
 ENDED = (CampaignState.COMPLETED, CampaignState.ABORTED, CampaignState.ROLLED_BACK)
-STOPPED = (CampaignState.PAUSED, CampaignState.ABORTED, CampaignState.ROLLING_BACK, CampaignState.ROLLED_BACK)
 Job = Callable[[], Awaitable[None]]
-
-
-@dataclass
-class Marks:
-    """Moments of a campaign, in seconds after the world's beginning."""
-
-    stopped_s: float | None = None
-    admitted: int = 0
-    done_s: float | None = None
-    decided_s: dict[int, float] = field(default_factory=dict)
 
 
 class ExactRun:
@@ -146,10 +135,13 @@ class ExactRun:
         self.deeds = Deeds(
             self.server,
             self.broker,
-            list(self.members),
+            self.fleet,
+            left=len(world.deeds),
             seed=seed,
+            trace=trace,
             later=lambda in_s, job: self._at(self.after_s + in_s, job),
             now=self.now,
+            clock=self.timeline.now,
         )
         self._looks = self._will_look = False
         self._wakes_at = float("inf")
@@ -213,7 +205,7 @@ class ExactRun:
         """Something may be different about who fits a live selection: the server looks at the next full minute."""
         if self._is_live and not self._will_enlist:
             self._will_enlist = True
-            self._at(next_look(0.0, self.after_s), self._enlist)
+            self._ask(next_look(0.0, self.after_s), self._enlist)
 
     async def _enlist(self) -> None:
         self._will_enlist = False
@@ -264,11 +256,11 @@ class ExactRun:
         self.timeline.pass_to(COMMISSION_S)
         self.fleet.each(lambda device: device.disperse())
         for start in self.world.campaigns:
-            self._at(start.after_s, lambda start=start: self._start(start))  # type: ignore[misc]
+            self._ask(start.after_s, lambda start=start: self._start(start))  # type: ignore[misc]
         for act in self.world.acts:
-            self._at(act.after_s, lambda act=act: self._act(act))  # type: ignore[misc]
+            self._ask(act.after_s, lambda act=act: self._act(act))  # type: ignore[misc]
         for happening in self._turnover.happenings:
-            self._at(happening.at_s, lambda one=happening: self._happen(one))  # type: ignore[misc]
+            self._ask(happening.at_s, lambda one=happening: self._happen(one))  # type: ignore[misc]
         for deed in self.world.deeds:
             self._at(deed.after_s, lambda deed=deed: self.deeds.do(deed))  # type: ignore[misc]
         self._renew_again()
@@ -276,13 +268,17 @@ class ExactRun:
     def _at(self, after_s: float, job: Job) -> None:
         self.timeline.later(COMMISSION_S + after_s, lambda: self._todo.append(job))
 
+    def _ask(self, after_s: float, job: Job) -> None:
+        """The same for what asks the server for a change."""
+        self._at(after_s, lambda: self.deeds.ask(job))
+
     def _renew_again(self) -> None:
         async def renew() -> None:
             await self.server.renew()
             self._looks = True
             self._renew_again()
 
-        self._at(self.after_s + RENEW_EVERY_S, renew)
+        self._ask(self.after_s + RENEW_EVERY_S, renew)
 
     async def _go_on(self, end: float, is_over: Callable[[], bool]) -> None:
         timeline = self.timeline
@@ -301,7 +297,10 @@ class ExactRun:
                 await self.server.serve()
             if self._looks:
                 self._looks = self._will_look = False
-                self._stands(await self.server.settle())
+                if (wait_s := self.deeds.server_waits_s()) > 0:
+                    timeline.later(timeline.now() + wait_s, self._look)
+                else:
+                    self._stands(await self.server.settle())
 
     def _has_woken(self) -> bool:
         loop = asyncio.get_running_loop()
@@ -331,7 +330,7 @@ class ExactRun:
     def _look_for_rest(self) -> None:
         is_made = len(self._campaigns) >= len(self.world.campaigns)
         rests = all(state in (*ENDED, CampaignState.PAUSED) for state in self._campaigns.values())
-        if not (is_made and rests) or self._acts_left or self._happenings_left:
+        if not (is_made and rests) or self._acts_left or self._happenings_left or self.deeds.left:
             self._rests_at = None
         elif self._rests_at is None:
             self._rests_at = self.timeline.now() + self._settles_s()
@@ -380,13 +379,18 @@ class ExactRun:
                 async def answer(said: dict[str, str] = said) -> None:
                     await self.server.desk.answer_gate(row.campaign, row.name, GateVerdict.PASS, **said)
 
-                self._at(self.after_s + ANSWER_S, answer)
+                self._ask(self.after_s + ANSWER_S, answer)
 
     # What is seen
 
     def _decide(self, loaded: Slice, event: Event) -> Decision:
         """The planner's own step, and a look at it."""
         decision = step(loaded, event, checks=(*self._checks, nobody) if self.is_over else self._checks)
+        self.server.database.once_kept(lambda: self._see(loaded, event, decision))
+        return decision
+
+    def _see(self, loaded: Slice, event: Event, decision: Decision) -> None:
+        """Look at a decision that is kept."""
         self.events += 1
         target = getattr(event, "target", "")
         rows = " ".join(f"{type(one.row).__name__}:{getattr(one.row, 'state', '')}" for one in decision.changes)
@@ -406,30 +410,17 @@ class ExactRun:
                 self._mark_cohort(loaded, change.row)
             elif isinstance(change.row, CampaignRow):
                 self._mark_campaign(loaded, change.row)
-        return decision
 
     def _mark_cohort(self, loaded: Slice, row: CohortRow) -> None:
         marks = self.marks.get(row.campaign)
         before = next((one for one in loaded.cohorts if one.index == row.index), None)
-        if marks is None or before is None:
-            return
-        if before.counts.get(AssignmentState.VERIFIED, 0) < row.counts.get(AssignmentState.VERIFIED, 0):
-            marks.done_s = self.after_s
-        if before.state is not row.state:
-            marks.decided_s.pop(row.index, None)
-            if row.state in (CohortState.PASSED, CohortState.FAILED):
-                marks.decided_s[row.index] = self.after_s
-            elif row.state is CohortState.OPEN:
-                self._answer_gates(loaded, row)
+        if marks is not None and before is not None and marks.cohort_changed(before, row, self.after_s):
+            self._answer_gates(loaded, row)
 
     def _mark_campaign(self, loaded: Slice, row: CampaignRow) -> None:
         marks = self.marks.get(row.id)
-        if marks is None or (loaded.campaign is not None and loaded.campaign.state is row.state):
-            return
-        if row.state in STOPPED and marks.stopped_s is None:
-            marks.stopped_s, marks.admitted = self.after_s, sum(name == row.id for name, _ in self.admitted)
-        elif row.state is CampaignState.RUNNING:
-            marks.stopped_s = None
+        if marks is not None and (loaded.campaign is None or loaded.campaign.state is not row.state):
+            marks.campaign_changed(row.state, self.after_s, lambda: sum(name == row.id for name, _ in self.admitted))
 
     def _hear(self, moment: Moment) -> None:
         self.moments.append(moment)

@@ -6,15 +6,19 @@ beside it (webhooks, metrics, checks elsewhere, housekeeping) is left out: world
 
 import asyncio
 import tempfile
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from msgspec import Struct
+from msgspec import Struct, structs
 from securesystemslib.signer import Signer
 
 from firmware.catalogue.publish import Repository
+from firmware.errors import UnavailableError
 from firmware.protocol.topics import Leaf, parse
+from firmware.protocol.words import ReasonKind
 from server.artifacts import ArtifactStore
 from server.campaigns.acks import Acks
 from server.campaigns.blocks import BlockService
@@ -35,11 +39,14 @@ from server.planner.words import CampaignState
 from server.ports import AgentRecord, AgentStatus, Clock, ReleaseRecord, TargetView, Unit
 from server.storage.database import SqlDatabase
 from simulator.exact.broker import Broker, online
+from simulator.exact.database import WatchedDatabase
 from simulator.exact.loop import TimelineLoop
 from simulator.exact.trail import Trail
 from simulator.virtual.world import Member
 
 WATCH_S = 600.0
+RETRY_S = 1.0
+"""After so long the server's tasks look again when the database failed."""
 PAGE = 1000
 
 
@@ -77,11 +84,14 @@ class ServerCore:
         self.repository = repository
         self.offline: set[str] = set()
         self._broker, self._clock, self._decide, self._draw = broker, clock, decide, draw
-        self.database = SqlDatabase.open(self.url, aside=False)
+        self.database = WatchedDatabase(self.url)
         self.trail = Trail(self.database, clock, directory)
         self._noted_at = float("-inf")
-        self._is_preparing = False
         self._serving: asyncio.Task[None] | None = None
+        self.failures = 0
+        """How often it broke off what it did because the disk took nothing."""
+        self._is_preparing = self._is_linking = False
+        self._dropped: Counter[str] = Counter()
         self.boot()
 
     def boot(self) -> None:
@@ -89,7 +99,7 @@ class ServerCore:
         database, clock, repository = self.database, self._clock, self.repository
         director = Director(signer=repository.director_signer(), epoch=repository.director_epoch())
         acks = Acks(director, self._broker)
-        self.ingest = Ingest(database, clock, director, answer=acks.send)
+        self.ingest = Ingest(database, clock, director, answer=acks.send, pause_s=0.0)
         self._publisher = Publisher(database, clock, self._broker, epoch=director.epoch)
         self._engine = Engine(database, clock, director, decide=self._decide)
         self._preparation = Preparation(database=database, maker=NoDeltas(), engine=self._engine, clock=clock)
@@ -108,15 +118,22 @@ class ServerCore:
         )
         self._end_serving()
 
+    @property
+    def dropped(self) -> Counter[str]:
+        """How many messages were dropped, by reason, in all its lives."""
+        return self._dropped + Counter(self.ingest.dropped)
+
     def die(self) -> None:
         """Be killed, and begin again."""
         self._broker.take()
         self.trail.boot()
+        self._dropped = self.dropped
         self.boot()
 
     def begin_with(self, repository: Repository) -> None:
         """Begin again with another catalogue or other keys."""
         self.repository = repository
+        self._dropped = self.dropped
         self.boot()
 
     def prepare(self) -> None:
@@ -145,10 +162,16 @@ class ServerCore:
         await service.decommission(target, by="sim", reason="It is replaced.")
 
     async def link(self) -> None:
-        """A new connection to the broker: publish what is current again."""
+        """A new connection to the broker: publish what is current again, or as soon as the disk takes something."""
+        self._is_linking = True
+        with self._borne():
+            await self._link()
+
+    async def _link(self) -> None:
         await self._watch.linked()
         self.offline.clear()
         await self._publisher.republish()
+        self._is_linking = False
 
     async def settle(self) -> Standing:
         """Take in, decide and publish until nothing is left to do at this time."""
@@ -161,17 +184,37 @@ class ServerCore:
         if heard:
             await self.ingest.settle()
             await self.serve()
+        failures = self.failures
+        with self._borne():
+            await self._decide_and_publish()
+        standing = await self.database.read(_standing)
+        if self.failures > failures:
+            return structs.replace(standing, wakes_at=self._clock.now() + RETRY_S)
+        return standing
+
+    @contextmanager
+    def _borne(self) -> Iterator[None]:
+        """What the server's tasks do when the disk takes nothing: wait, and begin again where the database is."""
+        try:
+            yield
+        except UnavailableError as error:
+            if not (self.database.is_full and error.kind == ReasonKind.STORAGE_FAULT):
+                raise
+            self.failures += 1
+
+    async def _decide_and_publish(self) -> None:
+        if self._is_linking and self._broker.connected:
+            await self._link()
         await self._engine.settle()
         if self._is_preparing:
-            self._is_preparing = False
             await self._preparation.settle()
             await self._engine.settle()
+            self._is_preparing = False
         if self._broker.connected:
             await self._publisher.drain()
         if self._clock.now() - self._noted_at >= WATCH_S:
-            self._noted_at = self._clock.now()
             await self._watch.note()
-        return await self.database.read(_standing)
+            self._noted_at = self._clock.now()
 
     async def serve(self) -> None:
         """Give out blocks as far as it goes at this time: the service is a task, as in the server, that sleeps on our loop."""

@@ -86,7 +86,7 @@ def outcome_of(run: ExactRun, seconds: float) -> Outcome:
         campaigns=tuple(_campaign(run, view) for view in reversed(run.views)),
         broken=run.ledger.broken + run.books.broken,
         violations=(*run.books.violations, *told),
-        ignored=dict(sorted((run.refused + run.broker.refused + Counter(run.server.ingest.dropped)).items())),
+        ignored=dict(sorted((run.refused + run.broker.refused + run.server.dropped).items())),
         hostile=len(run.hostile.does),
         cuts=cuts_of(run.world, run.moments),
     )
