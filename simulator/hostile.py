@@ -86,6 +86,11 @@ class HostileBroker:
         if self._kind == "mosquitto" and self._is_up and process is not None:
             process.send_signal(signal.SIGHUP)
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send its process a signal, such as those that freeze and wake it."""
+        if self._process is not None:
+            self._process.send_signal(number)
+
     def kill(self) -> None:
         """`kill -9`: retained messages are gone."""
         self._is_up = False

@@ -1,16 +1,13 @@
 """Does to a soak what its chaos says: to the devices at once, to the server and the broker on a thread of its own."""
 
 import logging
-import sqlite3
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from firmware.errors import OtariaError
-from firmware.protocol.words import ReasonKind
-from simulator.soak import disk
 from simulator.soak.chaos import Kind, Strike
+from simulator.wire.ailing import FAILURES, Span, full_disk, slow_database
 from simulator.wire.mischief import Mischief
 from simulator.wire.scene import Scene
 
@@ -18,7 +15,6 @@ log = logging.getLogger(__name__)
 AWAY_S = 3.0
 """For how long a broker or server that was killed stays away."""
 NORMAL_AGAIN_S = 60.0
-LOOK_S = 1.0
 
 
 class Hands:
@@ -82,7 +78,7 @@ class Hands:
                 self._fill_disk(strike.for_s)
             elif strike.kind is Kind.DISK_SLOW:
                 self._slow_disk(strike.for_s)
-        except (OtariaError, OSError, sqlite3.OperationalError) as error:
+        except FAILURES as error:
             log.exception("a fault could not be made")
             self.failures.append(f"{strike.kind}: {error}")
 
@@ -93,35 +89,12 @@ class Hands:
             self._scene.lab.start_server()
 
     def _fill_disk(self, for_s: float) -> None:
-        """Nothing can be written for a while; whoever asks for a change is told so, and the server lives on."""
-        lab, until, before = self._scene.lab, time.monotonic() + for_s, self.refused
-        with self._steady, disk.full(lab.server_pid):
-            while time.monotonic() < until:
-                self._ask_for_a_change()
-                time.sleep(LOOK_S)
-        if lab.has_ended:
-            self._broke(f"The server ended while its disk took nothing: {lab.server_log()[-400:]}")
-        elif self.refused == before:
-            self._broke("While its disk took nothing the server granted every request for a change.")
-
-    def _ask_for_a_change(self) -> None:
-        try:
-            self._scene.lab.claim(uses=1)
-        except OtariaError as error:
-            self.refused += error.kind == ReasonKind.STORAGE_FAULT
-            if error.kind != ReasonKind.STORAGE_FAULT:
-                self._broke(f"While its disk took nothing the server refused a change with {error.kind}: {error.text}")
+        with self._steady:
+            self.refused += full_disk(self._scene.lab, Span(for_s), self._broke)
 
     def _slow_disk(self, for_s: float) -> None:
-        """Each write of the server waits for seconds."""
-        until = time.monotonic() + for_s
         with self._steady:
-            while time.monotonic() < until:
-                with disk.held(self._scene.lab.state / "otaria.db"):
-                    time.sleep(disk.HOLD_S)
-                time.sleep(disk.FREE_S)
-        if self._scene.lab.has_ended:
-            self._broke(f"The server ended while its disk was slow: {self._scene.lab.server_log()[-400:]}")
+            slow_database(self._scene.lab, Span(for_s), self._broke)
 
     def _kill_broker(self) -> None:
         with self._steady:

@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOM_BYTES = 4096
-HOLD_S, FREE_S = 2.5, 0.3
-"""For how long the write lock is held at a time: less than the server waits for it. And for how long it is free in between."""
+PATIENCE_S = 10.0
+"""For how long the write lock is waited for."""
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def full(pid: int) -> Iterator[None]:
 @contextmanager
 def held(database: Path) -> Iterator[None]:
     """Let nobody else write to an SQLite database meanwhile. Raises `sqlite3.OperationalError` when that can't be had."""
-    connection = sqlite3.connect(database, isolation_level=None, timeout=HOLD_S * 4)
+    connection = sqlite3.connect(database, isolation_level=None, timeout=PATIENCE_S)
     try:
         connection.execute("BEGIN IMMEDIATE")
         yield

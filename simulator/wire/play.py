@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,9 @@ from simulator.virtual.outcome import CampaignOutcome, CohortOutcome, Outcome
 from simulator.virtual.world import Act, Deed, World
 from simulator.wire.changes import Changes
 from simulator.wire.cuts import cuts_of
+from simulator.wire.deeds import Deeds
 from simulator.wire.hasten import hastened
 from simulator.wire.hostile_books import HostileBooks
-from simulator.wire.mischief import Mischief
 from simulator.wire.people import People
 from simulator.wire.plan import Moment, Pulse, Tempo, Truth
 from simulator.wire.scene import Scene
@@ -65,6 +66,15 @@ class Played:
     judgement: Sequence[str]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Due:
+    """What is to be done, `at_s` after the beginning. `asks`: the server for a change."""
+
+    at_s: float
+    do: Callable[[], None]
+    asks: bool = True
+
+
 class Play:
     """`say` is told in sentences what begins."""
 
@@ -92,6 +102,7 @@ class Play:
         self._first = len(there)
         self._hostile = HostileBooks(self._members.values())
         self._ledger, self._gauges, self._lock = Ledger(), Gauges(time.monotonic()), threading.Lock()
+        self._began = time.monotonic()
         self._moments: list[Moment] = []
         self._made: dict[str, dict[str, Any]] = {}
         self._stopped: dict[str, float] = {}
@@ -112,7 +123,7 @@ class Play:
             say=say,
         )
         self._eve: Eve | None = None
-        self._mischief = Mischief(self._scene, self._seed)
+        self._deeds = Deeds(self._scene, self._members, self._seed, pace, self._broke)
         self._changes = Changes(self._scene, self._turnover, self._ledger)
         self._people = People(lambda: self._scene.lab.rest)
         self._refused = Counter[str]()
@@ -124,6 +135,7 @@ class Play:
             with self._overhearing():
                 return self._run()
         finally:
+            self._deeds.close()
             self._scene.close()
 
     @contextmanager
@@ -153,8 +165,9 @@ class Play:
             time.sleep(TURN_S)
             if self._connected() >= self._there(time.monotonic() - began):
                 break
-        began = time.monotonic()
+        self._began = began = time.monotonic()
         self._go_on(began)
+        self._deeds.close()
         truths = self._settle(began)
         return self._told(began, truths)
 
@@ -169,27 +182,28 @@ class Play:
     # While it goes on
 
     def _go_on(self, began: float) -> None:
-        todo: list[tuple[float, Callable[[], None]]] = [
-            (after_s, lambda text=text, name=name: self._begin(text, name))  # type: ignore[misc]
-            for after_s, text, name in self._texts
-        ]
-        todo += [(act.after_s / self._pace, lambda act=act: self._act(act)) for act in self._world.acts]  # type: ignore[misc]
-        todo += [(one.after_s / self._pace, lambda one=one: self._do(one)) for one in self._world.deeds]  # type: ignore[misc]
-        todo += [
-            (one.at_s / self._pace, lambda one=one: self._changes.do(one))  # type: ignore[misc]
-            for one in self._turnover.happenings
-        ]
-        todo.sort(key=lambda one: one[0])
+        pace, world = self._pace, self._world
+        todo = [_Due(at_s=at_s, do=partial(self._begin, text, name)) for at_s, text, name in self._texts]
+        todo += [_Due(at_s=act.after_s / pace, do=partial(self._act, act)) for act in world.acts]
+        todo += [_Due(at_s=one.after_s / pace, do=partial(self._do, one), asks=False) for one in world.deeds]
+        todo += [_Due(at_s=one.at_s / pace, do=partial(self._changes.do, one)) for one in self._turnover.happenings]
+        todo.sort(key=lambda one: one.at_s)
         lasts_s = self._world.days * 86400 / self._pace
         rests_since: float | None = None
         while (at_s := time.monotonic() - began) < lasts_s:
-            while todo and todo[0][0] <= at_s:
-                todo.pop(0)[1]()
-            rests = not todo and not self._changes.is_joining and self._rests(at_s)
+            while (due := self._due(todo, at_s)) is not None:
+                todo.remove(due)
+                due.do()
+            is_busy = bool(todo) or self._deeds.are_on or self._changes.is_joining
+            rests = not is_busy and self._rests(at_s)
             rests_since = (rests_since or at_s) if rests else None
             if rests_since is not None and at_s - rests_since > self._late_s():
                 return
             time.sleep(TURN_S)
+
+    def _due(self, todo: Sequence[_Due], at_s: float) -> _Due | None:
+        """What is to be done now; who asks a server that takes nothing comes back when it does."""
+        return next((one for one in todo if one.at_s <= at_s and not (one.asks and self._deeds.refuse)), None)
 
     def _late_s(self) -> float:
         """How long what a release does late may take after everything rests."""
@@ -210,19 +224,11 @@ class Play:
 
     def _do(self, deed: Deed) -> None:
         self._say(deed.kind)
-        lab, repository = self._scene.lab, str(self._scene.lab.repository)
-        if deed.kind == "hostile":
-            self._mischief.be_hostile(deed.for_s / self._pace)
-        elif deed.kind == "kill-broker":
-            self._scene.broker.kill()
-            self._scene.broker.start()
-        elif deed.kind == "kill-server":
-            lab.kill_server()
-            lab.start_server()
-        elif deed.kind == "rotate-director":
-            lab.otaria("keys", "rotate", "director", "--repository", repository, "--yes")
-            lab.stop_server()
-            lab.start_server()
+        self._deeds.do(deed)
+
+    def _broke(self, text: str) -> None:
+        with self._lock:
+            self._ledger.add(Violation(kind="server", at_s=time.monotonic() - self._began, text=text))
 
     def _rests(self, at_s: float) -> bool:
         try:
@@ -310,7 +316,7 @@ class Play:
             targets=self._scene.crew.targets,
             admitted=self._admitted(),
             seeds={name: view["seed"] for name, view in self._made.items()},
-            judgement=[*self._gauges.judgement(), *self._changes.notes],
+            judgement=[*self._gauges.judgement(), *self._changes.notes, *self._deeds.notes],
         )
 
     def _admitted(self) -> Mapping[str, Sequence[str]]:

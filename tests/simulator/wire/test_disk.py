@@ -8,7 +8,7 @@ import pytest
 from firmware.protocol.words import ReasonKind
 from simulator.lab import Lab, running
 from simulator.rest import RestError
-from simulator.soak import disk
+from simulator.wire import disk
 
 
 @pytest.fixture(scope="module")
