@@ -2,8 +2,9 @@
 
 While one batch is stored in its transaction the next is verified on a snapshot, and the acks of the one before are signed. A
 report is acked only after the commit that holds it. Whatever is dropped is counted by its reason; agents resend what was not
-acked, so a full disk loses nothing. A message that breaks its batch is found and dropped alone: it never stops the loop, since
-its sender would send it again to the next server too.
+acked, so a full disk loses nothing. Presence is said once: what could not be stored of it is stored before anything else that
+comes. A message that breaks its batch is found and dropped alone: it never stops the loop, since its sender would send it again
+to the next server too.
 """
 
 import asyncio
@@ -64,6 +65,8 @@ class Ingest:
         self._logged_at: dict[str, float] = {}
         self._pace = pace or Pace()
         self._pause_s = pause_s
+        self._owed: dict[str, PresenceHint] = {}
+        """By agent, what it said of its presence that is still to be stored."""
 
     @property
     def dropped(self) -> Mapping[str, int]:
@@ -152,7 +155,8 @@ class Ingest:
         try:
             readings, reasons = await self._database.read(lambda unit: _read(unit, batch))
         except OtariaError as error:
-            await self._failed(error, len(batch))
+            self._drop([error] * len(batch))
+            await asyncio.sleep(self._pause_s)
             return []
         except Exception as error:  # noqa: BLE001 (whatever it is: one message must not keep out the others, so find it)
             if len(batch) > 1:
@@ -164,21 +168,40 @@ class Ingest:
 
     async def _store(self, readings: Sequence[Reading]) -> Sequence[Ack]:
         """Store what was read; the acks that are owed for it."""
+        await self._catch_up()
+        return await self._store_all(readings)
+
+    async def _catch_up(self) -> None:
+        """Store what was said of presence while nothing could be stored."""
+        hints = [*self._owed.values()]
+        if not hints:
+            return
+        try:
+            await self._database.write(lambda unit: self._take_in(unit, hints))
+        except UnavailableError:
+            return
+        except Exception as error:  # noqa: BLE001 (as above: they must not keep out what comes)
+            self._broke(error)
+        self._owed.clear()
+
+    async def _store_all(self, readings: Sequence[Reading]) -> Sequence[Ack]:
         if not readings:
             return []
         try:
             intake = await self._database.write(lambda unit: self._take_in(unit, readings))
         except Exception as error:  # noqa: BLE001 (as above)
             if isinstance(error, UnavailableError) and await self._is_down():
-                await self._failed(error, len(readings))
+                await self._failed(error, readings)
                 return []
             if len(readings) > 1:  # so that one that cannot be stored does not keep out the others
-                return [ack for reading in readings for ack in await self._store([reading])]
+                return [ack for reading in readings for ack in await self._store_all([reading])]
             if isinstance(error, OtariaError):
-                await self._failed(error, 1)
+                await self._failed(error, readings)
             else:
                 self._broke(error)
             return []
+        for hint in _hints(readings):
+            self._owed.pop(hint.agent, None)  # it is older
         self._drop(RefusedError(kind, f"A message was dropped: {kind}.") for kind in intake.dropped)
         self._stored += len(readings) - len(intake.dropped)
         self._on_stored()
@@ -196,8 +219,10 @@ class Ingest:
         _log.error("a message could not be handled", exc_info=error)
         self._drop([OtariaError("internal", f"A message met {type(error).__name__}, which nobody expected.")])
 
-    async def _failed(self, error: OtariaError, messages: int) -> None:
-        self._drop([error] * messages)
+    async def _failed(self, error: OtariaError, readings: Sequence[Reading]) -> None:
+        hints = _hints(readings) if isinstance(error, UnavailableError) else []
+        self._owed |= {hint.agent: hint for hint in hints}
+        self._drop([error] * (len(readings) - len(hints)))
         await asyncio.sleep(self._pause_s)
 
     def _take_in(self, unit: Unit, readings: Sequence[Reading]) -> Intake:
@@ -231,6 +256,10 @@ def _read(unit: Unit, batch: Sequence[Raw]) -> tuple[list[Reading], list[Refused
         except RefusedError as error:
             reasons.append(error)
     return readings, reasons
+
+
+def _hints(readings: Sequence[Reading]) -> list[PresenceHint]:
+    return [one for one in readings if isinstance(one, PresenceHint)]
 
 
 def _latest_hints(readings: Sequence[Reading]) -> list[Reading]:

@@ -13,6 +13,7 @@ import pytest
 
 from firmware.errors import UnavailableError
 from firmware.protocol.words import ReasonKind
+from server.campaigns.strategy_file import parse_campaign
 from server.planner.words import CampaignState, Verb
 from simulator.exact.broker import Broker
 from simulator.exact.database import WatchedDatabase
@@ -164,6 +165,26 @@ def test_what_is_decided_while_the_disk_takes_nothing_never_was_and_is_decided_a
 
 
 @pytest.mark.timeout(180)
+def test_who_goes_away_while_the_disk_takes_nothing_counts_as_away_after(tmp_path: Path) -> None:
+    """Its last will is said once; the books hear it, whatever becomes of the database."""
+    world = parse_world(PLAIN.replace("devices: 6", "devices: 2").replace("sites: 2", "sites: 1"), "plain.yaml")
+    budget = "budgets: [{by: site, limit: 1, offline_counts: true}], patience"
+    start = dataclasses.replace(world.campaigns[0], after_s=1800.0)
+    start = dataclasses.replace(
+        start, text=start.text.replace("patience", budget), spec=parse_campaign(start.text.replace("patience", budget))
+    )
+    deed = Deed(kind="full-server", after_s=10.0, for_s=600.0)
+    found = played(
+        dataclasses.replace(world, deeds=(deed,), campaigns=(start,)),
+        tmp_path,
+        at_60=lambda run: run.fleet.devices["lamp-000000"].power_cut(again=False),
+        at_5000=lambda run: run.fleet.devices["lamp-000000"].power_on(),
+    )
+    assert min(found.run.admitted.values()) > 5000
+    assert found.run.waits["budget"] > 10
+
+
+@pytest.mark.timeout(180)
 def test_people_come_back_when_the_disk_takes_something(tmp_path: Path) -> None:
     world = plain(Deed(kind="full-server", after_s=100.0, for_s=500.0))
     acts = (
@@ -252,7 +273,7 @@ async def test_a_full_disk_is_the_kernels_word_and_only_the_databases(tmp_path: 
 @pytest.mark.timeout(180)
 def test_a_storm_of_all_of_it_ends_as_it_should(tmp_path: Path) -> None:
     whole = load("storage-storm", deeds=True)
-    world = dataclasses.replace(whole, lots=tuple(dataclasses.replace(lot, devices=12) for lot in whole.lots))
+    world = dataclasses.replace(whole, lots=tuple(dataclasses.replace(lot, devices=8) for lot in whole.lots))
     assert {one.kind for one in world.deeds} >= {*TURNS, "full-server", "partition", "kill-server"}
     found = played(world, tmp_path)
     assert (list(unmet(world, found.outcome)), found.run.deeds.left) == ([], 0)
