@@ -13,7 +13,7 @@ from tests.brokers import skip_without
 
 WORLD = """
 name: stormy
-days: 0.005
+days: 0.01
 seed: 2
 fleet:
   - {name: lamp, devices: 8, hardware: lamp-r1, sites: 2, link: {latency: 0s, mbit: 2}, health: 2s}
@@ -65,4 +65,4 @@ def test_a_fleet_gets_through_a_storm_on_the_wire(tmp_path: Path) -> None:
     ups = {one.member: one.at - began for one in play._moments if one.kind == "up"}
     assert len(away) == 3
     assert not [name for name in away if 13 < ups[name] < 27]
-    assert max(played.outcome.seconds, 30) == played.outcome.seconds
+    assert played.outcome.seconds > 30
