@@ -67,6 +67,7 @@ def test_who_is_broken_off_while_it_stands_still_goes_again(child: Child) -> Non
     def tell(number: signal.Signals) -> None:
         child.send_signal(number)
         if number is signal.SIGSTOP:
+            assert soon(child, stopped=True)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
