@@ -53,9 +53,9 @@ class Watched(ExactRun):
         self.wants: list[tuple[float, str, Want]] = []
         self.middle_at, self.ended = 0.0, 0
         self._in_the_middle = in_the_middle
-        self.broker.listeners.append(self._see)
+        self.broker.listeners.append(self._notice)
 
-    def _see(self, topic: str, payload: bytes) -> None:
+    def _notice(self, topic: str, payload: bytes) -> None:
         agent, leaf = topics.parse(topic).agent if topic != topics.CATALOGUE else "", topic.rpartition("/")[2]
         with suppress(RefusedError):  # what a hostile broker makes up
             self._see_frame(agent, leaf, payload)
