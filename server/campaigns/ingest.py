@@ -14,11 +14,11 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from firmware.errors import OtariaError, RefusedError, UnavailableError
 from firmware.protocol.report import Ack, Report
-from firmware.protocol.topics import parse
+from firmware.protocol.topics import Leaf, parse
 from server.campaigns.director import Director
 from server.campaigns.intake import Intake
 from server.campaigns.lines import Lines, Raw
-from server.campaigns.pace import Pace
+from server.campaigns.pace import REPORT_BYTES, REPORT_BYTES_PER_S, Pace
 from server.campaigns.reading import PresenceHint, ProgressHint, Reading, Said, expect, read_message
 from server.ports import Clock, Database, Unit
 
@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 class Ingest:
     """Hand every message to `on_message`, and keep `run` running. `answer` is given the acks of what is committed; `on_stored` is
     told when the planner has work or the outbox has messages. `dropped` counts dropped messages by reason. `pause_s`: how long it
-    waits after a fault of the storage."""
+    waits after a fault of the storage. `pace` and `volume`: what one agent may say."""
 
     def __init__(
         self,
@@ -52,6 +52,7 @@ class Ingest:
         answer: Answer,
         on_stored: Callable[[], None] = lambda: None,
         pace: Pace | None = None,
+        volume: Pace | None = None,
         pause_s: float = PAUSE_S,
     ) -> None:
         self._database = database
@@ -64,6 +65,7 @@ class Ingest:
         self._stored = 0
         self._logged_at: dict[str, float] = {}
         self._pace = pace or Pace()
+        self._volume = volume or Pace(per_s=REPORT_BYTES_PER_S, burst=REPORT_BYTES)
         self._pause_s = pause_s
         self._owed: dict[str, PresenceHint] = {}
         """By agent, what it said of its presence that is still to be stored."""
@@ -89,10 +91,14 @@ class Ingest:
         if not payload:
             return
         agent = _speaker(topic)
-        if not self._pace.allows(agent, self._clock.now()):
+        if not self._has_room(agent, topic, payload):
             self._drop([RefusedError("too-fast", "An agent sends more than any needs to; it will send it again.")])
         elif not await self._lines.put(Raw(agent=agent, topic=topic, payload=payload, retained=retained)):
             self._drop([RefusedError("crowded", "More comes in than can be stored; reports will be sent again.")])
+
+    def _has_room(self, agent: str, topic: str, payload: bytes) -> bool:
+        now, is_kept = self._clock.now(), topic.rpartition("/")[2] in (Leaf.REPORT, Leaf.INVENTORY)
+        return self._pace.allows(agent, now) and (not is_kept or self._volume.allows(agent, now, len(payload)))
 
     async def bring(self, messages: Sequence[tuple[str, bytes]]) -> list[tuple[str, str]]:
         """Take in reports that somebody brought, each checked and stored as from the broker. For each a word, `stored`,

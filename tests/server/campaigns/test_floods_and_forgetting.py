@@ -59,6 +59,24 @@ async def test_an_agent_that_speaks_too_fast_is_slowed_alone(stage: Any) -> None
     assert stage.ingest.dropped == {"too-fast": 8}
 
 
+async def test_an_agent_that_signs_more_than_any_needs_to_fills_no_disk(stage: Any) -> None:
+    one, two = await stage.enrol("t1", "t2")
+    await stage.settle()
+    director = Director(signer=FORGER, epoch=1)
+    kept = await inbox(stage)
+    size = len(one.report(AgentState.IDLE))
+    answer, volume = Acks(director, stage.broker).send, Pace(per_s=1.0, burst=3.5 * size)
+    stage.ingest = Ingest(stage.database, stage.clock, director, answer=answer, volume=volume)
+    for device in (one, one, one, one, two):
+        device.report(AgentState.IDLE)
+    for message in stage.waiting:
+        await stage.ingest.on_message(*message)
+    stage.waiting.clear()
+    await stage.ingest.settle()
+    assert stage.ingest.dropped["too-fast"] == 2
+    assert await inbox(stage) == kept + 4
+
+
 def test_a_clock_that_goes_back_neither_fills_nor_blocks_and_agents_are_bounded() -> None:
     pace = Pace(per_s=1, burst=2, max_agents=2)
     assert [pace.allows("a", at) for at in (100.0, 100.0, 50.0, 51.0)] == [True, True, False, True]
