@@ -275,7 +275,8 @@ def test_the_scenario_that_the_docs_show_can_be_run_as_it_stands() -> None:
     (text,) = re.findall(r"^```yaml\n(name: my-fleet.*?)^```", page, re.MULTILINE | re.DOTALL)
     world = parse_world(text, "simulate.md")
     assert (world.name, world.lots[0].devices, len(world.acts)) == ("my-fleet", 200, 2)
-    assert Run(world).play().broken == 0
+    outcome = Run(world).play()
+    assert (outcome.broken, list(unmet(world, outcome))) == (0, [])
     missing = [name for name in (*names(), *names(wire=True)) if f"`{name}`" not in page]
     assert not missing
 
