@@ -2,14 +2,15 @@
 signatures is slowed alone, and fills no disk.
 
 What goes beyond is dropped; a report is sent again and so only comes later. The numbers are far above what an agent needs
-that empties its outbox after a month away. Reports are kept for 30 days, in which those of one agent are half a gigabyte at most.
+that empties its outbox after a month away. Reports are kept for 30 days, in which those of one agent come to 2.6 GB at most.
 """
 
 from dataclasses import dataclass
 
 MESSAGES_PER_S = 20.0
 BURST = 400.0
-REPORT_BYTES_PER_S, REPORT_BYTES = 200.0, 8e6
+REPORT_BYTES_PER_S, REPORT_BYTES = 1000.0, 16e6
+"""Asks count, too: one that asks every two seconds for days must not keep its own reports out."""
 MAX_AGENTS = 200_000
 """Buckets kept at most. Beyond, all are forgotten, which lets everybody speak a burst's worth again."""
 
