@@ -44,7 +44,8 @@ Told = Callable[[int, Rehearsal | None], None]
 class Effort:
     """How much is played: `replicas` for the first band, and as many again and again until the band is stable, there are `most`,
     or another round would end after `limit_s`. On how many `processes` it is played changes nothing of what comes out.
-    `rates`: on which shares of the devices a release is bad, to see how far it gets; `defect_on`: of those of this hardware."""
+    `rates`: on which shares of the devices a release is bad, to see in as many runs together how far it gets; `defect_on`: of
+    those of this hardware."""
 
     replicas: int = REPLICAS
     most: int = 0
@@ -130,13 +131,18 @@ class _Course:
             self.told(done, self._summed() if done in tell_at and done < self.effort.replicas else None)
 
     def _blasts(self, player: Player) -> Iterator[Blast]:
-        number = max(1, self.effort.replicas // 4)
+        number = max(1, self.effort.replicas // len(self.effort.rates))
         jobs = [Job(run, rate) for rate in self.effort.rates for run in range(number)]
         played = list(player(jobs))
         for place, rate in enumerate(self.effort.rates):
             runs = played[place * number : (place + 1) * number]
             stopped = sum(one.outcome.stopped_s is not None for one in runs) / number
-            yield Blast(rate=rate, harmed=band([one.whole.harmed for one in runs]), stopped=stopped)
+            yield Blast(
+                rate=rate,
+                harmed=band([one.whole.harmed for one in runs]),
+                stopped=stopped,
+                admitted=band([one.whole.admitted for one in runs]),
+            )
 
     def _summed(self) -> Rehearsal:
         """What the runs gave so far."""

@@ -35,7 +35,13 @@ def lines(found: Rehearsal, begins: float, there: float | None = None) -> Iterat
     yield f"A release that fails its health check on a share of the devices{bad_on} harms, before the campaign stops:"
     for blast in found.blast:
         numbers = f"{blast.harmed.p50 or 0:.0f} (even chance), {blast.harmed.p90 or 0:.0f} (nine of ten)"
-        yield f"  {blast.rate:.0%} bad: {numbers}; stopped in {blast.stopped:.0%} of the runs"
+        given = blast.admitted
+        of = (
+            f", of {given.p50:.0f} and {given.p90:.0f} that had a permit by then"
+            if given and given.p50 and given.p90
+            else ""
+        )
+        yield f"  {blast.rate:.0%} bad: {numbers}{of}; stopped in {blast.stopped:.0%} of the runs"
     if found.binds:
         said = ", ".join(f"{kind} {share:.0%}" for kind, share in found.holds_up if share >= 0.005)
         yield f"What asks were told to wait for: {said}."

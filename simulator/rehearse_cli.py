@@ -20,7 +20,7 @@ from server.cli.revisions import read_file
 from server.planner.availability import HOURS
 from server.ports import CampaignSpec, RehearsalState
 from simulator.casting import Cast, member
-from simulator.rehearsal import REPLICAS, Effort
+from simulator.rehearsal import RATES, REPLICAS, Effort
 from simulator.rehearsal import rehearse as rehearse_over
 from simulator.rehearsal_words import end_of, lines
 from simulator.replicas import MOST_PROCESSES, usual_processes
@@ -49,6 +49,14 @@ LOOK_S = 1.0
 @click.option(
     "--defect-on", metavar="HARDWARE", help="With a file: on which hardware a bad release is bad.  [default: any]"
 )
+@click.option(
+    "--defect-share",
+    "defect_shares",
+    metavar="SHARE",
+    type=click.FloatRange(0, 1, min_open=True),
+    multiple=True,
+    help="With a file: on which share of the devices a bad release is bad; as often as you like.  [default: 0.01, 0.05, 0.2, 1]",
+)
 @server_options
 @json_option
 def rehearse(
@@ -59,6 +67,7 @@ def rehearse(
     seed: int | None,
     processes: int | None,
     defect_on: str | None,
+    defect_shares: tuple[float, ...],
     server: str | None,
     token_file: Path | None,
     state: Path | None,
@@ -76,8 +85,9 @@ def rehearse(
     """
     if (source is None) == (draft is None):
         raise click.UsageError("Name a campaign FILE, or a draft of the server with --draft CAMPAIGN.")
-    if draft is not None and any(one is not None for one in (there, replicas, seed, processes, defect_on)):
-        text = "--there, --replicas, --seed, --processes and --defect-on are for a FILE: the server has its own."
+    own = (there, replicas, seed, processes, defect_on, defect_shares or None)
+    if draft is not None and any(one is not None for one in own):
+        text = "--there, --replicas, --seed, --processes, --defect-on and --defect-share are for a FILE: the server has its own."
         raise click.UsageError(text)
     client = connect(server, token_file, state)
     if source is None or draft is not None:
@@ -92,6 +102,7 @@ def rehearse(
     effort = Effort(
         replicas=replicas or REPLICAS,
         processes=processes or usual_processes(min(MOST, len(fleet))),
+        rates=tuple(sorted(set(defect_shares))) or RATES,
         defect_on=defect_on or "",
     )
     begins = max(time.time(), spec.start_at or 0.0)

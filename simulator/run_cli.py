@@ -2,8 +2,8 @@
 
 import shlex
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from firmware.errors import OtariaError
+from server.campaigns.rehearsal import Rehearsal
 from server.cli.output import emit, fitting, json_option, table
 from simulator.exact.telling import run_exactly
 from simulator.exact.trace import Difference
@@ -21,6 +22,7 @@ from simulator.virtual.library import load, names
 from simulator.virtual.outcome import CampaignOutcome, Outcome
 from simulator.virtual.run import Run
 from simulator.virtual.world import World
+from simulator.wire.foretold import told as became
 from simulator.wire.play import Play
 
 HOUR_S = 3600.0
@@ -54,6 +56,11 @@ NARROW = ("scenario", "ended", "verified", "back", "failed", "away", "stopped", 
     help="With --wire: how much faster than the world's the clock goes.  [default: 1]",
 )
 @click.option(
+    "--rehearse",
+    is_flag=True,
+    help="With --wire: have each campaign rehearsed over the server's fleet before it begins, and say what became of that.",
+)
+@click.option(
     "--exact",
     is_flag=True,
     help="In virtual time, but with real agents, real messages and the server's own core and database.",
@@ -73,6 +80,7 @@ def run(
     seed: int | None,
     wire: bool,
     pace: float | None,
+    rehearse: bool,
     exact: bool,
     out: Path | None,
     kept: Path | None,
@@ -93,6 +101,8 @@ def run(
     """
     if pace is not None and not wire:
         raise click.UsageError("--pace is for --wire: virtual time takes none.")
+    if rehearse and not wire:
+        raise click.UsageError("--rehearse is for --wire: only there is a server with a fleet of its own.")
     _require_exact(exact, wire, out, kept, scenarios=len(scenarios))
     jobs = list(jobs_of(scenarios, wire=wire, exact=exact))
     done: list[Done] = []
@@ -102,7 +112,11 @@ def run(
         for job in jobs:
             say = lambda text, name=job.world.name: progress.update(task, description=f"{name}: {text}")  # noqa: E731
             try:
-                done.append(_done(job, seed, pace or 1.0, out, kept, say))
+                done.append(
+                    on_the_wire(job, seed, pace or 1.0, say, rehearse=rehearse)
+                    if job.how == WIRE
+                    else _done(job, seed, out, kept)
+                )
             except (OtariaError, OSError) as error:  # what the others came to is told all the same
                 if len(jobs) == 1:
                     raise
@@ -140,8 +154,9 @@ class Done:
 
     job: Job
     outcome: Outcome
-    pace: float
+    pace: float = 1.0
     judgement: Sequence[str] = ()
+    foretold: Mapping[str, Rehearsal] = field(default_factory=dict)
     difference: Difference | None = None
 
     @property
@@ -164,6 +179,7 @@ class Done:
         value = {**msgspec.to_builtins(self.outcome), "unmet": self.unmet, "how": self.job.how}
         if self.job.how == WIRE:
             value |= {"simulator": list(self.judgement), "pace": self.pace}
+            value |= {"rehearsed": msgspec.to_builtins(self.foretold)} if self.foretold else {}
         elif self.job.how == EXACT:
             value |= {"differs": msgspec.to_builtins([self.difference] if self.difference else [])}
         return value
@@ -180,17 +196,12 @@ def jobs_of(given: Sequence[str], *, wire: bool, exact: bool) -> Iterator[Job]:
         yield Job(given=name, world=load(name, deeds=way != CHANCES), how=way)
 
 
-def _done(
-    job: Job, seed: int | None, pace: float, out: Path | None, kept: Path | None, say: Callable[[str], None]
-) -> Done:
-    """Run it. Raises what the way of running does."""
-    if job.how == WIRE:
-        outcome, judgement = on_the_wire(job.world, seed, pace, say)
-        return Done(job=job, outcome=outcome, pace=pace, judgement=judgement)
+def _done(job: Job, seed: int | None, out: Path | None, kept: Path | None) -> Done:
+    """Run it in virtual time. Raises what the way of running does."""
     if job.how == EXACT:
         told = run_exactly(job.world, seed=seed, out=out, kept=kept)
-        return Done(job=job, outcome=told.outcome, pace=pace, difference=told.difference)
-    return Done(job=job, outcome=Run(job.world, seed=seed).play(), pace=pace)
+        return Done(job=job, outcome=told.outcome, difference=told.difference)
+    return Done(job=job, outcome=Run(job.world, seed=seed).play())
 
 
 def _require_exact(exact: bool, wire: bool, out: Path | None, kept: Path | None, *, scenarios: int) -> None:
@@ -206,13 +217,11 @@ def _text(error: OtariaError | OSError) -> str:
     return error.text if isinstance(error, OtariaError) else str(error)
 
 
-def on_the_wire(
-    world: World, seed: int | None, pace: float, say: Callable[[str], None]
-) -> tuple[Outcome, Sequence[str]]:
-    """Run one against a real server; the outcome, and whether the simulator kept real time."""
+def on_the_wire(job: Job, seed: int | None, pace: float, say: Callable[[str], None], *, rehearse: bool) -> Done:
+    """Run it against a real server. Raises what `Play` does."""
     with tempfile.TemporaryDirectory(prefix="otaria-wire-", ignore_cleanup_errors=True) as directory:
-        played = Play(world, Path(directory), seed=seed, pace=pace, say=say).run()
-    return played.outcome, played.judgement
+        played = Play(job.world, Path(directory), seed=seed, pace=pace, rehearse=rehearse, say=say).run()
+    return Done(job=job, outcome=played.outcome, pace=pace, judgement=played.judgement, foretold=played.foretold)
 
 
 def unmet(world: World, outcome: Outcome) -> Iterator[str]:
@@ -242,6 +251,7 @@ def _remarks(done: Sequence[Done], starred: Collection[str]) -> Iterator[str]:
     for one in done:
         if one.judgement:
             yield " ".join(one.judgement)
+        yield from became(one.foretold, {campaign.campaign: campaign for campaign in one.outcome.campaigns})
         if one.difference:
             yield one.difference.text
 

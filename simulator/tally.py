@@ -25,10 +25,14 @@ from server.planner.words import AssignmentState, CohortState
 from simulator.sampling import Scaled
 from simulator.virtual.run import UNREACHED, Run
 
+DECIDED = FAILURES | {AssignmentState.VERIFIED}
+
 
 class CohortTally(NamedTuple):
     """A cohort at the end of a run. `moved`: to `late`; `harmed`: by their own truth; `known`: those of them that it took to stop
-    the campaign, if that is a number; `waits`: how often its asks were told to wait, by kind."""
+    the campaign, if that is a number; `admitted`: who had got a permit by the time it was stopped, or else in all, and `settled`:
+    those of them who were decided by then, if it was stopped by a number; `waits`: how often its asks were told to wait, by
+    kind."""
 
     size: int
     moved: int
@@ -36,6 +40,8 @@ class CohortTally(NamedTuple):
     unreached: int
     harmed: int
     known: int
+    admitted: int
+    settled: int
     waits: dict[str, int]
 
 
@@ -46,6 +52,8 @@ class Tally:
         self._run = run
         self._scaled = scaled
         self._known: dict[int, int] = {}
+        self._settled: dict[int, int] = {}
+        self._admitted: dict[int, int] = {}
         self._waits: defaultdict[int, Counter[str]] = defaultdict(Counter)
         run.observers.append(self._observe)
 
@@ -64,6 +72,8 @@ class Tally:
                 unreached=sum(one.counts.get(state, 0) for state in UNREACHED),
                 harmed=harmed[one.index],
                 known=min(harmed[one.index], self._known.get(one.index, 0)),
+                admitted=self._admitted.get(one.index, one.attempted),
+                settled=self._settled.get(one.index, 0),
                 waits=dict(self._waits[one.index]),
             )
             for one in store.cohorts(campaign)
@@ -82,8 +92,11 @@ class Tally:
         before = next((one for one in loaded.cohorts if one.index == row.index), None)
         if before is None or before.state is row.state:
             return
-        if row.state is CohortState.FAILED and _bears_a_number(self._scaled.cohorts[row.index]):
-            self._known[row.index] = count(row, FAILURES)
+        if row.state is CohortState.FAILED:
+            self._admitted = self._admitted or {one.index: one.attempted for one in loaded.cohorts}
+            if _bears_a_number(self._scaled.cohorts[row.index]):
+                self._known[row.index] = count(row, FAILURES)
+                self._settled[row.index] = min(row.attempted, count(row, DECIDED))
         elif row.state is CohortState.OPEN and not self._scaled.part.is_all:
             self._turn_to(row.campaign, row.index)
 
@@ -114,6 +127,7 @@ class Whole:
         self.verified = sum(one.verified * weight for one, weight in weighed) / sum(self.sizes)
         self.unreached = sum(one.unreached * weight for one, weight in weighed)
         self.harmed = sum(one.known + (one.harmed - one.known) * weight for one, weight in weighed)
+        self.admitted = sum(one.settled + (one.admitted - one.settled) * weight for one, weight in weighed)
         self.waits = defaultdict[str, float](float)
         for one, weight in weighed:
             for kind, number in one.waits.items():

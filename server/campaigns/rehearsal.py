@@ -98,11 +98,12 @@ class Stage(Struct, frozen=True, kw_only=True):
 
 class Blast(Struct, frozen=True, kw_only=True):
     """What a release that is bad on a share of the devices (`rate`) harms, in devices of the whole fleet; `stopped`: in which
-    share of the runs it was stopped."""
+    share of the runs it was stopped; `admitted`: how many had got a permit by then, or in all (None: kept before it was told)."""
 
     rate: float
     harmed: Band
     stopped: float
+    admitted: Band | None = None
 
 
 class Missed(Struct, frozen=True, kw_only=True):

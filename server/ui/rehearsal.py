@@ -182,6 +182,8 @@ def _blast(one: Blast, targets: int) -> BlastBar:
     says = (
         f"{round(likely):,} harmed as likely as not, {round(most):,} in nine of ten runs; stopped in {one.stopped:.0%}"
     )
+    if one.admitted is not None and one.admitted.p90 is not None:
+        says += f", {round(one.admitted.p90):,} permitted at most in nine of ten"
     return BlastBar(
         name=f"{100 * one.rate:g} % bad",
         width=round(WIDTH * likely / max(1, targets), 2),

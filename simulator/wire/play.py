@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from firmware.errors import OtariaError, RefusedError
+from server.campaigns.rehearsal import Rehearsal
 from server.planner.words import AssignmentState, CampaignState
 from simulator.hostile import Eve
 from simulator.rest import RestError
@@ -33,6 +34,7 @@ from simulator.virtual.world import Act, Deed, World
 from simulator.wire.changes import Changes
 from simulator.wire.cuts import cuts_of
 from simulator.wire.deeds import Deeds
+from simulator.wire.foretold import foretell
 from simulator.wire.hasten import hastened
 from simulator.wire.hostile_books import HostileBooks
 from simulator.wire.people import People
@@ -53,7 +55,7 @@ FEW = 0.9
 class Played:
     """What came of it, and more than an `Outcome` has, by member: `truths`, `targets`, and by the server's word the target's
     `states`, its `standing` in the fleet and the `versions` that run. By campaign: `admitted`, the members in the order in which
-    they followed their first permit, and `seeds`, which the server drew."""
+    they followed their first permit, the `seeds` that the server drew, and what was `foretold` where it was rehearsed."""
 
     outcome: Outcome
     truths: Mapping[str, Truth]
@@ -64,6 +66,7 @@ class Played:
     admitted: Mapping[str, Sequence[str]]
     seeds: Mapping[str, int]
     judgement: Sequence[str]
+    foretold: Mapping[str, Rehearsal]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +79,7 @@ class _Due:
 
 
 class Play:
-    """`say` is told in sentences what begins."""
+    """`rehearse`: let the server's campaigns be rehearsed before they begin. `say` is told in sentences what begins."""
 
     def __init__(
         self,
@@ -87,6 +90,7 @@ class Play:
         pace: float = 1.0,
         tempo: Tempo | None = None,
         processes: int = 1,
+        rehearse: bool = False,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._world, self._pace, self._say = world, pace, say
@@ -127,6 +131,7 @@ class Play:
         self._changes = Changes(self._scene, self._turnover, self._ledger)
         self._people = People(lambda: self._scene.lab.rest)
         self._refused = Counter[str]()
+        self._rehearses, self._foretold = rehearse, dict[str, Rehearsal]()
 
     def run(self) -> Played:
         """All of it. Raises `UnavailableError` when it can't even begin."""
@@ -165,6 +170,7 @@ class Play:
             time.sleep(TURN_S)
             if self._connected() >= self._there(time.monotonic() - began):
                 break
+        self._foretell()
         self._began = began = time.monotonic()
         self._go_on(began)
         self._deeds.close()
@@ -178,6 +184,14 @@ class Play:
     def _there(self, waited_s: float) -> float:
         """How many must be connected before it begins: fewer, the longer it waited, as some may be away by habit."""
         return self._first * FEW * max(0.0, 1 - waited_s / 20)
+
+    def _foretell(self) -> None:
+        releases = {one.version: one for one in self._world.releases}
+        for start in self._world.campaigns if self._rehearses else ():
+            name = start.spec.name
+            self._say(f"rehearsing {name}")
+            file = self._directory / "rehearsed" / f"{name}.yaml"
+            self._foretold[name] = foretell(self._scene.lab, start, releases[start.spec.version], file)
 
     # While it goes on
 
@@ -317,6 +331,7 @@ class Play:
             admitted=self._admitted(),
             seeds={name: view["seed"] for name, view in self._made.items()},
             judgement=[*self._gauges.judgement(), *self._changes.notes, *self._deeds.notes],
+            foretold=self._foretold,
         )
 
     def _admitted(self) -> Mapping[str, Sequence[str]]:
