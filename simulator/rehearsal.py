@@ -3,6 +3,8 @@
 Rules
 - Of a fleet larger than `MOST` a sample is played (`simulator.sampling`), and what comes out is told of the whole fleet
   (`simulator.tally`); but who is missed, and what sites download, of those who were played.
+- Times and numbers of the good release are of the runs in which nothing stopped it, as reality is told of campaigns that went to
+  their end; how often a gate took absence or chance for a defect is told apart.
 - What a site downloads is told without deltas and without what is fetched twice.
 - Then a defect is put into the release, at several rates: how many devices it harms before the campaign stops is its blast
   radius.
@@ -146,20 +148,22 @@ class _Course:
 
     def _summed(self) -> Rehearsal:
         """What the runs gave so far."""
-        firsts = [one.outcome for one in self.good]
+        through = [one for one in self.good if one.outcome.stopped_s is None]
+        timed = through or self.good
         missed, fetched = Counter[str](), Counter[str]()
         for one in self.good:
             missed.update(one.missed)
             fetched.update(one.fetched)
-        runs, done = len(firsts), band([one.done_s for one in firsts])
+        runs, targets = len(self.good), self.good[0].outcome.targets
+        done = band([one.outcome.done_s if through else None for one in timed])
         return Rehearsal(
-            targets=round(firsts[0].targets / self.part.share),
-            sampled=firsts[0].targets,
+            targets=round(targets / self.part.share),
+            sampled=targets,
             replicas=runs,
             done_s=done,
-            verified=band([one.whole.verified for one in self.good]),
-            unreached=band([one.whole.unreached for one in self.good]),
-            cohorts=tuple(_stages(self.good)),
+            verified=band([one.whole.verified for one in timed]),
+            unreached=band([one.whole.unreached for one in timed]),
+            cohorts=tuple(_stages(timed)),
             blast=self.blast,
             binds=_binds(self.good),
             broken=sum(one.broken for one in self.good),
@@ -167,6 +171,7 @@ class _Course:
             site_bytes={site: self._bytes(site, times / runs) for site, times in _most(fetched, MOST_SITES)},
             is_stable=stable(done),
             defect_on=self.effort.defect_on,
+            stopped=(runs - len(through)) / runs,
         )
 
     def _bytes(self, site: str, times: float) -> int:

@@ -17,6 +17,8 @@ def lines(found: Rehearsal, begins: float, there: float | None = None) -> Iterat
     of = f" of {found.targets}" if found.sampled != found.targets else ""
     played = ", of those that were played" if of else ""
     yield f"{found.replicas} runs over {found.sampled}{of} targets."
+    if found.stopped:
+        yield f"In {found.stopped:.0%} of them a gate stops the release, though it has no defect; what follows is of the others."
     yield f"The last that comes is verified by {_when(found.done_s, begins)}."
     if not found.is_stable and found.done_s.high is not None:
         yield f"With more runs the latter may move to {_moment(found.done_s.high, begins)}."

@@ -117,8 +117,9 @@ class Rehearsal(Struct, frozen=True, kw_only=True):
     """What is to be expected. `targets` of the fleet, `sampled` of them; `verified`: a share; `binds`: how often an ask was
     told to wait, by kind, as shares. `missed`: those of the sampled that are missed most often. `site_bytes`: what a site
     downloads without deltas, of those of the sampled that download most; `""` is who has no site. `is_stable`: more runs would
-    hardly move the end. `defect_on`: of which hardware the devices are that a bad release is bad on; empty: of any. `basis`:
-    what the server had learned; None when nobody was asked."""
+    hardly move the end. `defect_on`: of which hardware the devices are that a bad release is bad on; empty: of any. `stopped`:
+    in which share of the runs a gate stopped the release, which has no defect; all but `binds`, `missed` and `site_bytes` is of
+    the other runs, if there are any. `basis`: what the server had learned; None when nobody was asked."""
 
     targets: int
     sampled: int
@@ -134,6 +135,7 @@ class Rehearsal(Struct, frozen=True, kw_only=True):
     site_bytes: dict[str, int] = {}
     is_stable: bool = False
     defect_on: str = ""
+    stopped: float = 0.0
     basis: Basis | None = None
 
     @property

@@ -136,9 +136,14 @@ def _happened(one: Reckoned, begins: float) -> str:
 
 def _sentence(found: Rehearsal, begins: float) -> str:
     likely, latest = found.done_s.p50, found.done_s.p90
+    stopped = (
+        f"In {found.stopped:.0%} of the runs a gate stops the release, though it has no defect. "
+        if found.stopped
+        else ""
+    )
     if likely is None:
-        return "In most runs it did not come to an end."
-    text = f"The last target that comes is verified by {clock_time(begins + likely)} UTC as likely as not"
+        return f"{stopped}In most runs it did not come to an end."
+    text = f"{stopped}The last target that comes is verified by {clock_time(begins + likely)} UTC as likely as not"
     text += f", by {clock_time(begins + latest)} UTC in nine of ten runs." if latest is not None else "."
     if not found.is_stable:
         text += f" {_more(found, begins)}"

@@ -56,6 +56,8 @@ def test_a_rehearsal_tells_when_it_is_through_and_how_far_a_bad_release_gets() -
     assert (worst.rate, worst.stopped) == (1.0, 1.0)
     assert worst.harmed.p90 is not None
     assert 1 <= worst.harmed.p90 <= 5  # the canaries
+    assert worst.admitted is not None
+    assert worst.admitted.p90 == worst.harmed.p90  # it is bad on whoever is permitted
     assert found == played()
 
 
@@ -83,6 +85,26 @@ def test_a_defect_may_be_of_one_hardware_only() -> None:
     assert (everywhere.defect_on, on_few.defect_on) == ("", "r2")
     assert (everywhere.blast[0].harmed.p50, on_few.blast[0].harmed.p50) == (4.0, 1.0)  # most canaries; one of the six
     assert harmed("r9").blast[0].harmed.p90 == 0
+
+
+def test_runs_in_which_absence_stops_a_good_release_are_told_apart_from_those_that_go_to_their_end() -> None:
+    spec = parse_campaign(CAMPAIGN % "healthy: 1m\n  horizon: 1h")
+    fleet = [replace(one, silences=0.01) for one in members(60)]
+    found = rehearse(spec, fleet, begins=BEGINS, days=10, effort=Effort(replicas=12, rates=(1.0,)))
+    assert 0 < found.stopped < 1
+    assert found.done_s.p10 is not None
+    assert found.done_s.p90 is not None
+    assert found.verified.p10 == 1.0  # nobody was stopped in these
+    always = [replace(one, week=(1.0,) * HOURS) for one in members(60)]
+    whole = rehearse(spec, always, begins=BEGINS, days=10, effort=Effort(replicas=12, rates=(1.0,)))
+    assert whole.stopped == 0
+
+
+def test_when_every_run_is_stopped_there_is_no_end() -> None:
+    spec = parse_campaign(CAMPAIGN % "healthy: 1m\n  horizon: 1h")
+    fleet = [replace(one, silences=1.0) for one in members(60)]
+    found = rehearse(spec, fleet, begins=BEGINS, days=10, effort=Effort(replicas=2, rates=(1.0,)))
+    assert (found.stopped, found.done_s.p10, found.verified.p90) == (1.0, None, 0.0)
 
 
 def test_it_is_the_same_on_any_number_of_processes() -> None:

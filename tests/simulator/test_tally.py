@@ -32,7 +32,7 @@ def fleet_of(size: int) -> list[Member]:
 
 
 def tallied(size: int, **more: int) -> CohortTally:
-    usual = {"moved": 0, "verified": 0, "unreached": 0, "harmed": 0, "known": 0, **more}
+    usual = {"moved": 0, "verified": 0, "unreached": 0, "harmed": 0, "known": 0, "admitted": 0, "settled": 0, **more}
     return CohortTally(size=size, **usual, waits={"budget": size})
 
 
@@ -41,13 +41,14 @@ def test_each_cohort_counts_by_its_own_part_and_late_by_those_of_who_left_for_it
     found = Whole(
         scaled,
         (
-            tallied(18, moved=2, verified=18, harmed=3),
-            tallied(98, moved=2, verified=90, harmed=5, known=1, unreached=8),
-            tallied(4, verified=1, harmed=1),
+            tallied(18, moved=2, verified=18, harmed=3, admitted=18),
+            tallied(98, moved=2, verified=90, harmed=5, known=1, unreached=8, admitted=90, settled=70),
+            tallied(4, verified=1, harmed=1, admitted=2),
         ),
     )
     assert found.sizes == pytest.approx([18, 980, 4 * (2 + 20) / 4])
     assert found.harmed == pytest.approx(3 + 1 + 4 * 10 + 5.5)
+    assert found.admitted == pytest.approx(18 + 70 + 20 * 10 + 2 * 5.5)
     assert found.unreached == pytest.approx(80)
     assert found.verified == pytest.approx((18 + 900 + 5.5) / (18 + 980 + 22))
     assert found.waits == pytest.approx({"budget": 1020})
@@ -72,9 +73,11 @@ def test_the_failures_that_stop_a_campaign_count_for_themselves_where_they_are_a
     found = bad_on_a_tenth("{kind: all}")
     assert found.outcome.stopped_s is not None
     assert found.whole.harmed == 1 + 4 * (found.outcome.harmed - 1)
+    assert found.outcome.admitted < found.whole.admitted < 4 * found.outcome.admitted  # some had been decided by then
     found = bad_on_a_tenth("{kind: share, max_failure_rate: 0.03}")
     assert found.outcome.stopped_s is not None
     assert found.whole.harmed == 4 * found.outcome.harmed
+    assert found.whole.admitted == 4 * found.outcome.admitted
 
 
 def test_who_went_silent_in_the_canary_does_not_hold_up_the_rest_for_good() -> None:

@@ -404,6 +404,9 @@ async def test_a_campaign_is_rehearsed_over_the_fleet_and_changes_nothing(otaria
     assert (code, "Without --there it goes by what the server has learned of that." in out) == (0, True)
     found = await otaria.json("campaign", "rehearse", file, "--replicas", "2", "--defect-on", "gateway-r1")
     assert (found["defect_on"], found["blast"][-1]["harmed"]["p50"] >= 1) == ("gateway-r1", True)
+    shares = ("--defect-share", "1", "--defect-share", "0.5")
+    found = await otaria.json("campaign", "rehearse", file, "--replicas", "2", *shares)
+    assert [one["rate"] for one in found["blast"]] == [0.5, 1.0]
     code, _, err = await otaria("campaign", "rehearse", file, "--defect-on", "another")
     assert (code, "has the hardware another" in err) == (1, True)
     (otaria.directory / "other.yaml").write_text(CAMPAIGN.replace("1.1.0", "9.9.9"))

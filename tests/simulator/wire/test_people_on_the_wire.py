@@ -58,13 +58,19 @@ def told(directory: Path, kind: str, campaign: str) -> Sequence[AuditRecord]:
 @pytest.mark.timeout(180)
 def test_a_campaign_waits_for_its_last_approval_and_another_gets_its_own_at_once(tmp_path: Path) -> None:
     skip_without("mosquitto")
-    played = Play(world(), tmp_path, tempo=TEMPO).run()
+    played = Play(world(), tmp_path, tempo=TEMPO, rehearse=True).run()
     outcome = played.outcome
     assert (outcome.broken, outcome.violations) == (0, ())
     assert {one.campaign: (one.state, one.verified) for one in outcome.campaigns} == {
         "slowly": ("completed", 3),
         "at-once": ("completed", 3),
     }
+    foretold = played.foretold["at-once"]
+    assert (foretold.targets, foretold.verified.p50, foretold.basis is not None) == (
+        3,
+        1.0,
+        True,
+    )  # this server's fleet
     assert outcome.ignored == {"Commanded: wrong-state": 1}
     (slowly,), (at_once,) = (told(tmp_path, "campaign-started", name) for name in ("slowly", "at-once"))
     assert slowly.text.startswith("Started: approve by sim-2")
