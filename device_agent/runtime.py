@@ -13,7 +13,6 @@ Rule of every step: the new standing and its reports are durable, in one write, 
 An error of that write (`UnavailableError`) leaves the journal as it was; the process must end, and starts again from it.
 """
 
-import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from device_agent import inbound, outbox, reports, work
+from device_agent import dispatch, inbound, outbox, reports, work
 from device_agent.bundle import bringing
 from device_agent.bundle.bringing import Reply
 from device_agent.core import commands as do
@@ -32,17 +31,19 @@ from device_agent.core.boot import may_live, on_trial
 from device_agent.core.machine import step, wake_at
 from device_agent.core.states import Activating, Refused, Standing, Trial
 from device_agent.core.values import Content, Tuning
-from device_agent.data import jobs
 from device_agent.factory import identify, with_running
 from device_agent.gate import Bucket, Gate
 from device_agent.identity import Identity
-from device_agent.journal import Journal, MetricsTold, PackagesTold, Record, durable
+from device_agent.journal import Record
+from device_agent.kept import Kept
 from device_agent.lanes import Lanes
 from device_agent.lineage import OWN, Lineage
 from device_agent.local.hooks import Point
 from device_agent.ports import HealthResult, Incoming, Slot, SlotSets, Switch, WayTaken
 from device_agent.post import Pace, Post
-from device_agent.timer import Again, Timer
+from device_agent.surveys import Surveys
+from device_agent.tellings import Tellings
+from device_agent.timer import Timer
 from device_agent.trusted_time import BUILD_TIME, TrustedTime
 from device_agent.watchdog import Leave
 from device_agent.work import Job, JobDone, Lane, Ports, StopFlag
@@ -52,7 +53,7 @@ from firmware.protocol import topics
 from firmware.protocol.codec import canonical
 from firmware.protocol.logs import PART_KIND, LogRequest
 from firmware.protocol.permit import ASK_KIND, Ask
-from firmware.protocol.report import Ack, EncryptionKey, Inventory, Presence, Progress, Reason
+from firmware.protocol.report import EncryptionKey, Inventory, Presence, Progress, Reason
 from firmware.protocol.words import AgentState, ReasonKind
 
 if TYPE_CHECKING:  # few devices measure
@@ -60,17 +61,7 @@ if TYPE_CHECKING:  # few devices measure
 
 log = logging.getLogger(__name__)
 RETURN_AGAIN_S = 60.0
-BRING_BACK_S, MOST_BRING_BACK_S = 5.0, 3600.0
 CAPABILITIES = ("delta-otd1",)
-_LANES = {
-    do.Stage: Lane.SLOT,
-    do.RunHealth: Lane.HEALTH,
-    do.RunHeartbeat: Lane.HEALTH,
-    do.CommitTrial: Lane.BOOT,
-    do.Clear: Lane.LOCAL,
-    do.Migrate: Lane.DATA,
-    do.RemoveData: Lane.DATA,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,18 +126,25 @@ class Runtime:
         settings = settings or Settings()
         self._identity, self._ports, self._settings = identity, ports, settings
         self._identify, self._notice, self._way = identify_slot, notice, way
-        self._encryption_key, self._labels, self._evidence = encryption_key, labels, evidence
-        self._journal = Journal(ports.effects, directory, lineage)
-        self._record = Record(outbox=outbox.Outbox(journal="unstarted"))
+        self._encryption_key, self._labels = encryption_key, labels
         self._session = session or ports.chance.nonce()
         self._time = TrustedTime(settings.build_time, ports.clock.seconds())
         self._post = Post(ports.link, identity, settings.pace)
+        self._kept = Kept(
+            identity=identity,
+            ports=ports,
+            directory=directory,
+            lineage=lineage,
+            time=self._time,
+            post=self._post,
+            evidence=evidence,
+        )
+        self._tellings = Tellings(kept=self._kept, ports=ports, inventory=self._inventory)
         self._gate = Gate(ports.notary, refresh_min_s=settings.refresh_min_s)
         self._notes = Bucket(size=orders.MAX_NOTED, every_s=settings.note_every_s)
         self._lanes = Lanes()
         self._uptime, self._returning = Timer(settings.min_uptime_s), Timer(RETURN_AGAIN_S)
-        self._surveying = Timer(settings.survey_s)
-        self._bringing_back = Again(BRING_BACK_S, settings.survey_s or MOST_BRING_BACK_S)
+        self._surveys = Surveys(ports=ports, lanes=self._lanes, tellings=self._tellings, every_s=settings.survey_s)
         self._stops: dict[Lane, StopFlag] = {}
         self._hooks_stop = StopFlag()
         self._progressed_at = float("-inf")
@@ -161,21 +159,21 @@ class Runtime:
         status = self._ports.boot.status()
         trouble: Reason | None = None
         try:
-            stored = self._journal.load()
+            stored = self._kept.load()
         except RefusedError as error:
             stored, trouble = None, Reason(kind=error.kind, text=error.text)
             log.warning("journal damaged", extra={"reason": error.text})
         record = stored or Record(outbox=outbox.Outbox(journal=self._ports.chance.nonce()))
         slots = with_running(record.standing.slots, status, lambda slot: self._identify(self._ports.slots, slot))
-        self._record = replace(record, standing=replace(record.standing, slots=slots))
+        self._kept.record = replace(record, standing=replace(record.standing, slots=slots))
         self._time.learn(self._record.trusted_time, self._now())
         self._gate.want_refresh(self._now())
         self._uptime.begin(self._now())
         if self._ports.metrics is not None:
             self._ports.metrics.begin(status.boot_id, self._now(), self._ports.chance.jitter())
         self._apply(ev.Booted(status=status))
-        self._tell_inventory(trouble)
-        self._survey()
+        self._tellings.tell_inventory(trouble)
+        self._surveys.survey()
         self._return_reports()
 
     def handle(self, happened: Input) -> None:
@@ -199,22 +197,19 @@ class Runtime:
             self._lanes.add(Job(lane=Lane.BOOT, run=lambda: work.note_uptime(self._ports)))
         if self._returning.take(now):
             self._return_reports()
-        if self._surveying.take(now):
-            self._survey()
-        if self._bringing_back.take(now) and self._ports.bring_back is not None:
-            self._bring_back(self._ports.bring_back)
+        self._surveys.due(now)
         logs = self._ports.logs
         if logs is not None and logs.send_at is not None and logs.send_at <= now:
             logs.send(self._send_log_part, now)
         if self._ports.metrics is not None:
             self._tend_metrics(self._ports.metrics, now)
         if self._lanes.is_free(Lane.CATALOGUE) and self._gate.take_refresh(now):
-            self._lanes.add(Job(lane=Lane.CATALOGUE, run=self._refresh_job()))
+            self._refresh()
 
     def next_wake(self) -> float | None:
         """Monotonic seconds at which to call `due`, or None; a time that has passed means now."""
         times = [wake_at(self.standing), self._post.resend_at, self._uptime.due_at, self._returning.due_at]
-        times += [self._surveying.due_at, self._bringing_back.due_at]
+        times += self._surveys.times
         times.append(self._ports.logs.send_at if self._ports.logs is not None else None)
         if self._ports.metrics is not None:
             times += [self._ports.metrics.sample_at, self._ports.metrics.tell_at]
@@ -258,6 +253,10 @@ class Runtime:
             flag.set()
 
     # Looking
+
+    @property
+    def _record(self) -> Record:
+        return self._kept.record
 
     @property
     def standing(self) -> Standing:
@@ -316,7 +315,7 @@ class Runtime:
         desk, taken, now = self._ports.logs, self._record.logs_taken, self._now()
         if desk is None or not desk.admits(request, taken=taken, trusted_time=self._time.seconds(now), now=now):
             return
-        self._store(replace(self._record, logs_taken=request.counter))
+        self._kept.store(replace(self._record, logs_taken=request.counter))
         self._lanes.add(Job(lane=Lane.LOGS, run=lambda: JobDone(lane=Lane.LOGS, parts=desk.collect(request))))
 
     def _send_log_part(self, payload: bytes) -> bool:
@@ -333,10 +332,10 @@ class Runtime:
         if left == self._record.outbox:
             return
         self._ports.reach.heard = True
-        self._store(replace(self._record, outbox=left))
+        self._kept.store(replace(self._record, outbox=left))
         self._post.acked(left, self._now(), self._ports.chance.jitter())
-        self._let_metrics_go_on()
-        self._packages_acked(opened.ack)
+        self._tellings.let_metrics_go_on()
+        self._tellings.packages_acked(opened.ack)
 
     def _connected(self, online: bool) -> None:
         jitter = self._ports.chance.jitter()
@@ -344,17 +343,17 @@ class Runtime:
         if online:
             topic, present, _ = self.presence
             self._ports.link.publish(topic, present, qos=1, retain=True)
-            self._tell_inventory(None)
+            self._tellings.tell_inventory()
         self._post.connected(online, self._record.outbox, self._now(), jitter)
         if online:
             self._apply(ev.LinkUp(jitter=jitter))
-            self._let_metrics_go_on()
+            self._tellings.let_metrics_go_on()
 
     def _finished(self, done: JobDone) -> None:
         self._lanes.finished(done.lane)
         done.then()
         if done.lane is Lane.BOOT:
-            self._survey()
+            self._surveys.survey()
         if done.event is not None:
             self._apply(done.event)
         elif not done.noted and done.lane in (Lane.BOOT, Lane.STICK):
@@ -368,7 +367,7 @@ class Runtime:
         if done.parts and self._ports.logs is not None:
             self._ports.logs.queue(done.parts, self._now())
         if done.lane in (Lane.CATALOGUE, Lane.RESTART):
-            self._tell_inventory(None)
+            self._tellings.tell_inventory()
         if done.lane is Lane.CATALOGUE:
             for leaf, payload in self._gate.refreshed(self._now(), self._ports.chance.jitter()):
                 self._open(leaf, payload)
@@ -393,8 +392,8 @@ class Runtime:
         tells = [command for command in commands if isinstance(command, do.Tell) and not self._is_noise(command, after)]
         box = self._record.outbox
         for tell in tells:
-            box = reports.enqueue(box, tell, after, self._facts())
-        self._store(replace(self._record, standing=after, outbox=box))
+            box = reports.enqueue(box, tell, after, self._kept.facts())
+        self._kept.store(replace(self._record, standing=after, outbox=box))
         self._log(event, tells)
         self._keep_log(event, after, now)
         self._post.send(box, now, self._ports.chance.jitter())
@@ -438,13 +437,6 @@ class Runtime:
         self._lanes.drop(Lane.STICK)
         self._lanes.add(Job(lane=Lane.STICK, run=run))
 
-    def _store(self, record: Record) -> None:
-        """Make the record durable if anything but the clock moved."""
-        if durable(record) != durable(self._record) or record.outbox.next_seq == 1:
-            record = replace(record, trusted_time=self._time.seconds(self._now()))
-            self._journal.store(record)
-        self._record = record
-
     def _carry_out(self, command: do.Command) -> bool:
         """Do one command; False ends the step's commands."""
         if isinstance(command, do.SendAsk):
@@ -462,61 +454,27 @@ class Runtime:
             self.stop()
             self._tell_loader("reboot", self._ports.boot.reboot)
         elif not isinstance(command, do.Tell):
-            self._lanes.add(self._job(command))
+            self._add_job(command)
         return True
 
-    def _job(self, command: do.Work) -> Job:
-        ports, jitter = self._ports, self._ports.chance.jitter()
-        if isinstance(command, do.CheckOrder):
-            return work.as_job(Lane.CATALOGUE, self._check_job(command, jitter))
-        if isinstance(command, do.VerifySlot):
-            return work.as_job(Lane.SLOT, lambda: work.verify_slot(ports, command))
-        if isinstance(command, do.VerifyPrevious):
-            nonce = ports.chance.nonce()
-            return work.as_job(Lane.SLOT, lambda: work.verify_previous(ports, command, nonce=nonce))
-        if isinstance(command, do.ShowData):
-            return Job(lane=Lane.DATA, run=_quietly(Lane.DATA, lambda: jobs.show(ports, command)))
-        lane = _LANES[type(command)]
-        stop = self._stops[lane] = StopFlag()
-        if isinstance(command, do.CommitTrial):
-            return work.as_job(lane, lambda: work.commit_trial(ports, command, stop=stop))
-        if isinstance(command, do.Migrate):
-            return work.as_job(lane, lambda: jobs.migrate(ports, command, stop=stop))
-        if isinstance(command, do.RemoveData):
-            return Job(lane=lane, run=_quietly(lane, lambda: jobs.remove(ports, command, stop=stop)))
-        trusted_time = self._time.seconds(self._now())
-        if isinstance(command, do.Clear):
-            return work.as_job(
-                lane, lambda: work.clear(ports, command, trusted_time=trusted_time, stop=stop, jitter=jitter)
-            )
-        own = self._settings.own_checks
-        if isinstance(command, do.RunHealth):
-            return work.as_job(lane, lambda: work.run_health(ports, command, own=own, stop=stop))
-        if isinstance(command, do.RunHeartbeat):
-            return work.as_job(lane, lambda: work.run_heartbeat(ports, command, own=own, stop=stop))
-        progress = self._progress(command.held.hash)
-        return work.as_job(
-            lane,
-            lambda: work.stage(
-                ports, command, on_progress=progress, stop=stop, jitter=jitter, trusted_time=trusted_time
-            ),
-        )
-
-    def _check_job(self, command: do.CheckOrder, jitter: float) -> Callable[[], ev.Event]:
-        standing, trusted_time = self.standing, self._time.seconds(self._now())
-        return lambda: work.check_order(
-            self._ports,
-            command.held,
+    def _add_job(self, command: do.Work) -> None:
+        stop, lane = StopFlag(), dispatch.lane_of(command)
+        moment = dispatch.Moment(
+            standing=self.standing,
             hardware=self._identity.hardware,
-            floors=standing.floors,
-            running=standing.slots.get(standing.boot.slot),
-            trusted_time=trusted_time,
-            jitter=jitter,
+            trusted_time=self.trusted_time(),
+            jitter=self._ports.chance.jitter(),
+            own_checks=self._settings.own_checks,
+            progress=self._progress,
         )
+        if lane is not None:
+            self._stops[lane] = stop
+        self._lanes.add(dispatch.job_of(command, self._ports, moment, stop))
 
-    def _refresh_job(self) -> Callable[[], JobDone]:
-        catalogue, trusted_time = self._ports.catalogue, self._time.seconds(self._now())
-        return lambda: JobDone(lane=Lane.CATALOGUE, refreshed=work.refresh(catalogue, trusted_time))
+    def _refresh(self) -> None:
+        catalogue, trusted_time = self._ports.catalogue, self.trusted_time()
+        run = lambda: JobDone(lane=Lane.CATALOGUE, refreshed=work.refresh(catalogue, trusted_time))  # noqa: E731
+        self._lanes.add(Job(lane=Lane.CATALOGUE, run=run))
 
     # Commands
 
@@ -543,32 +501,6 @@ class Runtime:
             self._apply(ev.ActivationFailed(trial_id=command.trial_id, reason=reason))
             return False
         return True
-
-    def _survey(self) -> None:
-        """Look at what the labels say, and tell it if it is another."""
-        survey = self._ports.survey
-        if survey is None:
-            return
-
-        def run() -> JobDone:
-            in_service = survey()
-            return JobDone(lane=Lane.DATA, then=lambda: self._surveyed(in_service))
-
-        self._surveying.begin(self._now())
-        self._lanes.drop(Lane.DATA)
-        self._lanes.add(Job(lane=Lane.DATA, run=run))
-
-    def _bring_back(self, bring_back: Callable[[], bool]) -> None:
-        """Try once more to bring the host back into service; when it is, the labels say so."""
-
-        def run() -> JobDone:
-            in_service = bring_back()
-            return JobDone(lane=Lane.DATA, then=self._survey if in_service else self._try_again_later)
-
-        self._lanes.add(Job(lane=Lane.DATA, run=run))
-
-    def _try_again_later(self) -> None:
-        self._bringing_back.failed(self._now(), self._ports.chance.jitter())
 
     def _switch(self, switch: Switch) -> None:
         """A host's packages change while the agent goes on; asking again while they do changes nothing."""
@@ -610,59 +542,6 @@ class Runtime:
 
     # Reports
 
-    def _tell_inventory(self, trouble: Reason | None) -> None:
-        """Report what this target is, when that has changed."""
-        settings, way = self._settings, self._way()
-        inventory = Inventory(
-            hardware=self._identity.hardware,
-            agent_version=settings.agent_version,
-            labels=self._labels(settings.labels),
-            capabilities=list(settings.capabilities),
-            encryption_key=self._encryption_key(),
-            endpoint=way.endpoint,
-            services_cas=list(way.services_cas),
-        )
-        digest = hashlib.sha256(canonical(inventory)).hexdigest()
-        if digest == self._record.inventory_hash:
-            return
-        box = reports.enqueue_inventory(self._record.outbox, inventory, trouble, self.standing, self._facts())
-        self._store(replace(self._record, outbox=box, inventory_hash=digest))
-        self._post.send(box, self._now(), self._ports.chance.jitter())
-
-    def _surveyed(self, in_service: bool) -> None:
-        if in_service:
-            self._bringing_back.succeeded()
-        elif self._bringing_back.due_at is None:
-            self._try_again_later()
-        self._tell_inventory(None)
-        self._tell_packages()
-
-    def _tell_packages(self) -> None:
-        """Report what became of a host's packages. Only one such telling waits, whatever changes meanwhile."""
-        told, box = self._record.packages_told, self._record.outbox
-        if self._ports.packages is None or (told is not None and box.oldest <= told.seq < box.next_seq):
-            return
-        try:
-            parts = self._ports.packages(told.sha256 if told is not None else "", self._now())
-            added = reports.enqueue_packages(box, parts, self.standing, self._facts())
-        except (OtariaError, OSError) as error:
-            log.warning("the packages can't be told now", extra={"reason": str(error)})
-            return
-        if parts:
-            now_told = PackagesTold(seq=added.next_seq - 1, sha256=parts[-1].now)
-            self._store(replace(self._record, outbox=added, packages_told=now_told))
-            self._post.send(added, self._now(), self._ports.chance.jitter())
-
-    def _packages_acked(self, ack: Ack) -> None:
-        """Tell what has changed since; or, when the server holds something else, the whole after the next survey."""
-        told = self._record.packages_told
-        if told is None or ack.packages is None or ack.seq < told.seq:
-            return
-        if ack.packages == told.sha256:
-            self._tell_packages()
-        else:
-            self._store(replace(self._record, packages_told=None))
-
     def _tend_metrics(self, desk: "MetricDesk", now: float) -> None:
         """Measure and tell at their times."""
         if desk.sample_at is not None and desk.sample_at <= now:
@@ -671,42 +550,19 @@ class Runtime:
             self._stops[Lane.METRICS] = stop
             self._lanes.add(Job(lane=Lane.METRICS, run=lambda: work.measure(ports, desk, stop=stop)))
         if desk.tell_at is not None and desk.tell_at <= now:
-            self._tell_metrics(desk, now)
+            self._tellings.tell_metrics(desk)
 
-    def _tell_metrics(self, desk: "MetricDesk", now: float) -> None:
-        """Report the next hours. Only one such report waits, and none while there is no link: else a month offline would push
-        out of the outbox what moves things."""
-        told, box = self._record.metrics_told, self._record.outbox
-        if not self._ports.reach.connected or (told is not None and box.oldest <= told.seq < box.next_seq):
-            desk.hold()
-            return
-        metrics = desk.next(told.through if told is not None else -1)
-        if metrics is None:
-            desk.wait(now, self._ports.chance.jitter())
-            return
-        try:
-            added = reports.enqueue_metrics(box, metrics, self.standing, self._facts())
-        except UnavailableError as error:
-            log.info("metrics wait", extra={"reason": error.text})
-            desk.wait(now, self._ports.chance.jitter())
-            return
-        through = metrics.hours[-1].hour
-        self._store(replace(self._record, outbox=added, metrics_told=MetricsTold(seq=box.next_seq, through=through)))
-        desk.told(through)
-        desk.hold()
-        self._post.send(added, now, self._ports.chance.jitter())
-
-    def _let_metrics_go_on(self) -> None:
-        desk = self._ports.metrics
-        if desk is not None:
-            desk.go_on(self._now(), self._ports.chance.jitter())
-
-    def _facts(self) -> reports.Facts:
-        return reports.Facts(
-            identity=self._identity,
-            notary=self._ports.notary,
-            at=int(self._time.seconds(self._now())),
-            evidence=self._evidence(),
+    def _inventory(self) -> Inventory:
+        """What this target is."""
+        settings, way = self._settings, self._way()
+        return Inventory(
+            hardware=self._identity.hardware,
+            agent_version=settings.agent_version,
+            labels=self._labels(settings.labels),
+            capabilities=list(settings.capabilities),
+            encryption_key=self._encryption_key(),
+            endpoint=way.endpoint,
+            services_cas=list(way.services_cas),
         )
 
     def _is_noise(self, tell: do.Tell, after: Standing) -> bool:
@@ -732,16 +588,6 @@ class Runtime:
                 "reason_kind": tell.reason.kind if tell.reason else None,
             }
             log.info("state %s", tell.state.value, extra=facts)
-
-
-def _quietly(lane: Lane, work: Callable[[], None]) -> Callable[[], JobDone]:
-    """A job that nothing follows from."""
-
-    def run() -> JobDone:
-        work()
-        return JobDone(lane=lane)
-
-    return run
 
 
 def _event_of(tell: do.Tell) -> dict[str, Any]:

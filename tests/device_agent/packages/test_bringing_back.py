@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from device_agent.runtime import BRING_BACK_S, Runtime
+from device_agent.runtime import Runtime
+from device_agent.surveys import BRING_BACK_S
 from device_agent.timer import Again
 from tests.crash.world import World
 
