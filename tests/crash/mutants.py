@@ -30,6 +30,7 @@ from device_agent.core.machine import step
 from device_agent.effects import PRIVATE_MODE, TEMPORARY_SUFFIX, FileEffects
 from device_agent.install.target import SlotImage, storage_faults
 from device_agent.journal import Record
+from device_agent.kept import Kept
 from device_agent.ports import Slot
 from device_agent.runtime import Runtime
 from tests.crash.disk import System
@@ -92,24 +93,24 @@ def _acts_first(self: Runtime, event: ev.Event) -> None:
     tells = [command for command in commands if isinstance(command, do.Tell)]
     box = self._record.outbox
     for tell in tells:
-        box = reports.enqueue(box, tell, after, self._facts())
-    old, self._record = self._record, replace(self._record, standing=after, outbox=box)
+        box = reports.enqueue(box, tell, after, self._kept.facts())
+    old, self._kept.record = self._record, replace(self._record, standing=after, outbox=box)
     self._post.send(box, now, self._ports.chance.jitter())
     for command in commands:
         if not isinstance(command, do.Tell) and not self._carry_out(command):
             return
-    new, self._record = self._record, old
-    self._store(new)
+    new, self._kept.record = self._record, old
+    self._kept.store(new)
 
 
-_STORE = Runtime._store
+_STORE = Kept.store
 
 
-def _forgets_reports(self: Runtime, record: Record) -> None:
-    before = self._record
+def _forgets_reports(self: Kept, record: Record) -> None:
+    before = self.record
     fields = {name: getattr(record, name) for name in record.__struct_fields__}
     _STORE(self, Record(**{**fields, "outbox": before.outbox}))
-    self._record = record
+    self.record = record
 
 
 # Steps of a slot
@@ -315,9 +316,9 @@ MUTANTS = (
         caught_by="no-two-contents",
     ),
     Mutant(
-        where="Runtime._store",
+        where="Kept.store",
         step="the outbox is not in the record",
-        apply=instead(Runtime, "_store", _forgets_reports),
+        apply=instead(Kept, "store", _forgets_reports),
         look=FULL,
         caught_by="no-two-contents",
     ),
