@@ -12,7 +12,7 @@ from server.campaigns.reckoning import DONE, Hindsight, Reckoned, hit_sentence
 from server.cli.output import emit, json_option, table
 from server.cli.rest import RestClient, connect, segment, server_options
 
-HOUR_S = 3600.0
+HOUR_S, MINUTE_S = 3600.0, 60.0
 
 
 @click.command()
@@ -58,8 +58,11 @@ def _line(one: Reckoned) -> str:
 
 def _row(one: Reckoned) -> tuple[Any, ...]:
     what = "the end" if one.name == DONE else f"{one.name} decided"
-    return what, f"{_hours(one.p10)} to {_hours(one.p90)}", _hours(one.real), one.fell
+    return what, f"{_span(one.p10)} to {_span(one.p90)}", _span(one.real), one.fell
 
 
-def _hours(seconds: float | None) -> str:
-    return "never" if seconds is None else f"{seconds / HOUR_S:.1f} h"
+def _span(seconds: float | None) -> str:
+    """In hours, or minutes where there is less than one."""
+    if seconds is None:
+        return "never"
+    return f"{seconds / HOUR_S:.1f} h" if seconds >= HOUR_S else f"{seconds / MINUTE_S:.1f} min"
