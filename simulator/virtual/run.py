@@ -241,7 +241,10 @@ class Run:
         gates = self._gates_of(members) if spec.strategy.leaves_first else {}
         rows = make(spec.strategy, spec.name, members, self._seed_of(spec.name), gates=gates)
         if not rows.targets:
-            raise RefusedError("nothing-selected", f"Campaign {spec.name} selects no device of this world.")
+            raise RefusedError(
+                "nothing-selected",
+                f"Campaign {spec.name} selects no device; look at its selection, and at its product and hardware.",
+            )
         image = self._images[spec.version]
         key = ReleaseKey(
             product=spec.product, version=spec.version, counter=self._counters[spec.version], sha256=image.sha256
