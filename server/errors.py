@@ -28,6 +28,10 @@ class NotLeaderError(UnavailableError):
         super().__init__("not-leader", text)
 
 
+class BusyError(UnavailableError):
+    """Another writer has the database's lock for longer than is waited for; whatever was to be done has no part in that."""
+
+
 class StoreError(UnavailableError):
     """The artifact store could not do what was asked. `retry_after_s`: it makes sense to ask again after so many seconds."""
 

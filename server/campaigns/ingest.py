@@ -1,30 +1,30 @@
 """Ingest: messages from the broker into the inbox, many at a time, because each commit waits for the disk.
 
 While one batch is stored in its transaction the next is verified on a snapshot, and the acks of the one before are signed. A
-report is acked only after the commit that holds it. Whatever is dropped is counted by its reason; agents resend what was not
-acked, so a full disk loses nothing. Presence is said once: what could not be stored of it is stored before anything else that
-comes. A message that breaks its batch is found and dropped alone: it never stops the loop, since its sender would send it again
-to the next server too.
+report is acked only after the commit that holds it. While nothing can be read or stored, what comes is kept and tried again. A
+message that breaks its batch is found and dropped alone: it never stops the loop, since its sender would send it again to the
+next server too. Whatever is dropped is counted by its reason; agents resend what was not acked.
 """
 
 import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-from firmware.errors import OtariaError, RefusedError, UnavailableError
+from firmware.errors import OtariaError, RefusedError
 from firmware.protocol.report import Ack, Report
 from firmware.protocol.topics import Leaf, parse
 from server.campaigns.director import Director
 from server.campaigns.intake import Intake
 from server.campaigns.lines import Lines, Raw
 from server.campaigns.pace import REPORT_BYTES, REPORT_BYTES_PER_S, Pace
-from server.campaigns.reading import PresenceHint, ProgressHint, Reading, Said, expect, read_message
+from server.campaigns.reading import Reading, Said, expect, read_message
+from server.campaigns.sieve import Sieve
 from server.ports import Clock, Database, Unit
 
 BATCH = 256
 QUEUE = 4096
-PAUSE_S = 0.05
 LOG_EVERY_S = 10.0
 AHEAD = 8
 """Batches whose acks may wait."""
@@ -38,10 +38,18 @@ _WHY_DROPPED = {
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Heard:
+    """A message as it came, and what it says: believed, or a hint."""
+
+    raw: Raw
+    reading: Reading
+
+
 class Ingest:
     """Hand every message to `on_message`, and keep `run` running. `answer` is given the acks of what is committed; `on_stored` is
-    told when the planner has work or the outbox has messages. `dropped` counts dropped messages by reason. `pause_s`: how long it
-    waits after a fault of the storage. `pace` and `volume`: what one agent may say."""
+    told when the planner has work or the outbox has messages. `dropped` counts dropped messages by reason. `pace` and
+    `volume`: what one agent may say."""
 
     def __init__(
         self,
@@ -53,7 +61,6 @@ class Ingest:
         on_stored: Callable[[], None] = lambda: None,
         pace: Pace | None = None,
         volume: Pace | None = None,
-        pause_s: float = PAUSE_S,
     ) -> None:
         self._database = database
         self._clock = clock
@@ -66,9 +73,8 @@ class Ingest:
         self._logged_at: dict[str, float] = {}
         self._pace = pace or Pace()
         self._volume = volume or Pace(per_s=REPORT_BYTES_PER_S, burst=REPORT_BYTES)
-        self._pause_s = pause_s
-        self._owed: dict[str, PresenceHint] = {}
-        """By agent, what it said of its presence that is still to be stored."""
+        self._read = Sieve(self._believe, raw_of=lambda raw: raw, on_fault=self._broke)
+        self._store = Sieve(self._take_in, raw_of=lambda heard: heard.raw, on_fault=self._broke)
 
     @property
     def dropped(self) -> Mapping[str, int]:
@@ -82,8 +88,8 @@ class Ingest:
 
     @property
     def waiting(self) -> int:
-        """How many messages wait to be read."""
-        return len(self._lines)
+        """How many messages wait to be read, or for the database to work."""
+        return len(self._lines) + len(self._read) + len(self._store)
 
     async def on_message(self, topic: str, payload: bytes, retained: bool) -> None:
         """Queue one message; waits while the lines are full, which slows the broker down to what the disk can take. Drops it
@@ -129,7 +135,7 @@ class Ingest:
 
     async def run(self) -> None:
         """Take batches until cancelled."""
-        read: asyncio.Queue[Sequence[Reading]] = asyncio.Queue(1)
+        read: asyncio.Queue[Sequence[_Heard]] = asyncio.Queue(1)
         stored: asyncio.Queue[Sequence[Ack]] = asyncio.Queue(AHEAD)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._read_on(read))
@@ -137,104 +143,57 @@ class Ingest:
             tasks.create_task(self._answer_on(stored))
 
     async def settle(self) -> None:
-        """Take everything that is queued now."""
-        while batch := self._lines.take(BATCH):
-            await self._answer(await self._store(await self._read(batch)))
-
-    async def _read_on(self, read: asyncio.Queue[Sequence[Reading]]) -> None:
+        """Take everything that is queued now, and try what is kept."""
         while True:
-            await self._lines.wait()
-            if readings := await self._read(self._lines.take(BATCH)):
-                await read.put(readings)
+            heard = await self._read.sift(self._lines.take(BATCH))
+            await self._answer(await self._store.sift(heard))
+            if not len(self._lines):
+                return
 
-    async def _store_on(self, read: asyncio.Queue[Sequence[Reading]], stored: asyncio.Queue[Sequence[Ack]]) -> None:
+    async def _read_on(self, read: asyncio.Queue[Sequence[_Heard]]) -> None:
         while True:
-            if acks := await self._store(await read.get()):
+            if heard := await self._read.next(self._next_batch):
+                await read.put(heard)
+
+    async def _next_batch(self) -> Sequence[Raw]:
+        await self._lines.wait()
+        return self._lines.take(BATCH)
+
+    async def _store_on(self, read: asyncio.Queue[Sequence[_Heard]], stored: asyncio.Queue[Sequence[Ack]]) -> None:
+        while True:
+            if acks := await self._store.next(read.get):
                 await stored.put(acks)
 
     async def _answer_on(self, stored: asyncio.Queue[Sequence[Ack]]) -> None:
         while True:
             await self._answer(await stored.get())
 
-    async def _read(self, batch: Sequence[Raw]) -> Sequence[Reading]:
+    async def _believe(self, batch: Sequence[Raw]) -> tuple[Sequence[_Heard], bool]:
         """The messages that are believed, or hints, in their order."""
-        try:
-            readings, reasons = await self._database.read(lambda unit: _read(unit, batch))
-        except OtariaError as error:
-            self._drop([error] * len(batch))
-            await asyncio.sleep(self._pause_s)
-            return []
-        except Exception as error:  # noqa: BLE001 (whatever it is: one message must not keep out the others, so find it)
-            if len(batch) > 1:
-                return [reading for raw in batch for reading in await self._read([raw])]
-            self._broke(error)
-            return []
+        heard, reasons = await self._database.read(lambda unit: _heard(unit, batch))
         self._drop(reasons)
-        return _latest_hints(readings)
+        return heard, True
 
-    async def _store(self, readings: Sequence[Reading]) -> Sequence[Ack]:
-        """Store what was read; the acks that are owed for it."""
-        await self._catch_up()
-        return await self._store_all(readings)
+    async def _take_in(self, heard: Sequence[_Heard]) -> tuple[Sequence[Ack], bool]:
+        """Store what was heard: the acks that are owed for it, and whether something was written for certain."""
 
-    async def _catch_up(self) -> None:
-        """Store what was said of presence while nothing could be stored."""
-        hints = [*self._owed.values()]
-        if not hints:
-            return
-        try:
-            await self._database.write(lambda unit: self._take_in(unit, hints))
-        except UnavailableError:
-            return
-        except Exception as error:  # noqa: BLE001 (as above: they must not keep out what comes)
-            self._broke(error)
-        self._owed.clear()
+        def work(unit: Unit) -> Intake:
+            intake = Intake(unit, self._director, self._clock.now())
+            intake.take_all([one.reading for one in heard])
+            return intake
 
-    async def _store_all(self, readings: Sequence[Reading]) -> Sequence[Ack]:
-        if not readings:
-            return []
-        try:
-            intake = await self._database.write(lambda unit: self._take_in(unit, readings))
-        except Exception as error:  # noqa: BLE001 (as above)
-            if isinstance(error, UnavailableError) and await self._is_down():
-                await self._failed(error, readings)
-                return []
-            if len(readings) > 1:  # so that one that cannot be stored does not keep out the others
-                return [ack for reading in readings for ack in await self._store_all([reading])]
-            if isinstance(error, OtariaError):
-                await self._failed(error, readings)
-            else:
-                self._broke(error)
-            return []
-        for hint in _hints(readings):
-            self._owed.pop(hint.agent, None)  # it is older
+        intake = await self._database.write(work)
         self._drop(RefusedError(kind, f"A message was dropped: {kind}.") for kind in intake.dropped)
-        self._stored += len(readings) - len(intake.dropped)
+        self._stored += len(heard) - len(intake.dropped)
         self._on_stored()
-        return intake.acks
-
-    async def _is_down(self) -> bool:
-        """Whether nothing can be stored at all: then there is no message to look for that breaks the others."""
-        try:
-            await self._database.write(lambda unit: None)
-        except UnavailableError:
-            return True
-        return False
+        return intake.acks, intake.stored > 0
 
     def _broke(self, error: Exception) -> None:
+        if isinstance(error, OtariaError):
+            self._drop([error])
+            return
         _log.error("a message could not be handled", exc_info=error)
         self._drop([OtariaError("internal", f"A message met {type(error).__name__}, which nobody expected.")])
-
-    async def _failed(self, error: OtariaError, readings: Sequence[Reading]) -> None:
-        hints = _hints(readings) if isinstance(error, UnavailableError) else []
-        self._owed |= {hint.agent: hint for hint in hints}
-        self._drop([error] * (len(readings) - len(hints)))
-        await asyncio.sleep(self._pause_s)
-
-    def _take_in(self, unit: Unit, readings: Sequence[Reading]) -> Intake:
-        intake = Intake(unit, self._director, self._clock.now())
-        intake.take_all(readings)
-        return intake
 
     def _drop(self, reasons: Iterable[OtariaError]) -> None:
         now = self._clock.now()
@@ -253,33 +212,13 @@ def _speaker(topic: str) -> str:
         return ""
 
 
-def _read(unit: Unit, batch: Sequence[Raw]) -> tuple[list[Reading], list[RefusedError]]:
-    readings, reasons = [], []
+def _heard(unit: Unit, batch: Sequence[Raw]) -> tuple[list[_Heard], list[RefusedError]]:
+    heard, reasons = [], []
     expect(unit, [raw.topic for raw in batch])
     for raw in batch:
         try:
-            readings.append(read_message(unit, raw.topic, raw.payload, retained=raw.retained))
+            reading = read_message(unit, raw.topic, raw.payload, retained=raw.retained)
+            heard.append(_Heard(raw=raw, reading=reading))
         except RefusedError as error:
             reasons.append(error)
-    return readings, reasons
-
-
-def _hints(readings: Sequence[Reading]) -> list[PresenceHint]:
-    return [one for one in readings if isinstance(one, PresenceHint)]
-
-
-def _latest_hints(readings: Sequence[Reading]) -> list[Reading]:
-    """Of several hints about one thing only the last is worth writing; reports and asks all stay, in order."""
-    last: dict[object, int] = {}
-    for place, reading in enumerate(readings):
-        last[_subject(reading, place)] = place
-    return [readings[place] for place in sorted(last.values())]
-
-
-def _subject(reading: Reading, place: int) -> object:
-    match reading:
-        case PresenceHint(agent=agent):
-            return ("presence", agent)
-        case ProgressHint(target=target):
-            return ("progress", target)
-    return place
+    return heard, reasons

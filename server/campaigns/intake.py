@@ -29,7 +29,7 @@ _ELSEWHERE = frozenset({"metrics", "packages"})
 
 
 class Intake:
-    """Takes readings in, inside one transaction; made anew for each. `stored` counts what the planner will see; `acks` are owed
+    """Takes readings in, inside one transaction; made anew for each. `stored` counts what is new for the planner; `acks` are owed
     once this is committed."""
 
     def __init__(self, unit: Unit, director: Director, now: float) -> None:
@@ -84,8 +84,7 @@ class Intake:
             case Said(message=message) if not self._active(message.agent):
                 self.dropped.append("agent-not-active")
             case Said(message=Ask()):
-                self._unit.inbox.add_ask(reading.message.target, reading.hash, reading.body, self._now)
-                self.stored += 1
+                self.stored += self._unit.inbox.add_ask(reading.message.target, reading.hash, reading.body, self._now)
             case Said(message=LogPart() as part):
                 why = take_part(self._unit, part, self._now)
                 if why is not None:

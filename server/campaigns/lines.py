@@ -29,6 +29,11 @@ class Raw:
         """Whether it says nothing that is signed."""
         return b'"payloadType"' not in self.payload
 
+    @property
+    def is_presence(self) -> bool:
+        """Whether it says that the agent came or went, which is said once."""
+        return bool(self.agent) and self.is_hint and self.topic.endswith(Leaf.PRESENCE)
+
 
 class Lines:
     """For one event loop. `limit`: messages in all lines."""

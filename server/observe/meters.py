@@ -131,4 +131,8 @@ class _Messages(Collector):
         for reason, number in self.dropped().items():
             taken.add_metric([reason], number)
         yield taken
-        yield GaugeMetricFamily("otaria_ingest_waiting_messages", "Messages that wait to be read.", self.waiting())
+        yield GaugeMetricFamily(
+            "otaria_ingest_waiting_messages",
+            "Messages that wait to be read, or for the database to work.",
+            self.waiting(),
+        )

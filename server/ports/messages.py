@@ -45,8 +45,8 @@ class Inbox(Protocol):
         """Store a report and advance the sequence of its journal."""
         ...
 
-    def add_ask(self, target: str, digest: str, body: Mapping[str, Any], received_at: float) -> None:
-        """Store an ask, in the place of the target's own that waits."""
+    def add_ask(self, target: str, digest: str, body: Mapping[str, Any], received_at: float) -> bool:
+        """Store an ask, in the place of the target's own that waits; False when it is stored already."""
         ...
 
     def unprocessed(self, limit: int) -> Sequence[InboxItem]: ...

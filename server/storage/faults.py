@@ -1,5 +1,6 @@
 """What the database's own errors become, wrapped once."""
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -7,13 +8,17 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyErro
 
 from firmware.errors import RefusedError, UnavailableError
 from firmware.protocol.words import ReasonKind
-from server.errors import ConflictError
+from server.errors import BusyError, ConflictError
+
+_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_LOCK_NOT_AVAILABLE = "55P03"
 
 
 @contextmanager
 def translated() -> Iterator[None]:
     """Turn a broken constraint into `ConflictError`, a value that a column can't hold into `RefusedError` (`bad-value`), and any
-    other fault of the database (full disk, I/O error, locked or damaged file) into `UnavailableError` (`storage-fault`)."""
+    other fault of the database (full disk, I/O error, damaged file) into `UnavailableError` (`storage-fault`): `BusyError` when
+    another writer has its lock."""
     try:
         yield
     except IntegrityError as error:
@@ -21,9 +26,15 @@ def translated() -> Iterator[None]:
     except DataError as error:
         raise RefusedError("bad-value", f"The database cannot store a value ({_cause(error)}).") from error
     except SQLAlchemyError as error:
-        raise UnavailableError(
-            ReasonKind.STORAGE_FAULT, f"The database failed ({_cause(error)}); check its disk, then try again."
-        ) from error
+        family = BusyError if _is_busy(error) else UnavailableError
+        text = f"The database failed ({_cause(error)}); check its disk, then try again."
+        raise family(ReasonKind.STORAGE_FAULT, text) from error
+
+
+def _is_busy(error: SQLAlchemyError) -> bool:
+    original = error.orig if isinstance(error, DBAPIError) else None
+    code = getattr(original, "sqlite_errorcode", None)  # its low byte says what, the rest in which way
+    return (code is not None and code & 0xFF in _BUSY) or getattr(original, "sqlstate", None) == _LOCK_NOT_AVAILABLE
 
 
 def _cause(error: SQLAlchemyError) -> str:

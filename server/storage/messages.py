@@ -127,16 +127,17 @@ class SqlInbox:
         self._hashes[(agent, journal, seq)] = digest
         self._write_position(agent, journal, seq, floor)
 
-    def add_ask(self, target: str, digest: str, body: Mapping[str, Any], received_at: float) -> None:
-        """Store an ask; one that is stored already (target, hash) is not stored twice. The target's ask that waits gives its
-        place to the newer one: nobody waits longer by asking again, and the queue doesn't grow by it."""
+    def add_ask(self, target: str, digest: str, body: Mapping[str, Any], received_at: float) -> bool:
+        """Store an ask, and whether that was new: one that is stored already (target, hash) is not stored twice. The target's ask
+        that waits gives its place to the newer one: nobody waits longer by asking again, and the queue doesn't grow by it."""
         known = select(INBOX.c.id).where(INBOX.c.target == target, INBOX.c.hash == digest, INBOX.c.kind == "ask")
         if self._db.execute(known).first() is not None:
-            return
+            return False
         values = {"hash": digest, "received_at": received_at, "body": dict(body)}
         waiting = update(INBOX).where(INBOX.c.target == target, INBOX.c.kind == "ask", INBOX.c.pending.is_(True))
         if not self._db.execute(waiting.values(**values)).rowcount:
             self._insert("ask", target, digest, body, received_at, {})
+        return True
 
     def unprocessed(self, limit: int) -> Sequence[InboxItem]:
         """The next messages in the order they were stored."""

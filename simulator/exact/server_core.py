@@ -99,7 +99,7 @@ class ServerCore:
         database, clock, repository = self.database, self._clock, self.repository
         director = Director(signer=repository.director_signer(), epoch=repository.director_epoch())
         acks = Acks(director, self._broker)
-        self.ingest = Ingest(database, clock, director, answer=acks.send, pause_s=0.0)
+        self.ingest = Ingest(database, clock, director, answer=acks.send)
         self._publisher = Publisher(database, clock, self._broker, epoch=director.epoch)
         self._engine = Engine(database, clock, director, decide=self._decide)
         self._preparation = Preparation(database=database, maker=NoDeltas(), engine=self._engine, clock=clock)
@@ -181,10 +181,12 @@ class ServerCore:
             is_want = topic.rpartition("/")[2] == Leaf.WANT
             taker = self.blocks.on_want if is_want else self.ingest.on_message
             await taker(topic, payload, retained)
-        if heard:
-            await self.ingest.settle()
-            await self.serve()
         failures = self.failures
+        if heard or self.ingest.waiting:
+            await self.ingest.settle()
+            self.failures += self.ingest.waiting > 0
+        if heard:
+            await self.serve()
         with self._borne():
             await self._decide_and_publish()
         standing = await self.database.read(_standing)

@@ -63,8 +63,8 @@ class TestSequences:
             await database.write(lambda unit: unit.inbox.add_report("t1", "t1", "j", 1, "h1", {}, 1.0))
 
     async def test_an_ask_is_stored_once_and_processed_once(self, database: SqlDatabase) -> None:
-        for _ in range(2):
-            await database.write(lambda unit: unit.inbox.add_ask("t1", "h", {"nonce": "n"}, 3.0))
+        for is_new in (True, False):
+            assert await database.write(lambda unit: unit.inbox.add_ask("t1", "h", {"nonce": "n"}, 3.0)) is is_new
         (item,) = await database.read(lambda unit: unit.inbox.unprocessed(10))
         assert (item.kind, item.target, item.hash, item.received_at, item.body) == (
             "ask",
@@ -74,7 +74,7 @@ class TestSequences:
             {"nonce": "n"},
         )
         await database.write(lambda unit: unit.inbox.mark_processed(item.id))
-        await database.write(lambda unit: unit.inbox.add_ask("t1", "h", {"nonce": "n"}, 4.0))
+        assert not await database.write(lambda unit: unit.inbox.add_ask("t1", "h", {"nonce": "n"}, 4.0))
         assert await database.read(lambda unit: unit.inbox.unprocessed(10)) == []
 
     async def test_who_asks_again_keeps_its_place_and_is_answered_once(self, database: SqlDatabase) -> None:
@@ -91,7 +91,7 @@ class TestSequences:
             ("t2", "b", "h1", 1.0),
         ]
         await database.write(lambda unit: unit.inbox.mark_processed(items[0].id))
-        await database.write(lambda unit: unit.inbox.add_ask("t1", "h9", {"nonce": "d"}, 9.0))
+        assert await database.write(lambda unit: unit.inbox.add_ask("t1", "h9", {"nonce": "d"}, 9.0))
         after = await database.read(lambda unit: unit.inbox.unprocessed(10))
         assert [item.target for item in after] == ["t2", "t1"], "an answered ask is evidence, and stays as it is"
 

@@ -317,8 +317,11 @@ class CountingDatabase:
         self.after_commit = False
         self.fail_writes: Exception | None = None
         self.fail_once: Exception | None = None
+        self.fail_reads: Exception | None = None
 
     async def read(self, work: Callable[[Unit], T]) -> T:
+        if self.fail_reads is not None:
+            raise self.fail_reads
         return await self.inner.read(work)
 
     async def write(self, work: Callable[[Unit], T]) -> T:
