@@ -12,8 +12,11 @@ from sqlalchemy.engine import make_url
 
 from firmware.errors import UnavailableError
 from firmware.protocol.codec import canonical
+from firmware.protocol.envelope import seal
+from firmware.protocol.order import Counter
+from firmware.protocol.permit import ASK_KIND, Ask
 from firmware.protocol.report import Presence
-from firmware.protocol.topics import presence
+from firmware.protocol.topics import Leaf, of_target, presence
 from firmware.protocol.words import AgentState
 from server.campaigns.sieve import LONGEST_PAUSE_S, TRIES
 from simulator.wire import disk
@@ -94,8 +97,10 @@ async def speak(stage: Stage) -> None:
         await stage.ingest.on_message(*message)
 
 
-async def taken_in(stage: Stage) -> None:
+async def taken_in(stage: Stage, *messages: tuple[str, bytes, bool]) -> None:
     """Everybody's reports are acked, and nothing waits."""
+    for message in messages:
+        await stage.ingest.on_message(*message)
     async with asyncio.timeout(10 * LONGEST_PAUSE_S):
         while stage.ingest.waiting or any(device.outbox for device in stage.broker.devices.values()):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
@@ -135,6 +140,37 @@ async def test_while_nothing_can_be_written_all_is_kept_and_stored_once_after_it
 ) -> None:
     async with serving(database_url, tmp_path) as stage:
         assert TRIES < await bear(stage, takes_no_writes) < 30
+
+
+async def test_what_is_said_again_proves_nothing_since_nothing_is_written_of_it(
+    database_url: str, takes_no_writes: Fault, tmp_path: Path
+) -> None:
+    """A transaction that writes nothing succeeds on a full disk, too."""
+    async with serving(database_url, tmp_path) as stage:
+        asking = stage.broker.devices["t2"]
+        ask = Ask(
+            target="t2",
+            agent="t2",
+            order_hash="0" * 64,
+            counter=Counter(epoch=1, n=1),
+            boot_id="b",
+            nonce="n" * 32,
+        )
+        again = (of_target("t2", "t2", Leaf.REPORT), seal(ask, ASK_KIND, asking.signer), False)
+        await stage.ingest.on_message(*again)
+        told = (of_target("t3", "t3", Leaf.REPORT), stage.broker.devices["t3"].report(AgentState.IDLE), False)
+        await taken_in(stage, told)
+        with takes_no_writes():
+            for name in ("t1", "t2", "t3"):
+                await stage.ingest.on_message(presence(name), canonical(Presence(session="s", online=False)), False)
+                await stage.ingest.on_message(*again)
+                await stage.ingest.on_message(*told)
+            await asyncio.sleep(0.5)
+        await taken_in(stage)
+        with suppress(UnavailableError):
+            await kept(stage)
+        assert await kept(stage) == (2, {"t1", "t2", "t3"})
+        assert stage.ingest.dropped == {}
 
 
 async def test_while_no_connection_can_be_had_all_is_kept_and_stored_once_after_it(

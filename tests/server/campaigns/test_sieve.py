@@ -100,6 +100,17 @@ async def test_nobody_is_at_fault_for_a_database_that_comes_back_between_two_tri
     assert [one for one in desk.handled if one.agent == "a"] == [said[0], said[3]]
 
 
+async def test_nobody_is_at_fault_for_what_failed_once_long_ago() -> None:
+    first, second = hint("a", online=False), hint("a", online=True)
+    desk = Desk(second)
+    desk.works = False
+    await desk.sieve.sift([first])
+    desk.works = True
+    await desk.sieve.sift([])
+    await desk.sieve.sift([report("b"), second])
+    assert (len(desk.sieve), desk.faults) == (1, [])
+
+
 async def test_nobody_is_at_fault_for_another_writers_lock_and_one_try_tells() -> None:
     """Each try would wait for it."""
     locked = BusyError("storage-fault", "It is locked.")

@@ -86,6 +86,41 @@ async def test_no_campaign_of_a_suspect_release_is_started_until_it_is_cleared(s
         await stage.service.clear("lamp", "2", by="bob", reason="twice")
 
 
+async def test_one_devices_word_holds_what_runs_and_it_has_no_second_one(stage: Any) -> None:
+    """As `docs/explanation/gates.md` says: a person has to look once for each device that says so, not once for each time."""
+    devices = await completed(stage)
+    (late,) = await stage.enrol("t9")
+    await stage.settle()
+    text = CAMPAIGN.replace("name: spring", "name: next")
+    await stage.start(text.replace("strategy:", "selection: {targets: [t9]}\nstrategy:", 1))
+    assert (await stage.service.view("next")).row.state is CampaignState.RUNNING
+    liar = devices["t2"]
+    liar.version, liar.previous = "1", "2"
+    liar.report(AgentState.FELL_BACK, Reason(kind="boot-loop", text="It never stayed up."))
+    await stage.settle()
+    held = (await stage.service.view("next")).row
+    assert (held.state, held.reason_kind) == (CampaignState.PAUSED, "release-suspect")
+    assert "t2 regressed" in held.reason
+    await stage.service.clear("lamp", "2", by="bob", reason="only t2 says so")
+    await stage.service.command("next", Verb.RESUME, by="bob", reason="")
+    for version in ("2", "1", "2", "1"):
+        liar.version = version
+        liar.report(AgentState.FELL_BACK, Reason(kind="boot-loop", text="Again."))
+        await stage.settle()
+    release = await stage.database.read(lambda unit: unit.releases.get("lamp", "2"))
+    assert release.state is ReleaseState.ACTIVE
+    await stage.live(lambda view: view.row.state is CampaignState.COMPLETED, "next")
+    assert late.version == "2"
+
+
+async def test_silence_after_the_end_makes_nothing_suspect(stage: Any) -> None:
+    await completed(stage)
+    stage.clock.time += 90 * 86400.0
+    await stage.settle()
+    release = await stage.database.read(lambda unit: unit.releases.get("lamp", "2"))
+    assert (release.state, {*(await stage.states()).values()}) == (ReleaseState.ACTIVE, {"verified"})
+
+
 async def test_people_mark_a_release_and_running_campaigns_pause(stage: Any) -> None:
     await stage.enrol("t0", "t1")
     await stage.publish_releases()
