@@ -85,6 +85,23 @@ def test_a_clock_that_goes_back_neither_fills_nor_blocks_and_agents_are_bounded(
     assert pace.allows("a", 51.0), "forgotten with all others"
 
 
+def test_however_many_others_speak_who_has_spoken_too_much_is_not_forgotten() -> None:
+    """Or each time that a large fleet has spoken, everybody could have a burst's worth stored again."""
+    pace = Pace(per_s=1, burst=100, max_agents=100)
+    assert pace.allows("flood", 0.0, 100.0)
+    for number in range(1000):
+        assert pace.allows(f"a{number}", number / 25)
+    assert not pace.allows("flood", 40.0, 41.0)
+    assert pace.allows("flood", 40.0, 40.0), "what it was given back meanwhile"
+
+
+def test_where_most_have_spoken_too_much_all_are_forgotten_for_once() -> None:
+    pace = Pace(per_s=1, burst=10, max_agents=4)
+    assert all(pace.allows(agent, 0.0, 10.0) for agent in "abcd")
+    assert pace.allows("e", 0.0, 10.0)
+    assert pace.allows("a", 0.0)
+
+
 async def test_an_agent_cannot_begin_journals_without_end(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.storage.messages.MAX_JOURNALS", 3)
     (device,) = await stage.enrol("t1")
