@@ -10,6 +10,9 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --con
 
 .PHONY: help demo demo-mixed test test-all test-boot check bench soak format constraints clean
 
+# Tests start many hundred processes of Python. Where it may write no bytecode, each compiles all of Otaria for itself.
+test test-all test-boot: export PYTHONDONTWRITEBYTECODE :=
+
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
