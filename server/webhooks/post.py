@@ -42,12 +42,7 @@ class Poster:
         one that can't be read."""
         self._addresses = addresses
         self._limit_s = timeout_s
-        self._tls = ssl.create_default_context()
-        try:
-            if ca_file is not None:
-                self._tls.load_verify_locations(ca_file)
-        except (OSError, ssl.SSLError) as error:
-            raise RefusedError("config", f"`webhooks.ca_file` cannot be used: {error}.") from error
+        self._tls: ssl.SSLContext | bool = True if ca_file is None else _trusting(ca_file)
         self._stack = AsyncExitStack()
         self._sessions: dict[str, aiohttp.ClientSession] = {}
 
@@ -88,6 +83,16 @@ class Poster:
             return Outcome(code=None, said=f"no answer within {self._limit_s:g} s")
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return Outcome(code=None, said=plain(_why(error))[:MAX_SAID] or type(error).__name__)
+
+
+def _trusting(ca_file: Path) -> ssl.SSLContext:
+    """Without such a file, aiohttp's own context serves: it has read the system's certificates already, which takes 60 ms."""
+    context = ssl.create_default_context()
+    try:
+        context.load_verify_locations(ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise RefusedError("config", f"`webhooks.ca_file` cannot be used: {error}.") from error
+    return context
 
 
 def _why(error: Exception) -> str:

@@ -9,6 +9,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from firmware.errors import RefusedError
+from server.http.tls import devices_context
+from server.identity.authority import Authorities
 from server.webhooks.addresses import Addresses, GuardedResolver, host_of
 from server.webhooks.post import MAX_SAID, Poster
 
@@ -184,6 +186,29 @@ async def test_a_receiver_that_says_nothing_is_left(unused_tcp_port: int) -> Non
         async with Poster(OPEN, timeout_s=0.3) as poster:
             outcome = await poster.post(f"http://127.0.0.1:{unused_tcp_port}/", b"{}", {})
     assert (outcome.code, outcome.said) == (None, "no answer within 0.3 s")
+
+
+async def test_a_receiver_whose_authority_is_not_trusted_gets_nothing(tmp_path: Path) -> None:
+    posted: list[str] = []
+
+    async def take(request: web.Request) -> web.Response:
+        posted.append(await request.text())
+        return web.Response(text="taken")
+
+    app = web.Application()
+    app.router.add_post("/x", take)
+    authorities = Authorities.open_or_create(tmp_path / "identity")
+    server = TestServer(app, scheme="https")
+    await server.start_server(ssl=devices_context(authorities.https_for_devices))
+    try:
+        url = f"https://127.0.0.1:{server.port}/x"
+        async with Poster(OPEN) as doubting, Poster(OPEN, ca_file=authorities.services_ca_file) as trusting:
+            outcome = await doubting.post(url, b"first", {})
+            assert (outcome.code, "certificate verify failed" in outcome.said) == (None, True), outcome
+            assert (await trusting.post(url, b"second", {})).code == 200
+    finally:
+        await server.close()
+    assert posted == ["second"]
 
 
 def test_authorities_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
