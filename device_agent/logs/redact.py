@@ -14,7 +14,9 @@ _RULES = (
     (re.compile(r"(?<=://)[^/\s@\"']{1,512}@"), f"{GONE}@"),
     (re.compile(r"\b(Bearer|Basic|Digest)\s+[A-Za-z0-9+/=_.~-]{6,}", re.IGNORECASE), rf"\1 {GONE}"),
     (
-        re.compile(rf"(?i)([\w.-]*{_SECRET}[\w.-]*[\"']?\s*[=:]\s*)(?:\"[^\"\n]*\"?|'[^'\n]*'?|[^\s,;&\"']+)"),
+        re.compile(
+            rf"(?i)(?<![\w.-])([\w.-]*{_SECRET}[\w.-]*[\"']?\s*[=:]\s*)(?:\"[^\"\n]*\"?|'[^'\n]*'?|[^\s,;&\"']+)"
+        ),
         rf"\1{GONE}",
     ),
     (re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?"), GONE),
