@@ -368,7 +368,7 @@ class Run:
             return
         for gate in campaign.strategy.cohorts[row.index].gates:
             if gate.kind == "external":
-                said = {"campaign": row.campaign, "cohort": row.index, "name": gate.name, "by": "sim", "reason": ""}
+                said = {"campaign": row.campaign, "cohort": row.name, "name": gate.name, "by": "sim", "reason": ""}
                 self._later(
                     at + ANSWER_S,
                     lambda now, said=said: self.shell.feed(GateAnswered(**said, verdict=GateVerdict.PASS, at=now)),

@@ -25,13 +25,13 @@ from server.planner.ask_events import (
 from server.planner.decision import Decision
 from server.planner.events import Event, Ordered
 from server.planner.slices import Slice
-from server.planner.words import AssignmentState
+from server.planner.words import AssignmentState, CohortState
 from simulator.run_cli import jobs_of, summary, unmet
 from simulator.run_cli import run as command
 from simulator.virtual.library import load, names
 from simulator.virtual.outcome import CampaignOutcome, Outcome
 from simulator.virtual.presence import Outages, Presence
-from simulator.virtual.run import Run
+from simulator.virtual.run import ANSWER_S, Run
 from simulator.virtual.world import World
 from simulator.virtual.world_file import parse_world
 
@@ -107,6 +107,16 @@ def test_a_run_leaves_nothing_for_the_collector_of_cycles_which_rests_meanwhile(
         gc.enable()
     Run(small()).play()
     assert gc.isenabled()
+
+
+def test_people_answer_the_external_gate_of_each_cohort_that_opens() -> None:
+    text = SMALL.format(devices=60, defect="fails-boot", share="0%", budget="{by: site, limit: 2}", pairs="false")
+    gated = text.replace("count: 5, gate: {kind: all}", "count: 5, gate: {kind: external, name: board}")
+    assert gated != text
+    outcome = Run(parse_world(gated, "gated.yaml")).play()
+    canary = outcome.campaigns[0].cohorts[0]
+    assert (canary.state, canary.decided_s) == (CohortState.PASSED, ANSWER_S)
+    assert not outcome.ignored
 
 
 @pytest.mark.parametrize(
