@@ -49,16 +49,22 @@ class Ledger:
         for token in loaded.tokens:
             (self.places if token.kind in _NO_DISRUPTION else self.tokens)[token.group] = token
         self.cohorts: dict[int, CohortRow] = {cohort.index: cohort for cohort in loaded.cohorts}
-        self.blocks: dict[strata.Key, BlockRow] = {(row.cohort, row.stratum, row.site): row for row in loaded.blocks}
+        self.blocks: dict[strata.Key, BlockRow] = {}
+        for block in loaded.blocks:
+            self.blocks[block.cohort, block.stratum, block.site] = block
         self.commands: list[Command] = []
         self.around = loaded.around
-        self.behind: dict[str, BehindRow] = {row.gateway: row for row in loaded.around.behind}
+        self.behind: dict[str, BehindRow] = {}
+        for row in loaded.around.behind:
+            self.behind[row.gateway] = row
         self.proposal = loaded.proposal
         self.knows_target = loaded.target is not None
         self.known = self.knows_target and loaded.campaign is not None and loaded.assignment is not None
         """Whether the slice holds an assignment with its campaign and target."""
         self._added: list[Row] = []
         self._loaded = loaded
+        self._has_new_cohorts = self._has_new_groups = False
+        """Whether one of them was changed, so that most events need not look at each."""
         if loaded.campaign is not None:
             self.campaign = loaded.campaign
         if loaded.assignment is not None:
@@ -111,10 +117,7 @@ class Ledger:
     @property
     def is_settled(self) -> bool:
         """Whether this event has changed neither the campaign nor any of its cohorts, so that nothing follows for them."""
-        loaded = self._loaded
-        if self.campaign is not loaded.campaign:
-            return False
-        return all(now is before for before, now in zip(loaded.cohorts, self.cohorts.values(), strict=True))
+        return not self._has_new_cohorts and self.campaign is self._loaded.campaign
 
     def changed_cohorts(self) -> list[tuple[CohortRow, CohortRow]]:
         """The cohorts that this event has changed so far: as loaded, and as they are now."""
@@ -126,6 +129,7 @@ class Ledger:
         self.campaign = replace(self.campaign, **values)
 
     def set_cohort(self, index: int, **values: Any) -> None:
+        self._has_new_cohorts = True
         self.cohorts[index] = replace(self.cohorts[index], **values)
 
     def set_cohort_state(self, index: int, state: CohortState, **values: Any) -> None:
@@ -150,9 +154,10 @@ class Ledger:
         )
         if not stays or after.action is not before.action:
             self._recount(before.cohort, before, after)
-        stood, stands = strata.standing(before), strata.standing(after)
-        if stood is not stands or (not stays and before.state is AssignmentState.PLANNED):
-            self._weigh(before.cohort, after, stood, stands)
+        if not stays or values:
+            stood, stands = strata.standing(before), strata.standing(after)
+            if stood is not stands or (not stays and before.state is AssignmentState.PLANNED):
+                self._weigh(before.cohort, after, stood, stands)
         self._count_behind(before)
         self._hold()
         self.rewake()
@@ -188,6 +193,7 @@ class Ledger:
         self._added.append(row)
 
     def put_group(self, group: GroupRow) -> None:
+        self._has_new_groups = True
         self.groups[group.key] = group
 
     def put_token(self, token: TokenRow) -> None:
@@ -223,9 +229,11 @@ class Ledger:
             (loaded.target, rows.get("target")),
             (loaded.assignment, rows.get("assignment")),
             (loaded.proposal, self.proposal),
-            *zip(loaded.cohorts, self.cohorts.values(), strict=True),
-            *zip_longest(loaded.groups, self.groups.values()),
         ]
+        if self._has_new_cohorts:
+            pairs += zip(loaded.cohorts, self.cohorts.values(), strict=True)
+        if self._has_new_groups:
+            pairs += zip_longest(loaded.groups, self.groups.values())
         if self.blocks:
             pairs += zip_longest(loaded.blocks, self.blocks.values())
         if self.behind:

@@ -55,7 +55,7 @@ def place_of(policy: CohortPolicy, target: str, traits: Mapping[str, str]) -> tu
     gate = policy.grouping
     if gate is None:
         return None
-    stratum = ",".join([f"{name}={traits.get(name, UNKNOWN)}" for name in gate.by]) or WHOLE
+    stratum = ",".join([f"{name}={traits.get(name, UNKNOWN)}" for name in gate.by]) if gate.by else WHOLE
     site = traits.get(gate.block)
     return stratum, target if site is None else f"{gate.block}={site}"
 
