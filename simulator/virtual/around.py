@@ -33,7 +33,8 @@ class Neighbourhood:
         is_there: Callable[[str], bool],
     ) -> None:
         self.members: dict[str, list[str]] = defaultdict(list)
-        self._sizes: dict[tuple[str, ...], tuple[GroupSize, ...]] = {}
+        self._same: dict[tuple[str, ...], Surroundings] = {}
+        """By groups, what many targets have the same, as long as nobody counts who is offline."""
         for row in targets:
             self.join(row)
         self._store = store
@@ -53,13 +54,13 @@ class Neighbourhood:
         """A target is in the fleet from now on."""
         for key in row.groups:
             self.members[key].append(row.id)
-        self._sizes.clear()
+        self._same.clear()
 
     def leave(self, row: TargetRow) -> None:
         """A target was taken out of the fleet."""
         for key in row.groups:
             self.members[key].remove(row.id)
-        self._sizes.clear()
+        self._same.clear()
 
     def watch(self, strategy: Strategy) -> None:
         """A campaign with this strategy begins."""
@@ -67,16 +68,16 @@ class Neighbourhood:
 
     def around(self, target: TargetRow, campaign: CampaignRow | None, assignment: AssignmentRow | None) -> Surroundings:
         """What the checks read beside the rows of an event."""
-        sizes = self._sizes_of(target)
+        usual = self._usual(target)
         if campaign is None or assignment is None:
-            return Surroundings(sizes=sizes)
+            return usual
         plan = campaign.strategy
         is_planned = assignment.state is AssignmentState.PLANNED and len(self._campaigns) > 1
         behind = self._store.behind(campaign.id, (target.id, *assignment.gateways)) if plan.leaves_first else ()
         if not (plan.after or plan.requires or plan.skew or plan.together or is_planned):
-            return Surroundings(sizes=sizes, behind=behind)
+            return Surroundings(sizes=usual.sizes, behind=behind) if behind else usual
         return Surroundings(
-            sizes=sizes,
+            sizes=usual.sizes,
             behind=behind,
             before=tuple(self._before(plan)),
             gateways=tuple(self._neighbour(name, campaign.id) for name in target.gateways),
@@ -90,13 +91,12 @@ class Neighbourhood:
         """The members of a group that are away by the broker's word."""
         return [name for name in self.members[key] if not self._is_there(name)]
 
-    def _sizes_of(self, target: TargetRow) -> tuple[GroupSize, ...]:
-        if self._watched:
-            return tuple(self._size(key) for key in target.groups)
-        known = self._sizes.get(target.groups)
-        if known is None:
-            known = self._sizes[target.groups] = tuple(self._size(key) for key in target.groups)
-        return known
+    def _usual(self, target: TargetRow) -> Surroundings:
+        """What every campaign's events find: how large the target's groups are."""
+        found = None if self._watched else self._same.get(target.groups)
+        if found is None:
+            found = self._same[target.groups] = Surroundings(sizes=tuple(self._size(key) for key in target.groups))
+        return found
 
     def _size(self, key: str) -> GroupSize:
         counts = self._watched and key.partition("=")[0] in self._watched

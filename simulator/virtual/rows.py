@@ -47,7 +47,8 @@ class RowStore:
         self._campaigns: dict[str, CampaignRow] = {}
         self._targets: dict[str, TargetRow] = {}
         self._groups: dict[str, GroupRow] = {}
-        self._blocks: dict[tuple[str, int, str, str], BlockRow] = {}
+        self._blocks: defaultdict[str, dict[strata.Key, BlockRow]] = defaultdict(dict)
+        """By campaign and what `strata.keys` gives."""
         self._behind: dict[tuple[str, str], BehindRow] = {}
         self._cohorts: defaultdict[str, dict[int, CohortRow]] = defaultdict(dict)
         """By campaign and index."""
@@ -176,7 +177,7 @@ class RowStore:
             case CampaignRow():
                 return self._campaigns, row.id
             case BlockRow():
-                return self._blocks, (row.campaign, row.cohort, row.stratum, row.site)
+                return self._blocks[row.campaign], (row.cohort, row.stratum, row.site)
             case BehindRow():
                 return self._behind, (row.campaign, row.gateway)
             case _:
@@ -184,13 +185,13 @@ class RowStore:
 
     def _blocks_of(self, campaign: CampaignRow, assignment: AssignmentRow) -> tuple[BlockRow, ...]:
         wanted = strata.keys(campaign.strategy, assignment, campaign.cohort)
-        rows = [self._blocks.get((campaign.id, *key)) for key in wanted]
-        return tuple(row for row in rows if row is not None)
+        known = self._blocks.get(campaign.id, {})
+        return tuple([known[key] for key in wanted if key in known]) if wanted and known else ()
 
     def _groups_of(self, target: TargetRow, tokens: tuple[TokenRow, ...], campaign: str) -> tuple[GroupRow, ...]:
         keys = self._usual_keys(target.groups, campaign)
         is_usual = not (target.gateways or target.is_gateway or self._has_places)
-        if not is_usual or any(token.group not in keys for token in tokens):
+        if not is_usual or (tokens and any(token.group not in keys for token in tokens)):
             more = {*keys, *path_groups(target), *(token.group for token in tokens)}
             keys = tuple(sorted(more.union(groups_of(target, campaign) if self._has_places else ())))
         known = self._groups
