@@ -15,7 +15,7 @@ bet and numbers 0 and 1 it is Wald's sequential probability ratio test.
 """
 
 from functools import lru_cache
-from math import exp, inf, lgamma, log, log1p
+from math import ceil, exp, inf, lgamma, log, log1p
 
 LATTICE = 60
 """Shares of 1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30 and 60 members are exact."""
@@ -25,6 +25,7 @@ Numbers = tuple[tuple[int, int], ...]
 _SMALLER = (inf, 5.0, 2.0)
 _LARGER = (1.7, 3.2, 8.0, 25.0)
 """What the stake is spread over: by which factors the odds of the true mean are below, or above, those of the bound."""
+_BELOW = tuple(1 / factor for factor in _SMALLER)
 _MOST_BLOCKS = 10_000_000
 _MOST_FAILURES = 400
 _STEPS = 30
@@ -37,7 +38,7 @@ def against_at_least(numbers: Numbers, bound: float) -> float:
 
 def against_at_most(numbers: Numbers, bound: float) -> float:
     """Log of the stake against "the mean is at most `bound`"."""
-    return _log_mean([_log_stake(numbers, bound, _bet(bound, factor)) for factor in _LARGER])
+    return _log_mean([_log_stake(numbers, gains) for gains in _gains(bound, _LARGER)])
 
 
 def threshold(alpha: float) -> float:
@@ -85,22 +86,22 @@ def missing(numbers: Numbers, bound: float, alpha: float) -> int:
 @lru_cache(maxsize=4096)
 def missing_with(numbers: Numbers, number: int, bound: float, alpha: float) -> int:
     """How many more blocks with this `number` (LATTICE-ths, less than the bound) it takes until the mean is below `bound`."""
-    logs, one = _logs(numbers, bound), _logs(((number, 1),), bound)
+    logs, wanted = _logs(numbers, bound), threshold(alpha)
+    if _log_mean(logs) >= wanted:
+        return 0
+    lines = [(start - wanted, gain) for start, gain in zip(logs, _logs(((number, 1),), bound), strict=True)]
 
     def enough(more: int) -> bool:
-        return _log_mean([start + more * gain for start, gain in zip(logs, one, strict=True)]) >= threshold(alpha)
+        return sum([exp(start + more * gain) for start, gain in lines]) >= len(lines)
 
-    if enough(0):
-        return 0
-    low = _surely_too_few(logs, one, threshold(alpha))
-    first, step = low, 1
-    while not enough(first + step) and first + step < _MOST_BLOCKS:
-        low, step = first + step, step * 2
-    high = first + step
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
+    if min([gain for _, gain in lines]) <= 0:
+        return _MOST_BLOCKS  # and no more are enough
+    found = _nearly_missing(lines)
+    while not enough(found):
+        found += 1
+    while enough(found - 1):
+        found -= 1
+    return found
 
 
 def needed(bound: float, alpha: float) -> int:
@@ -185,13 +186,17 @@ def mean_of(numbers: Numbers) -> float | None:
     return sum(number * count for number, count in numbers) / LATTICE / blocks if blocks else None
 
 
-def _surely_too_few(logs: list[float], gains: list[float], wanted: float) -> int:
-    """A number of blocks more that is too few, and near to what is enough: the mean of the stakes is at most the largest of
-    them, and at least its share of it."""
-    if min(gains) <= 0:
-        return 0
-    least = min((wanted - start) / gain for start, gain in zip(logs, gains, strict=True))
-    return max(0, int(least) - 1) if least < _MOST_BLOCKS // 2 else 0
+def _nearly_missing(lines: list[tuple[float, float]]) -> int:
+    """How many blocks it takes, nearly, until the mean of the stakes is what is wanted: each starts so far from that, as a log,
+    and gains so much by every block. Surely enough is where one stake alone makes the mean; from there Newton's steps lead to it
+    quickly and never too far, since the log of a sum of such stakes is convex."""
+    more, step = min([(log(len(lines)) - start) / gain for start, gain in lines]), 1.0
+    while step > 0.5:
+        stakes = [exp(start + more * gain) for start, gain in lines]
+        slope = sum([stake * gain for stake, (_, gain) in zip(stakes, lines, strict=True)]) / sum(stakes)
+        step = log(sum(stakes) / len(lines)) / slope
+        more -= step
+    return ceil(more)
 
 
 def _failed(blocks: int) -> Numbers:
@@ -199,7 +204,7 @@ def _failed(blocks: int) -> Numbers:
 
 
 def _logs(numbers: Numbers, bound: float) -> list[float]:
-    return [_log_stake(numbers, bound, _bet(bound, 1 / factor)) for factor in _SMALLER]
+    return [_log_stake(numbers, gains) for gains in _gains(bound, _BELOW)]
 
 
 def _bet(bound: float, factor: float) -> float:
@@ -209,22 +214,28 @@ def _bet(bound: float, factor: float) -> float:
     return (bound - mean) / (bound * (1 - bound))
 
 
-def _log_stake(numbers: Numbers, bound: float, bet: float) -> float:
-    gains, total = _gains(bound, bet), 0.0
+def _log_stake(numbers: Numbers, gains: tuple[float, ...]) -> float:
+    total = 0.0
     for number, blocks in numbers:
         total += blocks * gains[number]
     return total
 
 
 @lru_cache(maxsize=1024)
-def _gains(bound: float, bet: float) -> tuple[float, ...]:
-    """The log of what a block multiplies the stake by, for each number that it may have."""
-    gains = (bet * (bound - number / LATTICE) for number in range(LATTICE + 1))
-    return tuple(-inf if gain <= -1.0 + 1e-12 else log1p(gain) for gain in gains)
+def _gains(bound: float, factors: tuple[float, ...]) -> tuple[tuple[float, ...], ...]:
+    """By factor the log of what a block multiplies the stake by, for each number that it may have."""
+    return tuple(
+        tuple(_gain(_bet(bound, factor), bound, number) for number in range(LATTICE + 1)) for factor in factors
+    )
+
+
+def _gain(bet: float, bound: float, number: int) -> float:
+    gain = bet * (bound - number / LATTICE)
+    return -inf if gain <= -1.0 + 1e-12 else log1p(gain)
 
 
 def _log_mean(logs: list[float]) -> float:
     most = max(logs)
     if most == -inf:
         return -inf
-    return most + log(sum(exp(one - most) for one in logs) / len(logs))
+    return most + log(sum([exp(one - most) for one in logs]) / len(logs))
