@@ -17,6 +17,7 @@ Rules
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC
 from fractions import Fraction
+from functools import lru_cache
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -246,10 +247,15 @@ def _demand(budget: BudgetPolicy, members: int) -> Demand:
     if budget.keep is not None:
         return Demand(keep=budget.keep, counts_offline=budget.offline_counts)
     if budget.percent is not None:
-        share = int(Fraction(str(budget.percent)) * members // 100)
+        share = _hundredths(budget.percent, members)
         return Demand(limit=max(share, budget.at_least), counts_offline=budget.offline_counts)
     limit = UNLIMITED if budget.limit is None else budget.limit
     return Demand(limit=limit, counts_offline=budget.offline_counts)
+
+
+@lru_cache(maxsize=4096)
+def _hundredths(percent: float, of: int) -> int:
+    return int(Fraction(str(percent)) * of // 100)
 
 
 def _demands(ledger: Ledger) -> dict[str, Demand]:

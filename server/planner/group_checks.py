@@ -65,7 +65,7 @@ def leaves_went_first(ledger: Ledger) -> Wait | None:
 
 def predecessors_are_done(ledger: Ledger) -> Wait | None:
     """The campaigns that this one comes after are where they have to be, for long enough."""
-    if _goes_back(ledger):
+    if not ledger.campaign.strategy.after or _goes_back(ledger):
         return None
     found = {row.id: row for row in ledger.around.before}
     for policy in ledger.campaign.strategy.after:
@@ -83,7 +83,7 @@ def predecessors_are_done(ledger: Ledger) -> Wait | None:
 
 def prerequisites_are_met(ledger: Ledger) -> Wait | None:
     """The target and its gateways have the versions that the strategy requires."""
-    if _goes_back(ledger):
+    if not ledger.campaign.strategy.requires or _goes_back(ledger):
         return None
     own = Neighbour(
         id=ledger.target.id,
