@@ -17,7 +17,7 @@ _LOCK_NOT_AVAILABLE = "55P03"
 @contextmanager
 def translated() -> Iterator[None]:
     """Turn a broken constraint into `ConflictError`, a value that a column can't hold into `RefusedError` (`bad-value`), and any
-    other fault of the database (full disk, I/O error, damaged file) into `UnavailableError` (`storage-fault`): `BusyError` when
+    other fault of the database (gone, full disk, I/O error, damaged file) into `UnavailableError` (`storage-fault`): `BusyError` when
     another writer has its lock."""
     try:
         yield
@@ -27,7 +27,7 @@ def translated() -> Iterator[None]:
         raise RefusedError("bad-value", f"The database cannot store a value ({_cause(error)}).") from error
     except SQLAlchemyError as error:
         family = BusyError if _is_busy(error) else UnavailableError
-        text = f"The database failed ({_cause(error)}); check its disk, then try again."
+        text = f"The database failed ({_cause(error)}); see that it runs and that its disk has room, then try again."
         raise family(ReasonKind.STORAGE_FAULT, text) from error
 
 

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from server.foundation import begin_anew
 from server.storage import SqlDatabase
-from tests.databases import PROGRAMS, USER, Cluster
+from simulator.postgresql import USER, program
+from tests.databases import Cluster
 from tests.server.audit.chains import NOW, SetClock, checked, keeper_of, lines_of, write
 
 
-def pg(program: str, cluster: Cluster, *arguments: str) -> None:
+def pg(name: str, cluster: Cluster, *arguments: str) -> None:
     environment = {**os.environ, "PGHOST": str(cluster.directory), "PGUSER": USER}
-    subprocess.run([str(PROGRAMS / program), *arguments], check=True, env=environment, capture_output=True)
+    subprocess.run([str(program(name)), *arguments], check=True, env=environment, capture_output=True)
 
 
 async def test_a_dump_restored_over_a_database_that_went_on(postgres: Cluster, tmp_path: Path) -> None:

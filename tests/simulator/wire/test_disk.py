@@ -35,7 +35,7 @@ def test_on_a_full_disk_changes_are_refused_in_words_and_what_there_is_can_be_re
         for _ in range(3):
             error = refused(lab)
             assert (error.kind, error.status) == (ReasonKind.STORAGE_FAULT, 503)
-            assert "check its disk, then try again" in error.text
+            assert "that its disk has room, then try again" in error.text
         assert tokens(lab) == before
     lab.claim(uses=1)
     assert (tokens(lab), lab.has_ended, lab.server_pid) == (before + 1, False, pid)
