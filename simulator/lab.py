@@ -27,6 +27,7 @@ from server.cli import run as run_otaria
 from server.identity.authority import Authorities
 from simulator.board import Board, LabError
 from simulator.hostile import HostileBroker
+from simulator.postgresql import Cluster
 from simulator.rest import RestClient
 
 START_TIMEOUT_S = 60.0
@@ -52,7 +53,8 @@ class Firmware:
 class Lab:
     """One Otaria in `directory`. `broker` is `auto`, `mosquitto` or `embedded`; `say` is told each command that is run.
 
-    `hostile`: the broker belongs to an attacker and is a process of its own, apart from the server.
+    `hostile`: the broker belongs to an attacker and is a process of its own, apart from the server. `database`: its owner's
+    PostgreSQL, started already when `prepare` is called, in place of SQLite.
     """
 
     def __init__(
@@ -62,8 +64,10 @@ class Lab:
         broker: str = "auto",
         hostile: bool = False,
         most_agents: int = 1000,
+        database: Cluster | None = None,
         say: Callable[[str], None] | None = None,
     ) -> None:
+        self.database = database
         self.broker: HostileBroker | None = None
         self.more_settings = ""
         """Sections for `otaria.toml` besides those that every laboratory has."""
@@ -94,8 +98,16 @@ class Lab:
             f'[server]\nstate = "state"\n\n[http]\npeople = "127.0.0.1:{free_port()}"\n'
             f'devices = "127.0.0.1:{free_port()}"\n\n{self._broker_section()}\n'
             '[catalogue]\nrepository = "repository/metadata"\nonline_keys = "repository/keys/online"\n'
-            f"{self.more_settings}"
+            f"{self._storage_section()}{self.more_settings}"
         )
+
+    @property
+    def database_url(self) -> str:
+        """Of what the server stores."""
+        return f"sqlite:///{self.state / 'otaria.db'}" if self.database is None else self.database.url()
+
+    def _storage_section(self) -> str:
+        return "" if self.database is None else f'\n[storage]\nurl = "{self.database_url}"\n'
 
     def _broker_section(self) -> str:
         agents, services = free_port(), free_port()
@@ -176,8 +188,12 @@ class Lab:
 
     @property
     def run_info(self) -> dict[str, Any]:
-        """The server's `run.json`: its addresses and process ids."""
-        info: dict[str, Any] = json.loads((self.state / "run.json").read_text())
+        """The server's `run.json`: its addresses and process ids. Raises `LabError` (`not-running`) when there is none: a server
+        that ends takes it away."""
+        try:
+            info: dict[str, Any] = json.loads((self.state / "run.json").read_text())
+        except FileNotFoundError as error:
+            raise LabError("not-running", "The server does not run, or has not said yet where it listens.") from error
         return info
 
     @property

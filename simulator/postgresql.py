@@ -33,12 +33,12 @@ DEBIAN = Path("/usr/lib/postgresql")
 _INITDB = ("-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
 
 
-def program(name: str) -> Path:
-    """One of PostgreSQL's programs, also where Debian puts them outside a user's PATH: the newest. Raises `UnavailableError`
-    (`no-postgresql`)."""
+def program(name: str, debian: Path = DEBIAN) -> Path:
+    """One of PostgreSQL's programs: beside the `initdb` of the user's PATH, or the newest where Debian puts them, which is
+    outside of it. Raises `UnavailableError` (`no-postgresql`)."""
     found = shutil.which("initdb")
     homes = [Path(found).resolve().parent] if found else []
-    homes += [home / "bin" for home in sorted(DEBIAN.glob("[0-9]*"), key=lambda one: int(one.name), reverse=True)]
+    homes += [home / "bin" for home in sorted(debian.glob("[0-9]*"), key=lambda one: int(one.name), reverse=True)]
     for home in homes:
         if (home / name).exists():
             return home / name

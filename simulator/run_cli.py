@@ -18,6 +18,7 @@ from server.cli.output import emit, fitting, json_option, table
 from simulator.exact.telling import run_exactly
 from simulator.exact.trace import Difference
 from simulator.virtual.cuts import told as cuts_told
+from simulator.virtual.deeds import DATABASES
 from simulator.virtual.library import load, names
 from simulator.virtual.outcome import CampaignOutcome, Outcome
 from simulator.virtual.run import Run
@@ -56,6 +57,12 @@ NARROW = ("scenario", "ended", "verified", "back", "failed", "away", "stopped", 
     help="With --wire: how much faster than the world's the clock goes.  [default: 1]",
 )
 @click.option(
+    "--database",
+    type=click.Choice(DATABASES),
+    help="With --wire: what the server keeps its data in. PostgreSQL is started for the run.  [default: SQLite, or PostgreSQL "
+    "where a scenario kills its database]",
+)
+@click.option(
     "--rehearse",
     is_flag=True,
     help="With --wire: have each campaign rehearsed over the server's fleet before it begins, and say what became of that.",
@@ -80,6 +87,7 @@ def run(
     seed: int | None,
     wire: bool,
     pace: float | None,
+    database: str | None,
     rehearse: bool,
     exact: bool,
     out: Path | None,
@@ -101,9 +109,12 @@ def run(
     """
     if pace is not None and not wire:
         raise click.UsageError("--pace is for --wire: virtual time takes none.")
+    if database is not None and not wire:
+        raise click.UsageError("--database is for --wire: exact runs have SQLite, and virtual time has no database.")
     if rehearse and not wire:
         raise click.UsageError("--rehearse is for --wire: only there is a server with a fleet of its own.")
     _require_exact(exact, wire, out, kept, scenarios=len(scenarios))
+    wanted = Wanted(seed=seed, pace=pace or 1.0, database=database, rehearse=rehearse, out=out, kept=kept)
     jobs = list(jobs_of(scenarios, wire=wire, exact=exact))
     done: list[Done] = []
     refused: list[tuple[Job, OtariaError | OSError]] = []
@@ -112,11 +123,7 @@ def run(
         for job in jobs:
             say = lambda text, name=job.world.name: progress.update(task, description=f"{name}: {text}")  # noqa: E731
             try:
-                done.append(
-                    on_the_wire(job, seed, pace or 1.0, say, rehearse=rehearse)
-                    if job.how == WIRE
-                    else _done(job, seed, out, kept)
-                )
+                done.append(on_the_wire(job, wanted, say) if job.how == WIRE else _done(job, wanted))
             except (OtariaError, OSError) as error:  # what the others came to is told all the same
                 if len(jobs) == 1:
                     raise
@@ -149,12 +156,24 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """How whoever asks wants it; None: as the scenario says. `out` and `kept`: the traces to write, and to compare with."""
+
+    seed: int | None = None
+    pace: float = 1.0
+    database: str | None = None
+    rehearse: bool = False
+    out: Path | None = None
+    kept: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Done:
     """What came of it. `unmet`: what the scenario expects and did not happen; `judgement`: whether the simulator kept time."""
 
     job: Job
     outcome: Outcome
-    pace: float = 1.0
+    wanted: Wanted
     judgement: Sequence[str] = ()
     foretold: Mapping[str, Rehearsal] = field(default_factory=dict)
     difference: Difference | None = None
@@ -170,7 +189,8 @@ class Done:
     @property
     def again(self) -> str:
         """The command that shows it again."""
-        more = {WIRE: f" --wire --pace {self.pace:g}", EXACT: " --exact"}.get(self.job.how, "")
+        database = f" --database {self.wanted.database}" if self.wanted.database else ""
+        more = {WIRE: f" --wire --pace {self.wanted.pace:g}{database}", EXACT: " --exact"}.get(self.job.how, "")
         return f"otaria sim run {shlex.quote(self.job.given)} --seed {self.outcome.seed}{more}"
 
     @property
@@ -178,7 +198,7 @@ class Done:
         """As JSON."""
         value = {**msgspec.to_builtins(self.outcome), "unmet": self.unmet, "how": self.job.how}
         if self.job.how == WIRE:
-            value |= {"simulator": list(self.judgement), "pace": self.pace}
+            value |= {"simulator": list(self.judgement), "pace": self.wanted.pace}
             value |= {"rehearsed": msgspec.to_builtins(self.foretold)} if self.foretold else {}
         elif self.job.how == EXACT:
             value |= {"differs": msgspec.to_builtins([self.difference] if self.difference else [])}
@@ -196,12 +216,12 @@ def jobs_of(given: Sequence[str], *, wire: bool, exact: bool) -> Iterator[Job]:
         yield Job(given=name, world=load(name, deeds=way != CHANCES), how=way)
 
 
-def _done(job: Job, seed: int | None, out: Path | None, kept: Path | None) -> Done:
+def _done(job: Job, wanted: Wanted) -> Done:
     """Run it in virtual time. Raises what the way of running does."""
     if job.how == EXACT:
-        told = run_exactly(job.world, seed=seed, out=out, kept=kept)
-        return Done(job=job, outcome=told.outcome, difference=told.difference)
-    return Done(job=job, outcome=Run(job.world, seed=seed).play())
+        told = run_exactly(job.world, seed=wanted.seed, out=wanted.out, kept=wanted.kept)
+        return Done(job=job, outcome=told.outcome, wanted=wanted, difference=told.difference)
+    return Done(job=job, outcome=Run(job.world, seed=wanted.seed).play(), wanted=wanted)
 
 
 def _require_exact(exact: bool, wire: bool, out: Path | None, kept: Path | None, *, scenarios: int) -> None:
@@ -217,11 +237,19 @@ def _text(error: OtariaError | OSError) -> str:
     return error.text if isinstance(error, OtariaError) else str(error)
 
 
-def on_the_wire(job: Job, seed: int | None, pace: float, say: Callable[[str], None], *, rehearse: bool) -> Done:
+def on_the_wire(job: Job, wanted: Wanted, say: Callable[[str], None]) -> Done:
     """Run it against a real server. Raises what `Play` does."""
     with tempfile.TemporaryDirectory(prefix="otaria-wire-", ignore_cleanup_errors=True) as directory:
-        played = Play(job.world, Path(directory), seed=seed, pace=pace, rehearse=rehearse, say=say).run()
-    return Done(job=job, outcome=played.outcome, pace=pace, judgement=played.judgement, foretold=played.foretold)
+        played = Play(
+            job.world,
+            Path(directory),
+            seed=wanted.seed,
+            pace=wanted.pace,
+            database=wanted.database,
+            rehearse=wanted.rehearse,
+            say=say,
+        ).run()
+    return Done(job=job, outcome=played.outcome, wanted=wanted, judgement=played.judgement, foretold=played.foretold)
 
 
 def unmet(world: World, outcome: Outcome) -> Iterator[str]:

@@ -3,7 +3,7 @@ replaced, its broker an attacker's.
 
 Rules
 - Who is slow stands still and goes in the same turns as on the wire: what comes meanwhile waits for its next turn.
-- While the server's disk takes nothing it is asked for nothing: people come back when it is over.
+- While the server's disk takes nothing, or its database is gone, it is asked for nothing: people come back when it is over.
 """
 
 import random
@@ -63,8 +63,8 @@ class Deeds:
         return self._waits_s("the server")
 
     async def ask(self, job: Job) -> None:
-        """Do what asks the server for a change: now, or once its disk takes something."""
-        if self._server.database.is_full:
+        """Do what asks the server for a change: now, or once its database takes something."""
+        if self._server.database.takes_nothing:
             self._waiting.append(job)
         else:
             await job()
@@ -97,6 +97,8 @@ class Deeds:
             return self._part(deed)
         if deed.kind == "full-server":
             return self._fill()
+        if deed.kind == "kill-database":
+            return self._kill_database()
         return self._slow_down(deed.kind)
 
     def _part(self, deed: Deed) -> Callable[[], None]:
@@ -109,14 +111,27 @@ class Deeds:
     def _fill(self) -> Callable[[], None]:
         def end() -> None:
             self._server.database.is_full = False
-            self._trace.note(self._clock(), "disk", "has room")
-            for job in self._waiting:
-                self._later(0.0, job)
-            self._waiting.clear()
+            self._come_back("disk", "has room")
 
         self._server.database.is_full = True
         self._trace.note(self._clock(), "disk", "full")
         return end
+
+    def _kill_database(self) -> Callable[[], None]:
+        def end() -> None:
+            self._server.database.is_gone = False
+            self._come_back("database", "is back")
+
+        self._server.database.kill()
+        self._trace.note(self._clock(), "database", "is gone")
+        return end
+
+    def _come_back(self, who: str, what: str) -> None:
+        """It is over; whoever waited for it asks now."""
+        self._trace.note(self._clock(), who, what)
+        for job in self._waiting:
+            self._later(0.0, job)
+        self._waiting.clear()
 
     def _slow_down(self, kind: str) -> Callable[[], None]:
         def end() -> None:

@@ -78,18 +78,20 @@ class ServerCore:
         decide: Decide,
         draw: Callable[[int], int],
     ) -> None:
-        self.url = f"sqlite:///{directory / 'otaria.db'}"
-        (directory / "otaria.db").write_bytes(empty_database())
+        path = directory / "otaria.db"
+        self.url = f"sqlite:///{path}"
+        path.write_bytes(empty_database())
         self.artifacts = ArtifactStore(directory / "artifacts")
         self.repository = repository
         self.offline: set[str] = set()
         self._broker, self._clock, self._decide, self._draw = broker, clock, decide, draw
-        self.database = WatchedDatabase(self.url)
+        self.database = WatchedDatabase(path)
         self.trail = Trail(self.database, clock, directory)
         self._noted_at = float("-inf")
         self._serving: asyncio.Task[None] | None = None
         self.failures = 0
-        """How often it broke off what it did because the disk took nothing."""
+        """How often it broke off what it did because its database took nothing."""
+        self._standing = Standing(wakes_at=None, campaigns={})
         self._is_preparing = self._is_linking = False
         self._dropped: Counter[str] = Counter()
         self.boot()
@@ -162,7 +164,7 @@ class ServerCore:
         await service.decommission(target, by="sim", reason="It is replaced.")
 
     async def link(self) -> None:
-        """A new connection to the broker: publish what is current again, or as soon as the disk takes something."""
+        """A new connection to the broker: publish what is current again, or as soon as the database takes something."""
         self._is_linking = True
         with self._borne():
             await self._link()
@@ -189,18 +191,18 @@ class ServerCore:
             await self.serve()
         with self._borne():
             await self._decide_and_publish()
-        standing = await self.database.read(_standing)
+            self._standing = await self.database.read(_standing)
         if self.failures > failures:
-            return structs.replace(standing, wakes_at=self._clock.now() + RETRY_S)
-        return standing
+            return structs.replace(self._standing, wakes_at=self._clock.now() + RETRY_S)
+        return self._standing
 
     @contextmanager
     def _borne(self) -> Iterator[None]:
-        """What the server's tasks do when the disk takes nothing: wait, and begin again where the database is."""
+        """What the server's tasks do when the database takes nothing: wait, and begin again where it is."""
         try:
             yield
         except UnavailableError as error:
-            if not (self.database.is_full and error.kind == ReasonKind.STORAGE_FAULT):
+            if not (self.database.takes_nothing and error.kind == ReasonKind.STORAGE_FAULT):
                 raise
             self.failures += 1
 

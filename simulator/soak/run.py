@@ -128,7 +128,7 @@ class Soak:
             )
         conductor = Conductor(self._scene, self._devices, began, self._lasts_s, self._steady)
         hands = Hands(self._scene, self._seed, self._steady, lambda text: self._broke("server", began, text))
-        reports = Reports(f"sqlite:///{self._scene.lab.state / 'otaria.db'}", self._ledger)
+        reports = Reports(self._scene.lab.database_url, self._ledger)
         trail = Trail(self._scene.lab, self._directory / "trail", self._ledger)
         self._say("the soak begins")
         conductor.start()

@@ -10,17 +10,21 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from firmware.errors import RefusedError
 from server.planner import plain
 from server.planner.plain import bad
 from simulator.virtual import world_values as values
 from simulator.virtual.world import DEEDS, Deed, World
 
-LASTING = ("full-server", "hostile", "partition", "slow-broker", "slow-database", "slow-server")
+LASTING = ("full-server", "hostile", "kill-database", "partition", "slow-broker", "slow-database", "slow-server")
 SHARED = ("partition",)
 """Done to a share of the devices."""
+REFUSING = ("full-server", "kill-database")
+"""While one of these lasts, whoever asks the server for a change is refused."""
 ABOUT = {
     "full-server": "the server",
     "kill-broker": "the broker",
+    "kill-database": "the server",
     "kill-server": "the server",
     "partition": "the network",
     "rotate-director": "the server",
@@ -29,8 +33,11 @@ ABOUT = {
     "slow-server": "the server",
 }
 """What each is done to, but for who only listens and speaks."""
+SQLITE, POSTGRESQL = DATABASES = ("sqlite", "postgresql")
+"""What a server on the wire may have."""
 DAY_S = 86400.0
 CERTAIN_S = 1e-6
+KIND = "other-database"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +101,26 @@ def check(world: World) -> None:
         if other is not None and deed.for_s and deed.after_s == other.after_s:
             raise bad(f"wire[{n}].after", f"be later than {other.kind}: to {about} one thing is done at a time")
         busy[about] = deed
+
+
+def database_for(world: World, wanted: str | None) -> str:
+    """Which of `DATABASES` a world has on the wire: the one that is wanted, or else the one that its deeds need. Raises
+    `RefusedError` (`other-database`) where they can't be done to it."""
+    kinds = [deed.kind for deed in world.deeds]
+    killed = kinds.index("kill-database") if "kill-database" in kinds else None
+    full = kinds.index("full-server") if "full-server" in kinds else None
+    if killed is not None and wanted == SQLITE:
+        text = "kill-database kills processes, and SQLite has none: leave --database out, or say --database postgresql"
+        raise RefusedError(KIND, f"{world.name}: wire[{killed}].do: {text}.")
+    if full is not None and wanted == POSTGRESQL:
+        text = "full-server fills the disk of the server, whose file SQLite is; PostgreSQL has its own: leave --database out"
+        raise RefusedError(KIND, f"{world.name}: wire[{full}].do: {text}.")
+    if full is not None and killed is not None:
+        text = (
+            "kill-database needs PostgreSQL, and full-server SQLite: make two scenarios of it, or run it with --exact"
+        )
+        raise RefusedError(KIND, f"{world.name}: wire[{killed}].do: {text}.")
+    return wanted or (SQLITE if killed is None else POSTGRESQL)
 
 
 def parted(deed: Deed, members: Iterable[str], seed: int) -> Sequence[str]:

@@ -22,6 +22,7 @@ DEEDS = (
     "full-server",
     "hostile",
     "kill-broker",
+    "kill-database",
     "kill-server",
     "partition",
     "rotate-director",

@@ -29,8 +29,7 @@ class Changes:
         self._first = [one.id for one in turnover.present if one.does != LIES]  # who lies may well end in quarantine
 
     def do(self, one: Happening) -> None:
-        """Do it, or begin it: whoever joins is enrolled meanwhile."""
-        self._left -= 1
+        """Do it, or begin it: whoever joins is enrolled meanwhile. Raises what the server answers; it can be done again then."""
         name = one.member.id
         if one.kind == "reflash":
             self._scene.crew.wipe((name,))
@@ -45,6 +44,7 @@ class Changes:
             self._join(successor(one.member))
         else:
             self._join(one.member)
+        self._left -= 1
 
     def _join(self, member: Member) -> None:
         self._scene.join(member)

@@ -2,7 +2,7 @@
 
 Rules
 - Before anything else is done to somebody, what lasts of it is over: a scenario says so, and the threads are waited for.
-- While the server's disk takes nothing nobody asks it for anything but who looks whether it says so.
+- While the server's disk takes nothing, or its database is gone, nobody asks it for anything but who looks whether it says so.
 """
 
 import logging
@@ -10,9 +10,9 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from simulator.virtual.deeds import ABOUT, TURNS, parted
+from simulator.virtual.deeds import ABOUT, REFUSING, TURNS, parted
 from simulator.virtual.world import Deed
-from simulator.wire.ailing import FAILURES, Span, full_disk, in_turns, slow_database
+from simulator.wire.ailing import FAILURES, Span, full_disk, in_turns, no_database, slow_database
 from simulator.wire.mischief import Mischief
 from simulator.wire.scene import Scene
 
@@ -61,7 +61,7 @@ class Deeds:
     @property
     def refuse(self) -> bool:
         """Whether the server takes nothing now."""
-        return any(one.deed.kind == "full-server" and one.thread.is_alive() for one in self._lasting)
+        return any(one.deed.kind in REFUSING and one.thread.is_alive() for one in self._lasting)
 
     def close(self) -> None:
         """End all of it; returns when that is done."""
@@ -100,6 +100,9 @@ class Deeds:
         elif deed.kind == "full-server":
             refused = full_disk(scene.lab, span, self._broke)
             self.notes.append(f"While its disk took nothing the server refused {refused} requests for a change.")
+        elif deed.kind == "kill-database":
+            refused = no_database(scene.lab, span, self._broke)
+            self.notes.append(f"While its database was gone the server refused {refused} requests for a change.")
         elif deed.kind == "slow-database":
             slow_database(scene.lab, span, self._broke)
         else:

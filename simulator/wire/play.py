@@ -19,7 +19,7 @@ from typing import Any
 
 from firmware.errors import OtariaError, RefusedError
 from server.campaigns.rehearsal import Rehearsal
-from server.planner.words import AssignmentState, CampaignState
+from server.planner.words import AssignmentState, CampaignState, Verb
 from simulator.hostile import Eve
 from simulator.rest import RestError
 from simulator.soak.books import Ledger, Violation
@@ -28,6 +28,7 @@ from simulator.soak.gauges import Gauges
 from simulator.virtual.approving import late
 from simulator.virtual.chances import seeded
 from simulator.virtual.churn import Turnover
+from simulator.virtual.deeds import database_for
 from simulator.virtual.defects import Defects
 from simulator.virtual.outcome import CampaignOutcome, CohortOutcome, Outcome
 from simulator.virtual.world import Act, Deed, World
@@ -40,6 +41,7 @@ from simulator.wire.hostile_books import HostileBooks
 from simulator.wire.people import People
 from simulator.wire.plan import Moment, Pulse, Tempo, Truth
 from simulator.wire.scene import Scene
+from simulator.wire.todo import UNAVAILABLE, Due, Todo
 
 ENDED = (CampaignState.COMPLETED, CampaignState.ABORTED, CampaignState.ROLLED_BACK)
 RESTING = (*ENDED, CampaignState.PAUSED)
@@ -69,17 +71,9 @@ class Played:
     foretold: Mapping[str, Rehearsal]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Due:
-    """What is to be done, `at_s` after the beginning. `asks`: the server for a change."""
-
-    at_s: float
-    do: Callable[[], None]
-    asks: bool = True
-
-
 class Play:
-    """`rehearse`: let the server's campaigns be rehearsed before they begin. `say` is told in sentences what begins."""
+    """`database`: one of `simulator.virtual.deeds.DATABASES`; what the world needs unless given. `rehearse`: let the server's
+    campaigns be rehearsed before they begin. `say` is told in sentences what begins."""
 
     def __init__(
         self,
@@ -90,6 +84,7 @@ class Play:
         pace: float = 1.0,
         tempo: Tempo | None = None,
         processes: int = 1,
+        database: str | None = None,
         rehearse: bool = False,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -123,6 +118,7 @@ class Play:
             tempo=replace(given, hasten=pace),
             processes=processes,
             shuts_out=bool(self._turnover.happenings),
+            database=database_for(world, database),
             on_pulse=self._hear,
             say=say,
         )
@@ -197,27 +193,21 @@ class Play:
 
     def _go_on(self, began: float) -> None:
         pace, world = self._pace, self._world
-        todo = [_Due(at_s=at_s, do=partial(self._begin, text, name)) for at_s, text, name in self._texts]
-        todo += [_Due(at_s=act.after_s / pace, do=partial(self._act, act)) for act in world.acts]
-        todo += [_Due(at_s=one.after_s / pace, do=partial(self._do, one), asks=False) for one in world.deeds]
-        todo += [_Due(at_s=one.at_s / pace, do=partial(self._changes.do, one)) for one in self._turnover.happenings]
-        todo.sort(key=lambda one: one.at_s)
+        dues = [Due(at_s=at_s, do=partial(self._begin, text, name)) for at_s, text, name in self._texts]
+        dues += [Due(at_s=act.after_s / pace, do=partial(self._act, act)) for act in world.acts]
+        dues += [Due(at_s=one.after_s / pace, do=partial(self._do, one), asks=False) for one in world.deeds]
+        dues += [Due(at_s=one.at_s / pace, do=partial(self._changes.do, one)) for one in self._turnover.happenings]
+        todo = Todo(dues, lambda: self._deeds.refuse)
         lasts_s = self._world.days * 86400 / self._pace
         rests_since: float | None = None
         while (at_s := time.monotonic() - began) < lasts_s:
-            while (due := self._due(todo, at_s)) is not None:
-                todo.remove(due)
-                due.do()
+            todo.pass_to(at_s)
             is_busy = bool(todo) or self._deeds.are_on or self._changes.is_joining
             rests = not is_busy and self._rests(at_s)
             rests_since = (rests_since or at_s) if rests else None
             if rests_since is not None and at_s - rests_since > self._late_s():
                 return
             time.sleep(TURN_S)
-
-    def _due(self, todo: Sequence[_Due], at_s: float) -> _Due | None:
-        """What is to be done now; who asks a server that takes nothing comes back when it does."""
-        return next((one for one in todo if one.at_s <= at_s and not (one.asks and self._deeds.refuse)), None)
 
     def _late_s(self) -> float:
         """How long what a release does late may take after everything rests."""
@@ -226,14 +216,19 @@ class Play:
 
     def _begin(self, text: str, name: str) -> None:
         self._say(f"campaign {name} begins")
-        self._made[name] = {"id": self._scene.lab.apply_campaign(text)}
+        made = self._scene.lab.rest.post("/campaigns", text)
+        self._made[name] = {"id": made["id"]}
+        if made["state"] == CampaignState.DRAFT:
+            self._people.act(made["id"], Verb.START)
         if name not in late(self._world):
-            self._people.agree_at_once(self._made[name]["id"])
+            self._people.agree_at_once(made["id"])
 
     def _act(self, act: Act) -> None:
         try:
             self._people.act(self._made[act.campaign]["id"], act.verb)
         except RestError as error:
+            if error.status == UNAVAILABLE:
+                raise
             self._refused[f"Commanded: {error.kind}"] += 1
 
     def _do(self, deed: Deed) -> None:
@@ -265,7 +260,7 @@ class Play:
         self._say("waiting until all is said and heard")
         self._scene.crew.gather()
         liars = [self._scene.crew.targets[name] for name in self._hostile.liars if name in self._scene.crew.targets]
-        reports = Reports(f"sqlite:///{self._scene.lab.state / 'otaria.db'}", self._ledger, liars=liars)
+        reports = Reports(self._scene.lab.database_url, self._ledger, liars=liars)
         until = time.monotonic() + QUIET_S
         while True:
             truths = self._scene.crew.truths()

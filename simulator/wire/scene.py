@@ -1,4 +1,4 @@
-"""A world on the wire: a real server and a real Mosquitto in one directory, releases published, and devices before them."""
+"""A world on the wire: a real server, its database and a real Mosquitto, releases published, and devices before them."""
 
 import random
 from collections import defaultdict
@@ -10,6 +10,8 @@ from firmware.images.slot_image import build_slot_image
 from server.transport.broker import find_mosquitto
 from simulator.hostile import HostileBroker
 from simulator.lab import Firmware, Lab
+from simulator.postgresql import Cluster
+from simulator.virtual.deeds import POSTGRESQL, SQLITE
 from simulator.virtual.world import FACTORY, Member, Release
 from simulator.wire.crew import Crew
 from simulator.wire.hub import allow_files
@@ -29,7 +31,8 @@ FILES = 60_000
 class Scene:
     """`members`: who is there from the beginning, and `later` who may join. `say` is told what is done; `published`: how many of
     the releases are from the beginning, all unless given. `shuts_out`: whether somebody will be, who then has to stay away from
-    the broker. Nothing runs before `open`."""
+    the broker. `database`: one of `DATABASES`. Nothing runs before `open`. Raises `UnavailableError` where a program is missing
+    that it needs."""
 
     def __init__(
         self,
@@ -45,6 +48,7 @@ class Scene:
         processes: int = 1,
         published: int | None = None,
         shuts_out: bool = False,
+        database: str = SQLITE,
         on_pulse: Callable[[Pulse], None] = lambda _: None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -56,7 +60,14 @@ class Scene:
         self.members = {one.id: one for one in members}
         self._hardware = sorted({one.hardware for one in (*members, *later)})
         most = len(members) + len(later)
-        self.lab = Lab(directory / "server", broker="mosquitto", hostile=True, most_agents=most + 100)
+        self.database = Cluster() if database == POSTGRESQL else None
+        self.lab = Lab(
+            directory / "server",
+            broker="mosquitto",
+            hostile=True,
+            most_agents=most + 100,
+            database=self.database,
+        )
         self._seed, self._begins, self._tempo = seed, begins, tempo
         self._processes = max(processes, -(-most // DEVICES_EACH))
         self._on_pulse, self._say = on_pulse, say
@@ -85,7 +96,9 @@ class Scene:
     def open(self, on_enrolled: Callable[[int], None] = lambda _: None) -> None:
         """Start the server, publish the releases, enrol the devices. They have no power yet."""
         allow_files(FILES)
-        self._say("starting the server and Mosquitto")
+        self._say("starting the server, its database and Mosquitto")
+        if self.database is not None:
+            self.database.start()
         self.lab.prepare(self.product)
         self.lab.start_server()
         if self._shuts_out:
@@ -123,6 +136,8 @@ class Scene:
         if self._keeper is not None:
             self._keeper.stop()
         self.lab.close()
+        if self.database is not None:
+            self.database.close()
 
     def _build(self, version: str, counter: int) -> Path:
         """An image whose bytes are mostly those of the others."""

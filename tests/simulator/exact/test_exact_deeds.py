@@ -250,7 +250,7 @@ def test_a_run_goes_on_until_what_is_done_to_it_is_over(tmp_path: Path) -> None:
 
 
 async def test_a_full_disk_is_the_kernels_word_and_only_the_databases(tmp_path: Path) -> None:
-    database, told = WatchedDatabase(f"sqlite:///{tmp_path / 'otaria.db'}"), []
+    database, told = WatchedDatabase(tmp_path / "otaria.db"), []
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     add = lambda unit: unit.audit.add(at=1.0, kind="sim", text="Something.")  # noqa: E731
 
@@ -272,14 +272,73 @@ async def test_a_full_disk_is_the_kernels_word_and_only_the_databases(tmp_path: 
 
 
 @pytest.mark.timeout(180)
-def test_a_storm_of_all_of_it_ends_as_it_should(tmp_path: Path) -> None:
-    whole = load("storage-storm", deeds=True)
+def test_while_the_database_is_gone_nothing_is_stored_acked_or_decided_and_all_of_it_comes_after(
+    tmp_path: Path,
+) -> None:
+    stored: list[int] = []
+    look = lambda run: stored.append(rows(run))  # noqa: E731
+    deeds = (
+        Deed(kind="kill-database", after_s=1.0, for_s=600.0),
+        Deed(kind="kill-database", after_s=900.0, for_s=300.0),
+    )
+    acts = (
+        Act(campaign="spring", verb=Verb.PAUSE, after_s=200.0),
+        Act(campaign="spring", verb=Verb.RESUME, after_s=700.0),
+    )
+    world = dataclasses.replace(plain(*deeds), acts=acts)
+    found = played(world, tmp_path, at_20=look, at_599=look, at_901=look, at_1199=look, at_2000=look)
+    assert stored[0] == stored[1] < stored[2] <= stored[3] < stored[4]
+    for begin, end in ((20, 601), (920, 1200)):
+        said = found.between(begin, end)
+        assert [one for one in said if one.what.startswith("ack") or one.who == "planner"] == []
+        assert [one for one in said if one.what.startswith(("report", "ask"))]
+    assert found.outcome.ignored[ReasonKind.STORAGE_FAULT] > 6
+    assert found.run.server.failures > 500
+    people = [one.t for one in found.lines if one.what.startswith("Commanded")]
+    assert people == pytest.approx([0.0, 601.0, 700.0], abs=1)
+    assert [one.t for one in found.lines if one.who == "database"] == pytest.approx([1.0, 601.0, 900.0, 1200.0])
+
+
+async def test_of_a_killed_databases_last_transactions_one_is_kept_unsaid_and_the_next_is_not(tmp_path: Path) -> None:
+    database, told = WatchedDatabase(tmp_path / "otaria.db"), []
+
+    async def write(what: str) -> None:
+        add = lambda unit: unit.audit.add(at=1.0, kind="sim", text=what)  # noqa: E731
+        await database.write(lambda unit: (add(unit), database.once_kept(lambda: told.append(what))))
+
+    await write("before")
+    for number in (1, 2):
+        database.kill()
+        for what in ("under way", "later"):
+            with pytest.raises(UnavailableError, match=r"failed \(unable to open database file\)") as caught:
+                await write(f"{what} {number}")
+            assert caught.value.kind == ReasonKind.STORAGE_FAULT
+        with pytest.raises(UnavailableError, match="unable to open database file"):
+            await database.read(lambda unit: unit.audit.page())
+        database.is_gone = False
+        await write(f"after {number}")
+    assert told == ["before", "under way 1", "after 1", "after 2"]
+    lines = await database.read(lambda unit: unit.audit.page(kind="sim"))
+    assert [one.text for one in lines] == told
+    await database.close()
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("name", ["database-killed", "storage-storm"])
+def test_a_storm_of_all_of_it_ends_as_it_should(name: str, tmp_path: Path) -> None:
+    whole = load(name, deeds=True)
     world = dataclasses.replace(whole, lots=tuple(dataclasses.replace(lot, devices=8) for lot in whole.lots))
-    assert {one.kind for one in world.deeds} >= {*TURNS, "full-server", "partition", "kill-server"}
+    assert {one.kind for one in world.deeds} >= STORMS[name]
     found = played(world, tmp_path)
     assert (list(unmet(world, found.outcome)), found.run.deeds.left) == ([], 0)
     assert found.run.server.failures
     assert played(world, tmp_path).outcome.digest == found.outcome.digest
+
+
+STORMS = {
+    "database-killed": {"kill-database", "slow-database"},
+    "storage-storm": {*TURNS, "full-server", "partition", "kill-server"},
+}
 
 
 def rows(run: ExactRun) -> int:

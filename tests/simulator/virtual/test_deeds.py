@@ -5,8 +5,8 @@ import re
 import pytest
 
 from firmware.errors import RefusedError
-from simulator.virtual.deeds import ABOUT, LASTING, TURNS, Turns, parted
-from simulator.virtual.world import DEEDS, Deed
+from simulator.virtual.deeds import ABOUT, LASTING, POSTGRESQL, REFUSING, SQLITE, TURNS, Turns, database_for, parted
+from simulator.virtual.world import DEEDS, Deed, World
 from simulator.virtual.world_file import parse_world
 
 WORLD = """\
@@ -24,8 +24,12 @@ wire:
 """
 
 
+def world(*lines: str) -> World:
+    return parse_world(WORLD.format(deeds="\n".join(f"  - {{{line}}}" for line in lines)), "storm.yaml")
+
+
 def deeds(*lines: str) -> tuple[Deed, ...]:
-    return parse_world(WORLD.format(deeds="\n".join(f"  - {{{line}}}" for line in lines)), "storm.yaml").deeds
+    return world(*lines).deeds
 
 
 def test_each_is_read_with_what_it_needs() -> None:
@@ -33,20 +37,23 @@ def test_each_is_read_with_what_it_needs() -> None:
         "do: partition, after: 20s, for: 15m, share: 30%",
         "do: full-server, after: 1h, for: 10s",
         "do: slow-broker, after: 20s, for: 15s",
+        "do: kill-database, after: 2h, for: 90s",
         "do: kill-server, after: 3h",
     )
     assert found == (
         Deed(kind="partition", after_s=20.0, for_s=900.0, share=0.3),
         Deed(kind="full-server", after_s=3600.0, for_s=10.0),
         Deed(kind="slow-broker", after_s=20.0, for_s=15.0),
+        Deed(kind="kill-database", after_s=7200.0, for_s=90.0),
         Deed(kind="kill-server", after_s=10800.0),
     )
-    assert {*LASTING} <= {*DEEDS}
+    assert {*REFUSING} < {*LASTING} < {*DEEDS}
     assert {*DEEDS} - {"hostile"} == {*ABOUT}
 
 
 LASTS = (
-    "say `for` for full-server, hostile, partition, slow-broker, slow-database and slow-server, and for nothing else"
+    "say `for` for full-server, hostile, kill-database, partition, slow-broker, slow-database and slow-server, and for "
+    "nothing else"
 )
 SERVER, BROKER = "to the server one thing is done at a time", "to the broker one thing is done at a time"
 REFUSED = [
@@ -78,6 +85,11 @@ REFUSED = [
     ),
     (["do: slow-database, after: 5s, for: 9s", "do: rotate-director, after: 5s"], 12, SERVER),
     (
+        ["do: kill-database, after: 5s, for: 9s", "do: kill-server, after: 13s"],
+        12,
+        f"when kill-database is over: {SERVER}",
+    ),
+    (
         ["do: kill-server, after: 5s", "do: slow-server, after: 5s, for: 9s"],
         12,
         f"wire[1].after must be later than kill-server: {SERVER}",
@@ -104,12 +116,59 @@ def test_what_meets_nothing_else_or_comes_after_it_can_be() -> None:
         "do: kill-server, after: 14s",
         "do: kill-server, after: 14s",
         "do: slow-database, after: 15s, for: 9s",
+        "do: kill-database, after: 24s, for: 9s",
         "do: slow-broker, after: 5s, for: 9s",
         "do: partition, after: 5s, for: 9s, share: 100%",
         "do: hostile, after: 5s, for: 9s",
         "do: hostile, after: 6s, for: 9s",
     )
     assert len(deeds(*every)) == len(every)
+
+
+KILL, FULL, CALM = (
+    "do: kill-database, after: 20s, for: 9s",
+    "do: full-server, after: 5s, for: 9s",
+    "do: slow-database, after: 40s, for: 9s",
+)
+
+
+@pytest.mark.parametrize(
+    ("lines", "wanted", "found"),
+    [
+        ([CALM], None, SQLITE),
+        ([CALM], POSTGRESQL, POSTGRESQL),
+        ([CALM, FULL], SQLITE, SQLITE),
+        ([CALM, FULL], None, SQLITE),
+        ([CALM, KILL], None, POSTGRESQL),
+        ([KILL], POSTGRESQL, POSTGRESQL),
+    ],
+)
+def test_a_world_has_the_database_that_is_wanted_or_that_its_deeds_need(
+    lines: list[str], wanted: str | None, found: str
+) -> None:
+    assert database_for(world(*lines), wanted) == found
+
+
+@pytest.mark.parametrize(
+    ("lines", "wanted", "what"),
+    [
+        (
+            [CALM, KILL],
+            SQLITE,
+            "storm: wire[1].do: kill-database kills processes, and SQLite has none: leave --database",
+        ),
+        ([FULL], POSTGRESQL, "storm: wire[0].do: full-server fills the disk of the server"),
+        ([FULL, KILL], None, "storm: wire[1].do: kill-database needs PostgreSQL, and full-server SQLite: make two"),
+        ([FULL, KILL], SQLITE, "storm: wire[1].do: kill-database"),
+        ([FULL, KILL], POSTGRESQL, "storm: wire[0].do: full-server"),
+    ],
+)
+def test_what_a_database_has_not_is_refused_at_its_key_with_what_to_do(
+    lines: list[str], wanted: str | None, what: str
+) -> None:
+    with pytest.raises(RefusedError, match=re.escape(what)) as refused:
+        database_for(world(*lines), wanted)
+    assert refused.value.kind == "other-database"
 
 
 def test_who_goes_in_turns_stands_still_first() -> None:
