@@ -6,6 +6,7 @@ shown once, so it is stored sealed by the key itself, which only whoever sent it
 
 import hashlib
 import secrets
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -13,7 +14,7 @@ from aiohttp import web
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from firmware.errors import OtariaError, RefusedError
+from firmware.errors import OtariaError, RefusedError, UnavailableError
 from firmware.protocol.words import ReasonKind
 from server.errors import ConflictError
 from server.http.access import Caller
@@ -43,6 +44,10 @@ class Idempotency:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database, self._clock = database, clock
         self._run = secrets.token_hex(8)
+        self._asking = Counter[str]()
+        """How many requests there are at the moment, by what they stand for."""
+        self._undone: set[str] = set()
+        """What did nothing, and the database could not be told so."""
 
     async def once(
         self, request: web.Request, caller: Caller, act: Callable[[], Awaitable[web.StreamResponse]]
@@ -57,13 +62,23 @@ class Idempotency:
             run=self._run,
             expires_at=self._clock.now() + TTL_S,
         )
-        before = await self._database.write(lambda unit: self._begin(unit, kept))
-        if before is not None:
-            return self._again(before, kept, key)
+        self._asking[kept.id] += 1
+        try:
+            before = await self._database.write(lambda unit: self._begin(unit, kept))
+            return await self._first(kept, key, act) if before is None else self._again(before, kept, key)
+        finally:
+            self._asking[kept.id] -= 1
+            if not self._asking[kept.id]:
+                del self._asking[kept.id]
+
+    async def _first(
+        self, kept: KeptReply, key: str, act: Callable[[], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        self._undone.discard(kept.id)
         try:
             response = await act()
         except OtariaError:
-            await self._database.write(lambda unit: unit.replies.remove(kept.id))
+            await self._undo(kept.id)
             raise
         except Exception:
             unknown = KeptReply(**{**vars(kept), "run": ""})
@@ -71,10 +86,17 @@ class Idempotency:
             raise
         return await self._keep(kept, key, response)
 
+    async def _undo(self, kept: str) -> None:
+        """Nothing was done. Where the database can't be told, this server knows it for as long as it lives."""
+        try:
+            await self._database.write(lambda unit: unit.replies.remove(kept))
+        except UnavailableError:
+            self._undone.add(kept)
+
     def _begin(self, unit: Unit, kept: KeptReply) -> KeptReply | None:
         """What was kept under the id and holds; if nothing, this is from now on."""
         before = unit.replies.get(kept.id)
-        if before is not None and before.expires_at > self._clock.now():
+        if before is not None and before.expires_at > self._clock.now() and kept.id not in self._undone:
             return before
         unit.replies.put(kept)
         return None
@@ -84,7 +106,7 @@ class Idempotency:
             text = "This Idempotency-Key was used for another request; take a new one for each thing to be done."
             raise RefusedError("idempotency-key-reused", text)
         if before.answer is None:
-            running = before.run == self._run
+            running = before.run == self._run and self._asking[kept.id] > 1
             why = "is still being done; ask again" if running else "was begun and broke off; look what became of it"
             raise BusyError(f"What this Idempotency-Key was sent for {why}.")
         answer = msgspec.json.decode(_opened(before.answer, kept.id, key), type=Answer)

@@ -2,11 +2,13 @@
 
 import asyncio
 import uuid
+from collections.abc import Callable
 
 import pytest
 from aiohttp import ClientResponse
 from sqlalchemy import text
 
+from firmware.errors import UnavailableError
 from server.campaigns.housekeeping import Housekeeping
 from server.http.limits import MAX_KEPT, Buckets, TooManyError, network_of
 from server.http.routes import API
@@ -149,6 +151,35 @@ async def test_what_broke_off_is_not_done_again_by_a_guess(people: PeopleSide) -
     again = await _post(people, path, {}, **key)
     assert again.status == 409
     assert "look what became of it" in (await again.json())["detail"]
+
+
+async def test_what_a_database_that_went_away_could_not_keep_is_done_again_only_if_nothing_was(
+    people: PeopleSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes with the third transaction of a request: the first is the key, the second does what is asked."""
+    write, made = people.database.write, 0
+
+    async def gone(work: Callable[[Unit], object]) -> object:
+        nonlocal made
+        made += 1
+        if made >= 3:
+            raise UnavailableError("storage-fault", "The connection is gone.")
+        return await write(work)
+
+    await _post(people, "/campaigns", CAMPAIGN)
+    refused, done = ({"Idempotency-Key": letter * 20} for letter in "rd")
+    monkeypatch.setattr(people.database, "write", gone)
+    assert (await _post(people, "/campaigns/spring/resume", {}, **refused)).status == 422, "it is what it would be"
+    made = 0
+    assert (await _post(people, "/claim-tokens", {}, **done)).status == 503
+    monkeypatch.setattr(people.database, "write", write)
+    again = await _post(people, "/claim-tokens", {}, **done)
+    assert (again.status, "look what became of it" in (await again.json())["detail"]) == (409, True)
+    assert len((await (await _get(people, "/claim-tokens")).json())["claim_tokens"]) == 1
+    await _post(people, "/campaigns/spring/start", {})
+    await _post(people, "/campaigns/spring/pause", {})
+    assert (await _post(people, "/campaigns/spring/resume", {}, **refused)).status == 200
+    assert (await _post(people, "/campaigns/spring/resume", {}, **refused)).headers["Idempotency-Replayed"] == "true"
 
 
 async def test_two_at_once_are_one(people: PeopleSide) -> None:
