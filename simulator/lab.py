@@ -190,10 +190,12 @@ class Lab:
     def run_info(self) -> dict[str, Any]:
         """The server's `run.json`: its addresses and process ids. Raises `LabError` (`not-running`) when there is none: a server
         that ends takes it away."""
+        path = self.state / "run.json"
         try:
-            info: dict[str, Any] = json.loads((self.state / "run.json").read_text())
+            info: dict[str, Any] = json.loads(path.read_text())
         except FileNotFoundError as error:
-            raise LabError("not-running", "The server does not run, or has not said yet where it listens.") from error
+            text = f"The server does not run, or has not said yet where it listens: there is no {path}."
+            raise LabError("not-running", text) from error
         return info
 
     @property
