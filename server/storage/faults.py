@@ -17,8 +17,8 @@ _LOCK_NOT_AVAILABLE = "55P03"
 @contextmanager
 def translated() -> Iterator[None]:
     """Turn a broken constraint into `ConflictError`, a value that a column can't hold into `RefusedError` (`bad-value`), and any
-    other fault of the database (gone, full disk, I/O error, damaged file) into `UnavailableError` (`storage-fault`): `BusyError` when
-    another writer has its lock."""
+    other fault of the database (gone, full disk, I/O error, damaged file) into `UnavailableError` (`storage-fault`): `BusyError`
+    when another writer has its lock."""
     try:
         yield
     except IntegrityError as error:
