@@ -50,7 +50,10 @@ class Sieve(Generic[T, R]):
         self._work = work
         self._raw_of = raw_of
         self._on_fault = on_fault
-        self._kept: list[T] = []
+        self._kept: dict[object, T] = {}
+        """In order: unsigned ones by topic, others by what they say."""
+        self._losable = 0
+        """How many of them are not of presence."""
         self._failing: set[str] = set()
         """Agents a message of whom failed alone, with none written since."""
         self._pause_s = 0.0
@@ -71,7 +74,7 @@ class Sieve(Generic[T, R]):
 
     async def sift(self, items: Sequence[T]) -> list[R]:
         """Handle what is kept, and then these, now; the results."""
-        left, failed, results = [*self._kept, *items], list[T](), list[R]()
+        left, failed, results = [*self._kept.values(), *items], list[T](), list[R]()
         suspects, is_proven = set[str](), False
         size = 1 if self._kept else LARGEST
         error: Exception | None = None
@@ -100,7 +103,7 @@ class Sieve(Generic[T, R]):
                 suspects |= self._failing
                 self._failing.clear()
                 left, failed, is_proven = failed + left, [], True
-        self._kept = []
+        self._kept, self._losable = {}, 0
         self._keep(left + failed)
         self._rest(error, is_proven)
         return results
@@ -109,14 +112,20 @@ class Sieve(Generic[T, R]):
         return self._raw_of(item).agent
 
     def _keep(self, items: Sequence[T]) -> None:
-        kept = _latest([*self._kept, *items], self._raw_of)
-        signed = [place for place, one in enumerate(kept) if not self._raw_of(one).is_presence]
-        for place in reversed(signed[LIMIT:]):
-            del kept[place]
-            self._on_fault(
-                UnavailableError(ReasonKind.STORAGE_FAULT, "More came than is kept until the database works.")
-            )
-        self._kept = kept
+        for item in items:
+            raw = self._raw_of(item)
+            key: object = raw.topic if raw.is_hint else (raw.topic, raw.payload)
+            is_known = key in self._kept
+            if is_known and not raw.is_hint:
+                continue
+            self._kept.pop(key, None)
+            if not is_known and not raw.is_presence:
+                if self._losable >= LIMIT:
+                    text = "More came than is kept until the database works."
+                    self._on_fault(UnavailableError(ReasonKind.STORAGE_FAULT, text))
+                    continue
+                self._losable += 1
+            self._kept[key] = item
 
     def _rest(self, error: Exception | None, is_proven: bool) -> None:
         before = self._pause_s
@@ -128,15 +137,3 @@ class Sieve(Generic[T, R]):
             self._pause_s = min(LONGEST_PAUSE_S, max(PAUSE_S, 2 * before))
         if before < TELL_AFTER_S <= self._pause_s:
             _log.warning("%d messages wait until the database works: %s", len(self._kept), error)
-
-
-def _latest(items: Sequence[T], raw_of: Callable[[T], Raw]) -> list[T]:
-    """Of unsigned messages on one topic only the last, and what is signed once, in order."""
-    places: dict[object, int] = {}
-    for place, item in enumerate(items):
-        raw = raw_of(item)
-        if raw.is_hint:
-            places[raw.topic] = place
-        else:
-            places.setdefault((raw.topic, raw.payload), place)
-    return [items[place] for place in sorted(places.values())]

@@ -165,6 +165,16 @@ async def test_what_is_kept_is_bounded_and_the_newest_presence_is_never_let_go()
     }
 
 
+async def test_what_is_sent_again_stays_in_its_place_and_the_newest_presence_comes_last() -> None:
+    desk = Desk()
+    desk.works = False
+    await desk.sieve.sift([hint("a", online=True), report("a", 1), report("a", 2)])
+    await desk.sieve.sift([report("a", 1), hint("a", online=False)])
+    desk.works = True
+    await desk.sieve.sift([])
+    assert desk.handled == [report("a", 1), report("a", 2), hint("a", online=False)]
+
+
 async def test_it_tries_by_itself_ever_more_seldom_and_keeps_what_comes_meanwhile() -> None:
     desk = Desk()
     desk.works = False
