@@ -133,7 +133,7 @@ class _Course:
             self.told(done, self._summed() if done in tell_at and done < self.effort.replicas else None)
 
     def _blasts(self, player: Player) -> Iterator[Blast]:
-        number = max(1, self.effort.replicas // len(self.effort.rates))
+        number = max(1, self.effort.replicas // max(1, len(self.effort.rates)))
         jobs = [Job(run, rate) for rate in self.effort.rates for run in range(number)]
         played = list(player(jobs))
         for place, rate in enumerate(self.effort.rates):

@@ -190,7 +190,7 @@ async def test_it_tries_by_itself_ever_more_seldom_and_keeps_what_comes_meanwhil
         come.put_nowait([report("b", number)])
         await asyncio.sleep(0.04)
     rounds = desk.tries.count(1)
-    assert 2 <= rounds <= 2 * 5, "after 0.05, 0.1, 0.2 and 0.4 s, of two agents each"
+    assert 2 <= rounds <= 2 * 8, "after 0.05, 0.1, 0.2, 0.4 … s, of two agents each, on a slow machine, too"
     desk.works = True
     async with asyncio.timeout(2 * LONGEST_PAUSE_S):
         while len(desk.handled) < 16:  # noqa: ASYNC110 (the loop under test runs meanwhile)
