@@ -22,7 +22,7 @@ demo: $(VENV)/demo.stamp ## a fleet updates itself, a bad release stops at the c
 demo-mixed: $(VENV)/mixed.stamp ## servers, routers and devices at three sites, and no pair is ever down; Debian or Ubuntu
 	@$(BIN)/python -m simulator.demo_mixed --cache $(CACHE) $(ARGS)
 
-test: $(VENV)/dev.stamp ## unit, contract, integration and end-to-end tests; 20 to 25 minutes on two processors
+test: $(VENV)/dev.stamp ## unit, contract, integration and end-to-end tests; 20 to 40 minutes on two processors
 	@deploy/test-tools.sh
 	@OTARIA_CACHE=$(CACHE) $(BIN)/pytest -n $(JOBS) --dist loadgroup -m "not deep" $(ARGS)
 
